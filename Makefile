@@ -1,0 +1,56 @@
+# Everything a developer runs. `make demo` and `make test` need Python 3.10 or newer and make, nothing else.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+SERVERS := $(CURDIR)/.servers
+STAMP := $(VENV)/.installed
+PB := agent/pb
+PROTOS := $(wildcard proto/*.proto)
+export PYTHONDONTWRITEBYTECODE = 1
+
+.PHONY: help demo test check format bench servers proto lock clean
+help:  ## what there is to run
+	@grep -E '^[a-z-]+:.*##' Makefile | sed 's/:.*##/\t/' | expand -t 12
+
+$(STAMP): pyproject.toml requirements.lock
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements.lock
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
+	touch $(STAMP)
+
+demo: $(STAMP)  ## a recording's way into a bucket, on this machine alone
+	$(BIN)/keystone-agent demo
+
+test: $(STAMP)  ## all tests; those that need MinIO or VersityGW run where `make servers` built them
+	PATH="$(SERVERS):$$PATH" $(BIN)/python -m pytest -n 2
+
+check: $(STAMP)  ## formatting, lint, types, the layers of the house, generated code
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(MAKE) --no-print-directory proto PB=$(VENV)/pb
+	diff -r --exclude=__pycache__ --exclude=__init__.py agent/pb $(VENV)/pb/agent/pb
+
+format: $(STAMP)  ## bring the code into shape
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+bench: $(STAMP)  ## measure what the README claims
+	PATH="$(SERVERS):$$PATH" $(BIN)/python -m tests.bench
+
+servers:  ## build MinIO and VersityGW for the tests (needs Go)
+	mkdir -p $(SERVERS)
+	test -x $(SERVERS)/minio || GOBIN=$(SERVERS) go install github.com/minio/minio@v0.0.0-20260212201848-7aac2a2c5b7c
+	test -x $(SERVERS)/versitygw || GOBIN=$(SERVERS) go install github.com/versity/versitygw/cmd/versitygw@v1.8.0
+
+proto: $(STAMP)  ## generate agent/pb from proto/
+	rm -rf $(VENV)/pb && mkdir -p $(VENV)/pb
+	$(BIN)/python -m grpc_tools.protoc -Iagent/pb=proto --python_out=$(VENV)/pb --pyi_out=$(VENV)/pb --grpc_python_out=$(VENV)/pb $(PROTOS:proto/%=agent/pb/%)
+	test "$(PB)" != agent/pb || cp $(VENV)/pb/agent/pb/*.py* agent/pb/
+
+lock: $(STAMP)  ## choose new versions of everything (needs uv)
+	uv pip compile --quiet --universal --upgrade --generate-hashes --python-version 3.10 --no-emit-index-url --no-annotate --no-header --all-extras pyproject.toml -o requirements.lock
+
+clean:  ## forget all that was installed and built
+	rm -rf $(VENV) $(SERVERS) .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis

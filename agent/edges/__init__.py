@@ -1,0 +1,1 @@
+"""One library or one outside thing each, behind a port; nothing is decided here."""

@@ -1,0 +1,1 @@
+"""The vocabulary: nouns, states, errors and the seams; standard library only."""

@@ -1,0 +1,172 @@
+"""What can go wrong, and what follows from it.
+
+AgentError                  message for people, and a hint what to do
+├── CloudError              a call to the platform or the store did not succeed; ``judge`` says what that means
+├── RecordingError          the recording's own fault: final
+├── WaitingError            this recording alone waits for something (its asset id, its profile)
+├── FileChangedError        the file is not what was announced; the upload finds out how
+├── GateClosedError         nothing may go on just now
+├── SessionLostError        the platform forgot the session
+├── HistoryFullError        no room left to write an intent down
+└── HistoryLockedError      another agent works in this state folder
+
+Edges raise :class:`CloudError` with a code of the table below, flow rooms the others. Nobody tells errors apart by
+their text.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from agent.model.nouns import Fault, Kind
+
+
+class AgentError(Exception):
+    """The root of what the agent raises on purpose."""
+
+    code = "error"
+    hint = ""
+
+    def __init__(self, message: str, *, code: str = "", hint: str = "") -> None:
+        """``message`` and ``hint`` are for the operator and never hold a secret."""
+        super().__init__(message)
+        self.message = message
+        self.code = code or self.code
+        self.hint = hint or self.hint
+
+
+class CloudError(AgentError):
+    """A call to the platform or the store failed, in the words of the table.
+
+    ``code`` is the platform's error code without its prefix, else the gRPC code, the S3 code, ``HTTP_<status>``, or
+    what happened on the way: dns, unreachable, refused, reset, timeout, tls, certificate, portal, checksum.
+    """
+
+    def __init__(
+        self,
+        call: str,
+        code: str,
+        message: str = "",
+        *,
+        status: int = 0,
+        retry_after: float = 0.0,
+        server_time: float | None = None,
+    ) -> None:
+        """``call`` names the RPC or S3 operation; ``server_time`` is the answer's Date, seconds since 1970."""
+        super().__init__(f"{call}: {code}" + (f": {message}" if message else ""), code=code)
+        self.call = call
+        self.status = status
+        self.retry_after = retry_after
+        self.server_time = server_time
+
+
+class RecordingError(AgentError):
+    """The recording itself can't be uploaded; trying again changes nothing."""
+
+
+class WaitingError(AgentError):
+    """Only this recording waits, for something that somebody sets on this robot."""
+
+
+class FileChangedError(AgentError):
+    """A read came up short or the store saw other bytes than were announced."""
+
+    code = "file_changed"
+
+
+class GateClosedError(AgentError):
+    """The gate is closed; ``message`` is its reason."""
+
+    code = "gate_closed"
+
+
+class SessionLostError(AgentError):
+    """The platform does not know the session any more, or gave it up."""
+
+    code = "session_lost"
+
+
+class HistoryFullError(AgentError):
+    """Not even the room set aside for the history is left on the disk."""
+
+    code = "disk_full"
+    hint = "free disk space; the agent goes on by itself"
+
+
+class HistoryLockedError(AgentError):
+    """A second agent was started in the same state folder."""
+
+    code = "locked"
+    hint = "stop the other agent, or give this one its own agent.state_dir"
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What an error of the cloud means for the recording, and what the operator can do."""
+
+    kind: Kind
+    hint: str
+
+
+_NETWORK = "check the robot's network; the agent goes on by itself"
+_PLATFORM = "nothing to do on the robot: the platform is unavailable; the agent goes on by itself"
+_STORE = "nothing to do on the robot: the store is unavailable; the agent goes on by itself"
+_KEY = "ask the platform's administrator about this device's key"
+_PERMISSION = "ask the platform's administrator for permission to upload"
+_CLOCK = "set this robot's clock"
+_CERTIFICATE = "check cloud.tls_ca_file and this robot's clock"
+_BUCKET = "ask the platform's administrator about the bucket"
+_QUOTA = "ask the platform's administrator for room in the bucket"
+_LEASE = "the agent fetches new storage credentials by itself"
+_FAULTY = "the recording could not be stored; look into the log, then ask for it again with a marker"
+
+_OFFLINE_NETWORK = ("dns", "unreachable", "refused", "reset", "timeout", "tls", "portal")
+_OFFLINE_PLATFORM = ("UNAVAILABLE", "DEADLINE_EXCEEDED", "RESOURCE_EXHAUSTED", "STS_UNAVAILABLE", "CANCELLED")
+_OFFLINE_STORE = (
+    "ServiceUnavailable", "SlowDown", "SlowDownRead", "SlowDownWrite", "InternalError", "RequestTimeout", "ServerBusy",
+    "OperationAborted", "Throttling", "ThrottlingException", "TooManyRequests", "RequestLimitExceeded",
+    "BandwidthLimitExceeded", "ServerNotInitialized", "XMinioServerNotInitialized", "IncompleteBody",
+)  # fmt: skip
+_LEASE_LOST = (
+    "ExpiredToken", "ExpiredTokenException", "SecurityTokenExpired", "InvalidToken", "InvalidTokenId",
+    "InvalidSecurityToken", "InvalidAccessKeyId", "TokenRefreshRequired", "RequestExpired",
+)  # fmt: skip
+_BLOCKED = {
+    "INVALID_CREDENTIAL": _KEY, "KEY_DISABLED": _KEY, "KEY_EXPIRED": _KEY, "SITE_DISABLED": _KEY,
+    "PERMISSION_DENIED": _PERMISSION, "UNAUTHENTICATED": _KEY, "AccessDenied": _PERMISSION, "AllAccessDisabled": _BUCKET,
+    "HTTP_401": _PERMISSION, "HTTP_403": _PERMISSION, "NoSuchBucket": _BUCKET, "PermanentRedirect": _BUCKET,
+    "QuotaExceeded": _QUOTA, "XMinioAdminBucketQuotaExceeded": _QUOTA, "XMinioStorageFull": _QUOTA, "StorageFull": _QUOTA,
+    "HTTP_507": _QUOTA, "certificate": _CERTIFICATE, "RequestTimeTooSkewed": _CLOCK, "AccountProblem": _BUCKET,
+    "SignatureDoesNotMatch": _PERMISSION, "profile_file": "mend the device profile file; the agent notices by itself",
+    "lying_server": "ask the platform's administrator: the answer contradicts the session",
+}  # fmt: skip
+_FINAL = {
+    "INVALID_ARGUMENT": "the platform refuses what the recording or its sidecar says: see the message",
+    "EntityTooLarge": "the store refuses a file of this size",
+}
+
+TABLE: dict[str, Verdict] = {
+    **{code: Verdict("offline", _NETWORK) for code in _OFFLINE_NETWORK},
+    **{code: Verdict("offline", _PLATFORM) for code in _OFFLINE_PLATFORM},
+    **{code: Verdict("offline", _STORE) for code in _OFFLINE_STORE},
+    **{code: Verdict("lease_lost", _LEASE) for code in _LEASE_LOST},
+    **{code: Verdict("blocked", hint) for code, hint in _BLOCKED.items()},
+    **{code: Verdict("final", hint) for code, hint in _FINAL.items()},
+    "checksum": Verdict("counted", "the network or this robot's memory damages data; it is sent again"),
+}
+_UNKNOWN = Verdict("counted", _FAULTY)
+
+
+def judge(error: CloudError) -> Verdict:
+    """What ``error`` means. A code that is in no class is counted; any 5xx is the store being away."""
+    known = TABLE.get(error.code)
+    if known is not None:
+        return known
+    if error.status >= 500:
+        return Verdict("offline", _STORE)
+    return _UNKNOWN
+
+
+def fault(error: AgentError, kind: Kind) -> Fault:
+    """``error`` as the document keeps it."""
+    return Fault(kind, error.code, error.message, error.hint or (judge(error).hint if isinstance(error, CloudError) else ""))

@@ -1,0 +1,212 @@
+"""The seams between what decides (flow) and what touches the world (edges).
+
+Each docstring is the contract: what may raise, what may be repeated, who closes. One contract suite per seam in
+``tests/contracts`` runs against the fake and every real part alike. All methods may be called from several threads.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import Any, Protocol
+
+from agent.model.nouns import (
+    AccessToken,
+    CredentialLease,
+    DeviceProfile,
+    Grant,
+    Part,
+    Receipt,
+    Recovery,
+    SentPart,
+    Status,
+    StoredObject,
+    SyncLog,
+    Transfer,
+    UploadSession,
+)
+from agent.model.states import Event
+
+
+class Clock(Protocol):
+    """Two clocks: one that only goes forward and decides, one that people read."""
+
+    def monotonic(self) -> float:
+        """Seconds since some moment; never goes back, goes on while the robot sleeps."""
+        ...
+
+    def now(self) -> float:
+        """Wall clock, seconds since 1970; may be wrong and may jump."""
+        ...
+
+    def wait(self, seconds: float) -> None:
+        """Let ``seconds`` pass. For the short pauses between tries within one upload only."""
+        ...
+
+
+class Profiles(Protocol):
+    """The device profile file of the platform."""
+
+    def load(self) -> Mapping[str, DeviceProfile]:
+        """The profiles by asset id, read again when the file changed.
+
+        Raises CloudError("profile_file") when the file is missing, unusable, or readable by others.
+        """
+        ...
+
+
+class Gateway(Protocol):
+    """The platform's data gateway and token service.
+
+    Every method raises CloudError and nothing else. Each call has a deadline of its own.
+    """
+
+    def exchange(self, profile: DeviceProfile) -> AccessToken:
+        """Trade the profile's API key for an access token. May be repeated."""
+        ...
+
+    def create(
+        self, profile: DeviceProfile, token: AccessToken, hints: Mapping[str, str], restart_from: str = ""
+    ) -> Grant:
+        """Open a session. Not idempotent: after an unknown outcome it is not simply called again."""
+        ...
+
+    def reissue(self, profile: DeviceProfile, token: AccessToken, upload_id: str) -> Grant:
+        """Fresh keys for a running session. May be repeated."""
+        ...
+
+    def recover(self, profile: DeviceProfile, token: AccessToken, logical_upload_id: str) -> Recovery:
+        """How far the session has come. May be repeated. CloudError("UPLOAD_NOT_FOUND") when it is gone."""
+        ...
+
+    def abort(self, profile: DeviceProfile, token: AccessToken, logical_upload_id: str, reason: str) -> None:
+        """Give the session up. May be repeated."""
+        ...
+
+    def complete(self, profile: DeviceProfile, token: AccessToken, receipt: Receipt) -> None:
+        """Say that the object is stored. Idempotent for the same receipt."""
+        ...
+
+
+class ObjectStore(Protocol):
+    """S3-compatible storage."""
+
+    def at(self, session: UploadSession, lease: Callable[[], CredentialLease]) -> Target:
+        """The place of one recording. ``lease`` is asked before each request, so keys may change at any time."""
+        ...
+
+
+class Target(Protocol):
+    """One key in one bucket. Methods raise CloudError; ``send`` also FileChangedError and GateClosedError.
+
+    All but ``complete`` may be repeated.
+    """
+
+    def begin(self) -> str:
+        """Begin a multipart upload and return its id."""
+        ...
+
+    def multiparts(self) -> Sequence[str]:
+        """Ids of the multipart uploads begun under exactly this key."""
+        ...
+
+    def send(self, multipart_id: str, part: Part, descriptor: int, transfer: Transfer) -> SentPart:
+        """Send one window of the open file, and return only when the store has proven that it holds those bytes.
+
+        Memory is one small block, whatever the part's size. CloudError("checksum") when the store holds or saw
+        other bytes; FileChangedError on a short read; GateClosedError as soon as ``transfer`` is stopped.
+        """
+        ...
+
+    def parts(self, multipart_id: str) -> Sequence[SentPart]:
+        """The parts the store holds, in order. CloudError("NoSuchUpload") when the multipart is gone."""
+        ...
+
+    def matches(self, sent: SentPart, part: Part, descriptor: int) -> bool:
+        """Whether a part listed by the store holds the bytes of that window: by its checksum, else by MD5."""
+        ...
+
+    def complete(self, multipart_id: str, parts: Sequence[SentPart]) -> StoredObject:
+        """Join the parts, and prove the whole from the store's answer and the parts' own digests.
+
+        CloudError("checksum") when the store joined something else. Not idempotent: after a lost answer ask
+        ``stat`` before anything else.
+        """
+        ...
+
+    def stat(self) -> StoredObject | None:
+        """What lies under the key now; None when nothing does."""
+        ...
+
+    def abort(self, multipart_id: str) -> None:
+        """Give the multipart up; one that is gone already is no error."""
+        ...
+
+    def close(self) -> None:
+        """Let go of connections."""
+        ...
+
+
+class History(Protocol):
+    """The sync log. What a method returned is on the disk: it survives power loss.
+
+    Writers raise HistoryFullError when nothing can be written any more; nothing has changed then. Unknown ids raise
+    KeyError, forbidden moves IllegalMoveError. Documents come as frozen values; ids go up and are never reused.
+    """
+
+    def add(self, log: SyncLog) -> SyncLog:
+        """Write a new document; its ``id`` is ignored and given here."""
+        ...
+
+    def move(self, id_: int, event: Event, **changes: Any) -> SyncLog:
+        """Change a status through the state table (``agent.model.states.move``)."""
+        ...
+
+    def amend(self, id_: int, **changes: Any) -> SyncLog:
+        """Change other fields of a document that has not ended."""
+        ...
+
+    def transaction(self) -> AbstractContextManager[None]:
+        """All writes of this thread inside become durable together, when the block ends; all or none."""
+        ...
+
+    def get(self, id_: int) -> SyncLog:
+        """One document."""
+        ...
+
+    def newest(self, fingerprint: str) -> SyncLog | None:
+        """The live document of these bytes: the newest one. Costs no scan."""
+        ...
+
+    def open(self) -> Sequence[SyncLog]:
+        """Documents to which something may still happen, oldest id first, from memory."""
+        ...
+
+    def at_path(self, path: Path) -> Sequence[SyncLog]:
+        """Documents queued from this path, newest first. Costs no scan."""
+        ...
+
+    def of_episode(self, episode_id: str) -> Sequence[SyncLog]:
+        """Documents of this episode, newest first. Costs no scan."""
+        ...
+
+    def newest_first(self, status: Status | None = None) -> Iterator[SyncLog]:
+        """All documents, or all with this status; read one by one."""
+        ...
+
+    def counts(self) -> Mapping[Status, int]:
+        """How many documents stand in each status. Costs no scan."""
+        ...
+
+    def room(self) -> bool:
+        """Whether the room set aside for a full disk is still there in full."""
+        ...
+
+    def damage(self) -> int:
+        """Bad lines that were set aside when the history was opened."""
+        ...
+
+    def close(self) -> None:
+        """Let go of the files. Nothing else may be called afterwards."""
+        ...
