@@ -1,0 +1,441 @@
+"""Files and environment → one frozen Settings value, complete at start, or every fault at once.
+
+A key stands here with the feature it steers, and nowhere else is there a default. What each key means to an operator
+is said in ``config/agent.toml``; a test proves that the file and this room agree.
+"""
+
+from __future__ import annotations
+
+import difflib
+import json
+import os
+import re
+import sys
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from datetime import date, datetime, timedelta, timezone
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    Strict,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+)
+
+from agent.model.errors import AgentError
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib  # type: ignore[import-not-found, unused-ignore] # is installed on Python 3.10 alone
+
+DEFAULT_PATH = Path("/etc/keystone-agent/agent.toml")
+PATH_VARIABLE = "KEYSTONE_AGENT_CONFIG"
+PREFIX = "KEYSTONE_AGENT_"
+
+_AGE = re.compile(r"(\d{1,9})([smhdw])")
+_UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days", "w": "weeks"}
+_SECRET = re.compile(r"secret|token|passw|credential|(api|access|private)_?key", re.IGNORECASE)
+_USER_IN_URL = re.compile(r"://[^/@\s]*@")
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
+
+
+def newer_than(text: str) -> datetime | timedelta | None:
+    """Say what ``watch.newer_than`` means: a UTC moment, an age, or nothing.
+
+    A date or time without a zone is the robot's local time, as its operator reads it. Raises ValueError for any
+    other text.
+    """
+    if not text:
+        return None
+    try:
+        if age := _AGE.fullmatch(text):
+            return timedelta(**{_UNITS[age[2]]: int(age[1])})
+        return datetime.fromisoformat(text.replace("Z", "+00:00")).astimezone(timezone.utc)
+    except (ValueError, OverflowError, OSError) as error:
+        raise ValueError("no date and no age") from error
+
+
+def _path(value: Any, info: ValidationInfo) -> Any:
+    """Turn absolute text into a path; the home of the user who runs the agent stands in the validation context."""
+    if not isinstance(value, str):
+        return value
+    if value.startswith("~/"):
+        value = f"{(info.context or {}).get('home', '~')}/{value[2:]}"
+    if not value.startswith("/") or _CONTROL.search(value):
+        raise ValueError(value)
+    return Path(value)
+
+
+def _id(value: str) -> str:
+    value = value.strip()
+    if len(value) > 100 or _CONTROL.search(value):
+        raise ValueError(value)
+    return value
+
+
+def _glob(value: str) -> str:
+    if not value or "/" in value:
+        raise ValueError(value)
+    return value
+
+
+def _date_or_age(value: Any) -> Any:
+    text = value.isoformat() if isinstance(value, date) else value  # TOML knows dates of its own
+    if isinstance(text, str):
+        newer_than(text)
+    return text
+
+
+def _upper(value: Any) -> Any:
+    return value.upper() if isinstance(value, str) else value
+
+
+def _none(value: Any) -> Any:
+    return None if value == "" else value
+
+
+# The description of each type is what a fault says was expected. The upper ends keep every later sum and timer finite.
+Count = Annotated[int, Field(gt=0, le=1_000_000, description="a whole number from 1 to 1000000")]
+Seconds = Annotated[
+    float, Field(gt=0, le=31_536_000, allow_inf_nan=False, description="seconds above 0, a year at most")
+]
+SecondsOr0 = Annotated[
+    float, Field(ge=0, le=31_536_000, allow_inf_nan=False, description="seconds, 0 or more, a year at most")
+]
+Minutes = Annotated[float, Field(gt=0, le=525_600, allow_inf_nan=False, description="minutes above 0, a year at most")]
+Switch = Annotated[bool, Field(description="true or false")]
+Folder = Annotated[Path, BeforeValidator(_path), Field(description="an absolute path, or one that begins with ~/")]
+FolderOrNone = Annotated[
+    Path | None,
+    BeforeValidator(_path),
+    BeforeValidator(_none),
+    Field(description='an absolute path, one that begins with ~/, or ""'),
+]
+Folders = Annotated[
+    tuple[Annotated[Path, BeforeValidator(_path)], ...],
+    Strict(strict=False),  # TOML's arrays are lists
+    Field(min_length=1, description="a list of one or more absolute paths"),
+]
+Globs = Annotated[
+    tuple[Annotated[str, AfterValidator(_glob)], ...],
+    Strict(strict=False),
+    Field(description="a list of globs for base names, without a /"),
+]
+Id = Annotated[str, AfterValidator(_id), Field(description="at most 100 characters, none of them a control character")]
+Ids = Annotated[
+    Mapping[Annotated[str, AfterValidator(_id), Field(min_length=1)], Annotated[str, AfterValidator(_id)]],
+    Field(description="a table from robot id to asset id, each at most 100 characters"),
+]
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, hide_input_in_errors=True)
+
+
+class Agent(_Section):
+    """Who the agent is, and where it keeps what it knows."""
+
+    state_dir: Folder = Path("/var/lib/keystone-agent")
+    device_id: Id = ""
+
+
+class Watch(_Section):
+    """Which files become recordings, and when."""
+
+    roots: Folders = (Path("/data/recordings"),)
+    include: Annotated[
+        Globs, Field(min_length=1, description="a list of one or more globs for base names, without a /")
+    ] = ("*.mcap",)
+    exclude: Globs = (".*", "*.active", "*.tmp", "*.part")
+    newer_than: Annotated[
+        str, BeforeValidator(_date_or_age), Field(description='"", a date such as "2025-06-30", or an age such as "7d"')
+    ] = ""
+    settle_seconds: Seconds = 2.0
+    rescan_seconds: Seconds = 60
+    sidecar: Literal["optional", "required", "ignore"] = "optional"
+    sidecar_wait_seconds: Seconds = 5
+    unfinished_minutes: Minutes = 10
+    polling: Literal["auto", "always", "never"] = "auto"
+    follow_symlinks: Switch = False
+
+
+class Cloud(_Section):
+    """How the platform is reached."""
+
+    dp_config: FolderOrNone = None
+    request_timeout_seconds: Seconds = 30
+    tls_ca_file: FolderOrNone = None
+
+
+class Assets(_Section):
+    """Which asset in the platform a robot is."""
+
+    default: Id = ""
+    map: Ids = Field(default_factory=dict)
+
+
+class Upload(_Section):
+    """How much goes at once."""
+
+    max_concurrent: Count = 2
+    max_restarts: Count = 3
+
+
+class Retry(_Section):
+    """When a failed recording is tried again, and how often."""
+
+    base_seconds: Seconds = 30
+    max_seconds: Annotated[
+        float,
+        Field(gt=0, le=31_536_000, allow_inf_nan=False, description="seconds, retry.base_seconds or more"),
+    ] = Field(default=1800, validate_default=True)
+    jitter_seconds: SecondsOr0 = 30
+    max_attempts: Count = 5
+
+    @field_validator("max_seconds")
+    @classmethod
+    def _above_base(cls, value: float, info: ValidationInfo) -> float:
+        if value < info.data.get("base_seconds", 0):
+            raise ValueError(value)
+        return value
+
+
+class Log(_Section):
+    """What is written down for people and programs."""
+
+    level: Annotated[Literal["DEBUG", "INFO", "WARNING", "ERROR"], BeforeValidator(_upper)] = "INFO"
+    dir: FolderOrNone = Path("/var/log/keystone-agent")
+    max_mib: Count = 10
+    files: Count = 10
+
+
+class Settings(_Section):
+    """Everything an operator can set."""
+
+    agent: Agent = Agent()
+    watch: Watch = Watch()
+    cloud: Cloud = Cloud()
+    assets: Assets = Assets()
+    upload: Upload = Upload()
+    retry: Retry = Retry()
+    log: Log = Log()
+
+
+_SECTIONS: Mapping[str, type[_Section]] = {name: type(getattr(Settings(), name)) for name in Settings.model_fields}
+KEYS: Sequence[str] = tuple(f"{name}.{key}" for name, section in _SECTIONS.items() for key in section.model_fields)
+_VARIABLES = {f"{PREFIX}{key.upper().replace('.', '__')}": key for key in KEYS}
+
+
+@dataclass(frozen=True, slots=True)
+class ConfigFault:
+    """One thing that is wrong: ``value`` is TOML text ("" where there is none), ``origin`` a file or a variable."""
+
+    key: str
+    value: str
+    expected: str
+    origin: str
+
+    def __str__(self) -> str:
+        setting = f"{self.key} = {self.value}" if self.value else self.key
+        return f"{self.origin}: {setting}: expected {self.expected}" if setting else f"{self.origin}: {self.expected}"
+
+
+class ConfigError(AgentError):
+    """The configuration can't be used; ``faults`` has everything that is wrong with it."""
+
+    code = "configuration"
+    hint = "mend every line above; config/agent.toml explains each key"
+
+    def __init__(self, faults: Sequence[ConfigFault]) -> None:
+        """The message has one line for each fault."""
+        super().__init__("\n".join(str(fault) for fault in faults))
+        self.faults = tuple(faults)
+
+
+@dataclass(frozen=True, slots=True)
+class Loaded:
+    """Settings, and where each dotted key has its value from: "default", a file's path, or a variable's name."""
+
+    settings: Settings
+    origin: Mapping[str, str]
+
+
+def load(path: Path | None, environ: Mapping[str, str]) -> Loaded:
+    """Read the configuration: file, drop-ins beside it, environment; each wins over the one before.
+
+    ``path`` is what ``--config`` named. Only the file at the default path may be missing. Raises
+    :class:`ConfigError`.
+    """
+    named = path or (Path(environ[PATH_VARIABLE]) if environ.get(PATH_VARIABLE) else None)
+    main = named or DEFAULT_PATH
+    faults: list[ConfigFault] = []
+    values: dict[str, Any] = {}
+    origin = dict.fromkeys(KEYS, "default")
+    drop_ins = sorted(file for file in Path(f"{main}.d").glob("*.toml") if not file.name.startswith("."))
+    for file in [main, *drop_ins]:
+        for key, value in _known(_read(file, file == DEFAULT_PATH and named is None, faults), str(file), faults):
+            old = values.get(key)
+            values[key] = {**old, **value} if isinstance(old, dict) and isinstance(value, dict) else value
+            origin[key] = str(file)
+    for variable in sorted(environ):
+        if not variable.startswith(PREFIX) or variable == PATH_VARIABLE:
+            continue
+        if variable in _VARIABLES:
+            key = _VARIABLES[variable]
+            values[key], origin[key] = _parse(key, environ[variable]), variable
+        else:
+            close = difflib.get_close_matches(variable, _VARIABLES, n=1)
+            expected = f"a known variable; did you mean {close[0]}?" if close else f"{PREFIX}<SECTION>__<KEY>"
+            faults.append(ConfigFault(variable, _shown(variable, environ[variable]), expected, "environment"))
+    settings = _validated(values, origin, environ, faults)
+    if faults or settings is None:
+        raise ConfigError(faults)
+    return Loaded(settings, origin)
+
+
+def _read(file: Path, may_miss: bool, faults: list[ConfigFault]) -> Mapping[str, Any]:
+    try:
+        document: Mapping[str, Any] = tomllib.loads(file.read_bytes().decode("utf-8"))
+    except FileNotFoundError:
+        if not may_miss:
+            faults.append(ConfigFault("", "", "there is no such file", str(file)))
+    except OSError as error:
+        faults.append(ConfigFault("", "", f"can't be read: {error.strerror}", str(file)))
+    except UnicodeDecodeError:
+        faults.append(ConfigFault("", "", "is no UTF-8 text", str(file)))
+    except (ValueError, RecursionError) as error:  # tomllib's own error is a ValueError, and not its only one
+        line = re.search(r"at line (\d+)", str(error))
+        faults.append(ConfigFault("", "", f"is no TOML: {error}", f"{file}:{line[1]}" if line else str(file)))
+    else:
+        return document
+    return {}
+
+
+def _known(document: Mapping[str, Any], origin: str, faults: list[ConfigFault]) -> Sequence[tuple[str, Any]]:
+    """The document's settings by dotted key; whatever else it holds is a fault."""
+    found = []
+    for name, table in document.items():
+        if name not in _SECTIONS:
+            faults.append(ConfigFault(name, "", _instead(name, _SECTIONS, "section"), origin))
+        elif not isinstance(table, dict):
+            faults.append(ConfigFault(name, _shown(name, table), f"a table [{name}]", origin))
+        else:
+            known = _SECTIONS[name].model_fields
+            for key, value in table.items():
+                if key in known:
+                    found.append((f"{name}.{key}", value))
+                else:
+                    fault = ConfigFault(
+                        f"{name}.{key}", _shown(key, value), _instead(key, known, f"key of [{name}]"), origin
+                    )
+                    faults.append(fault)
+    return found
+
+
+def _instead(name: str, known: Mapping[str, Any], what: str) -> str:
+    strays = [key for key in KEYS if what == "section" and key.endswith(f".{name}")]
+    if close := strays or difflib.get_close_matches(name, known, n=1):
+        return f"a known {what}; did you mean {close[0]}?"
+    return f"a known {what}: {', '.join(known)}"
+
+
+def _parse(key: str, text: str) -> Any:
+    """Text from the environment as TOML would have had it; what can't be parsed is judged as text."""
+    section, _, name = key.partition(".")
+    default = getattr(getattr(Settings(), section), name)
+    with suppress(ValueError, RecursionError):
+        if isinstance(default, bool):
+            return {"true": True, "1": True, "false": False, "0": False}.get(text.strip().lower(), text)
+        if isinstance(default, (int, float)):
+            return float(text) if re.search(r"[.eE]", text) else int(text)
+        if isinstance(default, (tuple, dict)):
+            return json.loads(text)
+    return text
+
+
+def _validated(
+    values: Mapping[str, Any], origin: Mapping[str, str], environ: Mapping[str, str], faults: list[ConfigFault]
+) -> Settings | None:
+    nested: dict[str, dict[str, Any]] = {}
+    for dotted, value in values.items():
+        section, _, key = dotted.partition(".")
+        nested.setdefault(section, {})[key] = value
+    try:
+        return Settings.model_validate(nested, context={"home": _home(environ)})
+    except ValidationError as error:
+        told: set[str] = set()
+        for fault in error.errors(include_url=False):
+            section, key, *rest = (str(part) for part in fault["loc"])
+            dotted = f"{section}.{key}"
+            if dotted in told and not rest:
+                continue  # a list that has a bad item is not short of items, too
+            told.add(dotted)
+            place = dotted + "".join(f"[{part}]" for part in rest if part != "[key]")
+            value = fault["input"] if rest else values.get(dotted, fault["input"])
+            expected = _expected(_SECTIONS[section].model_fields[key])
+            faults.append(ConfigFault(place, _shown(key, value), expected, origin[dotted]))
+    return None
+
+
+def _home(environ: Mapping[str, str]) -> str:
+    return environ.get("HOME") or os.path.expanduser("~")  # noqa: PTH111 - Path.home raises for a user without one
+
+
+def _expected(field: Any) -> str:
+    if field.description:
+        return str(field.description)
+    return "one of " + ", ".join(f'"{choice}"' for choice in field.annotation.__args__)
+
+
+def _shown(key: str, value: Any) -> str:
+    """``value`` as an operator may see it in a terminal and in a log."""
+    if _SECRET.search(key):
+        return '"***"'
+    try:
+        text = _toml(value)
+    except (ValueError, RecursionError):
+        text = f"(a {type(value).__name__})"
+    text = _USER_IN_URL.sub("://***@", text)
+    return text if len(text) <= 80 else text[:77] + "..."
+
+
+def to_toml(settings: Settings) -> str:
+    """``settings`` as a TOML file that loads to the same value."""
+    sections = []
+    for name, section in settings:
+        lines = [f"{key} = {_toml(value)}" for key, value in section]
+        sections.append("\n".join([f"[{name}]", *lines]) + "\n")
+    return "\n".join(sections)
+
+
+def _toml(value: Any) -> str:
+    if isinstance(value, (int, float)):
+        return repr(value).lower()  # of True, too
+    if isinstance(value, (list, tuple)):
+        return "[" + ", ".join(_toml(item) for item in value) + "]"
+    if isinstance(value, Mapping):
+        pairs = ", ".join(f"{_toml(str(key))} = {_toml(item)}" for key, item in value.items())
+        return f"{{ {pairs} }}" if pairs else "{}"
+    text = "" if value is None else str(value).encode("utf-8", "replace").decode("utf-8")
+    # JSON's escapes are TOML's, but TOML wants DEL escaped too.
+    return json.dumps(text, ensure_ascii=False).replace("\x7f", "\\u007f")
+
+
+def profile_path(settings: Settings, environ: Mapping[str, str]) -> Path:
+    """Where the platform's device profiles are: as configured, else the first that exists, else below state_dir."""
+    if settings.cloud.dp_config is not None:
+        return settings.cloud.dp_config
+    own = settings.agent.state_dir / "dp-config.json"
+    places = [own, Path(_home(environ)) / ".archebase" / "config.json"]
+    if environ.get("CREDENTIALS_DIRECTORY"):
+        places.insert(0, Path(environ["CREDENTIALS_DIRECTORY"]) / "dp-config")
+    return next((place for place in places if os.path.lexists(place)), own)
