@@ -132,14 +132,15 @@ _LEASE_LOST = (
     "InvalidSecurityToken", "InvalidAccessKeyId", "TokenRefreshRequired", "RequestExpired",
 )  # fmt: skip
 _BLOCKED = {
-    "INVALID_CREDENTIAL": _KEY, "KEY_DISABLED": _KEY, "KEY_EXPIRED": _KEY, "SITE_DISABLED": _KEY,
-    "PERMISSION_DENIED": _PERMISSION, "UNAUTHENTICATED": _KEY, "AccessDenied": _PERMISSION, "AllAccessDisabled": _BUCKET,
-    "HTTP_401": _PERMISSION, "HTTP_403": _PERMISSION, "NoSuchBucket": _BUCKET, "PermanentRedirect": _BUCKET,
-    "QuotaExceeded": _QUOTA, "XMinioAdminBucketQuotaExceeded": _QUOTA, "XMinioStorageFull": _QUOTA, "StorageFull": _QUOTA,
-    "HTTP_507": _QUOTA, "certificate": _CERTIFICATE, "RequestTimeTooSkewed": _CLOCK, "AccountProblem": _BUCKET,
-    "SignatureDoesNotMatch": _PERMISSION, "profile_file": "mend the device profile file; the agent notices by itself",
-    "lying_server": "ask the platform's administrator: the answer contradicts the session",
-}  # fmt: skip
+    _KEY: ("INVALID_CREDENTIAL", "KEY_DISABLED", "KEY_EXPIRED", "SITE_DISABLED", "UNAUTHENTICATED"),
+    _PERMISSION: ("PERMISSION_DENIED", "AccessDenied", "SignatureDoesNotMatch", "HTTP_401", "HTTP_403"),
+    _BUCKET: ("NoSuchBucket", "AllAccessDisabled", "AccountProblem", "PermanentRedirect", "HTTP_301"),
+    _QUOTA: ("QuotaExceeded", "XMinioAdminBucketQuotaExceeded", "XMinioStorageFull", "StorageFull", "HTTP_507"),
+    _CERTIFICATE: ("certificate",),
+    _CLOCK: ("RequestTimeTooSkewed",),
+    "mend the device profile file (cloud.dp_config); the agent notices by itself": ("profile_file",),
+    "ask the platform's administrator: the answer contradicts the session": ("lying_server",),
+}
 _FINAL = {
     "INVALID_ARGUMENT": "the platform refuses what the recording or its sidecar says: see the message",
     "EntityTooLarge": "the store refuses a file of this size",
@@ -150,7 +151,7 @@ TABLE: dict[str, Verdict] = {
     **{code: Verdict("offline", _PLATFORM) for code in _OFFLINE_PLATFORM},
     **{code: Verdict("offline", _STORE) for code in _OFFLINE_STORE},
     **{code: Verdict("lease_lost", _LEASE) for code in _LEASE_LOST},
-    **{code: Verdict("blocked", hint) for code, hint in _BLOCKED.items()},
+    **{code: Verdict("blocked", hint) for hint, codes in _BLOCKED.items() for code in codes},
     **{code: Verdict("final", hint) for code, hint in _FINAL.items()},
     "checksum": Verdict("counted", "the network or this robot's memory damages data; it is sent again"),
 }
@@ -169,4 +170,6 @@ def judge(error: CloudError) -> Verdict:
 
 def fault(error: AgentError, kind: Kind) -> Fault:
     """``error`` as the document keeps it."""
-    return Fault(kind, error.code, error.message, error.hint or (judge(error).hint if isinstance(error, CloudError) else ""))
+    return Fault(
+        kind, error.code, error.message, error.hint or (judge(error).hint if isinstance(error, CloudError) else "")
+    )

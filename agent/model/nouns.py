@@ -242,6 +242,7 @@ class Transfer:
     def __init__(self, total: int) -> None:
         """``total`` bytes are to be sent."""
         self.total = total
+        self.kept = 0  # bytes that the store had already when this claim began
         self._sent = 0
         self._stop = threading.Event()
         self._lock = threading.Lock()
@@ -320,9 +321,7 @@ class SyncLog:
     @property
     def open(self) -> bool:
         """Whether something may still happen to it."""
-        return self.status in ("pending", "in_progress") or (
-            self.status == "failed" and self.next_retry_at is not None
-        )
+        return self.status in ("pending", "in_progress") or (self.status == "failed" and self.next_retry_at is not None)
 
     @property
     def synced(self) -> bool:
@@ -331,16 +330,18 @@ class SyncLog:
 
     def forget_session(self) -> SyncLog:
         """The same document without its session: the next claim opens a new one."""
-        return replace(
-            self,
-            phase="",
-            logical_upload_id="",
-            upload_id="",
-            multipart_upload_id="",
-            bucket="",
-            object_key="",
-            etag="",
-            checksum="",
-            part_size_bytes=0,
-            part_count=0,
-        )
+        return replace(self, **NO_SESSION)
+
+
+NO_SESSION: Mapping[str, Any] = {
+    "phase": "",
+    "logical_upload_id": "",
+    "upload_id": "",
+    "multipart_upload_id": "",
+    "bucket": "",
+    "object_key": "",
+    "etag": "",
+    "checksum": "",
+    "part_size_bytes": 0,
+    "part_count": 0,
+}

@@ -139,6 +139,13 @@ class Target(Protocol):
         """What lies under the key now; None when nothing does."""
         ...
 
+    def holds(self, stored: StoredObject, parts: Sequence[Part], descriptor: int) -> bool:
+        """Whether a stored object has the file's bytes, sent in these windows: by its checksum, else its ETag.
+
+        Reads the file once. An object of another size, or whose digests prove nothing, does not count.
+        """
+        ...
+
     def abort(self, multipart_id: str) -> None:
         """Give the multipart up; one that is gone already is no error."""
         ...

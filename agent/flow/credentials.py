@@ -1,0 +1,182 @@
+"""One good access token for each profile and one good lease for each session, handed out frozen.
+
+Both are refreshed by the scheduler well before they end (the advisory window) and on demand when they have ended or
+were refused (the mandatory one). However many ask at once, one refresh runs. The local clock decides only where it
+agrees with the platform's: what looks ended or endless on arrival is used until it is refused.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from dataclasses import replace
+from typing import TypeVar
+
+from agent.model.errors import CloudError
+from agent.model.nouns import AccessToken, CredentialLease, DeviceProfile, Grant, UploadSession
+from agent.model.ports import Clock, Gateway
+
+Answer = TypeVar("Answer")
+
+_TOKEN_MARGIN = 60.0  # seconds before its end at which a token is renewed
+_LONGEST_LIFE = 7 * 86400.0  # longer says that this robot's clock is wrong
+
+
+class Token:
+    """The access token of one profile."""
+
+    def __init__(self, gateway: Gateway, profile: DeviceProfile, clock: Clock) -> None:
+        """Nothing is fetched before it is asked for."""
+        self.profile = profile
+        self._gateway = gateway
+        self._clock = clock
+        self._lock = threading.Lock()
+        self._token: AccessToken | None = None
+        self._deadline: float | None = None
+
+    def current(self, refused: AccessToken | None = None) -> AccessToken:
+        """A token that is good as far as known; another one than ``refused``. Raises CloudError."""
+        with self._lock:
+            if self._token is None or self._token is refused or self._remaining() <= 0:
+                self._fetch()
+            assert self._token is not None  # noqa: S101 - _fetch has set it
+            return self._token
+
+    def refresh_if_due(self) -> None:
+        """Renew it if its end is near. Raises CloudError."""
+        with self._lock:
+            if self._token is not None and self._remaining() <= _TOKEN_MARGIN:
+                self._fetch()
+
+    def _remaining(self) -> float:
+        return float("inf") if self._deadline is None else self._deadline - self._clock.monotonic()
+
+    def _fetch(self) -> None:
+        token = self._gateway.exchange(self.profile)
+        life = token.expires_at - self._clock.now()
+        self._deadline = self._clock.monotonic() + life if 0 < life <= _LONGEST_LIFE else None
+        self._token = token
+
+
+class SessionKeys:
+    """The current lease of one upload session."""
+
+    def __init__(self, owner: Credentials, profile: DeviceProfile, grant: Grant, clock: Clock) -> None:
+        """``grant`` is what the gateway gave with the session."""
+        self.session = grant.session
+        self.refreshes = 0
+        self._owner = owner
+        self._profile = profile
+        self._clock = clock
+        self._lock = threading.Lock()
+        self._lease = self._arrived(grant.lease)
+
+    def current(self) -> CredentialLease:
+        """A lease that is not known to be over. Raises CloudError when none can be had."""
+        with self._lock:
+            if not self._lease.usable(self._clock.monotonic()):
+                self._reissue()
+            return self._lease
+
+    def renew(self, refused: CredentialLease) -> None:
+        """Replace a lease that the store refused, unless that has happened already. Raises CloudError."""
+        with self._lock:
+            if self._lease is refused:
+                self._reissue()
+
+    def refresh_if_due(self) -> None:
+        """Replace it if its end is near. Raises CloudError."""
+        with self._lock:
+            if self._lease.due(self._clock.monotonic()):
+                self._reissue()
+
+    def remaining(self) -> float | None:
+        """Seconds until it ends; None where that is not known."""
+        lease = self._lease
+        return None if lease.deadline is None else lease.deadline - self._clock.monotonic()
+
+    def _reissue(self) -> None:
+        grant = self._owner.call(
+            self._profile,
+            lambda gateway, token: gateway.reissue(self._profile, token, self.session.upload_id),
+        )
+        refuse_other_place(self.session, grant.session)
+        self._lease = self._arrived(grant.lease)
+        self.refreshes += 1
+
+    def _arrived(self, lease: CredentialLease) -> CredentialLease:
+        life = lease.expires_at - self._clock.now()
+        if not 0 < life <= _LONGEST_LIFE:
+            return lease
+        return replace(lease, life=life, deadline=self._clock.monotonic() + life)
+
+
+class Credentials:
+    """All tokens and leases of the agent."""
+
+    def __init__(self, gateway: Gateway, clock: Clock) -> None:
+        """Tokens come from ``gateway`` and are kept for the life of the process."""
+        self._gateway = gateway
+        self._clock = clock
+        self._lock = threading.Lock()
+        self._tokens: dict[str, Token] = {}
+        self._keys: set[SessionKeys] = set()
+
+    def call(self, profile: DeviceProfile, ask: Callable[[Gateway, AccessToken], Answer]) -> Answer:
+        """Ask the gateway with a good token; one that is refused is replaced once. Raises CloudError."""
+        token = self._token(profile)
+        current = token.current()
+        try:
+            return ask(self._gateway, current)
+        except CloudError as error:
+            if error.code != "UNAUTHENTICATED":
+                raise
+        return ask(self._gateway, token.current(refused=current))
+
+    def keys(self, profile: DeviceProfile, grant: Grant) -> SessionKeys:
+        """Begin to look after a session's lease; :meth:`release` ends that."""
+        keys = SessionKeys(self, profile, grant, self._clock)
+        with self._lock:
+            self._keys.add(keys)
+        return keys
+
+    def release(self, keys: SessionKeys) -> None:
+        """The session's upload is over or was put back."""
+        with self._lock:
+            self._keys.discard(keys)
+
+    def refresh_due(self) -> list[CloudError]:
+        """Refresh whatever ends soon; returns what failed: uploads try again on demand."""
+        with self._lock:
+            due: list[Token | SessionKeys] = [*self._tokens.values(), *self._keys]
+        failed = []
+        for credential in due:
+            try:
+                credential.refresh_if_due()
+            except CloudError as error:
+                failed.append(error)
+        return failed
+
+    def shortest_lease(self) -> float | None:
+        """Seconds until the first lease in use ends; None without one."""
+        with self._lock:
+            known = [left for keys in self._keys if (left := keys.remaining()) is not None]
+        return min(known, default=None)
+
+    def _token(self, profile: DeviceProfile) -> Token:
+        with self._lock:
+            token = self._tokens.get(profile.asset_id)
+            if token is None or token.profile != profile:  # the profile file was changed
+                token = self._tokens[profile.asset_id] = Token(self._gateway, profile, self._clock)
+            return token
+
+
+def refuse_other_place(known: UploadSession, told: UploadSession) -> None:
+    """Raise CloudError("lying_server") when a reissued lease is for another place than the session's."""
+    for field in ("bucket", "endpoint", "object_key"):
+        if getattr(known, field) != getattr(told, field):
+            raise CloudError(
+                "ReissueUploadCredentials",
+                "lying_server",
+                f"{field} changed from {getattr(known, field)!r} to {getattr(told, field)!r}",
+            )

@@ -1,0 +1,426 @@
+"""Finds what is complete below the watched folders: sightings and scans in, settled recordings out.
+
+Sightings only say where to look sooner; a scan is the truth. A file must be found unchanged by two looks of our own,
+``settle_seconds`` apart on the monotonic clock, before it is examined. What is known already costs a scan one stat.
+"""
+
+# Paths are plain text here: a scan goes over 100,000 files, and a Path for each would be most of its cost.
+# ruff: noqa: PTH100, PTH112, PTH114, PTH116, PTH118
+
+from __future__ import annotations
+
+import hashlib
+import heapq
+import logging
+import math
+import os
+import stat
+import threading
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+from agent.flow.examine import COMPRESSED, Examiner, NotYet, SidecarRule, has_writer
+from agent.flow.survey import GONE, Rules, Survey, is_below, related, sidecar_name, tops, walk
+from agent.model.errors import RecordingError
+from agent.model.nouns import Damaged, Recording, Sighting
+from agent.model.ports import Clock
+
+_log = logging.getLogger(__name__)
+
+State = Literal["settling", "recording", "unfinished", "waiting", "unreadable", "skipped", "damaged", "complete"]
+
+_SETTLE_COMPRESSED = 60.0  # seconds; a compressor has no end mark that could be checked
+_LOOKS = 256  # in one step, so that the first of very many files go on their way soon
+
+
+@dataclass(frozen=True, slots=True)
+class Held:
+    """A file that is no recording yet. ``quiet_seconds``: how long it has been seen unchanged."""
+
+    path: Path
+    why: str
+    quiet_seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class DiskReport:
+    """What lies on the disk, for people."""
+
+    recording: Sequence[Held] = ()
+    unfinished: Sequence[Held] = ()
+    waiting: Sequence[Held] = ()  # for a sidecar, for Axon, for a compressor; still settling; unreadable
+    skipped: Sequence[Path] = ()  # older than watch.newer_than when first seen
+    complete: int = 0
+    damaged: int = 0
+    ignored: Mapping[str, int] = field(default_factory=dict)  # by suffix
+    links: int = 0  # skipped symbolic links
+    missing_roots: Sequence[Path] = ()
+    unreadable_folders: Mapping[Path, str] = field(default_factory=dict)
+    scan_seconds: float = 0.0
+
+
+@dataclass(slots=True)
+class _File:
+    """What is remembered of one path. There may be 100,000 of them."""
+
+    stamp: int  # of device, inode, size, mtime
+    sidecar: int  # of its mtime and size; 0 = none
+    since: float  # monotonic time of the first look that saw this stamp
+    state: State = "settling"
+    why: str = ""
+    due: float = math.inf  # monotonic time of the next look
+    name: bytes = b""  # of the fingerprint
+
+
+class Discover:
+    """Used by one finder thread (``step``); every other method may be called from any thread."""
+
+    def __init__(
+        self,
+        examiner: Examiner,
+        clock: Clock,
+        *,
+        roots: Sequence[Path],
+        include: Sequence[str],
+        exclude: Sequence[str],
+        settle_seconds: float,
+        rescan_seconds: float,
+        sidecar: SidecarRule,
+        sidecar_wait_seconds: float,
+        unfinished_minutes: float,
+        newer_than: float | Callable[[], float | None] | None = None,
+        follow_symlinks: bool = False,
+        boot_time: float = -math.inf,
+    ) -> None:
+        """Look at nothing yet.
+
+        ``newer_than`` is seconds since 1970, or asked for at each first sight (None: not known, skip nothing).
+        ``boot_time``: when this robot started, seconds since 1970.
+        """
+        self._examiner = examiner
+        self._clock = clock
+        self._roots = [os.path.abspath(root) for root in roots]
+        self._rules = Rules(include, exclude, follow_symlinks=follow_symlinks)
+        self._settle_seconds = settle_seconds
+        self._rescan_seconds = rescan_seconds
+        self._with_sidecar = sidecar != "ignore"
+        self._sidecar_wait = sidecar_wait_seconds
+        self._unfinished_seconds = unfinished_minutes * 60
+        self._newer_than = newer_than if callable(newer_than) else lambda: newer_than
+        self._follow = follow_symlinks
+        self._boot_time = boot_time
+        self._lock = threading.RLock()
+        self._folders: dict[str, dict[str, _File]] = {}
+        self._looks: list[tuple[float, int, str]] = []  # a heap: due, mtime, path; void where the file's due differs
+        self._hints: set[str] = set()
+        self._tops: list[str] = []  # roots that are there, none below another
+        self._survey = Survey()
+        self._scan_due = -math.inf
+        self._scanned = -math.inf
+        self._said_links = False
+
+    # -- from any thread
+
+    def sight(self, sighting: Sighting) -> None:
+        """Take a hint."""
+        with self._lock:
+            self._hints.add(os.path.abspath(sighting.path))
+
+    def rescan(self) -> None:
+        """Scan everything soon; asked for again and again, still not more often than every ``settle_seconds``."""
+        with self._lock:
+            self._scan_due = min(self._scan_due, max(self._clock.monotonic(), self._scanned + self._settle_seconds))
+
+    def again(self, path: Path) -> None:
+        """What ``step`` gave for ``path`` could not be taken: give it once more after settling again."""
+        with self._lock:
+            if file := self._find(str(path)):
+                file.state = "settling"
+                self._schedule(str(path), file, self._clock.monotonic() + self._settling(path.name))
+
+    def next_step(self) -> float:
+        """The monotonic time at which ``step`` has something to do."""
+        with self._lock:
+            if self._hints:
+                return self._clock.monotonic()
+            return min(self._scan_due, self._looks[0][0] if self._looks else math.inf)
+
+    def names(self, fingerprint: str) -> Sequence[Path]:
+        """Where the bytes of ``fingerprint`` (its text) lie now, by name."""
+        wanted = _short(fingerprint)
+        with self._lock:
+            paths = [Path(path) for path, file in self._files() if file.name == wanted]
+        return sorted(path for path in paths if path.exists())
+
+    def state(self, path: Path) -> tuple[State, str] | None:
+        """How a file stands and why; None for one that is not known."""
+        with self._lock:
+            file = self._find(str(path))
+            return (file.state, file.why) if file else None
+
+    def report(self) -> DiskReport:
+        """All that people want to know of the disk."""
+        now = self._clock.monotonic()
+        held: dict[str, list[Held]] = {"recording": [], "unfinished": [], "waiting": [], "skipped": []}
+        counts: Counter[str] = Counter()
+        with self._lock:
+            for path, file in self._files():
+                counts[file.state] += 1
+                if file.state not in ("complete", "damaged"):
+                    kind = "waiting" if file.state in ("settling", "unreadable") else file.state
+                    held[kind].append(Held(Path(path), file.why or file.state, now - file.since))
+            survey = self._survey
+        return DiskReport(
+            recording=held["recording"],
+            unfinished=held["unfinished"],
+            waiting=held["waiting"],
+            skipped=[item.path for item in held["skipped"]],
+            complete=counts["complete"],
+            damaged=counts["damaged"],
+            ignored=dict(survey.ignored),
+            links=survey.links,
+            missing_roots=[Path(root) for root in survey.missing],
+            unreadable_folders={Path(folder): why for folder, why in survey.unreadable.items()},
+            scan_seconds=survey.seconds,
+        )
+
+    # -- the finder thread
+
+    def step(self) -> list[Recording | Damaged]:
+        """Do what is due, and return what has become complete (or is broken), the oldest first."""
+        with self._lock:
+            hints, self._hints = self._hints, set()
+        if self._clock.monotonic() >= self._scan_due:
+            self._scan()
+        for path in hints:
+            self._take_hint(path)
+        found = [result for path, file in self._due() if (result := self._look(path, file))]
+        return sorted(found, key=lambda item: (item.mtime_ns, str(item.path)))
+
+    def _scan(self) -> None:
+        """See everything there is, and forget what is gone."""
+        started = self._clock.monotonic()
+        with self._lock:
+            self._scan_due = math.inf  # one asked for from now on is another one
+        survey = Survey()
+        tops_ = tops(self._roots, self._rules, survey)
+        for top in tops_:
+            self._walk(top, survey)
+        with self._lock:
+            for folder in self._folders.keys() - survey.listed:
+                if not any(is_below(folder, closed) for closed in survey.unreadable):  # else it may be there or not
+                    del self._folders[folder]
+            previous, self._survey, self._tops = self._survey, survey, tops_
+            self._scanned = self._clock.monotonic()
+            self._scan_due = min(self._scan_due, self._scanned + self._rescan_seconds)
+            survey.seconds = self._scanned - started
+        self._tell(previous, survey)
+
+    def _walk(self, top: str, survey: Survey) -> None:
+        """See every file below ``top``, and forget those that its folders no longer hold."""
+        for folder, entries in walk(top, self._rules, survey):
+            for entry in entries:
+                self._see(folder, entry.name, entry.state, with_sidecar=entry.beside)
+            with self._lock:
+                known = self._folders.get(folder, {})
+                for name in known.keys() - {entry.name for entry in entries}:
+                    del known[name]
+
+    def _take_hint(self, path: str) -> None:
+        """Look where something happened."""
+        top = next((top for top in self._tops if is_below(path, top)), None)
+        if top is None or path == top:
+            self.rescan()
+            return
+        folder, name = os.path.split(path)
+        if not self._rules.reaches(top, folder):
+            return
+        if os.path.isdir(path) and self._rules.reaches(top, path) and (self._follow or not os.path.islink(path)):
+            self._walk(path, Survey())
+        elif not os.path.lexists(path):
+            self._forget(path)
+        for base in filter(self._rules.wanted, related(name)):
+            try:
+                self._see(folder, base, os.stat(os.path.join(folder, base), follow_symlinks=self._follow))
+            except OSError:
+                self._forget(os.path.join(folder, base))
+
+    def _see(
+        self,
+        folder: str,
+        name: str,
+        state: os.stat_result,
+        *,
+        with_sidecar: bool = True,
+        pause: float | None = None,
+    ) -> None:
+        """Note how a file stands; look again at what is new or has changed, after ``pause`` or after settling."""
+        path = os.path.join(folder, name)
+        if not stat.S_ISREG(state.st_mode):
+            self._forget(path)
+            return
+        now = self._clock.monotonic()
+        due = now + (self._settling(name) if pause is None else pause)
+        stamp, sidecar = _stamp(state), self._sidecar_stamp(folder, name) if with_sidecar else 0
+        with self._lock:
+            files = self._folders.setdefault(folder, {})
+            file = files.get(name)
+            if file is None or file.stamp != stamp:
+                first_sight = file is None or file.state == "skipped"
+                file = files[name] = _File(stamp, sidecar, now)
+                if first_sight and self._too_old(state):
+                    file.state = "skipped"
+                else:
+                    self._schedule(path, file, due, state.st_mtime_ns)
+            elif file.sidecar != sidecar:
+                file.sidecar = sidecar
+                # A sidecar that was taken away changes nothing for a recording that has been given.
+                if file.state not in ("skipped", "damaged") and (sidecar or file.state != "complete"):
+                    file.state = "settling"
+                    self._schedule(path, file, due, state.st_mtime_ns)
+            elif file.state in ("settling", "recording", "waiting", "unreadable"):
+                soonest = max(now, file.since + self._settling(name))
+                self._schedule(path, file, min(file.due, soonest), state.st_mtime_ns)
+
+    def _too_old(self, state: os.stat_result) -> bool:
+        limit = self._newer_than()
+        return limit is not None and state.st_mtime < limit
+
+    def _sidecar_stamp(self, folder: str, name: str) -> int:
+        if not self._with_sidecar:
+            return 0
+        try:
+            state = os.stat(os.path.join(folder, sidecar_name(name)))
+        except OSError:
+            return 0
+        return hash((state.st_mtime_ns, state.st_size))
+
+    def _due(self) -> Iterator[tuple[str, _File]]:
+        """The next files to be looked at, the oldest of one scan first."""
+        now = self._clock.monotonic()
+        for _ in range(_LOOKS):
+            with self._lock:
+                if not self._looks or self._looks[0][0] > now:
+                    return
+                due, _, path = heapq.heappop(self._looks)
+                file = self._find(path)
+            if file is not None and file.due == due:
+                yield path, file
+
+    def _look(self, path: str, file: _File) -> Recording | Damaged | None:
+        """Look a second time at a file that is due, and examine it if it stayed as it was."""
+        folder, name = os.path.split(path)
+        pause, file.due = 2 * (file.due - file.since), math.inf
+        try:
+            state = os.stat(path, follow_symlinks=self._follow)
+            if (_stamp(state), self._sidecar_stamp(folder, name)) != (file.stamp, file.sidecar):
+                # What keeps growing is looked at ever more rarely: a recorder may write for hours.
+                self._see(folder, name, state, pause=min(pause, max(self._rescan_seconds, self._settle_seconds)))
+                return None
+            now = self._clock.monotonic()
+            result = self._examiner.look(
+                Path(path),
+                sidecar_overdue=now >= file.since + self._sidecar_wait,
+                done_overdue=now >= file.since + self._unfinished_seconds,
+            )
+            if isinstance(result, NotYet):
+                self._hold(path, file, result, state)
+                return None
+        except RecordingError:
+            self._forget(path)
+            return None
+        except OSError as error:
+            self._fail(path, file, error)
+            return None
+        file.state = "damaged" if isinstance(result, Damaged) else "complete"
+        file.why = result.reason if isinstance(result, Damaged) else ""
+        file.name = _short(str(result.fingerprint))
+        return result
+
+    def _hold(self, path: str, file: _File, lacking: NotYet, state: os.stat_result) -> None:
+        """Keep a file that lacks something, and set the time of the next look where time changes anything."""
+        was, file.why = file.state, lacking.message
+        patience = self._unfinished_seconds
+        if lacking.why == "recording":
+            file.state = self._recording_state(path, file, state.st_mtime)
+        else:
+            file.state = "waiting"
+            if lacking.why == "sidecar":
+                patience = self._sidecar_wait
+        if file.state == "unfinished" and was != "unfinished":
+            _log.warning("%s has no end and no writer", path, extra={"event": "unfinished", "path": path})
+        if file.state != "unfinished" and file.since + patience > self._clock.monotonic():
+            self._schedule(path, file, file.since + patience, state.st_mtime_ns)
+
+    def _recording_state(self, path: str, file: _File, mtime: float) -> State:
+        """Whether somebody may still be writing a file that has no end."""
+        quiet = self._clock.monotonic() >= file.since + self._unfinished_seconds
+        before_boot = mtime < self._boot_time
+        if not quiet and not before_boot:
+            return "recording"
+        writer = has_writer(Path(path))
+        if writer is False or (before_boot and writer is None):
+            file.why = "no end, and no program writes to it: its recorder did not finish it"
+            return "unfinished"
+        if writer is None:
+            file.why = "no end; whether a program still writes to it can't be seen"
+        return "recording"
+
+    def _fail(self, path: str, file: _File, error: OSError) -> None:
+        if error.errno in GONE:
+            self._forget(path)
+            return
+        why = error.strerror or str(error)
+        if (file.state, file.why) != ("unreadable", why):
+            _log.warning("can't read %s: %s", path, why, extra={"event": "unreadable", "path": path})
+        file.state, file.why = "unreadable", why
+
+    def _schedule(self, path: str, file: _File, due: float, mtime_ns: int = 0) -> None:
+        if due != file.due:
+            file.due = due
+            heapq.heappush(self._looks, (due, mtime_ns, path))
+
+    def _forget(self, path: str) -> None:
+        """Drop a file, or a folder and all below it."""
+        folder, name = os.path.split(path)
+        with self._lock:
+            self._folders.get(folder, {}).pop(name, None)
+            for known in [known for known in self._folders if is_below(known, path)]:
+                del self._folders[known]
+
+    def _find(self, path: str) -> _File | None:
+        folder, name = os.path.split(path)
+        return self._folders.get(folder, {}).get(name)
+
+    def _files(self) -> Iterator[tuple[str, _File]]:
+        for folder, files in self._folders.items():
+            for name, file in files.items():
+                yield f"{folder}/{name}", file
+
+    def _settling(self, name: str) -> float:
+        return max(self._settle_seconds, _SETTLE_COMPRESSED) if name.endswith(COMPRESSED) else self._settle_seconds
+
+    def _tell(self, before: Survey, after: Survey) -> None:
+        """Say once what changed since the scan before."""
+        for root in sorted(set(after.missing) - set(before.missing)):
+            _log.warning("watched folder %s is not there", root, extra={"event": "root_missing", "path": root})
+        for root in sorted(set(before.missing) - set(after.missing)):
+            _log.info("watched folder %s is there", root, extra={"event": "root_found", "path": root})
+        for folder in sorted(after.unreadable.keys() - before.unreadable.keys()):
+            why = after.unreadable[folder]
+            _log.warning("can't read folder %s: %s", folder, why, extra={"event": "unreadable", "path": folder})
+        if after.links and not self._said_links:
+            self._said_links = True
+            text = "%d symbolic links are skipped; watch.follow_symlinks would follow them"
+            _log.info(text, after.links, extra={"event": "links_skipped"})
+
+
+def _stamp(state: os.stat_result) -> int:
+    return hash((state.st_dev, state.st_ino, state.st_size, state.st_mtime_ns))
+
+
+def _short(fingerprint: str) -> bytes:
+    return hashlib.sha256(fingerprint.encode()).digest()[:16]

@@ -1,0 +1,366 @@
+"""Claims what is due, has it carried, and records how it ended. The one owner of what is in flight."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Executor
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from agent.flow.examine import Examiner
+from agent.flow.gate import Delays, Gate
+from agent.flow.identity import raw_tags
+from agent.flow.outcome import Outcome, outcome_of
+from agent.flow.source import Source
+from agent.flow.upload import Job, Upload
+from agent.model.errors import CloudError, HistoryFullError, RecordingError, WaitingError
+from agent.model.nouns import NO_SESSION, DeviceProfile, Recording, SyncLog, Transfer, utc_seconds, utc_text
+from agent.model.ports import Clock, History, Profiles
+
+_log = logging.getLogger(__name__)
+
+ResolveAsset = Callable[[Recording, str, Mapping[str, DeviceProfile]], str]
+"""The asset id of a recording, given the one that its document has and all profiles; raises WaitingError."""
+
+
+@dataclass(slots=True)
+class Claim:
+    """One document in flight. A probe's claim is in memory only until the gate opens."""
+
+    log: SyncLog
+    transfer: Transfer
+    probe: bool
+    durable: bool
+    began: float
+    job: Job | None = None
+
+
+@dataclass(slots=True)
+class InFlight:
+    """What is in flight: mark, unmark, ask."""
+
+    _claims: dict[int, Claim] = field(default_factory=dict)
+
+    def mark(self, claim: Claim) -> None:
+        """The claim begins."""
+        self._claims[claim.log.id] = claim
+
+    def unmark(self, id_: int) -> None:
+        """The claim is over."""
+        del self._claims[id_]
+
+    def __contains__(self, id_: int) -> bool:
+        return id_ in self._claims
+
+    def __len__(self) -> int:
+        return len(self._claims)
+
+    def claims(self) -> Sequence[Claim]:
+        """Those of this moment."""
+        return tuple(self._claims.values())
+
+
+class Dispatch:
+    """Keeps at most ``max_concurrent`` recordings in flight, the oldest first."""
+
+    def __init__(
+        self,
+        *,
+        history: History,
+        gate: Gate,
+        upload: Upload,
+        examiner: Examiner,
+        names: Callable[[str], Sequence[Path]],
+        asset_id: ResolveAsset,
+        profiles: Profiles,
+        clock: Clock,
+        executor: Executor,
+        delays: Delays,
+        max_concurrent: int,
+        max_attempts: int,
+        settle_seconds: float,
+        agent_version: str,
+    ) -> None:
+        """``names`` tells where the bytes of a fingerprint lie now; ``executor`` has ``max_concurrent`` workers."""
+        self._history = history
+        self._gate = gate
+        self._upload = upload
+        self._examiner = examiner
+        self._names = names
+        self._asset_id = asset_id
+        self._profiles = profiles
+        self._clock = clock
+        self._executor = executor
+        self._delays = delays
+        self._max_concurrent = max_concurrent
+        self._max_attempts = max_attempts
+        self._settle_seconds = settle_seconds
+        self._agent_version = agent_version
+        self._lock = threading.RLock()
+        self._idle = threading.Condition(self._lock)
+        self._flight = InFlight()
+        self._not_before: dict[int, float] = {}  # document id -> monotonic time
+        self._failed_at: dict[int, float] = {}  # document id -> monotonic time of its last failure
+        self._last_probe = 0
+
+    # -- claiming
+
+    def tick(self) -> None:
+        """Start whatever may start now. Cheap when nothing may; called by the scheduler and whenever work comes."""
+        with self._lock:
+            try:
+                self._release_disk()
+                self._confirm_probes()
+                self._claim()
+            except HistoryFullError as error:
+                self._disk_full(error)
+
+    def cause_changed(self) -> None:
+        """Something that a cause lies in was changed on this robot: what it holds up goes on at once."""
+        self._gate.probe_now()
+        with self._lock:
+            for log in self._history.open():
+                if log.status == "failed" and log.error is not None and log.error.kind == "blocked":
+                    self._not_before.pop(log.id, None)
+                    self._history.move(log.id, "asked")
+        self.tick()
+
+    def in_flight(self) -> Sequence[Claim]:
+        """The claims of this moment, for those who show progress."""
+        with self._lock:
+            return self._flight.claims()
+
+    def not_before(self, log: SyncLog) -> float:
+        """The monotonic time at which a document is due; one that waits since before this start waits the maximum."""
+        if log.id not in self._not_before and log.next_retry_at is not None:
+            wait = utc_seconds(log.next_retry_at) - self._clock.now()
+            self._not_before[log.id] = self._clock.monotonic() + min(max(wait, 0.0), self._delays.maximum)
+        return self._not_before.get(log.id, 0.0)
+
+    def stop(self, grace: float) -> None:
+        """Start nothing more; parts in flight have ``grace`` seconds, then they are dropped. States are saved."""
+        self._gate.hold("stopping", "the agent stops")
+        with self._idle:
+            if not self._idle.wait_for(lambda: not len(self._flight), timeout=grace):
+                for claim in self._flight.claims():
+                    claim.transfer.stop()
+                self._idle.wait_for(lambda: not len(self._flight), timeout=grace)
+
+    def _claim(self) -> None:
+        if self._gate.closed() is not None:
+            self._probe()
+            return
+        for log in self._history.open():
+            if len(self._flight) >= self._max_concurrent:
+                return
+            if log.id not in self._flight and self._due(log):
+                self._start(log, probe=False)
+
+    def _probe(self) -> None:
+        """One recording at a time, in turn, so that one which fails by itself can't keep the gate closed."""
+        waiting = [log for log in self._history.open() if log.id not in self._flight and self._due(log)]
+        ready = [log for log in waiting if log.status != "failed"] or waiting
+        if not ready or not self._gate.begin_probe():
+            return
+        log = next((log for log in ready if log.id > self._last_probe), ready[0])
+        self._last_probe = log.id
+        self._start(log, probe=True)
+
+    def _due(self, log: SyncLog) -> bool:
+        return self.not_before(log) <= self._clock.monotonic()
+
+    def _start(self, log: SyncLog, *, probe: bool) -> None:
+        """Claim: durable before the first byte; what a stop left in progress is taken up with no attempt lost."""
+        self._not_before.pop(log.id, None)
+        if log.status == "failed":
+            log = self._history.move(log.id, "due")
+        durable = log.status == "in_progress"
+        if not probe and not durable:
+            log = self._history.move(log.id, "claimed")
+            durable = True
+        claim = Claim(log, Transfer(log.file_size), probe, durable, self._clock.monotonic())
+        self._flight.mark(claim)
+        self._executor.submit(self._work, claim)
+
+    def _confirm_probes(self) -> None:
+        if self._gate.closed() is None:
+            for claim in self._flight.claims():
+                self._make_durable(claim)
+
+    def _make_durable(self, claim: Claim) -> None:
+        if not claim.durable:
+            self._history.move(claim.log.id, "claimed")
+            claim.durable = True
+
+    # -- carrying
+
+    def _work(self, claim: Claim) -> None:
+        error: Exception | None = None
+        try:
+            self._carry(claim)
+        except Exception as problem:  # noqa: BLE001 - whatever it is, the document says so and the queue goes on
+            error = problem
+        outcome = self._judge(claim, error)
+        if outcome.event == "gave_up" and claim.job is not None:
+            self._upload.abandon(claim.job.log, claim.job.profile, outcome.fault.code if outcome.fault else "")
+        with self._lock:
+            try:
+                self._settle(claim, outcome, error)
+            except HistoryFullError as full:
+                self._disk_full(full)  # the document stays in progress and is taken up again
+            finally:
+                if claim.probe:
+                    self._gate.end_probe(synced=error is None)
+                self._flight.unmark(claim.log.id)
+                self._idle.notify_all()
+        self.tick()
+
+    def _carry(self, claim: Claim) -> None:
+        recording = self._locate(claim.log)
+        profiles = self._profiles.load()
+        asset_id = self._asset_id(recording, claim.log.asset_id, profiles)
+        profile = profiles[asset_id]
+        log = self._identify(claim.log, recording, asset_id, profile, profiles)
+        source = Source(recording)
+        try:
+            claim.job = Job(log, profile, source, claim.transfer, claim.probe)
+            self._upload.carry(claim.job)
+        finally:
+            source.close()
+
+    def _locate(self, log: SyncLog) -> Recording:
+        """The recording as it lies on the disk now, under whatever name. Raises RecordingError or WaitingError."""
+        path = Path(log.path)
+        seen_other = False
+        for candidate in (path, *self._names(log.fingerprint)):
+            try:
+                found = self._examiner.look(candidate, sidecar_overdue=True, done_overdue=True)
+            except FileNotFoundError:
+                continue
+            if isinstance(found, Recording) and str(found.fingerprint) == log.fingerprint:
+                return found
+            seen_other = seen_other or candidate == path
+        if seen_other:
+            raise RecordingError(f"{path} has other bytes now", code="replaced")
+        if path.parent.is_dir():
+            raise RecordingError(f"{path} was deleted before it was uploaded", code="gone")
+        raise WaitingError(f"folder {path.parent} is not there", code="folder_missing", hint="mount the disk again")
+
+    def _identify(
+        self,
+        log: SyncLog,
+        recording: Recording,
+        asset_id: str,
+        profile: DeviceProfile,
+        profiles: Mapping[str, DeviceProfile],
+    ) -> SyncLog:
+        """The document with asset id and tags of this claim. An open session keeps the tags it began with."""
+        if log.logical_upload_id and asset_id == log.asset_id:
+            return log
+        if log.logical_upload_id:
+            if log.asset_id in profiles:
+                self._upload.abandon(log, profiles[log.asset_id], "the asset id has changed")
+            log = self._history.amend(log.id, **NO_SESSION)
+        tags = raw_tags(
+            recording,
+            episode_id=log.episode_id,
+            asset_id=asset_id,
+            profile=profile,
+            agent_version=self._agent_version,
+        )
+        sidecar = recording.sidecar.sha256 if recording.sidecar else ""
+        changes = {
+            "asset_id": asset_id,
+            "raw_tags": tags.tags,
+            "left_out_tags": tags.left_out,
+            "sidecar_sha256": sidecar,
+        }
+        if all(getattr(log, name) == value for name, value in changes.items()):
+            return log
+        if tags.left_out:
+            _log.warning(
+                "%s: tags left out: %s",
+                log.path,
+                ", ".join(tags.left_out),
+                extra={"event": "tags_left_out", "episode_id": log.episode_id},
+            )
+        return self._history.amend(log.id, **changes)
+
+    # -- recording how it ended
+
+    def _judge(self, claim: Claim, error: Exception | None) -> Outcome:
+        log = self._history.get(claim.log.id)
+        call = error.call if isinstance(error, CloudError) else ""
+        since = self._failed_at.get(log.id, float("-inf"))
+        return outcome_of(
+            error,
+            attempts=log.attempt_count + (not claim.durable),
+            max_attempts=self._max_attempts,
+            others_passed=self._gate.others_passed(call, log.id, since),
+        )
+
+    def _settle(self, claim: Claim, outcome: Outcome, error: Exception | None) -> None:
+        if isinstance(error, HistoryFullError):
+            raise error
+        id_ = claim.log.id
+        if outcome.closes is not None and isinstance(error, CloudError) and self._gate.close(error, outcome.closes):
+            _log.warning("gate closed: %s (%s)", error.message, outcome.closes.hint, extra={"event": "gate_closed"})
+        if error is not None:
+            self._failed_at[id_] = self._clock.monotonic()
+        if not claim.durable and outcome.event == "gate_closed":
+            return  # a failed probe writes nothing
+        with self._history.transaction():
+            self._make_durable(claim)
+            log = self._history.move(id_, outcome.event, **self._changes(claim, outcome))
+        self._tell(log, outcome, error)
+        if not log.open:
+            self._failed_at.pop(id_, None)
+
+    def _changes(self, claim: Claim, outcome: Outcome) -> dict[str, Any]:
+        log = self._history.get(claim.log.id)
+        changes: dict[str, Any] = {
+            "bytes_sent": log.bytes_sent + claim.transfer.sent,
+            "duration_seconds": round(log.duration_seconds + self._clock.monotonic() - claim.began, 3),
+            "credential_refreshes": log.credential_refreshes + (claim.job.refreshes if claim.job else 0),
+        }
+        if outcome.fault is not None:
+            changes["error"] = outcome.fault
+        wait = 0.0
+        if outcome.event == "counted":
+            wait = self._delays.after(log.attempt_count)
+        elif outcome.event == "blocked_alone":
+            wait = self._delays.maximum
+        elif outcome.event == "changed":
+            wait = self._settle_seconds
+        if wait:
+            self._not_before[log.id] = self._clock.monotonic() + wait
+        if outcome.event in ("counted", "blocked_alone"):
+            changes["next_retry_at"] = utc_text(self._clock.now() + wait)
+        return changes
+
+    def _tell(self, log: SyncLog, outcome: Outcome, error: Exception | None) -> None:
+        about = {"event": outcome.event, "episode_id": log.episode_id, "document": log.id, "path": log.path}
+        if outcome.event == "done":
+            speed = log.file_size / max(log.duration_seconds, 0.001) / 1e6
+            _log.info("completed %s (%.1f MB/s)", log.path, speed, extra={**about, "object_key": log.object_key})
+        elif outcome.event in ("gate_closed", "changed"):
+            _log.info("put back %s: %s", log.path, error, extra=about)
+        elif outcome.fault is not None:
+            again = f"; tried again at {log.next_retry_at}" if log.next_retry_at else ""
+            trace = error if outcome.fault.code == "bug" else None
+            _log.error(
+                "%s: %s%s. %s", log.path, outcome.fault.message, again, outcome.fault.hint, extra=about, exc_info=trace
+            )
+
+    def _disk_full(self, error: HistoryFullError) -> None:
+        if self._gate.hold("disk_full", error.message, error.hint):
+            _log.error("%s: %s", error.message, error.hint, extra={"event": "disk_full"})
+
+    def _release_disk(self) -> None:
+        closed = self._gate.closed()
+        if closed is not None and closed.code == "disk_full" and self._history.room():
+            self._gate.release("disk_full")
+            _log.info("there is disk space again", extra={"event": "disk_free"})

@@ -1,0 +1,320 @@
+"""What lies at one path right now: a recording, a damaged file, or nothing finished yet."""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import hashlib
+import json
+import math
+import os
+import signal
+import stat
+import threading
+from collections import OrderedDict
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from agent.model.errors import FileChangedError, RecordingError
+from agent.model.mcap_tail import DamagedError, NoTailError, Tail, read_tail
+from agent.model.nouns import Damaged, Fingerprint, Recording, Sidecar
+
+Reason = Literal["recording", "sidecar", "done_marker", "compressing"]
+SidecarRule = Literal["optional", "required", "ignore"]
+
+COMPRESSED = ".zstd"  # what rosbag2 appends to the name of a split that it compresses
+DONE = ".done"  # what Axon appends when it has written everything
+
+_WINDOW = 64 * 1024
+_ZSTD_MAGIC = b"\x28\xb5\x2f\xfd"
+_MAX_SIDECAR = 4 * 1024 * 1024
+_MAX_DEPTH = 100  # of a sidecar: whoever walks through it later may recurse
+_MAX_DIGITS = 4300  # Python's own limit from 3.11 on
+_CACHED = 128
+
+
+@dataclass(frozen=True, slots=True)
+class NotYet:
+    """A file that may become a recording, and what it still lacks."""
+
+    path: Path
+    why: Reason
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
+class _Content:
+    """What is found in a file's bytes, and stays true as long as they do."""
+
+    fingerprint: Fingerprint
+    tail: Tail
+    damage: str = ""
+
+
+class Examiner:
+    """Looks at one path at a time; may be asked from several threads."""
+
+    def __init__(self, roots: Sequence[Path], sidecar: SidecarRule, *, follow_symlinks: bool = False) -> None:
+        """``roots`` are the watched folders; ``sidecar`` is the rule for the ``.json`` beside a recording."""
+        self._roots = sorted(roots, key=lambda root: len(root.parts), reverse=True)
+        self._sidecar = sidecar
+        self._follow = follow_symlinks
+        self._contents: OrderedDict[tuple[int, int, int, int], _Content] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def look(
+        self, path: Path, *, sidecar_overdue: bool = False, done_overdue: bool = False
+    ) -> Recording | Damaged | NotYet:
+        """Say what lies at ``path``.
+
+        ``sidecar_overdue``: nobody waits for a sidecar any longer. ``done_overdue``: nor for Axon's last steps.
+
+        Raises:
+            RecordingError: ``not_regular`` or ``not_in_root``: this can't be a recording of ours.
+            OSError: it can't be read just now; FileNotFoundError when it is gone.
+        """
+        root = self._root_of(path)
+        with self._opened(path) as (descriptor, before):
+            if reason := _compressing(path):
+                return reason
+            content = self._content(path, descriptor, before)
+            after, there = os.fstat(descriptor), path.stat(follow_symlinks=self._follow)
+        if content is None or _key(before) != _key(after) or _key(before) != _key(there):
+            return NotYet(path, "recording", "no end yet: it is still being recorded")
+        if content.damage:
+            return Damaged(path, content.fingerprint, before.st_mtime_ns, content.damage)
+        if not done_overdue and (reason := self._unfinished_by_axon(path, content.tail, before.st_mtime_ns)):
+            return reason
+        sidecar = None if self._sidecar == "ignore" else self._read_sidecar(sidecar_path(path))
+        if sidecar is None and self._sidecar != "ignore" and not sidecar_overdue:
+            return NotYet(path, "sidecar", f"waits for its sidecar {sidecar_path(path).name}")
+        return Recording(
+            path=path,
+            root=root,
+            fingerprint=content.fingerprint,
+            mtime_ns=before.st_mtime_ns,
+            device=before.st_dev,
+            inode=before.st_ino,
+            tail=content.tail,
+            sidecar=sidecar,
+            own_tags={"compression": "zstd"} if path.name.endswith(COMPRESSED) else {},
+        )
+
+    def _root_of(self, path: Path) -> Path:
+        for root in self._roots:
+            if path.is_relative_to(root):
+                return root
+        raise RecordingError(f"{path} lies in none of the watched folders", code="not_in_root", hint="see watch.roots")
+
+    @contextmanager
+    def _opened(self, path: Path) -> Iterator[tuple[int, os.stat_result]]:
+        """The file open for reading, and its state; never waits for another program, as a pipe or a lease would."""
+        if not stat.S_ISREG(path.stat(follow_symlinks=self._follow).st_mode):
+            raise RecordingError(f"{path} is no regular file", code="not_regular")
+        flags = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | (0 if self._follow else os.O_NOFOLLOW)
+        descriptor = os.open(path, flags)
+        try:
+            state = os.fstat(descriptor)
+            if not stat.S_ISREG(state.st_mode):
+                raise RecordingError(f"{path} is no regular file", code="not_regular")
+            yield descriptor, state
+        finally:
+            os.close(descriptor)
+
+    def _content(self, path: Path, descriptor: int, state: os.stat_result) -> _Content | None:
+        """What the bytes say, None while they have no end; read once as long as they don't change."""
+        key = _key(state)
+        with self._lock:
+            if content := self._contents.get(key):
+                self._contents.move_to_end(key)
+                return content
+        try:
+            content = _read_content(path, descriptor, state.st_size)
+        except (NoTailError, FileChangedError):
+            return None
+        if _key(os.fstat(descriptor)) == key:
+            with self._lock:
+                self._contents[key] = content
+                while len(self._contents) > _CACHED:
+                    self._contents.popitem(last=False)
+        return content
+
+    def _unfinished_by_axon(self, path: Path, tail: Tail, mtime_ns: int) -> NotYet | None:
+        """Axon patches its metadata into the closed file, then writes the sidecar, then the done marker."""
+        if not any(name.startswith("axon.") for name in tail.metadata):
+            return None
+        for proof in (path.with_name(path.name + DONE), sidecar_path(path)):
+            try:
+                if proof.stat().st_mtime_ns >= mtime_ns:
+                    return None
+            except FileNotFoundError:
+                continue
+        return NotYet(path, "done_marker", f"Axon has not finished it: neither {path.name}{DONE} nor a sidecar yet")
+
+    def _read_sidecar(self, path: Path) -> Sidecar | None:
+        """The sidecar at ``path``; None when there is none, or only a link that is not to be followed."""
+        try:
+            with self._opened(path) as (descriptor, _):
+                raw = _read_up_to(descriptor, _MAX_SIDECAR + 1)
+        except FileNotFoundError:
+            return None
+        except RecordingError:
+            if path.is_symlink():
+                return None
+            return Sidecar(path, hashlib.sha256().hexdigest(), None, "it is no regular file")
+        try:
+            return Sidecar(path, hashlib.sha256(raw).hexdigest(), _parse(raw))
+        except ValueError as error:
+            return Sidecar(path, hashlib.sha256(raw).hexdigest(), None, str(error))
+
+
+def sidecar_path(path: Path) -> Path:
+    """Where the sidecar of the recording at ``path`` lies: same stem, ``.json``."""
+    return path.with_name(path.name.removesuffix(COMPRESSED)).with_suffix(".json")
+
+
+def fingerprint(descriptor: int, size: int) -> Fingerprint:
+    """The identity of the open file's first ``size`` bytes.
+
+    SHA-256 over three windows of 64 KiB, one after the other: the first one, the one that begins at
+    ``size // 2 - 32 KiB``, and the last one. A file of at most 192 KiB is hashed as a whole instead.
+
+    Raises:
+        FileChangedError: the file is shorter than ``size``.
+        OSError: the disk does not answer.
+    """
+    if size <= 3 * _WINDOW:
+        windows = [(0, size)]
+    else:
+        windows = [(start, _WINDOW) for start in (0, (size - _WINDOW) // 2, size - _WINDOW)]
+    digest = hashlib.sha256()
+    for start, length in windows:
+        block = os.pread(descriptor, length, start)
+        if len(block) != length:
+            raise FileChangedError(f"the file is shorter than {size} bytes")
+        digest.update(block)
+    return Fingerprint(size, digest.hexdigest())
+
+
+def has_writer(path: Path) -> bool | None:
+    """Whether a program has the file open for writing; None where that can't be seen.
+
+    The kernel grants a read lease only on a file without writers, and only to its owner or with CAP_LEASE.
+    Raises FileNotFoundError when the file is gone.
+    """
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+    except FileNotFoundError:
+        raise
+    except OSError:
+        return None
+    try:
+        # A writer that comes while the lease is held breaks it by a signal, and SIGIO would end this process.
+        fcntl.fcntl(descriptor, fcntl.F_SETSIG, signal.SIGURG)
+        fcntl.fcntl(descriptor, fcntl.F_SETLEASE, fcntl.F_RDLCK)
+        fcntl.fcntl(descriptor, fcntl.F_SETLEASE, fcntl.F_UNLCK)
+    except OSError as error:
+        return True if error.errno == errno.EAGAIN else None
+    else:
+        return False
+    finally:
+        os.close(descriptor)
+
+
+def _key(state: os.stat_result) -> tuple[int, int, int, int]:
+    return state.st_dev, state.st_ino, state.st_size, state.st_mtime_ns
+
+
+def _read_content(path: Path, descriptor: int, size: int) -> _Content:
+    """Raises NoTailError, and FileChangedError when it shrinks meanwhile."""
+    if path.name.endswith(COMPRESSED):
+        magic = os.pread(descriptor, len(_ZSTD_MAGIC), 0)
+        if len(magic) < len(_ZSTD_MAGIC):
+            raise NoTailError("it has only begun")
+        damage = "" if magic == _ZSTD_MAGIC else "it does not begin like a zstd file"
+        return _Content(fingerprint(descriptor, size), Tail(), damage)
+    try:
+        tail, damage = read_tail(descriptor, size), ""
+    except DamagedError as error:
+        tail, damage = Tail(), str(error)
+    return _Content(fingerprint(descriptor, size), tail, damage)
+
+
+def _compressing(path: Path) -> NotYet | None:
+    """While both are there, rosbag2 compresses the one into the other, and will then delete it."""
+    plain = path.name.removesuffix(COMPRESSED)
+    other = path.with_name(plain + COMPRESSED if path.name == plain else plain)
+    if not os.path.lexists(other):
+        return None
+    return NotYet(path, "compressing", f"{plain} is being compressed into {plain}{COMPRESSED}")
+
+
+def _read_up_to(descriptor: int, limit: int) -> bytes:
+    content = b""
+    while len(content) < limit and (block := os.pread(descriptor, limit - len(content), len(content))):
+        content += block
+    return content
+
+
+def _parse(raw: bytes) -> dict[str, Any]:
+    """The JSON object in ``raw``, whole numbers as int, others as float; raises ValueError saying what is wrong."""
+    if len(raw) > _MAX_SIDECAR:
+        raise ValueError(f"it is larger than {_MAX_SIDECAR >> 20} MiB")
+    try:
+        content = json.loads(
+            raw.decode(),  # json would also take UTF-16, and json.loads refuses a BOM in text
+            parse_constant=_no_number,
+            parse_int=_whole_number,
+            parse_float=_number,
+            object_pairs_hook=_object,
+        )
+    except RecursionError:
+        raise ValueError("it is nested too deeply") from None
+    if not isinstance(content, dict):
+        raise ValueError("it is no JSON object")  # noqa: TRY004 - all that is wrong with a sidecar is one kind of error
+    if not _shallow(content):
+        raise ValueError("it is nested too deeply")
+    json.dumps(content, ensure_ascii=False).encode()  # half a surrogate pair can be written in JSON, but is no text
+    return content
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    content = dict(pairs)
+    if "" in content:
+        raise ValueError("it has an empty key")
+    if len(content) != len(pairs):
+        raise ValueError("it has the same key twice in one object")
+    return content
+
+
+def _no_number(text: str) -> float:
+    raise ValueError(f"{text} is no JSON number")
+
+
+def _whole_number(text: str) -> int:
+    if len(text) > _MAX_DIGITS:
+        raise ValueError("it has a number with too many digits")
+    return int(text)
+
+
+def _number(text: str) -> float:
+    number = float(text)
+    if math.isinf(number):
+        raise ValueError("it has a number that is too large")
+    return number
+
+
+def _shallow(content: dict[str, Any]) -> bool:
+    level: list[Any] = [content]
+    for _ in range(_MAX_DEPTH):
+        level = [
+            child
+            for item in level
+            for child in (item.values() if isinstance(item, dict) else item if isinstance(item, list) else ())
+        ]
+        if not level:
+            return True
+    return False

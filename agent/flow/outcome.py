@@ -1,0 +1,79 @@
+"""What the end of an attempt means for its document and for the gate."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from agent.model.errors import (
+    AgentError,
+    CloudError,
+    FileChangedError,
+    GateClosedError,
+    RecordingError,
+    SessionLostError,
+    Verdict,
+    WaitingError,
+    fault,
+    judge,
+)
+from agent.model.nouns import Fault, Kind
+from agent.model.states import Event
+
+_FAULTY = "the recording could not be stored; look into the log, then ask for it again"
+# An empty event is one that counts.
+_TABLE: Sequence[tuple[type[AgentError], Event | Literal[""], Kind]] = (
+    (GateClosedError, "gate_closed", "offline"),
+    (FileChangedError, "changed", "counted"),
+    (WaitingError, "blocked_alone", "blocked"),
+    (RecordingError, "gave_up", "final"),
+    (AgentError, "", "counted"),
+)
+_QUIET: frozenset[str] = frozenset({"gate_closed", "changed"})  # the document keeps the error it had
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """The event that moves the document, the error it keeps, and the verdict that closes the gate for all."""
+
+    event: Event
+    fault: Fault | None = None
+    closes: Verdict | None = None
+
+
+def outcome_of(error: Exception | None, *, attempts: int, max_attempts: int, others_passed: bool) -> Outcome:
+    """Judge an attempt by how it ended; None is success.
+
+    ``attempts`` counts this one. ``others_passed`` says that another recording has passed the call that failed since
+    this recording's previous failure: then the fault is the recording's own, else the cloud's.
+    """
+    counted: Event = "counted" if attempts < max_attempts else "gave_up"
+    if error is None:
+        return Outcome("done")
+    if isinstance(error, CloudError):
+        return _of_cloud(error, counted, others_passed=others_passed)
+    if isinstance(error, SessionLostError):
+        return Outcome("session_lost" if counted == "counted" else "gave_up", fault(error, "counted"))
+    for kind_of_error, event, kind in _TABLE:
+        if isinstance(error, kind_of_error):
+            return Outcome(event or counted, None if event in _QUIET else fault(error, kind))
+    code = "io_error" if isinstance(error, OSError) else "bug"
+    return Outcome(counted, Fault("counted", code, f"{type(error).__name__}: {error}", _FAULTY))
+
+
+def _of_cloud(error: CloudError, counted: Event, *, others_passed: bool) -> Outcome:
+    verdict = judge(error)
+    if verdict.kind == "final":
+        return Outcome("gave_up", fault(error, "final"))
+    if error.code == "checksum":
+        return Outcome(counted, fault(error, "counted"))
+    # An answer that only this recording gets is its own fault, even one that says the server is in trouble.
+    answered = verdict.kind == "counted" or (verdict.kind == "offline" and error.status >= 500)
+    if answered and others_passed:
+        return Outcome(counted, fault(error, "counted"))
+    if verdict.kind == "counted":
+        verdict = Verdict("offline", verdict.hint)
+    if verdict.kind == "lease_lost":
+        verdict = Verdict("blocked", "the store refuses fresh credentials: check this robot's clock, then the platform")
+    return Outcome("gate_closed", fault(error, verdict.kind), verdict)

@@ -1,0 +1,43 @@
+"""The open file of one upload, and whether it still is the recording that was queued."""
+
+from __future__ import annotations
+
+import os
+
+from agent.flow.examine import fingerprint
+from agent.model.errors import FileChangedError, RecordingError
+from agent.model.nouns import Recording
+
+
+class Source:
+    """A recording opened for reading. What is renamed or deleted meanwhile can still be read to its end."""
+
+    def __init__(self, recording: Recording) -> None:
+        """Open the file; raises OSError."""
+        self.recording = recording
+        self.descriptor = os.open(recording.path, os.O_RDONLY | os.O_CLOEXEC)
+        self.deleted = False
+
+    def close(self) -> None:
+        """Let go of the file."""
+        os.close(self.descriptor)
+
+    def check(self) -> None:
+        """Compare path and descriptor with what was queued.
+
+        Raises RecordingError("replaced") when other bytes took its place, and FileChangedError when only the time
+        of its last change moved: then it settles again. A file that was unlinked is read to its end (``deleted``).
+        """
+        queued = self.recording
+        now = os.fstat(self.descriptor)
+        try:
+            there = queued.path.stat()
+        except OSError:
+            self.deleted = now.st_nlink == 0
+        else:
+            if (there.st_dev, there.st_ino) != (now.st_dev, now.st_ino):
+                raise RecordingError(f"another file took the place of {queued.path}", code="replaced")
+        if now.st_size != queued.size or fingerprint(self.descriptor, now.st_size) != queued.fingerprint:
+            raise RecordingError(f"{queued.path} has other bytes now", code="replaced")
+        if now.st_mtime_ns != queued.mtime_ns:
+            raise FileChangedError(f"{queued.path} was touched while it was sent")

@@ -1,0 +1,159 @@
+"""What lies below the watched folders by name: files that may become recordings, and what is passed over."""
+
+# Paths are plain text here: a scan goes over 100,000 files, and a Path for each would be most of its cost.
+# ruff: noqa: PTH112, PTH116, PTH122, PTH206
+
+from __future__ import annotations
+
+import errno
+import fnmatch
+import os
+import re
+import stat
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+
+from agent.flow.examine import COMPRESSED, DONE
+
+GONE = (errno.ENOENT, errno.ENOTDIR)
+_OURS = (DONE, ".resync", ".first", ".rejected")
+
+
+class Rules:
+    """Which names count: ``include`` and ``exclude`` are shell patterns for base names, exclude for folders too."""
+
+    def __init__(self, include: Iterable[str], exclude: Iterable[str], *, follow_symlinks: bool = False) -> None:
+        """Links are passed over unless ``follow_symlinks``."""
+        self._included = _globs(include)
+        self.excluded = _globs(exclude)
+        self.follow = follow_symlinks
+
+    def wanted(self, name: str) -> bool:
+        """Whether a file of this base name may become a recording."""
+        return self._included(name) and not self.excluded(name)
+
+    def reaches(self, top: str, path: str) -> bool:
+        """Whether a walk from ``top`` comes to ``path``."""
+        if not is_below(path, top):
+            return False
+        return not any(self.excluded(part) for part in os.path.relpath(path, top).split(os.sep) if part != os.curdir)
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """A regular file that may become a recording. ``beside``: there is a file of its sidecar's name."""
+
+    name: str
+    state: os.stat_result
+    beside: bool
+
+
+@dataclass(slots=True)
+class Survey:
+    """What one walk has seen."""
+
+    listed: set[str] = field(default_factory=set)
+    identities: set[tuple[int, int]] = field(default_factory=set)  # of folders, against loops of followed links
+    unreadable: dict[str, str] = field(default_factory=dict)  # folder -> why
+    ignored: Counter[str] = field(default_factory=Counter)  # suffix -> files
+    links: int = 0
+    missing: list[str] = field(default_factory=list)
+    seconds: float = 0.0
+
+
+def tops(roots: Sequence[str], rules: Rules, survey: Survey) -> list[str]:
+    """The roots to walk from: those that are there, less those that another one covers."""
+    found: dict[str, str] = {}
+    for real, root in sorted((os.path.realpath(root), root) for root in dict.fromkeys(roots)):
+        if not os.path.isdir(real):
+            survey.missing.append(root)
+        elif not any(rules.reaches(top, real) for top in found):
+            found[real] = root
+    return list(found.values())
+
+
+def walk(top: str, rules: Rules, survey: Survey) -> Iterator[tuple[str, list[Entry]]]:
+    """Give each folder below ``top`` with its files. One that can't be read is named in ``survey``, and only it."""
+    folders = [top]
+    while folders:
+        folder = folders.pop()
+        try:
+            if rules.follow and not _first_visit(folder, survey):
+                continue
+            with os.scandir(folder) as listing:
+                entries = list(listing)
+        except OSError as error:
+            if error.errno not in GONE:
+                survey.unreadable[folder] = error.strerror or str(error)
+            continue
+        survey.listed.add(folder)
+        names = {entry.name for entry in entries}
+        files: list[Entry] = []
+        for entry in entries:
+            try:
+                if _is_folder(entry, rules):
+                    folders.append(entry.path)
+                elif (state := _candidate(entry, rules, survey)) is not None:
+                    files.append(Entry(entry.name, state, sidecar_name(entry.name) in names))
+            except OSError:
+                continue  # it vanished, or is a link to nowhere
+        yield folder, files
+
+
+def _is_folder(entry: os.DirEntry[str], rules: Rules) -> bool:
+    """Whether the walk goes into ``entry``."""
+    return not rules.excluded(entry.name) and entry.is_dir(follow_symlinks=rules.follow)
+
+
+def _candidate(entry: os.DirEntry[str], rules: Rules, survey: Survey) -> os.stat_result | None:
+    """The state of a file that may become a recording; what is passed over instead is counted."""
+    if not rules.follow and entry.is_symlink():
+        survey.links += not rules.excluded(entry.name)
+        return None
+    if not rules.wanted(entry.name):
+        if suffix := _foreign(entry.name):
+            survey.ignored[suffix] += 1
+        return None
+    state = entry.stat()
+    return state if stat.S_ISREG(state.st_mode) else None
+
+
+def is_below(path: str, folder: str) -> bool:
+    """Whether ``path`` is ``folder`` or lies below it."""
+    return path == folder or path.startswith(folder.rstrip(os.sep) + os.sep)
+
+
+def sidecar_name(name: str) -> str:
+    """The base name of a recording's sidecar."""
+    return os.path.splitext(name.removesuffix(COMPRESSED))[0] + ".json"
+
+
+def related(name: str) -> set[str]:
+    """Base names of the recordings that something that happened to ``name`` may be about."""
+    stem = name
+    for suffix in (COMPRESSED, DONE, ".mcap", ".json"):
+        stem = stem.removesuffix(suffix)
+    return {name, stem + ".mcap", stem + ".mcap" + COMPRESSED}
+
+
+def _globs(patterns: Iterable[str]) -> Callable[[str], bool]:
+    matches = re.compile("|".join(fnmatch.translate(pattern) for pattern in patterns) or r"(?!)").match
+    return lambda name: matches(name) is not None
+
+
+def _first_visit(folder: str, survey: Survey) -> bool:
+    state = os.stat(folder)
+    identity = state.st_dev, state.st_ino
+    if identity in survey.identities:
+        return False
+    survey.identities.add(identity)
+    return True
+
+
+def _foreign(name: str) -> str:
+    """The suffix under which an ignored recording is counted; "" for what is none."""
+    _, suffix = os.path.splitext(name)
+    if suffix in (".db3", ".bag"):
+        return suffix
+    return f".mcap{suffix}" if ".mcap." in name and suffix not in _OURS else ""

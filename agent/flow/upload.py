@@ -1,0 +1,347 @@
+"""One recording's way into the bucket: open a session, send the parts, verify, complete; go on with what was begun.
+
+Each step is written into the document before the world is changed, so that a later claim can pick the thread up at
+any point.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import partial
+from typing import Any, TypeVar
+
+from agent.flow.credentials import Credentials, SessionKeys, refuse_other_place
+from agent.flow.gate import Gate
+from agent.flow.sender import Sender, again
+from agent.flow.source import Source
+from agent.model.digests import same_etag
+from agent.model.errors import CloudError, RecordingError, SessionLostError, judge
+from agent.model.nouns import (
+    MAX_PARTS,
+    AccessToken,
+    DeviceProfile,
+    Grant,
+    Part,
+    Receipt,
+    Recovery,
+    SentPart,
+    StoredObject,
+    SyncLog,
+    Transfer,
+    UploadSession,
+    parts_of,
+)
+from agent.model.ports import Clock, Gateway, History, ObjectStore
+
+Answer = TypeVar("Answer")
+
+_SOURCE = "keystone-agent"  # who uploads, as the platform files it
+_REISSUE = "ReissueUploadCredentials"
+_FORBIDDEN = frozenset({"AccessDenied", "HTTP_403", "NotImplemented", "MethodNotAllowed"})  # may not list or look
+
+
+@dataclass(slots=True)
+class Job:
+    """One claim of one document, with all that its upload has in hand. ``log`` follows the history."""
+
+    log: SyncLog
+    profile: DeviceProfile
+    source: Source
+    transfer: Transfer
+    probe: bool
+    refreshes: int = 0
+    windows: Sequence[Part] = field(default_factory=tuple)
+
+
+class Upload:
+    """Carries jobs. Holds no state between them: that stands in the history."""
+
+    def __init__(
+        self,
+        *,
+        store: ObjectStore,
+        credentials: Credentials,
+        history: History,
+        gate: Gate,
+        clock: Clock,
+        max_restarts: int,
+        part_concurrency: int,
+    ) -> None:
+        """``max_restarts`` bounds those of one claim, ``part_concurrency`` the parts of one recording in flight."""
+        self._store = store
+        self._credentials = credentials
+        self._history = history
+        self._gate = gate
+        self._clock = clock
+        self._max_restarts = max_restarts
+        self._width = part_concurrency
+
+    def carry(self, job: Job) -> None:
+        """Bring the recording into the bucket and report it; returns when the platform has accepted that.
+
+        Raises whatever ``agent.model.errors`` knows; the document then holds all that a later claim needs.
+        """
+        known = self._recover(job) if job.log.logical_upload_id else None
+        if known is not None and known.stage == "completed":
+            if not same_etag(known.etag, job.log.etag):
+                raise SessionLostError("the platform completed this session with another object")
+            return
+        grant = self._open(job) if known is None else self._resume(job, known)
+        restarts = 0
+        while (restart_from := self._deliver(job, grant, known)) is not None:
+            restarts += 1
+            if restarts > self._max_restarts:
+                self.abandon(job.log, job.profile, "too many restarts")
+                raise SessionLostError(f"the object was lost {restarts} times", code="too_many_restarts")
+            grant, known = self._open(job, restart_from), None
+
+    def abandon(self, log: SyncLog, profile: DeviceProfile, reason: str) -> None:
+        """Give up a session and its multipart as far as that can be done now; never raises CloudError."""
+        if not log.logical_upload_id:
+            return
+        try:
+            if log.multipart_upload_id:
+                grant = self._ask(log, profile, _REISSUE, lambda g, t: g.reissue(profile, t, log.upload_id))
+                with _Keys(self._credentials, profile, grant) as keys:
+                    self._store.at(grant.session, keys.current).abort(log.multipart_upload_id)
+            self._ask(log, profile, "AbortUpload", lambda g, t: g.abort(profile, t, log.logical_upload_id, reason))
+        except CloudError:
+            return  # the bucket's lifecycle rule takes what is left
+
+    # -- sessions
+
+    def _open(self, job: Job, restart_from: str = "") -> Grant:
+        """A new session; its ids are durable before anything is sent. Never repeated blindly: each call makes one."""
+        log, profile = job.log, job.profile
+        hints = {"episode_id": log.episode_id, "source": _SOURCE}
+        grant = self._ask(log, profile, "CreateLogicalUpload", lambda g, t: g.create(profile, t, hints, restart_from))
+        session = grant.session
+        self._amend(
+            job,
+            **_session_fields(session),
+            phase="opening",
+            multipart_upload_id="",
+            etag="",
+            checksum="",
+            part_count=0,
+            restarts=log.restarts + bool(restart_from),
+        )
+        return grant
+
+    def _recover(self, job: Job) -> Recovery:
+        log, profile = job.log, job.profile
+        try:
+            return self._ask_again(
+                log, profile, "GetUploadRecovery", lambda g, t: g.recover(profile, t, log.logical_upload_id)
+            )
+        except CloudError as error:
+            if error.code == "UPLOAD_NOT_FOUND":
+                raise SessionLostError(f"the platform forgot session {log.logical_upload_id}") from error
+            raise
+
+    def _resume(self, job: Job, known: Recovery) -> Grant:
+        """Fresh keys for the session that the document has, or the new one that the platform asks for."""
+        log, profile = job.log, job.profile
+        if known.action == "restart":
+            return self._open(job, known.upload_id)
+        if known.action not in ("continue", "complete_only"):
+            raise SessionLostError(f"the platform ended the session: {known.reason or known.action}")
+        grant = self._ask_again(log, profile, _REISSUE, lambda g, t: g.reissue(profile, t, known.upload_id))
+        durable = replace(
+            grant.session, bucket=log.bucket, object_key=log.object_key, part_size_bytes=log.part_size_bytes
+        )
+        refuse_other_place(durable, grant.session)
+        if grant.session.upload_id != log.upload_id:
+            self._amend(job, upload_id=grant.session.upload_id)
+        return replace(grant, session=durable)
+
+    # -- the object
+
+    def _deliver(self, job: Job, grant: Grant, known: Recovery | None) -> str | None:
+        """Store and report the object; returns the upload id to restart from when the platform has lost it."""
+        with _Keys(self._credentials, job.profile, grant) as keys:
+            target = self._store.at(grant.session, keys.current)
+            sender = Sender(
+                target, keys, self._gate, self._clock, who=job.log.id, transfer=job.transfer, probe=job.probe
+            )
+            try:
+                job.windows = self._windows(job)
+                if job.log.phase in ("stored", "completing") or (known and known.action == "complete_only"):
+                    stored = self._find(job, sender)
+                    if stored is None:
+                        return grant.session.upload_id
+                else:
+                    stored = self._send(job, sender)
+                self._report(job, stored, known)
+            finally:
+                target.close()
+                job.refreshes += keys.refreshes
+        return None
+
+    def _windows(self, job: Job) -> Sequence[Part]:
+        size, part_size = job.source.recording.size, job.log.part_size_bytes
+        windows = parts_of(size, part_size)
+        if not windows:
+            raise RecordingError("an empty file can't be stored", code="empty")
+        if len(windows) > MAX_PARTS:
+            raise RecordingError(
+                f"{size} bytes in parts of {part_size} are {len(windows)} parts; {MAX_PARTS} are allowed",
+                code="too_many_parts",
+                hint="ask the platform's administrator for a larger part size",
+            )
+        return windows
+
+    def _find(self, job: Job, sender: Sender) -> StoredObject | None:
+        """The object, if it lies in the bucket with this recording's bytes."""
+        found = sender.repeat("HeadObject", sender.target.stat)
+        if found is None or found.size != job.source.recording.size:
+            return None
+        if job.log.etag and same_etag(found.etag, job.log.etag):
+            return found
+        return found if sender.target.holds(found, job.windows, job.source.descriptor) else None
+
+    def _send(self, job: Job, sender: Sender) -> StoredObject:
+        kept = self._kept(job, sender)
+        if kept is None:
+            found = self._find(job, sender)
+            if found is not None:
+                return found
+            kept = []
+        if not job.log.multipart_upload_id:
+            self._begin(job, sender)
+        numbers = {part.number for part in kept}
+        missing = [part for part in job.windows if part.number not in numbers]
+        job.transfer.kept = sum(part.size for part in kept)
+        multipart = job.log.multipart_upload_id
+        sent = sender.send(multipart, missing, job.source, self._width)
+        job.source.check()
+        return self._join(job, sender, sorted([*kept, *sent], key=lambda part: part.number))
+
+    def _kept(self, job: Job, sender: Sender) -> list[SentPart] | None:
+        """The parts of a multipart begun earlier that hold this file's bytes; None when that multipart is gone."""
+        if not job.log.multipart_upload_id:
+            return []
+        target = sender.target
+        try:
+            listed = sender.repeat("ListParts", lambda: target.parts(job.log.multipart_upload_id))
+        except CloudError as error:
+            if error.code == "NoSuchUpload":
+                self._amend(job, multipart_upload_id="")
+                return None
+            if error.code not in _FORBIDDEN:
+                raise
+            sender.repeat("AbortMultipartUpload", lambda: target.abort(job.log.multipart_upload_id))
+            self._amend(job, multipart_upload_id="")
+            return []
+        windows = {part.number: part for part in job.windows}
+        return [
+            sent
+            for sent in listed
+            if sent.number in windows and target.matches(sent, windows[sent.number], job.source.descriptor)
+        ]
+
+    def _begin(self, job: Job, sender: Sender) -> None:
+        """Begin the multipart; its id is durable before the first part. Strays of this key are given up first."""
+        target = sender.target
+        try:
+            for stray in sender.repeat("ListMultipartUploads", target.multiparts):
+                sender.repeat("AbortMultipartUpload", partial(target.abort, stray))
+        except CloudError as error:
+            if error.code not in _FORBIDDEN:
+                raise
+        multipart = sender.repeat("CreateMultipartUpload", target.begin)
+        self._amend(job, multipart_upload_id=multipart, phase="uploading")
+
+    def _join(self, job: Job, sender: Sender, parts: Sequence[SentPart]) -> StoredObject:
+        """Complete the multipart and look at the object; after a lost answer look before acting."""
+        target, multipart = sender.target, job.log.multipart_upload_id
+        try:
+            joined = sender.call("CompleteMultipartUpload", lambda: target.complete(multipart, parts))
+        except CloudError as error:
+            found = None if judge(error).kind in ("blocked", "lease_lost") else self._find(job, sender)
+            if found is None:
+                raise
+            return found
+        try:
+            found = sender.repeat("HeadObject", target.stat)
+        except CloudError as error:
+            if error.code not in _FORBIDDEN:
+                raise
+            return joined  # where looking is forbidden, complete's own answer is the proof
+        return _verified(joined, found, job.source.recording.size)
+
+    def _report(self, job: Job, stored: StoredObject, known: Recovery | None) -> None:
+        log, profile = job.log, job.profile
+        self._amend(
+            job,
+            phase="stored",
+            etag=stored.etag,
+            checksum=stored.checksum,
+            part_count=len(job.windows),
+            source_deleted=job.source.deleted,
+        )
+        told = known if known is not None and known.action == "complete_only" else None
+        receipt = Receipt(
+            upload_id=job.log.upload_id,
+            file_size=stored.size,
+            raw_tags=log.raw_tags,
+            part_count=(told.part_count if told else 0) or len(job.windows),
+            etag=(told.etag if told else "") or stored.etag,
+            part_size_bytes=job.log.part_size_bytes,
+        )
+        self._amend(job, phase="completing")
+        self._ask_again(log, profile, "CompleteUpload", lambda g, t: g.complete(profile, t, receipt))
+
+    # -- small things
+
+    def _ask(
+        self, log: SyncLog, profile: DeviceProfile, name: str, ask: Callable[[Gateway, AccessToken], Answer]
+    ) -> Answer:
+        answer = self._credentials.call(profile, ask)
+        self._gate.passed("ExchangeCredential", log.id)
+        self._gate.passed(name, log.id)
+        return answer
+
+    def _ask_again(
+        self, log: SyncLog, profile: DeviceProfile, name: str, ask: Callable[[Gateway, AccessToken], Answer]
+    ) -> Answer:
+        """The same for what may be repeated."""
+        return again(self._clock, lambda: self._ask(log, profile, name, ask))
+
+    def _amend(self, job: Job, **changes: Any) -> None:
+        job.log = self._history.amend(job.log.id, **changes)
+
+
+class _Keys:
+    """Looks after a session's keys while the block lasts."""
+
+    def __init__(self, credentials: Credentials, profile: DeviceProfile, grant: Grant) -> None:
+        self._credentials = credentials
+        self._keys = credentials.keys(profile, grant)
+
+    def __enter__(self) -> SessionKeys:
+        return self._keys
+
+    def __exit__(self, *_: object) -> None:
+        self._credentials.release(self._keys)
+
+
+def _session_fields(session: UploadSession) -> Mapping[str, Any]:
+    return {
+        "logical_upload_id": session.logical_upload_id,
+        "upload_id": session.upload_id,
+        "bucket": session.bucket,
+        "object_key": session.object_key,
+        "part_size_bytes": session.part_size_bytes,
+    }
+
+
+def _verified(joined: StoredObject, found: StoredObject | None, size: int) -> StoredObject:
+    """What HEAD shows, if it is what was joined. Some stores show another kind of ETag there: then size decides."""
+    if found is None or found.size != size:
+        told = "nothing" if found is None else f"{found.size} bytes"
+        raise CloudError("HeadObject", "checksum", f"the store completed {size} bytes but shows {told}")
+    if "-" in found.etag and "-" in joined.etag and not same_etag(found.etag, joined.etag):
+        raise CloudError("HeadObject", "checksum", f"the store completed {joined.etag} but shows {found.etag}")
+    return replace(found, checksum=found.checksum or joined.checksum, algorithm=found.algorithm or joined.algorithm)

@@ -1,0 +1,122 @@
+"""The arithmetic of proof: what a store must answer when it holds exactly our bytes.
+
+Pure functions on digests that were taken elsewhere. An ETag is compared without its quotes and without regard to the
+case of its letters.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import hashlib
+import re
+import zlib
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Protocol
+
+from agent.model.nouns import SentPart
+
+_DIGEST = re.compile(r"[0-9a-fA-F]{32}")
+_COMPOSITE = re.compile(r"[0-9a-fA-F]{32}-[0-9]+")
+
+
+class Hasher(Protocol):
+    """The part of hashlib's objects that is used here."""
+
+    def update(self, data: memoryview | bytes, /) -> None:
+        """Take in more bytes."""
+        ...
+
+    def digest(self) -> bytes:
+        """The digest of all bytes so far."""
+        ...
+
+
+class Crc32:
+    """CRC-32 in the manner of hashlib: four bytes, big-endian, as S3 wants it."""
+
+    def __init__(self, data: bytes = b"") -> None:
+        """Begin with ``data``."""
+        self._crc = zlib.crc32(data)
+
+    def update(self, data: memoryview | bytes, /) -> None:
+        """Take in more bytes."""
+        self._crc = zlib.crc32(data, self._crc)
+
+    def digest(self) -> bytes:
+        """The digest of all bytes so far."""
+        return self._crc.to_bytes(4, "big")
+
+
+_HASHERS: dict[str, Callable[[], Hasher]] = {
+    "SHA256": hashlib.sha256,
+    "CRC32": Crc32,
+    "MD5": partial(hashlib.md5, usedforsecurity=False),
+}
+
+
+def hasher(algorithm: str) -> Hasher:
+    """A new hasher for "SHA256", "CRC32" or "MD5"; raises KeyError for any other name."""
+    return _HASHERS[algorithm]()
+
+
+def md5(data: bytes) -> bytes:
+    """The MD5 of a few bytes."""
+    return hashlib.md5(data, usedforsecurity=False).digest()
+
+
+def b64(digest: bytes) -> str:
+    """A digest as HTTP headers carry it."""
+    return base64.b64encode(digest).decode()
+
+
+def bare(etag: str) -> str:
+    """An ETag without its quotes."""
+    return etag.strip().strip('"')
+
+
+def quoted(etag: str) -> str:
+    """An ETag with its quotes, as a header has it."""
+    return f'"{bare(etag)}"'
+
+
+def same_etag(one: str, other: str) -> bool:
+    """Whether two ETags are the same one; an empty ETag is nobody's."""
+    return bare(one) != "" and bare(one).lower() == bare(other).lower()
+
+
+def md5_of(etag: str) -> bytes | None:
+    """The MD5 that a part's ETag seems to be; None where it is certainly something else."""
+    return binascii.unhexlify(bare(etag)) if _DIGEST.fullmatch(bare(etag)) else None
+
+
+def composite_etags(md5s: Sequence[bytes]) -> tuple[str, str]:
+    """What a multipart object's ETag may be, given its parts' MD5s: as S3 makes it, and as Alibaba OSS does."""
+    s3 = hashlib.md5(b"".join(md5s), usedforsecurity=False).hexdigest()
+    oss = hashlib.md5("".join(md5.hex().upper() for md5 in md5s).encode(), usedforsecurity=False).hexdigest().upper()
+    return f"{s3}-{len(md5s)}", f"{oss}-{len(md5s)}"
+
+
+def composite_checksum(algorithm: str, checksums: Sequence[str]) -> str:
+    """What a multipart object's checksum is, given its parts' (base64): the digest of their digests, and how many."""
+    whole = hasher(algorithm)
+    for checksum in checksums:
+        whole.update(base64.b64decode(checksum))
+    return f"{b64(whole.digest())}-{len(checksums)}"
+
+
+def contradiction(parts: Sequence[SentPart], etag: str, checksum: str, algorithm: str, *, digests: bool) -> str:
+    """Why the object can't be these parts joined, in words; "" when nothing speaks against it.
+
+    A composite checksum decides where there is one. Else the ETag does where it is a digest of digests; ``digests``
+    says whether the parts' ETags are MD5s as far as is known (an encrypting store's only look so).
+    """
+    checksums = [part.checksum for part in parts if part.checksum and part.algorithm == algorithm]
+    if "-" in checksum and len(checksums) == len(parts):
+        return "" if checksum == composite_checksum(algorithm, checksums) else f"{algorithm} of the whole differs"
+    md5s = [md5 for part in parts if (md5 := md5_of(part.etag)) is not None]
+    if not (digests and _COMPOSITE.fullmatch(bare(etag)) and len(md5s) == len(parts)):
+        return ""
+    expected = {composite.lower() for composite in composite_etags(md5s)}
+    return "" if bare(etag).lower() in expected else "ETag of the whole differs"
