@@ -1,0 +1,358 @@
+"""Builds every part once, joins edges to flow, starts and stops them in order.
+
+Four threads of its own: the finder turns sightings into documents, the scheduler ticks, workers carry recordings, and
+the caller's thread waits in :meth:`App.run`.
+"""
+
+from __future__ import annotations
+
+import logging
+import queue
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from datetime import datetime, timedelta, timezone
+from pathlib import Path
+from typing import Any
+
+from apscheduler.events import EVENT_JOB_ERROR, JobExecutionEvent
+from apscheduler.executors.pool import ThreadPoolExecutor as JobPool
+from apscheduler.schedulers.background import BackgroundScheduler
+from apscheduler.triggers.base import BaseTrigger
+
+from agent import __version__
+from agent.edges.clock import RealClock
+from agent.edges.config import Settings, newer_than, profile_path
+from agent.edges.device import device_id
+from agent.edges.gateway import GrpcGateway
+from agent.edges.history import TinyHistory
+from agent.edges.profiles import ProfileFile
+from agent.edges.status import StatusFile
+from agent.edges.store import MinioStore
+from agent.edges.watch import Watch
+from agent.flow.credentials import Credentials
+from agent.flow.discover import Discover, DiskReport, Held
+from agent.flow.dispatch import Dispatch
+from agent.flow.examine import Examiner
+from agent.flow.gate import Delays, Gate
+from agent.flow.identity import asset_id
+from agent.flow.intake import Intake
+from agent.flow.upload import Upload
+from agent.model.errors import AgentError, HistoryFullError
+from agent.model.nouns import DeviceProfile, Recording, Sighting, utc_text
+from agent.model.ports import Clock
+
+_log = logging.getLogger(__name__)
+
+_PART_CONCURRENCY = 4
+_GRACE = 10.0  # seconds that parts in flight have at a stop
+_NAMED = 20  # files of a kind that status names
+_TICK, _REFRESH, _SUPERVISE, _PUBLISH = 1.0, 2.0, 10.0, 2.0  # seconds
+
+
+class Every(BaseTrigger):  # type: ignore[misc] # apscheduler has no types
+    """Fires a period after now, never at a date fixed before: a clock that jumps neither stalls nor floods it."""
+
+    def __init__(self, seconds: float) -> None:
+        """``seconds`` is the period."""
+        self.period = timedelta(seconds=seconds)
+
+    def get_next_fire_time(self, previous_fire_time: datetime | None, now: datetime) -> datetime:
+        """A period after ``now``; at once the first time."""
+        return now if previous_fire_time is None else now + self.period
+
+
+class App:
+    """One agent in this process."""
+
+    def __init__(self, settings: Settings, environ: Mapping[str, str], *, hide: Callable[[str], None]) -> None:
+        """Open the history and build every part; nothing runs yet. ``hide`` is told each secret. Raises AgentError."""
+        state = settings.agent.state_dir
+        self._settings = settings
+        self._state = state
+        self._clock = RealClock()
+        self._stop = threading.Event()
+        self._robot = device_id(settings.agent.device_id, state)
+        self.history = TinyHistory(state / "history", self._clock)
+        self._profile_path = profile_path(settings, environ)
+        self._profiles = ProfileFile(self._profile_path)
+        retry, watch = settings.retry, settings.watch
+        delays = Delays(retry.base_seconds, retry.max_seconds, retry.jitter_seconds)
+        self.gate = Gate(self._clock, delays)
+        ca_file = str(settings.cloud.tls_ca_file or "")
+        self._gateway = GrpcGateway(timeout_seconds=settings.cloud.request_timeout_seconds, ca_file=ca_file)
+        self._credentials = Credentials(self._gateway, self._clock)
+        store = MinioStore(
+            clock=self._clock, ca_file=ca_file, connections=settings.upload.max_concurrent * _PART_CONCURRENCY
+        )
+        upload = Upload(
+            store=store,
+            credentials=self._credentials,
+            history=self.history,
+            gate=self.gate,
+            clock=self._clock,
+            max_restarts=settings.upload.max_restarts,
+            part_concurrency=_PART_CONCURRENCY,
+        )
+        examiner = Examiner(watch.roots, watch.sidecar, follow_symlinks=watch.follow_symlinks)
+        self.discover = Discover(
+            examiner,
+            self._clock,
+            roots=watch.roots,
+            include=watch.include,
+            exclude=watch.exclude,
+            settle_seconds=watch.settle_seconds,
+            rescan_seconds=watch.rescan_seconds,
+            sidecar=watch.sidecar,
+            sidecar_wait_seconds=watch.sidecar_wait_seconds,
+            unfinished_minutes=watch.unfinished_minutes,
+            newer_than=oldest_wanted(settings, self._clock),
+            follow_symlinks=watch.follow_symlinks,
+            boot_time=self._clock.now() - self._clock.monotonic(),
+        )
+        self._sightings: queue.SimpleQueue[Sighting] = queue.SimpleQueue()
+        self._watch = Watch(watch.roots, self._sightings, exclude=watch.exclude, polling=watch.polling)
+        self._intake = Intake(history=self.history, clock=self._clock, device_id=self._robot, snapshot=self._snapshot)
+        self._workers = ThreadPoolExecutor(settings.upload.max_concurrent, thread_name_prefix="upload")
+        self.dispatch = Dispatch(
+            history=self.history,
+            gate=self.gate,
+            upload=upload,
+            examiner=examiner,
+            names=self.discover.names,
+            asset_id=self._asset_id,
+            profiles=self._profiles,
+            clock=self._clock,
+            executor=self._workers,
+            delays=delays,
+            max_concurrent=settings.upload.max_concurrent,
+            max_attempts=retry.max_attempts,
+            settle_seconds=watch.settle_seconds,
+            agent_version=__version__,
+        )
+        self._finder = threading.Thread(target=self._find, name="finder", daemon=True)
+        self._scheduler = self._schedule()
+        self._status = StatusFile(state)
+        self._files: dict[str, Any] = {}
+        self._looked = False
+        self._report_due = 0.0
+        self._profile_seen = _stamp(self._profile_path)
+
+    def run(self) -> None:
+        """Start, work until :meth:`request_stop`, then stop in order and save what is known."""
+        self.start()
+        while not self._stop.wait(_SUPERVISE):
+            self._pull_back_late_jobs()
+        self.stop()
+
+    def start(self) -> None:
+        """Watch, find, dispatch."""
+        _log.info(
+            "agent %s of robot %s watches %s",
+            __version__,
+            self._robot,
+            ", ".join(str(root) for root in self._settings.watch.roots),
+            extra={"event": "started"},
+        )
+        if damage := self.history.damage():
+            _log.error(
+                "%d damaged lines of the history were set aside, the rest is sound", damage, extra={"event": "damage"}
+            )
+        self._watch.start()
+        self._finder.start()
+        self._scheduler.start()
+
+    def request_stop(self) -> None:
+        """Make :meth:`run` return; may be called from a signal handler."""
+        self._stop.set()
+
+    def stop(self) -> None:
+        """No new work; parts in flight get their time; states are saved."""
+        self._stop.set()
+        self._sightings.put(Sighting(self._state))  # wakes the finder
+        self._scheduler.shutdown(wait=True)
+        self._watch.stop()
+        self._clock.stop()
+        self.dispatch.stop(_GRACE)
+        self._workers.shutdown(wait=True)
+        self._finder.join()
+        self._gateway.close()
+        self.history.close()
+        self._status.remove()
+        _log.info("stopped", extra={"event": "stopped"})
+
+    # -- the finder
+
+    def _find(self) -> None:
+        while not self._stop.is_set():
+            try:
+                self._find_once()
+            except Exception:  # noqa: BLE001 - whatever it is, looking must go on
+                _log.exception("looking for recordings failed; the next scan tries again", extra={"event": "bug"})
+                self._stop.wait(_SUPERVISE)
+
+    def _find_once(self) -> None:
+        """Wait for a sighting or for what is due; make documents of what was found."""
+        wait = max(0.0, self.discover.next_step() - self._clock.monotonic())
+        try:
+            self.discover.sight(self._sightings.get(timeout=wait))
+            while True:
+                self.discover.sight(self._sightings.get_nowait())
+        except queue.Empty:
+            pass
+        new = False
+        self._looked = True
+        for found in self.discover.step():
+            try:
+                new = self._intake.accept(found) is not None or new
+            except HistoryFullError as error:
+                self.discover.again(found.path)
+                self.gate.hold(error.code, error.message, error.hint)
+        if new:
+            self.dispatch.tick()
+
+    # -- asset ids
+
+    def _asset_id(self, recording: Recording, snapshot: str, profiles: Mapping[str, DeviceProfile]) -> str:
+        assets = self._settings.assets
+        return asset_id(
+            recording,
+            robot=self._robot,
+            known=assets.map,
+            snapshot=snapshot,
+            profiles=profiles,
+            default=assets.default,
+        )
+
+    def _snapshot(self, recording: Recording) -> str:
+        try:
+            return self._asset_id(recording, "", self._profiles.load())
+        except AgentError:
+            return ""  # it is asked again at each claim
+
+    # -- the scheduler
+
+    def _schedule(self) -> BackgroundScheduler:
+        scheduler = BackgroundScheduler(
+            executors={"default": JobPool(3)},
+            job_defaults={"misfire_grace_time": None, "coalesce": True, "max_instances": 1},
+            timezone=timezone.utc,
+        )
+        for job, seconds in (
+            (self.dispatch.tick, _TICK),
+            (self._refresh, _REFRESH),
+            (self._watch.supervise, _SUPERVISE),
+            (self._publish, _PUBLISH),
+        ):
+            scheduler.add_job(job, Every(seconds), id=job.__name__)
+        scheduler.add_listener(_report_job_error, EVENT_JOB_ERROR)
+        return scheduler
+
+    def _pull_back_late_jobs(self) -> None:
+        """After the clock went back a job may be dated far ahead: date it anew."""
+        now = datetime.now(timezone.utc)
+        for job in self._scheduler.get_jobs():
+            if job.next_run_time is not None and job.next_run_time > now + 2 * job.trigger.period:
+                job.modify(next_run_time=now)
+
+    def _refresh(self) -> None:
+        for error in self._credentials.refresh_due():
+            _log.warning("could not refresh credentials: %s", error.message, extra={"event": "refresh_failed"})
+        stamp = _stamp(self._profile_path)
+        if stamp != self._profile_seen:
+            self._profile_seen = stamp
+            _log.info("the device profile file was changed", extra={"event": "profiles_changed"})
+            self.dispatch.cause_changed()
+
+    def _publish(self) -> None:
+        """Write down for `status` what only this process knows, when it has changed."""
+        now = self._clock.monotonic()
+        if self._looked and now >= self._report_due:  # a report costs a walk over all that is known
+            self._looked, self._report_due = False, now + _SUPERVISE
+            self._files = _files(self.discover.report())
+        try:
+            self._status.write(self.snapshot())
+        except OSError as error:
+            _log.debug("could not write the status file: %s", error, extra={"event": "publish_failed"})
+
+    def snapshot(self) -> dict[str, Any]:
+        """What only this process knows: the gate, what is in flight, what lies on the disk."""
+        now, wall = self._clock.monotonic(), self._clock.now()
+        closed = self.gate.closed()
+        return {
+            "version": __version__,
+            "device_id": self._robot,
+            "gate": None
+            if closed is None
+            else {
+                "reason": closed.reason,
+                "code": closed.code,
+                "hint": closed.hint,
+                "since": utc_text(wall - (now - closed.since)),
+                "next_probe": None if closed.next_probe is None else utc_text(wall + closed.next_probe - now),
+            },
+            "uploads": [
+                {
+                    "id": claim.log.id,
+                    "episode_id": claim.log.episode_id,
+                    "path": claim.log.path,
+                    "file_size": claim.log.file_size,
+                    "bytes_sent": claim.transfer.kept + claim.transfer.sent,
+                    "bytes_per_second": round(claim.transfer.sent / max(now - claim.began, 0.001)),
+                    "probe": claim.probe,
+                }
+                for claim in self.dispatch.in_flight()
+            ],
+            "lease_remaining_seconds": self._credentials.shortest_lease(),
+            "watcher_up": self._watch.alive,
+            "files": self._files,
+        }
+
+
+def oldest_wanted(settings: Settings, clock: Clock) -> Any:
+    """watch.newer_than as the finder asks it: the oldest wanted mtime at this moment, or None."""
+    limit = newer_than(settings.watch.newer_than)
+    if limit is None:
+        return None
+    if isinstance(limit, datetime):
+        return limit.timestamp
+    return lambda: clock.now() - limit.total_seconds()
+
+
+def _files(report: DiskReport) -> dict[str, Any]:
+    """What lies on the disk and is no recording, with the first of each kind by name."""
+
+    def named(held: Sequence[Held]) -> list[str]:
+        return [f"{file.path} ({file.why}, no change for {file.quiet_seconds:.0f} s)" for file in held[:_NAMED]]
+
+    return {
+        "recording": named(report.recording),
+        "unfinished": named(report.unfinished),
+        "waiting": named(report.waiting),
+        "skipped": [str(path) for path in report.skipped[:_NAMED]],
+        "missing": [str(root) for root in report.missing_roots],
+        "unreadable": [f"{folder} ({why})" for folder, why in report.unreadable_folders.items()],
+        "files": {
+            "recording": len(report.recording),
+            "unfinished": len(report.unfinished),
+            "waiting": len(report.waiting),
+            "skipped": len(report.skipped),
+            "complete": report.complete,
+            "damaged": report.damaged,
+        },
+        "ignored": {**report.ignored, **({"links": report.links} if report.links else {})},
+    }
+
+
+def _stamp(path: Path) -> tuple[int, int] | None:
+    try:
+        stat = path.stat()
+    except OSError:
+        return None
+    return stat.st_ino, stat.st_mtime_ns
+
+
+def _report_job_error(event: JobExecutionEvent) -> None:
+    _log.error(
+        "scheduled job %s failed: %s", event.job_id, event.exception, extra={"event": "bug"}, exc_info=event.exception
+    )

@@ -1,0 +1,21 @@
+"""The commands."""
+
+from __future__ import annotations
+
+import click
+
+from agent import __version__
+from agent.cli.configuration import config
+from agent.cli.running import run
+from agent.cli.showing import history, status, why
+from agent.cli.trying import demo, devcloud
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.version_option(__version__, prog_name="keystone-agent")
+def cli() -> None:
+    """Upload this robot's finished MCAP recordings to S3-compatible storage: each one whole, once."""
+
+
+for command in (run, status, why, history, config, demo, devcloud):
+    cli.add_command(command)

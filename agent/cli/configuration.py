@@ -1,0 +1,47 @@
+"""`config show` and `config validate`."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import click
+
+from agent.cli.options import print_json, with_config, with_json
+from agent.edges.config import load, to_toml
+
+
+@click.group()
+def config() -> None:
+    """Show or check the configuration."""
+
+
+@config.command()
+@with_config
+@with_json
+@click.option("--origin", is_flag=True, help="Say where each value comes from.")
+def show(config_path: Path | None, as_json: bool, origin: bool) -> None:
+    """Print the settings in force."""
+    loaded = load(config_path, os.environ)
+    if as_json:
+        values = loaded.settings.model_dump(mode="json")
+        print_json({"settings": values, "origin": dict(loaded.origin)} if origin else values)
+    elif origin:
+        for key, source in loaded.origin.items():
+            section, _, name = key.partition(".")
+            value = getattr(getattr(loaded.settings, section), name)
+            click.echo(f"{key} = {'' if value is None else value}  ({source})")
+    else:
+        click.echo(to_toml(loaded.settings), nl=False)
+
+
+@config.command()
+@with_config
+@with_json
+def validate(config_path: Path | None, as_json: bool) -> None:
+    """Check the configuration; every fault is named, exit code 2."""
+    load(config_path, os.environ)
+    if as_json:
+        print_json({"valid": True})
+    else:
+        click.echo("the configuration is valid")
