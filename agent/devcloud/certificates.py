@@ -1,0 +1,37 @@
+"""A certificate authority of one folder, and a certificate for the loopback by it."""
+
+from __future__ import annotations
+
+import ssl
+from dataclasses import dataclass
+from pathlib import Path
+
+from agent.devcloud.ledger import write_private
+
+
+@dataclass(frozen=True, slots=True)
+class Certificates:
+    """``ca_file`` is for clients to trust; ``server_file`` has key and chain, for servers."""
+
+    ca_file: Path
+    server_file: Path
+
+    def context(self) -> ssl.SSLContext:
+        """A context for a server."""
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.load_cert_chain(self.server_file)
+        return context
+
+
+def certificates(folder: Path) -> Certificates:
+    """The certificates in ``folder``; made when they are missing, kept so that clients go on trusting them."""
+    made = Certificates(folder / "ca.pem", folder / "server.pem")
+    if made.ca_file.exists() and made.server_file.exists():
+        return made
+    import trustme  # noqa: PLC0415 - only the few who want TLS pay for it
+
+    authority = trustme.CA()
+    issued = authority.issue_cert("127.0.0.1", "localhost")
+    write_private(made.server_file, issued.private_key_and_cert_chain_pem.bytes().decode())
+    made.ca_file.write_bytes(authority.cert_pem.bytes())
+    return made

@@ -1,0 +1,329 @@
+"""The door before the store: only requests with a lease that the gateway issued get through, as at a store with STS.
+
+Bodies stream through in small blocks, in both directions; the store behind gets the same request signed with its own
+keys. Refusals speak S3's XML. An optional pace makes all connections together as slow as one link.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import http.client
+import io
+import logging
+import select
+import socket
+import ssl
+import sys
+import threading
+import time
+import uuid
+from collections.abc import Callable, Iterator, Mapping
+from email.utils import formatdate
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+from urllib.parse import urlsplit
+from xml.sax.saxutils import escape
+
+from agent.devcloud import sigv4
+from agent.devcloud.admission import Admission, RefusedError
+from agent.devcloud.ledger import Ledger
+from agent.devcloud.servers import Endpoint
+
+LOG = logging.getLogger(__name__)
+_BLOCK = 128 * 1024
+_IDLE_SECONDS = 120
+_BURST_SECONDS = 0.05  # how far a paced link may run ahead
+_HOP_BY_HOP = frozenset(
+    {"connection", "keep-alive", "proxy-authenticate", "proxy-authorization", "te", "trailer", "transfer-encoding",
+     "upgrade", "expect"}
+)  # fmt: skip
+_NOT_PASSED_ON = _HOP_BY_HOP | {
+    "authorization", "host", "x-amz-security-token", "x-amz-date", "x-amz-content-sha256", "content-length",
+}  # fmt: skip
+
+
+class Pace:
+    """A link of so many bytes a second, shared by all connections; 0 is no limit."""
+
+    def __init__(self, bytes_per_second: float) -> None:
+        """Begin with a free link."""
+        self.bytes_per_second = bytes_per_second
+        self._lock = threading.Lock()
+        self._cut = threading.Event()
+        self._free_at = 0.0
+
+    def take(self, size: int) -> None:
+        """Return when ``size`` bytes have passed the link, or at once when it was cut."""
+        if not self.bytes_per_second:
+            return
+        with self._lock:
+            now = time.monotonic()
+            self._free_at = max(self._free_at, now - _BURST_SECONDS) + size / self.bytes_per_second
+            wait = self._free_at - now
+        if wait > 0:
+            self._cut.wait(wait)
+
+    def cut(self) -> None:
+        """Let everybody go who waits."""
+        self._cut.set()
+
+
+class Front:
+    """The store as devices see it."""
+
+    def __init__(
+        self,
+        ledger: Ledger,
+        store: Endpoint,
+        *,
+        now: Callable[[], float] = time.time,
+        port: int = 0,
+        tls: ssl.SSLContext | None = None,
+        bandwidth: float = 0,
+    ) -> None:
+        """Listen on the loopback; ``port`` 0 lets the system choose. ``bandwidth`` is bytes a second, 0 unlimited."""
+        self.store = store
+        self.admission = Admission(ledger, now)
+        self.pace = Pace(bandwidth)
+        self._server = _Server(("127.0.0.1", port), self, tls)
+        self.port = self._server.server_port
+        self.url = f"{'https' if tls else 'http'}://127.0.0.1:{self.port}"
+        self._thread = threading.Thread(target=self._server.serve_forever, args=(0.05,), name="front", daemon=True)
+        self._thread.start()
+        LOG.info("store front answers at %s", self.url, extra={"event": "front_started"})
+
+    def stop(self) -> None:
+        """Cut every connection and stop listening."""
+        self.pace.cut()
+        self._server.shutdown()
+        self._thread.join()
+        self._server.cut_connections()
+        self._server.server_close()
+
+
+class _Server(ThreadingHTTPServer):
+    """A thread for each connection; the handshake happens there, too, so that a slow one stops nobody."""
+
+    request_queue_size = 128
+
+    def __init__(self, address: tuple[str, int], front: Front, tls: ssl.SSLContext | None) -> None:
+        self.front = front
+        self._tls = tls
+        self._open: dict[socket.socket, threading.Thread] = {}
+        self._behind: dict[threading.Thread, socket.socket] = {}
+        self._open_lock = threading.Lock()
+        super().__init__(address, _Handler)
+
+    def server_bind(self) -> None:
+        if self.front.pace.bytes_per_second:
+            # Else the kernel takes megabytes in advance, and the link looks faster than it is.
+            self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, _BLOCK)
+        super().server_bind()
+
+    def get_request(self) -> tuple[socket.socket, Any]:
+        connection, address = super().get_request()
+        if self._tls is not None:
+            connection = self._tls.wrap_socket(connection, server_side=True, do_handshake_on_connect=False)
+        return connection, address
+
+    def process_request(self, request: Any, client_address: Any) -> None:
+        thread = threading.Thread(target=self.process_request_thread, args=(request, client_address), daemon=True)
+        with self._open_lock:
+            self._open[request] = thread
+        thread.start()
+
+    def serves(self, backend: socket.socket) -> None:
+        """The calling thread now waits for ``backend``, too."""
+        with self._open_lock:
+            self._behind[threading.current_thread()] = backend
+
+    def shutdown_request(self, request: Any) -> None:
+        super().shutdown_request(request)
+        with self._open_lock:
+            self._open.pop(request, None)
+            self._behind.pop(threading.current_thread(), None)
+
+    def cut_connections(self) -> None:
+        with self._open_lock:
+            still_open = dict(self._open)
+            behind = list(self._behind.values())
+        for connection in (*still_open, *behind):
+            with contextlib.suppress(OSError):
+                # Past the TLS layer: another thread is inside it.
+                socket.socket.shutdown(connection, socket.SHUT_RDWR)
+        for thread in still_open.values():
+            thread.join(timeout=10)
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        del request
+        error = sys.exc_info()[1]
+        if isinstance(error, OSError | http.client.HTTPException):
+            LOG.debug("connection of %s lost: %s", client_address, error, extra={"event": "front_connection_lost"})
+        else:
+            LOG.error("store front failed", exc_info=error, extra={"event": "front_failed"})
+
+
+class _Body:
+    """A request's body, read once, paced and compared with the digest that was signed."""
+
+    def __init__(self, source: io.BufferedIOBase, headers: Mapping[str, str], pace: Pace) -> None:
+        self.length = int(headers.get("content-length", 0))
+        self._left = self.length
+        self._source = source
+        self._pace = pace
+        declared = headers.get("x-amz-content-sha256", sigv4.UNSIGNED_PAYLOAD)
+        self._declared = "" if declared == sigv4.UNSIGNED_PAYLOAD else declared.lower()
+
+    def blocks(self) -> Iterator[memoryview]:
+        """The body in blocks; the last one only if the whole is what was signed, so that a wrong one never lands."""
+        block = memoryview(bytearray(min(_BLOCK, self._left)))
+        digest = hashlib.sha256()
+        while self._left:
+            wanted = min(len(block), self._left)
+            if self._source.readinto(block[:wanted]) != wanted:
+                raise ConnectionResetError("the client left within the body")
+            self._left -= wanted
+            self._pace.take(wanted)
+            if self._declared:
+                digest.update(block[:wanted])
+            if not self._left:
+                self._compare(digest.hexdigest())
+            yield block[:wanted]
+        if not self.length:
+            self._compare(digest.hexdigest())
+
+    def _compare(self, found: str) -> None:
+        if self._declared and self._declared != found:
+            raise RefusedError(400, "XAmzContentSHA256Mismatch", "the payload is not the one that was signed")
+
+    def drain(self) -> None:
+        """Read what is left and forget it: a client that still sends would not read the answer."""
+        self._declared = ""
+        for _ in self.blocks():
+            pass
+
+
+class _Handler(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    server_version = "keystone-devcloud"
+    disable_nagle_algorithm = True
+    timeout = _IDLE_SECONDS
+    server: _Server
+
+    def setup(self) -> None:
+        super().setup()
+        self._backend: http.client.HTTPConnection | None = None
+
+    def finish(self) -> None:
+        self._drop_backend()
+        super().finish()
+
+    def do_GET(self) -> None:
+        front = self.server.front
+        headers = {name.lower(): value for name, value in self.headers.items()}
+        if "transfer-encoding" in headers:
+            self.close_connection = True
+            self._refuse(RefusedError(411, "MissingContentLength", "a body needs a Content-Length"))
+            return
+        where = urlsplit(self.path)
+        body = _Body(self.rfile, headers, front.pace)
+        try:
+            front.admission.admit(sigv4.Request(self.command, where.path, where.query, headers))
+            passed_on = {name: value for name, value in headers.items() if name not in _NOT_PASSED_ON}
+            self._pass_on(sigv4.Request(self.command, where.path, where.query, passed_on), body)
+        except RefusedError as refusal:
+            body.drain()
+            self._refuse(refusal)
+
+    do_HEAD = do_PUT = do_POST = do_DELETE = do_GET  # noqa: N815 - the names http.server looks for
+
+    def _pass_on(self, request: sigv4.Request, body: _Body) -> None:
+        headers = sigv4.sign(request, self.server.front.store)
+        if body.length or request.method in {"PUT", "POST"}:
+            headers["content-length"] = str(body.length)
+        try:
+            backend = self._connected()
+            backend.putrequest(request.method, self.path, skip_host=True, skip_accept_encoding=True)
+            for name, value in headers.items():
+                backend.putheader(name, value)
+            backend.endheaders()
+            self._send(body, backend)
+            answer = backend.getresponse()
+        except RefusedError:
+            self._drop_backend()
+            raise
+        except (OSError, http.client.HTTPException) as error:
+            self._drop_backend()
+            raise RefusedError(503, "ServiceUnavailable", f"the store is away ({type(error).__name__})") from error
+        self._relay(answer)
+
+    @staticmethod
+    def _send(body: _Body, backend: http.client.HTTPConnection) -> None:
+        for block in body.blocks():
+            try:
+                backend.send(block)
+            except (BrokenPipeError, ConnectionResetError):
+                # The store has answered before the end; its answer is in the socket.
+                body.drain()
+                return
+
+    def _relay(self, answer: http.client.HTTPResponse) -> None:
+        self.send_response_only(answer.status, answer.reason)
+        for name, value in answer.getheaders():
+            if name.lower() not in _HOP_BY_HOP:
+                self.send_header(name, value)
+        has_body = self.command != "HEAD" and answer.status not in {204, 304}
+        chunked = has_body and answer.length is None
+        if chunked:
+            self.send_header("Transfer-Encoding", "chunked")
+        self.end_headers()
+        # read1 gives a chunk as soon as it is there; only read counts a known length in every Python.
+        read = answer.read1 if chunked else answer.read
+        while has_body and (block := read(_BLOCK)):
+            self.server.front.pace.take(len(block))
+            self.wfile.write(b"%x\r\n%b\r\n" % (len(block), block) if chunked else block)
+        if chunked:
+            self.wfile.write(b"0\r\n\r\n")
+        answer.read()  # the end, so that the connection can be used again
+
+    def _refuse(self, refusal: RefusedError) -> None:
+        request_id = uuid.uuid4().hex[:16].upper()
+        text = (
+            f'<?xml version="1.0" encoding="UTF-8"?>\n<Error><Code>{refusal.code}</Code>'
+            f"<Message>{escape(str(refusal))}</Message><Resource>{escape(urlsplit(self.path).path)}</Resource>"
+            f"<RequestId>{request_id}</RequestId></Error>"
+        ).encode()
+        LOG.info("store front refuses %s: %s", self.command, refusal.code, extra={"event": "front_refused"})
+        self.send_response_only(refusal.status)
+        self.send_header("Date", formatdate(usegmt=True))
+        self.send_header("Server", self.server_version)
+        self.send_header("x-amz-request-id", request_id)
+        if self.command == "HEAD":
+            self.end_headers()
+            return
+        self.send_header("Content-Type", "application/xml")
+        self.send_header("Content-Length", str(len(text)))
+        self.end_headers()
+        self.wfile.write(text)
+
+    def _connected(self) -> http.client.HTTPConnection:
+        """The connection to the store that this client's connection keeps; a new one when the store hung up."""
+        if self._backend is not None and self._backend.sock is not None:
+            if not select.select([self._backend.sock], [], [], 0)[0]:
+                return self._backend
+            self._drop_backend()
+        store = self.server.front.store
+        kind = http.client.HTTPSConnection if store.secure else http.client.HTTPConnection
+        self._backend = kind(store.netloc, timeout=_IDLE_SECONDS, blocksize=_BLOCK)
+        self._backend.connect()
+        self.server.serves(self._backend.sock)
+        return self._backend
+
+    def _drop_backend(self) -> None:
+        if self._backend is not None:
+            self._backend.close()
+            self._backend = None
+
+    def log_message(self, format: str, *args: Any) -> None:  # noqa: A002 - http.server's name
+        LOG.debug(format, *args, extra={"event": "front_request"})
