@@ -1,0 +1,274 @@
+"""The sync log: TinyDB documents in a journal, and in memory what is asked for often.
+
+Open documents are held as values; of all others memory knows where they lie, their status, and hashes of the texts
+by which they are looked up. So 100,000 documents cost some 15 MiB.
+"""
+
+from __future__ import annotations
+
+from array import array
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, fields, replace
+from pathlib import Path
+from typing import Any, get_args
+
+from tinydb.table import Document
+
+from agent.edges.journal import RESERVE, JournalDB, JournalStorage
+from agent.model import states
+from agent.model.nouns import Fault, Status, SyncLog, utc_text
+from agent.model.ports import Clock
+from agent.model.states import Event
+
+TABLE = "sync_logs"
+
+_FIELDS = tuple(field.name for field in fields(SyncLog))
+_KNOWN = frozenset(_FIELDS)
+_KNOWN_OF_FAULT = frozenset(field.name for field in fields(Fault))
+_CODES: dict[str, int] = {status: code for code, status in enumerate(get_args(Status), start=1)}  # 0: no document
+
+
+class TinyHistory:
+    """``agent.model.ports.History`` on TinyDB.
+
+    ``db`` is the TinyDB itself, for the small tables that stand beside the sync log; what is written to them inside
+    :meth:`transaction` becomes durable together with the sync log's documents.
+    """
+
+    def __init__(self, folder: Path, clock: Clock, *, read_only: bool = False, reserve: int = RESERVE) -> None:
+        """Open the history in ``folder``; a writer creates what is missing. ``reserve`` is in bytes.
+
+        Raises HistoryLockedError when another agent writes it, HistoryFullError when there is no room to begin one,
+        and AgentError when it can't be used: a newer format, or missing rights.
+        """
+        self._clock = clock
+        self._storage = JournalStorage(folder / "journal", read_only=read_only, reserve=reserve)
+        self._lock = self._storage.lock
+        self.db = JournalDB(storage=lambda: self._storage)
+        self._table = self.db.table(TABLE)
+        self._undo: list[tuple[int, SyncLog | None]] | None = None
+        self._open: dict[int, SyncLog] = {}
+        self._statuses = bytearray(1)  # by id
+        self._by_fingerprint = _Index()
+        self._by_path = _Index()
+        self._by_episode = _Index()
+        self._next_id = self._storage.last_id(TABLE) + 1
+        for id_, document in self._storage.documents(TABLE):
+            self._mark(id_, document["status"])
+            self._index(id_, document["fingerprint"], document["path"], document["episode_id"])
+            if document["status"] in ("pending", "in_progress") or document.get("next_retry_at") is not None:
+                self._remember(id_, from_json(document))
+
+    def add(self, log: SyncLog) -> SyncLog:
+        """Write a new document; its ``id`` is ignored and given here."""
+        with self.transaction():
+            log = replace(log, id=self._next_id)
+            self._next_id += 1
+            self._table.insert(Document(to_json(log), log.id))
+            self._note(None, log)
+            return log
+
+    def move(self, id_: int, event: Event, **changes: Any) -> SyncLog:
+        """Change a status through the state table."""
+        return self._change(id_, lambda log: states.move(log, event, utc_text(self._clock.now()), **changes))
+
+    def amend(self, id_: int, **changes: Any) -> SyncLog:
+        """Change other fields of a document that has not ended."""
+        return self._change(id_, lambda log: states.amend(log, **changes))
+
+    @contextmanager
+    def transaction(self) -> Iterator[None]:
+        """All writes of this thread inside become durable together, when the block ends; all or none.
+
+        Other threads wait at the history meanwhile. One inside another becomes part of that one.
+        """
+        with self._lock:
+            if self._undo is not None:
+                yield
+                return
+            self._undo = []
+            try:
+                with self._storage.transaction():
+                    yield
+            except BaseException:
+                for id_, log in reversed(self._undo):
+                    self._remember(id_, log)
+                raise
+            finally:
+                self._undo = None
+
+    def get(self, id_: int) -> SyncLog:
+        """One document."""
+        with self._lock:
+            if id_ in self._open:
+                return self._open[id_]
+            document = self._table.get(doc_id=id_)
+            if not isinstance(document, Document):
+                raise KeyError(id_)
+            return from_json(document)
+
+    def newest(self, fingerprint: str) -> SyncLog | None:
+        """The live document of these bytes."""
+        with self._lock:
+            return next(self._found(self._by_fingerprint, fingerprint, lambda log: log.fingerprint), None)
+
+    def open(self) -> Sequence[SyncLog]:
+        """Documents to which something may still happen, oldest id first."""
+        with self._lock:
+            return [self._open[id_] for id_ in sorted(self._open)]
+
+    def at_path(self, path: Path) -> Sequence[SyncLog]:
+        """Documents queued from this path, newest first."""
+        with self._lock:
+            return list(self._found(self._by_path, str(path), lambda log: log.path))
+
+    def of_episode(self, episode_id: str) -> Sequence[SyncLog]:
+        """Documents of this episode, newest first."""
+        with self._lock:
+            return list(self._found(self._by_episode, episode_id, lambda log: log.episode_id))
+
+    def newest_first(self, status: Status | None = None) -> Iterator[SyncLog]:
+        """All documents, or all with this status; each is read when it is its turn."""
+        for id_ in reversed(self._storage.ids(TABLE)):
+            with self._lock:
+                if status is not None and self._statuses[id_] != _CODES[status]:
+                    continue
+                log = self._get_if_any(id_)
+            if log is not None:
+                yield log
+
+    def counts(self) -> Mapping[Status, int]:
+        """How many documents stand in each status."""
+        with self._lock:
+            return {status: self._statuses.count(_CODES[status]) for status in get_args(Status)}
+
+    def room(self) -> bool:
+        """Whether the room set aside for a full disk is there in full; asks the disk for what is missing."""
+        return self._storage.room
+
+    def damage(self) -> int:
+        """Bad lines found now, or set aside earlier and not yet removed by somebody."""
+        return self._storage.damage
+
+    def tidy(self) -> None:
+        """Compact the journal when that is worth its while. For an agent that runs for months.
+
+        Raises HistoryFullError when there is no room for it; nothing is lost then.
+        """
+        with self._lock:
+            if self._storage.wasteful:
+                self._storage.compact()
+
+    def close(self) -> None:
+        """Let go of the files."""
+        self.db.close()
+
+    def _change(self, id_: int, change: Callable[[SyncLog], SyncLog]) -> SyncLog:
+        with self.transaction():
+            old = self.get(id_)
+            new = change(old)
+            # An update, not a replacement: fields that only a newer agent knows stay.
+            self._table.update(to_json(new), doc_ids=[id_])
+            self._note(old, new)
+            return new
+
+    def _note(self, old: SyncLog | None, new: SyncLog) -> None:
+        if self._undo is not None:
+            self._undo.append((new.id, old))
+        self._remember(new.id, new)
+        if old is None or _names(old) != _names(new):
+            self._index(new.id, *_names(new))
+
+    def _remember(self, id_: int, log: SyncLog | None) -> None:
+        self._mark(id_, log.status if log else "")
+        if log is not None and log.open:
+            self._open[id_] = log
+        else:
+            self._open.pop(id_, None)
+
+    def _mark(self, id_: int, status: str) -> None:
+        self._statuses.extend(bytes(max(0, id_ + 1 - len(self._statuses))))
+        self._statuses[id_] = _CODES.get(status, 0)
+
+    def _index(self, id_: int, fingerprint: str, path: str, episode_id: str) -> None:
+        self._by_fingerprint.add(fingerprint, id_)
+        self._by_path.add(path, id_)
+        self._by_episode.add(episode_id, id_)
+
+    def _found(self, index: _Index, text: str, of: Callable[[SyncLog], str]) -> Iterator[SyncLog]:
+        """Newest first; hashes may lie, the documents decide."""
+        for id_ in index.ids(text):
+            log = self._get_if_any(id_)
+            if log is not None and of(log) == text:
+                yield log
+
+    def _get_if_any(self, id_: int) -> SyncLog | None:
+        try:
+            return self.get(id_)
+        except KeyError:
+            return None
+
+
+class _Index:
+    """Which documents may carry a text: hashes in arrays, chained in buckets, 22 bytes for each document.
+
+    It never forgets: who asks looks at the documents themselves.
+    """
+
+    def __init__(self) -> None:
+        self._heads = array("I", bytes(4 * 1024))  # the newest row of each bucket; rows count from 1
+        self._next = array("I", [0])
+        self._hashes = array("q", [0])
+        self._ids = array("q", [0])
+
+    def add(self, text: str, id_: int) -> None:
+        if len(self._ids) > len(self._heads):
+            self._grow()
+        self._hashes.append(hash(text))
+        self._ids.append(id_)
+        self._next.append(0)
+        self._link(len(self._ids) - 1)
+
+    def ids(self, text: str) -> Sequence[int]:
+        """Ids of documents that may carry ``text``, highest first."""
+        wanted, found = hash(text), set()
+        row = self._heads[wanted % len(self._heads)]
+        while row:
+            if self._hashes[row] == wanted:
+                found.add(self._ids[row])
+            row = self._next[row]
+        return sorted(found, reverse=True)
+
+    def _grow(self) -> None:
+        self._heads = array("I", bytes(4 * 4 * len(self._heads)))
+        for row in range(1, len(self._ids)):
+            self._link(row)
+
+    def _link(self, row: int) -> None:
+        bucket = self._hashes[row] % len(self._heads)
+        self._next[row] = self._heads[bucket]
+        self._heads[bucket] = row
+
+
+def _names(log: SyncLog) -> tuple[str, str, str]:
+    return log.fingerprint, log.path, log.episode_id
+
+
+def to_json(log: SyncLog) -> dict[str, Any]:
+    """The document as it is stored and shown, its fields in the order of :class:`SyncLog`."""
+    return {
+        **{name: getattr(log, name) for name in _FIELDS},
+        "error": asdict(log.error) if log.error else None,
+        "raw_tags": dict(log.raw_tags),
+        "left_out_tags": list(log.left_out_tags),
+    }
+
+
+def from_json(document: Mapping[str, Any]) -> SyncLog:
+    """Fields that only a newer agent knows are passed over."""
+    known = {name: value for name, value in document.items() if name in _KNOWN}
+    error = {name: value for name, value in (known.get("error") or {}).items() if name in _KNOWN_OF_FAULT}
+    known["error"] = Fault(**error) if error else None
+    known["left_out_tags"] = tuple(known.get("left_out_tags", ()))
+    return SyncLog(**known)

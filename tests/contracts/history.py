@@ -1,0 +1,241 @@
+"""What every ``agent.model.ports.History`` must do."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from agent.model.nouns import Fault, SyncLog
+from agent.model.ports import History
+from agent.model.states import IllegalMoveError
+from tests.fakes.clock import FakeClock
+
+LATER = "2026-09-21T14:30:00.000Z"
+
+
+def document(name: str = "a", **fields: Any) -> SyncLog:
+    """A new document of the recording ``name``."""
+    return SyncLog(
+        id=0,
+        **{
+            "episode_id": f"episode-{name}",
+            "path": f"/data/{name}.mcap",
+            "file_size": 1000,
+            "mtime": "2026-09-21T14:13:20.000Z",
+            "fingerprint": f"1000-{name}",
+            **fields,
+        },
+    )
+
+
+class HistoryContract:
+    """Subclass it, and give the fixtures ``history`` and ``reopen``; the latter closes one and opens it again."""
+
+    @pytest.fixture
+    def clock(self) -> FakeClock:
+        return FakeClock()
+
+    @pytest.fixture
+    def history(self, clock: FakeClock, tmp_path: Path) -> History:
+        raise NotImplementedError
+
+    @pytest.fixture
+    def reopen(self, clock: FakeClock, tmp_path: Path) -> Callable[[History], History]:
+        raise NotImplementedError
+
+    def test_a_new_document_gets_the_next_id_and_is_otherwise_kept_as_it_came(self, history: History) -> None:
+        first, second = history.add(document("a")), history.add(document("b"))
+        assert (first.id, second.id) == (1, 2)
+        assert history.get(2) == second == document("b").__class__(**{**_fields(document("b")), "id": 2})
+
+    def test_every_field_survives_a_restart(self, history: History, reopen: Callable[[History], History]) -> None:
+        log = history.add(
+            document(
+                "ä\udcff",
+                sidecar_sha256="0" * 64,
+                trigger="marker",
+                reason="again,\nplease\0",
+                resync=True,
+                status="failed",
+                phase="uploading",
+                attempt_count=3,
+                next_retry_at=LATER,
+                error=Fault("counted", "INTERNAL", "it said: \u2028 no", "look"),
+                raw_tags={"scene": "Küche", "": "empty"},
+                left_out_tags=("long",),
+                part_size_bytes=8 << 20,
+                duration_seconds=1.25,
+                source_deleted=True,
+            )
+        )
+        assert reopen(history).get(log.id) == log
+
+    def test_open_and_ended_documents_are_found_after_a_restart(
+        self, history: History, reopen: Callable[[History], History]
+    ) -> None:
+        waiting, ended = history.add(document("a")), history.add(document("b"))
+        history.move(ended.id, "claimed")
+        ended = history.move(ended.id, "done")
+        history = reopen(history)
+        assert list(history.open()) == [waiting]
+        assert history.newest("1000-a") == waiting
+        assert history.newest("1000-b") == ended
+        assert history.counts() == {"pending": 1, "in_progress": 0, "completed": 1, "failed": 0}
+
+    def test_a_move_goes_through_the_state_table_at_the_clock_s_time(self, history: History) -> None:
+        id_ = history.add(document()).id
+        claimed = history.move(id_, "claimed", phase="opening")
+        assert (claimed.status, claimed.attempt_count, claimed.phase) == ("in_progress", 1, "opening")
+        assert claimed.started_at == "2026-09-21T14:13:20.000Z"
+        assert history.get(id_) == claimed
+
+    def test_a_forbidden_move_raises_and_changes_nothing(self, history: History) -> None:
+        log = history.add(document())
+        with pytest.raises(IllegalMoveError):
+            history.move(log.id, "done")
+        assert history.get(log.id) == log
+        assert list(history.open()) == [log]
+
+    def test_an_amendment_changes_fields_of_an_open_document_only(self, history: History) -> None:
+        id_ = history.add(document()).id
+        assert history.amend(id_, object_key="k", raw_tags={"a": "b"}).object_key == "k"
+        history.move(id_, "claimed")
+        ended = history.move(id_, "gave_up")
+        with pytest.raises(IllegalMoveError):
+            history.amend(id_, object_key="other")
+        assert history.get(id_) == ended
+
+    def test_an_unknown_id_is_a_key_error(self, history: History) -> None:
+        history.add(document())
+        for ask in (history.get, lambda id_: history.move(id_, "claimed"), lambda id_: history.amend(id_, reason="")):
+            with pytest.raises(KeyError):
+                ask(2)
+
+    def test_the_newest_document_of_a_fingerprint_is_the_live_one(self, history: History) -> None:
+        history.add(document("a"))
+        history.add(document("b"))
+        second = history.add(document("a", path="/elsewhere/a.mcap"))
+        assert history.newest("1000-a") == second
+        assert history.newest("1000-c") is None
+
+    def test_open_documents_come_oldest_first_whatever_happened_to_them(self, history: History) -> None:
+        for name in "abcd":
+            history.add(document(name))
+        history.move(2, "claimed")
+        history.move(2, "counted", next_retry_at=LATER)
+        history.move(1, "claimed")
+        history.move(1, "gate_closed")
+        history.move(3, "claimed")
+        history.move(3, "gave_up")
+        assert [log.id for log in history.open()] == [1, 2, 4]
+
+    def test_documents_of_a_path_and_of_an_episode_come_newest_first(self, history: History) -> None:
+        history.add(document("a", episode_id="e"))
+        history.add(document("b", episode_id="e"))
+        history.add(document("a", episode_id="f"))
+        assert [log.id for log in history.at_path(Path("/data/a.mcap"))] == [3, 1]
+        assert [log.id for log in history.of_episode("e")] == [2, 1]
+        assert list(history.at_path(Path("/data"))) == []
+        assert list(history.of_episode("")) == []
+
+    def test_a_document_is_found_under_its_new_episode_and_no_more_under_the_old(self, history: History) -> None:
+        id_ = history.add(document("a")).id
+        history.amend(id_, episode_id="other")
+        assert [log.id for log in history.of_episode("other")] == [id_]
+        assert list(history.of_episode("episode-a")) == []
+
+    def test_documents_are_listed_newest_first_by_status_too(self, history: History) -> None:
+        for name in "abc":
+            history.add(document(name))
+        history.move(2, "claimed")
+        assert [log.id for log in history.newest_first()] == [3, 2, 1]
+        assert [log.id for log in history.newest_first("pending")] == [3, 1]
+        assert [log.id for log in history.newest_first("completed")] == []
+
+    def test_a_list_goes_on_while_documents_change(self, history: History) -> None:
+        for name in "abc":
+            history.add(document(name))
+        listed = history.newest_first("pending")
+        assert next(listed).id == 3
+        history.add(document("d"))
+        assert [log.id for log in listed] == [2, 1]
+
+    def test_a_transaction_keeps_all_its_writes(self, history: History, reopen: Callable[[History], History]) -> None:
+        with history.transaction():
+            first = history.add(document("a"))
+            assert history.newest("1000-a") == first
+            history.move(first.id, "claimed")
+            second = history.add(document("b"))
+            assert [log.id for log in history.at_path(Path("/data/b.mcap"))] == [second.id]
+        history = reopen(history)
+        assert [(log.id, log.status) for log in history.open()] == [(1, "in_progress"), (2, "pending")]
+
+    def test_a_transaction_that_fails_leaves_nothing(
+        self, history: History, reopen: Callable[[History], History]
+    ) -> None:
+        log = history.add(document("a"))
+
+        def work() -> None:
+            with history.transaction():
+                history.move(log.id, "claimed")
+                history.move(log.id, "done")
+                history.add(document("b"))
+                with history.transaction():
+                    history.add(document("a"))
+                raise ZeroDivisionError
+
+        with pytest.raises(ZeroDivisionError):
+            work()
+        for found in (history, reopen(history)):
+            assert list(found.open()) == list(found.newest_first()) == [log]
+            assert found.newest("1000-a") == log
+            assert found.newest("1000-b") is None
+            assert found.counts()["pending"] == 1
+        assert not list(history.of_episode("episode-b"))
+
+    def test_writes_of_other_threads_wait_for_a_transaction_and_are_not_part_of_it(self, history: History) -> None:
+        other = threading.Thread(target=lambda: history.add(document("other")))
+
+        def work() -> None:
+            with history.transaction():
+                history.add(document("mine"))
+                other.start()
+                other.join(0.05)
+                assert other.is_alive()
+                raise ZeroDivisionError
+
+        with pytest.raises(ZeroDivisionError):
+            work()
+        other.join()
+        assert [log.episode_id for log in history.newest_first()] == ["episode-other"]
+
+    def test_ids_go_up_across_restarts(self, history: History, reopen: Callable[[History], History]) -> None:
+        history.add(document("a"))
+        history = reopen(history)
+        assert history.add(document("b")).id == 2
+
+    def test_many_threads_lose_no_document(self, history: History) -> None:
+        def work(name: str) -> None:
+            for number in range(10):
+                id_ = history.add(document(f"{name}{number}")).id
+                history.move(id_, "claimed")
+                history.move(id_, "done")
+
+        threads = [threading.Thread(target=work, args=(name,)) for name in "abcd"]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert [log.id for log in history.newest_first("completed")] == list(range(40, 0, -1))
+
+    def test_a_sound_history_says_so(self, history: History) -> None:
+        assert history.damage() == 0
+        assert history.room()
+
+
+def _fields(log: SyncLog) -> dict[str, Any]:
+    return {name: getattr(log, name) for name in log.__dataclass_fields__}

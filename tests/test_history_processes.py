@@ -1,0 +1,136 @@
+"""The history and other processes: a second agent, readers, kill -9."""
+
+from __future__ import annotations
+
+import random
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from agent.model.errors import HistoryLockedError
+from tests.contracts.history import document
+from tests.test_history import opened
+
+ROOT = Path(__file__).parents[1]
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    return tmp_path / "history"
+
+
+def test_a_second_agent_is_refused(folder: Path) -> None:
+    script = (
+        "import sys; from tests.test_history import *\nwith opened(Path(sys.argv[1])): print('in', flush=True); input()"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", script, folder], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=ROOT
+    ) as other:
+        assert other.stdout is not None
+        assert other.stdout.readline() == "in\n"
+        with pytest.raises(HistoryLockedError), opened(folder):
+            pass
+        with opened(folder, read_only=True) as reader:
+            assert reader.counts()["pending"] == 0
+        other.communicate("\n")
+        assert other.returncode == 0
+    with opened(folder) as history:
+        history.add(document())
+
+
+READER = """
+import sys
+from tests.test_history import *
+folder, seen, times = Path(sys.argv[1]), 0, 0
+print("ready", flush=True)
+while True:
+    last = (folder / "stop").exists()
+    with opened(folder, read_only=True) as history:
+        logs = list(history.newest_first())
+        assert [log.id for log in logs] == list(range(len(logs), 0, -1)), logs
+        assert len(logs) >= seen, (len(logs), seen)
+        assert history.damage() == 0
+        for log in logs:
+            assert log.reason == f"document {log.id}" and history.newest(log.fingerprint) == log
+        assert all(log.status == "completed" for log in logs[1:])
+        seen, times = len(logs), times + 1
+    if last:
+        print(seen, times, flush=True)
+        break
+"""
+
+
+def test_a_reader_in_another_process_sees_a_sound_beginning_while_the_agent_writes_and_compacts(folder: Path) -> None:
+    with (
+        opened(folder) as history,
+        subprocess.Popen([sys.executable, "-c", READER, folder], stdout=subprocess.PIPE, text=True, cwd=ROOT) as reader,
+    ):
+        assert reader.stdout is not None
+        assert reader.stdout.readline() == "ready\n"
+        try:
+            for number in range(1, 401):
+                history.add(document(str(number), reason=f"document {number}"))
+                history.move(number, "claimed")
+                history.move(number, "done")
+                if number % 20 == 0:
+                    history._storage.compact()
+        finally:
+            (folder / "stop").touch()
+        seen, times = reader.communicate()[0].split()
+        assert reader.returncode == 0
+        assert int(seen) == 400
+        assert int(times) > 3
+
+
+WRITER = """
+import sys
+from tests.test_history import *
+with opened(Path(sys.argv[1])) as history:
+    print("open", history.damage(), flush=True)
+    while True:
+        with history.transaction():
+            log = history.add(document("a", reason="x" * 3000))
+            other = history.add(document("b"))
+        print(log.id, "pending", other.id, "pending", flush=True)
+        for event in ("claimed", "done"):
+            log = history.move(log.id, event)
+            print(log.id, log.status, flush=True)
+        if log.id % 20 == 1:
+            history._storage.compact()
+"""
+
+
+def test_kill_9_at_any_moment_loses_nothing_that_was_acknowledged(folder: Path) -> None:
+    seed = random.Random(9)
+    promised: dict[int, str] = {}
+    rank = ["pending", "in_progress", "completed"]
+    for _ in range(30):
+        with subprocess.Popen(
+            [sys.executable, "-c", WRITER, folder], stdout=subprocess.PIPE, text=True, cwd=ROOT
+        ) as writer:
+            assert writer.stdout is not None
+            assert writer.stdout.readline() == "open 0\n"
+            for _ in range(seed.randrange(1, 60)):
+                _note(promised, writer.stdout.readline())
+            writer.send_signal(signal.SIGKILL)
+            for said in writer.stdout:
+                _note(promised, said)
+        with opened(folder) as history:
+            assert history.damage() == 0
+            for id_, status in promised.items():
+                assert rank.index(history.get(id_).status) >= rank.index(status)
+            logs = list(history.newest_first())
+            # Both documents of a transaction or none, and no id twice.
+            assert [log.id for log in logs] == list(range(len(logs), 0, -1))
+            assert len(logs) % 2 == 0
+            assert len(logs) <= len(promised) + 2
+            promised = {log.id: log.status for log in logs}
+
+
+def _note(promised: dict[int, str], said: str) -> None:
+    words = said.split()
+    if said.endswith("\n"):
+        promised |= {int(id_): status for id_, status in zip(words[::2], words[1::2], strict=True)}

@@ -1,0 +1,121 @@
+"""The state table: what may happen to a document, pair by pair."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any, get_args
+
+import pytest
+
+from agent.model.nouns import Fault, Status, SyncLog
+from agent.model.states import Event, IllegalMoveError, amend, move
+from tests.contracts.history import document
+
+AT = "2026-09-21T14:13:20.000Z"
+LATER = "2026-09-21T14:30:00.000Z"
+
+# Every document that can exist, by what its status says; "failed" is two states.
+STATES: dict[str, SyncLog] = {
+    "pending": document(status="pending", attempt_count=2),
+    "in_progress": document(status="in_progress", attempt_count=2, started_at="2026-01-01T00:00:00.000Z"),
+    "completed": document(status="completed", attempt_count=2),
+    "waiting": document(status="failed", attempt_count=2, next_retry_at=LATER),
+    "failed": document(status="failed", attempt_count=2),
+}
+DATED = {"counted", "blocked_alone"}
+# (status, attempts) after each event; what is not here is forbidden.
+AFTER: dict[tuple[str, str], tuple[str, int]] = {
+    ("pending", "claimed"): ("in_progress", 3),
+    ("in_progress", "done"): ("completed", 2),
+    ("in_progress", "gate_closed"): ("pending", 1),
+    ("in_progress", "changed"): ("pending", 1),
+    ("in_progress", "blocked_alone"): ("failed", 1),
+    ("in_progress", "counted"): ("failed", 2),
+    ("in_progress", "gave_up"): ("failed", 2),
+    ("in_progress", "session_lost"): ("pending", 2),
+    ("waiting", "due"): ("pending", 2),
+    ("waiting", "asked"): ("pending", 0),
+}
+PAIRS = [(state, event) for state in STATES for event in get_args(Event)]
+
+
+def date_for(event: str) -> dict[str, Any]:
+    return {"next_retry_at": LATER} if event in DATED else {}
+
+
+def test_every_status_is_in_the_table() -> None:
+    assert {log.status for log in STATES.values()} == set(get_args(Status))
+    assert {event for _, event in AFTER} == set(get_args(Event))
+
+
+@pytest.mark.parametrize(("state", "event"), PAIRS)
+def test_a_move_leads_where_the_table_says_or_raises(state: str, event: Event) -> None:
+    expected = AFTER.get((state, event))
+    if expected is None:
+        with pytest.raises(IllegalMoveError):
+            move(STATES[state], event, AT, **date_for(event))
+    else:
+        after = move(STATES[state], event, AT, **date_for(event))
+        assert (after.status, after.attempt_count) == expected
+        assert after.next_retry_at == (LATER if event in DATED else None)
+
+
+@pytest.mark.parametrize(("state", "event"), AFTER)
+def test_a_retry_date_belongs_to_a_failure_that_will_be_tried_again_and_to_nothing_else(
+    state: str, event: Event
+) -> None:
+    wrong = {} if event in DATED else {"next_retry_at": LATER}
+    with pytest.raises(IllegalMoveError):
+        move(STATES[state], event, AT, **wrong)
+
+
+@pytest.mark.parametrize(("state", "event"), AFTER)
+def test_a_move_takes_other_changes_along_but_no_status(state: str, event: Event) -> None:
+    after = move(STATES[state], event, AT, reason="because", status="completed", **date_for(event))
+    assert after.reason == "because"
+    assert after.status == AFTER[state, event][0]
+
+
+def test_a_claim_says_when_the_first_attempt_began() -> None:
+    first = move(STATES["pending"], "claimed", AT)
+    assert first.started_at == AT
+    again = move(move(first, "gate_closed", AT), "claimed", LATER)
+    assert again.started_at == AT
+
+
+def test_success_is_dated_and_forgets_the_error() -> None:
+    log = replace(STATES["in_progress"], error=Fault("offline", "dns", "no", ""))
+    after = move(log, "done", AT)
+    assert (after.completed_at, after.error) == (AT, None)
+
+
+def test_a_closed_gate_keeps_session_phase_and_error() -> None:
+    error = Fault("offline", "dns", "no", "")
+    log = replace(STATES["in_progress"], phase="uploading", upload_id="u", multipart_upload_id="m", error=error)
+    after = move(log, "gate_closed", AT)
+    assert (after.phase, after.upload_id, after.multipart_upload_id, after.error) == ("uploading", "u", "m", error)
+
+
+def test_a_lost_session_is_forgotten_and_nothing_else() -> None:
+    session = {"logical_upload_id": "l", "upload_id": "u", "multipart_upload_id": "m", "bucket": "b",
+               "object_key": "k", "part_size_bytes": 5, "part_count": 6, "etag": "e", "checksum": "c"}  # fmt: skip
+    log = replace(STATES["in_progress"], phase="uploading", asset_id="robot", **session)  # type: ignore[arg-type] # mixed
+    after = move(log, "session_lost", AT)
+    assert after == replace(STATES["in_progress"], status="pending", asset_id="robot")
+
+
+@pytest.mark.parametrize("state", ["pending", "in_progress", "waiting"])
+def test_an_open_document_can_be_amended(state: str) -> None:
+    assert amend(STATES[state], object_key="k") == replace(STATES[state], object_key="k")
+
+
+@pytest.mark.parametrize("state", ["completed", "failed"])
+def test_a_document_that_has_ended_never_changes(state: str) -> None:
+    with pytest.raises(IllegalMoveError):
+        amend(STATES[state], object_key="k")
+
+
+@pytest.mark.parametrize("field", ["id", "status", "attempt_count", "next_retry_at"])
+def test_what_follows_from_moves_cannot_be_amended(field: str) -> None:
+    with pytest.raises(IllegalMoveError):
+        amend(STATES["pending"], **{field: getattr(STATES["pending"], field)})
