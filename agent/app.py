@@ -128,6 +128,7 @@ class App:
             max_concurrent=settings.upload.max_concurrent,
             max_attempts=retry.max_attempts,
             settle_seconds=watch.settle_seconds,
+            sidecar_required=watch.sidecar == "required",
             agent_version=__version__,
         )
         self._finder = threading.Thread(target=self._find, name="finder", daemon=True)

@@ -22,9 +22,12 @@ from agent.edges.history import to_json
 from agent.model.nouns import SyncLog
 
 if TYPE_CHECKING:
+    from rich.console import Console
+
     from agent.devcloud.cloud import DevCloud
 
 _MIB = 1024 * 1024
+_LINK = 24 * _MIB  # bytes a second, so that there is something to see
 _PATIENCE = 50.0  # seconds until the demo gives up
 
 
@@ -35,7 +38,7 @@ def demo(mebibytes: int, seconds: float) -> None:
     """Record an MCAP, watch it reach a bucket, and compare the bytes; all on this machine."""
     from agent.devcloud.cloud import DevCloud  # noqa: PLC0415 - an extra: only these commands need it
 
-    with tempfile.TemporaryDirectory(prefix="keystone-demo-") as folder, DevCloud(Path(folder)) as cloud:
+    with tempfile.TemporaryDirectory(prefix="keystone-demo-") as folder, DevCloud(Path(folder), bandwidth=_LINK) as cloud:
         click.echo(f"embedded cloud: {cloud.store_url}, bucket {cloud.bucket}; everything is in {folder}")
         environ = {name: text for name, text in os.environ.items() if not name.startswith("KEYSTONE_AGENT_")}
         settings = load(cloud.config_path, environ).settings
@@ -72,14 +75,14 @@ def _watch(app: App, file: Path, recorder: subprocess.Popen[bytes], expected: in
     with Progress(*columns, console=console, disable=not console.is_terminal) as progress:
         recording = progress.add_task("recording (not taken: it has no footer yet)", total=expected)
         uploading = progress.add_task("uploading", total=None)
-        said = ""
+        said: set[str] = set()
         while waited < _PATIENCE:
             finished = recorder.poll() is not None
-            said = _say(console, said, "recorded, closed" if finished else "recording: not taken, it has no footer yet")
+            _say(console, said, "recorded, closed" if finished else "recording: not taken, it has no footer yet")
             size = file.stat().st_size if file.exists() else 0
             progress.update(recording, completed=size, total=size if finished else max(expected, size))
             for claim in app.dispatch.in_flight():
-                said = _say(console, said, "uploading")
+                _say(console, said, "uploading")
                 progress.update(uploading, total=claim.log.file_size, completed=claim.transfer.sent)
             ended = [log for log in app.history.at_path(file) if not log.open]
             if ended:
@@ -93,11 +96,11 @@ def _watch(app: App, file: Path, recorder: subprocess.Popen[bytes], expected: in
     )
 
 
-def _say(console: object, said: str, line: str) -> str:
-    """A plain line for each step where the output is no terminal."""
-    if said != line and not getattr(console, "is_terminal", False):
+def _say(console: Console, said: set[str], line: str) -> None:
+    """A plain line for each step, once, where the output is no terminal."""
+    if line not in said and not console.is_terminal:
+        said.add(line)
         click.echo(line)
-    return line
 
 
 def _prove(cloud: DevCloud, file: Path, log: SyncLog) -> None:

@@ -82,6 +82,7 @@ class Dispatch:
         max_concurrent: int,
         max_attempts: int,
         settle_seconds: float,
+        sidecar_required: bool,
         agent_version: str,
     ) -> None:
         """``names`` tells where the bytes of a fingerprint lie now; ``executor`` has ``max_concurrent`` workers."""
@@ -98,6 +99,7 @@ class Dispatch:
         self._max_concurrent = max_concurrent
         self._max_attempts = max_attempts
         self._settle_seconds = settle_seconds
+        self._sidecar_required = sidecar_required
         self._agent_version = agent_version
         self._lock = threading.RLock()
         self._idle = threading.Condition(self._lock)
@@ -220,13 +222,18 @@ class Dispatch:
 
     def _carry(self, claim: Claim) -> None:
         recording = self._locate(claim.log)
+        if recording.sidecar is None and self._sidecar_required:
+            raise RecordingError(
+                f"{recording.path} has no sidecar", code="sidecar_missing", hint="write it, or set watch.sidecar"
+            )
         profiles = self._profiles.load()
         asset_id = self._asset_id(recording, claim.log.asset_id, profiles)
         profile = profiles[asset_id]
-        log = self._identify(claim.log, recording, asset_id, profile, profiles)
+        log = self._leave_other_asset(claim.log, asset_id, profiles)
+        identity = {} if log.logical_upload_id else self._identity(log, recording, asset_id, profile)
         source = Source(recording)
         try:
-            claim.job = Job(log, profile, source, claim.transfer, claim.probe)
+            claim.job = Job(log, profile, source, claim.transfer, claim.probe, identity)
             self._upload.carry(claim.job)
         finally:
             source.close()
@@ -249,21 +256,16 @@ class Dispatch:
             raise RecordingError(f"{path} was deleted before it was uploaded", code="gone")
         raise WaitingError(f"folder {path.parent} is not there", code="folder_missing", hint="mount the disk again")
 
-    def _identify(
-        self,
-        log: SyncLog,
-        recording: Recording,
-        asset_id: str,
-        profile: DeviceProfile,
-        profiles: Mapping[str, DeviceProfile],
-    ) -> SyncLog:
-        """The document with asset id and tags of this claim. An open session keeps the tags it began with."""
-        if log.logical_upload_id and asset_id == log.asset_id:
+    def _leave_other_asset(self, log: SyncLog, asset_id: str, profiles: Mapping[str, DeviceProfile]) -> SyncLog:
+        """An open session belongs to one asset id: if that has changed since, it is given up."""
+        if not log.logical_upload_id or asset_id == log.asset_id:
             return log
-        if log.logical_upload_id:
-            if log.asset_id in profiles:
-                self._upload.abandon(log, profiles[log.asset_id], "the asset id has changed")
-            log = self._history.amend(log.id, **NO_SESSION)
+        if log.asset_id in profiles:
+            self._upload.abandon(log, profiles[log.asset_id], "the asset id has changed")
+        return self._history.amend(log.id, **NO_SESSION)
+
+    def _identity(self, log: SyncLog, recording: Recording, asset_id: str, profile: DeviceProfile) -> Mapping[str, Any]:
+        """What a new session begins with and keeps, whatever becomes of the sidecar: the document's own fields."""
         tags = raw_tags(
             recording,
             episode_id=log.episode_id,
@@ -271,15 +273,6 @@ class Dispatch:
             profile=profile,
             agent_version=self._agent_version,
         )
-        sidecar = recording.sidecar.sha256 if recording.sidecar else ""
-        changes = {
-            "asset_id": asset_id,
-            "raw_tags": tags.tags,
-            "left_out_tags": tags.left_out,
-            "sidecar_sha256": sidecar,
-        }
-        if all(getattr(log, name) == value for name, value in changes.items()):
-            return log
         if tags.left_out:
             _log.warning(
                 "%s: tags left out: %s",
@@ -287,7 +280,12 @@ class Dispatch:
                 ", ".join(tags.left_out),
                 extra={"event": "tags_left_out", "episode_id": log.episode_id},
             )
-        return self._history.amend(log.id, **changes)
+        return {
+            "asset_id": asset_id,
+            "raw_tags": tags.tags,
+            "left_out_tags": tags.left_out,
+            "sidecar_sha256": recording.sidecar.sha256 if recording.sidecar else "",
+        }
 
     # -- recording how it ended
 
@@ -307,6 +305,7 @@ class Dispatch:
             raise error
         id_ = claim.log.id
         if outcome.closes is not None and isinstance(error, CloudError) and self._gate.close(error, outcome.closes):
+            self._last_probe = id_
             _log.warning("gate closed: %s (%s)", error.message, outcome.closes.hint, extra={"event": "gate_closed"})
         if error is not None:
             self._failed_at[id_] = self._clock.monotonic()

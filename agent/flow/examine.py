@@ -81,8 +81,8 @@ class Examiner:
             if reason := _compressing(path):
                 return reason
             content = self._content(path, descriptor, before)
-            after, there = os.fstat(descriptor), path.stat(follow_symlinks=self._follow)
-        if content is None or _key(before) != _key(after) or _key(before) != _key(there):
+            after = path.stat(follow_symlinks=self._follow)  # the path, not the descriptor: it may have been replaced
+        if content is None or _key(before) != _key(after):
             return NotYet(path, "recording", "no end yet: it is still being recorded")
         if content.damage:
             return Damaged(path, content.fingerprint, before.st_mtime_ns, content.damage)

@@ -9,7 +9,6 @@ import errno
 import fnmatch
 import os
 import re
-import stat
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -42,7 +41,7 @@ class Rules:
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """A regular file that may become a recording. ``beside``: there is a file of its sidecar's name."""
+    """What may become a recording, by its name. ``beside``: there is a file of its sidecar's name."""
 
     name: str
     state: os.stat_result
@@ -107,7 +106,7 @@ def _is_folder(entry: os.DirEntry[str], rules: Rules) -> bool:
 
 
 def _candidate(entry: os.DirEntry[str], rules: Rules, survey: Survey) -> os.stat_result | None:
-    """The state of a file that may become a recording; what is passed over instead is counted."""
+    """The state of what may become a recording; what is passed over instead is counted."""
     if not rules.follow and entry.is_symlink():
         survey.links += not rules.excluded(entry.name)
         return None
@@ -115,8 +114,7 @@ def _candidate(entry: os.DirEntry[str], rules: Rules, survey: Survey) -> os.stat
         if suffix := _foreign(entry.name):
             survey.ignored[suffix] += 1
         return None
-    state = entry.stat()
-    return state if stat.S_ISREG(state.st_mode) else None
+    return entry.stat()
 
 
 def is_below(path: str, folder: str) -> bool:

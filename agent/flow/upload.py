@@ -50,6 +50,7 @@ class Job:
     source: Source
     transfer: Transfer
     probe: bool
+    identity: Mapping[str, Any] = field(default_factory=dict)  # fields of the document that a new session fixes
     refreshes: int = 0
     windows: Sequence[Part] = field(default_factory=tuple)
 
@@ -119,6 +120,7 @@ class Upload:
         session = grant.session
         self._amend(
             job,
+            **job.identity,
             **_session_fields(session),
             phase="opening",
             multipart_upload_id="",
@@ -242,16 +244,20 @@ class Upload:
         ]
 
     def _begin(self, job: Job, sender: Sender) -> None:
-        """Begin the multipart; its id is durable before the first part. Strays of this key are given up first."""
+        """Begin the multipart; its id is durable before the first part."""
+        multipart = again(self._clock, partial(self._begin_alone, sender))
+        self._amend(job, multipart_upload_id=multipart, phase="uploading")
+
+    def _begin_alone(self, sender: Sender) -> str:
+        """A new multipart, and no other under this key: strays of lost answers are given up first."""
         target = sender.target
         try:
-            for stray in sender.repeat("ListMultipartUploads", target.multiparts):
-                sender.repeat("AbortMultipartUpload", partial(target.abort, stray))
+            for stray in sender.call("ListMultipartUploads", target.multiparts):
+                sender.call("AbortMultipartUpload", partial(target.abort, stray))
         except CloudError as error:
             if error.code not in _FORBIDDEN:
                 raise
-        multipart = sender.repeat("CreateMultipartUpload", target.begin)
-        self._amend(job, multipart_upload_id=multipart, phase="uploading")
+        return sender.call("CreateMultipartUpload", target.begin)
 
     def _join(self, job: Job, sender: Sender, parts: Sequence[SentPart]) -> StoredObject:
         """Complete the multipart and look at the object; after a lost answer look before acting."""
@@ -285,7 +291,7 @@ class Upload:
         receipt = Receipt(
             upload_id=job.log.upload_id,
             file_size=stored.size,
-            raw_tags=log.raw_tags,
+            raw_tags=job.log.raw_tags,
             part_count=(told.part_count if told else 0) or len(job.windows),
             etag=(told.etag if told else "") or stored.etag,
             part_size_bytes=job.log.part_size_bytes,

@@ -15,7 +15,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Protocol
 
-from agent.model.nouns import SentPart
+from agent.model.nouns import Part, SentPart, StoredObject
 
 _DIGEST = re.compile(r"[0-9a-fA-F]{32}")
 _COMPOSITE = re.compile(r"[0-9a-fA-F]{32}-[0-9]+")
@@ -115,8 +115,31 @@ def contradiction(parts: Sequence[SentPart], etag: str, checksum: str, algorithm
     checksums = [part.checksum for part in parts if part.checksum and part.algorithm == algorithm]
     if "-" in checksum and len(checksums) == len(parts):
         return "" if checksum == composite_checksum(algorithm, checksums) else f"{algorithm} of the whole differs"
-    md5s = [md5 for part in parts if (md5 := md5_of(part.etag)) is not None]
+    md5s = [found for part in parts if (found := md5_of(part.etag)) is not None]
     if not (digests and _COMPOSITE.fullmatch(bare(etag)) and len(md5s) == len(parts)):
         return ""
-    expected = {composite.lower() for composite in composite_etags(md5s)}
-    return "" if bare(etag).lower() in expected else "ETag of the whole differs"
+    return "" if _is_composite_of(etag, md5s) else "ETag of the whole differs"
+
+
+def proves(stored: StoredObject, parts: Sequence[Part], digest: Callable[[str, Part], bytes]) -> bool:
+    """Whether ``stored`` is the file, cut into these windows; what proves nothing is no.
+
+    Args:
+        stored: What the store says it holds.
+        parts: All windows of the file, in order.
+        digest: The digest of one window by the algorithm of that name; asked once for each byte of the file.
+    """
+    size = sum(part.size for part in parts)
+    if stored.size != size or not parts:
+        return False
+    if "-" in stored.checksum:
+        checksums = [b64(digest(stored.algorithm, part)) for part in parts]
+        return stored.checksum == composite_checksum(stored.algorithm, checksums)
+    if _COMPOSITE.fullmatch(bare(stored.etag)):
+        return _is_composite_of(stored.etag, [digest("MD5", part) for part in parts])
+    expected = md5_of(stored.etag)  # some stores show the MD5 of all bytes
+    return expected is not None and expected == digest("MD5", Part(1, parts[0].offset, size))
+
+
+def _is_composite_of(etag: str, md5s: Sequence[bytes]) -> bool:
+    return any(same_etag(etag, composite) for composite in composite_etags(md5s))

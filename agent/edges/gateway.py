@@ -1,0 +1,272 @@
+"""gRPC → tokens, sessions, leases and completion: the platform's data gateway and token service."""
+
+from __future__ import annotations
+
+import contextlib
+import re
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any, TypeVar
+
+import grpc
+from google.protobuf.any_pb2 import Any as AnyMessage
+from google.protobuf.message import DecodeError, Message
+from google.protobuf.unknown_fields import UnknownFieldSet
+
+from agent.model.errors import CloudError
+from agent.model.nouns import (
+    DEFAULT_PART_SIZE,
+    AccessToken,
+    Action,
+    CredentialLease,
+    DeviceProfile,
+    Grant,
+    Receipt,
+    Recovery,
+    Stage,
+    UploadSession,
+)
+from agent.pb.auth_pb2 import AuthErrorCode, ExchangeCredentialRequest
+from agent.pb.auth_pb2_grpc import AuthServiceStub
+from agent.pb.common_pb2 import ErrorDetail
+from agent.pb.data_gateway_pb2 import (
+    AbortUploadRequest,
+    CompleteUploadRequest,
+    CreateLogicalUploadRequest,
+    DataGatewayErrorCode,
+    GetUploadRecoveryRequest,
+    ReissueUploadCredentialsRequest,
+)
+from agent.pb.data_gateway_pb2_grpc import DataGatewayServiceStub
+
+_DETAILS = "grpc-status-details-bin"
+_STATUS_DETAILS_FIELD = 3  # google.rpc.Status: repeated google.protobuf.Any details
+_LONGEST_MESSAGE = 300
+_PREFIX = re.compile(r"(?:DATA_GATEWAY|AUTH)_ERROR_CODE_|DATA_GATEWAY_")
+_CODES = frozenset(
+    _PREFIX.sub("", name) for name in (*AuthErrorCode.keys(), *DataGatewayErrorCode.keys())
+) - {"UNSPECIFIED"}  # fmt: skip
+_NAMED = re.compile(r"(?:DATA_GATEWAY|AUTH)_ERROR_CODE_([A-Z_]+)")
+_BEGINNING = re.compile(r"\A[A-Z_]+")
+_ACTIONS: Mapping[int, Action] = {1: "continue", 2: "complete_only", 3: "restart", 4: "abort"}
+_STAGES: Mapping[int, Stage] = {1: "active", 2: "completing", 3: "completed", 4: "terminal"}
+# gRPC says UNAVAILABLE to all of these; only its text tells which.
+_CUTS = (
+    ("certificate", re.compile(r"CERTIFICATE_VERIFY_FAILED|[Hh]ostname [Vv]erification|not in peer certificate")),
+    ("dns", re.compile(r"DNS|Domain name not found|[Nn]ame resolution")),
+    ("refused", re.compile(r"[Cc]onnection refused")),
+    ("tls", re.compile(r"handshake failed|SSL_ERROR")),
+)
+_OPTIONS = (
+    ("grpc.keepalive_time_ms", 30_000),
+    ("grpc.http2.ping_timeout_ms", 10_000),  # grpc.keepalive_timeout_ms has no effect any more
+    ("grpc.initial_reconnect_backoff_ms", 1_000),
+    ("grpc.min_reconnect_backoff_ms", 1_000),
+    ("grpc.max_reconnect_backoff_ms", 20_000),
+)
+_Request = TypeVar("_Request", bound=Message)
+
+
+class GrpcGateway:
+    """Implements ``ports.Gateway``; one channel per endpoint for as long as it lives."""
+
+    def __init__(self, *, timeout_seconds: float, ca_file: str = "", proxy: str = "") -> None:
+        """Connect nowhere yet.
+
+        Args:
+            timeout_seconds: Of each call.
+            ca_file: Trusted instead of gRPC's own authorities.
+            proxy: URL of an HTTP proxy; the environment is not asked.
+
+        Raises:
+            OSError: ``ca_file`` can't be read.
+        """
+        self._timeout = timeout_seconds
+        self._roots = Path(ca_file).read_bytes() if ca_file else None
+        self._options = (
+            *_OPTIONS,
+            ("grpc.enable_http_proxy", int(bool(proxy))),
+            *([("grpc.http_proxy", proxy)] if proxy else []),
+        )
+        self._channels: dict[str, grpc.Channel] = {}
+        self._lock = threading.Lock()
+
+    def exchange(self, profile: DeviceProfile) -> AccessToken:
+        """Trade the API key for an access token."""
+        call = "ExchangeCredential"
+        stub = AuthServiceStub(self._channel(profile.auth))  # type: ignore[no-untyped-call]  # generated
+        request = _built(call, ExchangeCredentialRequest, credential=profile.api_key.strip())
+        answer = self._ask(call, stub.ExchangeCredential, request, profile.api_key)
+        token = answer.access_token
+        if not (token and token.isascii() and token.isprintable()):
+            raise CloudError(call, "lying_server", "the token can't be used")
+        return AccessToken(token, float(answer.expires_at_unix))
+
+    def create(
+        self, profile: DeviceProfile, token: AccessToken, hints: Mapping[str, str], restart_from: str = ""
+    ) -> Grant:
+        """Open a session."""
+        call = "CreateLogicalUpload"
+        request = _built(
+            call, CreateLogicalUploadRequest, client_hints=dict(hints), restart_from_upload_id=restart_from
+        )
+        return _grant(call, self._call(profile, token, call, request))
+
+    def reissue(self, profile: DeviceProfile, token: AccessToken, upload_id: str) -> Grant:
+        """Fresh keys for a running session."""
+        call = "ReissueUploadCredentials"
+        request = _built(call, ReissueUploadCredentialsRequest, upload_id=upload_id)
+        return _grant(call, self._call(profile, token, call, request))
+
+    def recover(self, profile: DeviceProfile, token: AccessToken, logical_upload_id: str) -> Recovery:
+        """How far the session has come."""
+        call = "GetUploadRecovery"
+        request = _built(call, GetUploadRecoveryRequest, logical_upload_id=logical_upload_id)
+        answer = self._call(profile, token, call, request)
+        if answer.logical_upload_id not in {"", logical_upload_id}:
+            raise CloudError(call, "lying_server", "the answer is about another session")
+        return Recovery(
+            logical_upload_id=logical_upload_id,
+            upload_id=answer.current_upload_id,
+            stage=_STAGES.get(answer.logical_upload_status, "unspecified"),
+            action=_ACTIONS.get(answer.next_action, "unspecified"),
+            part_count=answer.completed_part_count,
+            etag=answer.oss_object_etag,
+            reason=answer.terminal_reason,
+        )
+
+    def abort(self, profile: DeviceProfile, token: AccessToken, logical_upload_id: str, reason: str) -> None:
+        """Give the session up."""
+        call = "AbortUpload"
+        request = _built(call, AbortUploadRequest, logical_upload_id=logical_upload_id, reason=reason)
+        self._call(profile, token, call, request)
+
+    def complete(self, profile: DeviceProfile, token: AccessToken, receipt: Receipt) -> None:
+        """Say that the object is stored."""
+        call = "CompleteUpload"
+        request = _built(
+            call,
+            CompleteUploadRequest,
+            upload_id=receipt.upload_id,
+            file_size=receipt.file_size,
+            raw_tags=dict(receipt.raw_tags),
+            completed_part_count=receipt.part_count,
+            oss_object_etag=receipt.etag,
+            part_size_bytes=receipt.part_size_bytes,
+        )
+        self._call(profile, token, call, request)
+
+    def close(self) -> None:
+        """Close all channels; calls that still run end with CloudError("CANCELLED")."""
+        with self._lock:
+            for channel in self._channels.values():
+                channel.close()
+
+    def _call(self, profile: DeviceProfile, token: AccessToken, call: str, request: Message) -> Any:
+        stub = DataGatewayServiceStub(self._channel(profile.gateway))  # type: ignore[no-untyped-call]  # generated
+        method = getattr(stub, call)
+        return self._ask(call, method, request, token.value, (("authorization", f"Bearer {token.value}"),))
+
+    def _ask(self, call: str, method: Callable[..., Any], request: Message, secret: str, metadata: Any = None) -> Any:
+        try:
+            return method(request, timeout=self._timeout, metadata=metadata)
+        except grpc.RpcError as error:
+            raise _translated(call, error, secret) from None  # its own text quotes what the server said
+        except ValueError:  # the channel is closed; the library has no error for that
+            raise CloudError(call, "CANCELLED", "the agent is stopping") from None
+
+    def _channel(self, endpoint: str) -> grpc.Channel:
+        with self._lock:
+            if endpoint not in self._channels:
+                self._channels[endpoint] = self._connected(endpoint)
+            return self._channels[endpoint]
+
+    def _connected(self, endpoint: str) -> grpc.Channel:
+        """A channel: https is TLS on port 443, http or no scheme plaintext on port 80."""
+        scheme, _, address = endpoint.rpartition("://")
+        secure = scheme == "https"
+        if not re.search(r":\d+$", address):
+            address += ":443" if secure else ":80"
+        if secure:
+            return grpc.secure_channel(address, grpc.ssl_channel_credentials(self._roots), self._options)
+        return grpc.insecure_channel(address, self._options)
+
+
+def _built(call: str, kind: Callable[..., _Request], **fields: Any) -> _Request:
+    """A request; what protobuf can't carry (text that is no UTF-8, numbers out of range) is INVALID_ARGUMENT."""
+    try:
+        return kind(**fields)
+    except (ValueError, TypeError):
+        raise CloudError(call, "INVALID_ARGUMENT", "a value can't be sent") from None
+
+
+def _grant(call: str, answer: Any) -> Grant:
+    """A session and its keys, once nothing is missing."""
+    given = answer.credentials
+    needed = {
+        "logical_upload_id": answer.logical_upload_id,
+        "upload_id": answer.upload_id,
+        "bucket": given.bucket,
+        "endpoint": given.endpoint,
+        "object_key": given.object_key,
+        "sts_access_key_id": given.sts_access_key_id,
+        "sts_access_key_secret": given.sts_access_key_secret,
+    }
+    if missing := [name for name, value in needed.items() if not value]:
+        raise CloudError(call, "lying_server", f"the answer has no {', '.join(missing)}")
+    session = UploadSession(
+        logical_upload_id=answer.logical_upload_id,
+        upload_id=answer.upload_id,
+        bucket=given.bucket,
+        endpoint=given.endpoint,
+        object_key=given.object_key,
+        region=given.object_store_region,
+        part_size_bytes=given.part_size_bytes if given.part_size_bytes > 0 else DEFAULT_PART_SIZE,
+    )
+    lease = CredentialLease(
+        access_key_id=given.sts_access_key_id,
+        secret_access_key=given.sts_access_key_secret,
+        session_token=given.sts_security_token,
+        expires_at=float(given.sts_expire_at_unix),
+    )
+    return Grant(session, lease)
+
+
+def _translated(call: str, error: grpc.RpcError, secret: str) -> CloudError:
+    """What an RPC's failure means; the platform's own code says most, gRPC's the rest."""
+    text = error.details() or ""
+    code = _platform_code(error, text) or error.code().name
+    if code == "NOT_FOUND" and call != "ExchangeCredential":
+        code = "UPLOAD_NOT_FOUND"
+    if code == "UNAVAILABLE":
+        code = next((cut for cut, pattern in _CUTS if pattern.search(text)), code)
+    message = text.replace(secret.strip(), "***") if secret.strip() else text
+    return CloudError(call, code, message[:_LONGEST_MESSAGE])
+
+
+def _platform_code(error: grpc.RpcError, text: str) -> str:
+    """The platform's code without its prefix, from the details or else from the text; "" where there is none."""
+    for key, value in error.trailing_metadata() or ():
+        if key == _DETAILS:
+            for detail in _error_details(value):
+                code = _PREFIX.sub("", detail.code)
+                if code not in {"", "UNSPECIFIED"}:
+                    return code
+    # Without its prefix a code is believed at the beginning only: gRPC's own texts hold such words, too.
+    named = [*_NAMED.findall(text), *_BEGINNING.findall(text)]
+    return next((code for code in named if code in _CODES), "")
+
+
+def _error_details(raw: bytes) -> Iterator[ErrorDetail]:
+    """ErrorDetails that are ``raw``, or stand inside the google.rpc.Status that it is.
+
+    Read as an ErrorDetail, a Status keeps its details as an unknown field.
+    """
+    with contextlib.suppress(DecodeError):
+        outer = ErrorDetail.FromString(raw)
+        yield outer
+        unknown: Any = UnknownFieldSet(outer)  # its stub does not know that it can be walked through
+        for field in unknown:
+            if field.field_number == _STATUS_DETAILS_FIELD and isinstance(field.data, bytes):
+                yield ErrorDetail.FromString(AnyMessage.FromString(field.data).value)

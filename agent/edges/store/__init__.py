@@ -1,0 +1,93 @@
+"""MinIO's client → multipart uploads that the store itself proves; any S3-compatible store."""
+
+from __future__ import annotations
+
+import ssl
+from collections.abc import Callable
+from typing import Any, Literal
+from urllib.parse import urlsplit
+
+import urllib3
+
+from agent.edges.store.target import MinioTarget
+from agent.edges.store.wire import BLOCK, Client, Keys, Pool, ProxiedPool, StoreTime
+from agent.model.errors import CloudError
+from agent.model.nouns import CredentialLease, UploadSession
+from agent.model.ports import Clock
+
+
+class MinioStore:
+    """Implements ``ports.ObjectStore``; connections are shared by all its targets."""
+
+    def __init__(
+        self,
+        *,
+        clock: Clock,
+        ca_file: str = "",
+        proxy: str = "",
+        addressing: Literal["auto", "path", "virtual"] = "auto",
+        connect_timeout: float = 10,
+        read_timeout: float = 120,
+        connections: int = 16,
+    ) -> None:
+        """Open nothing yet.
+
+        Args:
+            clock: Tells the time that requests are signed with, until a store says over TLS that it is wrong.
+            ca_file: Trusted instead of the system's authorities.
+            proxy: URL of an HTTP proxy; the environment is not asked.
+            addressing: "auto": virtual-host style for Alibaba OSS and AWS, path style elsewhere.
+            connect_timeout: Seconds, for connecting and for each block on its way out.
+            read_timeout: Seconds without a byte of the answer.
+            connections: Kept open per host.
+
+        Raises:
+            OSError: ``ca_file`` can't be read.
+        """
+        self._addressing = addressing
+        self._time = StoreTime(clock)
+        options: dict[str, Any] = {
+            "maxsize": connections,
+            "retries": False,  # a retry needs a new signature
+            "timeout": urllib3.Timeout(connect=connect_timeout, read=read_timeout),
+            "blocksize": BLOCK,
+            "ssl_context": ssl.create_default_context(cafile=ca_file or None),
+        }
+        self._pool = ProxiedPool(proxy, **options) if proxy else Pool(**options)
+        self._pool.time = self._time
+
+    @property
+    def offset(self) -> float | None:
+        """Seconds by which a store's clock is ahead of this robot's; None until one has answered over TLS."""
+        return self._time.offset
+
+    def at(self, session: UploadSession, lease: Callable[[], CredentialLease]) -> MinioTarget:
+        """The place of one recording; no request is made. Raises CloudError for an impossible endpoint."""
+        keys = Keys(lease)
+        try:
+            url = urlsplit(session.endpoint if "://" in session.endpoint else f"https://{session.endpoint}")
+            client = Client(
+                self._time,
+                url.netloc or "/",  # refused by the library
+                secure=url.scheme != "http",
+                region=session.region or _region_of(url.hostname or ""),
+                http_client=self._pool,
+                credentials=keys,
+            )
+        except ValueError:
+            raise CloudError("Connect", "lying_server", "the session's endpoint is no address of a store") from None
+        if self._addressing == "virtual":
+            client.enable_virtual_style_endpoint()  # type: ignore[no-untyped-call]  # the library's
+        elif self._addressing == "path":
+            client.disable_virtual_style_endpoint()  # type: ignore[no-untyped-call]  # the library's
+        return MinioTarget(client, keys, session, algorithm="CRC32" if url.scheme != "http" else "SHA256")
+
+    def close(self) -> None:
+        """Close all connections."""
+        self._pool.clear()
+
+
+def _region_of(host: str) -> str:
+    """The region to sign for where nobody names one: Alibaba OSS has it in the host's first label."""
+    label = host.partition(".")[0].removesuffix("-internal")
+    return label if host.endswith(".aliyuncs.com") else "us-east-1"

@@ -1,0 +1,176 @@
+"""What a store answers, and what it means when no answer comes; the one place where foreign errors are translated.
+
+an answer that is no success    the S3 code in its body, else "portal" or "HTTP_<status>"       refused
+no answer                       dns, refused, reset, timeout, certificate, tls, unreachable     cut
+"""
+
+from __future__ import annotations
+
+import html
+import http.client
+import re
+import socket
+import ssl
+from collections.abc import Callable, Iterator, Sequence
+from email.utils import parsedate_to_datetime
+from urllib.parse import unquote_plus
+from xml.etree import ElementTree as ET
+
+import urllib3
+from urllib3.exceptions import NameResolutionError
+from urllib3.exceptions import TimeoutError as Urllib3TimeoutError
+
+from agent.model.errors import CloudError
+from agent.model.nouns import SentPart
+
+SKEWED = "RequestTimeTooSkewed"
+_LONGEST_MESSAGE = 300
+_CODE = re.compile(rb"<Code>\s*([A-Za-z0-9._-]+)\s*</Code>")
+_MESSAGE = re.compile(rb"<Message>([^<]*)</Message>")
+_SKEW_REFUSED = 300.0  # seconds from which a bare 400 or 403 is blamed on the clock
+_PORTAL_STATUS = 511  # RFC 6585: network authentication required
+_CHECKSUM_CODES = frozenset(
+    {"BadDigest", "InvalidDigest", "XAmzContentChecksumMismatch", "XAmzContentSHA256Mismatch", "InvalidPartChecksum"}
+)
+_CLOCK_SUSPECTS = frozenset({"AccessDenied", "SignatureDoesNotMatch", "BadRequest", "HTTP_400", "HTTP_403"})
+# The first row that fits anything in the chain of causes names what happened on the way.
+_CUTS: tuple[tuple[type[BaseException], str], ...] = (
+    (ssl.SSLCertVerificationError, "certificate"),
+    (socket.gaierror, "dns"),
+    (NameResolutionError, "dns"),
+    (ConnectionRefusedError, "refused"),
+    (ConnectionError, "reset"),
+    (TimeoutError, "timeout"),
+    (ssl.SSLError, "tls"),
+    (http.client.HTTPException, "reset"),
+    (OSError, "unreachable"),
+    (Urllib3TimeoutError, "timeout"),  # last: a connection that failed at once is one of these to the library
+)
+
+
+def refused(
+    call: str,
+    answer: urllib3.BaseHTTPResponse,
+    hide: Callable[[str], str],
+    *,
+    skew: float = 0.0,
+    server_time: float | None = None,
+) -> CloudError:
+    """What an answer that is no success means; ``hide`` takes secrets out of a text."""
+    code = _code(answer)
+    if code in _CHECKSUM_CODES:
+        code = "checksum"
+    elif code in _CLOCK_SUSPECTS and abs(skew) > _SKEW_REFUSED:
+        code = SKEWED
+    found = _MESSAGE.search(answer.data)
+    message = html.unescape(found[1].decode(errors="replace")) if found else f"HTTP {answer.status}"
+    date = date_of(answer)
+    wait = answer.headers.get("retry-after", "")
+    until = date_of(answer, "retry-after")
+    return CloudError(
+        call,
+        code,
+        hide(message)[:_LONGEST_MESSAGE],
+        status=answer.status,
+        retry_after=float(wait) if wait.isdecimal() else max(0.0, until - date) if until and date else 0.0,
+        server_time=server_time,
+    )
+
+
+def _code(answer: urllib3.BaseHTTPResponse) -> str:
+    """The S3 code, whatever content type it comes with; "portal" where somebody else answers; else the status."""
+    if found := _CODE.search(answer.data):
+        return found[1].decode()
+    ours = any(name.lower().startswith(("x-amz-", "x-oss-")) for name in answer.headers)
+    if 300 <= answer.status < 400:
+        return "PermanentRedirect" if ours else "portal"
+    # A front such as nginx says 5xx and 413 in html too, and means them.
+    if answer.status == _PORTAL_STATUS or (
+        _is_html(answer) and not ours and answer.status < 500 and answer.status != 413
+    ):
+        return "portal"
+    return f"HTTP_{answer.status}"
+
+
+def cut(call: str, error: BaseException) -> CloudError:
+    """What it means that no answer came."""
+    causes = list(_causes(error))
+    for kind, code in _CUTS:
+        for cause in causes:
+            if isinstance(cause, kind):
+                reason = getattr(cause, "verify_message", "") or getattr(cause, "strerror", "") or type(cause).__name__
+                return CloudError(call, code, str(reason))
+    return CloudError(call, "reset", type(error).__name__)
+
+
+def _causes(error: BaseException) -> Iterator[BaseException]:
+    """``error`` and all that it wraps, by argument, by ``reason`` or as its cause."""
+    waiting, seen = [error], set()
+    while waiting:
+        each = waiting.pop(0)
+        if id(each) not in seen:
+            seen.add(id(each))
+            yield each
+            inner = (*each.args, getattr(each, "reason", None), each.__cause__)
+            waiting += [one for one in inner if isinstance(one, BaseException)]
+
+
+def joined(parts: Sequence[SentPart]) -> bytes:
+    """The request that joins them. A checksum that was declared must be said again."""
+    root = ET.Element("CompleteMultipartUpload", xmlns="http://s3.amazonaws.com/doc/2006-03-01/")
+    for part in parts:
+        entry = ET.SubElement(root, "Part")
+        ET.SubElement(entry, "PartNumber").text = str(part.number)
+        ET.SubElement(entry, "ETag").text = part.etag
+        if part.checksum:
+            ET.SubElement(entry, f"Checksum{part.algorithm}").text = part.checksum
+    return ET.tostring(root)
+
+
+def date_of(answer: urllib3.BaseHTTPResponse, header: str = "date") -> float | None:
+    """The time in a header, seconds since 1970; None where there is none."""
+    try:
+        return parsedate_to_datetime(answer.headers[header]).timestamp()
+    except (KeyError, ValueError, OverflowError):
+        return None
+
+
+def _is_html(answer: urllib3.BaseHTTPResponse) -> bool:
+    return "html" in answer.headers.get("content-type", "") or answer.data.lstrip()[:5].lower() in {b"<html", b"<!doc"}
+
+
+def xml(answer: urllib3.BaseHTTPResponse, call: str) -> ET.Element:
+    """The document in a success; raises CloudError where there is none."""
+    try:
+        return ET.fromstring(answer.data.strip())  # noqa: S314 - expat itself limits how far entities expand
+    except ET.ParseError:
+        raise CloudError(call, "portal" if _is_html(answer) else "InvalidResponse", "the answer is no XML") from None
+
+
+def name_of(element: ET.Element) -> str:
+    """The element's name; stores do not agree on namespaces."""
+    return str(element.tag).rpartition("}")[2]
+
+
+def children(element: ET.Element, name: str) -> list[ET.Element]:
+    """The elements of that name directly below."""
+    return [child for child in element if name_of(child) == name]
+
+
+def text_of(element: ET.Element, name: str) -> str:
+    """The text of the first element of that name directly below; "" where there is none."""
+    return next((child.text or "" for child in children(element, name)), "").strip()
+
+
+def required(element: ET.Element, name: str, call: str) -> str:
+    """The same; raises CloudError where it is missing, because then this is not the store's answer."""
+    text = text_of(element, name)
+    if not text:
+        code = "portal" if name_of(element).lower() == "html" else "InvalidResponse"
+        raise CloudError(call, code, f"the answer has no {name}")
+    return text
+
+
+def decoded(page: ET.Element, text: str) -> str:
+    """A key in a listing, without the encoding that the page says it has."""
+    return unquote_plus(text) if text_of(page, "EncodingType") == "url" else text

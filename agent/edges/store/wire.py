@@ -1,0 +1,195 @@
+"""How a request goes out: the body, the keys, the time and the connections."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Callable
+from datetime import datetime, timezone
+from typing import Any
+
+import urllib3
+from minio import Minio
+from minio.credentials.credentials import Credentials
+from minio.credentials.providers import Provider
+from minio.helpers import sha256_hash
+
+from agent.edges.store.answers import date_of
+from agent.model.digests import hasher
+from agent.model.errors import FileChangedError, GateClosedError
+from agent.model.nouns import CredentialLease, Part, Transfer
+from agent.model.ports import Clock
+
+BLOCK = 256 * 1024  # read from the disk at once
+_SEND = 64 * 1024  # handed to the socket at once: each has the connect timeout, so it must pass on a slow link
+_SKEW_NOTICED = 60.0  # seconds between the clocks from which requests are signed with the store's time
+_BUFFER = threading.local()  # one block per thread that sends
+
+
+class Window:
+    """A part as an HTTP body: read from the file in blocks, so that memory depends on no size."""
+
+    def __init__(self, part: Part, descriptor: int, transfer: Transfer) -> None:
+        """Read nothing yet; ``descriptor`` stays the caller's."""
+        self.sha256 = ""  # hex, where the signature covers the payload
+        self._part = part
+        self._descriptor = descriptor
+        self._transfer = transfer
+        self._position = 0
+
+    def __len__(self) -> int:
+        return self._part.size
+
+    def tell(self) -> int:
+        """Where the next read begins."""
+        return self._position
+
+    def seek(self, position: int) -> None:
+        """Go there, and count the bytes in between as not sent, or as sent."""
+        self._transfer.advance(position - self._position)
+        self._position = position
+
+    def read(self, size: int) -> memoryview:
+        """The next bytes for the wire, at most ``size``; raises GateClosedError and FileChangedError."""
+        block = self._block(self._position, min(size, _SEND))
+        self._position += len(block)
+        self._transfer.advance(len(block))
+        return block
+
+    def digest(self, *algorithms: str) -> list[bytes]:
+        """The digests of all its bytes, in one pass."""
+        hashers = [hasher(algorithm) for algorithm in algorithms]
+        for position in range(0, self._part.size, BLOCK):
+            block = self._block(position, BLOCK)
+            for each in hashers:
+                each.update(block)
+        return [each.digest() for each in hashers]
+
+    def _block(self, position: int, size: int) -> memoryview:
+        """The next bytes, in this thread's only buffer: they hold until the next call."""
+        if self._transfer.stopped:
+            raise GateClosedError("the upload was told to stop")
+        if not hasattr(_BUFFER, "bytes"):
+            _BUFFER.bytes = bytearray(BLOCK)
+        view = memoryview(_BUFFER.bytes)[: min(size, self._part.size - position)]
+        filled = 0
+        while filled < len(view):
+            try:
+                count = os.preadv(self._descriptor, [view[filled:]], self._part.offset + position + filled)
+            except OSError as error:
+                raise FileChangedError(f"the file can't be read: {error.strerror}") from error
+            if count == 0:
+                raise FileChangedError("the file is shorter than it was")
+            filled += count
+        return view
+
+
+class Keys(Provider):
+    """Asks for the lease at every request, so that keys may change in the middle of an upload."""
+
+    def __init__(self, lease: Callable[[], CredentialLease]) -> None:
+        """``lease`` hands out the keys of the moment."""
+        self._lease = lease
+        self._secrets: frozenset[str] = frozenset()
+
+    def retrieve(self) -> Credentials:
+        """The keys to sign the next request with."""
+        lease = self._lease()
+        self._secrets |= {lease.access_key_id, lease.secret_access_key, lease.session_token} - {""}
+        return Credentials(lease.access_key_id, lease.secret_access_key, lease.session_token or None)
+
+    def hide(self, text: str) -> str:
+        """``text`` without any key that was ever used here."""
+        for secret in self._secrets:
+            text = text.replace(secret, "***")
+        return text
+
+
+class Client(Minio):
+    """The library, signing what it did not read, with the store's time."""
+
+    def __init__(self, time: StoreTime, host: str, *, secure: bool, region: str, **options: Any) -> None:
+        """Raise ValueError where ``host`` or ``region`` can't be one; ``options`` are the library's."""
+        super().__init__(host, secure=secure, region=region, **options)
+        self._time = time
+
+    def __del__(self) -> None:
+        """Leave the connections alone; the library would close those of everybody."""
+
+    def _build_headers(
+        self, host: str, headers: Any = None, body: Any = None, creds: Credentials | None = None
+    ) -> tuple[Any, datetime]:
+        date = datetime.fromtimestamp(self._time.now(), tz=timezone.utc)
+        unread = isinstance(body, Window)
+        headers |= {
+            "Host": host,
+            "User-Agent": self._user_agent,
+            "x-amz-date": date.strftime("%Y%m%dT%H%M%SZ"),
+            "x-amz-content-sha256": body.sha256 or "UNSIGNED-PAYLOAD" if unread else sha256_hash(body),
+        }
+        if body is not None:
+            headers["Content-Length"] = str(len(body))
+        if creds and creds.session_token:
+            headers["X-Amz-Security-Token"] = creds.session_token
+        return headers, date
+
+
+class StoreTime:
+    """What time it is for the store. Believed over TLS only, and never touched by jumps of the local clock."""
+
+    def __init__(self, clock: Clock) -> None:
+        """``clock`` is believed until a store knows better."""
+        self._clock = clock
+        self._ahead: float | None = None  # of our monotonic clock
+
+    @property
+    def offset(self) -> float | None:
+        """Seconds by which the store is ahead of the local clock; None while unknown."""
+        return None if self._ahead is None else self._ahead + self._clock.monotonic() - self._clock.now()
+
+    def now(self) -> float:
+        """The time to sign with, seconds since 1970."""
+        offset = self.offset or 0.0
+        return self._clock.now() + (offset if abs(offset) > _SKEW_NOTICED else 0.0)
+
+    def hear(self, date: float, *, secure: bool) -> float:
+        """Learn from an answer's Date, and return how far the request's time was off, in seconds."""
+        skew = date - self.now()
+        if secure:
+            self._ahead = date - self._clock.monotonic()
+        return skew
+
+
+class RefusedError(Exception):
+    """The answer was no success."""
+
+    def __init__(self, answer: urllib3.BaseHTTPResponse, skew: float, server_time: float | None) -> None:
+        """``skew``: seconds by which the request's time was behind the answer's; ``server_time``: over TLS only."""
+        super().__init__(answer.status)
+        self.answer = answer
+        self.skew = skew
+        self.server_time = server_time
+
+
+class Pool(urllib3.PoolManager):
+    """Lets only successes through to the library, which would lose the headers of everything else."""
+
+    time: StoreTime
+
+    # Redirects are not followed: they would need a new signature.
+    def urlopen(  # type: ignore[override]  # the overloads of the base differ in nothing that is used here
+        self, method: str, url: str, redirect: bool = False, **options: Any
+    ) -> urllib3.BaseHTTPResponse:
+        """Send, and raise RefusedError for everything but a success."""
+        del redirect
+        answer = super().urlopen(method, url, redirect=False, **options)
+        date = date_of(answer)
+        secure = url.startswith("https:")
+        skew = 0.0 if date is None else self.time.hear(date, secure=secure)
+        if answer.status not in {200, 204, 206}:
+            raise RefusedError(answer, skew, date if secure else None)
+        return answer
+
+
+class ProxiedPool(Pool, urllib3.ProxyManager):
+    """The same by way of a proxy."""

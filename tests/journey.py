@@ -1,0 +1,116 @@
+"""The real command as a process against the embedded cloud, for journeys and benches."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from agent.devcloud.cloud import DevCloud
+from agent.edges.clock import RealClock
+from agent.edges.history import TinyHistory
+from agent.model.nouns import SyncLog
+
+_LOOK_EVERY = 0.05  # seconds between looks at the history
+
+
+class Agent:
+    """`keystone-agent run` with a configuration of its own below ``folder``."""
+
+    def __init__(self, cloud: DevCloud, folder: Path, **settings: str) -> None:
+        """``settings`` are environment names without their prefix, as ``WATCH__SETTLE_SECONDS="0.2"``."""
+        self.state = folder / "state"
+        self.root = folder / "recordings"
+        self.logs = folder / "logs"
+        self.root.mkdir(parents=True, exist_ok=True)
+        quick = {
+            "AGENT__STATE_DIR": str(self.state),
+            "WATCH__ROOTS": json.dumps([str(self.root)]),
+            "LOG__DIR": str(self.logs),
+            "WATCH__SETTLE_SECONDS": "0.2",
+            "WATCH__SIDECAR_WAIT_SECONDS": "0.2",
+            "WATCH__RESCAN_SECONDS": "2",
+            "RETRY__BASE_SECONDS": "0.5",
+            "RETRY__MAX_SECONDS": "1",
+            "RETRY__JITTER_SECONDS": "0",
+            **settings,
+        }
+        inherited = {name: text for name, text in os.environ.items() if not name.startswith("KEYSTONE_AGENT_")}
+        self.environ = {**inherited, **{f"KEYSTONE_AGENT_{name}": text for name, text in quick.items()}}
+        self.config = str(cloud.config_path)
+        self.process: subprocess.Popen[bytes] | None = None
+        self._errors = folder / "stderr"
+
+    def start(self) -> None:
+        """Start the process."""
+        command = [sys.executable, "-m", "agent", "run", "--config", self.config]
+        with self._errors.open("ab") as errors:
+            self.process = subprocess.Popen(command, env=self.environ, stderr=errors, stdout=errors)
+
+    def stop(self, number: int = signal.SIGTERM) -> int:
+        """Send a signal, wait for the end, return the exit code."""
+        assert self.process is not None
+        if self.process.poll() is None:
+            self.process.send_signal(number)
+        code = self.process.wait(timeout=60)
+        self.process = None
+        return code
+
+    def command(self, *arguments: str) -> subprocess.CompletedProcess[str]:
+        """Run another command with the same configuration."""
+        return subprocess.run(
+            [sys.executable, "-m", "agent", *arguments, "--config", self.config],
+            env=self.environ,
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+
+    def said(self) -> str:
+        """All that the process printed."""
+        return self._errors.read_text()
+
+    def documents(self) -> list[SyncLog]:
+        """The history as another process reads it, oldest first."""
+        history = TinyHistory(self.state / "history", RealClock(), read_only=True)
+        try:
+            return list(history.newest_first())[::-1]
+        finally:
+            history.close()
+
+    def wait(self, until: Callable[[list[SyncLog]], Any], seconds: float = 60) -> list[SyncLog]:
+        """Look at the history until ``until`` is true of it; fails with all that is known after ``seconds``."""
+        nap = threading.Event()
+        for _ in range(int(seconds / _LOOK_EVERY)):
+            if self.process is not None and self.process.poll() is not None:
+                raise AssertionError(f"the agent ended: {self.said()}")
+            documents = self.documents() if (self.state / "history").exists() else []
+            if until(documents):
+                return documents
+            nap.wait(_LOOK_EVERY)
+        shown = "\n".join(f"{log.id} {log.status} {log.phase} {log.path} {log.error}" for log in documents)
+        raise AssertionError(f"not within {seconds} s:\n{shown}\n{self.said()[-4000:]}")
+
+    def wait_completed(self, count: int, seconds: float = 60) -> list[SyncLog]:
+        """Wait until ``count`` documents are completed."""
+        return self.wait(lambda logs: sum(log.status == "completed" for log in logs) >= count, seconds)
+
+
+@contextmanager
+def running(cloud: DevCloud, folder: Path, **settings: str) -> Iterator[Agent]:
+    """An agent that runs while the block lasts."""
+    agent = Agent(cloud, folder, **settings)
+    agent.start()
+    try:
+        yield agent
+    finally:
+        if agent.process is not None:
+            agent.stop()

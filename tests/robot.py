@@ -1,0 +1,146 @@
+"""The flow rooms joined as `app` joins them, on fakes: time stands still and work runs when the test says so."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Mapping
+from concurrent.futures import Executor, Future
+from pathlib import Path
+from typing import Any
+
+from agent.flow.credentials import Credentials
+from agent.flow.dispatch import Dispatch
+from agent.flow.examine import Examiner
+from agent.flow.gate import Delays, Gate
+from agent.flow.identity import asset_id
+from agent.flow.intake import Intake
+from agent.flow.upload import Upload
+from agent.model.errors import CloudError
+from agent.model.nouns import DeviceProfile, Recording, SyncLog
+from tests.fakes.clock import FakeClock
+from tests.fakes.gateway import PROFILE, FakeGateway
+from tests.fakes.history import MemoryHistory
+from tests.fakes.store import FakeStore
+from tests.recorders import write_mcap
+
+
+class Later(Executor):
+    """Keeps what is submitted until it is run, one after the other, in the test's thread."""
+
+    def __init__(self) -> None:
+        self.waiting: deque[Callable[[], Any]] = deque()
+
+    def submit(self, call: Callable[..., Any], /, *arguments: Any, **named: Any) -> Future[Any]:
+        self.waiting.append(lambda: call(*arguments, **named))
+        return Future()
+
+
+class FakeProfiles:
+    """Implements ``ports.Profiles``."""
+
+    def __init__(self) -> None:
+        self.profiles: dict[str, DeviceProfile] = {PROFILE.asset_id: PROFILE}
+        self.error: CloudError | None = None
+
+    def load(self) -> Mapping[str, DeviceProfile]:
+        if self.error is not None:
+            raise self.error
+        return self.profiles
+
+
+class Robot:
+    """One robot; ``restart`` is what a new start of the agent does."""
+
+    def __init__(self, folder: Path, *, store: FakeStore | None = None, max_concurrent: int = 1) -> None:
+        self.folder = folder
+        folder.mkdir(exist_ok=True)
+        self.clock = FakeClock()
+        self.store = store or FakeStore()
+        self.gateway = FakeGateway(self.store, self.clock)
+        self.profiles = FakeProfiles()
+        self.history = MemoryHistory(self.clock)
+        self.assets: dict[str, str] = {}
+        self.sidecar_required = False
+        self._max_concurrent = max_concurrent
+        self.restart()
+
+    def restart(self) -> None:
+        """Build the rooms anew on the history as it is."""
+        self.history = self.history.reopened()
+        self.later = Later()
+        delays = Delays(base=30, maximum=1800, jitter=0)
+        self.gate = Gate(self.clock, delays)
+        self.credentials = Credentials(self.gateway, self.clock)
+        upload = Upload(
+            store=self.store,
+            credentials=self.credentials,
+            history=self.history,
+            gate=self.gate,
+            clock=self.clock,
+            max_restarts=3,
+            part_concurrency=1,
+        )
+        self.examiner = Examiner([self.folder], "optional")
+        self.intake = Intake(history=self.history, clock=self.clock, device_id="robot", snapshot=lambda _: "")
+        self.dispatch = Dispatch(
+            history=self.history,
+            gate=self.gate,
+            upload=upload,
+            examiner=self.examiner,
+            names=self._names,
+            asset_id=self._asset_id,
+            profiles=self.profiles,
+            clock=self.clock,
+            executor=self.later,
+            delays=delays,
+            max_concurrent=self._max_concurrent,
+            max_attempts=5,
+            settle_seconds=2,
+            sidecar_required=self.sidecar_required,
+            agent_version="0",
+        )
+
+    def record(self, name: str = "a.mcap", *, size: int = 3000, seed: int = 0) -> SyncLog:
+        """Finish a recording and queue it."""
+        path = write_mcap(self.folder / name, size=size, seed=seed)
+        return self.find(path)
+
+    def find(self, path: Path) -> SyncLog:
+        """Queue what lies at ``path``."""
+        found = self.examiner.look(path, sidecar_overdue=True)
+        assert isinstance(found, Recording)
+        log = self.intake.accept(found)
+        assert log is not None
+        return log
+
+    def run(self, most: int = 100) -> None:
+        """Tick, and do the work that comes of it until there is none."""
+        self.dispatch.tick()
+        for _ in range(most):
+            if not self.later.waiting:
+                return
+            self.later.waiting.popleft()()
+
+    def advance(self, seconds: float) -> None:
+        """Let time pass and the agent work."""
+        self.clock.advance(seconds)
+        self.run()
+
+    def log(self, id_: int = 1) -> SyncLog:
+        """A document as it is now."""
+        return self.history.get(id_)
+
+    def stored(self, log: SyncLog) -> bytes:
+        """What the bucket has of it."""
+        return self.store.content(log.bucket, log.object_key)
+
+    def _names(self, fingerprint: str) -> list[Path]:
+        names = []
+        for path in sorted(self.folder.rglob("*.mcap")):
+            found = self.examiner.look(path, sidecar_overdue=True, done_overdue=True)
+            if isinstance(found, Recording) and str(found.fingerprint) == fingerprint:
+                names.append(path)
+        return names
+
+    def _asset_id(self, recording: Recording, snapshot: str, profiles: Mapping[str, DeviceProfile]) -> str:
+        return asset_id(recording, robot="robot", known=self.assets, snapshot=snapshot, profiles=profiles, default="")

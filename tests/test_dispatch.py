@@ -1,0 +1,281 @@
+"""Who goes when, and what becomes of the queue when something fails."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from agent.model.errors import CloudError
+from tests.fakes.gateway import PROFILE
+from tests.recorders import write_mcap, write_sidecar
+from tests.robot import Robot
+
+
+@pytest.fixture
+def robot(tmp_path: Path) -> Robot:
+    return Robot(tmp_path / "recordings")
+
+
+def states(robot: Robot) -> list[str]:
+    return [log.status for log in robot.history.documents.values()]
+
+
+def test_the_oldest_document_goes_first_and_no_more_than_allowed_at_once(tmp_path: Path) -> None:
+    robot = Robot(tmp_path / "recordings", max_concurrent=2)
+    for number in range(5):
+        robot.record(f"{number}.mcap", seed=number)
+    robot.dispatch.tick()
+    robot.dispatch.tick()
+    assert states(robot) == ["in_progress", "in_progress", "pending", "pending", "pending"]
+    robot.run()
+    assert states(robot) == ["completed"] * 5
+
+
+def test_an_outage_closes_the_gate_once_and_costs_no_attempt_and_no_history(robot: Robot) -> None:
+    robot.gateway.fail("ExchangeCredential", times=10_000)
+    for number in range(3):
+        robot.record(f"{number}.mcap", seed=number)
+    robot.run()
+    before = dict(robot.history.documents)
+    for _ in range(200):
+        robot.advance(600)
+    assert robot.history.documents == before
+    assert [log.attempt_count for log in before.values()] == [0, 0, 0]
+    robot.gateway.mend()
+    robot.advance(1800)
+    assert states(robot) == ["completed"] * 3
+    assert [log.attempt_count for log in robot.history.documents.values()] == [1, 1, 1]
+
+
+def test_probes_go_through_the_queue_in_turn(robot: Robot) -> None:
+    robot.store.fail("UploadPart", times=10_000)
+    for number in range(3):
+        robot.record(f"{number}.mcap", seed=number)
+    probed = []
+    robot.gateway.before = lambda call: (
+        probed.append(robot.dispatch.in_flight()[0].log.id) if call.startswith(("Create", "GetUp")) else None
+    )
+    robot.run()
+    for _ in range(6):
+        robot.advance(1800)
+    assert probed == [1, 2, 3, 1, 2, 3, 1]
+
+
+def test_a_recording_that_fails_alone_does_not_hold_up_the_others(robot: Robot) -> None:
+    bad = robot.record("bad.mcap", seed=1)
+    robot.store.before = lambda call: _refuse(robot, bad.id, call)
+    for number in range(5):
+        robot.record(f"{number}.mcap", seed=10 + number)
+    for number in range(12):
+        robot.record(f"later-{number}.mcap", seed=100 + number)
+        robot.advance(1800)
+    assert states(robot) == ["failed"] + ["completed"] * 17
+    failed = robot.log(bad.id)
+    assert failed.error is not None
+    assert (failed.error.code, failed.next_retry_at, failed.attempt_count) == ("HTTP_500", None, 5)
+
+
+def test_an_error_that_everybody_gets_fails_nobody_for_good(robot: Robot) -> None:
+    robot.gateway.fail("CompleteUpload", error=CloudError("CompleteUpload", "INTERNAL_ERROR"), times=10_000)
+    for number in range(3):
+        robot.record(f"{number}.mcap", seed=number)
+    for _ in range(10):
+        robot.advance(600)
+    assert "failed" not in states(robot)
+    robot.gateway.mend()
+    for _ in range(4):
+        robot.advance(1800)
+    assert states(robot) == ["completed"] * 3
+
+
+def test_a_counted_failure_waits_for_its_date_and_keeps_its_attempts(robot: Robot) -> None:
+    robot.record()
+    robot.store.flip(3)
+    robot.run()
+    log = robot.log()
+    assert (log.status, log.attempt_count) == ("failed", 1)
+    assert log.next_retry_at is not None
+    robot.advance(29)
+    assert robot.log().status == "failed"
+    robot.advance(1)
+    assert (robot.log().status, robot.log().attempt_count) == ("completed", 2)
+
+
+def test_a_clock_that_jumps_changes_no_wait(robot: Robot) -> None:
+    robot.record()
+    robot.store.flip(3)
+    robot.run()
+    robot.clock.set_now(0)
+    robot.advance(29)
+    assert robot.log().status == "failed"
+    robot.clock.set_now(4e9)
+    robot.advance(1)
+    assert robot.log().status == "completed"
+
+
+def test_after_a_restart_a_wait_is_what_is_left_of_it_and_never_longer_than_the_maximum(robot: Robot) -> None:
+    robot.record()
+    robot.store.flip(3)
+    robot.run()
+    robot.clock.set_now(0)  # the date in the document is decades ahead now
+    robot.restart()
+    robot.run()
+    robot.advance(1799)
+    assert robot.log().status == "failed"
+    robot.advance(1)
+    assert robot.log().status == "completed"
+
+
+def test_what_a_kill_left_in_progress_goes_on_with_no_attempt_lost(robot: Robot) -> None:
+    robot.record(size=5000)
+    robot.dispatch.tick()
+    assert robot.log().status == "in_progress"
+    robot.restart()
+    robot.run()
+    assert (robot.log().status, robot.log().attempt_count) == ("completed", 1)
+
+
+def test_a_stop_puts_back_what_is_in_flight_and_starts_nothing(robot: Robot) -> None:
+    robot.record("a.mcap", seed=1)
+    robot.record("b.mcap", seed=2)
+    robot.store.before = lambda call: robot.dispatch.stop(grace=0) if call == "CreateMultipartUpload" else None
+    robot.run()
+    assert states(robot) == ["pending", "pending"]
+    assert robot.log().attempt_count == 0
+    assert robot.log().multipart_upload_id
+    robot.store.before = lambda _call: None
+    robot.restart()
+    robot.run()
+    assert states(robot) == ["completed", "completed"]
+
+
+def test_a_full_disk_closes_the_gate_and_opens_it_when_there_is_room(robot: Robot) -> None:
+    robot.record()
+    robot.history.full = True
+    robot.run()
+    closed = robot.gate.closed()
+    assert closed is not None
+    assert closed.code == "disk_full"
+    robot.history.full = False
+    robot.run()
+    assert states(robot) == ["completed"]
+
+
+def test_a_disk_that_fills_up_in_mid_upload_loses_nothing(robot: Robot) -> None:
+    robot.record(size=5000)
+
+    def fill(call: str) -> None:
+        robot.history.full = call == "UploadPart"
+
+    robot.store.before = fill
+    robot.run()
+    robot.store.before = lambda _call: None
+    robot.history.full = False
+    robot.run()
+    assert states(robot) == ["completed"]
+    assert robot.log().attempt_count == 1
+
+
+def test_a_recording_without_an_asset_id_waits_alone(robot: Robot) -> None:
+    robot.profiles.profiles["robot-2"] = replace(PROFILE, asset_id="robot-2")
+    orphan = robot.record("orphan.mcap", seed=1)
+    named = write_mcap(robot.folder / "named.mcap", seed=2)
+    write_sidecar(named, {"asset_id": "robot-1"})
+    robot.find(named)
+    robot.run()
+    assert states(robot) == ["failed", "completed"]
+    waiting = robot.log(orphan.id)
+    assert waiting.error is not None
+    assert (waiting.error.kind, waiting.error.code, waiting.attempt_count) == ("blocked", "no_asset_id", 0)
+    assert waiting.next_retry_at is not None
+    robot.assets["robot"] = "robot-1"
+    robot.dispatch.cause_changed()
+    robot.run()
+    assert states(robot) == ["completed", "completed"]
+
+
+def test_an_open_session_is_given_up_when_the_asset_id_changes(robot: Robot) -> None:
+    robot.profiles.profiles["robot-2"] = replace(PROFILE, asset_id="robot-2", api_key="api-key-2")
+    robot.gateway.profiles["api-key-2"] = robot.profiles.profiles["robot-2"]
+    robot.assets["robot"] = "robot-1"
+    robot.store.fail("UploadPart", times=3)
+    robot.record()
+    robot.run()
+    assert robot.log().logical_upload_id
+    robot.assets["robot"] = "robot-2"
+    robot.advance(1800)
+    assert robot.log().status == "completed"
+    assert robot.log().asset_id == "robot-2"
+    stages = {session.asset_id: session.stage for session in robot.gateway.sessions.values()}
+    assert stages == {"robot-1": "terminal", "robot-2": "completed"}
+
+
+def test_a_profile_file_that_is_missing_blocks_until_it_is_there(robot: Robot) -> None:
+    robot.profiles.error = CloudError("LoadProfiles", "profile_file", "there is no such file")
+    robot.record()
+    robot.run()
+    closed = robot.gate.closed()
+    assert closed is not None
+    assert closed.kind == "blocked"
+    robot.profiles.error = None
+    robot.dispatch.cause_changed()
+    robot.run()
+    assert states(robot) == ["completed"]
+
+
+@pytest.mark.parametrize("sidecar", ["[]", "not json", json.dumps({"site": "elsewhere"})])
+def test_a_sidecar_that_can_not_be_used_is_final_before_any_session(robot: Robot, sidecar: str) -> None:
+    recording = write_mcap(robot.folder / "a.mcap")
+    recording.with_suffix(".json").write_text(sidecar)
+    robot.find(recording)
+    robot.run()
+    assert states(robot) == ["failed"]
+    assert robot.log().next_retry_at is None
+    assert robot.gateway.sessions == {}
+
+
+def test_a_required_sidecar_that_is_missing_is_final_and_its_coming_begins_a_new_chain(robot: Robot) -> None:
+    robot.sidecar_required = True
+    robot.restart()
+    robot.record()
+    robot.run()
+    assert states(robot) == ["failed"]
+    write_sidecar(robot.folder / "a.mcap")
+    robot.find(robot.folder / "a.mcap")
+    robot.run()
+    assert states(robot) == ["failed", "completed"]
+    assert robot.log(2).trigger == "cause-changed"
+
+
+def test_a_day_of_refusals_by_the_bucket_ends_by_itself(robot: Robot) -> None:
+    denied = CloudError("UploadPart", "AccessDenied", status=403)
+    robot.store.fail("UploadPart", error=denied, times=100_000)
+    for number in range(3):
+        robot.record(f"{number}.mcap", seed=number)
+    for _ in range(48):
+        robot.advance(1800)
+    assert "failed" not in states(robot)
+    robot.store.mend()
+    robot.advance(1800)
+    robot.advance(1800)
+    assert states(robot) == ["completed"] * 3
+
+
+def test_a_mistake_in_the_agent_is_counted_and_stops_nobody_else(robot: Robot) -> None:
+    robot.store.fail("HeadObject", error=ZeroDivisionError("oops"), times=1)
+    robot.record("a.mcap", seed=1)
+    robot.record("b.mcap", seed=2)
+    robot.run()
+    assert states(robot) == ["failed", "completed"]
+    assert robot.log().error is not None
+    robot.advance(60)
+    assert states(robot) == ["completed", "completed"]
+
+
+def _refuse(robot: Robot, bad: int, call: str) -> None:
+    flying = robot.dispatch.in_flight()
+    if call == "UploadPart" and flying and flying[0].log.id == bad:
+        raise CloudError("UploadPart", "HTTP_500", status=500)
