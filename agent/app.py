@@ -65,7 +65,7 @@ class Every(BaseTrigger):  # type: ignore[misc] # apscheduler has no types
 class App:
     """One agent in this process."""
 
-    def __init__(self, settings: Settings, environ: Mapping[str, str], *, hide: Callable[[str], None]) -> None:
+    def __init__(self, settings: Settings, environ: Mapping[str, str], *, hide: Callable[..., None]) -> None:
         """Open the history and build every part; nothing runs yet. ``hide`` is told each secret. Raises AgentError."""
         state = settings.agent.state_dir
         self._settings = settings
@@ -81,7 +81,7 @@ class App:
         self.gate = Gate(self._clock, delays)
         ca_file = str(settings.cloud.tls_ca_file or "")
         self._gateway = GrpcGateway(timeout_seconds=settings.cloud.request_timeout_seconds, ca_file=ca_file)
-        self._credentials = Credentials(self._gateway, self._clock)
+        self._credentials = Credentials(self._gateway, self._clock, hide)
         store = MinioStore(
             clock=self._clock, ca_file=ca_file, connections=settings.upload.max_concurrent * _PART_CONCURRENCY
         )

@@ -61,6 +61,7 @@ class Robot:
         self.history = MemoryHistory(self.clock)
         self.assets: dict[str, str] = {}
         self.sidecar_required = False
+        self.secrets: set[str] = set()
         self._max_concurrent = max_concurrent
         self.restart()
 
@@ -70,7 +71,7 @@ class Robot:
         self.later = Later()
         delays = Delays(base=30, maximum=1800, jitter=0)
         self.gate = Gate(self.clock, delays)
-        self.credentials = Credentials(self.gateway, self.clock)
+        self.credentials = Credentials(self.gateway, self.clock, self.hidden)
         upload = Upload(
             store=self.store,
             credentials=self.credentials,
@@ -99,6 +100,10 @@ class Robot:
             sidecar_required=self.sidecar_required,
             agent_version="0",
         )
+
+    def hidden(self, *secrets: str) -> None:
+        """Where secrets are told."""
+        self.secrets |= set(secrets)
 
     def record(self, name: str = "a.mcap", *, size: int = 3000, seed: int = 0) -> SyncLog:
         """Finish a recording and queue it."""

@@ -31,7 +31,7 @@ def gateway(clock: FakeClock) -> FakeGateway:
 
 @pytest.fixture
 def credentials(gateway: FakeGateway, clock: FakeClock) -> Credentials:
-    return Credentials(gateway, clock)
+    return Credentials(gateway, clock, lambda *_: None)
 
 
 def token(credentials: Credentials) -> AccessToken:
@@ -162,6 +162,14 @@ def test_secrets_do_not_show(credentials: Credentials) -> None:
     shown = f"{lease} {lease!r} {token(credentials)!r} {PROFILE!r}"
     for secret in (lease.access_key_id, lease.secret_access_key, lease.session_token, PROFILE.api_key):
         assert secret not in shown
+
+
+def test_every_secret_is_told_to_those_who_must_hide_it(gateway: FakeGateway, clock: FakeClock) -> None:
+    told: list[str] = []
+    credentials = Credentials(gateway, clock, lambda *secrets: told.extend(secrets))
+    lease = open_session(credentials).current()
+    expected = {lease.access_key_id, lease.secret_access_key, lease.session_token, PROFILE.api_key}
+    assert expected | {token(credentials).value} <= set(told)
 
 
 def test_the_advisory_window_is_never_more_than_half_a_life() -> None:

@@ -250,6 +250,19 @@ def test_a_required_sidecar_that_is_missing_is_final_and_its_coming_begins_a_new
     assert robot.log(2).trigger == "cause-changed"
 
 
+def test_a_recording_that_is_being_compressed_waits_and_is_not_taken_for_another(robot: Robot) -> None:
+    robot.record()
+    compressed = robot.folder / "a.mcap.zstd"
+    compressed.touch()
+    robot.run()
+    waiting = robot.log()
+    assert waiting.error is not None
+    assert (waiting.error.code, waiting.attempt_count) == ("compressing", 0)
+    compressed.unlink()
+    robot.advance(1800)
+    assert states(robot) == ["completed"]
+
+
 def test_a_day_of_refusals_by_the_bucket_ends_by_itself(robot: Robot) -> None:
     denied = CloudError("UploadPart", "AccessDenied", status=403)
     robot.store.fail("UploadPart", error=denied, times=100_000)

@@ -337,9 +337,12 @@ def test_a_file_replaced_while_it_uploads_fails_and_the_new_bytes_are_another_re
     robot.record(size=5000)
     other = robot.folder / "other"
     other.write_bytes(b"x" * 5000)
-    robot.store.before = lambda call: (
-        other.replace(robot.folder / "a.mcap") if other.exists() and _is_part(call) else None
-    )
+
+    def replace_once(call: str) -> None:
+        if _is_part(call) and other.exists():
+            other.replace(robot.folder / "a.mcap")
+
+    robot.store.before = replace_once
     robot.run()
     log = robot.log()
     assert (log.status, log.next_retry_at) == ("failed", None)

@@ -38,7 +38,10 @@ def demo(mebibytes: int, seconds: float) -> None:
     """Record an MCAP, watch it reach a bucket, and compare the bytes; all on this machine."""
     from agent.devcloud.cloud import DevCloud  # noqa: PLC0415 - an extra: only these commands need it
 
-    with tempfile.TemporaryDirectory(prefix="keystone-demo-") as folder, DevCloud(Path(folder), bandwidth=_LINK) as cloud:
+    with (
+        tempfile.TemporaryDirectory(prefix="keystone-demo-") as folder,
+        DevCloud(Path(folder), bandwidth=_LINK) as cloud,
+    ):
         click.echo(f"embedded cloud: {cloud.store_url}, bucket {cloud.bucket}; everything is in {folder}")
         environ = {name: text for name, text in os.environ.items() if not name.startswith("KEYSTONE_AGENT_")}
         settings = load(cloud.config_path, environ).settings

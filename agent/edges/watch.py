@@ -12,6 +12,7 @@ import os
 import queue
 import re
 import threading
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -117,6 +118,8 @@ class Watch:
     def start(self) -> None:
         """Watch the roots that are there; ``supervise`` adds the others when they appear."""
         logging.getLogger(_OVERFLOW_LOGGER).addHandler(self._overflow)
+        # Said of a folder made inside a folder just made, which watchdog comes upon in two ways; it harms nothing.
+        warnings.filterwarnings("ignore", "Callback with id", RuntimeWarning)
         self.supervise()
 
     def supervise(self) -> None:

@@ -17,6 +17,8 @@ from agent.model.nouns import AccessToken, CredentialLease, DeviceProfile, Grant
 from agent.model.ports import Clock, Gateway
 
 Answer = TypeVar("Answer")
+Hide = Callable[..., None]
+"""Told secrets, so that whoever writes logs can leave them out."""
 
 _TOKEN_MARGIN = 60.0  # seconds before its end at which a token is renewed
 _LONGEST_LIFE = 7 * 86400.0  # longer says that this robot's clock is wrong
@@ -25,9 +27,10 @@ _LONGEST_LIFE = 7 * 86400.0  # longer says that this robot's clock is wrong
 class Token:
     """The access token of one profile."""
 
-    def __init__(self, gateway: Gateway, profile: DeviceProfile, clock: Clock) -> None:
+    def __init__(self, gateway: Gateway, profile: DeviceProfile, clock: Clock, hide: Hide) -> None:
         """Nothing is fetched before it is asked for."""
         self.profile = profile
+        self._hide = hide
         self._gateway = gateway
         self._clock = clock
         self._lock = threading.Lock()
@@ -52,7 +55,9 @@ class Token:
         return float("inf") if self._deadline is None else self._deadline - self._clock.monotonic()
 
     def _fetch(self) -> None:
+        self._hide(self.profile.api_key)
         token = self._gateway.exchange(self.profile)
+        self._hide(token.value)
         life = token.expires_at - self._clock.now()
         self._deadline = self._clock.monotonic() + life if 0 < life <= _LONGEST_LIFE else None
         self._token = token
@@ -61,8 +66,9 @@ class Token:
 class SessionKeys:
     """The current lease of one upload session."""
 
-    def __init__(self, owner: Credentials, profile: DeviceProfile, grant: Grant, clock: Clock) -> None:
+    def __init__(self, owner: Credentials, profile: DeviceProfile, grant: Grant, clock: Clock, hide: Hide) -> None:
         """``grant`` is what the gateway gave with the session."""
+        self._hide = hide
         self.session = grant.session
         self.refreshes = 0
         self._owner = owner
@@ -105,6 +111,7 @@ class SessionKeys:
         self.refreshes += 1
 
     def _arrived(self, lease: CredentialLease) -> CredentialLease:
+        self._hide(lease.access_key_id, lease.secret_access_key, lease.session_token)
         life = lease.expires_at - self._clock.now()
         if not 0 < life <= _LONGEST_LIFE:
             return lease
@@ -114,8 +121,9 @@ class SessionKeys:
 class Credentials:
     """All tokens and leases of the agent."""
 
-    def __init__(self, gateway: Gateway, clock: Clock) -> None:
-        """Tokens come from ``gateway`` and are kept for the life of the process."""
+    def __init__(self, gateway: Gateway, clock: Clock, hide: Hide) -> None:
+        """Tokens come from ``gateway`` and are kept for the life of the process; ``hide`` is told each secret."""
+        self._hide = hide
         self._gateway = gateway
         self._clock = clock
         self._lock = threading.Lock()
@@ -135,7 +143,7 @@ class Credentials:
 
     def keys(self, profile: DeviceProfile, grant: Grant) -> SessionKeys:
         """Begin to look after a session's lease; :meth:`release` ends that."""
-        keys = SessionKeys(self, profile, grant, self._clock)
+        keys = SessionKeys(self, profile, grant, self._clock, self._hide)
         with self._lock:
             self._keys.add(keys)
         return keys
@@ -167,7 +175,7 @@ class Credentials:
         with self._lock:
             token = self._tokens.get(profile.asset_id)
             if token is None or token.profile != profile:  # the profile file was changed
-                token = self._tokens[profile.asset_id] = Token(self._gateway, profile, self._clock)
+                token = self._tokens[profile.asset_id] = Token(self._gateway, profile, self._clock, self._hide)
             return token
 
 

@@ -269,12 +269,14 @@ class Discover:
             files = self._folders.setdefault(folder, {})
             file = files.get(name)
             if file is None or file.stamp != stamp:
-                first_sight = file is None or file.state == "skipped"
+                before = "skipped" if file is None else file.state
                 file = files[name] = _File(stamp, sidecar, now)
-                if first_sight and self._too_old(state):
+                if before == "skipped" and self._too_old(state):
                     file.state = "skipped"
-                else:
-                    self._schedule(path, file, due, state.st_mtime_ns)
+                    return
+                if before in ("settling", "recording", "unfinished"):
+                    file.state, file.why = "recording", "it is being written to"
+                self._schedule(path, file, due, state.st_mtime_ns)
             elif file.sidecar != sidecar:
                 file.sidecar = sidecar
                 # A sidecar that was taken away changes nothing for a recording that has been given.

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from agent.flow.examine import Examiner
+from agent.flow.examine import Examiner, NotYet
 from agent.flow.gate import Delays, Gate
 from agent.flow.identity import raw_tags
 from agent.flow.outcome import Outcome, outcome_of
@@ -249,6 +249,8 @@ class Dispatch:
                 continue
             if isinstance(found, Recording) and str(found.fingerprint) == log.fingerprint:
                 return found
+            if isinstance(found, NotYet) and found.why == "compressing":
+                raise WaitingError(found.message, code="compressing", hint="nothing to do: it ends by itself")
             seen_other = seen_other or candidate == path
         if seen_other:
             raise RecordingError(f"{path} has other bytes now", code="replaced")

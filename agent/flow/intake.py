@@ -14,7 +14,7 @@ _log = logging.getLogger(__name__)
 
 _BY_SIDECAR = frozenset({"sidecar_invalid", "sidecar_missing", "tag_conflict", "tag_limit"})
 _BY_FILE = frozenset({"gone", "replaced"})
-_BY_FOLDER = frozenset({"folder_missing", "not_settled"})
+_BY_FOLDER = frozenset({"folder_missing", "compressing"})
 
 
 class Intake:

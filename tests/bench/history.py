@@ -94,7 +94,7 @@ def measure(folder: Path, documents: int) -> dict[str, Any]:
 def main() -> None:
     """Print a table; each size is measured in a process of its own."""
     if "--one" in sys.argv:
-        print(json.dumps(measure(Path(sys.argv[2]), int(sys.argv[3]))))  # noqa: T201 # a bench speaks to people
+        print(json.dumps(measure(Path(sys.argv[2]), int(sys.argv[3]))))
         return
     sizes = (*SIZES, FULL) if "--full" in sys.argv else SIZES
     for number, documents in enumerate(sizes):
@@ -103,8 +103,8 @@ def main() -> None:
             command = [sys.executable, "-m", "tests.bench.history", "--one", f"{folder}/history", str(documents)]
             row = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
         if number == 0:
-            print(*(f"{name:>12}" for name in row))  # noqa: T201 # a bench speaks to people
-        print(*(f"{value:>12.2f}" if isinstance(value, float) else f"{value:>12,}" for value in row.values()))  # noqa: T201 # likewise
+            print(*(f"{name:>12}" for name in row))
+        print(*(f"{value:>12.2f}" if isinstance(value, float) else f"{value:>12,}" for value in row.values()))
 
 
 if __name__ == "__main__":

@@ -152,6 +152,9 @@ class StoreContract:
         later.complete(multipart, [*[part for part in later.parts(multipart) if part.number == 1], *sent])
         assert place.read(key) == os.pread(file, SIZE, 0)
 
+    def test_where_no_multipart_was_begun_none_is_listed(self, target: Target) -> None:
+        assert list(target.multiparts()) == []
+
     def test_multiparts_are_listed_for_exactly_this_key(self, place: Place, key: str, target: Target) -> None:
         mine = {target.begin(), target.begin()}
         place.target(key + "x").begin()

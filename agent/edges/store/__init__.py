@@ -5,7 +5,7 @@ from __future__ import annotations
 import ssl
 from collections.abc import Callable
 from typing import Any, Literal
-from urllib.parse import urlsplit
+from urllib.parse import SplitResult, urlsplit
 
 import urllib3
 
@@ -65,10 +65,10 @@ class MinioStore:
         """The place of one recording; no request is made. Raises CloudError for an impossible endpoint."""
         keys = Keys(lease)
         try:
-            url = urlsplit(session.endpoint if "://" in session.endpoint else f"https://{session.endpoint}")
+            url = _address(session.endpoint)
             client = Client(
                 self._time,
-                url.netloc or "/",  # refused by the library
+                url.netloc,
                 secure=url.scheme != "http",
                 region=session.region or _region_of(url.hostname or ""),
                 http_client=self._pool,
@@ -85,6 +85,14 @@ class MinioStore:
     def close(self) -> None:
         """Close all connections."""
         self._pool.clear()
+
+
+def _address(endpoint: str) -> SplitResult:
+    """The parts of an endpoint, which is https without a scheme; raises ValueError where there is no host."""
+    url = urlsplit(endpoint if "://" in endpoint else f"https://{endpoint}")
+    if not url.hostname:
+        raise ValueError(endpoint)
+    return url
 
 
 def _region_of(host: str) -> str:

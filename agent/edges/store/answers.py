@@ -29,9 +29,14 @@ _CODE = re.compile(rb"<Code>\s*([A-Za-z0-9._-]+)\s*</Code>")
 _MESSAGE = re.compile(rb"<Message>([^<]*)</Message>")
 _SKEW_REFUSED = 300.0  # seconds from which a bare 400 or 403 is blamed on the clock
 _PORTAL_STATUS = 511  # RFC 6585: network authentication required
-_CHECKSUM_CODES = frozenset(
-    {"BadDigest", "InvalidDigest", "XAmzContentChecksumMismatch", "XAmzContentSHA256Mismatch", "InvalidPartChecksum"}
-)
+# Other names for the same: the words of the table are on the right.
+_SAME = {
+    "BadDigest": "checksum",
+    "InvalidDigest": "checksum",
+    "XAmzContentChecksumMismatch": "checksum",
+    "XAmzContentSHA256Mismatch": "checksum",
+    "XAdminUserNotFound": "InvalidAccessKeyId",  # VersityGW
+}
 _CLOCK_SUSPECTS = frozenset({"AccessDenied", "SignatureDoesNotMatch", "BadRequest", "HTTP_400", "HTTP_403"})
 # The first row that fits anything in the chain of causes names what happened on the way.
 _CUTS: tuple[tuple[type[BaseException], str], ...] = (
@@ -58,9 +63,8 @@ def refused(
 ) -> CloudError:
     """What an answer that is no success means; ``hide`` takes secrets out of a text."""
     code = _code(answer)
-    if code in _CHECKSUM_CODES:
-        code = "checksum"
-    elif code in _CLOCK_SUSPECTS and abs(skew) > _SKEW_REFUSED:
+    code = _SAME.get(code, code)
+    if code in _CLOCK_SUSPECTS and abs(skew) > _SKEW_REFUSED:
         code = SKEWED
     found = _MESSAGE.search(answer.data)
     message = html.unescape(found[1].decode(errors="replace")) if found else f"HTTP {answer.status}"

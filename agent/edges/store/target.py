@@ -20,6 +20,7 @@ from agent.model.errors import CloudError
 from agent.model.nouns import Part, SentPart, StoredObject, Transfer, UploadSession
 
 _PAGE = "1000"
+_NOTHING_THERE = frozenset({"NoSuchKey", "HTTP_404"})
 _UPLOAD_MARKERS = {"key-marker": "NextKeyMarker", "upload-id-marker": "NextUploadIdMarker"}
 _PART_MARKERS = {"part-number-marker": "NextPartNumberMarker"}
 
@@ -117,9 +118,7 @@ class MinioTarget:
         try:
             answer = self._call("HeadObject", "HEAD", {}, {"x-amz-checksum-mode": "ENABLED"})
         except CloudError as error:
-            if error.status == 404:
-                return None
-            if error.status in {400, 401, 403} and not self._readable():
+            if error.status in {400, 401, 403, 404} and self._absent():
                 return None
             raise
         etag = answer.headers.get("etag", "")
@@ -189,15 +188,18 @@ class MinioTarget:
             raise CloudError("UploadPart", "checksum", "nothing that this store answers proves a part")
         self._etags = "digests"
 
-    def _readable(self) -> bool:
-        """Ask again for one byte, because refusals of HEAD have no body to say why; raise what that says."""
+    def _absent(self) -> bool:
+        """Ask again for one byte, because a refused HEAD has no body to say why; raise any other reason than that.
+
+        A missing bucket and, at some stores, an unknown key are a 404 too.
+        """
         try:
             self._call("HeadObject", "GET", {}, {"Range": "bytes=0-0"})
         except CloudError as error:
-            if error.status != 404:
+            if error.code not in _NOTHING_THERE:
                 raise
-            return False
-        return True
+            return True
+        return False
 
     def _pages(
         self, call: str, query: Mapping[str, str], markers: Mapping[str, str], *, in_bucket: bool = False
@@ -234,7 +236,7 @@ class MinioTarget:
             )
         except RefusedError as refusal:
             error = refused(call, refusal.answer, self._keys.hide, skew=refusal.skew, server_time=refusal.server_time)
-            if not (again and error.code == SKEWED and error.server_time):
+            if not (again and error.code == SKEWED and refusal.server_time is not None):
                 raise error from None
         except (HTTPError, OSError) as error:
             raise cut(call, error) from error

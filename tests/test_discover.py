@@ -1,0 +1,773 @@
+from __future__ import annotations
+
+import gc
+import logging
+import os
+import shutil
+import sys
+import tracemalloc
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from agent.flow import discover as discover_room
+from agent.flow import survey
+from agent.flow.discover import Discover
+from agent.flow.examine import Examiner
+from agent.model.nouns import Damaged, Recording, Sighting
+from tests import recorders
+from tests.fakes.clock import FakeClock
+
+
+class Finder:
+    """A Discover on real files with a clock that is moved by hand."""
+
+    def __init__(self, *roots: Path, **options: Any) -> None:
+        self.clock = FakeClock()
+        self.roots = roots
+        values: dict[str, Any] = {
+            "roots": roots,
+            "include": ["*.mcap"],
+            "exclude": [".*", "*.active", "*.tmp", "*.part"],
+            "settle_seconds": 2.0,
+            "rescan_seconds": 60.0,
+            "sidecar": "ignore",
+            "sidecar_wait_seconds": 5.0,
+            "unfinished_minutes": 10.0,
+            **options,
+        }
+        follow = values.get("follow_symlinks", False)
+        self.examiner = Examiner(roots, values["sidecar"], follow_symlinks=follow)
+        self.discover = Discover(self.examiner, self.clock, **values)
+
+    def step(self, seconds: float = 0.0) -> list[str]:
+        """Let time pass, then one step; the names of what it gave."""
+        self.clock.advance(seconds)
+        return [item.path.name for item in self.discover.step()]
+
+    def run(self, seconds: float) -> list[Recording | Damaged]:
+        """Let time pass, stepping whenever the finder asks to."""
+        found: list[Recording | Damaged] = []
+        end = self.clock.monotonic() + seconds
+        while (due := self.discover.next_step()) <= end:
+            self.clock.advance(max(0.0, due - self.clock.monotonic()))
+            found += self.discover.step()
+        self.clock.advance(end - self.clock.monotonic())
+        return found
+
+    def names(self, seconds: float) -> list[str]:
+        return [item.path.name for item in self.run(seconds)]
+
+    def sight(self, path: Path) -> None:
+        self.discover.sight(Sighting(path))
+
+    def state(self, path: Path) -> str:
+        known = self.discover.state(path)
+        return known[0] if known else "unknown"
+
+
+@pytest.fixture
+def finder(tmp_path: Path) -> Finder:
+    return Finder(tmp_path)
+
+
+@contextmanager
+def counted_stats() -> Iterator[Counter[str]]:
+    """Count the system calls that ask for a file's state, by what asks: scandir's entries, or os.stat."""
+    counts: Counter[str] = Counter()
+
+    def profile(_frame: Any, event: str, argument: Any) -> None:
+        if event == "c_call" and argument.__name__ in ("stat", "open", "pread"):
+            counts[argument.__name__] += 1
+
+    sys.setprofile(profile)
+    try:
+        yield counts
+    finally:
+        sys.setprofile(None)
+
+
+# -- settling
+
+
+def test_a_complete_file_is_given_once_after_two_looks(finder: Finder, tmp_path: Path) -> None:
+    recorders.write_mcap(tmp_path / "a.mcap")
+    assert finder.step() == []
+    assert finder.step(1.9) == []
+    assert finder.step(0.1) == ["a.mcap"]
+    assert finder.run(600) == []
+
+
+def test_the_finder_sleeps_until_something_is_due(finder: Finder, tmp_path: Path) -> None:
+    start = finder.clock.monotonic()
+    assert finder.discover.next_step() <= start
+    finder.step()
+    assert finder.discover.next_step() == start + 60
+    finder.sight(recorders.write_mcap(tmp_path / "a.mcap"))
+    assert finder.discover.next_step() == start
+    finder.step()
+    assert finder.discover.next_step() == start + 2
+
+
+def test_a_growing_file_is_never_given_and_looked_at_ever_more_rarely(tmp_path: Path) -> None:
+    finder = Finder(tmp_path, rescan_seconds=600.0)
+    path = recorders.unfinished(tmp_path / "a.mcap")
+    stats = 0
+    for _ in range(600):
+        with path.open("ab") as stream:
+            stream.write(b"more")
+        with counted_stats() as counts:
+            assert finder.run(1) == []
+        stats += counts["stat"]
+    assert stats < 20  # after 2, 4, 8 … seconds
+    assert [held.path for held in finder.discover.report().recording] == [path]
+    recorders.write_mcap(path)
+    finder.sight(path)
+    assert finder.names(2) == ["a.mcap"]
+
+
+def test_a_complete_file_that_is_still_touched_is_not_given(finder: Finder, tmp_path: Path) -> None:
+    path = recorders.write_mcap(tmp_path / "a.mcap")
+    for number in range(100):
+        os.utime(path, ns=(1, 10**18 + number))
+        assert finder.step(1) == []
+    assert finder.names(130) == ["a.mcap"]
+
+
+def test_the_wall_clock_plays_no_part_in_settling(finder: Finder, tmp_path: Path) -> None:
+    recorders.write_mcap(tmp_path / "a.mcap")
+    finder.step()
+    finder.clock.set_now(0)
+    assert finder.step(1.9) == []
+    assert finder.step(0.2) == ["a.mcap"]
+
+
+def test_a_finished_file_is_noticed_by_a_sighting_long_before_the_scan(finder: Finder, tmp_path: Path) -> None:
+    path = recorders.unfinished(tmp_path / "a.mcap")
+    finder.run(30)
+    assert finder.state(path) == "recording"
+    recorders.write_mcap(path)
+    finder.sight(path)
+    assert finder.names(2.0) == ["a.mcap"]
+
+
+def test_a_finished_file_is_found_by_scans_alone(finder: Finder, tmp_path: Path) -> None:
+    finder.run(30)
+    recorders.write_mcap(tmp_path / "a.mcap")
+    assert finder.names(62) == ["a.mcap"]
+
+
+def test_one_scan_s_files_come_by_age_then_by_path(finder: Finder, tmp_path: Path) -> None:
+    for name, mtime in (("c", 1), ("b", 3), ("z", 2), ("a", 3)):
+        os.utime(recorders.write_mcap(tmp_path / f"{name}.mcap", seed=ord(name)), ns=(mtime, mtime))
+    assert finder.names(5) == ["c.mcap", "z.mcap", "a.mcap", "b.mcap"]
+
+
+def test_very_many_files_come_in_order_over_several_steps(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(discover_room, "_LOOKS", 3)
+    finder = Finder(tmp_path)
+    for number in range(10):
+        mtime = 100 - number
+        os.utime(recorders.write_mcap(tmp_path / f"{number}.mcap", size=100, seed=number), ns=(mtime, mtime))
+    finder.step()
+    assert finder.step(2) == ["9.mcap", "8.mcap", "7.mcap"]
+    assert finder.discover.next_step() <= finder.clock.monotonic()
+    assert finder.names(0) == [f"{number}.mcap" for number in (6, 5, 4, 3, 2, 1, 0)]
+
+
+def test_what_could_not_be_taken_is_given_again(finder: Finder, tmp_path: Path) -> None:
+    path = recorders.write_mcap(tmp_path / "a.mcap")
+    assert finder.names(5) == ["a.mcap"]
+    finder.discover.again(path)
+    assert finder.step() == []
+    assert finder.names(2) == ["a.mcap"]
+    assert finder.run(100) == []
+
+
+# -- what changes afterwards
+
+
+def test_new_bytes_in_the_same_place_are_given_again(finder: Finder, tmp_path: Path) -> None:
+    path = recorders.write_mcap(tmp_path / "a.mcap")
+    before = finder.run(5)[0].fingerprint
+    recorders.write_mcap(path, seed=1)
+    after = finder.run(65)[0].fingerprint
+    assert before != after
+    assert finder.discover.names(str(before)) == []
+    assert finder.discover.names(str(after)) == [path]
+
+
+def test_a_renamed_file_keeps_its_fingerprint_and_its_name_follows(finder: Finder, tmp_path: Path) -> None:
+    path = recorders.write_mcap(tmp_path / "a.mcap")
+    before = finder.run(5)[0]
+    moved = tmp_path / "deeper" / "b.mcap"
+    moved.parent.mkdir()
+    path.rename(moved)
+    assert finder.discover.names(str(before.fingerprint)) == []
+    finder.sight(path)
+    finder.sight(moved)
+    [after] = finder.run(3)
+    assert after.fingerprint == before.fingerprint
+    assert finder.discover.names(str(before.fingerprint)) == [moved]
+
+
+def test_copies_and_hard_links_are_names_of_one_recording(finder: Finder, tmp_path: Path) -> None:
+    path = recorders.write_mcap(tmp_path / "a.mcap")
+    shutil.copy(path, tmp_path / "copy.mcap")
+    (tmp_path / "link.mcap").hardlink_to(path)
+    found = finder.run(5)
+    assert len({item.fingerprint for item in found}) == 1
+    names = finder.discover.names(str(found[0].fingerprint))
+    assert [name.name for name in names] == ["a.mcap", "copy.mcap", "link.mcap"]
+
+
+def test_a_file_that_went_and_came_back_is_given_again(finder: Finder, tmp_path: Path) -> None:
+    path = recorders.write_mcap(tmp_path / "a.mcap")
+    finder.run(5)
+    path.rename(tmp_path / "a.tmp")
+    finder.run(60)
+    assert finder.state(path) == "unknown"
+    (tmp_path / "a.tmp").rename(path)
+    assert finder.names(65) == ["a.mcap"]
+
+
+def test_a_deleted_folder_is_forgotten_with_all_in_it(finder: Finder, tmp_path: Path) -> None:
+    deep = tmp_path / "a" / "b"
+    deep.mkdir(parents=True)
+    path = recorders.write_mcap(deep / "a.mcap")
+    finder.run(5)
+    assert finder.state(path) == "complete"
+    shutil.rmtree(tmp_path / "a")
+    finder.sight(tmp_path / "a")
+    finder.step()
+    assert finder.state(path) == "unknown"
+
+
+def test_a_new_folder_is_gone_through_when_it_is_sighted(finder: Finder, tmp_path: Path) -> None:
+    finder.step()
+    deep = tmp_path / "a" / "b"
+    deep.mkdir(parents=True)
+    recorders.write_mcap(deep / "a.mcap")
+    finder.sight(tmp_path / "a")
+    assert finder.names(2) == ["a.mcap"]
+
+
+# -- roots
+
+
+def test_a_missing_root_is_waited_for_and_shown(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
+    root = tmp_path / "disk"
+    finder = Finder(root)
+    finder.run(120)
+    assert finder.discover.report().missing_roots == [root]
+    assert [record.message for record in caplog.records] == [f"watched folder {root} is not there"]
+    root.mkdir()
+    recorders.write_mcap(root / "a.mcap")
+    finder.sight(root)
+    assert finder.names(5) == ["a.mcap"]
+    assert finder.discover.report().missing_roots == []
+
+
+def test_a_root_that_was_away_gives_its_recordings_again(tmp_path: Path) -> None:
+    root = tmp_path / "disk"
+    root.mkdir()
+    recorders.write_mcap(root / "a.mcap")
+    finder = Finder(root)
+    assert finder.names(5) == ["a.mcap"]
+    root.rename(tmp_path / "away")
+    assert finder.run(60) == []
+    (tmp_path / "away").rename(root)
+    assert finder.names(65) == ["a.mcap"]
+
+
+def test_a_replaced_root_gives_what_is_in_the_new_one(tmp_path: Path) -> None:
+    root = tmp_path / "disk"
+    root.mkdir()
+    recorders.write_mcap(root / "a.mcap")
+    finder = Finder(root)
+    finder.run(5)
+    root.rename(tmp_path / "old")
+    root.mkdir()
+    recorders.write_mcap(root / "b.mcap", seed=1)
+    finder.sight(root)
+    assert finder.names(5) == ["b.mcap"]
+    assert finder.state(root / "a.mcap") == "unknown"
+
+
+def test_overlapping_roots_are_one(tmp_path: Path) -> None:
+    inner = tmp_path / "inner"
+    inner.mkdir()
+    link = tmp_path / "link"
+    link.symlink_to(inner)
+    recorders.write_mcap(inner / "a.mcap")
+    finder = Finder(inner, tmp_path, link, tmp_path)
+    [found] = finder.run(5)
+    assert isinstance(found, Recording)
+    assert (found.path, found.root) == (inner / "a.mcap", inner)
+    assert len(finder.discover.names(str(found.fingerprint))) == 1
+
+
+def test_a_root_inside_an_excluded_folder_of_another_is_its_own(tmp_path: Path) -> None:
+    hidden = tmp_path / ".cache"
+    hidden.mkdir()
+    recorders.write_mcap(hidden / "a.mcap")
+    assert Finder(tmp_path).names(5) == []
+    assert Finder(tmp_path, hidden).names(5) == ["a.mcap"]
+
+
+def test_a_root_may_be_a_link(tmp_path: Path) -> None:
+    (tmp_path / "real").mkdir()
+    link = tmp_path / "link"
+    link.symlink_to(tmp_path / "real")
+    recorders.write_mcap(tmp_path / "real" / "a.mcap")
+    [found] = Finder(link).run(5)
+    assert found.path == link / "a.mcap"
+
+
+def test_sightings_that_ask_for_everything_are_not_answered_one_by_one(
+    finder: Finder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scans: list[float] = []
+    walk = survey.walk
+
+    def counted(*arguments: Any) -> Any:
+        scans.append(finder.clock.monotonic())
+        return walk(*arguments)
+
+    monkeypatch.setattr("agent.flow.discover.walk", counted)
+    for _ in range(100):
+        finder.sight(tmp_path)
+        finder.step(0.1)
+    assert 4 <= len(scans) <= 6  # in 10 s: one at start, then one every settle_seconds
+
+
+def test_a_scan_asked_for_during_a_scan_is_not_lost(finder: Finder, monkeypatch: pytest.MonkeyPatch) -> None:
+    walk = survey.walk
+
+    def asking(*arguments: Any) -> Any:
+        finder.discover.rescan()
+        return walk(*arguments)
+
+    monkeypatch.setattr("agent.flow.discover.walk", asking)
+    finder.step()
+    assert finder.discover.next_step() <= finder.clock.monotonic()
+
+
+def test_a_sighting_outside_of_what_is_watched_adds_nothing(finder: Finder, tmp_path: Path) -> None:
+    (tmp_path / ".hidden").mkdir()
+    hidden = recorders.write_mcap(tmp_path / ".hidden" / "a.mcap")
+    finder.step()
+    finder.sight(hidden)
+    finder.sight(hidden.parent)
+    finder.sight(Path("/nowhere/a.mcap"))
+    assert finder.run(10) == []
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root reads everything")
+def test_an_unreadable_folder_of_this_user_is_named(finder: Finder, tmp_path: Path) -> None:
+    closed = tmp_path / "closed"
+    closed.mkdir(mode=0)
+    finder.step()
+    assert finder.discover.report().unreadable_folders == {closed: "Permission denied"}
+
+
+def test_an_unreadable_folder_is_said_once_and_its_files_are_not_forgotten(
+    finder: Finder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    closed = tmp_path / "closed"
+    closed.mkdir()
+    path = recorders.write_mcap(closed / "a.mcap")
+    recorders.write_mcap(tmp_path / "b.mcap", seed=1)
+    scandir = os.scandir
+
+    def failing(folder: str) -> Any:
+        if folder == str(closed):
+            raise PermissionError(13, "Permission denied")
+        return scandir(folder)
+
+    assert finder.names(5) == ["a.mcap", "b.mcap"]
+    monkeypatch.setattr(os, "scandir", failing)
+    finder.run(180)
+    assert finder.discover.report().unreadable_folders == {closed: "Permission denied"}
+    assert finder.state(path) == "complete"
+    assert [record.levelname for record in caplog.records] == ["WARNING"]
+
+
+def test_an_unreadable_file_keeps_nobody_waiting(
+    finder: Finder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    bad = recorders.write_mcap(tmp_path / "a.mcap")
+    recorders.write_mcap(tmp_path / "b.mcap", seed=1)
+    look = finder.examiner.look
+    broken = True
+
+    def failing(path: Path, **overdue: bool) -> Any:
+        if path == bad and broken:
+            raise OSError(5, "Input/output error")
+        return look(path, **overdue)
+
+    monkeypatch.setattr(finder.examiner, "look", failing)
+    assert finder.names(180) == ["b.mcap"]
+    [held] = finder.discover.report().waiting
+    assert (held.path, held.why) == (bad, "Input/output error")
+    assert len(caplog.records) == 1
+    broken = False
+    assert finder.names(60) == ["a.mcap"]
+
+
+# -- links
+
+
+def test_links_are_skipped_counted_and_said_once(
+    finder: Finder, tmp_path: Path, tmp_path_factory: pytest.TempPathFactory, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    outside = tmp_path_factory.mktemp("outside")
+    target = recorders.write_mcap(outside / "a.mcap")
+    (tmp_path / "link.mcap").symlink_to(target)
+    (tmp_path / "folder").symlink_to(outside)
+    (tmp_path / ".hidden").symlink_to(outside)
+    finder.sight(tmp_path / "link.mcap")
+    finder.sight(tmp_path / "folder")
+    assert finder.run(180) == []
+    assert finder.discover.report().links == 2
+    assert len(caplog.records) == 1
+
+
+def test_links_are_followed_where_that_is_configured_and_loops_end(
+    tmp_path: Path, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    outside = tmp_path_factory.mktemp("outside")
+    recorders.write_mcap(outside / "a.mcap")
+    (tmp_path / "folder").symlink_to(outside)
+    (tmp_path / "again").symlink_to(outside)
+    (tmp_path / "loop").symlink_to(tmp_path)
+    (tmp_path / "self").symlink_to(tmp_path / "self")
+    (tmp_path / "b.mcap").symlink_to(recorders.write_mcap(outside / "real", seed=1))
+    finder = Finder(tmp_path, follow_symlinks=True)
+    assert sorted(finder.names(5)) == ["a.mcap", "b.mcap"]
+
+
+# -- sidecars
+
+
+def test_an_optional_sidecar_is_waited_for_alongside_settling(tmp_path: Path) -> None:
+    finder = Finder(tmp_path, sidecar="optional")
+    path = recorders.write_mcap(tmp_path / "a.mcap")
+    finder.step()
+    assert finder.step(2) == []
+    assert finder.discover.report().waiting[0].why == "waits for its sidecar a.json"
+    assert finder.step(2.9) == []
+    assert finder.step(0.1) == ["a.mcap"]
+    assert finder.state(path) == "complete"
+
+
+def test_a_sidecar_that_comes_ends_the_wait_once_it_has_settled(tmp_path: Path) -> None:
+    finder = Finder(tmp_path, sidecar="optional", sidecar_wait_seconds=30)
+    path = recorders.write_mcap(tmp_path / "a.mcap")
+    finder.run(10)
+    sidecar = recorders.write_sidecar(path, {"half": "written"})
+    finder.sight(sidecar)
+    assert finder.run(1) == []
+    recorders.write_sidecar(path, {"episode_id": "e1"})
+    finder.sight(sidecar)
+    [found] = finder.run(2)
+    assert isinstance(found, Recording)
+    assert found.sidecar is not None
+    assert found.sidecar.content == {"episode_id": "e1"}
+
+
+def test_a_missing_required_sidecar_is_left_to_later_rooms(tmp_path: Path) -> None:
+    finder = Finder(tmp_path, sidecar="required")
+    recorders.write_mcap(tmp_path / "a.mcap")
+    assert finder.run(4.9) == []
+    [found] = finder.run(0.2)
+    assert isinstance(found, Recording)
+    assert found.sidecar is None
+
+
+def test_an_ignored_sidecar_is_neither_waited_for_nor_noticed(tmp_path: Path) -> None:
+    finder = Finder(tmp_path, sidecar="ignore")
+    path = recorders.write_mcap(tmp_path / "a.mcap")
+    assert finder.names(2) == ["a.mcap"]
+    finder.sight(recorders.write_sidecar(path))
+    assert finder.run(120) == []
+
+
+@pytest.mark.parametrize("by_sighting", [True, False])
+def test_a_mended_sidecar_gives_the_recording_once_more(tmp_path: Path, by_sighting: bool) -> None:
+    finder = Finder(tmp_path, sidecar="optional")
+    path = recorders.write_mcap(tmp_path / "a.mcap")
+    sidecar = recorders.write_sidecar(path, ["no object"])
+    [first] = finder.run(5)
+    assert isinstance(first, Recording)
+    assert first.sidecar is not None
+    assert first.sidecar.content is None
+    recorders.write_sidecar(path, {"episode_id": "e1"})
+    if by_sighting:
+        finder.sight(sidecar)
+    [second] = finder.run(2 if by_sighting else 62)
+    assert isinstance(second, Recording)
+    assert second.sidecar is not None
+    assert second.sidecar.content == {"episode_id": "e1"}
+    assert finder.run(120) == []
+
+
+def test_a_sidecar_taken_away_afterwards_changes_nothing(tmp_path: Path) -> None:
+    finder = Finder(tmp_path, sidecar="optional")
+    path = recorders.write_mcap(tmp_path / "a.mcap")
+    sidecar = recorders.write_sidecar(path)
+    assert finder.names(5) == ["a.mcap"]
+    sidecar.unlink()
+    assert finder.run(120) == []
+
+
+# -- age
+
+
+def test_what_is_older_than_wanted_at_first_sight_is_skipped_and_listed(tmp_path: Path) -> None:
+    old, new = recorders.write_mcap(tmp_path / "old.mcap"), recorders.write_mcap(tmp_path / "new.mcap", seed=1)
+    os.utime(old, (999, 999))
+    os.utime(new, (1001, 1001))
+    limit = 1000.0
+    finder = Finder(tmp_path, newer_than=lambda: limit)
+    finder.step()
+    limit = 2000.0  # time goes on, but what was young enough when it was found stays so
+    assert finder.names(120) == ["new.mcap"]
+    assert finder.discover.report().skipped == [old]
+    assert finder.state(old) == "skipped"
+
+
+def test_a_skipped_file_that_is_written_anew_is_judged_anew(tmp_path: Path) -> None:
+    path = recorders.write_mcap(tmp_path / "a.mcap")
+    os.utime(path, (999, 999))
+    finder = Finder(tmp_path, newer_than=1000.0)
+    assert finder.run(120) == []
+    os.utime(path, (1001, 1001))
+    assert finder.names(65) == ["a.mcap"]
+
+
+def test_what_was_young_enough_at_first_sight_is_not_too_old_when_it_changes(tmp_path: Path) -> None:
+    path = recorders.write_mcap(tmp_path / "a.mcap")
+    os.utime(path, (1001, 1001))
+    limit = 1000.0
+    finder = Finder(tmp_path, newer_than=lambda: limit)
+    finder.step()
+    limit = 2000.0
+    os.utime(path, (1500, 1500))
+    assert finder.names(120) == ["a.mcap"]
+
+
+def test_nothing_is_too_old_while_the_time_is_not_known(tmp_path: Path) -> None:
+    recorders.write_mcap(tmp_path / "a.mcap")
+    assert Finder(tmp_path, newer_than=lambda: None).names(5) == ["a.mcap"]
+
+
+# -- without an end
+
+
+def test_a_file_without_end_and_writer_becomes_unfinished(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    finder = Finder(tmp_path)
+    path = recorders.unfinished(tmp_path / "a.mcap")
+    finder.run(599)
+    [held] = finder.discover.report().recording
+    assert (held.path, held.quiet_seconds) == (path, 599)
+    finder.run(2)
+    assert finder.discover.report().recording == []
+    assert [held.path for held in finder.discover.report().unfinished] == [path]
+    finder.run(600)
+    assert len(caplog.records) == 1
+
+
+def test_an_empty_file_is_still_recording(finder: Finder, tmp_path: Path) -> None:
+    (tmp_path / "a.mcap").touch()
+    finder.run(10)
+    assert finder.state(tmp_path / "a.mcap") == "recording"
+
+
+def test_a_file_with_a_writer_is_recording_however_long_it_is_quiet(finder: Finder, tmp_path: Path) -> None:
+    path = recorders.unfinished(tmp_path / "a.mcap")
+    with path.open("ab"):
+        finder.run(3600)
+        assert finder.state(path) == "recording"
+    finder.run(61)
+    assert finder.state(path) == "unfinished"
+
+
+def test_a_file_from_before_this_boot_is_unfinished_at_once(tmp_path: Path) -> None:
+    path = recorders.unfinished(tmp_path / "a.mcap")
+    finder = Finder(tmp_path, boot_time=path.stat().st_mtime + 1)
+    finder.run(3)
+    assert finder.state(path) == "unfinished"
+
+
+def test_where_writers_can_t_be_seen_only_the_boot_says_unfinished(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(discover_room, "has_writer", lambda _: None)
+    path = recorders.unfinished(tmp_path / "a.mcap")
+    finder = Finder(tmp_path)
+    finder.run(1200)
+    assert finder.state(path) == "recording"
+    [held] = finder.discover.report().recording
+    assert "can't be seen" in held.why
+    rebooted = Finder(tmp_path, boot_time=path.stat().st_mtime + 1)
+    rebooted.run(3)
+    assert rebooted.state(path) == "unfinished"
+
+
+def test_an_unfinished_file_that_gets_its_end_is_given(finder: Finder, tmp_path: Path) -> None:
+    path = recorders.unfinished(tmp_path / "a.mcap")
+    finder.run(700)
+    recorders.write_mcap(path)
+    assert finder.names(62) == ["a.mcap"]
+
+
+def test_a_damaged_file_is_given_once_and_keeps_nobody_waiting(finder: Finder, tmp_path: Path) -> None:
+    bad = recorders.damaged(tmp_path / "a.mcap")
+    recorders.write_mcap(tmp_path / "b.mcap", seed=1)
+    found = finder.run(600)
+    assert [type(item) for item in found] == [Damaged, Recording]
+    assert finder.state(bad) == "damaged"
+    assert finder.discover.report().damaged == 1
+
+
+# -- recorders
+
+
+def test_axon_s_recording_is_given_when_its_last_steps_are_done(tmp_path: Path) -> None:
+    finder = Finder(tmp_path, sidecar="optional")
+    path = tmp_path / "a.mcap"
+    steps = recorders.axon_steps(path)
+    assert next(steps) == "footer"
+    assert next(steps) == "metadata"
+    assert finder.run(100) == []
+    assert finder.state(path) == "waiting"
+    assert next(steps) == "sidecar"
+    assert next(steps) == "done"
+    finder.sight(tmp_path / "a.mcap.done")
+    [found] = finder.run(3)
+    assert isinstance(found, Recording)
+    assert found.sidecar is not None
+
+
+def test_axon_s_recording_is_given_after_a_while_without_its_last_steps(tmp_path: Path) -> None:
+    finder = Finder(tmp_path, sidecar="optional")
+    steps = recorders.axon_steps(tmp_path / "a.mcap")
+    assert [next(steps), next(steps)] == ["footer", "metadata"]
+    assert finder.run(599) == []
+    assert finder.names(2) == ["a.mcap"]
+
+
+def test_each_split_of_a_bag_is_given_when_its_own_end_is_there(finder: Finder, tmp_path: Path) -> None:
+    steps = recorders.rosbag2_steps(tmp_path / "bag", splits=2)
+    assert next(steps) == "bag_0.mcap"
+    assert finder.names(5) == ["bag_0.mcap"]
+    assert next(steps) == "open"
+    assert next(steps) == "metadata.yaml"
+    assert finder.run(120) == []
+    assert finder.state(tmp_path / "bag" / "bag_1.mcap") == "recording"
+    assert next(steps) == "bag_1.mcap"
+    assert finder.names(65) == ["bag_1.mcap"]
+
+
+def test_a_compressed_split_is_given_a_minute_after_the_split_is_gone(tmp_path: Path) -> None:
+    finder = Finder(tmp_path, include=["*.mcap", "*.mcap.zstd"], sidecar="optional")
+    steps = recorders.compression_steps(tmp_path / "a.mcap")
+    assert [next(steps), next(steps)] == ["closed", "compressing"]
+    assert finder.run(120) == []
+    assert next(steps) == "compressed"
+    assert finder.run(120) == []
+    assert next(steps) == "deleted"
+    finder.sight(tmp_path / "a.mcap")
+    [found] = finder.run(60)
+    assert isinstance(found, Recording)
+    assert (found.path.name, found.own_tags) == ("a.mcap.zstd", {"compression": "zstd"})
+
+
+def test_compressed_files_settle_for_a_minute(tmp_path: Path) -> None:
+    finder = Finder(tmp_path, include=["*.mcap.zstd"])
+    list(recorders.compression_steps(tmp_path / "a.mcap"))
+    assert finder.run(59.9) == []
+    assert finder.names(0.2) == ["a.mcap.zstd"]
+
+
+def test_ignored_recordings_are_counted_by_suffix(finder: Finder, tmp_path: Path) -> None:
+    for name in ("a.db3", "b.db3", "c.bag", "d.mcap.zstd", "e.mcap.active", "f.mcap.resync", "g.mcap.done", "h.txt"):
+        (tmp_path / name).touch()
+    finder.run(130)
+    assert finder.discover.report().ignored == {".db3": 2, ".bag": 1, ".mcap.zstd": 1, ".mcap.active": 1}
+
+
+@pytest.mark.parametrize("name", [".a.mcap", "a.mcap.tmp", "a.mcap.part", ".dir/a.mcap", "dir.active/a.mcap", "a.txt"])
+def test_what_the_rules_leave_out_is_not_given(finder: Finder, tmp_path: Path, name: str) -> None:
+    (tmp_path / name).parent.mkdir(exist_ok=True)
+    recorders.write_mcap(tmp_path / name)
+    assert finder.run(5) == []
+
+
+def test_a_folder_or_pipe_of_a_recording_s_name_is_no_recording(finder: Finder, tmp_path: Path) -> None:
+    (tmp_path / "a.mcap").mkdir()
+    os.mkfifo(tmp_path / "b.mcap")
+    recorders.write_mcap(tmp_path / "a.mcap" / "c.mcap")
+    finder.sight(tmp_path / "b.mcap")
+    assert finder.names(5) == ["c.mcap"]
+
+
+def test_a_file_that_vanishes_between_two_looks_is_forgotten(finder: Finder, tmp_path: Path) -> None:
+    path = recorders.write_mcap(tmp_path / "a.mcap")
+    finder.step()
+    path.unlink()
+    assert finder.step(2) == []
+    assert finder.state(path) == "unknown"
+
+
+# -- cost
+
+
+def many(folder: Path, count: int) -> None:
+    content = recorders.write_mcap(folder / "template", size=100, crc=False).read_bytes()
+    (folder / "template").unlink()
+    for number in range(count):
+        part = folder / str(number % 10)
+        part.mkdir(exist_ok=True)
+        (part / f"{number:06}.mcap").write_bytes(content[:-1] + content[-1:])
+
+
+def test_what_is_known_costs_a_scan_one_stat(tmp_path: Path) -> None:
+    many(tmp_path, 10_000)
+    finder = Finder(tmp_path)
+    assert len(finder.run(10)) == 10_000
+    finder.clock.advance(60)
+    with counted_stats() as counts:
+        assert finder.step() == []
+    assert 10_000 <= counts["stat"] < 10_100
+    assert counts["open"] == counts["pread"] == 0
+
+
+def test_a_sighting_costs_no_scan(tmp_path: Path) -> None:
+    many(tmp_path, 1000)
+    finder = Finder(tmp_path)
+    finder.run(10)
+    finder.sight(tmp_path / "0" / "000000.mcap")
+    with counted_stats() as counts:
+        finder.step()
+    assert counts["stat"] < 10
+
+
+def test_a_known_file_takes_little_memory(tmp_path: Path) -> None:
+    many(tmp_path, 2000)
+    finder = Finder(tmp_path)
+    tracemalloc.start()
+    try:
+        finder.run(10)
+        gc.collect()
+        held, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert held < 2000 * 600  # with all that the examiner remembers, which has a bound of its own
