@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
@@ -20,7 +20,6 @@ from agent.edges.config import KEYS, ConfigError, ConfigFault, Settings, load, n
 
 NOWHERE: Mapping[str, str] = {"HOME": "/home/robot"}
 REPOSITORY = Path(__file__).parent.parent
-PATIENT = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])  # for slow and busy machines
 
 
 @pytest.fixture
@@ -274,7 +273,6 @@ PLAUSIBLE = st.sampled_from(
 )
 
 
-@PATIENT
 @given(st.dictionaries(st.sampled_from(KEYS), JSON | PLAUSIBLE, max_size=5))
 def test_any_value_in_a_file_loads_or_is_a_fault_of_its_key(values: Mapping[str, Any]) -> None:
     lines = [f"{key} = {_as_toml(value)}\n" for key, value in values.items()]
@@ -284,7 +282,6 @@ def test_any_value_in_a_file_loads_or_is_a_fault_of_its_key(values: Mapping[str,
         _loads_or_names(path, {}, values)
 
 
-@PATIENT
 @given(st.dictionaries(st.sampled_from(KEYS), st.text() | JSON.map(json.dumps), max_size=5))
 def test_any_text_in_the_environment_loads_or_is_a_fault_of_its_key(values: Mapping[str, str]) -> None:
     with tempfile.NamedTemporaryFile() as empty:

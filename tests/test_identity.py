@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from agent.flow.identity import (
@@ -31,7 +31,6 @@ from agent.model.nouns import DeviceProfile, Fingerprint, Recording, Sidecar
 
 PROFILE = DeviceProfile("asset-1", "key", {"site": "lab"}, "https://auth", "https://gateway")
 ROOT = Path("/data")
-PATIENT = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])  # for slow and busy machines
 
 
 def recording(content: Any = None, path: str = "/data/day/bag/run.mcap", **tail: Any) -> Recording:
@@ -303,7 +302,6 @@ JSON = st.recursive(
 NAMES = st.sampled_from(["site", "task", "scene", "a", "a.b", "episode_id", "asset_id", "device", "topics_summary"])
 
 
-@PATIENT
 @given(
     st.dictionaries(NAMES | st.text(), JSON | st.text(min_size=1000, max_size=4000), max_size=400),
     st.dictionaries(st.text(min_size=1), st.text(), max_size=3),
@@ -332,7 +330,6 @@ def test_any_sidecar_gives_tags_within_all_limits_or_a_final_error(
     assert not set(result.tags) & set(result.left_out)
 
 
-@PATIENT
 @given(st.floats(allow_nan=False, allow_infinity=False) | st.integers())
 def test_a_number_keeps_its_value_without_an_exponent(number: float) -> None:
     text = flatten({"n": number})["n"]
@@ -341,7 +338,6 @@ def test_a_number_keeps_its_value_without_an_exponent(number: float) -> None:
     assert not text.endswith(".0")
 
 
-@PATIENT
 @given(JSON)
 def test_an_array_stays_the_json_it_was(value: Any) -> None:
     try:
