@@ -38,7 +38,7 @@ from agent.flow.gate import Delays, Gate
 from agent.flow.identity import asset_id
 from agent.flow.intake import Intake
 from agent.flow.upload import Upload
-from agent.model.errors import AgentError, HistoryFullError
+from agent.model.errors import AgentError, CloudError, HistoryFullError
 from agent.model.nouns import DeviceProfile, Recording, Sighting, utc_text
 from agent.model.ports import Clock
 
@@ -48,6 +48,7 @@ _PART_CONCURRENCY = 4
 _GRACE = 10.0  # seconds that parts in flight have at a stop
 _NAMED = 20  # files of a kind that status names
 _TICK, _REFRESH, _SUPERVISE, _PUBLISH = 1.0, 2.0, 10.0, 2.0  # seconds
+_PAY, _TIDY = 300.0, 86400.0
 
 
 class Every(BaseTrigger):  # type: ignore[misc] # apscheduler has no types
@@ -85,7 +86,7 @@ class App:
         store = MinioStore(
             clock=self._clock, ca_file=ca_file, connections=settings.upload.max_concurrent * _PART_CONCURRENCY
         )
-        upload = Upload(
+        self._upload = Upload(
             store=store,
             credentials=self._credentials,
             history=self.history,
@@ -117,7 +118,7 @@ class App:
         self.dispatch = Dispatch(
             history=self.history,
             gate=self.gate,
-            upload=upload,
+            upload=self._upload,
             examiner=examiner,
             names=self.discover.names,
             asset_id=self._asset_id,
@@ -244,6 +245,8 @@ class App:
             (self._refresh, _REFRESH),
             (self._watch.supervise, _SUPERVISE),
             (self._publish, _PUBLISH),
+            (self._pay_debts, _PAY),
+            (self.history.tidy, _TIDY),
         ):
             scheduler.add_job(job, Every(seconds), id=job.__name__)
         scheduler.add_listener(_report_job_error, EVENT_JOB_ERROR)
@@ -264,6 +267,14 @@ class App:
             self._profile_seen = stamp
             _log.info("the device profile file was changed", extra={"event": "profiles_changed"})
             self.dispatch.cause_changed()
+
+    def _pay_debts(self) -> None:
+        """Give up in the cloud what was given up here, while the cloud answers."""
+        if self.gate.closed() is None and self.history.debts():
+            try:
+                self._upload.pay_debts(self._profiles.load())
+            except CloudError as error:
+                _log.warning("could not give up old uploads yet: %s", error.message, extra={"event": "debts"})
 
     def _publish(self) -> None:
         """Write down for `status` what only this process knows, when it has changed."""

@@ -72,7 +72,7 @@ class Robot:
         delays = Delays(base=30, maximum=1800, jitter=0)
         self.gate = Gate(self.clock, delays)
         self.credentials = Credentials(self.gateway, self.clock, self.hidden)
-        upload = Upload(
+        self.upload = Upload(
             store=self.store,
             credentials=self.credentials,
             history=self.history,
@@ -86,7 +86,7 @@ class Robot:
         self.dispatch = Dispatch(
             history=self.history,
             gate=self.gate,
-            upload=upload,
+            upload=self.upload,
             examiner=self.examiner,
             names=self._names,
             asset_id=self._asset_id,

@@ -330,6 +330,39 @@ def test_an_object_lost_again_and_again_is_not_restarted_for_ever(robot: Robot) 
     run_until_done(robot)
 
 
+def test_a_multipart_that_is_left_for_a_restart_is_given_up(robot: Robot) -> None:
+    known = half_done(robot)
+    robot.gateway.advice[known.logical_upload_id] = replace(known, action="restart")
+    run_until_done(robot)
+
+
+def test_what_can_not_be_given_up_now_is_owed_and_paid_later(robot: Robot) -> None:
+    half_done(robot)
+    (robot.folder / "a.mcap").unlink()
+    robot.store.fail("AbortMultipartUpload", times=1)
+    robot.advance(1800)
+    assert robot.log().status == "failed"
+    (debt,) = robot.history.debts()
+    assert debt.multipart_upload_id in robot.store.multiparts
+    robot.upload.pay_debts(robot.profiles.load())
+    assert robot.history.debts() == []
+    assert robot.store.multiparts == {}
+    assert [session.stage for session in robot.gateway.sessions.values()] == ["terminal"]
+
+
+def test_a_debt_waits_while_the_cloud_is_away_and_ends_when_no_lease_can_be_had(robot: Robot) -> None:
+    half_done(robot)
+    (robot.folder / "a.mcap").unlink()
+    robot.store.fail("AbortMultipartUpload", times=2)
+    robot.advance(1800)
+    with pytest.raises(CloudError, match="ServiceUnavailable"):
+        robot.upload.pay_debts(robot.profiles.load())
+    assert len(robot.history.debts()) == 1
+    robot.gateway.sessions.clear()
+    robot.upload.pay_debts(robot.profiles.load())
+    assert robot.history.debts() == []
+
+
 # -- the file
 
 

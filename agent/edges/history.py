@@ -17,15 +17,14 @@ from tinydb.table import Document
 
 from agent.edges.journal import RESERVE, JournalDB, JournalStorage
 from agent.model import states
-from agent.model.nouns import Fault, Status, SyncLog, utc_text
+from agent.model.nouns import Debt, Fault, Status, SyncLog, utc_text
 from agent.model.ports import Clock
 from agent.model.states import Event
 
 TABLE = "sync_logs"
+ABORTS = "aborts"
 
 _FIELDS = tuple(field.name for field in fields(SyncLog))
-_KNOWN = frozenset(_FIELDS)
-_KNOWN_OF_FAULT = frozenset(field.name for field in fields(Fault))
 _CODES: dict[str, int] = {status: code for code, status in enumerate(get_args(Status), start=1)}  # 0: no document
 
 
@@ -47,6 +46,7 @@ class TinyHistory:
         self._lock = self._storage.lock
         self.db = JournalDB(storage=lambda: self._storage)
         self._table = self.db.table(TABLE)
+        self._aborts = self.db.table(ABORTS)
         self._undo: list[tuple[int, SyncLog | None]] | None = None
         self._open: dict[int, SyncLog] = {}
         self._statuses = bytearray(1)  # by id
@@ -76,6 +76,22 @@ class TinyHistory:
     def amend(self, id_: int, **changes: Any) -> SyncLog:
         """Change other fields of a document that has not ended."""
         return self._change(id_, lambda log: states.amend(log, **changes))
+
+    def owe(self, debt: Debt) -> None:
+        """Remember what is still to be given up."""
+        with self.transaction():
+            self._aborts.insert({name: value for name, value in asdict(debt).items() if name != "id"})
+
+    def debts(self) -> Sequence[Debt]:
+        """What is owed, oldest first."""
+        with self._lock:
+            return [Debt(document.doc_id, **_known(document, Debt)) for document in self._aborts.all()]
+
+    def settle(self, debt_id: int) -> None:
+        """Forget a debt."""
+        with self.transaction():
+            if self._aborts.contains(doc_id=debt_id):
+                self._aborts.remove(doc_ids=[debt_id])
 
     @contextmanager
     def transaction(self) -> Iterator[None]:
@@ -266,9 +282,13 @@ def to_json(log: SyncLog) -> dict[str, Any]:
 
 
 def from_json(document: Mapping[str, Any]) -> SyncLog:
-    """Fields that only a newer agent knows are passed over."""
-    known = {name: value for name, value in document.items() if name in _KNOWN}
-    error = {name: value for name, value in (known.get("error") or {}).items() if name in _KNOWN_OF_FAULT}
+    """The inverse of :func:`to_json`; fields that only a newer agent knows are passed over."""
+    known = _known(document, SyncLog)
+    error = _known(known.get("error") or {}, Fault)
     known["error"] = Fault(**error) if error else None
     known["left_out_tags"] = tuple(known.get("left_out_tags", ()))
     return SyncLog(**known)
+
+
+def _known(document: Mapping[str, Any], noun: type) -> dict[str, Any]:
+    return {field.name: document[field.name] for field in fields(noun) if field.name in document}

@@ -205,20 +205,36 @@ class Dispatch:
             self._carry(claim)
         except Exception as problem:  # noqa: BLE001 - whatever it is, the document says so and the queue goes on
             error = problem
-        outcome = self._judge(claim, error)
-        if outcome.event == "gave_up" and claim.job is not None:
-            self._upload.abandon(claim.job.log, claim.job.profile, outcome.fault.code if outcome.fault else "")
-        with self._lock:
-            try:
-                self._settle(claim, outcome, error)
-            except HistoryFullError as full:
-                self._disk_full(full)  # the document stays in progress and is taken up again
-            finally:
+        try:
+            self._end(claim, error)
+        except HistoryFullError as full:
+            self._disk_full(full)  # the document stays as it is and is taken up again
+        except Exception:
+            _log.exception("could not record the end of %s", claim.log.path, extra={"event": "bug"})
+            self._not_before[claim.log.id] = self._clock.monotonic() + self._delays.maximum
+        finally:
+            with self._lock:
                 if claim.probe:
                     self._gate.end_probe(synced=error is None)
                 self._flight.unmark(claim.log.id)
                 self._idle.notify_all()
         self.tick()
+
+    def _end(self, claim: Claim, error: Exception | None) -> None:
+        """Record how it ended; what is given up here is given up in the cloud first."""
+        if isinstance(error, HistoryFullError):
+            raise error
+        outcome = self._judge(claim, error)
+        if outcome.event == "gave_up":
+            self._upload.abandon(self._history.get(claim.log.id), self._profile_of(claim.log), outcome.code)
+        with self._lock:
+            self._settle(claim, outcome, error)
+
+    def _profile_of(self, log: SyncLog) -> DeviceProfile | None:
+        try:
+            return self._profiles.load().get(log.asset_id)
+        except CloudError:
+            return None
 
     def _carry(self, claim: Claim) -> None:
         recording = self._locate(claim.log)
@@ -262,8 +278,7 @@ class Dispatch:
         """An open session belongs to one asset id: if that has changed since, it is given up."""
         if not log.logical_upload_id or asset_id == log.asset_id:
             return log
-        if log.asset_id in profiles:
-            self._upload.abandon(log, profiles[log.asset_id], "the asset id has changed")
+        self._upload.abandon(log, profiles.get(log.asset_id), "the asset id has changed")
         return self._history.amend(log.id, **NO_SESSION)
 
     def _identity(self, log: SyncLog, recording: Recording, asset_id: str, profile: DeviceProfile) -> Mapping[str, Any]:
@@ -303,8 +318,6 @@ class Dispatch:
         )
 
     def _settle(self, claim: Claim, outcome: Outcome, error: Exception | None) -> None:
-        if isinstance(error, HistoryFullError):
-            raise error
         id_ = claim.log.id
         if outcome.closes is not None and isinstance(error, CloudError) and self._gate.close(error, outcome.closes):
             self._last_probe = id_

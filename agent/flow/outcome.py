@@ -41,6 +41,11 @@ class Outcome:
     fault: Fault | None = None
     closes: Verdict | None = None
 
+    @property
+    def code(self) -> str:
+        """What went wrong, "" for nothing."""
+        return self.fault.code if self.fault else ""
+
 
 def outcome_of(error: Exception | None, *, attempts: int, max_attempts: int, others_passed: bool) -> Outcome:
     """Judge an attempt by how it ended; None is success.

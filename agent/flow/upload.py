@@ -20,6 +20,7 @@ from agent.model.errors import CloudError, RecordingError, SessionLostError, jud
 from agent.model.nouns import (
     MAX_PARTS,
     AccessToken,
+    Debt,
     DeviceProfile,
     Grant,
     Part,
@@ -31,6 +32,7 @@ from agent.model.nouns import (
     Transfer,
     UploadSession,
     parts_of,
+    utc_text,
 )
 from agent.model.ports import Clock, Gateway, History, ObjectStore
 
@@ -38,6 +40,7 @@ Answer = TypeVar("Answer")
 
 _SOURCE = "keystone-agent"  # who uploads, as the platform files it
 _REISSUE = "ReissueUploadCredentials"
+_NO_LEASE = frozenset({"UPLOAD_NOT_FOUND", "UPLOAD_NOT_OWNED", "UPLOAD_NOT_REFRESHABLE", "FAILED_PRECONDITION"})
 _FORBIDDEN = frozenset({"AccessDenied", "HTTP_403", "NotImplemented", "MethodNotAllowed"})  # may not list or look
 
 
@@ -97,26 +100,63 @@ class Upload:
                 raise SessionLostError(f"the object was lost {restarts} times", code="too_many_restarts")
             grant, known = self._open(job, restart_from), None
 
-    def abandon(self, log: SyncLog, profile: DeviceProfile, reason: str) -> None:
-        """Give up a session and its multipart as far as that can be done now; never raises CloudError."""
+    def abandon(self, log: SyncLog, profile: DeviceProfile | None, reason: str, *, restarting: bool = False) -> None:
+        """Give up a document's multipart and, unless it is ``restarting``, its session.
+
+        What can't be given up now, perhaps because there is no ``profile``, is owed (table ``aborts``).
+        """
         if not log.logical_upload_id:
             return
+        debt = Debt(
+            0,
+            log.asset_id,
+            "" if restarting else log.logical_upload_id,
+            log.upload_id,
+            log.multipart_upload_id,
+            log.object_key,
+            reason,
+            utc_text(self._clock.now()),
+        )
         try:
-            if log.multipart_upload_id:
-                grant = self._ask(log, profile, _REISSUE, lambda g, t: g.reissue(profile, t, log.upload_id))
-                with _Keys(self._credentials, profile, grant) as keys:
-                    self._store.at(grant.session, keys.current).abort(log.multipart_upload_id)
-            self._ask(log, profile, "AbortUpload", lambda g, t: g.abort(profile, t, log.logical_upload_id, reason))
+            if profile is not None:
+                self._pay(debt, profile)
+                return
         except CloudError:
-            return  # the bucket's lifecycle rule takes what is left
+            pass
+        self._history.owe(debt)
+
+    def pay_debts(self, profiles: Mapping[str, DeviceProfile]) -> None:
+        """Try again to give up what is owed, as long as a lease can be had for it. Raises CloudError."""
+        for debt in self._history.debts():
+            profile = profiles.get(debt.asset_id)
+            try:
+                if profile is not None:
+                    self._pay(debt, profile)
+            except CloudError as error:
+                if error.code not in _NO_LEASE:
+                    raise
+            self._history.settle(debt.id)  # what nobody gives a lease for is left to the bucket's lifecycle rule
+
+    def _pay(self, debt: Debt, profile: DeviceProfile) -> None:
+        """The multipart first: once its session is aborted no lease can be had for it."""
+        if debt.multipart_upload_id:
+            grant = self._ask(0, profile, _REISSUE, lambda g, t: g.reissue(profile, t, debt.upload_id))
+            with _Keys(self._credentials, profile, grant) as keys:
+                self._store.at(grant.session, keys.current).abort(debt.multipart_upload_id)
+        if debt.logical_upload_id:
+            self._ask(0, profile, "AbortUpload", lambda g, t: g.abort(profile, t, debt.logical_upload_id, debt.reason))
 
     # -- sessions
 
     def _open(self, job: Job, restart_from: str = "") -> Grant:
         """A new session; its ids are durable before anything is sent. Never repeated blindly: each call makes one."""
         log, profile = job.log, job.profile
+        if restart_from and log.multipart_upload_id:
+            self.abandon(log, profile, "restart", restarting=True)
         hints = {"episode_id": log.episode_id, "source": _SOURCE}
-        grant = self._ask(log, profile, "CreateLogicalUpload", lambda g, t: g.create(profile, t, hints, restart_from))
+        grant = self._ask(
+            log.id, profile, "CreateLogicalUpload", lambda g, t: g.create(profile, t, hints, restart_from)
+        )
         session = grant.session
         self._amend(
             job,
@@ -135,7 +175,7 @@ class Upload:
         log, profile = job.log, job.profile
         try:
             return self._ask_again(
-                log, profile, "GetUploadRecovery", lambda g, t: g.recover(profile, t, log.logical_upload_id)
+                log.id, profile, "GetUploadRecovery", lambda g, t: g.recover(profile, t, log.logical_upload_id)
             )
         except CloudError as error:
             if error.code == "UPLOAD_NOT_FOUND":
@@ -148,8 +188,9 @@ class Upload:
         if known.action == "restart":
             return self._open(job, known.upload_id)
         if known.action not in ("continue", "complete_only"):
+            self.abandon(log, profile, known.reason or known.action)
             raise SessionLostError(f"the platform ended the session: {known.reason or known.action}")
-        grant = self._ask_again(log, profile, _REISSUE, lambda g, t: g.reissue(profile, t, known.upload_id))
+        grant = self._ask_again(log.id, profile, _REISSUE, lambda g, t: g.reissue(profile, t, known.upload_id))
         durable = replace(
             grant.session, bucket=log.bucket, object_key=log.object_key, part_size_bytes=log.part_size_bytes
         )
@@ -297,23 +338,23 @@ class Upload:
             part_size_bytes=job.log.part_size_bytes,
         )
         self._amend(job, phase="completing")
-        self._ask_again(log, profile, "CompleteUpload", lambda g, t: g.complete(profile, t, receipt))
+        self._ask_again(log.id, profile, "CompleteUpload", lambda g, t: g.complete(profile, t, receipt))
 
     # -- small things
 
     def _ask(
-        self, log: SyncLog, profile: DeviceProfile, name: str, ask: Callable[[Gateway, AccessToken], Answer]
+        self, who: int, profile: DeviceProfile, name: str, ask: Callable[[Gateway, AccessToken], Answer]
     ) -> Answer:
         answer = self._credentials.call(profile, ask)
-        self._gate.passed("ExchangeCredential", log.id)
-        self._gate.passed(name, log.id)
+        self._gate.passed("ExchangeCredential", who)
+        self._gate.passed(name, who)
         return answer
 
     def _ask_again(
-        self, log: SyncLog, profile: DeviceProfile, name: str, ask: Callable[[Gateway, AccessToken], Answer]
+        self, who: int, profile: DeviceProfile, name: str, ask: Callable[[Gateway, AccessToken], Answer]
     ) -> Answer:
         """The same for what may be repeated."""
-        return again(self._clock, lambda: self._ask(log, profile, name, ask))
+        return again(self._clock, lambda: self._ask(who, profile, name, ask))
 
     def _amend(self, job: Job, **changes: Any) -> None:
         job.log = self._history.amend(job.log.id, **changes)

@@ -278,6 +278,20 @@ class Fault:
 
 
 @dataclass(frozen=True, slots=True)
+class Debt:
+    """A session that was given up here but not yet out there: its multipart may still lie in the bucket."""
+
+    id: int
+    asset_id: str
+    logical_upload_id: str
+    upload_id: str
+    multipart_upload_id: str
+    object_key: str
+    reason: str
+    since: str  # utc_text
+
+
+@dataclass(frozen=True, slots=True)
 class SyncLog:
     """One document of the history: one attempt chain of one recording. Times are :func:`utc_text`."""
 

@@ -14,6 +14,7 @@ from typing import Any, Protocol
 from agent.model.nouns import (
     AccessToken,
     CredentialLease,
+    Debt,
     DeviceProfile,
     Grant,
     Part,
@@ -176,6 +177,18 @@ class History(Protocol):
 
     def transaction(self) -> AbstractContextManager[None]:
         """All writes of this thread inside become durable together, when the block ends; all or none."""
+        ...
+
+    def owe(self, debt: Debt) -> None:
+        """Remember what is still to be given up; its ``id`` is ignored and given here."""
+        ...
+
+    def debts(self) -> Sequence[Debt]:
+        """What is owed, oldest first."""
+        ...
+
+    def settle(self, debt_id: int) -> None:
+        """Forget a debt that is paid or can't be paid any more; one that is gone already is no error."""
         ...
 
     def get(self, id_: int) -> SyncLog:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from agent.model.nouns import Fault, SyncLog
+from agent.model.nouns import Debt, Fault, SyncLog
 from agent.model.ports import History
 from agent.model.states import IllegalMoveError
 from tests.fakes.clock import FakeClock
@@ -51,6 +52,18 @@ class HistoryContract:
         first, second = history.add(document("a")), history.add(document("b"))
         assert (first.id, second.id) == (1, 2)
         assert history.get(2) == second == document("b").__class__(**{**_fields(document("b")), "id": 2})
+
+    def test_debts_are_kept_in_order_until_they_are_settled(
+        self, history: History, reopen: Callable[[History], History]
+    ) -> None:
+        for name in ("a", "b"):
+            history.owe(debt(name))
+        history = reopen(history)
+        first, second = history.debts()
+        assert (first.logical_upload_id, second) == ("logical-a", replace(debt("b"), id=second.id))
+        history.settle(first.id)
+        history.settle(first.id)
+        assert [owed.id for owed in reopen(history).debts()] == [second.id]
 
     def test_every_field_survives_a_restart(self, history: History, reopen: Callable[[History], History]) -> None:
         log = history.add(
@@ -239,3 +252,8 @@ class HistoryContract:
 
 def _fields(log: SyncLog) -> dict[str, Any]:
     return {name: getattr(log, name) for name in log.__dataclass_fields__}
+
+
+def debt(name: str) -> Debt:
+    """What is owed for the session ``name``."""
+    return Debt(0, "robot-1", f"logical-{name}", f"upload-{name}", "multipart", "key", "gave_up", LATER)

@@ -11,7 +11,7 @@ from typing import Any, get_args
 
 from agent.model import states
 from agent.model.errors import HistoryFullError
-from agent.model.nouns import Status, SyncLog, utc_text
+from agent.model.nouns import Debt, Status, SyncLog, utc_text
 from agent.model.ports import Clock
 from agent.model.states import Event
 
@@ -24,13 +24,16 @@ class MemoryHistory:
         self.full = False
         self.documents = {} if documents is None else documents
         self.last_id = last_id
+        self.aborts: dict[int, Debt] = {}
         self._clock = clock
         self._lock = threading.RLock()
         self._before: dict[int, SyncLog] | None = None
 
     def reopened(self) -> MemoryHistory:
         """What the next start of the agent finds."""
-        return MemoryHistory(self._clock, dict(self.documents), self.last_id)
+        history = MemoryHistory(self._clock, dict(self.documents), self.last_id)
+        history.aborts = dict(self.aborts)
+        return history
 
     def add(self, log: SyncLog) -> SyncLog:
         """Keep a new document."""
@@ -46,6 +49,24 @@ class MemoryHistory:
     def amend(self, id_: int, **changes: Any) -> SyncLog:
         """Change other fields."""
         return self._change(id_, lambda log: states.amend(log, **changes))
+
+    def owe(self, debt: Debt) -> None:
+        """Keep it."""
+        if self.full:
+            raise HistoryFullError("the test says that the disk is full")
+        with self._lock:
+            id_ = max(self.aborts, default=0) + 1
+            self.aborts[id_] = replace(debt, id=id_)
+
+    def debts(self) -> Sequence[Debt]:
+        """Oldest first."""
+        with self._lock:
+            return [self.aborts[id_] for id_ in sorted(self.aborts)]
+
+    def settle(self, debt_id: int) -> None:
+        """Forget it."""
+        with self._lock:
+            self.aborts.pop(debt_id, None)
 
     @contextmanager
     def transaction(self) -> Iterator[None]:
