@@ -82,10 +82,10 @@ class App:
         self.gate = Gate(self._clock, delays)
         ca_file = str(settings.cloud.tls_ca_file or "")
         self._gateway = GrpcGateway(timeout_seconds=settings.cloud.request_timeout_seconds, ca_file=ca_file)
-        self._credentials = Credentials(self._gateway, self._clock, hide)
         store = MinioStore(
             clock=self._clock, ca_file=ca_file, connections=settings.upload.max_concurrent * _PART_CONCURRENCY
         )
+        self._credentials = Credentials(self._gateway, self._clock, hide, lambda: store.offset)
         self._upload = Upload(
             store=store,
             credentials=self._credentials,

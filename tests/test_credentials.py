@@ -134,6 +134,14 @@ def test_a_clock_that_is_wrong_never_ends_a_lease_by_itself(
     assert keys.refreshes == 0
 
 
+def test_a_lease_is_judged_by_the_clouds_clock_where_that_is_known(gateway: FakeGateway, clock: FakeClock) -> None:
+    clock.set_now(clock.now() - 40 * 365 * 86400)  # this robot lives decades ago
+    behind = 40 * 365 * 86400.0
+    gateway.clock = FakeClock(now=clock.now() + behind)
+    credentials = Credentials(gateway, clock, lambda *_: None, lambda: behind)
+    assert open_session(credentials).current().life == pytest.approx(3600)
+
+
 def test_a_refresh_that_fails_is_told_and_the_old_lease_stays(
     credentials: Credentials, gateway: FakeGateway, clock: FakeClock
 ) -> None:

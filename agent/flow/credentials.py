@@ -27,12 +27,11 @@ _LONGEST_LIFE = 7 * 86400.0  # longer says that this robot's clock is wrong
 class Token:
     """The access token of one profile."""
 
-    def __init__(self, gateway: Gateway, profile: DeviceProfile, clock: Clock, hide: Hide) -> None:
+    def __init__(self, owner: Credentials, profile: DeviceProfile) -> None:
         """Nothing is fetched before it is asked for."""
         self.profile = profile
-        self._hide = hide
-        self._gateway = gateway
-        self._clock = clock
+        self._owner = owner
+        self._clock = owner.clock
         self._lock = threading.Lock()
         self._token: AccessToken | None = None
         self._deadline: float | None = None
@@ -55,25 +54,24 @@ class Token:
         return float("inf") if self._deadline is None else self._deadline - self._clock.monotonic()
 
     def _fetch(self) -> None:
-        self._hide(self.profile.api_key)
-        token = self._gateway.exchange(self.profile)
-        self._hide(token.value)
-        life = token.expires_at - self._clock.now()
-        self._deadline = self._clock.monotonic() + life if 0 < life <= _LONGEST_LIFE else None
+        self._owner.hide(self.profile.api_key)
+        token = self._owner.gateway.exchange(self.profile)
+        self._owner.hide(token.value)
+        life = self._owner.life_until(token.expires_at)
+        self._deadline = None if life is None else self._clock.monotonic() + life
         self._token = token
 
 
 class SessionKeys:
     """The current lease of one upload session."""
 
-    def __init__(self, owner: Credentials, profile: DeviceProfile, grant: Grant, clock: Clock, hide: Hide) -> None:
+    def __init__(self, owner: Credentials, profile: DeviceProfile, grant: Grant) -> None:
         """``grant`` is what the gateway gave with the session."""
-        self._hide = hide
         self.session = grant.session
         self.refreshes = 0
         self._owner = owner
         self._profile = profile
-        self._clock = clock
+        self._clock = owner.clock
         self._lock = threading.Lock()
         self._lease = self._arrived(grant.lease)
 
@@ -111,9 +109,9 @@ class SessionKeys:
         self.refreshes += 1
 
     def _arrived(self, lease: CredentialLease) -> CredentialLease:
-        self._hide(lease.access_key_id, lease.secret_access_key, lease.session_token)
-        life = lease.expires_at - self._clock.now()
-        if not 0 < life <= _LONGEST_LIFE:
+        self._owner.hide(lease.access_key_id, lease.secret_access_key, lease.session_token)
+        life = self._owner.life_until(lease.expires_at)
+        if life is None:
             return lease
         return replace(lease, life=life, deadline=self._clock.monotonic() + life)
 
@@ -121,29 +119,44 @@ class SessionKeys:
 class Credentials:
     """All tokens and leases of the agent."""
 
-    def __init__(self, gateway: Gateway, clock: Clock, hide: Hide) -> None:
-        """Tokens come from ``gateway`` and are kept for the life of the process; ``hide`` is told each secret."""
-        self._hide = hide
-        self._gateway = gateway
-        self._clock = clock
+    def __init__(
+        self, gateway: Gateway, clock: Clock, hide: Hide, server_offset: Callable[[], float | None] = lambda: None
+    ) -> None:
+        """Fetch nothing yet.
+
+        Args:
+            gateway: Where tokens and leases come from.
+            clock: The robot's.
+            hide: Told each secret.
+            server_offset: Seconds by which the cloud's clock is ahead of the robot's; None while that is not known.
+        """
+        self.gateway = gateway
+        self.clock = clock
+        self.hide = hide
+        self._server_offset = server_offset
         self._lock = threading.Lock()
         self._tokens: dict[str, Token] = {}
         self._keys: set[SessionKeys] = set()
+
+    def life_until(self, expires_at: float) -> float | None:
+        """Seconds from now to ``expires_at`` of the cloud's clock; None where the robot's clock can't tell."""
+        life = expires_at - self.clock.now() - (self._server_offset() or 0.0)
+        return life if 0 < life <= _LONGEST_LIFE else None
 
     def call(self, profile: DeviceProfile, ask: Callable[[Gateway, AccessToken], Answer]) -> Answer:
         """Ask the gateway with a good token; one that is refused is replaced once. Raises CloudError."""
         token = self._token(profile)
         current = token.current()
         try:
-            return ask(self._gateway, current)
+            return ask(self.gateway, current)
         except CloudError as error:
             if error.code != "UNAUTHENTICATED":
                 raise
-        return ask(self._gateway, token.current(refused=current))
+        return ask(self.gateway, token.current(refused=current))
 
     def keys(self, profile: DeviceProfile, grant: Grant) -> SessionKeys:
         """Begin to look after a session's lease; :meth:`release` ends that."""
-        keys = SessionKeys(self, profile, grant, self._clock, self._hide)
+        keys = SessionKeys(self, profile, grant)
         with self._lock:
             self._keys.add(keys)
         return keys
@@ -175,7 +188,7 @@ class Credentials:
         with self._lock:
             token = self._tokens.get(profile.asset_id)
             if token is None or token.profile != profile:  # the profile file was changed
-                token = self._tokens[profile.asset_id] = Token(self._gateway, profile, self._clock, self._hide)
+                token = self._tokens[profile.asset_id] = Token(self, profile)
             return token
 
 

@@ -209,7 +209,7 @@ class Dispatch:
             self._end(claim, error)
         except HistoryFullError as full:
             self._disk_full(full)  # the document stays as it is and is taken up again
-        except Exception:
+        except Exception:  # noqa: BLE001 - a mistake here must not end the worker
             _log.exception("could not record the end of %s", claim.log.path, extra={"event": "bug"})
             self._not_before[claim.log.id] = self._clock.monotonic() + self._delays.maximum
         finally:
