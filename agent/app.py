@@ -95,7 +95,12 @@ class App:
             max_restarts=settings.upload.max_restarts,
             part_concurrency=_PART_CONCURRENCY,
         )
-        examiner = Examiner(watch.roots, watch.sidecar, follow_symlinks=watch.follow_symlinks)
+        examiner = Examiner(
+            watch.roots,
+            watch.sidecar,
+            follow_symlinks=watch.follow_symlinks,
+            send_unfinished=watch.unfinished == "upload",
+        )
         self.discover = Discover(
             examiner,
             self._clock,

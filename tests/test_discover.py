@@ -41,7 +41,8 @@ class Finder:
             **options,
         }
         follow = values.get("follow_symlinks", False)
-        self.examiner = Examiner(roots, values["sidecar"], follow_symlinks=follow)
+        unfinished = values.pop("send_unfinished", False)
+        self.examiner = Examiner(roots, values["sidecar"], follow_symlinks=follow, send_unfinished=unfinished)
         self.discover = Discover(self.examiner, self.clock, **values)
 
     def step(self, seconds: float = 0.0) -> list[str]:
@@ -597,6 +598,17 @@ def test_a_file_with_a_writer_is_recording_however_long_it_is_quiet(finder: Find
         assert finder.state(path) == "recording"
     finder.run(61)
     assert finder.state(path) == "unfinished"
+
+
+def test_an_unfinished_file_is_given_once_as_it_is_where_that_is_wanted(tmp_path: Path) -> None:
+    path = recorders.unfinished(tmp_path / "a.mcap")
+    (tmp_path / "empty.mcap").touch()
+    finder = Finder(tmp_path, send_unfinished=True)
+    assert finder.run(599) == []
+    (found,) = finder.run(10)
+    assert isinstance(found, Recording)
+    assert (found.path, found.own_tags, found.tail.message_count) == (path, {"mcap_complete": "false"}, None)
+    assert finder.run(10_000) == []
 
 
 def test_a_file_from_before_this_boot_is_unfinished_at_once(tmp_path: Path) -> None:

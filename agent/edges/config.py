@@ -164,6 +164,7 @@ class Watch(_Section):
     sidecar: Literal["optional", "required", "ignore"] = "optional"
     sidecar_wait_seconds: Seconds = 5
     unfinished_minutes: Minutes = 10
+    unfinished: Literal["report", "upload"] = "report"
     polling: Literal["auto", "always", "never"] = "auto"
     follow_symlinks: Switch = False
 

@@ -24,7 +24,7 @@ from typing import Literal
 
 from agent.flow.examine import COMPRESSED, Examiner, NotYet, SidecarRule, has_writer
 from agent.flow.survey import GONE, Rules, Survey, is_below, related, sidecar_name, tops, walk
-from agent.model.errors import RecordingError
+from agent.model.errors import FileChangedError, RecordingError
 from agent.model.nouns import Damaged, Recording, Sighting
 from agent.model.ports import Clock
 
@@ -327,12 +327,16 @@ class Discover:
                 Path(path),
                 sidecar_overdue=now >= file.since + self._sidecar_wait,
                 done_overdue=now >= file.since + self._unfinished_seconds,
+                end_overdue=file.state == "unfinished",
             )
             if isinstance(result, NotYet):
                 self._hold(path, file, result, state)
                 return None
         except RecordingError:
             self._forget(path)
+            return None
+        except FileChangedError:
+            self._see(folder, name, state)
             return None
         except OSError as error:
             self._fail(path, file, error)
@@ -353,6 +357,8 @@ class Discover:
             if lacking.why == "sidecar":
                 patience = self._sidecar_wait
         if file.state == "unfinished" and was != "unfinished":
+            if self._examiner.send_unfinished:
+                self._schedule(path, file, self._clock.monotonic(), state.st_mtime_ns)
             _log.warning("%s has no end and no writer", path, extra={"event": "unfinished", "path": path})
         if file.state != "unfinished" and file.since + patience > self._clock.monotonic():
             self._schedule(path, file, file.since + patience, state.st_mtime_ns)

@@ -260,7 +260,7 @@ class Dispatch:
         seen_other = False
         for candidate in (path, *self._names(log.fingerprint)):
             try:
-                found = self._examiner.look(candidate, sidecar_overdue=True, done_overdue=True)
+                found = self._examiner.look(candidate, sidecar_overdue=True, done_overdue=True, end_overdue=True)
             except FileNotFoundError:
                 continue
             if isinstance(found, Recording) and str(found.fingerprint) == log.fingerprint:

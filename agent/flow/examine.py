@@ -57,8 +57,19 @@ class _Content:
 class Examiner:
     """Looks at one path at a time; may be asked from several threads."""
 
-    def __init__(self, roots: Sequence[Path], sidecar: SidecarRule, *, follow_symlinks: bool = False) -> None:
-        """``roots`` are the watched folders; ``sidecar`` is the rule for the ``.json`` beside a recording."""
+    def __init__(
+        self,
+        roots: Sequence[Path],
+        sidecar: SidecarRule,
+        *,
+        follow_symlinks: bool = False,
+        send_unfinished: bool = False,
+    ) -> None:
+        """``roots`` are the watched folders; ``sidecar`` is the rule for the ``.json`` beside a recording.
+
+        ``send_unfinished``: what its recorder never finished is a recording as it is.
+        """
+        self.send_unfinished = send_unfinished
         self._roots = sorted(roots, key=lambda root: len(root.parts), reverse=True)
         self._sidecar = sidecar
         self._follow = follow_symlinks
@@ -66,14 +77,16 @@ class Examiner:
         self._lock = threading.Lock()
 
     def look(
-        self, path: Path, *, sidecar_overdue: bool = False, done_overdue: bool = False
+        self, path: Path, *, sidecar_overdue: bool = False, done_overdue: bool = False, end_overdue: bool = False
     ) -> Recording | Damaged | NotYet:
         """Say what lies at ``path``.
 
-        ``sidecar_overdue``: nobody waits for a sidecar any longer. ``done_overdue``: nor for Axon's last steps.
+        Nobody waits any longer for: ``sidecar_overdue``, a sidecar; ``done_overdue``, Axon's last steps;
+        ``end_overdue``, the end of a file that has no writer.
 
         Raises:
             RecordingError: ``not_regular`` or ``not_in_root``: this can't be a recording of ours.
+            FileChangedError: it became shorter while it was looked at.
             OSError: it can't be read just now; FileNotFoundError when it is gone.
         """
         root = self._root_of(path)
@@ -81,6 +94,10 @@ class Examiner:
             if reason := _compressing(path):
                 return reason
             content = self._content(path, descriptor, before)
+            own_tags = {"compression": "zstd"} if path.name.endswith(COMPRESSED) else {}
+            if content is None and end_overdue and self.send_unfinished and before.st_size > 0:
+                content = _Content(fingerprint(descriptor, before.st_size), Tail())
+                own_tags = {"mcap_complete": "false"}
             after = path.stat(follow_symlinks=self._follow)  # the path, not the descriptor: it may have been replaced
         if content is None or _key(before) != _key(after):
             return NotYet(path, "recording", "no end yet: it is still being recorded")
@@ -100,7 +117,7 @@ class Examiner:
             inode=before.st_ino,
             tail=content.tail,
             sidecar=sidecar,
-            own_tags={"compression": "zstd"} if path.name.endswith(COMPRESSED) else {},
+            own_tags=own_tags,
         )
 
     def _root_of(self, path: Path) -> Path:
