@@ -45,7 +45,7 @@ from agent.model.ports import Clock
 _log = logging.getLogger(__name__)
 
 _PART_CONCURRENCY = 4
-_GRACE = 10.0  # seconds that parts in flight have at a stop
+_GRACE, _DROPPED = 8.0, 2.0  # seconds that parts in flight have at a stop, and then to be dropped
 _NAMED = 20  # files of a kind that status names
 _TICK, _REFRESH, _SUPERVISE, _PUBLISH = 1.0, 2.0, 10.0, 2.0  # seconds
 _PAY, _TIDY = 300.0, 86400.0
@@ -174,16 +174,16 @@ class App:
         self._stop.set()
 
     def stop(self) -> None:
-        """No new work; parts in flight get their time; states are saved."""
+        """No new work; parts in flight get their time; states are saved. Bounded, whatever the network does."""
         self._stop.set()
         self._sightings.put(Sighting(self._state))  # wakes the finder
-        self._scheduler.shutdown(wait=True)
         self._watch.stop()
         self._clock.stop()
-        self.dispatch.stop(_GRACE)
-        self._workers.shutdown(wait=True)
-        self._finder.join()
-        self._gateway.close()
+        self.dispatch.stop(_GRACE, _DROPPED)
+        self._scheduler.shutdown(wait=False)
+        self._gateway.close()  # ends the calls that are still under way
+        self._workers.shutdown(wait=False, cancel_futures=True)
+        self._finder.join(_DROPPED)
         self.history.close()
         self._status.remove()
         _log.info("stopped", extra={"event": "stopped"})

@@ -142,14 +142,14 @@ class Dispatch:
             self._not_before[log.id] = self._clock.monotonic() + min(max(wait, 0.0), self._delays.maximum)
         return self._not_before.get(log.id, 0.0)
 
-    def stop(self, grace: float) -> None:
-        """Start nothing more; parts in flight have ``grace`` seconds, then they are dropped. States are saved."""
+    def stop(self, grace: float, dropping: float = 0.0) -> None:
+        """Start nothing more. Parts in flight have ``grace`` seconds, then they are dropped within ``dropping``."""
         self._gate.hold("stopping", "the agent stops")
         with self._idle:
             if not self._idle.wait_for(lambda: not len(self._flight), timeout=grace):
                 for claim in self._flight.claims():
                     claim.transfer.stop()
-                self._idle.wait_for(lambda: not len(self._flight), timeout=grace)
+                self._idle.wait_for(lambda: not len(self._flight), timeout=dropping)
 
     def _claim(self) -> None:
         if self._gate.closed() is not None:
