@@ -37,6 +37,7 @@ from agent.flow.examine import Examiner
 from agent.flow.gate import Delays, Gate
 from agent.flow.identity import asset_id
 from agent.flow.intake import Intake
+from agent.flow.prepare import Prepare
 from agent.flow.upload import Upload
 from agent.model.errors import AgentError, CloudError, HistoryFullError
 from agent.model.nouns import DeviceProfile, Recording, Sighting, utc_text
@@ -120,7 +121,7 @@ class App:
         self._watch = Watch(watch.roots, self._sightings, exclude=watch.exclude, polling=watch.polling)
         self._intake = Intake(history=self.history, clock=self._clock, device_id=self._robot, snapshot=self._snapshot)
         self._workers = ThreadPoolExecutor(settings.upload.max_concurrent, thread_name_prefix="upload")
-        self.dispatch = Dispatch(
+        prepare = Prepare(
             history=self.history,
             gate=self.gate,
             upload=self._upload,
@@ -128,14 +129,20 @@ class App:
             names=self.discover.names,
             asset_id=self._asset_id,
             profiles=self._profiles,
+            sidecar_required=watch.sidecar == "required",
+            agent_version=__version__,
+        )
+        self.dispatch = Dispatch(
+            history=self.history,
+            gate=self.gate,
+            prepare=prepare,
+            upload=self._upload,
             clock=self._clock,
             executor=self._workers,
             delays=delays,
             max_concurrent=settings.upload.max_concurrent,
             max_attempts=retry.max_attempts,
             settle_seconds=watch.settle_seconds,
-            sidecar_required=watch.sidecar == "required",
-            agent_version=__version__,
         )
         self._finder = threading.Thread(target=self._find, name="finder", daemon=True)
         self._scheduler = self._schedule()
@@ -265,13 +272,13 @@ class App:
                 job.modify(next_run_time=now)
 
     def _refresh(self) -> None:
-        for error in self._credentials.refresh_due():
+        for error in self._credentials.refresh_due() if self.gate.closed() is None else ():
             _log.warning("could not refresh credentials: %s", error.message, extra={"event": "refresh_failed"})
         stamp = _stamp(self._profile_path)
         if stamp != self._profile_seen:
-            self._profile_seen = stamp
             _log.info("the device profile file was changed", extra={"event": "profiles_changed"})
             self.dispatch.cause_changed()
+            self._profile_seen = stamp
 
     def _pay_debts(self) -> None:
         """Give up in the cloud what was given up here, while the cloud answers."""
@@ -361,12 +368,12 @@ def _files(report: DiskReport) -> dict[str, Any]:
     }
 
 
-def _stamp(path: Path) -> tuple[int, int] | None:
+def _stamp(path: Path) -> tuple[int, ...] | None:
     try:
         stat = path.stat()
     except OSError:
         return None
-    return stat.st_ino, stat.st_mtime_ns
+    return stat.st_dev, stat.st_ino, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns  # the last: chmod counts
 
 
 def _report_job_error(event: JobExecutionEvent) -> None:

@@ -14,6 +14,7 @@ from agent.flow.examine import Examiner
 from agent.flow.gate import Delays, Gate
 from agent.flow.identity import asset_id
 from agent.flow.intake import Intake
+from agent.flow.prepare import Prepare
 from agent.flow.upload import Upload
 from agent.model.errors import CloudError
 from agent.model.nouns import DeviceProfile, Recording, SyncLog
@@ -83,7 +84,7 @@ class Robot:
         )
         self.examiner = Examiner([self.folder], "optional")
         self.intake = Intake(history=self.history, clock=self.clock, device_id="robot", snapshot=lambda _: "")
-        self.dispatch = Dispatch(
+        prepare = Prepare(
             history=self.history,
             gate=self.gate,
             upload=self.upload,
@@ -91,14 +92,20 @@ class Robot:
             names=self._names,
             asset_id=self._asset_id,
             profiles=self.profiles,
+            sidecar_required=self.sidecar_required,
+            agent_version="0",
+        )
+        self.dispatch = Dispatch(
+            history=self.history,
+            gate=self.gate,
+            prepare=prepare,
+            upload=self.upload,
             clock=self.clock,
             executor=self.later,
             delays=delays,
             max_concurrent=self._max_concurrent,
             max_attempts=5,
             settle_seconds=2,
-            sidecar_required=self.sidecar_required,
-            agent_version="0",
         )
 
     def hidden(self, *secrets: str) -> None:

@@ -160,7 +160,7 @@ def test_a_full_disk_closes_the_gate_and_opens_it_when_there_is_room(robot: Robo
     assert closed is not None
     assert closed.code == "disk_full"
     robot.history.full = False
-    robot.run()
+    robot.advance(30)
     assert states(robot) == ["completed"]
 
 
@@ -174,7 +174,7 @@ def test_a_disk_that_fills_up_in_mid_upload_loses_nothing(robot: Robot) -> None:
     robot.run()
     robot.store.before = lambda _call: None
     robot.history.full = False
-    robot.run()
+    robot.advance(30)
     assert states(robot) == ["completed"]
     assert robot.log().attempt_count == 1
 

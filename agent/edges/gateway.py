@@ -62,7 +62,7 @@ _OPTIONS = (
     ("grpc.keepalive_time_ms", 30_000),
     ("grpc.http2.ping_timeout_ms", 10_000),  # grpc.keepalive_timeout_ms has no effect any more
     ("grpc.initial_reconnect_backoff_ms", 1_000),
-    ("grpc.min_reconnect_backoff_ms", 1_000),
+    ("grpc.min_reconnect_backoff_ms", 20_000),  # also the time that a connection may take to come about
     ("grpc.max_reconnect_backoff_ms", 20_000),
 )
 _Request = TypeVar("_Request", bound=Message)

@@ -11,6 +11,7 @@ import logging
 import os
 import re
 import sys
+import threading
 import traceback
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
@@ -30,7 +31,7 @@ _SHORTEST_SECRET = 8  # shorter ones would black out ordinary words
 _MOST_SECRETS = 256  # storage keys change every few minutes, and old ones are worthless
 
 _FIELD = (
-    r"[\w-]{0,40}(?:secret|token|passw(?:or)?d|signature|credential"
+    r"[\w-]{0,40}(?:secret|token|passw(?:or)?d|signature|(?<!Exchange)credential"
     r"|(?:api|access|private|secret)[_-]?key(?:[_-]?(?:id|secret))?)"
 )
 _SECRET_KEY = re.compile(rf"{_FIELD}|authorization", re.IGNORECASE)
@@ -57,21 +58,24 @@ class Redactor:
 
     def __init__(self) -> None:
         """Begin with the patterns alone."""
+        self._lock = threading.Lock()
         self._secrets: OrderedDict[str, None] = OrderedDict()
         self._forms: Sequence[str] = ()
 
     def hide(self, *values: str) -> None:
         """Hide these secrets from now on, also as they look in JSON and in URLs."""
-        secrets = self._secrets.copy()
-        for value in values:
-            if len(value) >= _SHORTEST_SECRET:
-                secrets[value] = None
-                secrets.move_to_end(value)
-        while len(secrets) > _MOST_SECRETS:
-            secrets.popitem(last=False)
-        forms = {form for value in secrets for form in (value, json.dumps(value)[1:-1], quote(value, safe=""))}
-        self._secrets = secrets
-        self._forms = sorted(forms, key=len, reverse=True)  # no regular expression: re would keep each one it compiled
+        with self._lock:
+            for value in values:
+                if len(value) >= _SHORTEST_SECRET:
+                    self._secrets[value] = None
+                    self._secrets.move_to_end(value)
+            while len(self._secrets) > _MOST_SECRETS:
+                self._secrets.popitem(last=False)
+            # No regular expression: re would keep each one that it compiled.
+            forms = {
+                form for value in self._secrets for form in (value, json.dumps(value)[1:-1], quote(value, safe=""))
+            }
+            self._forms = sorted(forms, key=len, reverse=True)
 
     def redact(self, text: str) -> str:
         """``text`` without secrets."""

@@ -32,23 +32,30 @@ class Token:
         self.profile = profile
         self._owner = owner
         self._clock = owner.clock
-        self._lock = threading.Lock()
+        self._fetching = threading.Lock()
         self._token: AccessToken | None = None
+        self._life = 0.0
         self._deadline: float | None = None
 
     def current(self, refused: AccessToken | None = None) -> AccessToken:
         """A token that is good as far as known; another one than ``refused``. Raises CloudError."""
-        with self._lock:
+        token = self._token
+        if token is not None and token is not refused and self._remaining() > 0:
+            return token
+        with self._fetching:
             if self._token is None or self._token is refused or self._remaining() <= 0:
                 self._fetch()
             assert self._token is not None  # noqa: S101 - _fetch has set it
             return self._token
 
     def refresh_if_due(self) -> None:
-        """Renew it if its end is near. Raises CloudError."""
-        with self._lock:
-            if self._token is not None and self._remaining() <= _TOKEN_MARGIN:
+        """Renew it if its end is near, unless somebody does so already. Raises CloudError."""
+        margin = min(_TOKEN_MARGIN, self._life / 2)
+        if self._token is not None and self._remaining() <= margin and self._fetching.acquire(blocking=False):
+            try:
                 self._fetch()
+            finally:
+                self._fetching.release()
 
     def _remaining(self) -> float:
         return float("inf") if self._deadline is None else self._deadline - self._clock.monotonic()
@@ -58,12 +65,13 @@ class Token:
         token = self._owner.gateway.exchange(self.profile)
         self._owner.hide(token.value)
         life = self._owner.life_until(token.expires_at)
+        self._life = life or 0.0
         self._deadline = None if life is None else self._clock.monotonic() + life
         self._token = token
 
 
 class SessionKeys:
-    """The current lease of one upload session."""
+    """The current lease of one upload session. A part waits for a refresh only when there is no usable lease."""
 
     def __init__(self, owner: Credentials, profile: DeviceProfile, grant: Grant) -> None:
         """``grant`` is what the gateway gave with the session."""
@@ -72,27 +80,32 @@ class SessionKeys:
         self._owner = owner
         self._profile = profile
         self._clock = owner.clock
-        self._lock = threading.Lock()
+        self._refreshing = threading.Lock()
         self._lease = self._arrived(grant.lease)
 
     def current(self) -> CredentialLease:
         """A lease that is not known to be over. Raises CloudError when none can be had."""
-        with self._lock:
+        lease = self._lease
+        if lease.usable(self._clock.monotonic()):
+            return lease
+        with self._refreshing:
             if not self._lease.usable(self._clock.monotonic()):
                 self._reissue()
             return self._lease
 
     def renew(self, refused: CredentialLease) -> None:
         """Replace a lease that the store refused, unless that has happened already. Raises CloudError."""
-        with self._lock:
+        with self._refreshing:
             if self._lease is refused:
                 self._reissue()
 
     def refresh_if_due(self) -> None:
-        """Replace it if its end is near. Raises CloudError."""
-        with self._lock:
-            if self._lease.due(self._clock.monotonic()):
+        """Replace it if its end is near, unless somebody does so already. Raises CloudError."""
+        if self._lease.due(self._clock.monotonic()) and self._refreshing.acquire(blocking=False):
+            try:
                 self._reissue()
+            finally:
+                self._refreshing.release()
 
     def remaining(self) -> float | None:
         """Seconds until it ends; None where that is not known."""
@@ -127,7 +140,7 @@ class Credentials:
         Args:
             gateway: Where tokens and leases come from.
             clock: The robot's.
-            hide: Told each secret.
+            hide: Told each secret when it arrives, and an API key again with each token.
             server_offset: Seconds by which the cloud's clock is ahead of the robot's; None while that is not known.
         """
         self.gateway = gateway
@@ -167,9 +180,9 @@ class Credentials:
             self._keys.discard(keys)
 
     def refresh_due(self) -> list[CloudError]:
-        """Refresh whatever ends soon; returns what failed: uploads try again on demand."""
+        """Refresh whatever ends soon, as long as a session is open; returns what failed: that is asked on demand."""
         with self._lock:
-            due: list[Token | SessionKeys] = [*self._tokens.values(), *self._keys]
+            due: list[Token | SessionKeys] = [*self._tokens.values(), *self._keys] if self._keys else []
         failed = []
         for credential in due:
             try:

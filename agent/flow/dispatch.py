@@ -4,26 +4,21 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
-from agent.flow.examine import Examiner, NotYet
 from agent.flow.gate import Delays, Gate
-from agent.flow.identity import raw_tags
 from agent.flow.outcome import Outcome, outcome_of
-from agent.flow.source import Source
+from agent.flow.prepare import Prepare
 from agent.flow.upload import Job, Upload
-from agent.model.errors import CloudError, HistoryFullError, RecordingError, WaitingError
-from agent.model.nouns import NO_SESSION, DeviceProfile, Recording, SyncLog, Transfer, utc_seconds, utc_text
-from agent.model.ports import Clock, History, Profiles
+from agent.model.errors import CloudError, HistoryFullError
+from agent.model.nouns import SyncLog, Transfer, utc_seconds, utc_text
+from agent.model.ports import Clock, History
 
 _log = logging.getLogger(__name__)
-
-ResolveAsset = Callable[[Recording, str, Mapping[str, DeviceProfile]], str]
-"""The asset id of a recording, given the one that its document has and all profiles; raises WaitingError."""
+_DISK = "disk_full"
 
 
 @dataclass(slots=True)
@@ -35,6 +30,7 @@ class Claim:
     probe: bool
     durable: bool
     began: float
+    causes: int  # that were known when it began
     job: Job | None = None
 
 
@@ -71,42 +67,35 @@ class Dispatch:
         *,
         history: History,
         gate: Gate,
+        prepare: Prepare,
         upload: Upload,
-        examiner: Examiner,
-        names: Callable[[str], Sequence[Path]],
-        asset_id: ResolveAsset,
-        profiles: Profiles,
         clock: Clock,
         executor: Executor,
         delays: Delays,
         max_concurrent: int,
         max_attempts: int,
         settle_seconds: float,
-        sidecar_required: bool,
-        agent_version: str,
     ) -> None:
-        """``names`` tells where the bytes of a fingerprint lie now; ``executor`` has ``max_concurrent`` workers."""
+        """``executor`` has ``max_concurrent`` workers."""
         self._history = history
         self._gate = gate
+        self._prepare = prepare
         self._upload = upload
-        self._examiner = examiner
-        self._names = names
-        self._asset_id = asset_id
-        self._profiles = profiles
         self._clock = clock
         self._executor = executor
         self._delays = delays
         self._max_concurrent = max_concurrent
         self._max_attempts = max_attempts
         self._settle_seconds = settle_seconds
-        self._sidecar_required = sidecar_required
-        self._agent_version = agent_version
         self._lock = threading.RLock()
         self._idle = threading.Condition(self._lock)
         self._flight = InFlight()
-        self._not_before: dict[int, float] = {}  # document id -> monotonic time
+        self._not_before: dict[int, tuple[str | None, float]] = {}  # document id -> its retry date, monotonic time
         self._failed_at: dict[int, float] = {}  # document id -> monotonic time of its last failure
         self._last_probe = 0
+        self._disk_retry_at = 0.0
+        self._disk_told = False
+        self._causes = 0  # how often what blocks was changed on this robot
 
     # -- claiming
 
@@ -114,19 +103,19 @@ class Dispatch:
         """Start whatever may start now. Cheap when nothing may; called by the scheduler and whenever work comes."""
         with self._lock:
             try:
-                self._release_disk()
+                self._try_disk()
                 self._confirm_probes()
                 self._claim()
             except HistoryFullError as error:
-                self._disk_full(error)
+                self.disk_failed(error)
 
     def cause_changed(self) -> None:
         """Something that a cause lies in was changed on this robot: what it holds up goes on at once."""
-        self._gate.probe_now()
         with self._lock:
+            self._causes += 1
+            self._gate.probe_now()
             for log in self._history.open():
                 if log.status == "failed" and log.error is not None and log.error.kind == "blocked":
-                    self._not_before.pop(log.id, None)
                     self._history.move(log.id, "asked")
         self.tick()
 
@@ -136,11 +125,18 @@ class Dispatch:
             return self._flight.claims()
 
     def not_before(self, log: SyncLog) -> float:
-        """The monotonic time at which a document is due; one that waits since before this start waits the maximum."""
-        if log.id not in self._not_before and log.next_retry_at is not None:
-            wait = utc_seconds(log.next_retry_at) - self._clock.now()
-            self._not_before[log.id] = self._clock.monotonic() + min(max(wait, 0.0), self._delays.maximum)
-        return self._not_before.get(log.id, 0.0)
+        """The monotonic time at which a document is due; a wait from before this start is at most the maximum."""
+        dated, due = self._not_before.get(log.id, (None, 0.0))
+        if dated == log.next_retry_at:
+            return due
+        wait = utc_seconds(log.next_retry_at) - self._clock.now() if log.next_retry_at else 0.0
+        return self._wait(log.id, log.next_retry_at, min(max(wait, 0.0), self._delays.maximum))
+
+    def _wait(self, id_: int, dated: str | None, seconds: float) -> float:
+        """Let a document wait, as long as its retry date is this one."""
+        due = self._clock.monotonic() + seconds
+        self._not_before[id_] = dated, due
+        return due
 
     def stop(self, grace: float, dropping: float = 0.0) -> None:
         """Start nothing more. Parts in flight have ``grace`` seconds, then they are dropped within ``dropping``."""
@@ -169,23 +165,28 @@ class Dispatch:
             return
         log = next((log for log in ready if log.id > self._last_probe), ready[0])
         self._last_probe = log.id
-        self._start(log, probe=True)
+        try:
+            self._start(log, probe=True)
+        except BaseException:
+            self._gate.end_probe(synced=False)
+            raise
 
     def _due(self, log: SyncLog) -> bool:
         return self.not_before(log) <= self._clock.monotonic()
 
     def _start(self, log: SyncLog, *, probe: bool) -> None:
         """Claim: durable before the first byte; what a stop left in progress is taken up with no attempt lost."""
-        self._not_before.pop(log.id, None)
         if log.status == "failed":
             log = self._history.move(log.id, "due")
         durable = log.status == "in_progress"
         if not probe and not durable:
             log = self._history.move(log.id, "claimed")
             durable = True
-        claim = Claim(log, Transfer(log.file_size), probe, durable, self._clock.monotonic())
-        self._flight.mark(claim)
+        self._not_before.pop(log.id, None)
+        self._disk_told = False
+        claim = Claim(log, Transfer(log.file_size), probe, durable, self._clock.monotonic(), self._causes)
         self._executor.submit(self._work, claim)
+        self._flight.mark(claim)
 
     def _confirm_probes(self) -> None:
         if self._gate.closed() is None:
@@ -202,16 +203,20 @@ class Dispatch:
     def _work(self, claim: Claim) -> None:
         error: Exception | None = None
         try:
-            self._carry(claim)
+            claim.job = self._prepare.job(claim.log, claim.transfer, probe=claim.probe)
+            try:
+                self._upload.carry(claim.job)
+            finally:
+                claim.job.close()
         except Exception as problem:  # noqa: BLE001 - whatever it is, the document says so and the queue goes on
             error = problem
         try:
             self._end(claim, error)
         except HistoryFullError as full:
-            self._disk_full(full)  # the document stays as it is and is taken up again
+            self.disk_failed(full)  # the document stays as it is and is taken up again
         except Exception:  # noqa: BLE001 - a mistake here must not end the worker
             _log.exception("could not record the end of %s", claim.log.path, extra={"event": "bug"})
-            self._not_before[claim.log.id] = self._clock.monotonic() + self._delays.maximum
+            self._wait(claim.log.id, claim.log.next_retry_at, self._delays.maximum)
         finally:
             with self._lock:
                 if claim.probe:
@@ -226,90 +231,16 @@ class Dispatch:
             raise error
         outcome = self._judge(claim, error)
         if outcome.event == "gave_up":
-            self._upload.abandon(self._history.get(claim.log.id), self._profile_of(claim.log), outcome.code)
+            self._upload.abandon(self._history.get(claim.log.id), self._prepare.profile_of(claim.log), outcome.code)
         with self._lock:
             self._settle(claim, outcome, error)
-
-    def _profile_of(self, log: SyncLog) -> DeviceProfile | None:
-        try:
-            return self._profiles.load().get(log.asset_id)
-        except CloudError:
-            return None
-
-    def _carry(self, claim: Claim) -> None:
-        recording = self._locate(claim.log)
-        if recording.sidecar is None and self._sidecar_required:
-            raise RecordingError(
-                f"{recording.path} has no sidecar", code="sidecar_missing", hint="write it, or set watch.sidecar"
-            )
-        profiles = self._profiles.load()
-        asset_id = self._asset_id(recording, claim.log.asset_id, profiles)
-        profile = profiles[asset_id]
-        log = self._leave_other_asset(claim.log, asset_id, profiles)
-        identity = {} if log.logical_upload_id else self._identity(log, recording, asset_id, profile)
-        source = Source(recording)
-        try:
-            claim.job = Job(log, profile, source, claim.transfer, claim.probe, identity)
-            self._upload.carry(claim.job)
-        finally:
-            source.close()
-
-    def _locate(self, log: SyncLog) -> Recording:
-        """The recording as it lies on the disk now, under whatever name. Raises RecordingError or WaitingError."""
-        path = Path(log.path)
-        seen_other = False
-        for candidate in (path, *self._names(log.fingerprint)):
-            try:
-                found = self._examiner.look(candidate, sidecar_overdue=True, done_overdue=True, end_overdue=True)
-            except FileNotFoundError:
-                continue
-            if isinstance(found, Recording) and str(found.fingerprint) == log.fingerprint:
-                return found
-            if isinstance(found, NotYet) and found.why == "compressing":
-                raise WaitingError(found.message, code="compressing", hint="nothing to do: it ends by itself")
-            seen_other = seen_other or candidate == path
-        if seen_other:
-            raise RecordingError(f"{path} has other bytes now", code="replaced")
-        if path.parent.is_dir():
-            raise RecordingError(f"{path} was deleted before it was uploaded", code="gone")
-        raise WaitingError(f"folder {path.parent} is not there", code="folder_missing", hint="mount the disk again")
-
-    def _leave_other_asset(self, log: SyncLog, asset_id: str, profiles: Mapping[str, DeviceProfile]) -> SyncLog:
-        """An open session belongs to one asset id: if that has changed since, it is given up."""
-        if not log.logical_upload_id or asset_id == log.asset_id:
-            return log
-        self._upload.abandon(log, profiles.get(log.asset_id), "the asset id has changed")
-        return self._history.amend(log.id, **NO_SESSION)
-
-    def _identity(self, log: SyncLog, recording: Recording, asset_id: str, profile: DeviceProfile) -> Mapping[str, Any]:
-        """What a new session begins with and keeps, whatever becomes of the sidecar: the document's own fields."""
-        tags = raw_tags(
-            recording,
-            episode_id=log.episode_id,
-            asset_id=asset_id,
-            profile=profile,
-            agent_version=self._agent_version,
-        )
-        if tags.left_out:
-            _log.warning(
-                "%s: tags left out: %s",
-                log.path,
-                ", ".join(tags.left_out),
-                extra={"event": "tags_left_out", "episode_id": log.episode_id},
-            )
-        return {
-            "asset_id": asset_id,
-            "raw_tags": tags.tags,
-            "left_out_tags": tags.left_out,
-            "sidecar_sha256": recording.sidecar.sha256 if recording.sidecar else "",
-        }
 
     # -- recording how it ended
 
     def _judge(self, claim: Claim, error: Exception | None) -> Outcome:
         log = self._history.get(claim.log.id)
         call = error.call if isinstance(error, CloudError) else ""
-        since = self._failed_at.get(log.id, float("-inf"))
+        since = self._failed_at.get(log.id, float("inf"))  # a first failure is taken for everybody's
         return outcome_of(
             error,
             attempts=log.attempt_count + (not claim.durable),
@@ -321,6 +252,8 @@ class Dispatch:
         id_ = claim.log.id
         if outcome.closes is not None and isinstance(error, CloudError) and self._gate.close(error, outcome.closes):
             self._last_probe = id_
+            if claim.causes != self._causes:
+                self._gate.probe_now()  # what it was refused for has been changed meanwhile
             _log.warning("gate closed: %s (%s)", error.message, outcome.closes.hint, extra={"event": "gate_closed"})
         if error is not None:
             self._failed_at[id_] = self._clock.monotonic()
@@ -349,10 +282,10 @@ class Dispatch:
             wait = self._delays.maximum
         elif outcome.event == "changed":
             wait = self._settle_seconds
-        if wait:
-            self._not_before[log.id] = self._clock.monotonic() + wait
         if outcome.event in ("counted", "blocked_alone"):
             changes["next_retry_at"] = utc_text(self._clock.now() + wait)
+        if wait:
+            self._wait(log.id, changes.get("next_retry_at"), wait)
         return changes
 
     def _tell(self, log: SyncLog, outcome: Outcome, error: Exception | None) -> None:
@@ -369,12 +302,18 @@ class Dispatch:
                 "%s: %s%s. %s", log.path, outcome.fault.message, again, outcome.fault.hint, extra=about, exc_info=trace
             )
 
-    def _disk_full(self, error: HistoryFullError) -> None:
-        if self._gate.hold("disk_full", error.message, error.hint):
-            _log.error("%s: %s", error.message, error.hint, extra={"event": "disk_full"})
+    def disk_failed(self, error: HistoryFullError) -> None:
+        """Nothing can be written down: close the gate, and try again in a while."""
+        self._disk_retry_at = self._clock.monotonic() + self._delays.base
+        self._gate.hold(_DISK, error.message, error.hint)
+        if not self._disk_told:
+            self._disk_told = True
+            _log.error("%s: %s", error.message, error.hint, extra={"event": error.code})
 
-    def _release_disk(self) -> None:
+    def _try_disk(self) -> None:
         closed = self._gate.closed()
-        if closed is not None and closed.code == "disk_full" and self._history.room():
-            self._gate.release("disk_full")
-            _log.info("there is disk space again", extra={"event": "disk_free"})
+        if closed is not None and closed.code == _DISK and self._clock.monotonic() >= self._disk_retry_at:
+            if self._history.room():
+                self._gate.release(_DISK)  # the next write shows whether that is true
+            else:
+                self._disk_retry_at = self._clock.monotonic() + self._delays.base

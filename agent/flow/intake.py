@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import threading
 from collections.abc import Callable
 
 from agent.flow.identity import episode_id
@@ -13,7 +12,7 @@ from agent.model.ports import Clock, History
 _log = logging.getLogger(__name__)
 
 _BY_SIDECAR = frozenset({"sidecar_invalid", "sidecar_missing", "tag_conflict", "tag_limit"})
-_BY_FILE = frozenset({"gone", "replaced"})
+_BY_FILE = frozenset({"gone", "replaced", "not_regular", "not_in_root"})
 _BY_FOLDER = frozenset({"folder_missing", "compressing"})
 
 
@@ -26,11 +25,10 @@ class Intake:
         self._clock = clock
         self._device_id = device_id
         self._snapshot = snapshot
-        self._lock = threading.Lock()
 
     def accept(self, found: Recording | Damaged) -> SyncLog | None:
         """Make or wake the document of what was found; None when nothing is to be done. Raises HistoryFullError."""
-        with self._lock:
+        with self._history.transaction():  # nobody moves the document between the look and the deed
             if isinstance(found, Damaged):
                 return self._record_damage(found)
             newest = self._history.newest(str(found.fingerprint))

@@ -56,10 +56,10 @@ def outcome_of(error: Exception | None, *, attempts: int, max_attempts: int, oth
     counted: Event = "counted" if attempts < max_attempts else "gave_up"
     if error is None:
         return Outcome("done")
+    if isinstance(error, SessionLostError) or (isinstance(error, CloudError) and error.code == "UPLOAD_NOT_FOUND"):
+        return Outcome("session_lost" if counted == "counted" else "gave_up", fault(error, "counted"))
     if isinstance(error, CloudError):
         return _of_cloud(error, counted, others_passed=others_passed)
-    if isinstance(error, SessionLostError):
-        return Outcome("session_lost" if counted == "counted" else "gave_up", fault(error, "counted"))
     for kind_of_error, event, kind in _TABLE:
         if isinstance(error, kind_of_error):
             return Outcome(event or counted, None if event in _QUIET else fault(error, kind))

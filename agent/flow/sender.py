@@ -28,9 +28,9 @@ def again(clock: Clock, ask: Callable[[], Answer]) -> Answer:
         try:
             return ask()
         except CloudError as error:
-            if judge(error).kind != "offline" and error.code != "checksum":
+            if (judge(error).kind != "offline" and error.code != "checksum") or error.retry_after > _LONGEST_PAUSE:
                 raise
-            clock.wait(min(max(_PAUSE * 2 ** (attempt - 1), error.retry_after), _LONGEST_PAUSE))
+            clock.wait(max(_PAUSE * 2 ** (attempt - 1), error.retry_after))
     return ask()
 
 
@@ -107,7 +107,13 @@ class Sender:
             return self.repeat("UploadPart", ask)
         except FileChangedError:
             source.check()  # nothing differs: the read was the fault, not the file
+        try:
             return self.repeat("UploadPart", ask)
+        except FileChangedError as error:
+            source.check()
+            raise AgentError(
+                error.message, code="io_error", hint="check this robot's disk: the file can't be read"
+            ) from error
 
 
 def _gather(workers: Sequence[Future[list[SentPart]]]) -> list[SentPart]:

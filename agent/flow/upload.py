@@ -16,7 +16,7 @@ from agent.flow.gate import Gate
 from agent.flow.sender import Sender, again
 from agent.flow.source import Source
 from agent.model.digests import same_etag
-from agent.model.errors import CloudError, RecordingError, SessionLostError, judge
+from agent.model.errors import AgentError, CloudError, RecordingError, SessionLostError, judge
 from agent.model.nouns import (
     MAX_PARTS,
     AccessToken,
@@ -50,12 +50,24 @@ class Job:
 
     log: SyncLog
     profile: DeviceProfile
-    source: Source
+    source: Source | AgentError  # the open file, or why it can't be had: what is stored needs it no more
     transfer: Transfer
     probe: bool
     identity: Mapping[str, Any] = field(default_factory=dict)  # fields of the document that a new session fixes
     refreshes: int = 0
     windows: Sequence[Part] = field(default_factory=tuple)
+
+    def close(self) -> None:
+        """Let go of the file."""
+        if isinstance(self.source, Source):
+            self.source.close()
+
+    @property
+    def file(self) -> Source:
+        """The open file; raises what keeps it away."""
+        if isinstance(self.source, AgentError):
+            raise self.source
+        return self.source
 
 
 class Upload:
@@ -151,6 +163,7 @@ class Upload:
     def _open(self, job: Job, restart_from: str = "") -> Grant:
         """A new session; its ids are durable before anything is sent. Never repeated blindly: each call makes one."""
         log, profile = job.log, job.profile
+        _ = job.file  # without it there is nothing to open a session for
         if restart_from and log.multipart_upload_id:
             self.abandon(log, profile, "restart", restarting=True)
         hints = {"episode_id": log.episode_id, "source": _SOURCE}
@@ -173,14 +186,9 @@ class Upload:
 
     def _recover(self, job: Job) -> Recovery:
         log, profile = job.log, job.profile
-        try:
-            return self._ask_again(
-                log.id, profile, "GetUploadRecovery", lambda g, t: g.recover(profile, t, log.logical_upload_id)
-            )
-        except CloudError as error:
-            if error.code == "UPLOAD_NOT_FOUND":
-                raise SessionLostError(f"the platform forgot session {log.logical_upload_id}") from error
-            raise
+        return self._ask_again(
+            log.id, profile, "GetUploadRecovery", lambda g, t: g.recover(profile, t, log.logical_upload_id)
+        )
 
     def _resume(self, job: Job, known: Recovery) -> Grant:
         """Fresh keys for the session that the document has, or the new one that the platform asks for."""
@@ -205,6 +213,7 @@ class Upload:
         """Store and report the object; returns the upload id to restart from when the platform has lost it."""
         with _Keys(self._credentials, job.profile, grant) as keys:
             target = self._store.at(grant.session, keys.current)
+            self._gate.passed("Connect", job.log.id)
             sender = Sender(
                 target, keys, self._gate, self._clock, who=job.log.id, transfer=job.transfer, probe=job.probe
             )
@@ -223,7 +232,7 @@ class Upload:
         return None
 
     def _windows(self, job: Job) -> Sequence[Part]:
-        size, part_size = job.source.recording.size, job.log.part_size_bytes
+        size, part_size = job.log.file_size, job.log.part_size_bytes
         windows = parts_of(size, part_size)
         if not windows:
             raise RecordingError("an empty file can't be stored", code="empty")
@@ -238,11 +247,11 @@ class Upload:
     def _find(self, job: Job, sender: Sender) -> StoredObject | None:
         """The object, if it lies in the bucket with this recording's bytes."""
         found = sender.repeat("HeadObject", sender.target.stat)
-        if found is None or found.size != job.source.recording.size:
+        if found is None or found.size != job.log.file_size:
             return None
         if job.log.etag and same_etag(found.etag, job.log.etag):
             return found
-        return found if sender.target.holds(found, job.windows, job.source.descriptor) else None
+        return found if sender.target.holds(found, job.windows, job.file.descriptor) else None
 
     def _send(self, job: Job, sender: Sender) -> StoredObject:
         kept = self._kept(job, sender)
@@ -257,8 +266,8 @@ class Upload:
         missing = [part for part in job.windows if part.number not in numbers]
         job.transfer.kept = sum(part.size for part in kept)
         multipart = job.log.multipart_upload_id
-        sent = sender.send(multipart, missing, job.source, self._width)
-        job.source.check()
+        sent = sender.send(multipart, missing, job.file, self._width)
+        job.file.check()
         return self._join(job, sender, sorted([*kept, *sent], key=lambda part: part.number))
 
     def _kept(self, job: Job, sender: Sender) -> list[SentPart] | None:
@@ -281,7 +290,7 @@ class Upload:
         return [
             sent
             for sent in listed
-            if sent.number in windows and target.matches(sent, windows[sent.number], job.source.descriptor)
+            if sent.number in windows and target.matches(sent, windows[sent.number], job.file.descriptor)
         ]
 
     def _begin(self, job: Job, sender: Sender) -> None:
@@ -316,7 +325,7 @@ class Upload:
             if error.code not in _FORBIDDEN:
                 raise
             return joined  # where looking is forbidden, complete's own answer is the proof
-        return _verified(joined, found, job.source.recording.size)
+        return _verified(joined, found, job.log.file_size)
 
     def _report(self, job: Job, stored: StoredObject, known: Recovery | None) -> None:
         log, profile = job.log, job.profile
@@ -326,7 +335,7 @@ class Upload:
             etag=stored.etag,
             checksum=stored.checksum,
             part_count=len(job.windows),
-            source_deleted=job.source.deleted,
+            source_deleted=not isinstance(job.source, Source) or job.source.deleted,
         )
         told = known if known is not None and known.action == "complete_only" else None
         receipt = Receipt(
