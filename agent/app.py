@@ -1,7 +1,7 @@
 """Builds every part once, joins edges to flow, starts and stops them in order.
 
-Four threads of its own: the finder turns sightings into documents, the scheduler ticks, workers carry recordings, and
-the caller's thread waits in :meth:`App.run`.
+The finder's thread turns sightings into documents, the scheduler's ticks, workers carry recordings, and the caller's
+waits in :meth:`App.run`.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import queue
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
@@ -31,23 +31,24 @@ from agent.edges.status import StatusFile
 from agent.edges.store import MinioStore
 from agent.edges.watch import Watch
 from agent.flow.credentials import Credentials
-from agent.flow.discover import Discover, DiskReport, Held
+from agent.flow.discover import Discover
 from agent.flow.dispatch import Dispatch
 from agent.flow.examine import Examiner
+from agent.flow.finder import Finder
 from agent.flow.gate import Delays, Gate
 from agent.flow.identity import asset_id
 from agent.flow.intake import Intake
 from agent.flow.prepare import Prepare
 from agent.flow.upload import Upload
-from agent.model.errors import AgentError, CloudError, HistoryFullError
-from agent.model.nouns import DeviceProfile, Recording, Sighting, utc_text
+from agent.model.errors import AgentError, CloudError, HistoryFullError, SetupError, judge
+from agent.model.nouns import DeviceProfile, Recording, Sighting
 from agent.model.ports import Clock
+from agent.snapshot import Snapshot
 
 _log = logging.getLogger(__name__)
 
 _PART_CONCURRENCY = 4
 _GRACE, _DROPPED = 8.0, 2.0  # seconds that parts in flight have at a stop, and then to be dropped
-_NAMED = 20  # files of a kind that status names
 _TICK, _REFRESH, _SUPERVISE, _PUBLISH = 1.0, 2.0, 10.0, 2.0  # seconds
 _PAY, _TIDY = 300.0, 86400.0
 
@@ -82,13 +83,18 @@ class App:
         delays = Delays(retry.base_seconds, retry.max_seconds, retry.jitter_seconds)
         self.gate = Gate(self._clock, delays)
         ca_file = str(settings.cloud.tls_ca_file or "")
-        self._gateway = GrpcGateway(timeout_seconds=settings.cloud.request_timeout_seconds, ca_file=ca_file)
-        store = MinioStore(
-            clock=self._clock, ca_file=ca_file, connections=settings.upload.max_concurrent * _PART_CONCURRENCY
-        )
-        self._credentials = Credentials(self._gateway, self._clock, hide, lambda: store.offset)
+        connections = settings.upload.max_concurrent * _PART_CONCURRENCY
+        try:
+            self._gateway = GrpcGateway(timeout_seconds=settings.cloud.request_timeout_seconds, ca_file=ca_file)
+            self._store = MinioStore(clock=self._clock, ca_file=ca_file, connections=connections)
+        except OSError as error:
+            raise SetupError(
+                f"cloud.tls_ca_file = {ca_file}: {error}",
+                hint="name a file of PEM certificates that the agent can read",
+            ) from error
+        self._credentials = Credentials(self._gateway, self._clock, hide, lambda: self._store.offset)
         self._upload = Upload(
-            store=store,
+            store=self._store,
             credentials=self._credentials,
             history=self.history,
             gate=self.gate,
@@ -119,7 +125,7 @@ class App:
         )
         self._sightings: queue.SimpleQueue[Sighting] = queue.SimpleQueue()
         self._watch = Watch(watch.roots, self._sightings, exclude=watch.exclude, polling=watch.polling)
-        self._intake = Intake(history=self.history, clock=self._clock, device_id=self._robot, snapshot=self._snapshot)
+        intake = Intake(history=self.history, clock=self._clock, device_id=self._robot, snapshot=self._asset_when_found)
         self._workers = ThreadPoolExecutor(settings.upload.max_concurrent, thread_name_prefix="upload")
         prepare = Prepare(
             history=self.history,
@@ -144,12 +150,20 @@ class App:
             max_attempts=retry.max_attempts,
             settle_seconds=watch.settle_seconds,
         )
-        self._finder = threading.Thread(target=self._find, name="finder", daemon=True)
+        self._finder = Finder(self.discover, intake, self._sightings, self._clock)
+        self._finding = threading.Thread(target=self._find, name="finder", daemon=True)
         self._scheduler = self._schedule()
         self._status = StatusFile(state)
-        self._files: dict[str, Any] = {}
-        self._looked = False
-        self._report_due = 0.0
+        self._snapshot = Snapshot(
+            device_id=self._robot,
+            gate=self.gate,
+            dispatch=self.dispatch,
+            discover=self.discover,
+            finder=self._finder,
+            credentials=self._credentials,
+            watcher_up=lambda: self._watch.alive,
+            clock=self._clock,
+        )
         self._profile_seen = _stamp(self._profile_path)
 
     def run(self) -> None:
@@ -172,9 +186,17 @@ class App:
             _log.error(
                 "%d damaged lines of the history were set aside, the rest is sound", damage, extra={"event": "damage"}
             )
+        self._check_profiles()
         self._watch.start()
-        self._finder.start()
+        self._finding.start()
         self._scheduler.start()
+
+    def _check_profiles(self) -> None:
+        """Say at once, not only with the first recording, that nothing can be sent yet."""
+        try:
+            self._profiles.load()
+        except CloudError as error:
+            _log.warning("%s (%s)", error.message, judge(error).hint, extra={"event": error.code})
 
     def request_stop(self) -> None:
         """Make :meth:`run` return; may be called from a signal handler."""
@@ -184,46 +206,28 @@ class App:
         """No new work; parts in flight get their time; states are saved. Bounded, whatever the network does."""
         self._stop.set()
         self._sightings.put(Sighting(self._state))  # wakes the finder
-        self._watch.stop()
         self._clock.stop()
         self.dispatch.stop(_GRACE, _DROPPED)
         self._scheduler.shutdown(wait=False)
         self._gateway.close()  # ends the calls that are still under way
         self._workers.shutdown(wait=False, cancel_futures=True)
-        self._finder.join(_DROPPED)
+        self._store.close()
+        self._watch.stop()
+        self._finding.join(_DROPPED)
         self.history.close()
         self._status.remove()
         _log.info("stopped", extra={"event": "stopped"})
 
-    # -- the finder
-
     def _find(self) -> None:
         while not self._stop.is_set():
             try:
-                self._find_once()
-            except Exception:  # noqa: BLE001 - whatever it is, looking must go on
-                _log.exception("looking for recordings failed; the next scan tries again", extra={"event": "bug"})
-                self._stop.wait(_SUPERVISE)
-
-    def _find_once(self) -> None:
-        """Wait for a sighting or for what is due; make documents of what was found."""
-        wait = max(0.0, self.discover.next_step() - self._clock.monotonic())
-        try:
-            self.discover.sight(self._sightings.get(timeout=wait))
-            while True:
-                self.discover.sight(self._sightings.get_nowait())
-        except queue.Empty:
-            pass
-        new = False
-        self._looked = True
-        for found in self.discover.step():
-            try:
-                new = self._intake.accept(found) is not None or new
+                if self._finder.once():
+                    self.dispatch.tick()
             except HistoryFullError as error:
-                self.discover.again(found.path)
-                self.gate.hold(error.code, error.message, error.hint)
-        if new:
-            self.dispatch.tick()
+                self.dispatch.disk_failed(error)
+            except Exception:  # noqa: BLE001 - whatever it is, looking must go on
+                _log.exception("looking for recordings failed; it is tried again", extra={"event": "bug"})
+                self._stop.wait(_SUPERVISE)
 
     # -- asset ids
 
@@ -238,7 +242,7 @@ class App:
             default=assets.default,
         )
 
-    def _snapshot(self, recording: Recording) -> str:
+    def _asset_when_found(self, recording: Recording) -> str:
         try:
             return self._asset_id(recording, "", self._profiles.load())
         except AgentError:
@@ -290,47 +294,10 @@ class App:
 
     def _publish(self) -> None:
         """Write down for `status` what only this process knows, when it has changed."""
-        now = self._clock.monotonic()
-        if self._looked and now >= self._report_due:  # a report costs a walk over all that is known
-            self._looked, self._report_due = False, now + _SUPERVISE
-            self._files = _files(self.discover.report())
         try:
-            self._status.write(self.snapshot())
+            self._status.write(self._snapshot.take())
         except OSError as error:
             _log.debug("could not write the status file: %s", error, extra={"event": "publish_failed"})
-
-    def snapshot(self) -> dict[str, Any]:
-        """What only this process knows: the gate, what is in flight, what lies on the disk."""
-        now, wall = self._clock.monotonic(), self._clock.now()
-        closed = self.gate.closed()
-        return {
-            "version": __version__,
-            "device_id": self._robot,
-            "gate": None
-            if closed is None
-            else {
-                "reason": closed.reason,
-                "code": closed.code,
-                "hint": closed.hint,
-                "since": utc_text(wall - (now - closed.since)),
-                "next_probe": None if closed.next_probe is None else utc_text(wall + closed.next_probe - now),
-            },
-            "uploads": [
-                {
-                    "id": claim.log.id,
-                    "episode_id": claim.log.episode_id,
-                    "path": claim.log.path,
-                    "file_size": claim.log.file_size,
-                    "bytes_sent": claim.transfer.kept + claim.transfer.sent,
-                    "bytes_per_second": round(claim.transfer.sent / max(now - claim.began, 0.001)),
-                    "probe": claim.probe,
-                }
-                for claim in self.dispatch.in_flight()
-            ],
-            "lease_remaining_seconds": self._credentials.shortest_lease(),
-            "watcher_up": self._watch.alive,
-            "files": self._files,
-        }
 
 
 def oldest_wanted(settings: Settings, clock: Clock) -> Any:
@@ -341,31 +308,6 @@ def oldest_wanted(settings: Settings, clock: Clock) -> Any:
     if isinstance(limit, datetime):
         return limit.timestamp
     return lambda: clock.now() - limit.total_seconds()
-
-
-def _files(report: DiskReport) -> dict[str, Any]:
-    """What lies on the disk and is no recording, with the first of each kind by name."""
-
-    def named(held: Sequence[Held]) -> list[str]:
-        return [f"{file.path} ({file.why}, no change for {file.quiet_seconds:.0f} s)" for file in held[:_NAMED]]
-
-    return {
-        "recording": named(report.recording),
-        "unfinished": named(report.unfinished),
-        "waiting": named(report.waiting),
-        "skipped": [str(path) for path in report.skipped[:_NAMED]],
-        "missing": [str(root) for root in report.missing_roots],
-        "unreadable": [f"{folder} ({why})" for folder, why in report.unreadable_folders.items()],
-        "files": {
-            "recording": len(report.recording),
-            "unfinished": len(report.unfinished),
-            "waiting": len(report.waiting),
-            "skipped": len(report.skipped),
-            "complete": report.complete,
-            "damaged": report.damaged,
-        },
-        "ignored": {**report.ignored, **({"links": report.links} if report.links else {})},
-    }
 
 
 def _stamp(path: Path) -> tuple[int, ...] | None:

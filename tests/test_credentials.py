@@ -19,6 +19,10 @@ from tests.fakes.store import FakeStore
 HINTS = {"episode_id": "ep", "source": "test"}
 
 
+def hidden(*_: str, lasting: bool = False) -> None:
+    """Nobody writes logs here."""
+
+
 @pytest.fixture
 def clock() -> FakeClock:
     return FakeClock()
@@ -31,7 +35,7 @@ def gateway(clock: FakeClock) -> FakeGateway:
 
 @pytest.fixture
 def credentials(gateway: FakeGateway, clock: FakeClock) -> Credentials:
-    return Credentials(gateway, clock, lambda *_: None)
+    return Credentials(gateway, clock, hidden)
 
 
 def token(credentials: Credentials) -> AccessToken:
@@ -57,6 +61,7 @@ def test_a_token_is_exchanged_once_and_used_until_its_end(
 
 
 def test_the_scheduler_renews_a_token_a_minute_before_its_end(credentials: Credentials, clock: FakeClock) -> None:
+    open_session(credentials)
     first = token(credentials)
     clock.advance(3539)
     credentials.refresh_due()
@@ -64,6 +69,38 @@ def test_the_scheduler_renews_a_token_a_minute_before_its_end(credentials: Crede
     clock.advance(1)
     assert credentials.refresh_due() == []
     assert token(credentials) is not first
+
+
+def test_nothing_is_refreshed_while_no_session_is_open(
+    credentials: Credentials, gateway: FakeGateway, clock: FakeClock
+) -> None:
+    token(credentials)
+    clock.advance(3590)
+    assert credentials.refresh_due() == []
+    assert gateway.calls.count("ExchangeCredential") == 1
+
+
+def test_a_part_does_not_wait_for_a_refresh_while_its_lease_is_good(
+    credentials: Credentials, gateway: FakeGateway, clock: FakeClock
+) -> None:
+    keys = open_session(credentials)
+    first = keys.current()
+    clock.advance(3300)
+    began, go_on = threading.Event(), threading.Event()
+
+    def hang(call: str) -> None:
+        if call == "ReissueUploadCredentials":
+            began.set()
+            assert go_on.wait(10)
+
+    gateway.before = hang
+    refresh = threading.Thread(target=credentials.refresh_due)
+    refresh.start()
+    assert began.wait(10)
+    assert keys.current() is first
+    go_on.set()
+    refresh.join()
+    assert keys.current() is not first
 
 
 def test_however_many_ask_at_once_one_token_is_fetched(credentials: Credentials, gateway: FakeGateway) -> None:
@@ -138,7 +175,7 @@ def test_a_lease_is_judged_by_the_clouds_clock_where_that_is_known(gateway: Fake
     clock.set_now(clock.now() - 40 * 365 * 86400)  # this robot lives decades ago
     behind = 40 * 365 * 86400.0
     gateway.clock = FakeClock(now=clock.now() + behind)
-    credentials = Credentials(gateway, clock, lambda *_: None, lambda: behind)
+    credentials = Credentials(gateway, clock, hidden, lambda: behind)
     assert open_session(credentials).current().life == pytest.approx(3600)
 
 
@@ -174,7 +211,7 @@ def test_secrets_do_not_show(credentials: Credentials) -> None:
 
 def test_every_secret_is_told_to_those_who_must_hide_it(gateway: FakeGateway, clock: FakeClock) -> None:
     told: list[str] = []
-    credentials = Credentials(gateway, clock, lambda *secrets: told.extend(secrets))
+    credentials = Credentials(gateway, clock, lambda *secrets, **_: told.extend(secrets))
     lease = open_session(credentials).current()
     expected = {lease.access_key_id, lease.secret_access_key, lease.session_token, PROFILE.api_key}
     assert expected | {token(credentials).value} <= set(told)

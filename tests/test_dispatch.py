@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from agent.model.errors import CloudError
+from agent.model.errors import CloudError, FileChangedError
 from tests.fakes.gateway import PROFILE
 from tests.recorders import write_mcap, write_sidecar
 from tests.robot import Robot
@@ -292,3 +292,135 @@ def _refuse(robot: Robot, bad: int, call: str) -> None:
     flying = robot.dispatch.in_flight()
     if call == "UploadPart" and flying and flying[0].log.id == bad:
         raise CloudError("UploadPart", "HTTP_500", status=500)
+
+
+def test_an_outage_after_a_success_is_everybodys_and_counts_for_nobody(robot: Robot) -> None:
+    robot.record("first.mcap", seed=99)
+    robot.run()
+    robot.store.fail("UploadPart", error=CloudError("UploadPart", "SlowDown", status=503), times=10_000)
+    for number in range(4):
+        robot.record(f"{number}.mcap", seed=number)
+    robot.run()
+    assert states(robot) == ["completed"] + ["pending"] * 4
+    assert robot.gate.closed() is not None
+
+
+def test_a_recording_moved_away_from_under_a_link_is_found_where_it_lies(robot: Robot) -> None:
+    robot.record()
+    (robot.folder / "archive").mkdir()
+    (robot.folder / "a.mcap").rename(robot.folder / "archive" / "a.mcap")
+    (robot.folder / "a.mcap").symlink_to("archive/a.mcap")
+    robot.run()
+    assert states(robot) == ["completed"]
+
+
+def test_a_document_that_is_woken_goes_on_at_once(robot: Robot) -> None:
+    disk = robot.folder / "disk"
+    disk.mkdir()
+    robot.record("disk/a.mcap")
+    disk.rename(robot.folder.parent / "unmounted")
+    robot.run()
+    assert states(robot) == ["failed"]
+    (robot.folder.parent / "unmounted").rename(disk)
+    robot.find(disk / "a.mcap")
+    robot.run()
+    assert states(robot) == ["completed"]
+
+
+def test_what_is_stored_is_reported_though_its_file_is_gone(robot: Robot) -> None:
+    robot.gateway.fail("CompleteUpload", times=3)
+    robot.record()
+    robot.run()
+    assert robot.log().phase == "completing"
+    (robot.folder / "a.mcap").unlink()
+    robot.advance(1800)
+    assert states(robot) == ["completed"]
+    assert robot.log().source_deleted
+
+
+def test_a_sidecar_that_breaks_after_the_session_began_changes_nothing(robot: Robot) -> None:
+    robot.store.fail("UploadPart", times=3)
+    write_sidecar(write_mcap(robot.folder / "a.mcap"))
+    log = robot.find(robot.folder / "a.mcap")
+    robot.run()
+    (robot.folder / "a.json").write_text("[")
+    robot.advance(1800)
+    assert states(robot) == ["completed"]
+    assert robot.log(log.id).raw_tags["episode_id"] == "ep-a"
+
+
+def test_a_file_that_can_not_be_read_is_counted_with_its_reason(robot: Robot) -> None:
+    robot.store.fail("UploadPart", error=FileChangedError("Input/output error"), times=10_000)
+    robot.record()
+    for _ in range(10):
+        robot.advance(1800)
+    log = robot.log()
+    assert log.error is not None
+    assert (log.status, log.error.code, log.attempt_count) == ("failed", "io_error", 5)
+
+
+def test_a_mended_profile_file_opens_the_gate_for_all(tmp_path: Path) -> None:
+    robot = Robot(tmp_path / "recordings", max_concurrent=2)
+    robot.profiles.error = CloudError("DeviceProfiles", "profile_file", "there is no such file")
+    robot.record("a.mcap", seed=1)
+    robot.record("b.mcap", seed=2)
+    robot.run()
+    robot.profiles.error = None
+    robot.dispatch.cause_changed()
+    open_during_parts = []
+    robot.store.before = lambda _call: open_during_parts.append(robot.gate.closed() is None)
+    robot.run()
+    assert set(open_during_parts) == {True}
+    assert states(robot) == ["completed", "completed"]
+
+
+def test_a_cause_mended_while_it_is_refused_is_tried_again_at_once(robot: Robot) -> None:
+    robot.gateway.refused["api-key-1"] = "KEY_DISABLED"
+
+    def mend(call: str) -> None:
+        if call == "ExchangeCredential":
+            robot.gateway.before = lambda _call: None
+            robot.dispatch.cause_changed()
+
+    robot.gateway.before = mend
+    robot.record()
+    robot.run(most=1)
+    robot.gateway.refused.clear()
+    robot.run()
+    assert states(robot) == ["completed"]
+
+
+def test_a_long_retry_after_is_left_to_the_gate(robot: Robot) -> None:
+    error = CloudError("UploadPart", "SlowDown", status=503, retry_after=600)
+    robot.store.fail("UploadPart", error=error, times=1)
+    robot.record()
+    robot.run()
+    assert robot.store.calls.count("UploadPart") == 1
+    robot.advance(599)
+    assert robot.store.calls.count("UploadPart") == 1
+    robot.advance(1)
+    assert states(robot) == ["completed"]
+
+
+def test_a_worker_that_can_not_be_started_leaves_nothing_claimed(robot: Robot) -> None:
+    robot.record()
+    robot.later.broken = True
+    with pytest.raises(RuntimeError):
+        robot.dispatch.tick()
+    assert robot.dispatch.in_flight() == ()
+    robot.later.broken = False
+    robot.run()
+    assert states(robot) == ["completed"]
+
+
+def test_a_probe_that_can_not_begin_is_not_the_last_one(robot: Robot) -> None:
+    robot.store.fail("UploadPart", times=3)
+    robot.record()
+    robot.run()
+    robot.later.broken = True
+    robot.clock.advance(1800)
+    with pytest.raises(RuntimeError):
+        robot.dispatch.tick()
+    robot.later.broken = False
+    robot.advance(1800)
+    assert states(robot) == ["completed"]

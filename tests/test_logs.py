@@ -279,11 +279,13 @@ print("went on")
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="this kernel has no /dev/full")
 def test_a_full_disk_stops_nothing_and_is_said_once(tmp_path: Path) -> None:
+    mode = Path("/dev/full").stat().st_mode
     (tmp_path / "agent.log").symlink_to("/dev/full")
     done = subprocess.run(
         [sys.executable, "-c", FULL_DISK, str(tmp_path)], capture_output=True, text=True, timeout=60, check=False
     )
     assert (done.returncode, done.stdout) == (0, "went on\n")
+    assert Path("/dev/full").stat().st_mode == mode
     assert done.stderr.count("log files can't be written: OSError") == 1
     assert done.stderr.count("INFO    message") == 50
     assert "very-secret-value" not in done.stderr
@@ -295,6 +297,18 @@ def test_a_closed_console_stops_nothing(tmp_path: Path, monkeypatch: pytest.Monk
     monkeypatch.setattr(sys, "stderr", None)
     log.info("hello")
     assert lines(tmp_path)[0]["message"] == "hello"
+
+
+def test_a_long_lived_secret_is_not_forgotten_when_many_others_come() -> None:
+    redactor = logs.Redactor()
+    redactor.hide("the-api-key-of-this-robot", lasting=True)
+    for number in range(2000):
+        redactor.hide(f"secret-number-{number:040}")
+    assert redactor.redact("key the-api-key-of-this-robot") == f"key {HIDDEN}"
+
+
+def test_the_name_of_a_call_is_no_secret() -> None:
+    assert logs.Redactor().redact("ExchangeCredential: RESOURCE_EXHAUSTED") == "ExchangeCredential: RESOURCE_EXHAUSTED"
 
 
 def test_telling_thousands_of_secrets_costs_no_memory_that_stays() -> None:

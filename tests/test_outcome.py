@@ -62,8 +62,17 @@ def test_damaged_bytes_are_always_counted() -> None:
     assert end(CloudError("UploadPart", "checksum"), attempts=5) == ("gave_up", "counted", "")
 
 
+def test_a_session_that_any_call_finds_lost_is_forgotten() -> None:
+    assert end(CloudError("CompleteUpload", "UPLOAD_NOT_FOUND"), attempts=1) == ("session_lost", "counted", "")
+
+
 @pytest.mark.parametrize(
-    "error", [CloudError("CompleteUpload", "INTERNAL_ERROR"), CloudError("UploadPart", "HTTP_500", status=500)]
+    "error",
+    [
+        CloudError("CompleteUpload", "INTERNAL_ERROR"),
+        CloudError("UploadPart", "HTTP_500", status=500),
+        CloudError("UploadPart", "SlowDown", status=503),
+    ],
 )
 def test_an_answer_counts_only_where_others_pass_the_same_call(error: CloudError) -> None:
     assert end(error)[0] == "gate_closed"

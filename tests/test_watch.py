@@ -8,6 +8,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,8 @@ from agent.edges.watch import Watch
 from agent.model.nouns import Sighting
 from tests import recorders
 
+# Python 3.10 has watchdog 6, whose reader is no thread and which does not tell of an overflow: scans find what it lost.
+needs_watchdog_7 = pytest.mark.skipif(version("watchdog") < "7", reason="watchdog 6 has no such thing")
 PATIENCE = 10.0  # seconds; only a failing test waits so long
 
 
@@ -203,11 +206,16 @@ def test_a_replaced_root_is_watched_anew(
     else:
         root.rmdir()
     root.mkdir()
-    seen.watch.supervise()
+
+    def rebuilt() -> bool:
+        """A folder made anew may have the old one's inode: then the old watch must have died first."""
+        seen.watch.supervise()
+        return [record.__dict__["event"] for record in caplog.records] == ["watch_started", "watch_rebuilt"]
+
+    until(rebuilt)
     seen.wait_for(root)
     recorders.write_mcap(root / "a.mcap")
     seen.wait_for(root / "a.mcap")
-    assert [record.__dict__["event"] for record in caplog.records] == ["watch_started", "watch_rebuilt"]
 
 
 def test_a_link_that_leads_elsewhere_is_watched_anew(watched: Start, tmp_path: Path) -> None:
@@ -237,13 +245,13 @@ def test_a_root_that_goes_is_said_and_waited_for(
     assert seen.watch.alive
 
 
-@pytest.mark.parametrize("victim", ["observer", "emitter", "reader"])
+@pytest.mark.parametrize("victim", ["observer", "emitter", pytest.param("reader", marks=needs_watchdog_7)])
 def test_a_thread_that_died_is_replaced(watched: Start, tmp_path: Path, victim: str) -> None:
     seen = watched()
     seen.wait_for(tmp_path)
     observer = inotify_of(seen, tmp_path)
     [emitter] = observer.emitters
-    thread: Any = {"observer": observer, "emitter": emitter, "reader": observer._inotify_fd}[victim]
+    thread: Any = {"observer": observer, "emitter": emitter}.get(victim) or observer._inotify_fd
     thread.stop()
     thread.join(PATIENCE)
     died = not seen.watch.alive
@@ -270,6 +278,7 @@ def test_what_is_well_is_left_alone(watched: Start, tmp_path: Path) -> None:
     assert seen.queue.empty()
 
 
+@needs_watchdog_7
 def test_an_overflow_has_every_root_scanned(watched: Start, tmp_path: Path) -> None:
     """More events than the kernel keeps, while watchdog's reader is held up."""
     roots = [tmp_path / "one", tmp_path / "two"]

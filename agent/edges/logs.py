@@ -10,6 +10,7 @@ import json
 import logging
 import os
 import re
+import stat
 import sys
 import threading
 import traceback
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
 
 HIDDEN = "***"
 _SHORTEST_SECRET = 8  # shorter ones would black out ordinary words
+_MOST_LASTING = 32
 _MOST_SECRETS = 256  # storage keys change every few minutes, and old ones are worthless
 
 _FIELD = (
@@ -60,21 +62,25 @@ class Redactor:
         """Begin with the patterns alone."""
         self._lock = threading.Lock()
         self._secrets: OrderedDict[str, None] = OrderedDict()
+        self._lasting: OrderedDict[str, None] = OrderedDict()
         self._forms: Sequence[str] = ()
 
-    def hide(self, *values: str) -> None:
-        """Hide these secrets from now on, also as they look in JSON and in URLs."""
+    def hide(self, *values: str, lasting: bool = False) -> None:
+        """Hide these secrets from now on, also as they look in JSON and in URLs.
+
+        ``lasting`` ones are not forgotten when many others come: API keys and access tokens outlive storage keys.
+        """
         with self._lock:
+            kept, most = (self._lasting, _MOST_LASTING) if lasting else (self._secrets, _MOST_SECRETS)
             for value in values:
                 if len(value) >= _SHORTEST_SECRET:
-                    self._secrets[value] = None
-                    self._secrets.move_to_end(value)
-            while len(self._secrets) > _MOST_SECRETS:
-                self._secrets.popitem(last=False)
+                    kept[value] = None
+                    kept.move_to_end(value)
+            while len(kept) > most:
+                kept.popitem(last=False)
             # No regular expression: re would keep each one that it compiled.
-            forms = {
-                form for value in self._secrets for form in (value, json.dumps(value)[1:-1], quote(value, safe=""))
-            }
+            secrets = (*self._secrets, *self._lasting)
+            forms = {form for value in secrets for form in (value, json.dumps(value)[1:-1], quote(value, safe=""))}
             self._forms = sorted(forms, key=len, reverse=True)
 
     def redact(self, text: str) -> str:
@@ -208,8 +214,9 @@ def _add_files(redactor: Redactor, directory: Path, max_mib: int, files: int) ->
 
 def _open(path: str, flags: int) -> int:
     descriptor = os.open(path, flags, 0o640)
-    with suppress(PermissionError):  # somebody else's file, which may be written all the same
-        os.fchmod(descriptor, 0o640)
+    if stat.S_ISREG(os.fstat(descriptor).st_mode):
+        with suppress(PermissionError):  # somebody else's file, which may be written all the same
+            os.fchmod(descriptor, 0o640)
     return descriptor
 
 

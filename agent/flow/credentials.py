@@ -61,9 +61,9 @@ class Token:
         return float("inf") if self._deadline is None else self._deadline - self._clock.monotonic()
 
     def _fetch(self) -> None:
-        self._owner.hide(self.profile.api_key)
+        self._owner.hide(self.profile.api_key, lasting=True)
         token = self._owner.gateway.exchange(self.profile)
-        self._owner.hide(token.value)
+        self._owner.hide(token.value, lasting=True)
         life = self._owner.life_until(token.expires_at)
         self._life = life or 0.0
         self._deadline = None if life is None else self._clock.monotonic() + life
@@ -140,7 +140,7 @@ class Credentials:
         Args:
             gateway: Where tokens and leases come from.
             clock: The robot's.
-            hide: Told each secret when it arrives, and an API key again with each token.
+            hide: Told each secret when it arrives; ``lasting=True`` for those that live long.
             server_offset: Seconds by which the cloud's clock is ahead of the robot's; None while that is not known.
         """
         self.gateway = gateway

@@ -7,6 +7,7 @@ AgentError                  message for people, and a hint what to do
 ├── FileChangedError        the file is not what was announced; the upload finds out how
 ├── GateClosedError         nothing may go on just now
 ├── SessionLostError        the platform forgot the session
+├── SetupError              this robot can't run the agent as it is configured
 ├── HistoryFullError        no room left to write an intent down
 └── HistoryLockedError      another agent works in this state folder
 
@@ -84,6 +85,12 @@ class SessionLostError(AgentError):
     """The platform does not know the session any more, or gave it up."""
 
     code = "session_lost"
+
+
+class SetupError(AgentError):
+    """A part can't be built from its settings."""
+
+    code = "setup"
 
 
 class HistoryFullError(AgentError):

@@ -1,0 +1,56 @@
+"""Sightings in, documents out: waits for what is due, and puts back what could not be taken."""
+
+from __future__ import annotations
+
+import logging
+import queue
+
+from agent.flow.discover import Discover
+from agent.flow.intake import Intake
+from agent.model.errors import HistoryFullError
+from agent.model.nouns import Sighting
+from agent.model.ports import Clock
+
+_log = logging.getLogger(__name__)
+
+
+class Finder:
+    """Used by one thread."""
+
+    def __init__(
+        self, discover: Discover, intake: Intake, sightings: queue.SimpleQueue[Sighting], clock: Clock
+    ) -> None:
+        """``sightings`` is where whoever watches the disk puts them."""
+        self._discover = discover
+        self._intake = intake
+        self._sightings = sightings
+        self._clock = clock
+        self.looks = 0  # how often the disk was looked at
+
+    def once(self) -> bool:
+        """Wait for a sighting or for what is due, and take in what was found; tells whether there is new work.
+
+        Raises HistoryFullError when a document could not be written; what it was for is found again.
+        """
+        wait = max(0.0, self._discover.next_step() - self._clock.monotonic())
+        try:
+            self._discover.sight(self._sightings.get(timeout=wait))
+            while True:
+                self._discover.sight(self._sightings.get_nowait())
+        except queue.Empty:
+            pass
+        new = False
+        full: HistoryFullError | None = None
+        for found in self._discover.step():
+            try:
+                new = self._intake.accept(found) is not None or new
+            except Exception as error:  # noqa: BLE001 - one recording's trouble is not the others'
+                self._discover.again(found.path)
+                if isinstance(error, HistoryFullError):
+                    full = error
+                else:
+                    _log.exception("could not take in %s; it is tried again", found.path, extra={"event": "bug"})
+        self.looks += 1
+        if full is not None:
+            raise full
+        return new

@@ -1,0 +1,97 @@
+"""The finder: what could not be taken is found again."""
+
+from __future__ import annotations
+
+import queue
+from pathlib import Path
+
+import pytest
+
+from agent.flow.discover import Discover
+from agent.flow.examine import Examiner
+from agent.flow.finder import Finder
+from agent.flow.intake import Intake
+from agent.model.errors import HistoryFullError
+from agent.model.nouns import Damaged, Recording, Sighting, SyncLog
+from tests.fakes.clock import FakeClock
+from tests.fakes.history import MemoryHistory
+from tests.recorders import write_mcap
+
+
+class Broken(Intake):
+    """Fails for a while for files of one name."""
+
+    error: Exception | None = None
+
+    def accept(self, found: Recording | Damaged) -> SyncLog | None:
+        if self.error is not None and found.path.name == "b.mcap":
+            raise self.error
+        return super().accept(found)
+
+
+class Found:
+    """A finder on real files, whose waits end at once because the clock is moved."""
+
+    def __init__(self, root: Path) -> None:
+        self.clock = FakeClock()
+        self.history = MemoryHistory(self.clock)
+        self.intake = Broken(history=self.history, clock=self.clock, device_id="robot", snapshot=lambda _: "")
+        self.discover = Discover(
+            Examiner([root], "ignore"),
+            self.clock,
+            roots=[root],
+            include=["*.mcap"],
+            exclude=[],
+            settle_seconds=2,
+            rescan_seconds=60,
+            sidecar="ignore",
+            sidecar_wait_seconds=5,
+            unfinished_minutes=10,
+        )
+        sightings: queue.SimpleQueue[Sighting] = queue.SimpleQueue()
+        self.finder = Finder(self.discover, self.intake, sightings, self.clock)
+
+    def pass_time(self, seconds: float) -> None:
+        """Look whenever something is due."""
+        end = self.clock.monotonic() + seconds
+        while (due := self.discover.next_step()) <= end:
+            self.clock.advance(max(0.0, due - self.clock.monotonic()))
+            self.finder.once()
+        self.clock.advance(end - self.clock.monotonic())
+
+    def queued(self) -> set[str]:
+        return {Path(log.path).name for log in self.history.documents.values()}
+
+
+@pytest.fixture
+def found(tmp_path: Path) -> Found:
+    for seed, name in enumerate(("a", "b", "c")):
+        write_mcap(tmp_path / f"{name}.mcap", seed=seed)
+    return Found(tmp_path)
+
+
+def test_recordings_become_documents_once(found: Found) -> None:
+    found.pass_time(300)
+    assert found.queued() == {"a.mcap", "b.mcap", "c.mcap"}
+    assert len(found.history.documents) == 3
+
+
+def test_one_that_can_not_be_taken_in_is_found_again_and_holds_up_no_other(
+    found: Found, caplog: pytest.LogCaptureFixture
+) -> None:
+    found.intake.error = ZeroDivisionError("oops")
+    found.pass_time(10)
+    assert found.queued() == {"a.mcap", "c.mcap"}
+    assert "b.mcap" in caplog.text
+    found.intake.error = None
+    found.pass_time(10)
+    assert found.queued() == {"a.mcap", "b.mcap", "c.mcap"}
+
+
+def test_a_full_disk_is_told_and_nothing_is_lost(found: Found) -> None:
+    found.intake.error = HistoryFullError("the disk is full")
+    with pytest.raises(HistoryFullError):
+        found.pass_time(10)
+    found.intake.error = None
+    found.pass_time(70)
+    assert found.queued() == {"a.mcap", "b.mcap", "c.mcap"}
