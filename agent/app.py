@@ -12,7 +12,6 @@ import threading
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime, timedelta, timezone
-from pathlib import Path
 from typing import Any
 
 from apscheduler.events import EVENT_JOB_ERROR, JobExecutionEvent
@@ -77,8 +76,8 @@ class App:
         self._stop = threading.Event()
         self._robot = device_id(settings.agent.device_id, state)
         self.history = TinyHistory(state / "history", self._clock)
-        self._profile_path = profile_path(settings, environ)
-        self._profiles = ProfileFile(self._profile_path)
+        self._environ = environ
+        self._profiles = ProfileFile(profile_path(settings, environ))
         retry, watch = settings.retry, settings.watch
         delays = Delays(retry.base_seconds, retry.max_seconds, retry.jitter_seconds)
         self.gate = Gate(self._clock, delays)
@@ -164,7 +163,7 @@ class App:
             watcher_up=lambda: self._watch.alive,
             clock=self._clock,
         )
-        self._profile_seen = _stamp(self._profile_path)
+        self._profile_seen = self._profiles.stamp()
 
     def run(self) -> None:
         """Start, work until :meth:`request_stop`, then stop in order and save what is known."""
@@ -278,7 +277,8 @@ class App:
     def _refresh(self) -> None:
         for error in self._credentials.refresh_due() if self.gate.closed() is None else ():
             _log.warning("could not refresh credentials: %s", error.message, extra={"event": "refresh_failed"})
-        stamp = _stamp(self._profile_path)
+        self._profiles.path = profile_path(self._settings, self._environ)
+        stamp = self._profiles.stamp()
         if stamp != self._profile_seen:
             _log.info("the device profile file was changed", extra={"event": "profiles_changed"})
             self.dispatch.cause_changed()
@@ -308,14 +308,6 @@ def oldest_wanted(settings: Settings, clock: Clock) -> Any:
     if isinstance(limit, datetime):
         return limit.timestamp
     return lambda: clock.now() - limit.total_seconds()
-
-
-def _stamp(path: Path) -> tuple[int, ...] | None:
-    try:
-        stat = path.stat()
-    except OSError:
-        return None
-    return stat.st_dev, stat.st_ino, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns  # the last: chmod counts
 
 
 def _report_job_error(event: JobExecutionEvent) -> None:

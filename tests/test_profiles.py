@@ -192,3 +192,18 @@ def test_a_file_mended_after_a_refusal_is_taken(path: Path) -> None:
     refusal(profiles)
     write(path, document())
     assert profiles.load()["robot-1"].ready
+
+
+def test_every_change_that_may_cure_a_fault_shows(path: Path, tmp_path: Path) -> None:
+    profiles = write(path, document(), mode=0o644)
+    stamps = {profiles.stamp()}
+    path.chmod(0o600)
+    stamps.add(profiles.stamp())
+    path.unlink()
+    stamps.add(profiles.stamp())
+    profiles.path = tmp_path / "elsewhere.json"
+    stamps.add(profiles.stamp())
+    write(profiles.path, document())
+    stamps.add(profiles.stamp())
+    assert len(stamps) == 5
+    assert set(profiles.load()) == {"robot-1"}

@@ -22,8 +22,8 @@ class ProfileFile:
     """The profiles in one file, read again whenever the file is another one."""
 
     def __init__(self, path: Path) -> None:
-        """Nothing is read before the first :meth:`load`."""
-        self._path = path
+        """Nothing is read before the first :meth:`load`; ``path`` may be changed later."""
+        self.path = path
         self._read: tuple[object, Mapping[str, DeviceProfile]] | None = None
 
     def load(self) -> Mapping[str, DeviceProfile]:
@@ -34,7 +34,7 @@ class ProfileFile:
         """
         try:
             # A named pipe must not keep the caller waiting for a writer.
-            descriptor = os.open(self._path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+            descriptor = os.open(self.path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
         except OSError as error:
             raise self._unusable(error.strerror or "cannot be opened") from None
         try:
@@ -48,7 +48,7 @@ class ProfileFile:
         if not stat.S_ISREG(status.st_mode):
             raise self._unusable("is no regular file")
         self._check_readers(status)
-        version = (status.st_dev, status.st_ino, status.st_mtime_ns, status.st_size)
+        version = (self.path, status.st_dev, status.st_ino, status.st_mtime_ns, status.st_size)
         if self._read is None or self._read[0] != version:
             try:
                 profiles = {profile.asset_id: profile for profile in _profiles(_document(read()))}
@@ -59,15 +59,23 @@ class ProfileFile:
 
     def _check_readers(self, status: os.stat_result) -> None:
         directory = os.environ.get("CREDENTIALS_DIRECTORY")
-        if directory and self._path.resolve().is_relative_to(Path(directory).resolve()):
+        if directory and self.path.resolve().is_relative_to(Path(directory).resolve()):
             return  # systemd guards that folder with an ACL, which shows as group permissions
         if status.st_mode & stat.S_IROTH:
             raise self._unusable("can be read by everybody: chmod o-r")
         if status.st_mode & stat.S_IRGRP and status.st_gid not in (os.getegid(), *os.getgroups()):
             raise self._unusable("can be read by a group that is not the agent's: chmod g-r")
 
+    def stamp(self) -> object:
+        """Something that changes whenever the file, its place or the right to read it does."""
+        try:
+            state = self.path.stat()
+        except OSError:
+            return self.path, None
+        return self.path, state.st_dev, state.st_ino, state.st_size, state.st_mtime_ns, state.st_ctime_ns
+
     def _unusable(self, reason: str) -> CloudError:
-        return CloudError("DeviceProfiles", "profile_file", f"{self._path} {reason}")
+        return CloudError("DeviceProfiles", "profile_file", f"{self.path} {reason}")
 
 
 class _UnusableError(Exception):
