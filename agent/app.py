@@ -49,7 +49,7 @@ _log = logging.getLogger(__name__)
 _PART_CONCURRENCY = 4
 _GRACE, _DROPPED = 8.0, 2.0  # seconds that parts in flight have at a stop, and then to be dropped
 _TICK, _REFRESH, _SUPERVISE, _PUBLISH = 1.0, 2.0, 10.0, 2.0  # seconds
-_PAY, _TIDY = 300.0, 86400.0
+_PAY, _TIDY = 300.0, 3600.0
 
 
 class Every(BaseTrigger):  # type: ignore[misc] # apscheduler has no types
@@ -165,10 +165,10 @@ class App:
         )
         self._profile_seen = self._profiles.stamp()
 
-    def run(self) -> None:
-        """Start, work until :meth:`request_stop`, then stop in order and save what is known."""
+    def run(self, stop: threading.Event) -> None:
+        """Start, work until ``stop`` is set, then stop in order and save what is known."""
         self.start()
-        while not self._stop.wait(_SUPERVISE):
+        while not stop.wait(_SUPERVISE):
             self._pull_back_late_jobs()
         self.stop()
 
@@ -197,10 +197,6 @@ class App:
         except CloudError as error:
             _log.warning("%s (%s)", error.message, judge(error).hint, extra={"event": error.code})
 
-    def request_stop(self) -> None:
-        """Make :meth:`run` return; may be called from a signal handler."""
-        self._stop.set()
-
     def stop(self) -> None:
         """No new work; parts in flight get their time; states are saved. Bounded, whatever the network does."""
         self._stop.set()
@@ -209,11 +205,12 @@ class App:
         self.dispatch.stop(_GRACE, _DROPPED)
         self._scheduler.shutdown(wait=False)
         self._gateway.close()  # ends the calls that are still under way
-        self._workers.shutdown(wait=False, cancel_futures=True)
         self._store.close()
+        self._workers.shutdown(wait=False, cancel_futures=True)
         self._watch.stop()
         self._finding.join(_DROPPED)
-        self.history.close()
+        if self.dispatch.stop(_DROPPED, 0.0) and not self._finding.is_alive():
+            self.history.close()  # else somebody may still write: the lock ends with the process
         self._status.remove()
         _log.info("stopped", extra={"event": "stopped"})
 

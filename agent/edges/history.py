@@ -104,12 +104,14 @@ class TinyHistory:
                 yield
                 return
             self._undo = []
+            next_id = self._next_id
             try:
                 with self._storage.transaction():
                     yield
             except BaseException:
                 for id_, log in reversed(self._undo):
                     self._remember(id_, log)
+                self._next_id = next_id
                 raise
             finally:
                 self._undo = None

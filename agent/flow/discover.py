@@ -197,7 +197,7 @@ class Discover:
             self._scan()
         for path in hints:
             self._take_hint(path)
-        found = [result for path, file in self._due() if (result := self._look(path, file))]
+        found = [result for path, file in self._due() if (result := self._look_safely(path, file))]
         return sorted(found, key=lambda item: (item.mtime_ns, str(item.path)))
 
     def _scan(self) -> None:
@@ -311,6 +311,15 @@ class Discover:
                 file = self._find(path)
             if file is not None and file.due == due:
                 yield path, file
+
+    def _look_safely(self, path: str, file: _File) -> Recording | Damaged | None:
+        """A mistake over one file must not lose the others of this step; that file is looked at by the next scan."""
+        try:
+            return self._look(path, file)
+        except Exception:  # noqa: BLE001 - whatever it is
+            _log.exception("could not look at %s", path, extra={"event": "bug", "path": path})
+            file.state, file.why = "unreadable", "a mistake in the agent; see the log"
+            return None
 
     def _look(self, path: str, file: _File) -> Recording | Damaged | None:
         """Look a second time at a file that is due, and examine it if it stayed as it was."""

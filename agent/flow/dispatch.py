@@ -138,14 +138,18 @@ class Dispatch:
         self._not_before[id_] = dated, due
         return due
 
-    def stop(self, grace: float, dropping: float = 0.0) -> None:
-        """Start nothing more. Parts in flight have ``grace`` seconds, then they are dropped within ``dropping``."""
+    def stop(self, grace: float, dropping: float) -> bool:
+        """Start nothing more. Parts in flight have ``grace`` seconds, then they are dropped within ``dropping``.
+
+        Tells whether all have ended.
+        """
         self._gate.hold("stopping", "the agent stops")
         with self._idle:
             if not self._idle.wait_for(lambda: not len(self._flight), timeout=grace):
                 for claim in self._flight.claims():
                     claim.transfer.stop()
                 self._idle.wait_for(lambda: not len(self._flight), timeout=dropping)
+            return not len(self._flight)
 
     def _claim(self) -> None:
         if self._gate.closed() is not None:

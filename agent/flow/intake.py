@@ -40,7 +40,8 @@ class Intake:
                 return self._history.move(newest.id, "asked") if waits else None
             if newest.status == "failed" and code in _BY_FILE:
                 return self._queue(found, "discovered")
-            if newest.status == "failed" and code in _BY_SIDECAR and _sidecar_of(found) != newest.sidecar_sha256:
+            mended = (_sidecar_of(found), str(found.path)) != (newest.sidecar_sha256, newest.path)
+            if newest.status == "failed" and code in _BY_SIDECAR and mended:
                 return self._queue(found, "cause-changed")
             return None
 

@@ -17,10 +17,16 @@ class Source:
         self.recording = recording
         self.descriptor = os.open(recording.path, os.O_RDONLY | os.O_CLOEXEC)
         self.deleted = False
+        self._changed_at = os.fstat(self.descriptor).st_ctime_ns
 
     def close(self) -> None:
         """Let go of the file."""
         os.close(self.descriptor)
+
+    @property
+    def touched(self) -> bool:
+        """Whether its inode was changed since it was opened: by a new name, or by bytes whose time was put back."""
+        return os.fstat(self.descriptor).st_ctime_ns != self._changed_at
 
     def check(self) -> None:
         """Compare path and descriptor with what was queued.

@@ -233,16 +233,15 @@ class Upload:
 
     def _windows(self, job: Job) -> Sequence[Part]:
         size, part_size = job.log.file_size, job.log.part_size_bytes
-        windows = parts_of(size, part_size)
-        if not windows:
+        if size == 0:
             raise RecordingError("an empty file can't be stored", code="empty")
-        if len(windows) > MAX_PARTS:
+        if (count := -(-size // part_size)) > MAX_PARTS:
             raise RecordingError(
-                f"{size} bytes in parts of {part_size} are {len(windows)} parts; {MAX_PARTS} are allowed",
+                f"{size} bytes in parts of {part_size} are {count} parts; {MAX_PARTS} are allowed",
                 code="too_many_parts",
                 hint="ask the platform's administrator for a larger part size",
             )
-        return windows
+        return parts_of(size, part_size)
 
     def _find(self, job: Job, sender: Sender) -> StoredObject | None:
         """The object, if it lies in the bucket with this recording's bytes."""
@@ -267,8 +266,17 @@ class Upload:
         job.transfer.kept = sum(part.size for part in kept)
         multipart = job.log.multipart_upload_id
         sent = sender.send(multipart, missing, job.file, self._width)
+        parts = sorted([*kept, *sent], key=lambda part: part.number)
+        self._check_file(job, sender, parts)
+        return self._join(job, sender, parts)
+
+    def _check_file(self, job: Job, sender: Sender, parts: Sequence[SentPart]) -> None:
+        """The parts must be the file's as it is now. Its inode was touched: read it once more, to be sure."""
         job.file.check()
-        return self._join(job, sender, sorted([*kept, *sent], key=lambda part: part.number))
+        if job.file.touched:
+            for sent, window in zip(parts, job.windows, strict=True):
+                if not sender.target.matches(sent, window, job.file.descriptor):
+                    raise RecordingError(f"{job.log.path} has other bytes now", code="replaced")
 
     def _kept(self, job: Job, sender: Sender) -> list[SentPart] | None:
         """The parts of a multipart begun earlier that hold this file's bytes; None when that multipart is gone."""

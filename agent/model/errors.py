@@ -54,7 +54,8 @@ class CloudError(AgentError):
         server_time: float | None = None,
     ) -> None:
         """``call`` names the RPC or S3 operation; ``server_time`` is the answer's Date, seconds since 1970."""
-        super().__init__(f"{call}: {code}" + (f": {message}" if message else ""), code=code)
+        told = "".join(letter if letter.isprintable() else "?" for letter in message)  # somebody else's words
+        super().__init__(f"{call}: {code}" + (f": {told}" if told else ""), code=code)
         self.call = call
         self.status = status
         self.retry_after = retry_after

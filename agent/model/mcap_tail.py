@@ -52,13 +52,17 @@ class Tail:
 
 
 def read_tail(
-    descriptor: int, size: int, names: Sequence[str] = ("keystone",), prefixes: Sequence[str] = ("axon.",)
+    descriptor: int,
+    size: int,
+    names: Sequence[str] = ("keystone",),
+    prefixes: Sequence[str] = ("axon.",),
+    keys: Sequence[str] = ("episode_id", "task_id"),
 ) -> Tail:
     """Check that the open file of ``size`` bytes is a complete MCAP, and read what its end says.
 
-    ``names`` and ``prefixes`` choose the metadata records; records of one name are joined, later values win, and one
-    too large to be read is there without its values. A file without a summary section has neither statistics nor
-    metadata.
+    ``names`` and ``prefixes`` choose the metadata records, ``keys`` what is kept of them; records of one name are
+    joined, later values win, and one too large to be read is there without its values. A file without a summary
+    section has neither statistics nor metadata.
 
     Raises:
         NoTailError: Footer or trailing magic are not there (yet).
@@ -82,7 +86,7 @@ def read_tail(
             offset, name = _metadata_index(file, start, length)
             if name in wanted:
                 spent, values = _metadata(file, offset, name, (data_start, sections.data_end), room)
-                metadata.setdefault(name, {}).update(values)
+                metadata.setdefault(name, {}).update({key: values[key] for key in keys if key in values})
                 room -= spent
     if not counts:
         return Tail(metadata=metadata)
@@ -209,6 +213,7 @@ def _summary_records(file: _File, sections: _Sections) -> Iterator[tuple[int, in
     if sections.offsets == sections.footer:
         yield from file.records(sections.summary, sections.footer)
         return
+    seen = set()
     for opcode, start, length in file.records(sections.offsets, sections.footer):
         if opcode != _SUMMARY_OFFSET:
             continue
@@ -218,6 +223,9 @@ def _summary_records(file: _File, sections: _Sections) -> Iterator[tuple[int, in
         if not sections.summary <= group_start <= group_start + group_length <= sections.offsets:
             raise DamagedError("a summary offset points out of the summary")
         if group in (_STATISTICS, _METADATA_INDEX):
+            if group in seen:  # walking it once for each mention could take for ever
+                raise DamagedError("its summary offsets name a group twice")
+            seen.add(group)
             yield from file.records(group_start, group_start + group_length)
 
 

@@ -23,12 +23,13 @@ Action = Literal["continue", "complete_only", "restart", "abort", "unspecified"]
 Stage = Literal["active", "completing", "completed", "terminal", "unspecified"]
 
 DEFAULT_PART_SIZE = 8 * 1024 * 1024  # what part_size_bytes <= 0 means on the wire
+_YEAR_1, _YEAR_9999 = -62_135_596_800.0, 253_402_300_799.0  # file systems know times beyond ISO 8601
 MAX_PARTS = 10_000  # of one S3 multipart upload
 
 
 def utc_text(seconds: float) -> str:
-    """The UTC wall time ``seconds`` since 1970 as ISO 8601 text with milliseconds and ``Z``."""
-    moment = datetime.fromtimestamp(seconds, tz=timezone.utc)
+    """The UTC wall time ``seconds`` since 1970 as ISO 8601 text with milliseconds and ``Z``; years 1 to 9999."""
+    moment = datetime.fromtimestamp(min(max(seconds, _YEAR_1), _YEAR_9999), tz=timezone.utc)
     return moment.isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 

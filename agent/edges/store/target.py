@@ -20,6 +20,7 @@ from agent.model.errors import CloudError
 from agent.model.nouns import Part, SentPart, StoredObject, Transfer, UploadSession
 
 _PAGE = "1000"
+_MOST_PAGES = 20  # 10,000 parts are 10
 _NOTHING_THERE = frozenset({"NoSuchKey", "HTTP_404"})
 _UPLOAD_MARKERS = {"key-marker": "NextKeyMarker", "upload-id-marker": "NextUploadIdMarker"}
 _PART_MARKERS = {"part-number-marker": "NextPartNumberMarker"}
@@ -124,7 +125,10 @@ class MinioTarget:
         etag = answer.headers.get("etag", "")
         if not etag:
             raise CloudError("HeadObject", "portal", "an answer without ETag is not the store's")
-        return self._stored(int(answer.headers["content-length"]), etag, answer.headers.get(self._header, ""))
+        length = answer.headers.get("content-length", "")
+        if not length.isdecimal():
+            raise CloudError("HeadObject", "portal", "an answer without a length is not the store's")
+        return self._stored(int(length), etag, answer.headers.get(self._header, ""))
 
     def holds(self, stored: StoredObject, parts: Sequence[Part], descriptor: int) -> bool:
         """Whether a stored object has the file's bytes, sent in these windows."""
@@ -151,6 +155,8 @@ class MinioTarget:
         if md5s:
             headers["Content-MD5"] = b64(md5s[0])
         answer = self._call("UploadPart", "PUT", _place(multipart_id, part.number), headers, window)
+        if not answer.headers.get("etag"):
+            raise CloudError("UploadPart", "portal", "an answer without ETag is not the store's")
         echoed = answer.headers.get(self._header, "")
         sent = self._sent(part.number, part.size, answer.headers.get("etag", ""), echoed)
         if echoed:
@@ -205,13 +211,14 @@ class MinioTarget:
         self, call: str, query: Mapping[str, str], markers: Mapping[str, str], *, in_bucket: bool = False
     ) -> Iterator[ET.Element]:
         marks: dict[str, str] = {}
-        while True:
+        for _ in range(_MOST_PAGES):
             page = xml(self._call(call, "GET", {**query, **marks}, in_bucket=in_bucket), call)
             yield page
             following = {name: decoded(page, text) for name, tag in markers.items() if (text := text_of(page, tag))}
             if text_of(page, "IsTruncated").lower() != "true" or following in ({}, marks):
                 return
             marks = following
+        raise CloudError(call, "lying_server", "the store's list has no end")
 
     def _call(
         self,

@@ -1,0 +1,112 @@
+"""Several parts in flight: none is lost, and one failure ends them all."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from agent.flow.credentials import Credentials, SessionKeys
+from agent.flow.examine import Examiner
+from agent.flow.gate import Delays, Gate
+from agent.flow.sender import Sender
+from agent.flow.source import Source
+from agent.model.errors import AgentError, CloudError, FileChangedError, GateClosedError, RecordingError, judge
+from agent.model.nouns import Recording, Transfer, parts_of
+from tests.fakes.clock import FakeClock
+from tests.fakes.gateway import PROFILE, FakeGateway
+from tests.fakes.store import FakeStore
+from tests.recorders import write_mcap
+
+HINTS = {"episode_id": "ep", "source": "test"}
+REFUSED = CloudError("UploadPart", "AccessDenied", status=403)
+
+
+class Bench:
+    """A sender on a fake store, with a real file of 8 parts."""
+
+    def __init__(self, folder: Path) -> None:
+        self.clock = FakeClock()
+        self.store = FakeStore()
+        self.gate = Gate(self.clock, Delays(30, 1800, 0))
+        gateway = FakeGateway(self.store, self.clock)
+        credentials = Credentials(gateway, self.clock, lambda *_, **__: None)
+        grant = credentials.call(PROFILE, lambda g, t: g.create(PROFILE, t, HINTS))
+        self.keys: SessionKeys = credentials.keys(PROFILE, grant)
+        target = self.store.at(grant.session, self.keys.current)
+        self.path = write_mcap(folder / "a.mcap", size=7500)
+        found = Examiner([folder], "ignore").look(self.path)
+        assert isinstance(found, Recording)
+        self.source = Source(found)
+        self.parts = parts_of(found.size, 1024)
+        self.multipart = target.begin()
+        self.sender = Sender(target, self.keys, self.gate, self.clock, who=1, transfer=Transfer(0), probe=False)
+
+    def send(self, width: int = 4) -> list[int]:
+        return [part.number for part in self.sender.send(self.multipart, self.parts, self.source, width)]
+
+
+@pytest.fixture
+def bench(tmp_path: Path) -> Iterator[Bench]:
+    bench = Bench(tmp_path)
+    yield bench
+    bench.source.close()
+
+
+def test_parts_fly_together_and_come_back_in_order(bench: Bench) -> None:
+    together = threading.Barrier(4, timeout=10)
+    first = iter(range(4))
+
+    def meet(_call: str) -> None:
+        if next(first, None) is not None:
+            together.wait()
+
+    bench.store.before = meet
+    assert bench.send() == [part.number for part in bench.parts]
+    assert sorted(bench.store.sent_parts) == [part.number for part in bench.parts]
+
+
+def test_a_lease_that_ends_under_several_parts_is_renewed_once(bench: Bench) -> None:
+    bench.store.expire(bench.keys.current().access_key_id)
+    assert len(bench.send()) == len(bench.parts)
+    assert bench.keys.refreshes == 1
+
+
+def test_after_the_first_failure_no_further_part_starts(bench: Bench) -> None:
+    bench.store.fail("UploadPart", error=REFUSED, times=1000)
+    with pytest.raises(CloudError, match="AccessDenied"):
+        bench.send()
+    assert bench.store.sent_parts == []
+    assert bench.store.calls.count("UploadPart") <= 2 * 4, "each worker asked once more with a fresh lease, and ended"
+
+
+def test_a_gate_that_closes_lets_no_further_part_start(bench: Bench) -> None:
+    def close(_call: str) -> None:
+        elsewhere = CloudError("CompleteUpload", "UNAVAILABLE")
+        bench.gate.close(elsewhere, judge(elsewhere))
+
+    bench.store.before = close
+    with pytest.raises(GateClosedError):
+        bench.send()
+    assert 1 <= len(bench.store.sent_parts) <= 4
+
+
+def test_the_failure_that_says_most_is_the_one_that_is_raised(bench: Bench) -> None:
+    def replace_file(_call: str) -> None:
+        bench.gate.close(REFUSED, judge(REFUSED))
+        (bench.path.parent / "b.mcap").write_bytes(b"x")
+        (bench.path.parent / "b.mcap").rename(bench.path)
+
+    bench.store.before = replace_file
+    bench.store.fail("UploadPart", error=FileChangedError("short"), times=1)
+    with pytest.raises(RecordingError):
+        bench.send()
+
+
+def test_a_file_that_can_not_be_read_ends_in_a_counted_error(bench: Bench) -> None:
+    bench.store.fail("UploadPart", error=FileChangedError("Input/output error"), times=1000)
+    with pytest.raises(AgentError) as raised:
+        bench.send(width=1)
+    assert raised.value.code == "io_error"
