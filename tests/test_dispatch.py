@@ -141,7 +141,12 @@ def test_what_a_kill_left_in_progress_goes_on_with_no_attempt_lost(robot: Robot)
 def test_a_stop_puts_back_what_is_in_flight_and_starts_nothing(robot: Robot) -> None:
     robot.record("a.mcap", seed=1)
     robot.record("b.mcap", seed=2)
-    robot.store.before = lambda call: robot.dispatch.stop(0, 0) if call == "CreateMultipartUpload" else None
+
+    def stop(call: str) -> None:
+        if call == "CreateMultipartUpload":
+            robot.dispatch.stop(0, 0)
+
+    robot.store.before = stop
     robot.run()
     assert states(robot) == ["pending", "pending"]
     assert robot.log().attempt_count == 0

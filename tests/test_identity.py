@@ -346,3 +346,10 @@ def test_an_array_stays_the_json_it_was(value: Any) -> None:
         return
     # The shortest decimal is another whole number than the float is, but it reads as the same float.
     assert json.loads(text, parse_int=float) == json.loads(json.dumps([value]), parse_int=float)
+
+
+def test_a_flood_of_tags_that_are_left_out_is_named_in_bounds() -> None:
+    result = tags_of(recording({f"{number:06}" + "x" * 2000: "v" for number in range(2000)}))
+    assert len(result.left_out) == 257
+    assert result.left_out[-1] == "… and 1744 more"
+    assert max(map(len, result.left_out)) <= 81

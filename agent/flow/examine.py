@@ -30,7 +30,7 @@ DONE = ".done"  # what Axon appends when it has written everything
 
 _WINDOW = 64 * 1024
 _ZSTD_MAGIC = b"\x28\xb5\x2f\xfd"
-_MAX_SIDECAR = 4 * 1024 * 1024
+_MAX_SIDECAR = 1024 * 1024
 _MAX_DEPTH = 100  # of a sidecar: whoever walks through it later may recurse
 _MAX_DIGITS = 4300  # Python's own limit from 3.11 on
 _CACHED = 128

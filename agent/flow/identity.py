@@ -15,6 +15,7 @@ from agent.model.errors import RecordingError, WaitingError
 from agent.model.nouns import DeviceProfile, Recording
 
 # The platform's limits on raw tags, and the keys it reserves.
+_LONGEST_NAME, _MOST_NAMED = 80, 256
 MAX_TAGS = 256
 MAX_KEY_BYTES = 64
 MAX_VALUE_BYTES = 2048
@@ -171,7 +172,13 @@ def raw_tags(
             left_out.append(key)
         else:
             tags[key] = value
-    return Tags(dict(sorted(tags.items())), tuple(sorted(left_out)))
+    return Tags(dict(sorted(tags.items())), _named(left_out))
+
+
+def _named(left_out: Sequence[str]) -> Sequence[str]:
+    """The names of tags that were left out; a hostile sidecar has 300,000, and they go into the history."""
+    named = [key if len(key) <= _LONGEST_NAME else f"{key[:_LONGEST_NAME]}…" for key in sorted(left_out)[:_MOST_NAMED]]
+    return (*named, *([f"… and {len(left_out) - _MOST_NAMED} more"] if len(left_out) > _MOST_NAMED else []))
 
 
 def flatten(content: Mapping[str, Any]) -> Mapping[str, str]:
