@@ -9,8 +9,10 @@ from __future__ import annotations
 import logging
 import queue
 import threading
+import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from datetime import datetime, timedelta, timezone
 from typing import Any
 
@@ -19,12 +21,13 @@ from apscheduler.executors.pool import ThreadPoolExecutor as JobPool
 from apscheduler.schedulers.background import BackgroundScheduler
 from apscheduler.triggers.base import BaseTrigger
 
-from agent import __version__
+from agent import BUILD_DATE, __version__
 from agent.edges.clock import RealClock
 from agent.edges.config import Settings, newer_than, profile_path
 from agent.edges.device import device_id
 from agent.edges.gateway import GrpcGateway
 from agent.edges.history import TinyHistory
+from agent.edges.link import LinkWatch
 from agent.edges.profiles import ProfileFile
 from agent.edges.status import StatusFile
 from agent.edges.store import MinioStore
@@ -37,10 +40,13 @@ from agent.flow.finder import Finder
 from agent.flow.gate import Delays, Gate
 from agent.flow.identity import asset_id
 from agent.flow.intake import Intake
+from agent.flow.limits import Limits
 from agent.flow.prepare import Prepare
 from agent.flow.upload import Upload
+from agent.model.bandwidth import Bandwidth
 from agent.model.errors import AgentError, CloudError, HistoryFullError, SetupError, judge
-from agent.model.nouns import DeviceProfile, Recording, Sighting
+from agent.model.hours import Hours
+from agent.model.nouns import DeviceProfile, Recording, Sighting, utc_seconds
 from agent.model.ports import Clock
 from agent.snapshot import Snapshot
 
@@ -50,6 +56,8 @@ _PART_CONCURRENCY = 4
 _GRACE, _DROPPED = 8.0, 2.0  # seconds that parts in flight have at a stop, and then to be dropped
 _TICK, _REFRESH, _SUPERVISE, _PUBLISH = 1.0, 2.0, 10.0, 2.0  # seconds
 _PAY, _TIDY = 300.0, 3600.0
+_LINK = 3.0  # seconds between looks at the way to the cloud
+_MBIT = 125_000  # bytes
 
 
 class Every(BaseTrigger):  # type: ignore[misc] # apscheduler has no types
@@ -81,11 +89,17 @@ class App:
         retry, watch = settings.retry, settings.watch
         delays = Delays(retry.base_seconds, retry.max_seconds, retry.jitter_seconds)
         self.gate = Gate(self._clock, delays)
+        self._limits = limits(settings, self.gate, self._clock)
+        self._link = LinkWatch(self._clock, metered=settings.upload.metered == "pause")
         ca_file = str(settings.cloud.tls_ca_file or "")
+        self._proxy = settings.cloud.proxy.get_secret_value()
+        hide(*settings.cloud.proxy.secrets())
         connections = settings.upload.max_concurrent * _PART_CONCURRENCY
         try:
-            self._gateway = GrpcGateway(timeout_seconds=settings.cloud.request_timeout_seconds, ca_file=ca_file)
-            self._store = MinioStore(clock=self._clock, ca_file=ca_file, connections=connections)
+            self._gateway = GrpcGateway(
+                timeout_seconds=settings.cloud.request_timeout_seconds, ca_file=ca_file, proxy=self._proxy
+            )
+            self._store = MinioStore(clock=self._clock, ca_file=ca_file, proxy=self._proxy, connections=connections)
         except OSError as error:
             raise SetupError(
                 f"cloud.tls_ca_file = {ca_file}: {error}",
@@ -148,6 +162,9 @@ class App:
             max_concurrent=settings.upload.max_concurrent,
             max_attempts=retry.max_attempts,
             settle_seconds=watch.settle_seconds,
+            bandwidth=Bandwidth(mbit * _MBIT, self._clock.monotonic)
+            if (mbit := settings.upload.bandwidth_mbit)
+            else None,
         )
         self._finder = Finder(self.discover, intake, self._sightings, self._clock)
         self._finding = threading.Thread(target=self._find, name="finder", daemon=True)
@@ -186,6 +203,7 @@ class App:
                 "%d damaged lines of the history were set aside, the rest is sound", damage, extra={"event": "damage"}
             )
         self._check_profiles()
+        self._limits.look_at_clock()  # before anything can be claimed
         self._watch.start()
         self._finding.start()
         self._scheduler.start()
@@ -259,6 +277,8 @@ class App:
             (self._publish, _PUBLISH),
             (self._pay_debts, _PAY),
             (self.history.tidy, _TIDY),
+            *([(self._look_at_clock, _TICK)] if self._settings.upload.windows else []),
+            *([(self._look_at_link, _LINK)] if self._limits.asks_link else []),
         ):
             scheduler.add_job(job, Every(seconds), id=job.__name__)
         scheduler.add_listener(_report_job_error, EVENT_JOB_ERROR)
@@ -289,6 +309,20 @@ class App:
             except CloudError as error:
                 _log.warning("could not give up old uploads yet: %s", error.message, extra={"event": "debts"})
 
+    def _look_at_clock(self) -> None:
+        time.tzset()  # somebody may have set another time zone
+        self._limits.look_at_clock()
+
+    def _look_at_link(self) -> None:
+        """The way to the cloud is the way to the proxy, where there is one."""
+        places = {self._proxy} if self._proxy else {self._store.endpoint}
+        if not self._proxy:
+            with suppress(CloudError):  # without profiles nothing goes anyhow
+                places |= {url for profile in self._profiles.load().values() for url in (profile.auth, profile.gateway)}
+        link = self._link.look(places - {""})
+        if link is not None:
+            self._limits.see(link)
+
     def _publish(self) -> None:
         """Write down for `status` what only this process knows, when it has changed."""
         try:
@@ -305,6 +339,19 @@ def oldest_wanted(settings: Settings, clock: Clock) -> Any:
     if isinstance(limit, datetime):
         return limit.timestamp
     return lambda: clock.now() - limit.total_seconds()
+
+
+def limits(settings: Settings, gate: Gate, clock: Clock) -> Limits:
+    """What the operator allows, as holds of ``gate``."""
+    upload = settings.upload
+    return Limits(
+        gate,
+        clock,
+        hours=Hours.parse(upload.windows),
+        built=utc_seconds(BUILD_DATE),
+        interfaces=upload.interfaces,
+        pause_metered=upload.metered == "pause",
+    )
 
 
 def _report_job_error(event: JobExecutionEvent) -> None:

@@ -63,6 +63,7 @@ class Snapshot:
         if closed is None:
             return None
         return {
+            "cause": closed.cause,
             "reason": closed.reason,
             "code": closed.code,
             "hint": closed.hint,
@@ -119,4 +120,5 @@ class Snapshot:
         ]
 
     def _utc(self, monotonic: float) -> str:
-        return utc_text(self._clock.now() + monotonic - self._clock.monotonic())
+        # Whole seconds: the two clocks are not read at the same instant.
+        return utc_text(round(self._clock.now() + monotonic - self._clock.monotonic()))

@@ -39,7 +39,8 @@ def status(config_path: Path | None, as_json: bool) -> None:
         click.echo(f"oldest    {_local(answer['oldest_unsynced'])}, {answer['backlog_bytes'] / _MIB:.0f} MiB to send")
     gate = answer["agent"] and answer["agent"]["gate"]
     if gate:
-        until = f", tried again at {_local(gate['next_probe'])}" if gate["next_probe"] else ""
+        next_time = "until" if gate["cause"] == "hold" else "tried again at"
+        until = f", {next_time} {_local(gate['next_probe'])}" if gate["next_probe"] else ""
         click.echo(f"gate      closed since {_local(gate['since'])}{until}: {gate['reason']}")
         click.echo(f"          → {gate['hint']}")
     for upload in (answer["agent"] or {"uploads": []})["uploads"]:

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from datetime import date, datetime, timedelta, timezone
 from pathlib import Path
 from typing import Annotated, Any, Literal
+from urllib.parse import unquote, urlsplit
 
 from pydantic import (
     AfterValidator,
@@ -24,6 +25,7 @@ from pydantic import (
     BeforeValidator,
     ConfigDict,
     Field,
+    Secret,
     Strict,
     ValidationError,
     ValidationInfo,
@@ -31,6 +33,7 @@ from pydantic import (
 )
 
 from agent.model.errors import AgentError
+from agent.model.hours import Span
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -46,6 +49,7 @@ _UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days", "w": "weeks
 _SECRET = re.compile(r"secret|token|passw|credential|(api|access|private)_?key", re.IGNORECASE)
 _USER_IN_URL = re.compile(r"://[^/@\s]*@")
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
+_PROXY = re.compile(r"http://(?:[^/?#@\s]+@)?(?:[A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\]):[0-9]{1,5}/?")
 
 
 def newer_than(text: str) -> datetime | timedelta | None:
@@ -88,6 +92,17 @@ def _glob(value: str) -> str:
     return value
 
 
+def _span(value: str) -> str:
+    Span.parse(value)
+    return value
+
+
+def _proxy(value: Any) -> Any:
+    if isinstance(value, str) and value and not (_PROXY.fullmatch(value) and urlsplit(value).port):
+        raise ValueError("no proxy")
+    return value
+
+
 def _date_or_age(value: Any) -> Any:
     text = value.isoformat() if isinstance(value, date) else value  # TOML knows dates of its own
     if isinstance(text, str):
@@ -101,6 +116,18 @@ def _upper(value: Any) -> Any:
 
 def _none(value: Any) -> Any:
     return None if value == "" else value
+
+
+class ProxyUrl(Secret[str]):
+    """``http://[USER:PASSWORD@]HOST:PORT``, or "". Whoever prints it sees neither user nor password."""
+
+    def _display(self) -> str:
+        return _USER_IN_URL.sub("://***@", self.get_secret_value())
+
+    def secrets(self) -> Sequence[str]:
+        """What must not be read anywhere: the password as it is written and as it is meant."""
+        written = urlsplit(self.get_secret_value()).password or ""
+        return [written, unquote(written)] if written else []
 
 
 # The description of each type is what a fault says was expected. The upper ends keep every later sum and timer finite.
@@ -129,6 +156,18 @@ Globs = Annotated[
     tuple[Annotated[str, AfterValidator(_glob)], ...],
     Strict(strict=False),
     Field(description="a list of globs for base names, without a /"),
+]
+Spans = Annotated[
+    tuple[Annotated[str, AfterValidator(_span)], ...],
+    Strict(strict=False),
+    Field(description='a list of hours such as "22:00-06:00" and days such as "sat"'),
+]
+Proxy = Annotated[
+    ProxyUrl, BeforeValidator(_proxy), Field(description='"http://HOST:PORT", "http://USER:PASSWORD@HOST:PORT" or ""')
+]
+Megabits = Annotated[
+    float,
+    Field(ge=0, le=1_000_000, allow_inf_nan=False, description="megabits a second, at most 1000000; 0 for no cap"),
 ]
 Id = Annotated[str, AfterValidator(_id), Field(description="at most 100 characters, none of them a control character")]
 Ids = Annotated[
@@ -175,6 +214,7 @@ class Cloud(_Section):
     dp_config: FolderOrNone = None
     request_timeout_seconds: Seconds = 30
     tls_ca_file: FolderOrNone = None
+    proxy: Proxy = ProxyUrl("")
 
 
 class Assets(_Section):
@@ -185,10 +225,14 @@ class Assets(_Section):
 
 
 class Upload(_Section):
-    """How much goes at once."""
+    """How much goes at once, when, and over which link."""
 
     max_concurrent: Count = 2
     max_restarts: Count = 3
+    bandwidth_mbit: Megabits = 0
+    windows: Spans = ()
+    interfaces: Globs = ()
+    metered: Literal["allow", "pause"] = "allow"
 
 
 class Retry(_Section):
@@ -406,11 +450,13 @@ def _shown(key: str, value: Any) -> str:
     except (ValueError, RecursionError):
         text = f"(a {type(value).__name__})"
     text = _USER_IN_URL.sub("://***@", text)
+    if key == "proxy" and "@" in text:  # in a wrong one anything may stand anywhere
+        text = f'"***@{text.rpartition("@")[2]}'
     return text if len(text) <= 80 else text[:77] + "..."
 
 
 def to_toml(settings: Settings) -> str:
-    """``settings`` as a TOML file that loads to the same value."""
+    """``settings`` as a TOML file that loads to the same value, but for passwords, which are hidden."""
     sections = []
     for name, section in settings:
         lines = [f"{key} = {_toml(value)}" for key, value in section]

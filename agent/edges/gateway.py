@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import re
 import threading
 from collections.abc import Callable, Iterator, Mapping
@@ -53,6 +54,7 @@ _ACTIONS: Mapping[int, Action] = {1: "continue", 2: "complete_only", 3: "restart
 _STAGES: Mapping[int, Stage] = {1: "active", 2: "completing", 3: "completed", 4: "terminal"}
 # gRPC says UNAVAILABLE to all of these; only its text tells which.
 _CUTS = (
+    ("proxy", re.compile(r"HTTP proxy returned")),
     ("certificate", re.compile(r"CERTIFICATE_VERIFY_FAILED|[Hh]ostname [Vv]erification|not in peer certificate")),
     ("dns", re.compile(r"DNS|Domain name not found|[Nn]ame resolution")),
     ("refused", re.compile(r"[Cc]onnection refused")),
@@ -77,13 +79,16 @@ class GrpcGateway:
         Args:
             timeout_seconds: Of each call.
             ca_file: Trusted instead of gRPC's own authorities.
-            proxy: URL of an HTTP proxy; the environment is not asked.
+            proxy: ``http://[USER:PASSWORD@]HOST:PORT`` of an HTTP proxy; the environment is not asked.
 
         Raises:
             OSError: ``ca_file`` can't be read.
         """
         self._timeout = timeout_seconds
         self._roots = Path(ca_file).read_bytes() if ca_file else None
+        if proxy:
+            # Or gRPC lets no_proxy of the environment overrule what was configured.
+            os.environ["no_grpc_proxy"] = ""  # noqa: SIM112 - the library's own spelling
         self._options = (
             *_OPTIONS,
             ("grpc.enable_http_proxy", int(bool(proxy))),

@@ -13,6 +13,7 @@ from agent.flow.gate import Delays, Gate
 from agent.flow.outcome import Outcome, outcome_of
 from agent.flow.prepare import Prepare
 from agent.flow.upload import Job, Upload
+from agent.model.bandwidth import Bandwidth
 from agent.model.errors import CloudError, HistoryFullError
 from agent.model.nouns import SyncLog, Transfer, utc_seconds, utc_text
 from agent.model.ports import Clock, History
@@ -75,6 +76,7 @@ class Dispatch:
         max_concurrent: int,
         max_attempts: int,
         settle_seconds: float,
+        bandwidth: Bandwidth | None = None,
     ) -> None:
         """``executor`` has ``max_concurrent`` workers."""
         self._history = history
@@ -87,6 +89,7 @@ class Dispatch:
         self._max_concurrent = max_concurrent
         self._max_attempts = max_attempts
         self._settle_seconds = settle_seconds
+        self._bandwidth = bandwidth
         self._lock = threading.RLock()
         self._idle = threading.Condition(self._lock)
         self._flight = InFlight()
@@ -188,7 +191,9 @@ class Dispatch:
             durable = True
         self._not_before.pop(log.id, None)
         self._disk_told = False
-        claim = Claim(log, Transfer(log.file_size), probe, durable, self._clock.monotonic(), self._causes)
+        claim = Claim(
+            log, Transfer(log.file_size, self._bandwidth), probe, durable, self._clock.monotonic(), self._causes
+        )
         self._executor.submit(self._work, claim)
         self._flight.mark(claim)
 

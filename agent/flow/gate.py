@@ -1,6 +1,7 @@
 """May anything go on? The one answer, asked before every claim and every part.
 
-Two things close the gate. A *hold* has a name and lasts until it is released: the disk is full, the agent stops.
+Two things close the gate. A *hold* has a name and lasts until it is released: the disk is full, the agent stops, the
+operator allows no upload at this hour or over this link.
 The *cloud* closes it when a call failed that would fail for everybody; then one recording at a time probes, and the
 first success of that call opens the gate for all.
 """
@@ -72,13 +73,16 @@ class Gate:
         if closed is not None and not (probe and closed.cause == "cloud"):
             raise GateClosedError(closed.reason, code=closed.code, hint=closed.hint)
 
-    def hold(self, code: str, reason: str, hint: str = "") -> bool:
-        """Close until :meth:`release` of the same ``code``; tells whether it was new."""
+    def hold(self, code: str, reason: str, hint: str = "", *, next_probe: float | None = None) -> bool:
+        """Close until :meth:`release` of the same ``code``; tells whether it was new.
+
+        One that stands already takes the new reason. ``next_probe`` is when it will end by itself, monotonic.
+        """
         with self._lock:
-            new = code not in self._holds
-            if new:
-                self._holds[code] = Closed("hold", code, reason, hint, self._clock.monotonic())
-            return new
+            before = self._holds.get(code)
+            since = before.since if before else self._clock.monotonic()
+            self._holds[code] = Closed("hold", code, reason, hint, since, next_probe)
+            return before is None
 
     def release(self, code: str) -> bool:
         """End a hold; tells whether there was one."""

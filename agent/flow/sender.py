@@ -83,7 +83,6 @@ class Sender:
                 if part is None:
                     break
                 try:
-                    self._gate.check(probe=self._probe)
                     done.append(self._send_one(multipart_id, part, source))
                 except BaseException:
                     failed.set()
@@ -96,6 +95,7 @@ class Sender:
 
     def _send_one(self, multipart_id: str, part: Part, source: Source) -> SentPart:
         def ask() -> SentPart:
+            self._gate.check(probe=self._probe)  # before each try: a part that was cut off may find another link
             try:
                 return self.target.send(multipart_id, part, source.descriptor, self._transfer)
             except (FileChangedError, CloudError) as error:

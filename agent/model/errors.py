@@ -40,7 +40,7 @@ class CloudError(AgentError):
     """A call to the platform or the store failed, in the words of the table.
 
     ``code`` is the platform's error code without its prefix, else the gRPC code, the S3 code, ``HTTP_<status>``, or
-    what happened on the way: dns, unreachable, refused, reset, timeout, tls, certificate, portal, checksum.
+    what happened on the way: dns, unreachable, refused, reset, timeout, tls, certificate, proxy, portal, checksum.
     """
 
     def __init__(
@@ -117,6 +117,7 @@ class Verdict:
 
 
 _NETWORK = "check the robot's network; the agent goes on by itself"
+_PROXY = "check cloud.proxy and the robot's network; the agent goes on by itself"
 _PLATFORM = "nothing to do on the robot: the platform is unavailable; the agent goes on by itself"
 _STORE = "nothing to do on the robot: the store is unavailable; the agent goes on by itself"
 _KEY = "ask the platform's administrator about this device's key"
@@ -156,6 +157,7 @@ _FINAL = {
 
 TABLE: dict[str, Verdict] = {
     **{code: Verdict("offline", _NETWORK) for code in _OFFLINE_NETWORK},
+    "proxy": Verdict("offline", _PROXY),
     **{code: Verdict("offline", _PLATFORM) for code in _OFFLINE_PLATFORM},
     **{code: Verdict("offline", _STORE) for code in _OFFLINE_STORE},
     **{code: Verdict("lease_lost", _LEASE) for code in _LEASE_LOST},

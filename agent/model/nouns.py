@@ -13,6 +13,7 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any, Literal
 
+from agent.model.bandwidth import Bandwidth
 from agent.model.mcap_tail import Tail
 
 Status = Literal["pending", "in_progress", "completed", "failed"]
@@ -238,13 +239,15 @@ def parts_of(size: int, part_size: int) -> Sequence[Part]:
 
 
 class Transfer:
-    """Progress of one upload and the way to stop it; handed to the store, asked by those who show it."""
+    """Progress and pace of one upload and the way to stop it; handed to the store, asked by those who show it."""
 
-    def __init__(self, total: int) -> None:
-        """``total`` bytes are to be sent."""
+    def __init__(self, total: int, bandwidth: Bandwidth | None = None) -> None:
+        """``total`` bytes are to be sent, within a ``bandwidth`` that is shared with other uploads."""
         self.total = total
         self.kept = 0  # bytes that the store had already when this claim began
         self._sent = 0
+        self._bandwidth = bandwidth
+        self._turn = threading.Lock()
         self._stop = threading.Event()
         self._lock = threading.Lock()
 
@@ -263,9 +266,31 @@ class Transfer:
         with self._lock:
             self._sent += count
 
+    def grant(self, count: int) -> int:
+        """Wait until some of the next ``count`` bytes may go; returns how many, all where there is no cap.
+
+        A transfer that is stopped waits no longer: who asked must look at :attr:`stopped` then.
+        """
+        if self._bandwidth is None or count == 0:
+            return count
+        # Parts of one upload queue here, so that each upload has one place in the queue of all, however many parts.
+        with self._turn:
+            if not self.stopped:
+                count = min(count, self._bandwidth.turn)
+                self._stop.wait(self._bandwidth.reserve(count))
+        return count
+
     def stop(self) -> None:
         """Drop what is in flight."""
         self._stop.set()
+
+
+@dataclass(frozen=True, slots=True)
+class Link:
+    """How this robot's requests leave it now."""
+
+    interfaces: frozenset[str] | None  # on the way to the cloud; empty: there is no way; None: that can't be told
+    metered: bool = False  # somebody pays for each byte
 
 
 @dataclass(frozen=True, slots=True)

@@ -115,8 +115,9 @@ class Target(Protocol):
     def send(self, multipart_id: str, part: Part, descriptor: int, transfer: Transfer) -> SentPart:
         """Send one window of the open file, and return only when the store has proven that it holds those bytes.
 
-        Memory is one small block, whatever the part's size. CloudError("checksum") when the store holds or saw
-        other bytes; FileChangedError on a short read; GateClosedError as soon as ``transfer`` is stopped.
+        Memory is one small block, whatever the part's size. The bytes go as ``transfer`` grants them.
+        CloudError("checksum") when the store holds or saw other bytes; FileChangedError on a short read;
+        GateClosedError as soon as ``transfer`` is stopped.
         """
         ...
 

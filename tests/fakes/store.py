@@ -169,11 +169,13 @@ class FakeTarget:
     ) -> SentPart:
         done = self._store.enter("UploadPart", self._lease())
         announced = _read(part, descriptor)
-        for offset in range(0, part.size, _BLOCK):
+        position = 0
+        while position < part.size:
+            handed.append(transfer.grant(min(_BLOCK, part.size - position)))
+            position += handed[-1]
+            transfer.advance(handed[-1])
             if transfer.stopped:
                 raise GateClosedError("the upload was told to stop")
-            handed.append(min(_BLOCK, part.size - offset))
-            transfer.advance(handed[-1])
         data = self._store.arriving(_read(part, descriptor))
         if data != announced:
             raise CloudError("UploadPart", "checksum")

@@ -10,7 +10,7 @@ from urllib.parse import SplitResult, urlsplit
 import urllib3
 
 from agent.edges.store.target import MinioTarget
-from agent.edges.store.wire import BLOCK, Client, Keys, Pool, ProxiedPool, StoreTime
+from agent.edges.store.wire import BLOCK, Client, Keys, Pool, StoreTime, proxied
 from agent.model.errors import CloudError
 from agent.model.nouns import CredentialLease, UploadSession
 from agent.model.ports import Clock
@@ -35,7 +35,7 @@ class MinioStore:
         Args:
             clock: Tells the time that requests are signed with, until a store says over TLS that it is wrong.
             ca_file: Trusted instead of the system's authorities.
-            proxy: URL of an HTTP proxy; the environment is not asked.
+            proxy: ``http://[USER:PASSWORD@]HOST:PORT`` of an HTTP proxy; the environment is not asked.
             addressing: "auto": virtual-host style for Alibaba OSS and AWS, path style elsewhere.
             connect_timeout: Seconds, for connecting and for each block on its way out.
             read_timeout: Seconds without a byte of the answer.
@@ -53,8 +53,9 @@ class MinioStore:
             "blocksize": BLOCK,
             "ssl_context": ssl.create_default_context(cafile=ca_file or None),
         }
-        self._pool = ProxiedPool(proxy, **options) if proxy else Pool(**options)
+        self._pool = proxied(proxy, **options) if proxy else Pool(**options)
         self._pool.time = self._time
+        self.endpoint = ""  # of the last session; "" before the first
 
     @property
     def offset(self) -> float | None:
@@ -64,6 +65,7 @@ class MinioStore:
     def at(self, session: UploadSession, lease: Callable[[], CredentialLease]) -> MinioTarget:
         """The place of one recording; no request is made. Raises CloudError for an impossible endpoint."""
         keys = Keys(lease)
+        self.endpoint = session.endpoint
         try:
             url = _address(session.endpoint)
             client = Client(

@@ -1,7 +1,7 @@
 """What a store answers, and what it means when no answer comes; the one place where foreign errors are translated.
 
 an answer that is no success    the S3 code in its body, else "portal" or "HTTP_<status>"       refused
-no answer                       dns, refused, reset, timeout, certificate, tls, unreachable     cut
+no answer                       proxy, dns, refused, reset, timeout, certificate, tls, unreachable     cut
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from urllib.parse import unquote_plus
 from xml.etree import ElementTree as ET
 
 import urllib3
-from urllib3.exceptions import NameResolutionError
+from urllib3.exceptions import NameResolutionError, ProxyError
 from urllib3.exceptions import TimeoutError as Urllib3TimeoutError
 
 from agent.model.errors import CloudError
@@ -28,6 +28,7 @@ _LONGEST_MESSAGE = 300
 _CODE = re.compile(rb"<Code>\s*([A-Za-z0-9._-]+)\s*</Code>")
 _MESSAGE = re.compile(rb"<Message>([^<]*)</Message>")
 _SKEW_REFUSED = 300.0  # seconds from which a bare 400 or 403 is blamed on the clock
+_PROXY_STATUS = 407  # RFC 9110: proxy authentication required
 _PORTAL_STATUS = 511  # RFC 6585: network authentication required
 # Other names for the same: the words of the table are on the right.
 _SAME = {
@@ -89,6 +90,8 @@ def _code(answer: urllib3.BaseHTTPResponse) -> str:
     if 300 <= answer.status < 400:
         return "PermanentRedirect" if ours else "portal"
     # A front such as nginx says 5xx and 413 in html too, and means them.
+    if answer.status == _PROXY_STATUS:
+        return "proxy"
     if answer.status == _PORTAL_STATUS or (
         _is_html(answer) and not ours and answer.status < 500 and answer.status != 413
     ):
@@ -99,6 +102,10 @@ def _code(answer: urllib3.BaseHTTPResponse) -> str:
 def cut(call: str, error: BaseException) -> CloudError:
     """What it means that no answer came."""
     causes = list(_causes(error))
+    if any(isinstance(cause, ProxyError) for cause in causes):
+        for cause in causes:
+            if type(cause) is OSError and cause.errno is None:  # http.client's way to say that CONNECT was refused
+                return CloudError(call, "proxy", str(cause))
     for kind, code in _CUTS:
         for cause in causes:
             if isinstance(cause, kind):

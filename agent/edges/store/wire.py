@@ -7,6 +7,7 @@ import threading
 from collections.abc import Callable
 from datetime import datetime, timezone
 from typing import Any
+from urllib.parse import unquote
 
 import urllib3
 from minio import Minio
@@ -50,8 +51,9 @@ class Window:
         self._position = position
 
     def read(self, size: int) -> memoryview:
-        """The next bytes for the wire, at most ``size``; raises GateClosedError and FileChangedError."""
-        block = self._block(self._position, min(size, _SEND))
+        """The next bytes that may go, at most ``size``; raises GateClosedError and FileChangedError."""
+        granted = self._transfer.grant(min(size, _SEND, self._part.size - self._position))
+        block = self._block(self._position, granted)
         self._position += len(block)
         self._transfer.advance(len(block))
         return block
@@ -193,3 +195,10 @@ class Pool(urllib3.PoolManager):
 
 class ProxiedPool(Pool, urllib3.ProxyManager):
     """The same by way of a proxy."""
+
+
+def proxied(proxy: str, **options: Any) -> ProxiedPool:
+    """A pool by way of ``http://[USER:PASSWORD@]HOST:PORT``; urllib3 itself overlooks who the user is."""
+    who, _, place = proxy.removeprefix("http://").rpartition("@")
+    headers = urllib3.make_headers(proxy_basic_auth=unquote(who)) if who else None
+    return ProxiedPool(f"http://{place}", proxy_headers=headers, **options)
