@@ -108,6 +108,9 @@ def test_a_drop_in_adds_robots_to_the_map(file: Path) -> None:
         ("assets.map", '{"r": "a"}', {"r": "a"}),
         ("assets.default", "123", "123"),
         ("upload.max_concurrent", "4", 4),
+        ("upload.bandwidth_mbit", "2.5", 2.5),
+        ("upload.windows", '["22:00-06:00", "sat"]', ("22:00-06:00", "sat")),
+        ("upload.interfaces", '["wl*"]', ("wl*",)),
         ("retry.jitter_seconds", "0", 0),
         ("log.level", "debug", "DEBUG"),
         ("log.dir", "", None),
@@ -217,6 +220,60 @@ def test_what_may_be_a_secret_is_not_shown(file: Path) -> None:
         load(file, {**NOWHERE, "KEYSTONE_AGENT_CLOUD__TOKEN": "hunter2!"})
     assert len(caught.value.faults) == 3
     assert "hunter2!" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "url", ["", "http://proxy:3128", "http://proxy.lan:80/", "http://10.0.0.1:1", "http://[fd00::1]:8080"]
+)
+def test_a_proxy_is_a_host_and_a_port(file: Path, url: str) -> None:
+    file.write_text(f'[cloud]\nproxy = "{url}"\n')
+    settings = load(file, NOWHERE).settings
+    assert settings.cloud.proxy.get_secret_value() == url
+    assert settings.cloud.proxy.secrets() == []
+    assert f'proxy = "{url}"' in to_toml(settings)
+
+
+def test_the_user_of_a_proxy_is_not_shown(file: Path) -> None:
+    file.write_text('[cloud]\nproxy = "http://joe:hunter%40!@proxy:3128"\n')
+    settings = load(file, NOWHERE).settings
+    assert settings.cloud.proxy.get_secret_value() == "http://joe:hunter%40!@proxy:3128"
+    assert settings.cloud.proxy.secrets() == ["hunter%40!", "hunter@!"]
+    for shown in (to_toml(settings), repr(settings), str(settings.model_dump()), settings.model_dump_json()):
+        assert "http://***@proxy:3128" in shown
+        assert "hunter" not in shown
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "proxy:3128", "http://proxy", "https://proxy:3128", "socks5://proxy:1080", "http://:3128", "http://proxy:0",
+        "http://proxy:70000", "http://proxy:3128/path", "http://proxy:x", "http://[::1:3128", "http://pro xy:3128",
+        "http://joe:hunter2!@proxy", "joe:hunter2!@proxy:3128", "http://joe:hunter2!@hunter2!@proxy:3128",
+        "http://joe:hunter2!/hunter2!@proxy:3128", "http://joe:hunter2! hunter2!@proxy:3128",
+    ],
+)  # fmt: skip
+def test_anything_else_is_no_proxy_and_its_password_is_not_shown(file: Path, url: str) -> None:
+    file.write_text(f'[cloud]\nproxy = "{url}"\n')
+    fault = faults_of(file)["cloud.proxy"]
+    assert "http://HOST:PORT" in fault.expected
+    assert "hunter2!" not in str(fault)
+
+
+@pytest.mark.parametrize(
+    ("setting", "key"),
+    [
+        ('windows = ["22:00-06:00", "Saturday"]', "upload.windows[1]"),
+        ('windows = ["25:00-06:00"]', "upload.windows[0]"),
+        ('windows = "sat"', "upload.windows"),
+        ('interfaces = ["wl/0"]', "upload.interfaces[0]"),
+        ('metered = "never"', "upload.metered"),
+        ("bandwidth_mbit = -1", "upload.bandwidth_mbit"),
+        ("bandwidth_mbit = inf", "upload.bandwidth_mbit"),
+    ],
+)
+def test_a_limit_that_is_none_is_a_fault(file: Path, setting: str, key: str) -> None:
+    file.write_text(f"[upload]\n{setting}\n")
+    assert list(faults_of(file)) == [key]
 
 
 def test_a_date_of_toml_is_a_date(file: Path) -> None:

@@ -116,6 +116,16 @@ def test_a_hold_stops_probes_too_until_it_is_released(gate: Gate, clock: FakeClo
     assert gate.begin_probe()
 
 
+def test_a_hold_that_stands_takes_the_new_reason_and_date_and_keeps_its_beginning(gate: Gate, clock: FakeClock) -> None:
+    since = clock.monotonic()
+    assert gate.hold("windows", "closed", next_probe=since + 60)
+    clock.advance(10)
+    assert not gate.hold("windows", "still closed", next_probe=since + 90)
+    closed = gate.closed()
+    assert closed is not None
+    assert (closed.reason, closed.since, closed.next_probe) == ("still closed", since, since + 90)
+
+
 def test_it_knows_whether_others_passed_a_call_since(gate: Gate, clock: FakeClock) -> None:
     gate.passed("CompleteUpload", who=1)
     before = clock.monotonic()

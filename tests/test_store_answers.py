@@ -67,6 +67,7 @@ def store() -> Iterator[MinioStore]:
         (Answer(404, HTML, PAGE), "portal"),
         (Answer(403, HTML | {"x-amz-request-id": "1"}, PAGE), "HTTP_403"),
         (Answer(511, HTML, PAGE), "portal"),
+        (Answer(407, HTML, PAGE), "proxy"),
         (Answer(200, HTML, PAGE), "portal"),
         (Answer(200, {}, b"<html><p>not even xml"), "portal"),
         (Answer(200, XML, b"<other/>"), "InvalidResponse"),
@@ -140,6 +141,13 @@ def test_what_happens_on_the_way_has_a_code_bare_and_wrapped(error: Exception, c
         urllib3.exceptions.MaxRetryError(pool, "/", caused),
     ):
         assert cut("UploadPart", form).code == code, form
+
+
+def test_a_tunnel_that_the_proxy_refuses_is_told_from_one_that_nobody_answers() -> None:
+    refused = OSError("Tunnel connection failed: 407 Proxy Authentication Required")
+    assert cut("UploadPart", urllib3.exceptions.ProxyError("Unable to connect to proxy", refused)).code == "proxy"
+    away = ConnectionRefusedError(errno.ECONNREFUSED, "refused")
+    assert cut("UploadPart", urllib3.exceptions.ProxyError("Unable to connect to proxy", away)).code == "refused"
 
 
 def test_the_timeouts_of_the_connection_library_are_timeouts() -> None:

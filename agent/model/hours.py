@@ -70,7 +70,7 @@ class Hours:
         return any(span.holds(local) for span in self.spans)
 
     def opens_at(self, now: float) -> float:
-        """The first whole minute from ``now`` on that is open, seconds since 1970.
+        """For a ``now`` that is closed: the first whole minute that is open, seconds since 1970.
 
         It is looked for minute by minute, because a change of the clocks may lie in between; that costs milliseconds.
         Times that a change of the clocks leaves out for a week and longer are given up: then a week from ``now``.

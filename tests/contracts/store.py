@@ -5,12 +5,15 @@ from __future__ import annotations
 import itertools
 import os
 import random
+import threading
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
 
+from agent.model.bandwidth import Bandwidth
 from agent.model.digests import contradiction
 from agent.model.errors import CloudError, FileChangedError, GateClosedError
 from agent.model.nouns import CredentialLease, Part, SentPart, StoredObject, Transfer, UploadSession, parts_of
@@ -108,6 +111,18 @@ class StoreContract:
         self._flip(file, SIZE - 1)
         assert not target.holds(found, windows, file)
         assert not target.holds(found, windows[:-1], file)
+
+    def test_a_part_that_waits_for_its_share_of_a_cap_ends_as_soon_as_it_is_stopped(
+        self, target: Target, file: int
+    ) -> None:
+        transfer = Transfer(PART, Bandwidth(1_000, time.monotonic))  # it would take an hour and a half
+        multipart = target.begin()
+        stop = threading.Timer(0.3, transfer.stop)
+        stop.start()
+        with pytest.raises(GateClosedError):
+            target.send(multipart, Part(1, 0, PART), file, transfer)
+        stop.join()
+        assert transfer.sent == 0
 
     def test_a_single_part_is_a_multipart_too(self, target: Target, file: int) -> None:
         multipart = target.begin()

@@ -7,7 +7,7 @@ import threading
 from collections.abc import Callable
 from datetime import datetime, timezone
 from typing import Any
-from urllib.parse import unquote
+from urllib.parse import unquote_to_bytes
 
 import urllib3
 from minio import Minio
@@ -16,7 +16,7 @@ from minio.credentials.providers import Provider
 from minio.helpers import sha256_hash
 
 from agent.edges.store.answers import date_of
-from agent.model.digests import hasher
+from agent.model.digests import b64, hasher
 from agent.model.errors import FileChangedError, GateClosedError
 from agent.model.nouns import CredentialLease, Part, Transfer
 from agent.model.ports import Clock
@@ -200,5 +200,5 @@ class ProxiedPool(Pool, urllib3.ProxyManager):
 def proxied(proxy: str, **options: Any) -> ProxiedPool:
     """A pool by way of ``http://[USER:PASSWORD@]HOST:PORT``; urllib3 itself overlooks who the user is."""
     who, _, place = proxy.removeprefix("http://").rpartition("@")
-    headers = urllib3.make_headers(proxy_basic_auth=unquote(who)) if who else None
+    headers = {"Proxy-Authorization": f"Basic {b64(unquote_to_bytes(who))}"} if who else None
     return ProxiedPool(f"http://{place}", proxy_headers=headers, **options)
