@@ -12,6 +12,7 @@ from typing import Any
 
 from agent.model.errors import CloudError
 from agent.model.nouns import DeviceProfile
+from agent.model.private import exposure
 
 _VERSION = 3
 # No path, query, fragment or user part: such an address would be taken for something it is not.
@@ -47,7 +48,8 @@ class ProfileFile:
         status = os.fstat(descriptor)
         if not stat.S_ISREG(status.st_mode):
             raise self._unusable("is no regular file")
-        self._check_readers(status)
+        if why := exposure(self.path, status):
+            raise self._unusable(why)
         version = (self.path, status.st_dev, status.st_ino, status.st_mtime_ns, status.st_size)
         if self._read is None or self._read[0] != version:
             try:
@@ -56,15 +58,6 @@ class ProfileFile:
                 raise self._unusable(str(error)) from None
             self._read = (version, profiles)
         return self._read[1]
-
-    def _check_readers(self, status: os.stat_result) -> None:
-        directory = os.environ.get("CREDENTIALS_DIRECTORY")
-        if directory and self.path.resolve().is_relative_to(Path(directory).resolve()):
-            return  # systemd guards that folder with an ACL, which shows as group permissions
-        if status.st_mode & stat.S_IROTH:
-            raise self._unusable("can be read by everybody: chmod o-r")
-        if status.st_mode & stat.S_IRGRP and status.st_gid not in (os.getegid(), *os.getgroups()):
-            raise self._unusable("can be read by a group that is not the agent's: chmod g-r")
 
     def stamp(self) -> object:
         """Something that changes whenever the file, its place or the right to read it does."""
