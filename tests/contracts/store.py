@@ -253,6 +253,15 @@ class StoreContract:
         target.complete(multipart, [target.send(multipart, Part(1, 0, PART), file, Transfer(PART))])
         assert place.read(key) == os.pread(file, PART, 0)
 
+    def test_a_small_object_is_put_whole_and_read_up_to_a_limit(self, place: Place, key: str, target: Target) -> None:
+        assert target.read(10) is None
+        target.put(b"first", "application/json")
+        target.put(b"", "application/json")
+        assert target.read(10) == b""
+        target.put(b"second", "application/json")
+        assert (target.read(100), target.read(6), target.read(3)) == (b"second", b"second", b"sec")
+        assert place.read(key) == b"second"
+
     def test_the_lease_is_asked_at_every_request(self, place: Place, key: str, file: int) -> None:
         asked = []
 

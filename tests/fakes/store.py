@@ -243,6 +243,19 @@ class FakeTarget:
         self._store.multiparts.pop(multipart_id, None)
         done()
 
+    def put(self, data: bytes, content_type: str) -> None:
+        """Keep a small object."""
+        del content_type
+        done = self._store.enter("PutObject", self._lease())
+        self._store.objects[self._place] = (data, StoredObject(len(data), self._store.etag(data)))
+        done()
+
+    def read(self, limit: int) -> bytes | None:
+        """What lies under the key."""
+        self._store.enter("GetObject", self._lease())()
+        held = self._store.objects.get(self._place)
+        return held and held[0][:limit]
+
     def close(self) -> None:
         """Nothing to let go of."""
 

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import ssl
 from collections.abc import Callable
-from typing import Any, Literal
+from typing import Literal
 from urllib.parse import SplitResult, urlsplit
 
 import urllib3
 
 from agent.edges.store.target import MinioTarget
-from agent.edges.store.wire import BLOCK, Client, Keys, Pool, StoreTime, proxied
+from agent.edges.store.wire import Client, Keys, StoreTime, connections_of
 from agent.model.errors import CloudError
 from agent.model.nouns import CredentialLease, UploadSession
 from agent.model.ports import Clock
@@ -26,6 +25,9 @@ class MinioStore:
         ca_file: str = "",
         proxy: str = "",
         addressing: Literal["auto", "path", "virtual"] = "auto",
+        storage_class: str = "",
+        sse: str = "",
+        kms_key_id: str = "",
         connect_timeout: float = 10,
         read_timeout: float = 120,
         connections: int = 16,
@@ -37,6 +39,9 @@ class MinioStore:
             ca_file: Trusted instead of the system's authorities.
             proxy: ``http://[USER:PASSWORD@]HOST:PORT`` of an HTTP proxy; the environment is not asked.
             addressing: "auto": virtual-host style for Alibaba OSS and AWS, path style elsewhere.
+            storage_class: Of the recordings, "" for the bucket's own.
+            sse: Server-side encryption of all objects ("AES256", "aws:kms"), "" for the bucket's own.
+            kms_key_id: The key for that, "" for the store's own.
             connect_timeout: Seconds, for connecting and for each block on its way out.
             read_timeout: Seconds without a byte of the answer.
             connections: Kept open per host.
@@ -45,16 +50,12 @@ class MinioStore:
             OSError: ``ca_file`` can't be read.
         """
         self._addressing = addressing
+        self._storage_class = storage_class
+        headers = {"x-amz-server-side-encryption": sse, "x-amz-server-side-encryption-aws-kms-key-id": kms_key_id}
+        self._encryption = {name: text for name, text in headers.items() if text}
         self._time = StoreTime(clock)
-        options: dict[str, Any] = {
-            "maxsize": connections,
-            "retries": False,  # a retry needs a new signature
-            "timeout": urllib3.Timeout(connect=connect_timeout, read=read_timeout),
-            "blocksize": BLOCK,
-            "ssl_context": ssl.create_default_context(cafile=ca_file or None),
-        }
-        self._pool = proxied(proxy, **options) if proxy else Pool(**options)
-        self._pool.time = self._time
+        timeout = urllib3.Timeout(connect=connect_timeout, read=read_timeout)
+        self._pool = connections_of(self._time, ca_file, proxy, timeout=timeout, maxsize=connections)
         self.endpoint = ""  # of the last session; "" before the first
 
     @property
@@ -82,7 +83,14 @@ class MinioStore:
             client.enable_virtual_style_endpoint()  # type: ignore[no-untyped-call]  # the library's
         elif self._addressing == "path":
             client.disable_virtual_style_endpoint()  # type: ignore[no-untyped-call]  # the library's
-        return MinioTarget(client, keys, session, algorithm="CRC32" if url.scheme != "http" else "SHA256")
+        return MinioTarget(
+            client,
+            keys,
+            session,
+            algorithm="CRC32" if url.scheme != "http" else "SHA256",
+            encryption=self._encryption,
+            storage_class=self._storage_class,
+        )
 
     def close(self) -> None:
         """Close all connections."""

@@ -22,6 +22,7 @@ from agent.model.nouns import Part, SentPart, StoredObject, Transfer, UploadSess
 _PAGE = "1000"
 _MOST_PAGES = 20  # 10,000 parts are 10
 _NOTHING_THERE = frozenset({"NoSuchKey", "HTTP_404"})
+_NOTHING_TO_RANGE_OVER = 416  # the object is empty
 _UPLOAD_MARKERS = {"key-marker": "NextKeyMarker", "upload-id-marker": "NextUploadIdMarker"}
 _PART_MARKERS = {"part-number-marker": "NextPartNumberMarker"}
 
@@ -29,12 +30,32 @@ _PART_MARKERS = {"part-number-marker": "NextPartNumberMarker"}
 class MinioTarget:
     """Implements ``ports.Target``. What it learns of the store's habits lasts as long as it does."""
 
-    def __init__(self, client: Client, keys: Keys, session: UploadSession, *, algorithm: str) -> None:
-        """``algorithm`` is the cheapest digest that proves a part: over http the signature needs SHA-256 anyhow."""
+    def __init__(
+        self,
+        client: Client,
+        keys: Keys,
+        session: UploadSession,
+        *,
+        algorithm: str,
+        encryption: Mapping[str, str],
+        storage_class: str,
+    ) -> None:
+        """Remember what each request needs.
+
+        Args:
+            client: Sends the requests.
+            keys: Hide themselves in error texts.
+            session: The place.
+            algorithm: The cheapest digest that proves a part: over http the signature needs SHA-256 anyhow.
+            encryption: Headers of what begins an object.
+            storage_class: Of the recording, "" for the bucket's own.
+        """
         self._client = client
         self._keys = keys
         self._session = session
         self._algorithm = algorithm
+        self._encryption = encryption
+        self._storage_class = {"x-amz-storage-class": storage_class} if storage_class else {}
         self._header = f"x-amz-checksum-{algorithm.lower()}"
         self._echoes = True  # until a part comes back without its checksum
         self._etags: Literal["unknown", "digests", "opaque"] = "unknown"
@@ -42,7 +63,12 @@ class MinioTarget:
     def begin(self) -> str:
         """Begin a multipart upload whose parts carry a checksum."""
         call = "CreateMultipartUpload"
-        headers = {"x-amz-checksum-algorithm": self._algorithm, "Content-Type": "application/octet-stream"}
+        headers = {
+            "x-amz-checksum-algorithm": self._algorithm,
+            "Content-Type": "application/octet-stream",
+            **self._encryption,
+            **self._storage_class,
+        }
         return required(xml(self._call(call, "POST", {"uploads": ""}, headers), call), "UploadId", call)
 
     def multiparts(self) -> Sequence[str]:
@@ -143,6 +169,21 @@ class MinioTarget:
         except CloudError as error:
             if error.status != 404:
                 raise
+
+    def put(self, data: bytes, content_type: str) -> None:
+        """Store a small object; the signature covers its bytes."""
+        self._call("PutObject", "PUT", {}, {**self._encryption, "Content-Type": content_type}, data)
+
+    def read(self, limit: int) -> bytes | None:
+        """The first bytes of a small object."""
+        try:
+            return self._call("GetObject", "GET", {}, {"Range": f"bytes=0-{limit - 1}"}).data[:limit]
+        except CloudError as error:
+            if error.code in _NOTHING_THERE:
+                return None
+            if error.status == _NOTHING_TO_RANGE_OVER:
+                return b""
+            raise
 
     def close(self) -> None:
         """Nothing is held here: the connections are the store's."""

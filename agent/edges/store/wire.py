@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import ssl
 import threading
 from collections.abc import Callable
 from datetime import datetime, timezone
@@ -197,7 +198,19 @@ class ProxiedPool(Pool, urllib3.ProxyManager):
     """The same by way of a proxy."""
 
 
-def proxied(proxy: str, **options: Any) -> ProxiedPool:
+def connections_of(time: StoreTime, ca_file: str, proxy: str, **options: Any) -> Pool:
+    """Connections that tell ``time`` what each answer says; raises OSError where ``ca_file`` can't be read."""
+    options |= {
+        "retries": False,  # a retry needs a new signature
+        "blocksize": BLOCK,
+        "ssl_context": ssl.create_default_context(cafile=ca_file or None),
+    }
+    pool = _proxied(proxy, **options) if proxy else Pool(**options)
+    pool.time = time
+    return pool
+
+
+def _proxied(proxy: str, **options: Any) -> ProxiedPool:
     """A pool by way of ``http://[USER:PASSWORD@]HOST:PORT``; urllib3 itself overlooks who the user is."""
     who, _, place = proxy.removeprefix("http://").rpartition("@")
     headers = {"Proxy-Authorization": f"Basic {b64(unquote_to_bytes(who))}"} if who else None
