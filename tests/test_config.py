@@ -162,7 +162,7 @@ def test_all_faults_are_named_at_once_with_key_value_expectation_and_origin(file
         request_timeout_seconds = inf
         [assets.map]
         r = 7
-        [bucket]
+        [plumbing]
         name = "b"
         """
     )
@@ -170,7 +170,7 @@ def test_all_faults_are_named_at_once_with_key_value_expectation_and_origin(file
     assert set(faults) == {
         "roots", "upload", "watch.roots[1]", "watch.include", "watch.exclude[0]", "watch.settle_seconds",
         "watch.rescan_seconds", "watch.sidecar", "watch.newer_than", "watch.folow_symlinks", "retry.max_seconds",
-        "retry.max_attempts", "cloud.request_timeout_seconds", "assets.map[r]", "bucket", "log.files",
+        "retry.max_attempts", "cloud.request_timeout_seconds", "assets.map[r]", "plumbing", "log.files",
         "KEYSTONE_AGENT_LOG_LEVEL",
     }  # fmt: skip
     assert faults["watch.sidecar"] == ConfigFault(
@@ -178,7 +178,7 @@ def test_all_faults_are_named_at_once_with_key_value_expectation_and_origin(file
     )
     assert "did you mean watch.roots?" in faults["roots"].expected
     assert "did you mean follow_symlinks?" in faults["watch.folow_symlinks"].expected
-    assert "agent, watch, cloud" in faults["bucket"].expected
+    assert "agent, watch, cloud" in faults["plumbing"].expected
     assert (faults["log.files"].value, faults["log.files"].origin) == ('"ten"', "KEYSTONE_AGENT_LOG__FILES")
     assert faults["KEYSTONE_AGENT_LOG_LEVEL"].origin == "environment"
     assert "KEYSTONE_AGENT_LOG__LEVEL" in faults["KEYSTONE_AGENT_LOG_LEVEL"].expected

@@ -12,11 +12,10 @@ from agent.flow.credentials import Credentials, SessionKeys
 from agent.model.errors import CloudError
 from agent.model.nouns import AccessToken, CredentialLease
 from agent.model.ports import Gateway
+from tests.contracts.gateway import LOG
 from tests.fakes.clock import FakeClock
 from tests.fakes.gateway import PROFILE, FakeGateway
 from tests.fakes.store import FakeStore
-
-HINTS = {"episode_id": "ep", "source": "test"}
 
 
 def hidden(*_: str, lasting: bool = False) -> None:
@@ -46,7 +45,7 @@ def token(credentials: Credentials) -> AccessToken:
 
 
 def open_session(credentials: Credentials) -> SessionKeys:
-    return credentials.keys(PROFILE, credentials.call(PROFILE, lambda g, t: g.create(PROFILE, t, HINTS)))
+    return credentials.keys(PROFILE, credentials.call(PROFILE, lambda g, t: g.create(PROFILE, t, LOG)))
 
 
 def test_a_token_is_exchanged_once_and_used_until_its_end(
@@ -162,7 +161,7 @@ def test_a_lease_that_was_refused_is_renewed_once_however_many_noticed(credentia
 def test_a_clock_that_is_wrong_never_ends_a_lease_by_itself(
     credentials: Credentials, clock: FakeClock, wrong: float
 ) -> None:
-    grant = credentials.call(PROFILE, lambda g, t: g.create(PROFILE, t, HINTS))
+    grant = credentials.call(PROFILE, lambda g, t: g.create(PROFILE, t, LOG))
     clock.set_now(wrong)
     keys = credentials.keys(PROFILE, grant)
     assert keys.current().deadline is None

@@ -6,6 +6,7 @@ import socket
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ from agent.model.errors import CloudError
 from agent.model.nouns import DEFAULT_PART_SIZE, AccessToken, DeviceProfile
 from agent.pb import auth_pb2, auth_pb2_grpc, common_pb2, data_gateway_pb2, data_gateway_pb2_grpc
 from tests import servers
-from tests.contracts.gateway import HINTS, GatewayContract, Platform
+from tests.contracts.gateway import LOG, GatewayContract, Platform
 from tests.fakes.clock import FakeClock
 from tests.fakes.gateway import PROFILE, FakeGateway
 from tests.fakes.store import FakeStore
@@ -220,9 +221,17 @@ def _full_grant(**changes: Any) -> data_gateway_pb2.CreateLogicalUploadResponse:
 def test_an_answer_without_something_needed_is_a_lie(script: Script, gateway: GrpcGateway, missing: str) -> None:
     script.answer = lambda _request, _context: _full_grant(**{missing: ""})
     with pytest.raises(CloudError) as raised:
-        gateway.create(at_script(script), TOKEN, HINTS)
+        gateway.create(at_script(script), TOKEN, LOG)
     assert raised.value.code == "lying_server"
     assert missing in str(raised.value)
+
+
+def test_a_session_is_asked_for_with_the_episode_and_who_uploads(script: Script, gateway: GrpcGateway) -> None:
+    script.answer = lambda _request, _context: _full_grant()
+    gateway.create(at_script(script), TOKEN, LOG, "upload-before")
+    request, _ = script.seen[0]
+    assert dict(request.client_hints) == {"episode_id": LOG.episode_id, "source": "keystone-agent"}
+    assert request.restart_from_upload_id == "upload-before"
 
 
 @pytest.mark.parametrize(("told", "means"), [(0, DEFAULT_PART_SIZE), (-1, DEFAULT_PART_SIZE), (5, 5)])
@@ -230,7 +239,7 @@ def test_a_part_size_that_is_none_means_eight_mebibytes(
     script: Script, gateway: GrpcGateway, told: int, means: int
 ) -> None:
     script.answer = lambda _request, _context: _full_grant(part_size_bytes=told)
-    assert gateway.create(at_script(script), TOKEN, HINTS).session.part_size_bytes == means
+    assert gateway.create(at_script(script), TOKEN, LOG).session.part_size_bytes == means
 
 
 def test_numbers_that_the_platform_adds_later_are_unspecified(script: Script, gateway: GrpcGateway) -> None:
@@ -256,7 +265,7 @@ def test_a_token_that_no_header_can_carry_is_a_lie(script: Script, gateway: Grpc
 
 def test_text_that_is_no_utf8_is_an_invalid_argument(gateway: GrpcGateway) -> None:
     with pytest.raises(CloudError) as raised:
-        gateway.create(at("127.0.0.1:1"), TOKEN, {"episode_id": "\udcff"})
+        gateway.create(at("127.0.0.1:1"), TOKEN, replace(LOG, episode_id="\udcff"))
     assert raised.value.code == "INVALID_ARGUMENT"
 
 

@@ -37,10 +37,10 @@ def test_a_recording_is_stored_verified_and_reported(robot: Robot) -> None:
     run_until_done(robot)
     log = robot.log()
     (session,) = robot.gateway.sessions.values()
-    assert session.receipt is not None
-    assert (session.receipt.part_count, session.receipt.etag) == (log.part_count, log.etag)
-    assert session.receipt.raw_tags == log.raw_tags
-    assert session.hints == {"episode_id": log.episode_id, "source": "keystone-agent"}
+    assert session.reported is not None
+    assert (session.reported.part_count, session.reported.etag) == (log.part_count, log.etag)
+    assert session.reported.raw_tags == log.raw_tags
+    assert session.opened_for.raw_tags == log.raw_tags
     assert (log.attempt_count, log.bytes_sent, log.error) == (1, log.file_size, None)
 
 

@@ -23,9 +23,9 @@ from agent.model.nouns import (
     CredentialLease,
     DeviceProfile,
     Grant,
-    Receipt,
     Recovery,
     Stage,
+    SyncLog,
     UploadSession,
 )
 from agent.pb.auth_pb2 import AuthErrorCode, ExchangeCredentialRequest
@@ -44,6 +44,7 @@ from agent.pb.data_gateway_pb2_grpc import DataGatewayServiceStub
 _DETAILS = "grpc-status-details-bin"
 _STATUS_DETAILS_FIELD = 3  # google.rpc.Status: repeated google.protobuf.Any details
 _LONGEST_MESSAGE = 300
+_SOURCE = "keystone-agent"  # who uploads, as the platform files it
 _PREFIX = re.compile(r"(?:DATA_GATEWAY|AUTH)_ERROR_CODE_|DATA_GATEWAY_")
 _CODES = frozenset(
     _PREFIX.sub("", name) for name in (*AuthErrorCode.keys(), *DataGatewayErrorCode.keys())
@@ -108,14 +109,11 @@ class GrpcGateway:
             raise CloudError(call, "lying_server", "the token can't be used")
         return AccessToken(token, float(answer.expires_at_unix))
 
-    def create(
-        self, profile: DeviceProfile, token: AccessToken, hints: Mapping[str, str], restart_from: str = ""
-    ) -> Grant:
+    def create(self, profile: DeviceProfile, token: AccessToken, log: SyncLog, restart_from: str = "") -> Grant:
         """Open a session."""
         call = "CreateLogicalUpload"
-        request = _built(
-            call, CreateLogicalUploadRequest, client_hints=dict(hints), restart_from_upload_id=restart_from
-        )
+        hints = {"episode_id": log.episode_id, "source": _SOURCE}
+        request = _built(call, CreateLogicalUploadRequest, client_hints=hints, restart_from_upload_id=restart_from)
         return _grant(call, self._call(profile, token, call, request))
 
     def reissue(self, profile: DeviceProfile, token: AccessToken, upload_id: str) -> Grant:
@@ -147,18 +145,18 @@ class GrpcGateway:
         request = _built(call, AbortUploadRequest, logical_upload_id=logical_upload_id, reason=reason)
         self._call(profile, token, call, request)
 
-    def complete(self, profile: DeviceProfile, token: AccessToken, receipt: Receipt) -> None:
+    def complete(self, profile: DeviceProfile, token: AccessToken, log: SyncLog) -> None:
         """Say that the object is stored."""
         call = "CompleteUpload"
         request = _built(
             call,
             CompleteUploadRequest,
-            upload_id=receipt.upload_id,
-            file_size=receipt.file_size,
-            raw_tags=dict(receipt.raw_tags),
-            completed_part_count=receipt.part_count,
-            oss_object_etag=receipt.etag,
-            part_size_bytes=receipt.part_size_bytes,
+            upload_id=log.upload_id,
+            file_size=log.file_size,
+            raw_tags=dict(log.raw_tags),
+            completed_part_count=log.part_count,
+            oss_object_etag=log.etag,
+            part_size_bytes=log.part_size_bytes,
         )
         self._call(profile, token, call, request)
 

@@ -24,7 +24,6 @@ from agent.model.nouns import (
     DeviceProfile,
     Grant,
     Part,
-    Receipt,
     Recovery,
     SentPart,
     StoredObject,
@@ -38,7 +37,6 @@ from agent.model.ports import Clock, Gateway, History, ObjectStore
 
 Answer = TypeVar("Answer")
 
-_SOURCE = "keystone-agent"  # who uploads, as the platform files it
 _REISSUE = "ReissueUploadCredentials"
 _NO_LEASE = frozenset({"UPLOAD_NOT_FOUND", "UPLOAD_NOT_OWNED", "UPLOAD_NOT_REFRESHABLE", "FAILED_PRECONDITION"})
 _FORBIDDEN = frozenset({"AccessDenied", "HTTP_403", "NotImplemented", "MethodNotAllowed"})  # may not list or look
@@ -166,10 +164,8 @@ class Upload:
         _ = job.file  # without it there is nothing to open a session for
         if restart_from and log.multipart_upload_id:
             self.abandon(log, profile, "restart", restarting=True)
-        hints = {"episode_id": log.episode_id, "source": _SOURCE}
-        grant = self._ask(
-            log.id, profile, "CreateLogicalUpload", lambda g, t: g.create(profile, t, hints, restart_from)
-        )
+        told = replace(log, **job.identity)
+        grant = self._ask(log.id, profile, "CreateLogicalUpload", lambda g, t: g.create(profile, t, told, restart_from))
         session = grant.session
         self._amend(
             job,
@@ -245,17 +241,32 @@ class Upload:
 
     def _find(self, job: Job, sender: Sender) -> StoredObject | None:
         """The object, if it lies in the bucket with this recording's bytes."""
-        found = sender.repeat("HeadObject", sender.target.stat)
+        try:
+            found = sender.repeat("HeadObject", sender.target.stat)
+        except CloudError as error:
+            if error.code not in _FORBIDDEN or not job.log.etag:
+                raise
+            # Where looking is forbidden, what was proven when the ETag was written down holds.
+            return StoredObject(job.log.file_size, job.log.etag, job.log.checksum)
         if found is None or found.size != job.log.file_size:
             return None
         if job.log.etag and same_etag(found.etag, job.log.etag):
             return found
         return found if sender.target.holds(found, job.windows, job.file.descriptor) else None
 
+    def _find_if_allowed(self, job: Job, sender: Sender) -> StoredObject | None:
+        """The same; where looking is forbidden nothing is found, and sending again costs only time."""
+        try:
+            return self._find(job, sender)
+        except CloudError as error:
+            if error.code not in _FORBIDDEN:
+                raise
+            return None
+
     def _send(self, job: Job, sender: Sender) -> StoredObject:
         kept = self._kept(job, sender)
         if kept is None:
-            found = self._find(job, sender)
+            found = self._find_if_allowed(job, sender)
             if found is not None:
                 return found
             kept = []
@@ -323,7 +334,7 @@ class Upload:
         try:
             joined = sender.call("CompleteMultipartUpload", lambda: target.complete(multipart, parts))
         except CloudError as error:
-            found = None if judge(error).kind in ("blocked", "lease_lost") else self._find(job, sender)
+            found = None if judge(error).kind in ("blocked", "lease_lost") else self._find_if_allowed(job, sender)
             if found is None:
                 raise
             return found
@@ -336,7 +347,7 @@ class Upload:
         return _verified(joined, found, job.log.file_size)
 
     def _report(self, job: Job, stored: StoredObject, known: Recovery | None) -> None:
-        log, profile = job.log, job.profile
+        profile = job.profile
         self._amend(
             job,
             phase="stored",
@@ -345,17 +356,12 @@ class Upload:
             part_count=len(job.windows),
             source_deleted=not isinstance(job.source, Source) or job.source.deleted,
         )
-        told = known if known is not None and known.action == "complete_only" else None
-        receipt = Receipt(
-            upload_id=job.log.upload_id,
-            file_size=stored.size,
-            raw_tags=job.log.raw_tags,
-            part_count=(told.part_count if told else 0) or len(job.windows),
-            etag=(told.etag if told else "") or stored.etag,
-            part_size_bytes=job.log.part_size_bytes,
-        )
-        self._amend(job, phase="completing")
-        self._ask_again(log.id, profile, "CompleteUpload", lambda g, t: g.complete(profile, t, receipt))
+        told = {}
+        if known is not None and known.action == "complete_only":  # then the platform's own words are wanted back
+            told = {"part_count": known.part_count or len(job.windows), "etag": known.etag or stored.etag}
+        self._amend(job, phase="completing", **told)
+        log = job.log
+        self._ask_again(log.id, profile, "CompleteUpload", lambda g, t: g.complete(profile, t, log))
 
     # -- small things
 

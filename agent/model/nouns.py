@@ -189,18 +189,6 @@ class Recovery:
 
 
 @dataclass(frozen=True, slots=True)
-class Receipt:
-    """What the agent tells the gateway of a stored object."""
-
-    upload_id: str
-    file_size: int
-    raw_tags: Mapping[str, str]
-    part_count: int
-    etag: str  # in double quotes, as HEAD gave it
-    part_size_bytes: int
-
-
-@dataclass(frozen=True, slots=True)
 class Part:
     """A window on the file. Numbers start at 1."""
 

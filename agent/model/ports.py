@@ -18,7 +18,6 @@ from agent.model.nouns import (
     DeviceProfile,
     Grant,
     Part,
-    Receipt,
     Recovery,
     SentPart,
     Status,
@@ -67,10 +66,11 @@ class Gateway(Protocol):
         """Trade the profile's API key for an access token. May be repeated."""
         ...
 
-    def create(
-        self, profile: DeviceProfile, token: AccessToken, hints: Mapping[str, str], restart_from: str = ""
-    ) -> Grant:
-        """Open a session. Not idempotent: after an unknown outcome it is not simply called again."""
+    def create(self, profile: DeviceProfile, token: AccessToken, log: SyncLog, restart_from: str = "") -> Grant:
+        """Open a session for what ``log`` describes.
+
+        Not idempotent: after an unknown outcome it is not simply called again.
+        """
         ...
 
     def reissue(self, profile: DeviceProfile, token: AccessToken, upload_id: str) -> Grant:
@@ -85,8 +85,24 @@ class Gateway(Protocol):
         """Give the session up. May be repeated."""
         ...
 
-    def complete(self, profile: DeviceProfile, token: AccessToken, receipt: Receipt) -> None:
-        """Say that the object is stored. Idempotent for the same receipt."""
+    def complete(self, profile: DeviceProfile, token: AccessToken, log: SyncLog) -> None:
+        """Say that the object is stored as ``log`` has it. Idempotent for the same document."""
+        ...
+
+    def close(self) -> None:
+        """Let go of connections; calls that still run end with CloudError."""
+        ...
+
+
+class StorageKeys(Protocol):
+    """Where the keys to a bucket come from when no gateway issues them."""
+
+    def lease(self) -> CredentialLease:
+        """Keys fetched or read anew; without an end where the source names none.
+
+        May be repeated. Raises CloudError: "storage_keys" when the source has none, else what the token service or
+        the network said.
+        """
         ...
 
 
@@ -150,6 +166,14 @@ class Target(Protocol):
 
     def abort(self, multipart_id: str) -> None:
         """Give the multipart up; one that is gone already is no error."""
+        ...
+
+    def put(self, data: bytes, content_type: str) -> None:
+        """Store a small object whole, in the place of what lay there. May be repeated."""
+        ...
+
+    def read(self, limit: int) -> bytes | None:
+        """The first ``limit`` bytes (above 0) of a small object; None where nothing lies."""
         ...
 
     def close(self) -> None:

@@ -10,13 +10,13 @@ from pathlib import Path
 import pytest
 
 from agent.model.errors import CloudError, judge
-from agent.model.nouns import AccessToken, DeviceProfile, Grant, Part, Receipt, Transfer
+from agent.model.nouns import AccessToken, DeviceProfile, Grant, Part, SyncLog, Transfer
 from agent.model.ports import Gateway, ObjectStore
 
-HINTS = {"episode_id": "episode-1", "source": "keystone-agent"}
 ASSET_TAG = "778a6d83c9ec49108537542a570966ee.device_id"
 FILE_TAG = "a206e337ecdf70a93bb611cf6a30c346.raw_file"
 SIZE = 1000
+LOG = SyncLog(1, "episode-1", "/recordings/a.mcap", SIZE, "2025-06-30T12:00:00.000Z", f"{SIZE}-{'0' * 64}")
 
 
 @dataclass
@@ -36,7 +36,7 @@ class Platform:
 
     def create(self, restart_from: str = "") -> Grant:
         """A new session."""
-        return self.gateway.create(self.profile, self.token(), HINTS, restart_from)
+        return self.gateway.create(self.profile, self.token(), LOG, restart_from)
 
 
 class GatewayContract:
@@ -54,7 +54,7 @@ class GatewayContract:
 
     def test_a_key_is_traded_for_a_token_that_calls_accept(self, platform: Platform) -> None:
         token = platform.token()
-        assert platform.gateway.create(platform.profile, token, HINTS).session.upload_id
+        assert platform.gateway.create(platform.profile, token, LOG).session.upload_id
 
     def test_spaces_around_a_key_do_not_matter(self, platform: Platform) -> None:
         assert platform.token(replace(platform.profile, api_key=f" {platform.profile.api_key}\n")).value
@@ -69,7 +69,7 @@ class GatewayContract:
         token = platform.token()
         platform.expire_tokens()
         with pytest.raises(CloudError) as raised:
-            platform.gateway.create(platform.profile, token, HINTS)
+            platform.gateway.create(platform.profile, token, LOG)
         assert (raised.value.call, raised.value.code) == ("CreateLogicalUpload", "UNAUTHENTICATED")
         assert token.value not in str(raised.value)
 
@@ -82,9 +82,9 @@ class GatewayContract:
     def test_each_session_is_a_new_one(self, platform: Platform) -> None:
         assert platform.create().session.upload_id != platform.create().session.upload_id
 
-    def test_hints_without_episode_are_an_invalid_argument(self, platform: Platform) -> None:
+    def test_a_document_without_episode_is_an_invalid_argument(self, platform: Platform) -> None:
         with pytest.raises(CloudError) as raised:
-            platform.gateway.create(platform.profile, platform.token(), {"source": "keystone-agent"})
+            platform.gateway.create(platform.profile, platform.token(), replace(LOG, episode_id=""))
         assert raised.value.code == "INVALID_ARGUMENT"
 
     def test_a_reissued_lease_is_another_one_for_the_same_place(self, platform: Platform) -> None:
@@ -117,25 +117,25 @@ class GatewayContract:
 
     def test_recovery_asks_to_complete_once_the_object_is_stored(self, platform: Platform, recording: Path) -> None:
         grant = platform.create()
-        receipt = self._store(platform, grant, recording)
+        log = self._store(platform, grant, recording)
         known = platform.gateway.recover(platform.profile, platform.token(), grant.session.logical_upload_id)
-        assert (known.action, known.part_count, known.etag) == ("complete_only", 1, receipt.etag)
+        assert (known.action, known.part_count, known.etag) == ("complete_only", 1, log.etag)
 
-    def test_a_completed_session_says_so_and_accepts_the_same_receipt_again(
+    def test_a_completed_session_says_so_and_accepts_the_same_document_again(
         self, platform: Platform, recording: Path
     ) -> None:
         grant = platform.create()
-        receipt = self._store(platform, grant, recording)
+        log = self._store(platform, grant, recording)
         token = platform.token()
-        platform.gateway.complete(platform.profile, token, receipt)
-        platform.gateway.complete(platform.profile, token, receipt)
+        platform.gateway.complete(platform.profile, token, log)
+        platform.gateway.complete(platform.profile, token, log)
         known = platform.gateway.recover(platform.profile, token, grant.session.logical_upload_id)
-        assert (known.stage, known.part_count, known.etag) == ("completed", 1, receipt.etag)
+        assert (known.stage, known.part_count, known.etag) == ("completed", 1, log.etag)
 
-    def test_a_receipt_for_something_that_is_not_stored_is_refused(self, platform: Platform) -> None:
+    def test_a_document_of_something_that_is_not_stored_is_refused(self, platform: Platform) -> None:
         grant = platform.create()
         with pytest.raises(CloudError) as raised:
-            platform.gateway.complete(platform.profile, platform.token(), _receipt(grant, '"0-1"'))
+            platform.gateway.complete(platform.profile, platform.token(), _completing(grant, '"0-1"'))
         assert (raised.value.call, raised.value.code) == ("CompleteUpload", "FAILED_PRECONDITION")
 
     def test_an_aborted_session_is_over_and_aborting_it_again_is_no_error(self, platform: Platform) -> None:
@@ -166,7 +166,7 @@ class GatewayContract:
         assert platform.store.at(grant.session, lambda: fresh.lease).begin()
 
     @staticmethod
-    def _store(platform: Platform, grant: Grant, recording: Path) -> Receipt:
+    def _store(platform: Platform, grant: Grant, recording: Path) -> SyncLog:
         target = platform.store.at(grant.session, lambda: grant.lease)
         multipart = target.begin()
         descriptor = os.open(recording, os.O_RDONLY)
@@ -177,9 +177,15 @@ class GatewayContract:
         target.complete(multipart, [sent])
         stored = target.stat()
         assert stored is not None
-        return _receipt(grant, stored.etag)
+        return _completing(grant, stored.etag)
 
 
-def _receipt(grant: Grant, etag: str) -> Receipt:
-    tags = {ASSET_TAG: "robot-1", FILE_TAG: "a.mcap"}
-    return Receipt(grant.session.upload_id, SIZE, tags, 1, etag, grant.session.part_size_bytes)
+def _completing(grant: Grant, etag: str) -> SyncLog:
+    return replace(
+        LOG,
+        upload_id=grant.session.upload_id,
+        raw_tags={ASSET_TAG: "robot-1", FILE_TAG: "a.mcap"},
+        part_count=1,
+        etag=etag,
+        part_size_bytes=grant.session.part_size_bytes,
+    )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
 from agent.model.digests import same_etag
@@ -14,9 +14,9 @@ from agent.model.nouns import (
     CredentialLease,
     DeviceProfile,
     Grant,
-    Receipt,
     Recovery,
     Stage,
+    SyncLog,
     UploadSession,
 )
 from tests.fakes.clock import FakeClock
@@ -31,10 +31,10 @@ class FakeSession:
 
     session: UploadSession
     asset_id: str
-    hints: Mapping[str, str]
+    opened_for: SyncLog
     stage: Stage = "active"
     reason: str = ""
-    receipt: Receipt | None = None
+    reported: SyncLog | None = None
     leases: list[CredentialLease] = field(default_factory=list)
 
 
@@ -90,14 +90,12 @@ class FakeGateway:
         done()
         return AccessToken(value, self.clock.now() + self.token_seconds)
 
-    def create(
-        self, profile: DeviceProfile, token: AccessToken, hints: Mapping[str, str], restart_from: str = ""
-    ) -> Grant:
+    def create(self, profile: DeviceProfile, token: AccessToken, log: SyncLog, restart_from: str = "") -> Grant:
         """Open a session."""
         call = "CreateLogicalUpload"
         done = self._enter(call)
         asset_id = self._device(call, profile, token)
-        if not (hints.get("episode_id") and hints.get("source")):
+        if not log.episode_id:
             raise CloudError(call, "INVALID_ARGUMENT")
         if restart_from:
             old = self._by_upload(call, restart_from, asset_id)
@@ -108,7 +106,7 @@ class FakeGateway:
         session = UploadSession(
             f"logical-{number}", f"upload-{number}", "recordings", "memory", f"{asset_id}/{number}", "", self.part_size
         )
-        kept = FakeSession(session, asset_id, dict(hints))
+        kept = FakeSession(session, asset_id, log)
         self.sessions[session.logical_upload_id] = kept
         grant = self._grant(kept, session.part_size_bytes)
         done()
@@ -135,8 +133,8 @@ class FakeGateway:
             return self.advice[logical_upload_id]
         known = Recovery(logical_upload_id, kept.session.upload_id, kept.stage, "unspecified", 0, "", kept.reason)
         stored = self.store.objects.get((kept.session.bucket, kept.session.object_key))
-        if kept.receipt is not None:
-            return replace(known, part_count=kept.receipt.part_count, etag=kept.receipt.etag)
+        if kept.reported is not None:
+            return replace(known, part_count=kept.reported.part_count, etag=kept.reported.etag)
         if kept.stage == "terminal":
             return replace(known, action="abort")
         if stored is not None:
@@ -155,28 +153,31 @@ class FakeGateway:
             kept.stage, kept.reason = "terminal", reason
         done()
 
-    def complete(self, profile: DeviceProfile, token: AccessToken, receipt: Receipt) -> None:
+    def complete(self, profile: DeviceProfile, token: AccessToken, log: SyncLog) -> None:
         """Compare what the device says with what the store holds."""
         call = "CompleteUpload"
         done = self._enter(call)
-        kept = self._by_upload(call, receipt.upload_id, self._device(call, profile, token))
-        if kept.receipt is None:
-            self._check(call, kept, receipt)
-            kept.stage, kept.receipt = "completed", receipt
-        elif kept.receipt != receipt:
+        kept = self._by_upload(call, log.upload_id, self._device(call, profile, token))
+        if kept.reported is None:
+            self._check(call, kept, log)
+            kept.stage, kept.reported = "completed", log
+        elif _receipt(kept.reported) != _receipt(log):
             raise CloudError(call, "FAILED_PRECONDITION")
         done()
 
-    def _check(self, call: str, kept: FakeSession, receipt: Receipt) -> None:
-        if receipt.part_count <= 0 or receipt.file_size <= 0 or not receipt.etag.startswith('"'):
+    def close(self) -> None:
+        """Nothing to let go of."""
+
+    def _check(self, call: str, kept: FakeSession, log: SyncLog) -> None:
+        if log.part_count <= 0 or log.file_size <= 0 or not log.etag.startswith('"'):
             raise CloudError(call, "INVALID_ARGUMENT")
         _, stored = self.store.objects.get((kept.session.bucket, kept.session.object_key), (b"", None))
         if (
             kept.stage == "terminal"
             or stored is None
-            or stored.size != receipt.file_size
-            or not same_etag(stored.etag, receipt.etag)
-            or receipt.part_size_bytes != kept.session.part_size_bytes
+            or stored.size != log.file_size
+            or not same_etag(stored.etag, log.etag)
+            or log.part_size_bytes != kept.session.part_size_bytes
         ):
             raise CloudError(call, "FAILED_PRECONDITION")
 
@@ -218,6 +219,11 @@ class FakeGateway:
         )
         kept.leases.append(lease)
         return Grant(replace(kept.session, part_size_bytes=part_size), lease)
+
+
+def _receipt(log: SyncLog) -> tuple[object, ...]:
+    """What the platform gets to know of a stored object."""
+    return log.upload_id, log.file_size, log.raw_tags, log.part_count, log.etag, log.part_size_bytes
 
 
 def _raise(error: Exception) -> None:
