@@ -12,7 +12,6 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
 from datetime import datetime, timedelta, timezone
 from typing import Any
 
@@ -21,16 +20,13 @@ from apscheduler.executors.pool import ThreadPoolExecutor as JobPool
 from apscheduler.schedulers.background import BackgroundScheduler
 from apscheduler.triggers.base import BaseTrigger
 
-from agent import BUILD_DATE, __version__
+from agent import BUILD_DATE, __version__, cloud
 from agent.edges.clock import RealClock
-from agent.edges.config import Settings, newer_than, profile_path
+from agent.edges.config import Settings, newer_than
 from agent.edges.device import device_id
-from agent.edges.gateway import GrpcGateway
 from agent.edges.history import TinyHistory
 from agent.edges.link import LinkWatch
-from agent.edges.profiles import ProfileFile
 from agent.edges.status import StatusFile
-from agent.edges.store import MinioStore
 from agent.edges.watch import Watch
 from agent.flow.credentials import Credentials
 from agent.flow.discover import Discover
@@ -38,15 +34,14 @@ from agent.flow.dispatch import Dispatch
 from agent.flow.examine import Examiner
 from agent.flow.finder import Finder
 from agent.flow.gate import Delays, Gate
-from agent.flow.identity import asset_id
 from agent.flow.intake import Intake
 from agent.flow.limits import Limits
 from agent.flow.prepare import Prepare
 from agent.flow.upload import Upload
 from agent.model.bandwidth import Bandwidth
-from agent.model.errors import AgentError, CloudError, HistoryFullError, SetupError, judge
+from agent.model.errors import AgentError, CloudError, HistoryFullError, judge
 from agent.model.hours import Hours
-from agent.model.nouns import DeviceProfile, Recording, Sighting, utc_seconds
+from agent.model.nouns import Recording, Sighting, utc_seconds
 from agent.model.ports import Clock
 from agent.snapshot import Snapshot
 
@@ -84,30 +79,23 @@ class App:
         self._stop = threading.Event()
         self._robot = device_id(settings.agent.device_id, state)
         self.history = TinyHistory(state / "history", self._clock)
-        self._environ = environ
-        self._profiles = ProfileFile(profile_path(settings, environ))
+        self._cloud = cloud.build(
+            settings,
+            environ,
+            robot=self._robot,
+            history=self.history,
+            clock=self._clock,
+            hide=hide,
+            connections=settings.upload.max_concurrent * _PART_CONCURRENCY,
+        )
         retry, watch = settings.retry, settings.watch
         delays = Delays(retry.base_seconds, retry.max_seconds, retry.jitter_seconds)
         self.gate = Gate(self._clock, delays)
         self._limits = limits(settings, self.gate, self._clock)
         self._link = LinkWatch(self._clock, metered=settings.upload.metered == "pause")
-        ca_file = str(settings.cloud.tls_ca_file or "")
-        self._proxy = settings.cloud.proxy.get_secret_value()
-        hide(*settings.cloud.proxy.secrets())
-        connections = settings.upload.max_concurrent * _PART_CONCURRENCY
-        try:
-            self._gateway = GrpcGateway(
-                timeout_seconds=settings.cloud.request_timeout_seconds, ca_file=ca_file, proxy=self._proxy
-            )
-            self._store = MinioStore(clock=self._clock, ca_file=ca_file, proxy=self._proxy, connections=connections)
-        except OSError as error:
-            raise SetupError(
-                f"cloud.tls_ca_file = {ca_file}: {error}",
-                hint="name a file of PEM certificates that the agent can read",
-            ) from error
-        self._credentials = Credentials(self._gateway, self._clock, hide, lambda: self._store.offset)
+        self._credentials = Credentials(self._cloud.gateway, self._clock, hide, lambda: self._cloud.store.offset)
         self._upload = Upload(
-            store=self._store,
+            store=self._cloud.store,
             credentials=self._credentials,
             history=self.history,
             gate=self.gate,
@@ -146,8 +134,8 @@ class App:
             upload=self._upload,
             examiner=examiner,
             names=self.discover.names,
-            asset_id=self._asset_id,
-            profiles=self._profiles,
+            asset_id=self._cloud.asset_id,
+            profiles=self._cloud.profiles,
             sidecar_required=watch.sidecar == "required",
             agent_version=__version__,
         )
@@ -180,7 +168,7 @@ class App:
             watcher_up=lambda: self._watch.alive,
             clock=self._clock,
         )
-        self._profile_seen = self._profiles.stamp()
+        self._stamp_seen = self._cloud.stamp()
 
     def run(self, stop: threading.Event) -> None:
         """Start, work until ``stop`` is set, then stop in order and save what is known."""
@@ -211,7 +199,7 @@ class App:
     def _check_profiles(self) -> None:
         """Say at once, not only with the first recording, that nothing can be sent yet."""
         try:
-            self._profiles.load()
+            self._cloud.profiles.load()
         except CloudError as error:
             _log.warning("%s (%s)", error.message, judge(error).hint, extra={"event": error.code})
 
@@ -222,8 +210,8 @@ class App:
         self._clock.stop()
         self.dispatch.stop(_GRACE, _DROPPED)
         self._scheduler.shutdown(wait=False)
-        self._gateway.close()  # ends the calls that are still under way
-        self._store.close()
+        self._cloud.gateway.close()  # ends the calls that are still under way
+        self._cloud.store.close()
         self._workers.shutdown(wait=False, cancel_futures=True)
         self._watch.stop()
         self._finding.join(_DROPPED)
@@ -245,20 +233,9 @@ class App:
 
     # -- asset ids
 
-    def _asset_id(self, recording: Recording, snapshot: str, profiles: Mapping[str, DeviceProfile]) -> str:
-        assets = self._settings.assets
-        return asset_id(
-            recording,
-            robot=self._robot,
-            known=assets.map,
-            snapshot=snapshot,
-            profiles=profiles,
-            default=assets.default,
-        )
-
     def _asset_when_found(self, recording: Recording) -> str:
         try:
-            return self._asset_id(recording, "", self._profiles.load())
+            return self._cloud.asset_id(recording, "", self._cloud.profiles.load())
         except AgentError:
             return ""  # it is asked again at each claim
 
@@ -294,18 +271,17 @@ class App:
     def _refresh(self) -> None:
         for error in self._credentials.refresh_due() if self.gate.closed() is None else ():
             _log.warning("could not refresh credentials: %s", error.message, extra={"event": "refresh_failed"})
-        self._profiles.path = profile_path(self._settings, self._environ)
-        stamp = self._profiles.stamp()
-        if stamp != self._profile_seen:
-            _log.info("the device profile file was changed", extra={"event": "profiles_changed"})
+        stamp = self._cloud.stamp()
+        if stamp != self._stamp_seen:
+            _log.info("the file of profiles or keys was changed", extra={"event": "profiles_changed"})
             self.dispatch.cause_changed()
-            self._profile_seen = stamp
+            self._stamp_seen = stamp
 
     def _pay_debts(self) -> None:
         """Give up in the cloud what was given up here, while the cloud answers."""
         if self.gate.closed() is None and self.history.debts():
             try:
-                self._upload.pay_debts(self._profiles.load())
+                self._upload.pay_debts(self._cloud.profiles.load())
             except CloudError as error:
                 _log.warning("could not give up old uploads yet: %s", error.message, extra={"event": "debts"})
 
@@ -315,11 +291,8 @@ class App:
 
     def _look_at_link(self) -> None:
         """The way to the cloud is the way to the proxy, where there is one."""
-        places = {self._proxy} if self._proxy else {self._store.endpoint}
-        if not self._proxy:
-            with suppress(CloudError):  # without profiles nothing goes anyhow
-                places |= {url for profile in self._profiles.load().values() for url in (profile.auth, profile.gateway)}
-        link = self._link.look(places - {""})
+        proxy = self._settings.cloud.proxy.get_secret_value()
+        link = self._link.look({proxy} if proxy else self._cloud.places())
         if link is not None:
             self._limits.see(link)
 

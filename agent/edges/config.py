@@ -34,6 +34,7 @@ from pydantic import (
 
 from agent.model.errors import AgentError
 from agent.model.hours import Span
+from agent.model.object_key import PLACEHOLDERS, placeholders
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -82,6 +83,13 @@ def _path(value: Any, info: ValidationInfo) -> Any:
 def _id(value: str) -> str:
     value = value.strip()
     if len(value) > 100 or _CONTROL.search(value):
+        raise ValueError(value)
+    return value
+
+
+def _key(value: str) -> str:
+    names = placeholders(value)
+    if not names or not names <= set(PLACEHOLDERS) or _CONTROL.search(value):
         raise ValueError(value)
     return value
 
@@ -176,6 +184,16 @@ Ids = Annotated[
 ]
 
 
+Endpoint = Annotated[
+    str,
+    Field(
+        pattern=r"^((https?://)?(\[[0-9a-fA-F:.]+\]|[A-Za-z0-9._-]+)(:[0-9]{1,5})?/?)?$",
+        description='an address such as "https://s3.example.org:9000", https where it does not say',
+    ),
+]
+Word = Annotated[str, Field(pattern=r"^[!-~]*$", description="text of ASCII characters without spaces")]
+
+
 class _Section(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, hide_input_in_errors=True)
 
@@ -209,12 +227,43 @@ class Watch(_Section):
 
 
 class Cloud(_Section):
-    """How the platform is reached."""
+    """How the platform is reached, or that there is none."""
 
+    mode: Literal["platform", "bucket"] = "platform"
     dp_config: FolderOrNone = None
     request_timeout_seconds: Seconds = 30
     tls_ca_file: FolderOrNone = None
     proxy: Proxy = ProxyUrl("")
+
+
+class Bucket(_Section):
+    """The bucket that recordings go to where there is no platform."""
+
+    endpoint: Endpoint = ""
+    name: Annotated[
+        str,
+        Field(
+            pattern=r"^([a-z0-9][a-z0-9.-]{1,61}[a-z0-9])?$",
+            description="a bucket's name: 3 to 63 small letters, digits, dots and hyphens",
+        ),
+    ] = ""
+    region: Word = ""
+    key: Annotated[
+        str,
+        AfterValidator(_key),
+        Field(description=f"a template with placeholders out of {{{'} {'.join(PLACEHOLDERS)}}}, one of them at least"),
+    ] = "{device_id}/{date}/{relpath}"
+    addressing: Literal["auto", "path", "virtual"] = "auto"
+    credentials: Literal["env", "file", "assume-role", "web-identity", "instance"] = "env"
+    credentials_file: FolderOrNone = None
+    profile: Word = ""
+    sts_endpoint: Endpoint = ""
+    role_arn: Word = ""
+    external_id: Word = ""
+    web_identity_token_file: FolderOrNone = None
+    storage_class: Word = ""
+    sse: Word = ""
+    kms_key_id: Word = ""
 
 
 class Assets(_Section):
@@ -229,6 +278,7 @@ class Upload(_Section):
 
     max_concurrent: Count = 2
     max_restarts: Count = 3
+    part_size_mib: Annotated[int, Field(ge=5, le=5120, description="a whole number from 5 to 5120")] = 8
     bandwidth_mbit: Megabits = 0
     windows: Spans = ()
     interfaces: Globs = ()
@@ -269,6 +319,7 @@ class Settings(_Section):
     agent: Agent = Agent()
     watch: Watch = Watch()
     cloud: Cloud = Cloud()
+    bucket: Bucket = Bucket()
     assets: Assets = Assets()
     upload: Upload = Upload()
     retry: Retry = Retry()
@@ -341,6 +392,12 @@ def load(path: Path | None, environ: Mapping[str, str]) -> Loaded:
             close = difflib.get_close_matches(variable, _VARIABLES, n=1)
             expected = f"a known variable; did you mean {close[0]}?" if close else f"{PREFIX}<SECTION>__<KEY>"
             faults.append(ConfigFault(variable, _shown(variable, environ[variable]), expected, "environment"))
+    if values.get("cloud.mode") == "bucket":
+        faults += [
+            ConfigFault(key, '""', 'a value, because cloud.mode = "bucket"', origin[key])
+            for key in ("bucket.endpoint", "bucket.name")
+            if values.get(key, "") == ""
+        ]
     settings = _validated(values, origin, environ, faults)
     if faults or settings is None:
         raise ConfigError(faults)

@@ -91,25 +91,8 @@ def asset_id(
         WaitingError: ``unbound_robot``, ``no_asset_id``, ``no_profile`` or ``profile_not_ready``.
         RecordingError: ``sidecar_invalid``.
     """
-    content = _content(recording)
-    its_robot = robot_id(recording, robot)
-    if its_robot in known:
-        asset = known[its_robot]
-        if not asset:
-            raise WaitingError(
-                f"robot {its_robot} is bound to no asset",
-                code="unbound_robot",
-                hint=f"bind it: keystone-agent asset set {its_robot} ASSET",
-            )
-    else:
-        only = next(iter(profiles)) if len(profiles) == 1 else ""
-        asset = _sidecar_asset(content) or snapshot or only or default
-    if not asset:
-        raise WaitingError(
-            f"nothing names the asset of robot {its_robot}",
-            code="no_asset_id",
-            hint=f"bind the robot (keystone-agent asset set {its_robot} ASSET), or set assets.default",
-        )
+    only = next(iter(profiles)) if len(profiles) == 1 else ""
+    asset = named_asset(recording, robot=robot, known=known, snapshot=snapshot, default=only or default)
     profile = profiles.get(asset)
     if profile is None:
         raise WaitingError(
@@ -122,6 +105,44 @@ def asset_id(
             f"the profile of asset {asset} has no key or no usable tags",
             code="profile_not_ready",
             hint="complete apiKey and tags in the device profile file",
+        )
+    return asset
+
+
+def named_asset(
+    recording: Recording,
+    *,
+    robot: str,
+    known: Mapping[str, str],
+    snapshot: str,
+    default: str,
+    required: bool = True,
+) -> str:
+    """Return the asset that the recording is said to belong to, whether or not anybody has a profile for it.
+
+    The arguments are those of :func:`asset_id`. Where it is not ``required`` the answer may be "".
+
+    Raises:
+        WaitingError: ``unbound_robot`` or ``no_asset_id``.
+        RecordingError: ``sidecar_invalid``.
+    """
+    content = _content(recording)
+    its_robot = robot_id(recording, robot)
+    if its_robot in known:
+        asset = known[its_robot]
+        if not asset:
+            raise WaitingError(
+                f"robot {its_robot} is bound to no asset",
+                code="unbound_robot",
+                hint=f"bind it: keystone-agent asset set {its_robot} ASSET",
+            )
+        return asset
+    asset = _sidecar_asset(content) or snapshot or default
+    if not asset and required:
+        raise WaitingError(
+            f"nothing names the asset of robot {its_robot}",
+            code="no_asset_id",
+            hint=f"bind the robot (keystone-agent asset set {its_robot} ASSET), or set assets.default",
         )
     return asset
 
@@ -145,7 +166,7 @@ def raw_tags(
         RecordingError: ``tag_conflict``, ``tag_limit`` or ``sidecar_invalid``; trying again changes nothing.
     """
     fixed = dict(profile.tags)
-    _merge(fixed, {DEVICE_KEY: asset_id, RAW_FILE_KEY: _file_text(recording.path.name)})
+    _merge(fixed, {**({DEVICE_KEY: asset_id} if asset_id else {}), RAW_FILE_KEY: _file_text(recording.path.name)})
     for key, value in fixed.items():
         if fault := _over_limit(key, value):
             raise RecordingError(

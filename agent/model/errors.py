@@ -40,7 +40,8 @@ class CloudError(AgentError):
     """A call to the platform or the store failed, in the words of the table.
 
     ``code`` is the platform's error code without its prefix, else the gRPC code, the S3 code, ``HTTP_<status>``, or
-    what happened on the way: dns, unreachable, refused, reset, timeout, tls, certificate, proxy, portal, checksum.
+    what happened on the way: dns, unreachable, refused, reset, timeout, tls, certificate, proxy, portal, checksum; or
+    what is missing here: profile_file, storage_keys.
     """
 
     def __init__(
@@ -121,11 +122,11 @@ _PROXY = "check cloud.proxy and the robot's network; the agent goes on by itself
 _PLATFORM = "nothing to do on the robot: the platform is unavailable; the agent goes on by itself"
 _STORE = "nothing to do on the robot: the store is unavailable; the agent goes on by itself"
 _KEY = "ask the platform's administrator about this device's key"
-_PERMISSION = "ask the platform's administrator for permission to upload"
+_PERMISSION = "ask the administrator of the platform or bucket for permission to upload"
 _CLOCK = "set this robot's clock"
 _CERTIFICATE = "check cloud.tls_ca_file and this robot's clock"
-_BUCKET = "ask the platform's administrator about the bucket"
-_QUOTA = "ask the platform's administrator for room in the bucket"
+_BUCKET = "ask the administrator of the platform or bucket whether the bucket is there"
+_QUOTA = "ask the administrator of the platform or bucket for room in the bucket"
 _LEASE = "the agent fetches new storage credentials by itself"
 _FAULTY = "the recording could not be stored; look into the log, then ask for it again with a marker"
 
@@ -141,12 +142,20 @@ _LEASE_LOST = (
     "InvalidSecurityToken", "InvalidAccessKeyId", "TokenRefreshRequired", "RequestExpired",
 )  # fmt: skip
 _BLOCKED = {
-    _KEY: ("INVALID_CREDENTIAL", "KEY_DISABLED", "KEY_EXPIRED", "SITE_DISABLED", "UNAUTHENTICATED"),
+    _KEY: (
+        "INVALID_CREDENTIAL",
+        "KEY_DISABLED",
+        "KEY_EXPIRED",
+        "SITE_DISABLED",
+        "UNAUTHENTICATED",
+        "InvalidClientTokenId",
+    ),
     _PERMISSION: ("PERMISSION_DENIED", "AccessDenied", "SignatureDoesNotMatch", "HTTP_401", "HTTP_403"),
     _BUCKET: ("NoSuchBucket", "AllAccessDisabled", "AccountProblem", "PermanentRedirect", "HTTP_301"),
     _QUOTA: ("QuotaExceeded", "XMinioAdminBucketQuotaExceeded", "XMinioStorageFull", "StorageFull", "HTTP_507"),
     _CERTIFICATE: ("certificate",),
     _CLOCK: ("RequestTimeTooSkewed",),
+    "mend bucket.credentials and what it reads; the agent tries again by itself": ("storage_keys",),
     "mend the device profile file (cloud.dp_config); the agent notices by itself": ("profile_file",),
     "ask the platform's administrator: the answer contradicts the session": ("lying_server",),
 }
