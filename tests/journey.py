@@ -11,9 +11,8 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
-from agent.devcloud.cloud import DevCloud
 from agent.edges.clock import RealClock
 from agent.edges.history import TinyHistory
 from agent.model.nouns import SyncLog
@@ -21,10 +20,19 @@ from agent.model.nouns import SyncLog
 _LOOK_EVERY = 0.05  # seconds between looks at the history
 
 
+class Configured(Protocol):
+    """What an agent can be pointed at."""
+
+    @property
+    def config_path(self) -> Path:
+        """A configuration for it."""
+        ...
+
+
 class Agent:
     """`keystone-agent run` with a configuration of its own below ``folder``."""
 
-    def __init__(self, cloud: DevCloud, folder: Path, **settings: str) -> None:
+    def __init__(self, cloud: Configured, folder: Path, **settings: str) -> None:
         """``settings`` are environment names without their prefix, as ``WATCH__SETTLE_SECONDS="0.2"``."""
         self.state = folder / "state"
         self.root = folder / "recordings"
@@ -105,7 +113,7 @@ class Agent:
 
 
 @contextmanager
-def running(cloud: DevCloud, folder: Path, **settings: str) -> Iterator[Agent]:
+def running(cloud: Configured, folder: Path, **settings: str) -> Iterator[Agent]:
     """An agent that runs while the block lasts."""
     agent = Agent(cloud, folder, **settings)
     agent.start()

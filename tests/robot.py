@@ -18,6 +18,7 @@ from agent.flow.prepare import Prepare
 from agent.flow.upload import Upload
 from agent.model.errors import CloudError
 from agent.model.nouns import DeviceProfile, Recording, SyncLog
+from agent.model.ports import Gateway, Profiles
 from tests.fakes.clock import FakeClock
 from tests.fakes.gateway import PROFILE, FakeGateway
 from tests.fakes.history import MemoryHistory
@@ -75,7 +76,7 @@ class Robot:
         self.later = Later()
         delays = Delays(base=30, maximum=1800, jitter=0)
         self.gate = Gate(self.clock, delays)
-        self.credentials = Credentials(self.gateway, self.clock, self.hidden)
+        self.credentials = Credentials(self.seam(), self.clock, self.hidden)
         self.upload = Upload(
             store=self.store,
             credentials=self.credentials,
@@ -94,7 +95,7 @@ class Robot:
             examiner=self.examiner,
             names=self._names,
             asset_id=self._asset_id,
-            profiles=self.profiles,
+            profiles=self.known_profiles(),
             sidecar_required=self.sidecar_required,
             agent_version="0",
         )
@@ -110,6 +111,14 @@ class Robot:
             max_attempts=5,
             settle_seconds=2,
         )
+
+    def known_profiles(self) -> Profiles:
+        """What the robot was enrolled with."""
+        return self.profiles
+
+    def seam(self) -> Gateway:
+        """Who is asked for sessions."""
+        return self.gateway
 
     def hidden(self, *secrets: str, lasting: bool = False) -> None:
         """Where secrets are told."""

@@ -184,6 +184,52 @@ def test_all_faults_are_named_at_once_with_key_value_expectation_and_origin(file
     assert "KEYSTONE_AGENT_LOG__LEVEL" in faults["KEYSTONE_AGENT_LOG_LEVEL"].expected
 
 
+def test_bucket_mode_needs_a_bucket_and_all_its_faults_are_named_with_the_others(file: Path) -> None:
+    file.write_text(
+        """
+        [cloud]
+        mode = "bucket"
+        [bucket]
+        key = "{device_id}/{robot}"
+        addressing = "both"
+        credentials = "magic"
+        sts_endpoint = "https://sts/with/a/path"
+        storage_class = "two words"
+        [upload]
+        part_size_mib = 4
+        """
+    )
+    faults = faults_of(file)
+    assert set(faults) == {
+        "bucket.endpoint", "bucket.name", "bucket.key", "bucket.addressing", "bucket.credentials",
+        "bucket.sts_endpoint", "bucket.storage_class", "upload.part_size_mib",
+    }  # fmt: skip
+    assert "{relpath}" in faults["bucket.key"].expected
+    assert "cloud.mode" in faults["bucket.name"].expected
+
+
+@pytest.mark.parametrize("key", ["", "plain", "{name", "{name!r}", "{name:>5}", "{}", "{0}", "a\n{name}"])
+def test_a_template_of_keys_has_known_placeholders_and_nothing_else(file: Path, key: str) -> None:
+    file.write_text("")
+    assert set(faults_of(file, {**NOWHERE, variable("bucket.key"): key})) == {"bucket.key"}
+
+
+@pytest.mark.parametrize(
+    ("key", "good", "bad"),
+    [
+        ("endpoint", "http://127.0.0.1:9000", "ftp://host"),
+        ("endpoint", "s3.example.org", "https://user@host"),
+        ("endpoint", "https://[::1]:9000/", "https://host/path"),
+        ("name", "my-bucket.1", "My_Bucket"),
+        ("role_arn", "arn:aws:iam::1:role/robot", "a role"),
+    ],
+)
+def test_a_bucket_is_named_as_stores_know_it(file: Path, key: str, good: str, bad: str) -> None:
+    file.write_text("")
+    assert getattr(load(file, {**NOWHERE, variable(f"bucket.{key}"): good}).settings.bucket, key) == good
+    assert set(faults_of(file, {**NOWHERE, variable(f"bucket.{key}"): bad})) == {f"bucket.{key}"}
+
+
 def test_a_key_of_a_feature_that_is_not_there_is_refused_with_the_known_ones(file: Path) -> None:
     file.write_text("[watch]\nauto = false\n")
     assert "roots, include, exclude" in faults_of(file)["watch.auto"].expected

@@ -15,12 +15,12 @@ from agent.flow.sender import Sender
 from agent.flow.source import Source
 from agent.model.errors import AgentError, CloudError, FileChangedError, GateClosedError, RecordingError, judge
 from agent.model.nouns import Recording, Transfer, parts_of
+from tests.contracts.gateway import LOG
 from tests.fakes.clock import FakeClock
 from tests.fakes.gateway import PROFILE, FakeGateway
 from tests.fakes.store import FakeStore
 from tests.recorders import write_mcap
 
-HINTS = {"episode_id": "ep", "source": "test"}
 REFUSED = CloudError("UploadPart", "AccessDenied", status=403)
 
 
@@ -33,7 +33,7 @@ class Bench:
         self.gate = Gate(self.clock, Delays(30, 1800, 0))
         gateway = FakeGateway(self.store, self.clock)
         credentials = Credentials(gateway, self.clock, lambda *_, **__: None)
-        grant = credentials.call(PROFILE, lambda g, t: g.create(PROFILE, t, HINTS))
+        grant = credentials.call(PROFILE, lambda g, t: g.create(PROFILE, t, LOG))
         self.keys: SessionKeys = credentials.keys(PROFILE, grant)
         target = self.store.at(grant.session, self.keys.current)
         self.path = write_mcap(folder / "a.mcap", size=7500)

@@ -1,0 +1,123 @@
+"""A slow way to an S3 server: passes requests on as they are, at a rate, and remembers who asked for what."""
+
+from __future__ import annotations
+
+import http.client
+import re
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+from urllib.parse import parse_qs, urlsplit
+
+_BLOCK = 64 * 1024
+_KEY = re.compile(r"Credential=([^/]+)/")
+_DROPPED = {"transfer-encoding", "content-length", "connection"}
+
+
+@dataclass(frozen=True, slots=True)
+class Passed:
+    """A request that was answered."""
+
+    method: str
+    path: str
+    access_key: str
+    status: int
+
+    @property
+    def part(self) -> int:
+        """The part's number; 0 for what is no part."""
+        return int(parse_qs(urlsplit(self.path).query).get("partNumber", ["0"])[0])
+
+    @property
+    def upload_id(self) -> str:
+        """Of the multipart, "" for what is none."""
+        return parse_qs(urlsplit(self.path).query).get("uploadId", [""])[0]
+
+
+class Relay:
+    """Stands in front of ``server`` (host:port); signatures hold, because the Host header goes on unchanged."""
+
+    def __init__(self, server: str, rate: float = float("inf")) -> None:
+        """``rate`` is in bytes a second, for each connection's request bodies."""
+        self.passed: list[Passed] = []
+        self.rewrite: Callable[[bytes], bytes] = lambda body: body
+        self._server = server
+        self._rate = rate
+        self._nap = threading.Event()
+        self._http = ThreadingHTTPServer(("127.0.0.1", 0), self._handler())
+        self._http.daemon_threads = True
+        self.endpoint = f"http://127.0.0.1:{self._http.server_address[1]}"
+        self._thread = threading.Thread(target=self._http.serve_forever, kwargs={"poll_interval": 0.01})
+        self._thread.start()
+
+    def parts(self) -> list[Passed]:
+        """The parts that were taken, in the order of their ends."""
+        return [one for one in tuple(self.passed) if one.method == "PUT" and one.part and one.status == 200]
+
+    def stop(self) -> None:
+        """Pass nothing on any more."""
+        self._nap.set()
+        self._http.shutdown()
+        self._thread.join()
+        self._http.server_close()
+
+    def _handler(self) -> type[BaseHTTPRequestHandler]:
+        relay = self
+
+        class Handler(BaseHTTPRequestHandler):
+            protocol_version = "HTTP/1.1"
+
+            def pass_on(self) -> None:
+                length = int(self.headers.get("content-length", 0))
+                onward = http.client.HTTPConnection(relay._server, timeout=60)
+                try:
+                    onward.putrequest(self.command, self.path, skip_host=True, skip_accept_encoding=True)
+                    for name, value in self.headers.items():
+                        onward.putheader(name, value)
+                    onward.endheaders()
+                    while length > 0:
+                        block = self.rfile.read(min(_BLOCK, length))
+                        if not block:
+                            raise ConnectionResetError
+                        length -= len(block)
+                        relay._nap.wait(len(block) / relay._rate)
+                        onward.send(block)
+                    answer = onward.getresponse()
+                    body = relay.rewrite(answer.read())
+                    key = _KEY.search(self.headers.get("authorization", ""))
+                    relay.passed.append(Passed(self.command, self.path, key[1] if key else "", answer.status))
+                    self._say(answer, body)
+                except OSError:
+                    self.close_connection = True
+                finally:
+                    onward.close()
+
+            def _say(self, answer: http.client.HTTPResponse, body: bytes) -> None:
+                self.send_response_only(answer.status)
+                for name, value in answer.getheaders():
+                    if name.lower() not in _DROPPED:
+                        self.send_header(name, value)
+                length = answer.headers.get("content-length", "0") if self.command == "HEAD" else str(len(body))
+                self.send_header("content-length", length)
+                self.end_headers()
+                self.wfile.write(body)
+
+            do_GET = do_PUT = do_POST = do_DELETE = do_HEAD = pass_on  # noqa: N815 - the library's names
+
+            def log_message(self, format: str, *args: Any) -> None:  # noqa: A002 - the library's name
+                pass
+
+        return Handler
+
+
+@contextmanager
+def relayed(endpoint: str, rate: float = float("inf")) -> Iterator[Relay]:
+    """A relay while the block lasts."""
+    relay = Relay(urlsplit(endpoint).netloc, rate)
+    try:
+        yield relay
+    finally:
+        relay.stop()
