@@ -53,6 +53,7 @@ _TICK, _REFRESH, _SUPERVISE, _PUBLISH = 1.0, 2.0, 10.0, 2.0  # seconds
 _PAY, _TIDY = 300.0, 3600.0
 _LINK = 3.0  # seconds between looks at the way to the cloud
 _MBIT = 125_000  # bytes
+_BUILT = utc_seconds(BUILD_DATE)
 
 
 class Every(BaseTrigger):  # type: ignore[misc] # apscheduler has no types
@@ -150,6 +151,7 @@ class App:
             max_concurrent=settings.upload.max_concurrent,
             max_attempts=retry.max_attempts,
             settle_seconds=watch.settle_seconds,
+            built=_BUILT,
             bandwidth=Bandwidth(mbit * _MBIT, self._clock.monotonic)
             if (mbit := settings.upload.bandwidth_mbit)
             else None,
@@ -168,7 +170,7 @@ class App:
             watcher_up=lambda: self._watch.alive,
             clock=self._clock,
         )
-        self._stamp_seen = self._cloud.stamp()
+        self._stamp_seen = self._cause_stamp()
 
     def run(self, stop: threading.Event) -> None:
         """Start, work until ``stop`` is set, then stop in order and save what is known."""
@@ -271,11 +273,15 @@ class App:
     def _refresh(self) -> None:
         for error in self._credentials.refresh_due() if self.gate.closed() is None else ():
             _log.warning("could not refresh credentials: %s", error.message, extra={"event": "refresh_failed"})
-        stamp = self._cloud.stamp()
+        stamp = self._cause_stamp()
         if stamp != self._stamp_seen:
-            _log.info("the file of profiles or keys was changed", extra={"event": "profiles_changed"})
+            _log.info("the file of profiles or keys was changed, or the clock set", extra={"event": "cause_changed"})
             self.dispatch.cause_changed()
             self._stamp_seen = stamp
+
+    def _cause_stamp(self) -> object:
+        """Another one whenever something on this robot changes that the cloud's refusals may come from."""
+        return self._cloud.stamp(), self._clock.now() >= _BUILT
 
     def _pay_debts(self) -> None:
         """Give up in the cloud what was given up here, while the cloud answers."""
@@ -321,7 +327,7 @@ def limits(settings: Settings, gate: Gate, clock: Clock) -> Limits:
         gate,
         clock,
         hours=Hours.parse(upload.windows),
-        built=utc_seconds(BUILD_DATE),
+        built=_BUILT,
         interfaces=upload.interfaces,
         pause_metered=upload.metered == "pause",
     )

@@ -110,6 +110,7 @@ class Robot:
             max_concurrent=self._max_concurrent,
             max_attempts=5,
             settle_seconds=2,
+            built=1_700_000_000,
         )
 
     def known_profiles(self) -> Profiles:

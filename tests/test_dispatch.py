@@ -429,3 +429,17 @@ def test_a_probe_that_can_not_begin_is_not_the_last_one(robot: Robot) -> None:
     robot.later.broken = False
     robot.advance(1800)
     assert states(robot) == ["completed"]
+
+
+def test_a_certificate_refused_in_1970_is_blamed_on_the_clock(robot: Robot) -> None:
+    robot.gateway.fail("ExchangeCredential", error=CloudError("ExchangeCredential", "certificate"))
+    robot.clock.set_now(86400)
+    robot.record()
+    robot.run()
+    closed = robot.gate.closed()
+    assert closed is not None
+    assert closed.hint.startswith("this robot's clock says 1970-01-02")
+    robot.clock.set_now(1_790_000_000)
+    robot.dispatch.cause_changed()
+    robot.run()
+    assert states(robot) == ["completed"]

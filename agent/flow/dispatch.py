@@ -20,6 +20,7 @@ from agent.model.ports import Clock, History
 
 _log = logging.getLogger(__name__)
 _DISK = "disk_full"
+_BY_CLOCK = frozenset({"certificate", "RequestTimeTooSkewed"})
 
 
 @dataclass(slots=True)
@@ -76,9 +77,10 @@ class Dispatch:
         max_concurrent: int,
         max_attempts: int,
         settle_seconds: float,
+        built: float = 0.0,
         bandwidth: Bandwidth | None = None,
     ) -> None:
-        """``executor`` has ``max_concurrent`` workers."""
+        """``executor`` has ``max_concurrent`` workers; a clock that says less than ``built`` is wrong."""
         self._history = history
         self._gate = gate
         self._prepare = prepare
@@ -89,6 +91,7 @@ class Dispatch:
         self._max_concurrent = max_concurrent
         self._max_attempts = max_attempts
         self._settle_seconds = settle_seconds
+        self._built = built
         self._bandwidth = bandwidth
         self._lock = threading.RLock()
         self._idle = threading.Condition(self._lock)
@@ -219,6 +222,7 @@ class Dispatch:
                 claim.job.close()
         except Exception as problem:  # noqa: BLE001 - whatever it is, the document says so and the queue goes on
             error = problem
+            self._blame_clock(error)
         try:
             self._end(claim, error)
         except HistoryFullError as full:
@@ -246,6 +250,12 @@ class Dispatch:
 
     # -- recording how it ended
 
+    def _blame_clock(self, error: Exception) -> None:
+        """A certificate that is not valid yet, or a signature from another time, is mostly this robot's clock."""
+        now = self._clock.now()
+        if isinstance(error, CloudError) and error.code in _BY_CLOCK and now < self._built:
+            error.hint = f"this robot's clock says {utc_text(now)}: set it; the agent goes on by itself"
+
     def _judge(self, claim: Claim, error: Exception | None) -> Outcome:
         log = self._history.get(claim.log.id)
         call = error.call if isinstance(error, CloudError) else ""
@@ -263,7 +273,8 @@ class Dispatch:
             self._last_probe = id_
             if claim.causes != self._causes:
                 self._gate.probe_now()  # what it was refused for has been changed meanwhile
-            _log.warning("gate closed: %s (%s)", error.message, outcome.closes.hint, extra={"event": "gate_closed"})
+            hint = error.hint or outcome.closes.hint
+            _log.warning("gate closed: %s (%s)", error.message, hint, extra={"event": "gate_closed"})
         if error is not None:
             self._failed_at[id_] = self._clock.monotonic()
         if not claim.durable and outcome.event == "gate_closed":

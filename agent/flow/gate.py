@@ -105,7 +105,7 @@ class Gate:
                 cause="cloud",
                 code=error.code,
                 reason=error.message,
-                hint=verdict.hint,
+                hint=error.hint or verdict.hint,
                 since=before.since if before else now,
                 next_probe=now + max(wait, min(error.retry_after, self._delays.maximum)),
                 kind=verdict.kind,
