@@ -22,7 +22,8 @@ from apscheduler.triggers.base import BaseTrigger
 
 from agent import BUILD_DATE, __version__, cloud
 from agent.edges.clock import RealClock
-from agent.edges.config import Settings, newer_than
+from agent.edges.config import Settings
+from agent.edges.config.kinds import newer_than
 from agent.edges.device import device_id
 from agent.edges.history import TinyHistory
 from agent.edges.link import LinkWatch

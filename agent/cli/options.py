@@ -11,7 +11,8 @@ from typing import Any, TypeVar
 
 import click
 
-from agent.edges.config import Settings, load, newer_than
+from agent.edges.config import Settings, load
+from agent.edges.config.kinds import newer_than
 from agent.model.nouns import utc_text
 
 Command = TypeVar("Command", bound=Callable[..., Any])

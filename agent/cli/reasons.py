@@ -10,7 +10,8 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from agent.edges.config import Settings, newer_than
+from agent.edges.config import Settings
+from agent.edges.config.kinds import newer_than
 from agent.flow.examine import Examiner, NotYet, has_writer
 from agent.model.errors import RecordingError
 from agent.model.nouns import Damaged

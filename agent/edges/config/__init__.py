@@ -14,27 +14,37 @@ import sys
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from datetime import date, datetime, timedelta, timezone
 from pathlib import Path
 from typing import Annotated, Any, Literal
-from urllib.parse import unquote, urlsplit
 
-from pydantic import (
-    AfterValidator,
-    BaseModel,
-    BeforeValidator,
-    ConfigDict,
-    Field,
-    Secret,
-    Strict,
-    ValidationError,
-    ValidationInfo,
-    field_validator,
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
+
+from agent.edges.config.kinds import (
+    USER_IN_URL,
+    BucketName,
+    Count,
+    DateOrAge,
+    Endpoint,
+    Folder,
+    FolderOrNone,
+    Folders,
+    Globs,
+    Id,
+    Ids,
+    KeyTemplate,
+    Level,
+    Megabits,
+    Minutes,
+    PartMebibytes,
+    Proxy,
+    ProxyUrl,
+    Seconds,
+    SecondsOr0,
+    Spans,
+    Switch,
+    Word,
 )
-
 from agent.model.errors import AgentError
-from agent.model.hours import Span
-from agent.model.object_key import PLACEHOLDERS, placeholders
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -45,153 +55,7 @@ DEFAULT_PATH = Path("/etc/keystone-agent/agent.toml")
 PATH_VARIABLE = "KEYSTONE_AGENT_CONFIG"
 PREFIX = "KEYSTONE_AGENT_"
 
-_AGE = re.compile(r"(\d{1,9})([smhdw])")
-_UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days", "w": "weeks"}
 _SECRET = re.compile(r"secret|token|passw|credential|(api|access|private)_?key", re.IGNORECASE)
-_USER_IN_URL = re.compile(r"://[^/@\s]*@")
-_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
-_PROXY = re.compile(r"http://(?:[^/?#@\s]+@)?(?:[A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\]):[0-9]{1,5}/?")
-
-
-def newer_than(text: str) -> datetime | timedelta | None:
-    """Say what ``watch.newer_than`` means: a UTC moment, an age, or nothing.
-
-    A date or time without a zone is the robot's local time, as its operator reads it. Raises ValueError for any
-    other text.
-    """
-    if not text:
-        return None
-    try:
-        if age := _AGE.fullmatch(text):
-            return timedelta(**{_UNITS[age[2]]: int(age[1])})
-        return datetime.fromisoformat(text.replace("Z", "+00:00")).astimezone(timezone.utc)
-    except (ValueError, OverflowError, OSError) as error:
-        raise ValueError("no date and no age") from error
-
-
-def _path(value: Any, info: ValidationInfo) -> Any:
-    """Turn absolute text into a path; the home of the user who runs the agent stands in the validation context."""
-    if not isinstance(value, str):
-        return value
-    if value.startswith("~/"):
-        value = f"{(info.context or {}).get('home', '~')}/{value[2:]}"
-    if not value.startswith("/") or _CONTROL.search(value):
-        raise ValueError(value)
-    return Path(value)
-
-
-def _id(value: str) -> str:
-    value = value.strip()
-    if len(value) > 100 or _CONTROL.search(value):
-        raise ValueError(value)
-    return value
-
-
-def _key(value: str) -> str:
-    names = placeholders(value)
-    if not names or not names <= set(PLACEHOLDERS) or _CONTROL.search(value):
-        raise ValueError(value)
-    return value
-
-
-def _glob(value: str) -> str:
-    if not value or "/" in value:
-        raise ValueError(value)
-    return value
-
-
-def _span(value: str) -> str:
-    Span.parse(value)
-    return value
-
-
-def _proxy(value: Any) -> Any:
-    if isinstance(value, str) and value and not (_PROXY.fullmatch(value) and urlsplit(value).port):
-        raise ValueError("no proxy")
-    return value
-
-
-def _date_or_age(value: Any) -> Any:
-    text = value.isoformat() if isinstance(value, date) else value  # TOML knows dates of its own
-    if isinstance(text, str):
-        newer_than(text)
-    return text
-
-
-def _upper(value: Any) -> Any:
-    return value.upper() if isinstance(value, str) else value
-
-
-def _none(value: Any) -> Any:
-    return None if value == "" else value
-
-
-class ProxyUrl(Secret[str]):
-    """``http://[USER:PASSWORD@]HOST:PORT``, or "". Whoever prints it sees neither user nor password."""
-
-    def _display(self) -> str:
-        return _USER_IN_URL.sub("://***@", self.get_secret_value())
-
-    def secrets(self) -> Sequence[str]:
-        """What must not be read anywhere: the password as it is written and as it is meant."""
-        written = urlsplit(self.get_secret_value()).password or ""
-        return [written, unquote(written)] if written else []
-
-
-# The description of each type is what a fault says was expected. The upper ends keep every later sum and timer finite.
-Count = Annotated[int, Field(gt=0, le=1_000_000, description="a whole number from 1 to 1000000")]
-Seconds = Annotated[
-    float, Field(gt=0, le=31_536_000, allow_inf_nan=False, description="seconds above 0, a year at most")
-]
-SecondsOr0 = Annotated[
-    float, Field(ge=0, le=31_536_000, allow_inf_nan=False, description="seconds, 0 or more, a year at most")
-]
-Minutes = Annotated[float, Field(gt=0, le=525_600, allow_inf_nan=False, description="minutes above 0, a year at most")]
-Switch = Annotated[bool, Field(description="true or false")]
-Folder = Annotated[Path, BeforeValidator(_path), Field(description="an absolute path, or one that begins with ~/")]
-FolderOrNone = Annotated[
-    Path | None,
-    BeforeValidator(_path),
-    BeforeValidator(_none),
-    Field(description='an absolute path, one that begins with ~/, or ""'),
-]
-Folders = Annotated[
-    tuple[Annotated[Path, BeforeValidator(_path)], ...],
-    Strict(strict=False),  # TOML's arrays are lists
-    Field(min_length=1, description="a list of one or more absolute paths"),
-]
-Globs = Annotated[
-    tuple[Annotated[str, AfterValidator(_glob)], ...],
-    Strict(strict=False),
-    Field(description="a list of globs for base names, without a /"),
-]
-Spans = Annotated[
-    tuple[Annotated[str, AfterValidator(_span)], ...],
-    Strict(strict=False),
-    Field(description='a list of hours such as "22:00-06:00" and days such as "sat"'),
-]
-Proxy = Annotated[
-    ProxyUrl, BeforeValidator(_proxy), Field(description='"http://HOST:PORT", "http://USER:PASSWORD@HOST:PORT" or ""')
-]
-Megabits = Annotated[
-    float,
-    Field(ge=0, le=1_000_000, allow_inf_nan=False, description="megabits a second, at most 1000000; 0 for no cap"),
-]
-Id = Annotated[str, AfterValidator(_id), Field(description="at most 100 characters, none of them a control character")]
-Ids = Annotated[
-    Mapping[Annotated[str, AfterValidator(_id), Field(min_length=1)], Annotated[str, AfterValidator(_id)]],
-    Field(description="a table from robot id to asset id, each at most 100 characters"),
-]
-
-
-Endpoint = Annotated[
-    str,
-    Field(
-        pattern=r"^((https?://)?(\[[0-9a-fA-F:.]+\]|[A-Za-z0-9._-]+)(:[0-9]{1,5})?/?)?$",
-        description='an address such as "https://s3.example.org:9000", https where it does not say',
-    ),
-]
-Word = Annotated[str, Field(pattern=r"^[!-~]*$", description="text of ASCII characters without spaces")]
 
 
 class _Section(BaseModel):
@@ -213,9 +77,7 @@ class Watch(_Section):
         Globs, Field(min_length=1, description="a list of one or more globs for base names, without a /")
     ] = ("*.mcap",)
     exclude: Globs = (".*", "*.active", "*.tmp", "*.part")
-    newer_than: Annotated[
-        str, BeforeValidator(_date_or_age), Field(description='"", a date such as "2025-06-30", or an age such as "7d"')
-    ] = ""
+    newer_than: DateOrAge = ""
     settle_seconds: Seconds = 2.0
     rescan_seconds: Seconds = 60
     sidecar: Literal["optional", "required", "ignore"] = "optional"
@@ -240,19 +102,9 @@ class Bucket(_Section):
     """The bucket that recordings go to where there is no platform."""
 
     endpoint: Endpoint = ""
-    name: Annotated[
-        str,
-        Field(
-            pattern=r"^([a-z0-9][a-z0-9.-]{1,61}[a-z0-9])?$",
-            description="a bucket's name: 3 to 63 small letters, digits, dots and hyphens",
-        ),
-    ] = ""
+    name: BucketName = ""
     region: Word = ""
-    key: Annotated[
-        str,
-        AfterValidator(_key),
-        Field(description=f"a template with placeholders out of {{{'} {'.join(PLACEHOLDERS)}}}, one of them at least"),
-    ] = "{device_id}/{date}/{relpath}"
+    key: KeyTemplate = "{device_id}/{date}/{relpath}"
     addressing: Literal["auto", "path", "virtual"] = "auto"
     credentials: Literal["env", "file", "assume-role", "web-identity", "instance"] = "env"
     credentials_file: FolderOrNone = None
@@ -278,7 +130,7 @@ class Upload(_Section):
 
     max_concurrent: Count = 2
     max_restarts: Count = 3
-    part_size_mib: Annotated[int, Field(ge=5, le=5120, description="a whole number from 5 to 5120")] = 8
+    part_size_mib: PartMebibytes = 8
     bandwidth_mbit: Megabits = 0
     windows: Spans = ()
     interfaces: Globs = ()
@@ -307,7 +159,7 @@ class Retry(_Section):
 class Log(_Section):
     """What is written down for people and programs."""
 
-    level: Annotated[Literal["DEBUG", "INFO", "WARNING", "ERROR"], BeforeValidator(_upper)] = "INFO"
+    level: Level = "INFO"
     dir: FolderOrNone = Path("/var/log/keystone-agent")
     max_mib: Count = 10
     files: Count = 10
@@ -506,7 +358,7 @@ def _shown(key: str, value: Any) -> str:
         text = _toml(value)
     except (ValueError, RecursionError):
         text = f"(a {type(value).__name__})"
-    text = _USER_IN_URL.sub("://***@", text)
+    text = USER_IN_URL.sub("://***@", text)
     if key == "proxy" and "@" in text:  # in a wrong one anything may stand anywhere
         text = f'"***@{text.rpartition("@")[2]}'
     return text if len(text) <= 80 else text[:77] + "..."
