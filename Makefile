@@ -6,9 +6,10 @@ SERVERS := $(CURDIR)/.servers
 STAMP := $(VENV)/.installed
 PB := agent/pb
 PROTOS := $(wildcard proto/*.proto)
+SEED := $(or $(SEED),$(shell date +%s))
 export PYTHONDONTWRITEBYTECODE = 1
 
-.PHONY: help demo test check format bench servers proto lock clean
+.PHONY: help demo test check format bench soak servers proto lock clean
 help:  ## what there is to run
 	@grep -E '^[a-z-]+:.*##' Makefile | sed 's/:.*##/\t/' | expand -t 12
 
@@ -38,6 +39,11 @@ format: $(STAMP)  ## bring the code into shape
 
 bench: $(STAMP)  ## measure what the README claims
 	PATH="$(SERVERS):$$PATH" $(BIN)/python -m tests.bench
+
+soak: $(STAMP)  ## the long versions of kills and simulation, for an hour or so; SEED=N repeats one
+	@echo "SEED=$(SEED)"
+	PATH="$(SERVERS):$$PATH" $(BIN)/python -m tests.bench.kills --kills 200 --seed $(SEED)
+	SOAK_RUNS=10000 $(BIN)/python -m pytest tests/test_simulation.py --timeout=0 --hypothesis-seed=$(SEED)
 
 servers:  ## build MinIO and VersityGW for the tests (needs Go)
 	mkdir -p $(SERVERS)

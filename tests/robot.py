@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import queue
 from collections import deque
 from collections.abc import Callable, Mapping
 from concurrent.futures import Executor, Future
@@ -9,14 +11,16 @@ from pathlib import Path
 from typing import Any
 
 from agent.flow.credentials import Credentials
+from agent.flow.discover import Discover
 from agent.flow.dispatch import Dispatch
 from agent.flow.examine import Examiner
+from agent.flow.finder import Finder
 from agent.flow.gate import Delays, Gate
 from agent.flow.identity import asset_id
 from agent.flow.intake import Intake
 from agent.flow.prepare import Prepare
 from agent.flow.upload import Upload
-from agent.model.errors import CloudError
+from agent.model.errors import CloudError, HistoryFullError
 from agent.model.nouns import DeviceProfile, Recording, SyncLog
 from agent.model.ports import Gateway, Profiles
 from tests.fakes.clock import FakeClock
@@ -172,3 +176,49 @@ class Robot:
 
     def _asset_id(self, recording: Recording, snapshot: str, profiles: Mapping[str, DeviceProfile]) -> str:
         return asset_id(recording, robot="robot", known=self.assets, snapshot=snapshot, profiles=profiles, default="")
+
+
+class WatchingRobot(Robot):
+    """The same with the finder: recordings are found as the agent finds them, and all that is timed is done."""
+
+    def restart(self) -> None:
+        super().restart()
+        self.discover = Discover(
+            self.examiner,
+            self.clock,
+            roots=[self.folder],
+            include=["*.mcap"],
+            exclude=[".*", "*.tmp"],
+            settle_seconds=2,
+            rescan_seconds=60,
+            sidecar="optional",
+            sidecar_wait_seconds=5,
+            unfinished_minutes=10,
+        )
+        self.finder = Finder(self.discover, self.intake, queue.SimpleQueue(), self.clock)
+
+    def look(self) -> None:
+        """Let the finder do what is due."""
+        while self.discover.next_step() <= self.clock.monotonic():
+            try:
+                self.finder.once()
+            except HistoryFullError as error:
+                self.dispatch.disk_failed(error)
+
+    def turn(self) -> None:
+        """One turn of all that works by itself: finder, refresher, dispatcher, workers, payer of debts."""
+        self.look()
+        self.credentials.refresh_due()
+        self.run()
+        if self.gate.closed() is None and self.history.debts():
+            with contextlib.suppress(CloudError):  # the next turn tries again
+                self.upload.pay_debts(self.profiles.load())
+
+    def pass_time(self, seconds: float, turns: int = 4) -> None:
+        """Let time pass in a few steps and the agent work after each."""
+        for _ in range(turns):
+            self.clock.advance(seconds / turns)
+            self.turn()
+
+    def _names(self, fingerprint: str) -> list[Path]:
+        return list(self.discover.names(fingerprint))

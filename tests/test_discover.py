@@ -519,13 +519,32 @@ def test_a_mended_sidecar_gives_the_recording_once_more(tmp_path: Path, by_sight
     assert finder.run(120) == []
 
 
-def test_a_sidecar_taken_away_afterwards_changes_nothing(tmp_path: Path) -> None:
+def test_a_sidecar_taken_away_afterwards_gives_the_recording_once_more(tmp_path: Path) -> None:
+    """It may be the reason for which the recording failed for good."""
     finder = Finder(tmp_path, sidecar="optional")
     path = recorders.write_mcap(tmp_path / "a.mcap")
     sidecar = recorders.write_sidecar(path)
     assert finder.names(5) == ["a.mcap"]
     sidecar.unlink()
+    [found] = finder.run(62)
+    assert isinstance(found, Recording)
+    assert found.sidecar is None
     assert finder.run(120) == []
+
+
+def test_a_file_that_was_missed_and_comes_back_unchanged_is_given_again(tmp_path: Path) -> None:
+    """Who missed it has written it off as gone."""
+    folder = tmp_path / "recordings"
+    folder.mkdir()
+    finder = Finder(folder)
+    path = recorders.write_mcap(folder / "a.mcap")
+    [found] = finder.run(2)
+    name = str(found.fingerprint)
+    assert finder.discover.names(name) == [path]
+    path.rename(tmp_path / "elsewhere")
+    assert finder.discover.names(name) == []
+    (tmp_path / "elsewhere").rename(path)
+    assert finder.names(62) == ["a.mcap"]
 
 
 # -- age

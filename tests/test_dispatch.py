@@ -61,7 +61,7 @@ def test_probes_go_through_the_queue_in_turn(robot: Robot) -> None:
     robot.run()
     for _ in range(6):
         robot.advance(1800)
-    assert probed == [1, 2, 3, 1, 2, 3, 1]
+    assert probed == [1, 2, 3, 1, 2, 3, 1, 2]  # the second asks at once whether only the first is refused
 
 
 def test_a_recording_that_fails_alone_does_not_hold_up_the_others(robot: Robot) -> None:
@@ -443,3 +443,34 @@ def test_a_certificate_refused_in_1970_is_blamed_on_the_clock(robot: Robot) -> N
     robot.dispatch.cause_changed()
     robot.run()
     assert states(robot) == ["completed"]
+
+
+def test_a_cause_that_changes_while_the_disk_is_full_is_seen_when_there_is_room_again(robot: Robot) -> None:
+    robot.assets["robot"] = ""
+    robot.record()
+    robot.run()
+    assert robot.log().error is not None
+    robot.assets["robot"] = PROFILE.asset_id
+    robot.history.full = True
+    robot.dispatch.cause_changed()
+    closed = robot.gate.closed()
+    assert closed is not None
+    assert closed.code == "disk_full"
+    robot.history.full = False
+    robot.advance(1800)
+    assert robot.log().status == "completed"
+
+
+def test_a_sidecar_that_went_bad_after_the_recording_was_queued_is_noted_as_the_cause(robot: Robot) -> None:
+    log = robot.record()
+    sidecar = Path(log.path).with_suffix(".json")
+    sidecar.write_text("[1")
+    robot.run()
+    failed = robot.log()
+    assert failed.error is not None
+    assert (failed.status, failed.error.code) == ("failed", "sidecar_invalid")
+    sidecar.unlink()
+    mended = robot.find(Path(log.path))
+    assert mended.trigger == "cause-changed"
+    robot.run()
+    assert robot.log(mended.id).status == "completed"

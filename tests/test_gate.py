@@ -55,14 +55,14 @@ def test_a_later_failure_of_another_call_does_not_change_what_opens_it(gate: Gat
 
 def test_one_probe_at_a_time_and_only_when_it_is_due(gate: Gate, clock: FakeClock) -> None:
     close(gate)
-    assert not gate.begin_probe()
+    assert not gate.begin_probe(1)
     clock.advance(30)
-    assert gate.begin_probe()
-    assert not gate.begin_probe()
+    assert gate.begin_probe(1)
+    assert not gate.begin_probe(1)
     gate.end_probe(synced=False)
-    assert not gate.begin_probe()
+    assert not gate.begin_probe(1)
     clock.advance(30)
-    assert gate.begin_probe()
+    assert gate.begin_probe(1)
 
 
 def test_offline_probes_come_at_growing_distances_up_to_the_maximum(gate: Gate, clock: FakeClock) -> None:
@@ -74,7 +74,7 @@ def test_offline_probes_come_at_growing_distances_up_to_the_maximum(gate: Gate, 
         assert closed.next_probe is not None
         waits.append(closed.next_probe - clock.monotonic())
         clock.advance(waits[-1])
-        assert gate.begin_probe()
+        assert gate.begin_probe(1)
         close(gate)
         gate.end_probe(synced=False)
     assert waits == [30, 60, 120, 240, 480, 960, 1800, 1800, 1800]
@@ -83,23 +83,23 @@ def test_offline_probes_come_at_growing_distances_up_to_the_maximum(gate: Gate, 
 def test_blocked_probes_come_at_the_maximum_and_at_once_when_the_cause_changes(gate: Gate, clock: FakeClock) -> None:
     close(gate, DENIED)
     clock.advance(1799)
-    assert not gate.begin_probe()
+    assert not gate.begin_probe(1)
     gate.probe_now()
-    assert gate.begin_probe()
+    assert gate.begin_probe(1)
 
 
 def test_retry_after_is_honoured(gate: Gate, clock: FakeClock) -> None:
     close(gate, CloudError("UploadPart", "SlowDown", status=503, retry_after=100))
     clock.advance(99)
-    assert not gate.begin_probe()
+    assert not gate.begin_probe(1)
     clock.advance(1)
-    assert gate.begin_probe()
+    assert gate.begin_probe(1)
 
 
 def test_a_probe_that_comes_through_whole_opens_the_gate_whatever_closed_it(gate: Gate, clock: FakeClock) -> None:
     close(gate, CloudError("CreateMultipartUpload", "refused"))
     clock.advance(30)
-    assert gate.begin_probe()
+    assert gate.begin_probe(1)
     gate.end_probe(synced=True)
     assert gate.closed() is None
 
@@ -109,11 +109,11 @@ def test_a_hold_stops_probes_too_until_it_is_released(gate: Gate, clock: FakeClo
     clock.advance(30)
     assert gate.hold("disk_full", "the disk is full")
     assert not gate.hold("disk_full", "the disk is full")
-    assert not gate.begin_probe()
+    assert not gate.begin_probe(1)
     with pytest.raises(GateClosedError, match="the disk is full"):
         gate.check(probe=True)
     assert gate.release("disk_full")
-    assert gate.begin_probe()
+    assert gate.begin_probe(1)
 
 
 def test_a_hold_that_stands_takes_the_new_reason_and_date_and_keeps_its_beginning(gate: Gate, clock: FakeClock) -> None:
@@ -146,3 +146,19 @@ def test_a_delay_doubles_is_spread_and_capped(attempt: int, least: float, most: 
     assert least <= min(drawn)
     assert max(drawn) <= most
     assert delays.after(10_000) == 1800
+
+
+def test_whether_a_refusal_is_one_recordings_own_is_found_out_at_once(gate: Gate) -> None:
+    error = CloudError("UploadPart", "InternalError", status=500)
+    assert gate.close(error, judge(error), alone=1)
+    assert not gate.begin_probe(1)
+    assert gate.begin_probe(2)
+    gate.close(error, judge(error), alone=2)
+    gate.end_probe(synced=False)
+    assert not gate.begin_probe(3), "two were refused: it is everybody's"
+
+
+def test_a_store_that_asks_for_time_gets_it(gate: Gate) -> None:
+    error = CloudError("UploadPart", "SlowDown", status=503, retry_after=100)
+    gate.close(error, judge(error), alone=1)
+    assert not gate.begin_probe(2)

@@ -470,3 +470,20 @@ def run_until_done_ignoring_strays(robot: Robot) -> None:
         robot.clock.advance(1800)
     assert robot.log().status == "completed", robot.log().error
     assert robot.stored(robot.log()) == (robot.folder / "a.mcap").read_bytes()
+
+
+def test_a_multipart_whose_id_was_never_written_down_is_given_up_with_its_session(robot: Robot) -> None:
+    """The disk is full at that moment, and then the recording is deleted."""
+    log = robot.record()
+    robot.history.before = lambda _: setattr(robot.history, "full", robot.store.calls[-1:] == ["CreateMultipartUpload"])
+    robot.run()
+    assert len(robot.store.multiparts) == 1
+    assert robot.log().multipart_upload_id == ""
+    robot.history.before = lambda _: None
+    robot.history.full = False
+    Path(log.path).unlink()
+    robot.advance(1800)
+    failed = robot.log()
+    assert failed.error is not None
+    assert (failed.status, failed.error.code) == ("failed", "gone")
+    assert robot.store.multiparts == {}

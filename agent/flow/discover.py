@@ -149,11 +149,25 @@ class Discover:
             return min(self._scan_due, self._looks[0][0] if self._looks else math.inf)
 
     def names(self, fingerprint: str) -> Sequence[Path]:
-        """Where the bytes of ``fingerprint`` (its text) lie now, by name."""
+        """Where the bytes of ``fingerprint`` (its text) lie now, by name.
+
+        What has left its place since it was seen is new when it comes back: its document may have ended meanwhile.
+        """
         wanted = _short(fingerprint)
         with self._lock:
-            paths = [Path(path) for path, file in self._files() if file.name == wanted]
-        return sorted(path for path in paths if path.exists())
+            known = [(path, file.stamp) for path, file in self._files() if file.name == wanted]
+        there = []
+        for path, stamp in known:
+            try:
+                changed = _stamp(os.stat(path, follow_symlinks=self._follow)) != stamp
+            except OSError as error:
+                if error.errno in GONE:
+                    self._forget(path)
+                continue
+            if changed:
+                self.again(Path(path))
+            there.append(Path(path))
+        return sorted(there)
 
     def state(self, path: Path) -> tuple[State, str] | None:
         """How a file stands and why; None for one that is not known."""
@@ -279,8 +293,7 @@ class Discover:
                 self._schedule(path, file, due, state.st_mtime_ns)
             elif file.sidecar != sidecar:
                 file.sidecar = sidecar
-                # A sidecar that was taken away changes nothing for a recording that has been given.
-                if file.state not in ("skipped", "damaged") and (sidecar or file.state != "complete"):
+                if file.state not in ("skipped", "damaged"):
                     file.state = "settling"
                     self._schedule(path, file, due, state.st_mtime_ns)
             elif file.state in ("settling", "recording", "waiting", "unreadable"):

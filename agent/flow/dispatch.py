@@ -120,9 +120,12 @@ class Dispatch:
         with self._lock:
             self._causes += 1
             self._gate.probe_now()
-            for log in self._history.open():
-                if log.status == "failed" and log.error is not None and log.error.kind == "blocked":
-                    self._history.move(log.id, "asked")
+            try:
+                for log in self._history.open():
+                    if log.status == "failed" and log.error is not None and log.error.kind == "blocked":
+                        self._history.move(log.id, "asked")
+            except HistoryFullError as error:
+                self.disk_failed(error)  # those that are left wait for their date
         self.tick()
 
     def in_flight(self) -> Sequence[Claim]:
@@ -171,9 +174,9 @@ class Dispatch:
         """One recording at a time, in turn, so that one which fails by itself can't keep the gate closed."""
         waiting = [log for log in self._history.open() if log.id not in self._flight and self._due(log)]
         ready = [log for log in waiting if log.status != "failed"] or waiting
-        if not ready or not self._gate.begin_probe():
+        log = next((log for log in ready if log.id > self._last_probe), ready[0] if ready else None)
+        if log is None or not self._gate.begin_probe(log.id):
             return
-        log = next((log for log in ready if log.id > self._last_probe), ready[0])
         self._last_probe = log.id
         try:
             self._start(log, probe=True)
@@ -269,11 +272,12 @@ class Dispatch:
 
     def _settle(self, claim: Claim, outcome: Outcome, error: Exception | None) -> None:
         id_ = claim.log.id
-        if outcome.closes is not None and isinstance(error, CloudError) and self._gate.close(error, outcome.closes):
+        closes, alone = outcome.closes, id_ if outcome.answered else 0
+        if closes is not None and isinstance(error, CloudError) and self._gate.close(error, closes, alone):
             self._last_probe = id_
             if claim.causes != self._causes:
                 self._gate.probe_now()  # what it was refused for has been changed meanwhile
-            hint = error.hint or outcome.closes.hint
+            hint = error.hint or closes.hint
             _log.warning("gate closed: %s (%s)", error.message, hint, extra={"event": "gate_closed"})
         if error is not None:
             self._failed_at[id_] = self._clock.monotonic()

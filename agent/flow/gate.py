@@ -47,6 +47,7 @@ class Closed:
     kind: Kind = "offline"
     call: str = ""
     probes: int = 0
+    alone: int = 0  # the only document that was refused so far, where that may be its own fault; 0 = none such
 
 
 class Gate:
@@ -89,10 +90,11 @@ class Gate:
         with self._lock:
             return self._holds.pop(code, None) is not None
 
-    def close(self, error: CloudError, verdict: Verdict) -> bool:
+    def close(self, error: CloudError, verdict: Verdict, alone: int = 0) -> bool:
         """Close because the cloud failed a call for everybody; tells whether the gate was open before.
 
-        A gate that is closed already keeps the call that closed it.
+        A gate that is closed already keeps the call that closed it. ``alone`` is the document that was refused, where
+        that may be its own fault: then the next one needn't wait to find out.
         """
         with self._lock:
             before = self._cloud
@@ -111,6 +113,7 @@ class Gate:
                 kind=verdict.kind,
                 call=before.call if before else error.call,
                 probes=probes,
+                alone=alone if not error.retry_after and (before is None or before.alone == alone) else 0,
             )
             return before is None
 
@@ -127,11 +130,13 @@ class Gate:
         with self._lock:
             return any(entry[0] != who and entry[1] > since for entry in self._passes.get(call, []))
 
-    def begin_probe(self) -> bool:
-        """Whether one recording may try now what the closed cloud refused; it then owns the probe."""
+    def begin_probe(self, who: int) -> bool:
+        """Whether document ``who`` may try now what the closed cloud refused; it then owns the probe."""
         with self._lock:
             cloud = self._cloud
-            if self._holds or cloud is None or self._probing or self._clock.monotonic() < (cloud.next_probe or 0):
+            if self._holds or cloud is None or self._probing:
+                return False
+            if cloud.alone in (0, who) and self._clock.monotonic() < (cloud.next_probe or 0):
                 return False
             self._probing = True
             return True

@@ -40,7 +40,7 @@ class Intake:
                 return self._history.move(newest.id, "asked") if waits else None
             if newest.status == "failed" and code in _BY_FILE:
                 return self._queue(found, "discovered")
-            mended = (_sidecar_of(found), str(found.path)) != (newest.sidecar_sha256, newest.path)
+            mended = (found.sidecar_sha256, str(found.path)) != (newest.sidecar_sha256, newest.path)
             if newest.status == "failed" and code in _BY_SIDECAR and mended:
                 return self._queue(found, "cause-changed")
             return None
@@ -54,7 +54,7 @@ class Intake:
                 file_size=recording.size,
                 mtime=utc_text(recording.mtime_ns / 1e9),
                 fingerprint=str(recording.fingerprint),
-                sidecar_sha256=_sidecar_of(recording),
+                sidecar_sha256=recording.sidecar_sha256,
                 trigger=trigger,
                 queued_at=utc_text(self._clock.now()),
                 device_id=self._device_id,
@@ -95,7 +95,3 @@ class Intake:
             "%s is damaged: %s", found.path, found.reason, extra={"event": "damaged", "episode_id": log.episode_id}
         )
         return log
-
-
-def _sidecar_of(recording: Recording) -> str:
-    return recording.sidecar.sha256 if recording.sidecar else ""

@@ -40,6 +40,7 @@ class Outcome:
     event: Event
     fault: Fault | None = None
     closes: Verdict | None = None
+    answered: bool = False  # by a cloud that is there: what closes may still be this recording's own fault
 
     @property
     def code(self) -> str:
@@ -81,4 +82,4 @@ def _of_cloud(error: CloudError, counted: Event, *, others_passed: bool) -> Outc
         verdict = Verdict("offline", verdict.hint)
     if verdict.kind == "lease_lost":
         verdict = Verdict("blocked", "the store refuses fresh credentials: check this robot's clock, then the platform")
-    return Outcome("gate_closed", fault(error, verdict.kind), verdict)
+    return Outcome("gate_closed", fault(error, verdict.kind), verdict, answered)

@@ -64,10 +64,14 @@ class Prepare:
             if log.phase not in ("stored", "completing") or profile is None:
                 raise
             return Job(log, profile, missing, transfer, probe)  # what is stored needs its file no more
-        asset_id = self._asset_now(log, recording, profiles)
-        log = self._leave_other_asset(log, asset_id, profiles)
-        profile = profiles[asset_id]
-        identity = {} if log.logical_upload_id else self._identity(log, recording, asset_id, profile)
+        try:
+            asset_id = self._asset_now(log, recording, profiles)
+            log = self._leave_other_asset(log, asset_id, profiles)
+            profile = profiles[asset_id]
+            identity = {} if log.logical_upload_id else self._identity(log, recording, asset_id, profile)
+        except RecordingError:
+            self._history.amend(log.id, sidecar_sha256=recording.sidecar_sha256)  # by this one it failed
+            raise
         return Job(log, profile, Source(recording), transfer, probe, identity)
 
     def profile_of(self, log: SyncLog) -> DeviceProfile | None:
@@ -147,7 +151,7 @@ class Prepare:
             "asset_id": asset_id,
             "raw_tags": tags.tags,
             "left_out_tags": tags.left_out,
-            "sidecar_sha256": recording.sidecar.sha256 if recording.sidecar else "",
+            "sidecar_sha256": recording.sidecar_sha256,
         }
 
 

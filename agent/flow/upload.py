@@ -33,7 +33,7 @@ from agent.model.nouns import (
     parts_of,
     utc_text,
 )
-from agent.model.ports import Clock, Gateway, History, ObjectStore
+from agent.model.ports import Clock, Gateway, History, ObjectStore, Target
 
 Answer = TypeVar("Answer")
 
@@ -149,10 +149,12 @@ class Upload:
 
     def _pay(self, debt: Debt, profile: DeviceProfile) -> None:
         """The multipart first: once its session is aborted no lease can be had for it."""
-        if debt.multipart_upload_id:
+        if debt.upload_id:
             grant = self._ask(0, profile, _REISSUE, lambda g, t: g.reissue(profile, t, debt.upload_id))
             with _Keys(self._credentials, profile, grant) as keys:
-                self._store.at(grant.session, keys.current).abort(debt.multipart_upload_id)
+                target = self._store.at(grant.session, keys.current)
+                for multipart in _begun(target, debt):
+                    target.abort(multipart)
         if debt.logical_upload_id:
             self._ask(0, profile, "AbortUpload", lambda g, t: g.abort(profile, t, debt.logical_upload_id, debt.reason))
 
@@ -395,6 +397,18 @@ class _Keys:
 
     def __exit__(self, *_: object) -> None:
         self._credentials.release(self._keys)
+
+
+def _begun(target: Target, debt: Debt) -> Sequence[str]:
+    """The multipart of ``debt``; where none was written down in time, whatever was begun under the key."""
+    if debt.multipart_upload_id:
+        return [debt.multipart_upload_id]
+    try:
+        return target.multiparts()
+    except CloudError as error:
+        if error.code not in _FORBIDDEN:
+            raise
+        return []
 
 
 def _session_fields(session: UploadSession) -> Mapping[str, Any]:

@@ -91,6 +91,11 @@ class Recording:
         """Bytes."""
         return self.fingerprint.size
 
+    @property
+    def sidecar_sha256(self) -> str:
+        """Of the sidecar's bytes; "" where there is none."""
+        return self.sidecar.sha256 if self.sidecar else ""
+
 
 @dataclass(frozen=True, slots=True)
 class Damaged:

@@ -22,6 +22,10 @@ from agent.model.nouns import (
 from tests.fakes.clock import FakeClock
 from tests.fakes.store import FakeStore, Fault
 
+GATEWAY_CALLS = (
+    "ExchangeCredential", "CreateLogicalUpload", "ReissueUploadCredentials", "GetUploadRecovery", "AbortUpload",
+    "CompleteUpload",
+)  # fmt: skip
 PROFILE = DeviceProfile("robot-1", "api-key-1", {"site": "here"}, "http://auth", "http://gateway")
 
 

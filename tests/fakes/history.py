@@ -25,6 +25,7 @@ class MemoryHistory:
         self.documents = {} if documents is None else documents
         self.last_id = last_id
         self.aborts: dict[int, Debt] = {}
+        self.before: Callable[[str], None] = lambda _call: None
         self._clock = clock
         self._lock = threading.RLock()
         self._before: dict[int, SyncLog] | None = None
@@ -33,6 +34,7 @@ class MemoryHistory:
         """What the next start of the agent finds."""
         history = MemoryHistory(self._clock, dict(self.documents), self.last_id)
         history.aborts = dict(self.aborts)
+        history.before = self.before
         return history
 
     def add(self, log: SyncLog) -> SyncLog:
@@ -126,6 +128,7 @@ class MemoryHistory:
         """Nothing to let go."""
 
     def _write(self, before: dict[int, SyncLog]) -> None:
+        self.before("write")
         if self.full and self.documents != before:
             raise HistoryFullError("the test says that the disk is full")
 

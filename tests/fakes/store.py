@@ -23,6 +23,11 @@ from agent.model.digests import (
 from agent.model.errors import CloudError, FileChangedError, GateClosedError
 from agent.model.nouns import CredentialLease, Part, SentPart, StoredObject, Transfer, UploadSession
 
+STORE_CALLS = (
+    "CreateMultipartUpload", "ListMultipartUploads", "UploadPart", "ListParts", "CompleteMultipartUpload", "HeadObject",
+    "AbortMultipartUpload",
+)  # fmt: skip
+
 _BLOCK = 64 * 1024
 
 

@@ -1,0 +1,288 @@
+"""The real command killed again and again: ``python -m tests.bench.kills [--kills 200] [--seed N]``.
+
+SIGKILL at seeded random moments over uploads in all phases, on the embedded cloud with a narrow link and a round trip
+on every call, while new recordings keep coming. Afterwards each recording must be in the bucket exactly once.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import functools
+import random
+import shutil
+import signal
+import sys
+import tempfile
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from minio import Minio
+from minio.error import S3Error
+
+from agent.devcloud.cloud import DevCloud
+from agent.devcloud.front import Pace
+from agent.devcloud.servers import REGION
+from agent.edges.clock import RealClock
+from agent.edges.history import TinyHistory
+from agent.model.nouns import SyncLog
+from tests.bench.uploads import sha256
+from tests.journey import Agent
+from tests.recorders import write_mcap, write_sidecar
+
+MIB = 1024 * 1024
+PART = 5 * MIB  # the least that S3 takes
+AT_ONCE = 2 * 4  # recordings in flight, and parts in flight of each
+SMALL, LARGE = (MIB // 2, 12 * MIB), (24 * MIB, 48 * MIB)  # a large one has more parts than go at once
+BANDWIDTH = 24 * MIB  # bytes a second
+ROUND_TRIP = 0.08  # seconds that each call takes, so that the phases without bytes are hit, too
+BACKLOG = 4  # recordings that wait at least
+_CALLS = (
+    "create_logical_upload", "get_upload_recovery", "reissue_upload_credentials", "abort_upload", "complete_upload",
+)  # fmt: skip
+
+
+class _Meter(Pace):
+    """The link to the store; counts what passes it."""
+
+    def __init__(self, bytes_per_second: float) -> None:
+        super().__init__(bytes_per_second)
+        self.passed = 0
+        self._counting = threading.Lock()
+
+    def take(self, size: int) -> None:
+        with self._counting:
+            self.passed += size
+        super().take(size)
+
+
+@dataclass
+class Tally:
+    """What came out."""
+
+    store: str
+    recordings: int = 0
+    stored_bytes: int = 0
+    passed_bytes: int = 0
+    phases: Counter[str] = field(default_factory=Counter)  # of what was in flight at each kill
+    most_lost: int = 0  # bytes that one kill cost
+    unsound: int = 0  # histories that had a damaged line after a kill
+    lost: list[str] = field(default_factory=list)
+    duplicated: list[str] = field(default_factory=list)
+    corrupted: list[str] = field(default_factory=list)
+    orphaned: list[str] = field(default_factory=list)
+
+    @property
+    def sent_again(self) -> int:
+        """Bytes that passed the link and are not the one copy of a recording."""
+        return self.passed_bytes - self.stored_bytes
+
+    def good(self, kills: int) -> bool:
+        """Whether it is what is promised."""
+        faults = (self.lost, self.duplicated, self.corrupted, self.orphaned, self.unsound)
+        within = self.sent_again <= kills * AT_ONCE * PART and self.most_lost <= AT_ONCE * PART
+        return within and not any(faults)
+
+    def __str__(self) -> str:
+        shares = ", ".join(f"{phase} {count}" for phase, count in self.phases.most_common())
+        lines = {
+            "store": self.store,
+            "recordings": f"{self.recordings}, {self.stored_bytes / MIB:.0f} MiB",
+            "in flight at the kills": shares,
+            "lost": len(self.lost),
+            "duplicated": len(self.duplicated),
+            "corrupted": len(self.corrupted),
+            "orphaned multiparts": len(self.orphaned),
+            "damaged histories": self.unsound,
+            "most that one kill cost": f"{self.most_lost / MIB:.1f} MiB of {AT_ONCE * PART / MIB:.0f} allowed",
+            "bytes sent again": f"{self.sent_again / MIB:.0f} MiB, {self.sent_again / max(self.passed_bytes, 1):.1%}",
+        }
+        named = [*self.lost, *self.duplicated, *self.corrupted, *self.orphaned]
+        return "\n".join([f"{name:25} {told}" for name, told in lines.items()] + [f"  {fault}" for fault in named])
+
+
+class Ordeal:
+    """One agent, its cloud, and the recordings that keep coming."""
+
+    def __init__(self, folder: Path, seed: int, *, store: str = "auto") -> None:
+        """Nothing runs yet; the same ``seed`` gives the same recordings and the same moments."""
+        self._folder = folder
+        self._random = random.Random(seed)
+        self._nap = threading.Event()
+        self.cloud = DevCloud(folder / "cloud", store=store, part_size_bytes=PART, bandwidth=BANDWIDTH)
+        self._calls = 0
+        for name in _CALLS:
+            setattr(self.cloud.rules, name, self._far_away(getattr(self.cloud.rules, name)))
+        self._files: list[Path] = []
+        (folder / "aside").mkdir()
+
+    def run(self, kills: int) -> Tally:
+        """Kill so often, let the agent finish in peace, and compare."""
+        with self.cloud:
+            front = self.cloud._front
+            assert front is not None
+            self._meter = front.pace = _Meter(BANDWIDTH)
+            front.admission.admit = self._far_away(front.admission.admit)  # type: ignore[method-assign] # from outside
+            agent = Agent(self.cloud, self._folder)
+            tally = Tally(self.cloud.store_kind)
+            try:
+                self._kill(agent, tally, kills)
+                agent.start()
+                agent.wait(lambda logs: len(logs) >= len(self._files) and not any(log.open for log in logs), 300)
+                agent.stop()
+            finally:
+                if agent.process is not None:
+                    agent.stop(signal.SIGKILL)
+            self._compare(agent, tally)
+        return tally
+
+    def _kill(self, agent: Agent, tally: Tally, kills: int) -> None:
+        gone = 0
+        for _ in range(kills):
+            self._keep_coming(agent)
+            agent.start()
+            self._wait_for_a_moment(agent)
+            agent.stop(signal.SIGKILL)
+            self._quiet()
+            phases: list[str] = [log.phase or "claimed" for log in agent.documents() if log.status == "in_progress"]
+            tally.phases.update(phases or ["nothing"])
+            tally.unsound += _damage(agent) > 0
+            before, gone = gone, self._meter.passed - self._arrived()
+            tally.most_lost = max(tally.most_lost, gone - before)
+
+    def _wait_for_a_moment(self, agent: Agent) -> None:
+        """Mostly some time after the agent's first call, now and then within its start."""
+        if self._random.random() < 0.1:
+            self._nap.wait(self._random.uniform(0, 1))
+            return
+        calls, patience = self._calls, time.monotonic() + 30
+        while self._calls == calls and time.monotonic() < patience:
+            assert agent.process is not None
+            assert agent.process.poll() is None, agent.said()
+            self._nap.wait(0.01)
+        self._nap.wait(self._random.uniform(0, 2.5))
+
+    def _keep_coming(self, agent: Agent) -> None:
+        """So many recordings that the agent has work until it is killed; some moved in, some with sidecars."""
+        done = sum(log.status == "completed" for log in agent.documents()) if self._files else 0
+        for _ in range(max(0, BACKLOG - (len(self._files) - done))):
+            number = len(self._files)
+            size = self._random.randint(*(LARGE if self._random.random() < 0.3 else SMALL))
+            aside = write_mcap(self._folder / "aside" / f"rec-{number:04}.mcap", size=size, seed=number)
+            path = agent.root / aside.name
+            with_sidecar, moved = self._random.random() < 0.3, self._random.random() < 0.5
+            if with_sidecar:
+                write_sidecar(path)
+            if moved:
+                aside.rename(path)
+            else:
+                shutil.copyfile(aside, path)
+                aside.unlink()
+            self._files.append(path)
+
+    def _quiet(self) -> None:
+        """Wait until the front has nothing left of the killed agent's connections."""
+        front = self.cloud._front
+        assert front is not None
+        patience = time.monotonic() + 10
+        while front._server._open and time.monotonic() < patience:
+            self._nap.wait(0.01)
+
+    def _arrived(self) -> int:
+        """Bytes that the store keeps: of objects, and of parts of multiparts."""
+        client = self._client()
+        objects = sum(item.size or 0 for item in client.list_objects(self.cloud.bucket, recursive=True))
+        return objects + sum(
+            part.size or 0
+            for key, multipart in self._multiparts()
+            for part in client._list_parts(self.cloud.bucket, key, multipart).parts
+        )
+
+    def _multiparts(self) -> list[tuple[str, str]]:
+        """Key and id of every multipart in the bucket; MinIO tells those of an exact key only."""
+        found = []
+        for session in self.cloud.sessions():
+            with contextlib.suppress(S3Error):  # rclone's way to say that there is none
+                listed = self._client()._list_multipart_uploads(self.cloud.bucket, prefix=session.object_key)
+                found += [(session.object_key, upload.upload_id or "") for upload in listed.uploads]
+        return found
+
+    def _client(self) -> Minio:
+        """The store behind the front, with root's keys."""
+        assert self.cloud._store is not None
+        endpoint = self.cloud._store.endpoint
+        return Minio(
+            endpoint.netloc,
+            access_key=endpoint.access_key,
+            secret_key=endpoint.secret_key,
+            secure=endpoint.secure,
+            region=REGION,
+        )
+
+    def _far_away(self, call: Callable[..., Any]) -> Callable[..., Any]:
+        @functools.wraps(call)
+        def after_a_round_trip(*arguments: Any) -> Any:
+            self._calls += 1
+            self._nap.wait(ROUND_TRIP / 2)
+            answer = call(*arguments)
+            self._nap.wait(ROUND_TRIP / 2)
+            return answer
+
+        return after_a_round_trip
+
+    def _compare(self, agent: Agent, tally: Tally) -> None:
+        logs = agent.documents()
+        completed = [log for log in logs if log.status == "completed"]
+        by_path = {Path(log.path): log for log in completed}
+        tally.recordings = len(self._files)
+        tally.stored_bytes = sum(path.stat().st_size for path in self._files)
+        tally.passed_bytes = self._meter.passed
+        tally.lost = [str(path) for path in self._files if path not in by_path]
+        tally.duplicated = _twice(completed)
+        tally.duplicated += sorted(set(self.cloud.objects()) - {log.object_key for log in completed})
+        tally.corrupted = [
+            str(path)
+            for path, log in by_path.items()
+            if self.cloud.object_sha256(log.object_key) != sha256(path) or path not in self._files
+        ]
+        tally.orphaned = [f"{key} {multipart}" for key, multipart in self._multiparts()]
+        tally.unsound += _damage(agent) > 0
+
+
+def _twice(completed: list[SyncLog]) -> list[str]:
+    times = Counter(log.fingerprint for log in completed)
+    return [log.path for log in completed if times[log.fingerprint] > 1]
+
+
+def _damage(agent: Agent) -> int:
+    if not (agent.state / "history").exists():
+        return 0
+    history = TinyHistory(agent.state / "history", RealClock(), read_only=True)
+    try:
+        return history.damage()
+    finally:
+        history.close()
+
+
+def main() -> int:
+    """Print what came out; 1 where anything differs from what is promised."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--kills", type=int, default=200)
+    parser.add_argument("--seed", type=int, default=int(time.time()))
+    parser.add_argument("--store", default="auto")
+    options = parser.parse_args()
+    print(f"seed                      {options.seed}", flush=True)
+    began = time.monotonic()
+    with tempfile.TemporaryDirectory(prefix="bench-kills-") as name:
+        tally = Ordeal(Path(name), options.seed, store=options.store).run(options.kills)
+    print(f"{'kills':25} {options.kills} in {time.monotonic() - began:.0f} s\n{tally}")
+    return 0 if tally.good(options.kills) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,19 @@
+"""kill -9 at random moments costs at most the parts in flight; the long version is ``make soak``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tests.bench.kills import Ordeal
+
+KILLS, SEED = 12, 20
+
+
+@pytest.mark.timeout(240)
+def test_a_killed_agent_loses_doubles_and_leaves_nothing(tmp_path: Path) -> None:
+    tally = Ordeal(tmp_path, SEED).run(KILLS)
+    assert tally.recordings >= 4
+    assert set(tally.phases) - {"nothing"}, "no kill came within an upload"
+    assert tally.good(KILLS), str(tally)
