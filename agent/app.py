@@ -37,6 +37,7 @@ from agent.flow.finder import Finder
 from agent.flow.gate import Delays, Gate
 from agent.flow.intake import Intake
 from agent.flow.limits import Limits
+from agent.flow.pace import MOST_IN_ALL, Pace
 from agent.flow.prepare import Prepare
 from agent.flow.upload import Upload
 from agent.model.bandwidth import Bandwidth
@@ -48,7 +49,6 @@ from agent.snapshot import Snapshot
 
 _log = logging.getLogger(__name__)
 
-_PART_CONCURRENCY = 4
 _GRACE, _DROPPED = 8.0, 2.0  # seconds that parts in flight have at a stop, and then to be dropped
 _TICK, _REFRESH, _SUPERVISE, _PUBLISH = 1.0, 2.0, 10.0, 2.0  # seconds
 _PAY, _TIDY = 300.0, 3600.0
@@ -88,7 +88,7 @@ class App:
             history=self.history,
             clock=self._clock,
             hide=hide,
-            connections=settings.upload.max_concurrent * _PART_CONCURRENCY,
+            connections=MOST_IN_ALL,
         )
         retry, watch = settings.retry, settings.watch
         delays = Delays(retry.base_seconds, retry.max_seconds, retry.jitter_seconds)
@@ -103,7 +103,7 @@ class App:
             gate=self.gate,
             clock=self._clock,
             max_restarts=settings.upload.max_restarts,
-            part_concurrency=_PART_CONCURRENCY,
+            pace=Pace(settings.upload.part_concurrency),
         )
         examiner = Examiner(
             watch.roots,

@@ -18,6 +18,7 @@ from agent.flow.finder import Finder
 from agent.flow.gate import Delays, Gate
 from agent.flow.identity import asset_id
 from agent.flow.intake import Intake
+from agent.flow.pace import Pace
 from agent.flow.prepare import Prepare
 from agent.flow.upload import Upload
 from agent.model.errors import CloudError, HistoryFullError
@@ -88,7 +89,7 @@ class Robot:
             gate=self.gate,
             clock=self.clock,
             max_restarts=3,
-            part_concurrency=1,
+            pace=Pace(1),
         )
         self.examiner = Examiner([self.folder], "optional")
         self.intake = Intake(history=self.history, clock=self.clock, device_id="robot", snapshot=lambda _: "")

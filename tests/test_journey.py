@@ -13,8 +13,10 @@ import pytest
 from agent.devcloud.cloud import DevCloud
 from agent.devcloud.ledger import Lease, Token
 from agent.model.nouns import SyncLog
+from tests import servers
 from tests.journey import Agent, running
 from tests.recorders import damaged, unfinished, write_mcap, write_sidecar
+from tests.slowlink import Wire, slow_link
 
 MIB = 1024 * 1024
 
@@ -117,6 +119,26 @@ def test_an_outage_costs_no_attempt_and_the_half_done_upload_goes_on(tmp_path: P
     if cloud.store_kind == "minio":  # rclone forgets its multiparts when it stops
         assert logs[0].bytes_sent < first.stat().st_size + 5 * 8 * MIB
     assert grown - journal < 4096, "only the new recording was written down"
+
+
+def test_a_stop_gets_through_a_dead_link_and_the_next_start_goes_on(tmp_path: Path) -> None:
+    dying = Wire(stall_after=100_000)
+    with (
+        servers.moto() as moto,  # rclone waits for the parts that a dead link left half sent
+        DevCloud(tmp_path / "cloud", store=moto.with_keys) as cloud,
+        slow_link(cloud.store_url.partition("://")[2], lambda number: dying if number < 3 else Wire()) as link,
+    ):
+        cloud.rules._endpoint = lambda: f"http://{link.address}"
+        with running(cloud, tmp_path) as agent:
+            recording = write_mcap(agent.root / "a.mcap", size=20 * MIB)
+            assert link.stalled.wait(30)
+            assert agent.stop() == 0
+            (log,) = agent.documents()
+            assert (log.status, log.phase, log.attempt_count) == ("pending", "uploading", 0)
+            agent.start()
+            (log,) = agent.wait_completed(1)
+        assert log.attempt_count == 1
+        assert stored(cloud, log) == recording.read_bytes()
 
 
 def test_no_secret_is_in_logs_or_state(cloud: DevCloud, tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ import pytest
 from agent.flow.credentials import Credentials, SessionKeys
 from agent.flow.examine import Examiner
 from agent.flow.gate import Delays, Gate
+from agent.flow.pace import Pace
 from agent.flow.sender import Sender
 from agent.flow.source import Source
 from agent.model.errors import AgentError, CloudError, FileChangedError, GateClosedError, RecordingError, judge
@@ -35,17 +36,19 @@ class Bench:
         credentials = Credentials(gateway, self.clock, lambda *_, **__: None)
         grant = credentials.call(PROFILE, lambda g, t: g.create(PROFILE, t, LOG))
         self.keys: SessionKeys = credentials.keys(PROFILE, grant)
-        target = self.store.at(grant.session, self.keys.current)
+        self.target = self.store.at(grant.session, self.keys.current)
         self.path = write_mcap(folder / "a.mcap", size=7500)
         found = Examiner([folder], "ignore").look(self.path)
         assert isinstance(found, Recording)
         self.source = Source(found)
         self.parts = parts_of(found.size, 1024)
-        self.multipart = target.begin()
-        self.sender = Sender(target, self.keys, self.gate, self.clock, who=1, transfer=Transfer(0), probe=False)
+        self.multipart = self.target.begin()
 
     def send(self, width: int = 4) -> list[int]:
-        return [part.number for part in self.sender.send(self.multipart, self.parts, self.source, width)]
+        sender = Sender(
+            self.target, self.keys, self.gate, Pace(width), self.clock, who=1, transfer=Transfer(0), probe=False
+        )
+        return [part.number for part in sender.send(self.multipart, self.parts, self.source)]
 
 
 @pytest.fixture

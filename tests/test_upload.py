@@ -152,6 +152,23 @@ def test_strays_under_the_same_key_are_given_up_before_a_new_multipart(robot: Ro
     run_until_done(robot)
 
 
+def test_a_stop_breaks_off_what_waits_for_the_store_and_costs_nothing(robot: Robot) -> None:
+    robot.record(size=5000)
+
+    def stop(call: str) -> None:
+        if call == "CompleteMultipartUpload":
+            robot.store.before = lambda _call: None
+            robot.dispatch.stop(0, 0)
+
+    robot.store.before = stop
+    robot.store.fail("CompleteMultipartUpload", error=CloudError("CompleteMultipartUpload", "reset"))
+    robot.run()
+    assert (robot.log().status, robot.log().attempt_count) == ("pending", 0)
+    robot.restart()
+    run_until_done(robot)
+    assert robot.log().attempt_count == 1
+
+
 def test_an_ended_lease_is_renewed_and_the_same_part_sent_again(robot: Robot) -> None:
     robot.record(size=5000)
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import threading
+from collections import deque
 from collections.abc import Callable, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from typing import TypeVar
 
 from agent.flow.credentials import SessionKeys
 from agent.flow.gate import Gate
+from agent.flow.pace import MOST, Pace
 from agent.flow.source import Source
 from agent.model.errors import AgentError, CloudError, FileChangedError, GateClosedError, judge
 from agent.model.nouns import Part, SentPart, Transfer
@@ -17,6 +18,7 @@ from agent.model.ports import Clock, Target
 Answer = TypeVar("Answer")
 
 _TRIES = 3
+_LOOK = 0.5  # seconds between looks at the pace
 _PAUSE = 0.5  # seconds before the second try, doubled for the third
 _LONGEST_PAUSE = 20.0  # of a Retry-After that is honoured here; a longer one is the gate's business
 _MAYBE_LEASE = frozenset({"AccessDenied", "HTTP_403"})  # stores say that of an ended lease too
@@ -38,12 +40,22 @@ class Sender:
     """What one upload asks of the store goes through here."""
 
     def __init__(
-        self, target: Target, keys: SessionKeys, gate: Gate, clock: Clock, *, who: int, transfer: Transfer, probe: bool
+        self,
+        target: Target,
+        keys: SessionKeys,
+        gate: Gate,
+        pace: Pace,
+        clock: Clock,
+        *,
+        who: int,
+        transfer: Transfer,
+        probe: bool,
     ) -> None:
         """``who`` is the document's id; ``probe`` passes a gate that the cloud closed."""
         self.target = target
         self._keys = keys
         self._gate = gate
+        self._pace = pace
         self._clock = clock
         self._who = who
         self._transfer = transfer
@@ -66,32 +78,32 @@ class Sender:
         """The same for what may be repeated: tried again while the store is away."""
         return again(self._clock, lambda: self.call(name, ask))
 
-    def send(self, multipart_id: str, parts: Sequence[Part], source: Source, width: int) -> list[SentPart]:
-        """Send ``parts``, up to ``width`` at a time, and return them once the store has proven each.
+    def send(self, multipart_id: str, parts: Sequence[Part], source: Source) -> list[SentPart]:
+        """Send ``parts``, as many at a time as the pace allows, and return them once the store has proven each.
 
         After the first failure no further part starts and those in flight end; then that failure is raised.
         """
-        waiting = iter(parts)
-        lock = threading.Lock()
-        failed = threading.Event()
-
-        def work() -> list[SentPart]:
-            done: list[SentPart] = []
-            while not failed.is_set():
-                with lock:
-                    part = next(waiting, None)
-                if part is None:
-                    break
-                try:
-                    done.append(self._send_one(multipart_id, part, source))
-                except BaseException:
-                    failed.set()
-                    raise
-            return done
-
-        with ThreadPoolExecutor(max(1, min(width, len(parts))), thread_name_prefix="part") as pool:
-            workers = [pool.submit(work) for _ in range(min(width, len(parts)))]
-        return _gather(workers)
+        waiting = deque(parts)
+        flying: set[Future[SentPart]] = set()
+        sent: list[SentPart] = []
+        errors: list[BaseException] = []
+        run = self._pace.begin(lambda: self._transfer.sent)
+        try:
+            with ThreadPoolExecutor(MOST, thread_name_prefix="part") as pool:
+                while waiting or flying:
+                    while waiting and len(flying) < self._pace.width:
+                        flying.add(pool.submit(self._send_one, multipart_id, waiting.popleft(), source))
+                    self._pace.look(run, self._clock.monotonic(), flying=len(flying), more=bool(waiting))
+                    ended, flying = wait(flying, timeout=_LOOK, return_when=FIRST_COMPLETED)
+                    errors += [error for part in ended if (error := part.exception()) is not None]
+                    sent += [part.result() for part in ended if part.exception() is None]
+                    if errors:
+                        waiting.clear()
+        finally:
+            self._pace.end(run)
+        if errors:  # one that says most: a closed gate is only a consequence
+            raise min(errors, key=lambda error: (isinstance(error, AgentError), isinstance(error, GateClosedError)))
+        return sorted(sent, key=lambda part: part.number)
 
     def _send_one(self, multipart_id: str, part: Part, source: Source) -> SentPart:
         def ask() -> SentPart:
@@ -101,6 +113,8 @@ class Sender:
             except (FileChangedError, CloudError) as error:
                 if isinstance(error, FileChangedError) or error.code == "checksum":
                     source.check()
+                elif judge(error).kind == "offline":
+                    self._pace.failed(self._clock.monotonic())
                 raise
 
         try:
@@ -114,11 +128,3 @@ class Sender:
             raise AgentError(
                 error.message, code="io_error", hint="check this robot's disk: the file can't be read"
             ) from error
-
-
-def _gather(workers: Sequence[Future[list[SentPart]]]) -> list[SentPart]:
-    """All parts in order, or the failure that says most: a closed gate is only a consequence."""
-    errors = [error for worker in workers if (error := worker.exception()) is not None]
-    if errors:
-        raise min(errors, key=lambda error: (isinstance(error, AgentError), isinstance(error, GateClosedError)))
-    return sorted((part for worker in workers for part in worker.result()), key=lambda part: part.number)

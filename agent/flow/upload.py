@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 
 from agent.flow.credentials import Credentials, SessionKeys, refuse_other_place
 from agent.flow.gate import Gate
+from agent.flow.pace import Pace
 from agent.flow.sender import Sender, again
 from agent.flow.source import Source
 from agent.model.digests import same_etag
@@ -80,16 +81,16 @@ class Upload:
         gate: Gate,
         clock: Clock,
         max_restarts: int,
-        part_concurrency: int,
+        pace: Pace,
     ) -> None:
-        """``max_restarts`` bounds those of one claim, ``part_concurrency`` the parts of one recording in flight."""
+        """``max_restarts`` bounds those of one claim, ``pace`` the parts in flight."""
         self._store = store
         self._credentials = credentials
         self._history = history
         self._gate = gate
         self._clock = clock
         self._max_restarts = max_restarts
-        self._width = part_concurrency
+        self._pace = pace
 
     def carry(self, job: Job) -> None:
         """Bring the recording into the bucket and report it; returns when the platform has accepted that.
@@ -212,8 +213,16 @@ class Upload:
         with _Keys(self._credentials, job.profile, grant) as keys:
             target = self._store.at(grant.session, keys.current)
             self._gate.passed("Connect", job.log.id)
+            job.transfer.at_stop(target.break_off)
             sender = Sender(
-                target, keys, self._gate, self._clock, who=job.log.id, transfer=job.transfer, probe=job.probe
+                target,
+                keys,
+                self._gate,
+                self._pace,
+                self._clock,
+                who=job.log.id,
+                transfer=job.transfer,
+                probe=job.probe,
             )
             try:
                 job.windows = self._windows(job)
@@ -278,7 +287,7 @@ class Upload:
         missing = [part for part in job.windows if part.number not in numbers]
         job.transfer.kept = sum(part.size for part in kept)
         multipart = job.log.multipart_upload_id
-        sent = sender.send(multipart, missing, job.file, self._width)
+        sent = sender.send(multipart, missing, job.file)
         parts = sorted([*kept, *sent], key=lambda part: part.number)
         self._check_file(job, sender, parts)
         return self._join(job, sender, parts)

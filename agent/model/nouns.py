@@ -7,7 +7,7 @@ programs is a UTC time as ISO 8601 text with ``Z``.
 from __future__ import annotations
 
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timezone
 from pathlib import Path
@@ -242,6 +242,7 @@ class Transfer:
         self._bandwidth = bandwidth
         self._turn = threading.Lock()
         self._stop = threading.Event()
+        self._at_stop: list[Callable[[], None]] = []
         self._lock = threading.Lock()
 
     @property
@@ -273,9 +274,21 @@ class Transfer:
                 self._stop.wait(self._bandwidth.reserve(count))
         return count
 
+    def at_stop(self, act: Callable[[], None]) -> None:
+        """Have ``act`` called when the upload is told to stop; at once if it was."""
+        with self._lock:
+            self._at_stop.append(act)
+            late = self.stopped
+        if late:
+            act()
+
     def stop(self) -> None:
         """Drop what is in flight."""
-        self._stop.set()
+        with self._lock:
+            self._stop.set()
+            acts = list(self._at_stop)
+        for act in acts:
+            act()
 
 
 @dataclass(frozen=True, slots=True)

@@ -115,7 +115,7 @@ class ObjectStore(Protocol):
 
 
 class Target(Protocol):
-    """One key in one bucket. Methods raise CloudError; ``send`` also FileChangedError and GateClosedError.
+    """One key in one bucket. Methods raise CloudError and GateClosedError; ``send`` also FileChangedError.
 
     All but ``complete`` may be repeated.
     """
@@ -174,6 +174,13 @@ class Target(Protocol):
 
     def read(self, limit: int) -> bytes | None:
         """The first ``limit`` bytes (above 0) of a small object; None where nothing lies."""
+        ...
+
+    def break_off(self) -> None:
+        """End all that is under way on other threads, even where a socket is stuck; nothing can begin any more.
+
+        What is ended so, and what is asked for afterwards, raises GateClosedError.
+        """
         ...
 
     def close(self) -> None:

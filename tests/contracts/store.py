@@ -227,6 +227,17 @@ class StoreContract:
         assert transfer.sent == 0
         assert target.parts(multipart) == []
 
+    def test_a_target_that_was_broken_off_refuses_everything(self, place: Place, key: str, file: int) -> None:
+        target = place.target(key)
+        multipart = target.begin()
+        target.break_off()
+        transfer = Transfer(100)
+        for act in (target.begin, target.stat, lambda: target.send(multipart, Part(1, 0, 100), file, transfer)):
+            with pytest.raises(GateClosedError):
+                act()
+        assert transfer.sent == 0
+        assert place.target(key).parts(multipart) == []
+
     def test_bytes_that_change_after_their_digest_was_taken_are_noticed(self, target: Target, file: int) -> None:
         multipart = target.begin()
         transfer = Meddler(SIZE, lambda _: self._flip(file, PART - 1))

@@ -143,13 +143,14 @@ class FakeTarget:
 
     def __init__(self, store: FakeStore, session: UploadSession, lease: Callable[[], CredentialLease]) -> None:
         """One key in the store's memory."""
+        self._broken = False
         self._store = store
         self._place = (session.bucket, session.object_key)
         self._lease = lease
 
     def begin(self) -> str:
         """Begin a multipart upload."""
-        done = self._store.enter("CreateMultipartUpload", self._lease())
+        done = self._enter("CreateMultipartUpload")
         multipart_id = self._store.new_id()
         self._store.multiparts[multipart_id] = Multipart(self._place)
         done()
@@ -157,7 +158,7 @@ class FakeTarget:
 
     def multiparts(self) -> Sequence[str]:
         """Multiparts of exactly this key."""
-        self._store.enter("ListMultipartUploads", self._lease())()
+        self._enter("ListMultipartUploads")()
         return [id_ for id_, multipart in self._store.multiparts.items() if multipart.place == self._place]
 
     def send(self, multipart_id: str, part: Part, descriptor: int, transfer: Transfer) -> SentPart:
@@ -172,7 +173,7 @@ class FakeTarget:
     def _take_in(
         self, multipart_id: str, part: Part, descriptor: int, transfer: Transfer, handed: list[int]
     ) -> SentPart:
-        done = self._store.enter("UploadPart", self._lease())
+        done = self._enter("UploadPart")
         announced = _read(part, descriptor)
         position = 0
         while position < part.size:
@@ -194,7 +195,7 @@ class FakeTarget:
 
     def parts(self, multipart_id: str) -> Sequence[SentPart]:
         """The parts in order."""
-        self._store.enter("ListParts", self._lease())()
+        self._enter("ListParts")()
         multipart = self._multipart("ListParts", multipart_id)
         return [multipart.parts[number][1] for number in sorted(multipart.parts)]
 
@@ -208,7 +209,7 @@ class FakeTarget:
     def complete(self, multipart_id: str, parts: Sequence[SentPart]) -> StoredObject:
         """Join the parts."""
         call = "CompleteMultipartUpload"
-        done = self._store.enter(call, self._lease())
+        done = self._enter(call)
         multipart = self._multipart(call, multipart_id)
         held = [multipart.parts.get(part.number, (b"", None)) for part in parts]
         etags = [have.etag if have else "" for _, have in held]
@@ -229,7 +230,7 @@ class FakeTarget:
 
     def stat(self) -> StoredObject | None:
         """What lies under the key."""
-        self._store.enter("HeadObject", self._lease())()
+        self._enter("HeadObject")()
         return self._store.objects.get(self._place, (b"", None))[1]
 
     def holds(self, stored: StoredObject, parts: Sequence[Part], descriptor: int) -> bool:
@@ -244,25 +245,34 @@ class FakeTarget:
 
     def abort(self, multipart_id: str) -> None:
         """Forget the multipart."""
-        done = self._store.enter("AbortMultipartUpload", self._lease())
+        done = self._enter("AbortMultipartUpload")
         self._store.multiparts.pop(multipart_id, None)
         done()
 
     def put(self, data: bytes, content_type: str) -> None:
         """Keep a small object."""
         del content_type
-        done = self._store.enter("PutObject", self._lease())
+        done = self._enter("PutObject")
         self._store.objects[self._place] = (data, StoredObject(len(data), self._store.etag(data)))
         done()
 
     def read(self, limit: int) -> bytes | None:
         """What lies under the key."""
-        self._store.enter("GetObject", self._lease())()
+        self._enter("GetObject")()
         held = self._store.objects.get(self._place)
         return held and held[0][:limit]
 
+    def break_off(self) -> None:
+        """Refuse everything from now on."""
+        self._broken = True
+
     def close(self) -> None:
         """Nothing to let go of."""
+
+    def _enter(self, call: str) -> Callable[[], None]:
+        if self._broken:
+            raise GateClosedError("the upload was told to stop")
+        return self._store.enter(call, self._lease())
 
     def _multipart(self, call: str, multipart_id: str) -> Multipart:
         multipart = self._store.multiparts.get(multipart_id)

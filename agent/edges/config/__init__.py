@@ -129,6 +129,7 @@ class Upload(_Section):
     """How much goes at once, when, and over which link."""
 
     max_concurrent: Count = 2
+    part_concurrency: Annotated[int, Field(ge=0, le=16, description="0 to 16; 0 = found by measuring")] = 0
     max_restarts: Count = 3
     part_size_mib: PartMebibytes = 8
     bandwidth_mbit: Megabits = 0

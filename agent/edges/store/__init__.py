@@ -8,6 +8,7 @@ from urllib.parse import SplitResult, urlsplit
 
 import urllib3
 
+from agent.edges.store.line import Line
 from agent.edges.store.target import MinioTarget
 from agent.edges.store.wire import Client, Keys, StoreTime, connections_of
 from agent.model.errors import CloudError
@@ -30,6 +31,7 @@ class MinioStore:
         kms_key_id: str = "",
         connect_timeout: float = 10,
         read_timeout: float = 120,
+        patience: float = 60,
         connections: int = 16,
     ) -> None:
         """Open nothing yet.
@@ -42,8 +44,9 @@ class MinioStore:
             storage_class: Of the recordings, "" for the bucket's own.
             sse: Server-side encryption of all objects ("AES256", "aws:kms"), "" for the bucket's own.
             kms_key_id: The key for that, "" for the store's own.
-            connect_timeout: Seconds, for connecting and for each block on its way out.
+            connect_timeout: Seconds.
             read_timeout: Seconds without a byte of the answer.
+            patience: Seconds without any progress on the way out, however slow.
             connections: Kept open per host.
 
         Raises:
@@ -57,6 +60,9 @@ class MinioStore:
         timeout = urllib3.Timeout(connect=connect_timeout, read=read_timeout)
         self._pool = connections_of(self._time, ca_file, proxy, timeout=timeout, maxsize=connections)
         self.endpoint = ""  # of the last session; "" before the first
+        self._pool.patience = patience
+        self._clock = clock
+        self._patience = patience
 
     @property
     def offset(self) -> float | None:
@@ -87,6 +93,7 @@ class MinioStore:
             client,
             keys,
             session,
+            Line(self._patience, self._clock.monotonic),
             algorithm="CRC32" if url.scheme != "http" else "SHA256",
             encryption=self._encryption,
             storage_class=self._storage_class,

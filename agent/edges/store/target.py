@@ -14,9 +14,10 @@ import urllib3
 from urllib3.exceptions import HTTPError
 
 from agent.edges.store.answers import SKEWED, children, cut, decoded, joined, name_of, refused, required, text_of, xml
+from agent.edges.store.line import Line
 from agent.edges.store.wire import Client, Keys, RefusedError, Window
 from agent.model.digests import b64, contradiction, md5, md5_of, proves, quoted
-from agent.model.errors import CloudError
+from agent.model.errors import CloudError, GateClosedError
 from agent.model.nouns import Part, SentPart, StoredObject, Transfer, UploadSession
 
 _PAGE = "1000"
@@ -35,6 +36,7 @@ class MinioTarget:
         client: Client,
         keys: Keys,
         session: UploadSession,
+        line: Line,
         *,
         algorithm: str,
         encryption: Mapping[str, str],
@@ -46,6 +48,7 @@ class MinioTarget:
             client: Sends the requests.
             keys: Hide themselves in error texts.
             session: The place.
+            line: What its requests go by.
             algorithm: The cheapest digest that proves a part: over http the signature needs SHA-256 anyhow.
             encryption: Headers of what begins an object.
             storage_class: Of the recording, "" for the bucket's own.
@@ -53,6 +56,7 @@ class MinioTarget:
         self._client = client
         self._keys = keys
         self._session = session
+        self._line = line
         self._algorithm = algorithm
         self._encryption = encryption
         self._storage_class = {"x-amz-storage-class": storage_class} if storage_class else {}
@@ -185,6 +189,10 @@ class MinioTarget:
                 return b""
             raise
 
+    def break_off(self) -> None:
+        """End what is under way, and let nothing begin."""
+        self._line.break_off()
+
     def close(self) -> None:
         """Nothing is held here: the connections are the store's."""
 
@@ -274,19 +282,22 @@ class MinioTarget:
     ) -> urllib3.BaseHTTPResponse:
         """Send one request; whatever goes wrong leaves here as an AgentError."""
         try:
-            return self._client._execute(  # noqa: SLF001 - the library has no public multipart calls
-                method,
-                self._session.bucket,
-                None if in_bucket else self._session.object_key,
-                body=cast("bytes | None", body),  # a window answers to len(), and urllib3 reads it
-                headers=dict(headers or {}),  # the library writes into it
-                query_params=dict(query),
-            )
+            with self._line.used():
+                return self._client._execute(  # noqa: SLF001 - the library has no public multipart calls
+                    method,
+                    self._session.bucket,
+                    None if in_bucket else self._session.object_key,
+                    body=cast("bytes | None", body),  # a window answers to len(), and urllib3 reads it
+                    headers=dict(headers or {}),  # the library writes into it
+                    query_params=dict(query),
+                )
         except RefusedError as refusal:
             error = refused(call, refusal.answer, self._keys.hide, skew=refusal.skew, server_time=refusal.server_time)
             if not (again and error.code == SKEWED and refusal.server_time is not None):
                 raise error from None
         except (HTTPError, OSError) as error:
+            if self._line.broken:
+                raise GateClosedError("the upload was told to stop") from error
             raise cut(call, error) from error
         except ValueError:  # its text quotes the header that could not be sent
             raise CloudError(call, "lying_server", "no request can be made of these keys and this place") from None

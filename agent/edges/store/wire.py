@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import ssl
 import threading
+import time
 from collections.abc import Callable
 from datetime import datetime, timezone
 from typing import Any
@@ -17,13 +18,13 @@ from minio.credentials.providers import Provider
 from minio.helpers import sha256_hash
 
 from agent.edges.store.answers import date_of
+from agent.edges.store.line import POOLS, Line, in_use
 from agent.model.digests import b64, hasher
 from agent.model.errors import FileChangedError, GateClosedError
 from agent.model.nouns import CredentialLease, Part, Transfer
 from agent.model.ports import Clock
 
-BLOCK = 256 * 1024  # read from the disk at once
-_SEND = 64 * 1024  # handed to the socket at once: each has the connect timeout, so it must pass on a slow link
+BLOCK = 64 * 1024  # read from the disk and handed to the socket at once; a stop is noticed in between
 _SKEW_NOTICED = 60.0  # seconds between the clocks from which requests are signed with the store's time
 _BUFFER = threading.local()  # one block per thread that sends
 
@@ -53,7 +54,7 @@ class Window:
 
     def read(self, size: int) -> memoryview:
         """The next bytes that may go, at most ``size``; raises GateClosedError and FileChangedError."""
-        granted = self._transfer.grant(min(size, _SEND, self._part.size - self._position))
+        granted = self._transfer.grant(min(size, BLOCK, self._part.size - self._position))
         block = self._block(self._position, granted)
         self._position += len(block)
         self._transfer.advance(len(block))
@@ -178,6 +179,7 @@ class Pool(urllib3.PoolManager):
     """Lets only successes through to the library, which would lose the headers of everything else."""
 
     time: StoreTime
+    patience: float = 60
 
     # Redirects are not followed: they would need a new signature.
     def urlopen(  # type: ignore[override]  # the overloads of the base differ in nothing that is used here
@@ -185,6 +187,9 @@ class Pool(urllib3.PoolManager):
     ) -> urllib3.BaseHTTPResponse:
         """Send, and raise RefusedError for everything but a success."""
         del redirect
+        if not in_use():
+            with Line(self.patience, time.monotonic).used():
+                return self.urlopen(method, url, **options)
         answer = super().urlopen(method, url, redirect=False, **options)
         date = date_of(answer)
         secure = url.startswith("https:")
@@ -207,6 +212,7 @@ def connections_of(time: StoreTime, ca_file: str, proxy: str, **options: Any) ->
     }
     pool = _proxied(proxy, **options) if proxy else Pool(**options)
     pool.time = time
+    pool.pool_classes_by_scheme = POOLS
     return pool
 
 

@@ -1,0 +1,189 @@
+"""Slow, stalled and stuck connections, over plain TCP and over TLS."""
+
+from __future__ import annotations
+
+import inspect
+import os
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
+import pytest
+from urllib3.connection import HTTPConnection
+
+from agent.edges.clock import RealClock
+from agent.edges.store import MinioStore
+from agent.edges.store.line import Line
+from agent.edges.store.target import MinioTarget
+from agent.model.errors import CloudError, GateClosedError
+from agent.model.nouns import Part, Transfer, UploadSession
+from tests import servers
+from tests.oracle import LEASE, opened
+from tests.slowlink import SlowLink, Wire, slow_link
+
+KIB = 1024
+SIZE = 400 * KIB  # more than the kernel takes of what nobody reads
+SCHEMES = ("http", "https")
+
+
+@pytest.fixture(scope="module", params=SCHEMES)
+def server(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[servers.S3Server]:
+    folder = tmp_path_factory.mktemp("rclone")
+    (folder / "data" / "recordings").mkdir(parents=True)
+    with servers.rclone(folder, tls=request.param == "https") as running:
+        yield running
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Iterator[int]:
+    with opened(tmp_path, os.urandom(SIZE)) as descriptor:
+        yield descriptor
+
+
+@contextmanager
+def target_behind(
+    server: servers.S3Server,
+    wire: Callable[[int], Wire],
+    *,
+    patience: float = 60,
+    connect_timeout: float = 10,
+) -> Iterator[tuple[MinioTarget, SlowLink]]:
+    scheme, _, address = server.endpoint.partition("://")
+    with slow_link(address, wire) as link:
+        store = MinioStore(
+            clock=RealClock(),
+            ca_file=str(server.ca_file or ""),
+            connect_timeout=connect_timeout,
+            patience=patience,
+        )
+        yield _target(store, f"{scheme}://{link.address}"), link
+        store.close()
+
+
+def _target(store: MinioStore, endpoint: str) -> MinioTarget:
+    session = UploadSession("logical", "upload", "recordings", endpoint, "a.mcap", "us-east-1", SIZE)
+    return store.at(session, lambda: LEASE)
+
+
+def stalling(*connections: int) -> Callable[[int], Wire]:
+    """A link on which these connections die in the middle of a part."""
+    return lambda number: Wire(stall_after=100 * KIB if number in connections else None)
+
+
+def test_a_part_on_a_line_slower_than_every_timeout_arrives(server: servers.S3Server, file: int) -> None:
+    with target_behind(server, lambda _: Wire(rate=100 * KIB), patience=1, connect_timeout=0.3) as (target, link):
+        sent = target.send(target.begin(), Part(1, 0, SIZE), file, Transfer(SIZE))
+        assert (sent.size, link.accepted) == (SIZE, 1)
+
+
+def test_a_part_that_comes_to_a_standstill_is_given_up(server: servers.S3Server, file: int) -> None:
+    with target_behind(server, stalling(0, 1), patience=0.4) as (target, _):
+        transfer = Transfer(SIZE)
+        with pytest.raises(CloudError) as raised:
+            target.send("multipart", Part(1, 0, SIZE), file, transfer)
+        assert (raised.value.code, transfer.sent) == ("timeout", 0)
+
+
+def test_a_part_without_an_answer_is_given_up(server: servers.S3Server, file: int) -> None:
+    with target_behind(server, lambda _: Wire(), patience=0.4) as (target, link):
+        multipart, transfer = target.begin(), Transfer(SIZE)
+        link.mute.set()
+        with pytest.raises(CloudError) as raised:
+            target.send(multipart, Part(1, 0, SIZE), file, transfer)
+        assert (raised.value.code, transfer.sent) == ("timeout", 0)
+
+
+def broken_off(target: MinioTarget, link: SlowLink, file: int, multipart: str) -> None:
+    """Send a part, stop it once the link is dead, and see it end."""
+    transfer = Transfer(SIZE)
+    transfer.at_stop(target.break_off)
+    with ThreadPoolExecutor(1) as pool:
+        sending = pool.submit(target.send, multipart, Part(1, 0, SIZE), file, transfer)
+        assert link.stalled.wait(20)
+        transfer.stop()
+        with pytest.raises(GateClosedError):
+            sending.result(5)
+    assert transfer.sent == 0
+
+
+def test_a_stop_gets_through_while_nothing_goes_out(server: servers.S3Server, file: int) -> None:
+    with target_behind(server, stalling(0)) as (target, link):
+        broken_off(target, link, file, target.begin())
+
+
+def test_a_stop_gets_through_while_no_answer_comes(server: servers.S3Server, file: int) -> None:
+    with target_behind(server, lambda _: Wire()) as (target, link):
+        multipart = target.begin()
+        link.mute.set()
+        broken_off(target, link, file, multipart)
+
+
+def test_a_stop_gets_through_while_the_first_answer_or_the_handshake_is_awaited(
+    server: servers.S3Server, file: int
+) -> None:
+    with target_behind(server, lambda _: Wire()) as (target, link):
+        link.mute.set()
+        broken_off(target, link, file, "multipart")
+
+
+def test_a_stop_gets_through_while_connecting() -> None:
+    with ExitStack() as open_sockets:
+        full = open_sockets.enter_context(socket.create_server(("127.0.0.1", 0), backlog=0))
+        address = full.getsockname()
+        for _ in range(2):  # nobody accepts, so a third is not answered
+            waiting = open_sockets.enter_context(socket.socket())
+            waiting.setblocking(False)
+            waiting.connect_ex(address)
+        store = MinioStore(clock=RealClock(), connect_timeout=60)
+        target = _target(store, f"http://127.0.0.1:{address[1]}")
+        with ThreadPoolExecutor(1) as pool:
+            beginning = pool.submit(target.begin)
+            assert not _until(lambda: bool(target._line._sockets), beginning.done)
+            target.break_off()
+            with pytest.raises(GateClosedError):
+                beginning.result(5)
+        store.close()
+
+
+def _until(done: Callable[[], bool], given_up: Callable[[], bool]) -> bool:
+    """Wait for ``done``; tells whether ``given_up`` came first."""
+    nap = threading.Event()
+    while not done():
+        if given_up():
+            return True
+        nap.wait(0.01)
+    return False
+
+
+def test_what_was_broken_off_begins_nothing_more_and_others_go_on(server: servers.S3Server) -> None:
+    with target_behind(server, lambda _: Wire()) as (target, _):
+        target.begin()
+        target.break_off()
+        for act in (target.begin, target.stat, target.multiparts):
+            with pytest.raises(GateClosedError):
+                act()
+        other = MinioTarget(
+            target._client,
+            target._keys,
+            target._session,
+            Line(60, time.monotonic),
+            algorithm="SHA256",
+            encryption={},
+            storage_class="",
+        )
+        assert other.begin()
+
+
+def test_no_socket_is_kept_when_a_request_is_over(server: servers.S3Server, file: int) -> None:
+    with target_behind(server, lambda _: Wire()) as (target, _):
+        target.send(target.begin(), Part(1, 0, 1000), file, Transfer(1000))
+        assert target._line._sockets == {}
+
+
+def test_the_library_still_connects_where_it_did() -> None:
+    assert list(inspect.signature(HTTPConnection._new_conn).parameters) == ["self"]
+    assert HTTPConnection("store.")._dns_host == "store."
