@@ -74,7 +74,7 @@ def _explained() -> Iterator[None]:
     try:
         yield
     except ImportError as error:
-        message = f"{error.name} is not installed: pip install 'keystone-agent[devcloud]'"
+        message = f"{(error.name or '').partition('.')[0]} is not installed: pip install 'keystone-agent[devcloud]'"
         raise click.ClickException(message) from error
     except OSError as error:
         where = f"{error.filename}: " if error.filename else ""
