@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import os
 import sys
+from contextlib import suppress
+
+import click
 
 from agent.cli import cli
 from agent.edges.config import ConfigError
-from agent.model.errors import AgentError
+from agent.model.errors import AgentError, SetupError
 
 
 def main() -> None:
@@ -14,12 +18,23 @@ def main() -> None:
     try:
         cli.main(prog_name="keystone-agent")
     except AgentError as error:
-        print(error.message, file=sys.stderr)  # noqa: T201 - standard error is the place
+        click.echo(error.message, err=True)
         if error.hint:
-            print(f"→ {error.hint}", file=sys.stderr)  # noqa: T201
-        sys.exit(2 if isinstance(error, ConfigError) else 1)
-    except BrokenPipeError:
-        sys.exit(0)
+            click.echo(f"→ {error.hint}", err=True)
+        sys.exit(2 if isinstance(error, (ConfigError, SetupError)) else 1)
+    except OSError as error:  # of the disk behind standard output, more often than not; a closed pipe is click's
+        _drop_output()
+        where = f"{error.filename}: " if error.filename else ""
+        click.echo(f"keystone-agent: {where}{error.strerror or error}", err=True)
+        sys.exit(1)
+
+
+def _drop_output() -> None:
+    """Throw away what could not be printed: Python would try once more at its end, and fail once more."""
+    with suppress(OSError, ValueError):
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, sys.stdout.fileno())
+        os.close(nowhere)
 
 
 if __name__ == "__main__":

@@ -161,6 +161,7 @@ class App:
         self._finding = threading.Thread(target=self._find, name="finder", daemon=True)
         self._scheduler = self._schedule()
         self._status = StatusFile(state)
+        self._status.remove()  # an agent that was killed could not
         self._snapshot = Snapshot(
             device_id=self._robot,
             gate=self.gate,

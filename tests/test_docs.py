@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import re
+import subprocess
+import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
@@ -39,3 +42,41 @@ def test_every_command_is_in_the_readme() -> None:
     names = list(commands(cli))
     assert names
     assert [name for name in names if f"keystone-agent {name}" not in README] == []
+
+
+def test_no_advice_names_a_command_that_is_not_there() -> None:
+    from agent.cli import cli  # noqa: PLC0415 - the settings are proven without it
+
+    sources = [*(REPOSITORY / "agent").rglob("*.py"), REPOSITORY / "README.md", REPOSITORY / "config" / "agent.toml"]
+    named = {name for source in sources for name in re.findall(r"keystone-agent ([a-z]+)\b", source.read_text("utf-8"))}
+    assert named >= {"history", "run"}
+    assert named - set(cli.commands) == set()
+
+
+def test_every_room_is_on_the_map() -> None:
+    rooms = [
+        path.relative_to(REPOSITORY / "agent")
+        for shelf in (".", "cli", "edges", "flow", "model")
+        for path in (REPOSITORY / "agent" / shelf).glob("*.py")
+    ]
+    map_ = (REPOSITORY / "ARCHITECTURE.md").read_text(encoding="utf-8")
+    assert len(rooms) > 30
+    assert [str(room) for room in rooms if room.name != "__init__.py" and f" {room.name} " not in map_] == []
+
+
+def test_a_python_that_is_too_old_is_refused_before_anything_is_made(tmp_path: Path) -> None:
+    old = tmp_path / "old-python"
+    patched = "import sys; sys.version_info = (3, 9, 18); exec(sys.argv[1])"
+    old.write_text(f"#!/bin/sh\nexec {sys.executable} -c '{patched}' \"$2\"\n")
+    old.chmod(0o755)
+    venv = tmp_path / "venv"
+    told = subprocess.run(
+        ["make", "--no-print-directory", "-C", str(REPOSITORY), "demo", f"PYTHON={old}", f"VENV={venv}"],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert told.returncode == 2
+    assert f"Python 3.10 or newer is needed; {old} is 3.9. Name another one, as in: make demo" in told.stderr
+    assert not venv.exists()

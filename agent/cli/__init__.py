@@ -6,8 +6,9 @@ import click
 
 from agent import __version__
 from agent.cli.configuration import config
+from agent.cli.documents import history
 from agent.cli.running import run
-from agent.cli.showing import history, status, why
+from agent.cli.showing import status, why
 from agent.cli.trying import demo, devcloud
 
 

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
+import sys
+from dataclasses import asdict
 from pathlib import Path
 
 import click
 
 from agent.cli.options import print_json, with_config, with_json
-from agent.edges.config import load, to_toml
+from agent.edges.config import ConfigError, load, to_toml
 
 
 @click.group()
@@ -26,13 +28,8 @@ def show(config_path: Path | None, as_json: bool, origin: bool) -> None:
     if as_json:
         values = loaded.settings.model_dump(mode="json")
         print_json({"settings": values, "origin": dict(loaded.origin)} if origin else values)
-    elif origin:
-        for key, source in loaded.origin.items():
-            section, _, name = key.partition(".")
-            value = getattr(getattr(loaded.settings, section), name)
-            click.echo(f"{key} = {'' if value is None else value}  ({source})")
     else:
-        click.echo(to_toml(loaded.settings), nl=False)
+        click.echo(to_toml(loaded.settings, loaded.origin if origin else {}), nl=False)
 
 
 @config.command()
@@ -40,8 +37,14 @@ def show(config_path: Path | None, as_json: bool, origin: bool) -> None:
 @with_json
 def validate(config_path: Path | None, as_json: bool) -> None:
     """Check the configuration; every fault is named, exit code 2."""
-    load(config_path, os.environ)
+    try:
+        load(config_path, os.environ)
+    except ConfigError as error:
+        if not as_json:
+            raise
+        print_json({"valid": False, "faults": [asdict(fault) for fault in error.faults]})
+        sys.exit(2)
     if as_json:
-        print_json({"valid": True})
+        print_json({"valid": True, "faults": []})
     else:
         click.echo("the configuration is valid")

@@ -1,18 +1,23 @@
-"""Options that several commands take, and how they print."""
+"""Options that several commands take, what they read, and how they print."""
 
 from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from typing import Any, TypeVar
 
 import click
 
+from agent.edges.clock import RealClock
 from agent.edges.config import Settings, load
 from agent.edges.config.kinds import newer_than
+from agent.edges.history import TinyHistory
+from agent.flow.examine import fingerprint
+from agent.model.errors import FileChangedError
 from agent.model.nouns import utc_text
 
 Command = TypeVar("Command", bound=Callable[..., Any])
@@ -33,9 +38,56 @@ def with_json(command: Command) -> Command:
     return click.option("--json", "as_json", is_flag=True, help="Print JSON, for programs.")(command)
 
 
+class Moment(click.ParamType):  # type: ignore[type-arg, unused-ignore] # generic from click 8.5 on
+    """A point in time as the operator writes it (ISO 8601, an age, ``yesterday``); becomes UTC text."""
+
+    name = "T"
+
+    def convert(self, value: str, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        """Raises the usage error of click."""
+        try:
+            limit = timedelta(days=1) if value == "yesterday" else newer_than(value)
+            if limit is not None:
+                moment = limit if isinstance(limit, datetime) else datetime.now(timezone.utc) - limit
+                return utc_text(moment.timestamp())
+        except (ValueError, OverflowError):
+            pass
+        message = f"{value!r} is no ISO 8601 time, no age such as 12h, and not 'yesterday'"
+        raise click.BadParameter(message, ctx, param)
+
+
 def settings_of(config_path: Path | None) -> Settings:
     """The configuration that a command works with; raises ConfigError."""
     return load(config_path, os.environ).settings
+
+
+@contextmanager
+def opened_history(settings: Settings) -> Iterator[TinyHistory]:
+    """The history, read-only; one that was never written is empty. Raises AgentError."""
+    documents = TinyHistory(settings.agent.state_dir / "history", RealClock(), read_only=True)
+    try:
+        yield documents
+    finally:
+        documents.close()
+
+
+def absolute(path: Path) -> Path:
+    """``path`` from the root on, without ``..``; links stay as they are named."""
+    return Path(os.path.abspath(path))  # noqa: PTH100 - pathlib has nothing that takes .. away and no link
+
+
+def mark_of(path: Path) -> str:
+    """The fingerprint of what lies at ``path``, "" when that is no file that can be read."""
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    except OSError:
+        return ""
+    try:
+        return str(fingerprint(descriptor, os.fstat(descriptor).st_size))
+    except (OSError, FileChangedError):
+        return ""
+    finally:
+        os.close(descriptor)
 
 
 def print_json(value: Any) -> None:
@@ -43,11 +95,6 @@ def print_json(value: Any) -> None:
     click.echo(json.dumps(value, ensure_ascii=False, indent=2))
 
 
-def moment(text: str) -> str:
-    """A point in time as the operator wrote it (ISO 8601, an age, ``yesterday``), as UTC text."""
-    now = datetime.now(timezone.utc)
-    try:
-        limit = timedelta(days=1) if text == "yesterday" else newer_than(text)
-    except ValueError as error:
-        raise click.BadParameter(f"{text!r} is no ISO 8601 time, no age such as 12h, and not 'yesterday'") from error
-    return utc_text((limit if isinstance(limit, datetime) else now - (limit or timedelta())).timestamp())
+def local(text: str) -> str:
+    """A UTC time as people read it where they are."""
+    return datetime.fromisoformat(text.replace("Z", "+00:00")).astimezone().strftime("%Y-%m-%d %H:%M:%S")

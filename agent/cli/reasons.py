@@ -3,23 +3,24 @@
 from __future__ import annotations
 
 import fnmatch
-import time
-from collections.abc import Iterator, Sequence
+import os
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+from agent.cli.options import mark_of
 from agent.edges.config import Settings
 from agent.edges.config.kinds import newer_than
 from agent.flow.examine import Examiner, NotYet, has_writer
-from agent.model.errors import RecordingError
-from agent.model.nouns import Damaged
-from agent.model.ports import History
+from agent.model.errors import FileChangedError, RecordingError
+from agent.model.nouns import Damaged, SyncLog
+from agent.model.ports import Clock, History
 
 _REMEDIES = {
     "recording": "nothing to do: it goes once its recorder has closed it",
-    "sidecar": "nothing to do: it goes without one after watch.sidecar_wait_seconds",
+    "sidecar": "nothing to do: its turn comes without one after watch.sidecar_wait_seconds",
     "done_marker": "nothing to do: it goes once its recorder has written the rest",
     "compressing": "nothing to do: the compressed file replaces it",
 }
@@ -27,11 +28,12 @@ _REMEDIES = {
 
 @dataclass(frozen=True, slots=True)
 class Reason:
-    """One rule, whether the file passes it, what is so, and what to do where it does not."""
+    """One rule, whether the file passes it, what is so (``at`` that UTC time), and what to do where it does not."""
 
     rule: str
     ok: bool
     says: str
+    at: str = ""
     remedy: str = ""
 
     def as_dict(self) -> dict[str, Any]:
@@ -39,77 +41,170 @@ class Reason:
         return asdict(self)
 
 
-def reasons(path: Path, settings: Settings, history: History, agent: dict[str, Any] | None) -> Sequence[Reason]:
-    """All rules up to and with the first that is not ok; ``agent`` is what a running one published, else None."""
-    told = []
-    for reason in _rules(path, settings, history, agent):
-        told.append(reason)
-        if not reason.ok:
-            break
-    return told
+class Rules:
+    """What stands between a file and the bucket, as far as it shows from outside the agent."""
 
+    def __init__(
+        self, settings: Settings, history: History, clock: Clock, agent: Mapping[str, Any] | None = None
+    ) -> None:
+        """``agent`` is what a running one published, {} before it did; None when none runs."""
+        self._settings = settings
+        self._history = history
+        self._clock = clock
+        self._agent = agent
+        watch = settings.watch
+        self._examiner = Examiner(watch.roots, watch.sidecar, follow_symlinks=watch.follow_symlinks)
 
-def _rules(path: Path, settings: Settings, history: History, agent: dict[str, Any] | None) -> Iterator[Reason]:
-    watch = settings.watch
-    root = next((root for root in watch.roots if path.is_relative_to(root)), None)
-    yield Reason(
-        "root", root is not None, f"below {root}" if root else "below no watched folder", "" if root else "watch.roots"
-    )
-    assert root is not None  # noqa: S101 - the first rule that is not ok ends the walk
-    included = any(fnmatch.fnmatchcase(path.name, glob) for glob in watch.include)
-    yield Reason("include", included, ", ".join(watch.include), "" if included else "rename it, or set watch.include")
-    excluding = _excluding(path.relative_to(root), watch.exclude)
-    yield Reason("exclude", not excluding, excluding or "not excluded", "rename it, or set watch.exclude")
-    try:
+    def reasons(self, path: Path) -> Sequence[Reason]:
+        """All rules for the absolute ``path``, up to and with the first that is not ok."""
+        told = []
+        for reason in self._rules(path):
+            told.append(reason)
+            if not reason.ok:
+                break
+        return told
+
+    def _rules(self, path: Path) -> Iterator[Reason]:
+        if path.is_dir():
+            yield _reason("file", False, "it is a folder", "name the files in it")
+            return
+        log = self._history.newest(mark) if (mark := mark_of(path)) else None
+        for reason in self._finding(path):
+            if log is None or reason.ok:  # what is queued has been found: it goes, whatever these rules say by now
+                yield reason
+        if log is not None:
+            yield Reason("queued", True, f"document {log.id}, {log.status}, attempt {log.attempt_count}")
+            yield from self._sending(log)
+
+    def _finding(self, path: Path) -> Iterator[Reason]:
+        """What keeps a file from being queued; nobody asks on after the first rule that is not ok."""
+        watch = self._settings.watch
+        root, inside = _below(path, watch.roots)
+        found = f"below {root}" if root else "below no watched folder"
+        yield _reason("root", root is not None, found, "add its folder to watch.roots")
+        if root is None:
+            return
+        included = any(fnmatch.fnmatchcase(path.name, glob) for glob in watch.include)
+        yield _reason("include", included, ", ".join(watch.include), "rename it, or set watch.include")
+        excluding = _excluding(inside, watch.exclude)
+        yield _reason("exclude", not excluding, excluding or "not excluded", "rename it, or set watch.exclude")
+        try:
+            yield from self._file(root, inside)
+        except FileNotFoundError:
+            yield _reason("file", False, "it is not there", f"see what became of it: keystone-agent history {path}")
+        except OSError as error:
+            yield _reason(
+                "file", False, f"it can't be read: {error.strerror}", "give the agent's user the right to read it"
+            )
+
+    def _file(self, root: Path, inside: Path) -> Iterator[Reason]:
+        path = root / inside
         state = path.lstat()
+        if (link := _link(root, inside)) and not self._settings.watch.follow_symlinks:
+            yield _reason("file", False, f"{link} is a symbolic link", "set watch.follow_symlinks, or watch its target")
         yield Reason("file", True, f"{state.st_size} bytes")
-        yield _age(state.st_mtime, settings)
-        yield from _content(path, settings, history, agent)
-    except FileNotFoundError:
-        yield Reason("file", False, "is not there", "history shows what became of it")
-    except OSError as error:
-        yield Reason("file", False, f"can't be read: {error.strerror}", "give the agent's user the right to read it")
+        yield self._age(state.st_mtime)
+        yield self._complete(path, state)
+        age = self._clock.now() - state.st_mtime
+        if self._agent is None:
+            yield _reason("queued", False, "it is not queued yet", "start the agent")
+        elif age < self._settings.watch.settle_seconds:
+            yield _reason("queued", False, "it was changed just now", "nothing to do: it goes once it has settled")
+        else:
+            yield _reason("queued", False, "it is not found yet", "nothing to do: the next scan finds it")
+
+    def _age(self, mtime: float) -> Reason:
+        text = self._settings.watch.newer_than
+        limit = newer_than(text)
+        if limit is None:
+            return Reason("age", True, "any age")
+        oldest = limit.timestamp() if isinstance(limit, datetime) else self._clock.now() - limit.total_seconds()
+        return _reason("age", mtime >= oldest, f"watch.newer_than = {text}", "set watch.newer_than to an earlier time")
+
+    def _complete(self, path: Path, state: os.stat_result) -> Reason:
+        """Whether it is a whole recording. The waits are judged by the file's age: the agent saw it, this one not."""
+        watch = self._settings.watch
+        age = self._clock.now() - state.st_mtime
+        try:
+            found = self._examiner.look(
+                path,
+                sidecar_overdue=age >= watch.sidecar_wait_seconds,
+                done_overdue=age >= watch.unfinished_minutes * 60,
+            )
+        except FileChangedError:
+            return _reason("complete", False, "it is being written to", _REMEDIES["recording"])
+        except RecordingError as error:
+            return _reason("complete", False, error.message, error.hint)
+        if isinstance(found, Damaged):
+            return _reason("complete", False, found.reason, "mend the file (`mcap recover`) or delete it")
+        if not isinstance(found, NotYet):
+            return Reason("complete", True, "a whole recording")
+        if found.why == "recording":
+            return self._without_end(path, state, found)
+        return _reason("complete", False, found.message, _REMEDIES[found.why])
+
+    def _without_end(self, path: Path, state: os.stat_result, found: NotYet) -> Reason:
+        """Still being recorded, or left unfinished: by the same signs as the agent's own."""
+        watch = self._settings.watch
+        before_boot = state.st_mtime < self._clock.now() - self._clock.monotonic()
+        quiet = self._clock.now() - state.st_mtime >= watch.unfinished_minutes * 60
+        if not (before_boot or quiet):
+            return _reason("complete", False, found.message, _REMEDIES["recording"])
+        writer = has_writer(path)
+        if writer or (writer is None and not before_boot):
+            seen = "a program has it open for writing" if writer else "whether a program still writes can't be seen"
+            return _reason("complete", False, f"no end; {seen}", _REMEDIES["recording"])
+        if watch.unfinished == "upload" and state.st_size:
+            return Reason("complete", True, "unfinished, sent as it is (watch.unfinished)")
+        remedy = "mend the file (`mcap recover`)" + (", or set watch.unfinished" if state.st_size else " or delete it")
+        return _reason("complete", False, "no end, and no program writes to it: it is unfinished", remedy)
+
+    def _sending(self, log: SyncLog) -> Iterator[Reason]:
+        """What keeps a queued recording from the bucket."""
+        if log.status == "completed":
+            yield Reason("uploaded", True, f"{log.bucket}/{log.object_key}", log.completed_at or "")
+            return
+        last = f": {log.error.message}" if log.error else ""
+        hint = log.error.hint if log.error else ""
+        if log.status == "failed":
+            again = "; tried again" if log.next_retry_at else "; for good"
+            yield _reason("uploaded", False, f"it failed{last}{again}", hint, log.next_retry_at or "")
+            return
+        if self._agent is None:
+            yield _reason("uploaded", False, f"it waits for the agent{last}", "start the agent")
+            return
+        if gate := self._agent.get("gate"):
+            again = ("; until then" if gate["cause"] == "hold" else "; tried again") if gate["next_probe"] else ""
+            yield _reason("gate", False, gate["reason"] + again, gate["hint"], gate["next_probe"] or "")
+        yield Reason("gate", True, "open")
+        if log.status == "in_progress":
+            yield _reason("uploaded", False, "it is being uploaded", "nothing to do")
+        ahead = sum(other.id < log.id and other.status != "failed" for other in self._history.open())
+        yield _reason("uploaded", False, f"it is queued behind {ahead}{last}", hint or "nothing to do: its turn comes")
 
 
-def _excluding(below: Path, globs: Sequence[str]) -> str:
-    hits = (f"{part} matches {glob}" for part in below.parts for glob in globs if fnmatch.fnmatchcase(part, glob))
+def _reason(rule: str, ok: bool, says: str, remedy: str, at: str = "") -> Reason:
+    """A remedy is for what is not ok."""
+    return Reason(rule, ok, says, at, "" if ok else remedy)
+
+
+def _below(path: Path, roots: Sequence[Path]) -> tuple[Path | None, Path]:
+    """The watched folder that ``path`` lies below and the way from there; None and the path where there is none."""
+    real = path.parent.resolve() / path.name
+    named = ((root, path, root) for root in roots)
+    linked = ((root, real, root.resolve()) for root in roots)  # a shell in a linked folder names its target
+    for root, place, folder in (*named, *linked):
+        if place.is_relative_to(folder):
+            return root, place.relative_to(folder)
+    return None, path
+
+
+def _excluding(inside: Path, globs: Sequence[str]) -> str:
+    hits = (f"{part} matches {glob}" for part in inside.parts for glob in globs if fnmatch.fnmatchcase(part, glob))
     return next(hits, "")
 
 
-def _age(mtime: float, settings: Settings) -> Reason:
-    limit = newer_than(settings.watch.newer_than)
-    if limit is None:
-        return Reason("age", True, "any age")
-    oldest = limit.timestamp() if isinstance(limit, datetime) else time.time() - limit.total_seconds()
-    return Reason("age", mtime >= oldest, f"watch.newer_than = {settings.watch.newer_than}", "set watch.newer_than")
-
-
-def _content(path: Path, settings: Settings, history: History, agent: dict[str, Any] | None) -> Iterator[Reason]:
-    examiner = Examiner(settings.watch.roots, settings.watch.sidecar, follow_symlinks=settings.watch.follow_symlinks)
-    try:
-        found = examiner.look(path)
-    except RecordingError as error:
-        yield Reason("file", False, error.message, error.hint)
-        return
-    if isinstance(found, NotYet):
-        if found.why == "recording" and has_writer(path) is False:
-            yield Reason("complete", False, "no footer, and nobody writes: it is unfinished", "try `mcap recover`")
-        yield Reason("complete", False, found.message, _REMEDIES[found.why])
-        return
-    yield Reason("complete", not isinstance(found, Damaged), getattr(found, "reason", "a whole MCAP"), "`mcap recover`")
-    log = history.newest(str(found.fingerprint))
-    if log is None:
-        remedy = "the next scan finds it" if agent else "start the agent"
-        yield Reason("queued", False, "no document yet: it settles, or is not found yet", remedy)
-        return
-    yield Reason("queued", True, f"document {log.id}, {log.status}, attempt {log.attempt_count}")
-    if log.status == "completed":
-        yield Reason("uploaded", True, f"{log.bucket}/{log.object_key} at {log.completed_at}")
-    elif log.error is not None and log.status == "failed":
-        when = f"; tried again at {log.next_retry_at}" if log.next_retry_at else "; for good"
-        yield Reason("uploaded", False, log.error.message + when, log.error.hint)
-    else:
-        ahead = sum(other.id < log.id for other in history.open())
-        gate = agent and agent["gate"]
-        yield Reason("gate", not gate, gate["reason"] if gate else "open", gate["hint"] if gate else "")
-        yield Reason("uploaded", False, f"{log.status}, {ahead} ahead of it", "" if agent else "start the agent")
+def _link(root: Path, inside: Path) -> Path | None:
+    """The first part of the way ``inside`` the root that is a symbolic link."""
+    way = [root / inside, *(root / folder for folder in inside.parents)][::-1]
+    return next((place for place in way if place != root and place.is_symlink()), None)

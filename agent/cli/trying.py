@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import hashlib
 import os
+import shutil
 import signal
-import subprocess
 import sys
 import tempfile
 import threading
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
 from agent.app import App
-from agent.cli.options import print_json
+from agent.cli.options import absolute, print_json
 from agent.edges import logs
 from agent.edges.config import load
 from agent.edges.history import to_json
@@ -25,48 +27,65 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from agent.devcloud.cloud import DevCloud
+    from agent.devcloud.servers import Child
 
 _MIB = 1024 * 1024
-_LINK = 24 * _MIB  # bytes a second, so that there is something to see
-_PATIENCE = 50.0  # seconds until the demo gives up
+_LINK = 24  # MiB a second, so that there is something to see
+_PATIENCE = 50.0  # seconds until the demo gives up, beyond the time that recording and sending take
 
 
 @click.command()
-@click.option("--mebibytes", type=click.IntRange(1, 4096), default=48, show_default=True, help="Size to record.")
+@click.option("--mebibytes", type=click.IntRange(1, 1024), default=48, show_default=True, help="Size to record.")
 @click.option("--seconds", type=click.FloatRange(0.1, 30), default=4.0, show_default=True, help="Time to record.")
 def demo(mebibytes: int, seconds: float) -> None:
     """Record an MCAP, watch it reach a bucket, and compare the bytes; all on this machine."""
-    from agent.devcloud.cloud import DevCloud  # noqa: PLC0415 - an extra: only these commands need it
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # it cleans up as after Ctrl-C
+    with ExitStack() as ending:
+        with _explained():
+            # An extra: only these commands need it.
+            from agent.devcloud import recorder, servers  # noqa: PLC0415
+            from agent.devcloud.cloud import DevCloud  # noqa: PLC0415
 
-    with (
-        tempfile.TemporaryDirectory(prefix="keystone-demo-") as folder,
-        DevCloud(Path(folder), bandwidth=_LINK) as cloud,
-    ):
-        click.echo(f"embedded cloud: {cloud.store_url}, bucket {cloud.bucket}; everything is in {folder}")
+            store = servers.choose("auto")
+            folder = Path(ending.enter_context(tempfile.TemporaryDirectory(prefix="keystone-demo-")))
+            cloud = ending.enter_context(DevCloud(folder, store=store, bandwidth=_LINK * _MIB))
+        click.echo(f"embedded cloud: {cloud.store_url}, bucket {cloud.bucket}")
+        click.echo(f"everything is in {folder}, which is removed at the end")
         environ = {name: text for name, text in os.environ.items() if not name.startswith("KEYSTONE_AGENT_")}
         settings = load(cloud.config_path, environ).settings
         redactor = logs.start("INFO", settings.log.dir, settings.log.max_mib, settings.log.files, console=False)
+        ending.callback(logs.stop)
         app = App(settings, environ, hide=redactor.hide)
-        file = settings.watch.roots[0] / "line-3" / "pick-and-place.mcap"
-        file.parent.mkdir(parents=True)
-        recorder = _recorder(file, seconds, mebibytes)
         app.start()
-        try:
-            log = _watch(app, file, recorder, mebibytes * _MIB)
-        finally:
-            app.stop()
-            recorder.kill()
-            recorder.wait()
-            logs.stop()
+        ending.callback(app.stop)
+        file = settings.watch.roots[0] / "line-3" / "pick-and-place.mcap"
+        command = [sys.executable, "-m", recorder.__name__, str(file)]
+        child = servers.Child([*command, f"--seconds={seconds}", f"--mebibytes={mebibytes}"], folder / "recorder.log")
+        ending.callback(child.stop)
+        log = _watch(app, file, child, mebibytes * _MIB, _PATIENCE + seconds + 3 * mebibytes / _LINK)
         _prove(cloud, file, log)
 
 
-def _recorder(file: Path, seconds: float, mebibytes: int) -> subprocess.Popen[bytes]:
-    command = [sys.executable, "-m", "agent.devcloud.recorder", str(file)]
-    return subprocess.Popen([*command, "--seconds", str(seconds), "--mebibytes", str(mebibytes)])  # noqa: S603 - our own
+@contextmanager
+def _explained() -> Iterator[None]:
+    """What keeps the embedded cloud from starting, in one line."""
+    from agent.devcloud.servers import ServerError  # noqa: PLC0415 - an extra
+
+    try:
+        yield
+    except ImportError as error:
+        message = f"{(error.name or '').partition('.')[0]} is not installed: pip install 'keystone-agent[devcloud]'"
+        raise click.ClickException(message) from error
+    except OSError as error:
+        where = f"{error.filename}: " if error.filename else ""
+        raise click.ClickException(f"the embedded cloud can't start: {where}{error.strerror or error}") from error
+    except ServerError as error:
+        raise click.ClickException(f"the embedded cloud can't start: {error}") from error
+    except ValueError as error:
+        raise click.ClickException(f"the embedded cloud can't use what is in its folder: {error}") from error
 
 
-def _watch(app: App, file: Path, recorder: subprocess.Popen[bytes], expected: int) -> SyncLog:
+def _watch(app: App, file: Path, recorder: Child, expected: int, patience: float) -> SyncLog:
     """Show the recording grow, then its upload, until the history says how it ended."""
     from rich.console import Console  # noqa: PLC0415 - only for those who watch
     from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn  # noqa: PLC0415
@@ -79,8 +98,10 @@ def _watch(app: App, file: Path, recorder: subprocess.Popen[bytes], expected: in
         recording = progress.add_task("recording (not taken: it has no footer yet)", total=expected)
         uploading = progress.add_task("uploading", total=None)
         said: set[str] = set()
-        while waited < _PATIENCE:
-            finished = recorder.poll() is not None
+        while waited < patience:
+            finished = recorder.exit_code is not None
+            if recorder.exit_code:
+                raise click.ClickException(f"the recorder failed: {recorder.last_words()}")
             _say(console, said, "recorded, closed" if finished else "recording: not taken, it has no footer yet")
             size = file.stat().st_size if file.exists() else 0
             progress.update(recording, completed=size, total=size if finished else max(expected, size))
@@ -94,9 +115,7 @@ def _watch(app: App, file: Path, recorder: subprocess.Popen[bytes], expected: in
             waited += 0.1
             pause.wait(0.1)
     closed = app.gate.closed()
-    raise click.ClickException(
-        f"not finished after {_PATIENCE:.0f} s: {closed.reason if closed else 'no reason known'}"
-    )
+    raise click.ClickException(f"not finished after {patience:.0f} s: {closed.reason if closed else 'no reason known'}")
 
 
 def _say(console: Console, said: set[str], line: str) -> None:
@@ -108,9 +127,8 @@ def _say(console: Console, said: set[str], line: str) -> None:
 
 def _prove(cloud: DevCloud, file: Path, log: SyncLog) -> None:
     if not log.synced:
-        raise click.ClickException(f"the recording was not stored: {log.error}")
-    stored = hashlib.sha256(cloud.read_object(log.object_key)).hexdigest()
-    recorded = hashlib.sha256(file.read_bytes()).hexdigest()
+        raise click.ClickException(f"the recording was not stored: {log.error and log.error.message}")
+    stored, recorded = cloud.object_sha256(log.object_key), _sha256(file)
     click.echo(f"object    {cloud.store_url}/{log.bucket}/{log.object_key}")
     click.echo(f"recorded  sha256 {recorded}, {log.file_size} bytes")
     click.echo(f"stored    sha256 {stored}: {'the same bytes' if stored == recorded else 'OTHER BYTES'}")
@@ -118,6 +136,14 @@ def _prove(cloud: DevCloud, file: Path, log: SyncLog) -> None:
     print_json(to_json(log))
     if stored != recorded:
         raise click.ClickException("the object differs from the recording")
+
+
+def _sha256(file: Path) -> str:
+    digest = hashlib.sha256()
+    with file.open("rb") as stream:
+        while block := stream.read(_MIB):
+            digest.update(block)
+    return digest.hexdigest()
 
 
 @click.command()
@@ -145,26 +171,34 @@ def devcloud(
     store_port: int,
 ) -> None:
     """Run the embedded cloud and print how to point an agent at it; Ctrl-C ends it."""
-    from agent.devcloud.cloud import DevCloud  # noqa: PLC0415 - an extra: only these commands need it
-
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
-    cloud = DevCloud(
-        (folder or Path(tempfile.mkdtemp(prefix="keystone-devcloud-"))).absolute(),
-        store=store,
-        tls=tls,
-        lease_seconds=lease_seconds,
-        token_seconds=token_seconds,
-        part_size_bytes=part_size_mib * _MIB,
-        bandwidth=bandwidth,
-        devices=devices,
-        gateway_port=gateway_port,
-        store_port=store_port,
-    )
-    with cloud:
+    with ExitStack() as running:
+        with _explained(), ExitStack() as failing:
+            from agent.devcloud import servers  # noqa: PLC0415 - an extra
+            from agent.devcloud.cloud import DevCloud  # noqa: PLC0415
+
+            if folder is None:
+                store = servers.choose(store)
+                folder = Path(tempfile.mkdtemp(prefix="keystone-devcloud-"))
+                failing.callback(shutil.rmtree, folder, ignore_errors=True)
+            cloud = DevCloud(
+                absolute(folder),
+                store=store,
+                tls=tls,
+                lease_seconds=lease_seconds,
+                token_seconds=token_seconds,
+                part_size_bytes=part_size_mib * _MIB,
+                bandwidth=bandwidth,
+                devices=devices,
+                gateway_port=gateway_port,
+                store_port=store_port,
+            )
+            running.enter_context(cloud)
+            failing.pop_all()
         click.echo(f"# gateway {cloud.gateway_url}, store {cloud.store_url}, bucket {cloud.bucket}")
+        click.echo(f"# everything is in {cloud.folder} and stays there: start it again with --folder, or remove it")
         click.echo(f"# keystone-agent run --config {cloud.config_path}")
         click.echo(cloud.config_path.read_text(encoding="utf-8"))
-        sys.stdout.flush()
         stop.wait()

@@ -113,7 +113,10 @@ class _Server(ThreadingHTTPServer):
         self._open: dict[socket.socket, threading.Thread] = {}
         self._behind: dict[threading.Thread, socket.socket] = {}
         self._open_lock = threading.Lock()
-        super().__init__(address, _Handler)
+        try:
+            super().__init__(address, _Handler)
+        except OSError as error:
+            raise OSError(error.errno, error.strerror, f"{address[0]}:{address[1]}") from error
 
     def server_bind(self) -> None:
         if self.front.pace.bytes_per_second:

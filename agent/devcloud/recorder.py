@@ -18,6 +18,7 @@ from mcap.writer import CompressionType, Writer
 
 _RATE = 20  # steps a second
 _CHUNK = 1024 * 1024  # bytes
+_LARGEST = 8 * _CHUNK  # of a picture
 
 
 def record(
@@ -35,7 +36,7 @@ def record(
     """
     episode_id = episode_id or path.stem
     noise = random.Random(episode_id)  # noqa: S311 - pictures for a demo
-    steps = max(1, round(seconds * _RATE))
+    steps = max(1, round(seconds * _RATE), math.ceil(mebibytes * _CHUNK / _LARGEST))
     picture_size = max(1, int(mebibytes * 1024 * 1024 / steps))
     begun = time.monotonic()
     started_at = time.time_ns()

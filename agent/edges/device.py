@@ -7,7 +7,7 @@ import os
 import re
 from pathlib import Path
 
-from agent.model.errors import AgentError
+from agent.model.errors import AgentError, SetupError
 
 logger = logging.getLogger(__name__)
 
@@ -43,6 +43,7 @@ def device_id(configured: str, state_dir: Path, root: Path = Path("/")) -> str:
         root: where /etc, /proc and /sys are; another one in tests.
 
     Raises:
+        SetupError: ``device_id`` when what somebody chose is no id.
         AgentError: ``device_id`` when nothing usable is found or the choice can't be kept.
     """
     keeper = state_dir / "device-id"
@@ -83,7 +84,7 @@ def _usable(text: str) -> bool:
 def _own(text: str, origin: str) -> str:
     if not _usable(text):
         message = f"{origin} says {text[:_LONGEST]!r}, which can't be one robot's own id"
-        raise AgentError(message, code="device_id", hint=_HINT)
+        raise SetupError(message, code="device_id", hint=_HINT)
     return text
 
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 from pathlib import Path
 from typing import Any
 
 _NAME = "status.json"
+_LOCK = Path("history", "lock")  # of the history's writer, as flock(2); the kernel lets go of it with the process
 
 
 class StatusFile:
@@ -16,6 +18,7 @@ class StatusFile:
     def __init__(self, state_dir: Path) -> None:
         """The file lies in ``state_dir``."""
         self._path = state_dir / _NAME
+        self._lock = state_dir / _LOCK
         self._written = ""
 
     def write(self, snapshot: dict[str, Any]) -> None:
@@ -30,16 +33,30 @@ class StatusFile:
         self._written = text
 
     def read(self) -> dict[str, Any] | None:
-        """What the running agent wrote last; None when none runs."""
-        try:
-            told: dict[str, Any] = json.loads(self._path.read_text(encoding="utf-8"))
-            os.kill(told["pid"], 0)
-        except PermissionError:
-            return told  # it runs as another user
-        except (OSError, ValueError, KeyError, TypeError):
+        """What the running agent wrote last, {} before it wrote anything; None when none runs."""
+        if not self._held():
             return None
-        return told
+        try:
+            told = json.loads(self._path.read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            return {}
+        return told if isinstance(told, dict) else {}
 
     def remove(self) -> None:
-        """The agent stops."""
+        """The agent stops, or starts after one that was killed."""
         self._path.unlink(missing_ok=True)
+
+    def _held(self) -> bool:
+        """Whether a process holds the history's lock: a pid may long be another program's, or out of sight."""
+        try:
+            descriptor = os.open(self._lock, os.O_RDONLY | os.O_CLOEXEC)
+        except OSError:
+            return False
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except (BlockingIOError, PermissionError):  # the second from some network file systems
+            return True
+        else:
+            return False
+        finally:
+            os.close(descriptor)

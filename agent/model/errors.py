@@ -128,7 +128,7 @@ _CERTIFICATE = "check cloud.tls_ca_file and this robot's clock"
 _BUCKET = "ask the administrator of the platform or bucket whether the bucket is there"
 _QUOTA = "ask the administrator of the platform or bucket for room in the bucket"
 _LEASE = "the agent fetches new storage credentials by itself"
-_FAULTY = "the recording could not be stored; look into the log, then ask for it again with a marker"
+_FAULTY = "the recording could not be stored; look into the log"
 
 _OFFLINE_NETWORK = ("dns", "unreachable", "refused", "reset", "timeout", "tls", "portal")
 _OFFLINE_PLATFORM = ("UNAVAILABLE", "DEADLINE_EXCEEDED", "RESOURCE_EXHAUSTED", "STS_UNAVAILABLE", "CANCELLED")

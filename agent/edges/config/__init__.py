@@ -59,7 +59,10 @@ _SECRET = re.compile(r"secret|token|passw|credential|(api|access|private)_?key",
 
 
 class _Section(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, hide_input_in_errors=True)
+    # Defaults are validated, so that a number is of one type whoever set it.
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", strict=True, hide_input_in_errors=True, validate_default=True
+    )
 
 
 class Agent(_Section):
@@ -198,15 +201,19 @@ class ConfigFault:
         return f"{self.origin}: {setting}: expected {self.expected}" if setting else f"{self.origin}: {self.expected}"
 
 
+_NO_KEYS = f"mend that file, or name another one with --config or {PATH_VARIABLE}"
+
+
 class ConfigError(AgentError):
     """The configuration can't be used; ``faults`` has everything that is wrong with it."""
 
     code = "configuration"
-    hint = "mend every line above; config/agent.toml explains each key"
 
     def __init__(self, faults: Sequence[ConfigFault]) -> None:
         """The message has one line for each fault."""
-        super().__init__("\n".join(str(fault) for fault in faults))
+        keys = any(fault.key for fault in faults)
+        hint = "mend every line above; config/agent.toml explains each key" if keys else _NO_KEYS
+        super().__init__("\n".join(str(fault) for fault in faults), hint=hint)
         self.faults = tuple(faults)
 
 
@@ -365,11 +372,16 @@ def _shown(key: str, value: Any) -> str:
     return text if len(text) <= 80 else text[:77] + "..."
 
 
-def to_toml(settings: Settings) -> str:
-    """``settings`` as a TOML file that loads to the same value, but for passwords, which are hidden."""
+def to_toml(settings: Settings, origin: Mapping[str, str] | None = None) -> str:
+    """``settings`` as a TOML file that loads to the same value, but for passwords, which are hidden.
+
+    ``origin`` by dotted key goes into its comments.
+    """
     sections = []
     for name, section in settings:
         lines = [f"{key} = {_toml(value)}" for key, value in section]
+        if origin:
+            lines = [f"{line}  # {origin[f'{name}.{key}']}" for line, (key, _) in zip(lines, section, strict=True)]
         sections.append("\n".join([f"[{name}]", *lines]) + "\n")
     return "\n".join(sections)
 

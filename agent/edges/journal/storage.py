@@ -39,6 +39,7 @@ FORMAT = 1
 RESERVE = 6 * 1024 * 1024  # 3,000 documents of 2 KiB
 _STEP = 1024 * 1024  # what is set aside beyond the reserve, so that few appends have to ask for more
 _WORTHWHILE = 4 * 1024 * 1024  # a smaller journal is never compacted by itself
+_PATIENCE = 1.0  # seconds for the lock: who asks whether an agent runs holds it for a moment
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
 _log = logging.getLogger(__name__)
@@ -65,7 +66,7 @@ class JournalStorage(DocumentStorage):
         self._damaged = path.with_name(path.name + ".damaged")
         self._read_only = read_only
         self._reserve = reserve
-        self._guard = FileLock(path.with_name("lock"), timeout=0, mode=0o640, thread_local=False)
+        self._guard = FileLock(path.with_name("lock"), timeout=_PATIENCE, mode=0o640, thread_local=False)
         self._descriptor = -1
         self._folder_synced = False  # the last agent may have died between renaming and syncing
         self._pending: dict[tuple[str, int], str | None] | None = None

@@ -1,0 +1,147 @@
+"""`demo` and `devcloud`: nothing is left behind, and what goes wrong is one line."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import psutil
+import pytest
+
+_HIDE = """
+import sys
+from agent.devcloud import servers
+{line}
+from agent.__main__ import main
+main()
+"""
+
+
+@pytest.fixture
+def environ(tmp_path: Path) -> dict[str, str]:
+    """An environment whose temporary files are easily seen."""
+    (tmp_path / "tmp").mkdir()
+    return {**os.environ, "TMPDIR": str(tmp_path / "tmp")}
+
+
+def left(environ: dict[str, str]) -> list[str]:
+    return sorted(path.name for path in Path(environ["TMPDIR"]).iterdir())
+
+
+def relatives(folder: str) -> list[list[str]]:
+    """Command lines of processes that work below ``folder``."""
+    found = []
+    for process in psutil.process_iter(["cmdline"]):
+        line = process.info["cmdline"] or []
+        if any(folder in word for word in line):
+            found.append(line)
+    return found
+
+
+def command(environ: dict[str, str], *arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, *arguments], env=environ, capture_output=True, text=True, timeout=60, check=False
+    )
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_demo_that_is_interrupted_leaves_nothing_behind(number: int, environ: dict[str, str]) -> None:
+    demo = subprocess.Popen(
+        [sys.executable, "-u", "-m", "agent", "demo", "--seconds", "30"],
+        env=environ,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert demo.stdout is not None
+    said = []
+    for line in demo.stdout:
+        said.append(line)
+        if line.startswith("recording"):
+            break
+    assert any("removed at the end" in line for line in said)
+    assert any("recorder" in " ".join(line) for line in relatives(environ["TMPDIR"]))
+    demo.send_signal(number)
+    _, errors = demo.communicate(timeout=60)
+    assert (demo.returncode, errors.strip()) == (1, "Aborted!")
+    assert left(environ) == []
+    assert relatives(environ["TMPDIR"]) == []
+
+
+def test_a_recording_may_be_large_and_short(tmp_path: Path) -> None:
+    from agent.devcloud.recorder import record  # noqa: PLC0415 - it needs the extra
+
+    path = tmp_path / "a.mcap"
+    pauses: list[float] = []
+    record(path, seconds=0.1, mebibytes=40, pause=pauses.append)
+    assert len(pauses) >= 5, "no single picture of 20 MiB"
+    assert path.stat().st_size == pytest.approx(40 * 1024 * 1024, rel=0.01)
+
+
+@pytest.mark.parametrize("option", ["--gateway-port", "--store-port"])
+def test_a_port_that_is_taken_is_one_clear_line(option: str, environ: dict[str, str]) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = str(taken.getsockname()[1])
+        told = command(environ, "-m", "agent", "devcloud", option, port)
+    assert told.returncode == 1
+    assert told.stderr.splitlines()[-1].startswith("Error: the embedded cloud can't start:")
+    assert f"127.0.0.1:{port}" in told.stderr.splitlines()[-1]
+    assert "Traceback" not in told.stderr
+    assert left(environ) == []
+
+
+def test_a_folder_that_can_not_be_one_is_one_clear_line(environ: dict[str, str], tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    told = command(environ, "-m", "agent", "devcloud", "--folder", str(tmp_path / "file"))
+    assert (told.returncode, told.stderr) == (
+        1,
+        f"Error: the embedded cloud can't start: {tmp_path}/file: File exists\n",
+    )
+
+
+def test_a_store_that_is_not_there_leaves_no_folder(environ: dict[str, str]) -> None:
+    told = command(environ, "-m", "agent", "devcloud", "--store", "nonsense")
+    assert told.returncode == 1
+    assert told.stderr == "Error: the embedded cloud can't start: no program for the store 'nonsense' here\n"
+    assert left(environ) == []
+
+
+@pytest.mark.parametrize("name", ["demo", "devcloud"])
+def test_without_any_s3_server_nothing_is_begun(name: str, environ: dict[str, str]) -> None:
+    code = _HIDE.format(line="servers.rclone_program = servers.shutil.which = lambda *_: None")
+    told = command(environ, "-c", code, name)
+    assert told.returncode == 1
+    assert "install keystone-agent[devcloud]" in told.stderr
+    assert "Traceback" not in told.stderr
+    assert left(environ) == []
+
+
+def test_without_its_extra_the_demo_says_what_to_install(environ: dict[str, str]) -> None:
+    told = command(environ, "-c", _HIDE.format(line="sys.modules['mcap'] = None"), "demo")
+    assert (told.returncode, told.stderr) == (
+        1,
+        "Error: mcap is not installed: pip install 'keystone-agent[devcloud]'\n",
+    )
+    assert left(environ) == []
+
+
+def test_a_cloud_says_where_it_stays_and_ends_in_order(environ: dict[str, str]) -> None:
+    cloud = subprocess.Popen(
+        [sys.executable, "-u", "-m", "agent", "devcloud"], env=environ, stdout=subprocess.PIPE, text=True
+    )
+    assert cloud.stdout is not None
+    said = []
+    for line in cloud.stdout:
+        said.append(line)
+        if line.startswith("[log]"):
+            break
+    cloud.send_signal(signal.SIGTERM)
+    cloud.communicate(timeout=60)
+    assert cloud.returncode == 0
+    (folder,) = left(environ)
+    assert any(folder in line and "stays there" in line for line in said)
+    assert relatives(environ["TMPDIR"]) == []
