@@ -70,6 +70,7 @@ def store() -> Iterator[MinioStore]:
         (Answer(407, HTML, PAGE), "proxy"),
         (Answer(200, HTML, PAGE), "portal"),
         (Answer(200, {}, b"<html><p>not even xml"), "portal"),
+        (Answer(200, XML, xml("SlowDown")), "SlowDown"),
         (Answer(200, XML, b"<other/>"), "InvalidResponse"),
         (Answer(200, XML, b""), "InvalidResponse"),
         (Answer(302, {"location": "http://portal.example/"}), "portal"),
@@ -225,6 +226,13 @@ def test_a_success_of_head_without_etag_is_not_the_stores(oracle: Oracle, store:
     oracle.say = lambda _request: Answer(200, HTML | {"content-length": "61"})
     with pytest.raises(CloudError) as raised:
         target_at(store, oracle.endpoint).stat()
+    assert raised.value.code == "portal"
+
+
+def test_a_success_of_a_part_without_etag_is_not_the_stores(oracle: Oracle, store: MinioStore, tmp_path: Path) -> None:
+    oracle.say = lambda _request: Answer(200, HTML, PAGE)
+    with opened(tmp_path, b"x" * 10) as file, pytest.raises(CloudError) as raised:
+        target_at(store, oracle.endpoint).send("m", Part(1, 0, 10), file, Transfer(10))
     assert raised.value.code == "portal"
 
 

@@ -44,6 +44,16 @@ def test_a_recording_is_stored_verified_and_reported(robot: Robot) -> None:
     assert (log.attempt_count, log.bytes_sent, log.error) == (1, log.file_size, None)
 
 
+def test_a_multipart_that_takes_a_part_no_more_is_given_up_and_begun_again(robot: Robot) -> None:
+    robot.store.fail("UploadPart", error=CloudError("UploadPart", "NotImplemented", status=501))
+    robot.record()
+    robot.run()
+    assert robot.log().multipart_upload_id == ""
+    assert robot.store.multiparts == {}
+    run_until_done(robot)
+    assert (len(robot.gateway.sessions), robot.log().attempt_count) == (1, 1)
+
+
 def test_ids_are_durable_before_what_they_name_is_used(robot: Robot) -> None:
     seen: dict[str, tuple[str, bool, bool]] = {}
 

@@ -82,4 +82,4 @@ def _of_cloud(error: CloudError, counted: Event, *, others_passed: bool) -> Outc
         verdict = Verdict("offline", verdict.hint)
     if verdict.kind == "lease_lost":
         verdict = Verdict("blocked", "the store refuses fresh credentials: check this robot's clock, then the platform")
-    return Outcome("gate_closed", fault(error, verdict.kind), verdict, answered)
+    return Outcome("gate_closed", fault(error, verdict.kind, verdict.hint), verdict, answered)

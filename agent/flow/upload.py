@@ -287,7 +287,12 @@ class Upload:
         missing = [part for part in job.windows if part.number not in numbers]
         job.transfer.kept = sum(part.size for part in kept)
         multipart = job.log.multipart_upload_id
-        sent = sender.send(multipart, missing, job.file)
+        try:
+            sent = sender.send(multipart, missing, job.file)
+        except CloudError as error:
+            if error.code == "NotImplemented":  # rclone replaces no part that reached it damaged
+                self._drop(job, sender)
+            raise
         parts = sorted([*kept, *sent], key=lambda part: part.number)
         self._check_file(job, sender, parts)
         return self._join(job, sender, parts)
@@ -313,8 +318,7 @@ class Upload:
                 return None
             if error.code not in _FORBIDDEN:
                 raise
-            sender.repeat("AbortMultipartUpload", lambda: target.abort(job.log.multipart_upload_id))
-            self._amend(job, multipart_upload_id="")
+            self._drop(job, sender)
             return []
         windows = {part.number: part for part in job.windows}
         return [
@@ -322,6 +326,11 @@ class Upload:
             for sent in listed
             if sent.number in windows and target.matches(sent, windows[sent.number], job.file.descriptor)
         ]
+
+    def _drop(self, job: Job, sender: Sender) -> None:
+        """Give up a multipart that is of no use; another one begins it all again."""
+        sender.repeat("AbortMultipartUpload", partial(sender.target.abort, job.log.multipart_upload_id))
+        self._amend(job, multipart_upload_id="")
 
     def _begin(self, job: Job, sender: Sender) -> None:
         """Begin the multipart; its id is durable before the first part."""
@@ -350,12 +359,11 @@ class Upload:
                 raise
             return found
         try:
-            found = sender.repeat("HeadObject", target.stat)
+            return sender.repeat("HeadObject", lambda: _verified(joined, target.stat(), job.log.file_size))
         except CloudError as error:
             if error.code not in _FORBIDDEN:
                 raise
             return joined  # where looking is forbidden, complete's own answer is the proof
-        return _verified(joined, found, job.log.file_size)
 
     def _report(self, job: Job, stored: StoredObject, known: Recovery | None) -> None:
         profile = job.profile

@@ -66,6 +66,8 @@ class CloudError(AgentError):
 class RecordingError(AgentError):
     """The recording itself can't be uploaded; trying again changes nothing."""
 
+    hint = "mend the recording or its sidecar, then ask for it again with a marker"
+
 
 class WaitingError(AgentError):
     """Only this recording waits, for something that somebody sets on this robot."""
@@ -87,12 +89,14 @@ class SessionLostError(AgentError):
     """The platform does not know the session any more, or gave it up."""
 
     code = "session_lost"
+    hint = "nothing to do on the robot: the agent begins a new session by itself"
 
 
 class SetupError(AgentError):
     """A part can't be built from its settings."""
 
     code = "setup"
+    hint = "mend the configuration, then start the agent again"
 
 
 class HistoryFullError(AgentError):
@@ -129,13 +133,29 @@ _BUCKET = "ask the administrator of the platform or bucket whether the bucket is
 _QUOTA = "ask the administrator of the platform or bucket for room in the bucket"
 _LEASE = "the agent fetches new storage credentials by itself"
 _FAULTY = "the recording could not be stored; look into the log"
+_ACCOUNT = "ask the administrator of the platform or bucket: the store's account or bucket is closed or not paid for"
+_ADDRESS = (
+    "ask the administrator of the platform or bucket: the store wants another endpoint, region or kind of address"
+)
+_ENCRYPTION = (
+    "ask the administrator of the platform or bucket: the bucket's encryption key or storage class can't be used"
+)
+_OLD = (
+    "ask the administrator of the platform or bucket: the store or the platform lacks something that this agent needs"
+)
+_SESSION = "nothing to do on the robot: the agent asks the platform how far the upload came, and goes on from there"
+_TROUBLE = "tell the platform's administrator if it goes on; the agent tries again by itself"
 
 _OFFLINE_NETWORK = ("dns", "unreachable", "refused", "reset", "timeout", "tls", "portal")
 _OFFLINE_PLATFORM = ("UNAVAILABLE", "DEADLINE_EXCEEDED", "RESOURCE_EXHAUSTED", "STS_UNAVAILABLE", "CANCELLED")
 _OFFLINE_STORE = (
     "ServiceUnavailable", "SlowDown", "SlowDownRead", "SlowDownWrite", "InternalError", "RequestTimeout", "ServerBusy",
-    "OperationAborted", "Throttling", "ThrottlingException", "TooManyRequests", "RequestLimitExceeded",
-    "BandwidthLimitExceeded", "ServerNotInitialized", "XMinioServerNotInitialized", "IncompleteBody",
+    "OperationAborted", "ConditionalRequestConflict", "IncompleteBody", "ClientDisconnected", "ResponseInterrupted",
+    "TemporaryRedirect", "Redirect", "Throttling", "ThrottlingException", "TooManyRequests", "RequestLimitExceeded",
+    "BandwidthLimitExceeded", "UploadTrafficRateLimitExceeded", "DownloadTrafficRateLimitExceeded", "QpsLimitExceeded",
+    "TotalQpsLimitExceeded", "MetaOperationQpsLimitExceeded", "PartitionQpsLimitted", "ActiveRequestLimitExceeded",
+    "CpuLimitExceeded", "ServerNotInitialized", "XMinioServerNotInitialized", "XMinioIAMNotInitialized",
+    "XMinioBucketMetadataNotInitialized", "XMinioBackendDown", "HTTP_408", "HTTP_421", "HTTP_425", "HTTP_429",
 )  # fmt: skip
 _LEASE_LOST = (
     "ExpiredToken", "ExpiredTokenException", "SecurityTokenExpired", "InvalidToken", "InvalidTokenId",
@@ -143,22 +163,53 @@ _LEASE_LOST = (
 )  # fmt: skip
 _BLOCKED = {
     _KEY: (
-        "INVALID_CREDENTIAL",
-        "KEY_DISABLED",
-        "KEY_EXPIRED",
-        "SITE_DISABLED",
-        "UNAUTHENTICATED",
+        "INVALID_CREDENTIAL", "KEY_DISABLED", "KEY_EXPIRED", "SITE_DISABLED", "UNAUTHENTICATED",
         "InvalidClientTokenId",
     ),
-    _PERMISSION: ("PERMISSION_DENIED", "AccessDenied", "SignatureDoesNotMatch", "HTTP_401", "HTTP_403"),
-    _BUCKET: ("NoSuchBucket", "AllAccessDisabled", "AccountProblem", "PermanentRedirect", "HTTP_301"),
-    _QUOTA: ("QuotaExceeded", "XMinioAdminBucketQuotaExceeded", "XMinioStorageFull", "StorageFull", "HTTP_507"),
+    _PERMISSION: (
+        "PERMISSION_DENIED", "AccessDenied", "AccessForbidden", "SignatureDoesNotMatch", "InvalidSignature",
+        "UnauthorizedAccess", "UnauthorizedAccessError", "MissingSecurityHeader", "MissingAuthenticationToken",
+        "HTTP_401", "HTTP_403",
+    ),
+    _ACCOUNT: (
+        "AllAccessDisabled", "AccountProblem", "NotSignedUp", "UserDisable", "UserSuspended",
+        "AbnormalBucketOwnerStatus", "HTTP_402",
+    ),
+    _BUCKET: ("NoSuchBucket", "InvalidBucketName", "NoSuchAccessPoint", "InvalidBucketState"),
+    _ADDRESS: (
+        "PermanentRedirect", "HTTP_301", "AuthorizationHeaderMalformed", "InvalidRegion", "EndpointNotFound",
+        "IllegalLocationConstraintException", "IncorrectEndpoint", "InvalidHostHeader", "SecondLevelDomainForbidden",
+    ),
+    _ENCRYPTION: (
+        "KMS.DisabledException", "KMS.InvalidKeyUsageException", "KMS.KMSInvalidStateException",
+        "KMS.NotFoundException", "KmsServiceNotEnabled", "InvalidEncryptionAlgorithmError", "InvalidStorageClass",
+        "XMinioInsecureClientRequest",
+    ),
+    _QUOTA: (
+        "QuotaExceeded", "XMinioAdminBucketQuotaExceeded", "XMinioStorageFull", "StorageFull", "InsufficientStorage",
+        "HTTP_507",
+    ),
     _CERTIFICATE: ("certificate",),
     _CLOCK: ("RequestTimeTooSkewed",),
     "mend bucket.credentials and what it reads; the agent tries again by itself": ("storage_keys",),
     "mend the device profile file (cloud.dp_config); the agent notices by itself": ("profile_file",),
     "ask the platform's administrator: the answer contradicts the session": ("lying_server",),
-}
+}  # fmt: skip
+_COUNTED = {
+    "the network or this robot's memory damages data; it is sent again": ("checksum",),
+    _SESSION: (
+        "UPLOAD_NOT_FOUND", "UPLOAD_NOT_OWNED", "UPLOAD_NOT_REFRESHABLE", "FAILED_PRECONDITION", "ABORTED",
+        "ALREADY_EXISTS", "NoSuchUpload", "InvalidPart", "InvalidPartOrder", "NoSuchKey", "HTTP_404",
+    ),
+    _TROUBLE: ("INTERNAL_ERROR", "INTERNAL", "UNKNOWN", "DATA_LOSS", "InvalidResponse"),
+    _OLD: ("UNIMPLEMENTED", "NotImplemented", "MethodNotAllowed", "HTTP_405"),
+    "ask the administrator of the platform or bucket for parts of another size": (
+        "EntityTooSmall", "MaxMessageLengthExceeded", "HTTP_413",
+    ),
+    "rename the recording: the store refuses its name": (
+        "KeyTooLongError", "InvalidObjectName", "XMinioInvalidObjectName", "InvalidURI", "HTTP_414",
+    ),
+}  # fmt: skip
 _FINAL = {
     "INVALID_ARGUMENT": "the platform refuses what the recording or its sidecar says: see the message",
     "EntityTooLarge": "the store refuses a file of this size",
@@ -171,8 +222,8 @@ TABLE: dict[str, Verdict] = {
     **{code: Verdict("offline", _STORE) for code in _OFFLINE_STORE},
     **{code: Verdict("lease_lost", _LEASE) for code in _LEASE_LOST},
     **{code: Verdict("blocked", hint) for hint, codes in _BLOCKED.items() for code in codes},
+    **{code: Verdict("counted", hint) for hint, codes in _COUNTED.items() for code in codes},
     **{code: Verdict("final", hint) for code, hint in _FINAL.items()},
-    "checksum": Verdict("counted", "the network or this robot's memory damages data; it is sent again"),
 }
 _UNKNOWN = Verdict("counted", _FAULTY)
 
@@ -187,8 +238,7 @@ def judge(error: CloudError) -> Verdict:
     return _UNKNOWN
 
 
-def fault(error: AgentError, kind: Kind) -> Fault:
-    """``error`` as the document keeps it."""
-    return Fault(
-        kind, error.code, error.message, error.hint or (judge(error).hint if isinstance(error, CloudError) else "")
-    )
+def fault(error: AgentError, kind: Kind, hint: str = "") -> Fault:
+    """``error`` as the document keeps it, with its own hint, else with ``hint``, else with the table's."""
+    told = error.hint or hint or (judge(error).hint if isinstance(error, CloudError) else "")
+    return Fault(kind, error.code, error.message, told)

@@ -17,7 +17,8 @@ from urllib.parse import unquote_plus
 from xml.etree import ElementTree as ET
 
 import urllib3
-from urllib3.exceptions import NameResolutionError, ProxyError
+from urllib3.exceptions import LocationValueError, NameResolutionError, NewConnectionError, ProxyError
+from urllib3.exceptions import SSLError as Urllib3SSLError
 from urllib3.exceptions import TimeoutError as Urllib3TimeoutError
 
 from agent.model.errors import CloudError
@@ -27,6 +28,7 @@ SKEWED = "RequestTimeTooSkewed"
 _LONGEST_MESSAGE = 300
 _CODE = re.compile(rb"<Code>\s*([A-Za-z0-9._-]+)\s*</Code>")
 _MESSAGE = re.compile(rb"<Message>([^<]*)</Message>")
+_ERROR = re.compile(rb"\s*(?:<\?xml[^>]*\?>\s*)?<Error[\s>]")
 _SKEW_REFUSED = 300.0  # seconds from which a bare 400 or 403 is blamed on the clock
 _PROXY_STATUS = 407  # RFC 9110: proxy authentication required
 _PORTAL_STATUS = 511  # RFC 6585: network authentication required
@@ -50,7 +52,10 @@ _CUTS: tuple[tuple[type[BaseException], str], ...] = (
     (ssl.SSLError, "tls"),
     (http.client.HTTPException, "reset"),
     (OSError, "unreachable"),
-    (Urllib3TimeoutError, "timeout"),  # last: a connection that failed at once is one of these to the library
+    (LocationValueError, "lying_server"),  # an endpoint that is no address
+    (NewConnectionError, "unreachable"),
+    (Urllib3TimeoutError, "timeout"),  # after it: a connection that failed at once is one of these to the library
+    (Urllib3SSLError, "tls"),
 )
 
 
@@ -148,6 +153,19 @@ def date_of(answer: urllib3.BaseHTTPResponse, header: str = "date") -> float | N
 
 def _is_html(answer: urllib3.BaseHTTPResponse) -> bool:
     return "html" in answer.headers.get("content-type", "") or answer.data.lstrip()[:5].lower() in {b"<html", b"<!doc"}
+
+
+def says_error(answer: urllib3.BaseHTTPResponse) -> bool:
+    """Whether a success is none: the status was sent before the outcome was known."""
+    return _ERROR.match(answer.data) is not None
+
+
+def etag_of(answer: urllib3.BaseHTTPResponse, call: str) -> str:
+    """The ETag in a success; raises CloudError where there is none, because then this is not the store's answer."""
+    etag = answer.headers.get("etag", "")
+    if not etag:
+        raise CloudError(call, "portal", "an answer without ETag is not the store's")
+    return etag
 
 
 def xml(answer: urllib3.BaseHTTPResponse, call: str) -> ET.Element:

@@ -13,7 +13,19 @@ from xml.etree import ElementTree as ET
 import urllib3
 from urllib3.exceptions import HTTPError
 
-from agent.edges.store.answers import SKEWED, children, cut, decoded, joined, name_of, refused, required, text_of, xml
+from agent.edges.store.answers import (
+    SKEWED,
+    children,
+    cut,
+    decoded,
+    etag_of,
+    joined,
+    refused,
+    required,
+    says_error,
+    text_of,
+    xml,
+)
 from agent.edges.store.line import Line
 from agent.edges.store.wire import Client, Keys, RefusedError, Window
 from agent.model.digests import b64, contradiction, md5, md5_of, proves, quoted
@@ -102,6 +114,7 @@ class MinioTarget:
                 sent = self._put(multipart_id, part, window)
         except BaseException:
             window.seek(0)  # takes its progress back
+            self._client.hang_up()
             raise
         assert sent is not None  # noqa: S101 - once the ETags are known, an answer proves or refutes
         return sent
@@ -135,8 +148,6 @@ class MinioTarget:
             call, "POST", {"uploadId": multipart_id}, {"Content-Type": "application/xml"}, joined(parts)
         )
         root = xml(answer, call)
-        if name_of(root) == "Error":  # the status was sent before the outcome was known
-            raise refused(call, answer, self._keys.hide)
         etag = required(root, "ETag", call)
         checksum = text_of(root, f"Checksum{self._algorithm}")
         reason = contradiction(parts, etag, checksum, self._algorithm, digests=self._etags != "opaque")
@@ -152,9 +163,7 @@ class MinioTarget:
             if error.status in {400, 401, 403, 404} and self._absent():
                 return None
             raise
-        etag = answer.headers.get("etag", "")
-        if not etag:
-            raise CloudError("HeadObject", "portal", "an answer without ETag is not the store's")
+        etag = etag_of(answer, "HeadObject")
         length = answer.headers.get("content-length", "")
         if not length.isdecimal():
             raise CloudError("HeadObject", "portal", "an answer without a length is not the store's")
@@ -204,10 +213,8 @@ class MinioTarget:
         if md5s:
             headers["Content-MD5"] = b64(md5s[0])
         answer = self._call("UploadPart", "PUT", _place(multipart_id, part.number), headers, window)
-        if not answer.headers.get("etag"):
-            raise CloudError("UploadPart", "portal", "an answer without ETag is not the store's")
         echoed = answer.headers.get(self._header, "")
-        sent = self._sent(part.number, part.size, answer.headers.get("etag", ""), echoed)
+        sent = self._sent(part.number, part.size, etag_of(answer, "UploadPart"), echoed)
         if echoed:
             if echoed != b64(checksum):
                 raise _differs(part)
@@ -239,7 +246,7 @@ class MinioTarget:
                 raise
             self._etags = "opaque"
             return
-        if md5_of(answer.headers.get("etag", "")) != md5(byte):
+        if md5_of(etag_of(answer, "UploadPart")) != md5(byte):
             raise CloudError("UploadPart", "checksum", "nothing that this store answers proves a part")
         self._etags = "digests"
 
@@ -283,7 +290,7 @@ class MinioTarget:
         """Send one request; whatever goes wrong leaves here as an AgentError."""
         try:
             with self._line.used():
-                return self._client._execute(  # noqa: SLF001 - the library has no public multipart calls
+                answer = self._client._execute(  # noqa: SLF001 - the library has no public multipart calls
                     method,
                     self._session.bucket,
                     None if in_bucket else self._session.object_key,
@@ -293,6 +300,8 @@ class MinioTarget:
                 )
         except RefusedError as refusal:
             error = refused(call, refusal.answer, self._keys.hide, skew=refusal.skew, server_time=refusal.server_time)
+            if error.status >= 500:
+                self._client.hang_up()
             if not (again and error.code == SKEWED and refusal.server_time is not None):
                 raise error from None
         except (HTTPError, OSError) as error:
@@ -301,6 +310,10 @@ class MinioTarget:
             raise cut(call, error) from error
         except ValueError:  # its text quotes the header that could not be sent
             raise CloudError(call, "lying_server", "no request can be made of these keys and this place") from None
+        else:
+            if says_error(answer):
+                raise refused(call, answer, self._keys.hide)
+            return answer
         if isinstance(body, Window):
             body.seek(0)
         return self._call(call, method, query, headers, body, in_bucket=in_bucket, again=False)

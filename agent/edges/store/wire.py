@@ -120,6 +120,13 @@ class Client(Minio):
     def __del__(self) -> None:
         """Leave the connections alone; the library would close those of everybody."""
 
+    def hang_up(self) -> None:
+        """Let idle connections go: what failed is tried again on a fresh one, by another way perhaps.
+
+        An answer that makes no sense may also be that to an earlier request of its connection.
+        """
+        self._http.clear()
+
     def _build_headers(
         self, host: str, headers: Any = None, body: Any = None, creds: Credentials | None = None
     ) -> tuple[Any, datetime]:

@@ -1,0 +1,467 @@
+"""The error table, exhaustively: what each error that can reach an edge means, bare and wrapped."""
+
+from __future__ import annotations
+
+import errno
+import http.client
+import inspect
+import io
+import os
+import socket
+import ssl
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+import grpc
+import pytest
+import urllib3
+from google.protobuf.any_pb2 import Any as AnyMessage
+from urllib3 import exceptions
+
+from agent.edges.gateway import _translated
+from agent.edges.store.answers import cut, refused
+from agent.flow.outcome import outcome_of
+from agent.model.errors import TABLE, AgentError, CloudError, judge
+from agent.model.nouns import Kind
+from agent.pb.auth_pb2 import AuthErrorCode
+from agent.pb.common_pb2 import ErrorDetail
+from agent.pb.data_gateway_pb2 import DataGatewayErrorCode
+
+Codes = Mapping[Kind, str]
+
+GRPC: Codes = {
+    "offline": "CANCELLED DEADLINE_EXCEEDED RESOURCE_EXHAUSTED UNAVAILABLE",
+    "blocked": "PERMISSION_DENIED UNAUTHENTICATED",
+    "counted": """
+        UNKNOWN NOT_FOUND ALREADY_EXISTS FAILED_PRECONDITION ABORTED OUT_OF_RANGE UNIMPLEMENTED INTERNAL DATA_LOSS""",
+    "final": "INVALID_ARGUMENT",
+}  # fmt: skip
+AUTH: Codes = {
+    "blocked": "INVALID_CREDENTIAL KEY_DISABLED KEY_EXPIRED SITE_DISABLED",
+    "counted": "UNSPECIFIED INTERNAL_ERROR",
+}
+GATEWAY: Codes = {
+    "offline": "STS_UNAVAILABLE",
+    "blocked": "UNAUTHENTICATED",
+    "counted": """
+        UNSPECIFIED UPLOAD_NOT_FOUND UPLOAD_NOT_OWNED UPLOAD_NOT_REFRESHABLE FAILED_PRECONDITION INTERNAL_ERROR""",
+    "final": "INVALID_ARGUMENT",
+}
+# Documented by AWS, MinIO, VersityGW and Alibaba OSS. Those of other services (select, replication, administration) are
+# named too: should one arrive after all, nobody may be stopped by it for good.
+S3: Codes = {
+    "offline": """
+        ActiveRequestLimitExceeded BandwidthLimitExceeded ClientDisconnected ConditionalRequestConflict CpuLimitExceeded
+        DownloadTrafficRateLimitExceeded IncompleteBody InternalError MetaOperationQpsLimitExceeded OperationAborted
+        PartitionQpsLimitted QpsLimitExceeded Redirect RequestLimitExceeded RequestTimeout ResponseInterrupted
+        ServerBusy ServerNotInitialized ServiceUnavailable SlowDown SlowDownRead SlowDownWrite TemporaryRedirect
+        Throttling ThrottlingException TooManyRequests TotalQpsLimitExceeded UploadTrafficRateLimitExceeded
+        XMinioBackendDown XMinioBucketMetadataNotInitialized XMinioIAMNotInitialized XMinioServerNotInitialized""",
+    "lease_lost": """
+        ExpiredToken ExpiredTokenException InvalidAccessKeyId InvalidSecurityToken InvalidToken InvalidTokenId
+        RequestExpired SecurityTokenExpired TokenRefreshRequired XAdminUserNotFound""",
+    "blocked": """
+        AbnormalBucketOwnerStatus AccessDenied AccessForbidden AccountProblem AllAccessDisabled
+        AuthorizationHeaderMalformed EndpointNotFound IllegalLocationConstraintException IncorrectEndpoint
+        InsufficientStorage InvalidBucketName InvalidBucketState InvalidEncryptionAlgorithmError InvalidHostHeader
+        InvalidClientTokenId InvalidRegion InvalidSignature InvalidStorageClass
+        KMS.DisabledException KMS.InvalidKeyUsageException
+        KMS.KMSInvalidStateException KMS.NotFoundException KmsServiceNotEnabled MissingAuthenticationToken
+        MissingSecurityHeader NoSuchAccessPoint NoSuchBucket NotSignedUp PermanentRedirect QuotaExceeded
+        RequestTimeTooSkewed SecondLevelDomainForbidden SignatureDoesNotMatch StorageFull UnauthorizedAccess
+        UnauthorizedAccessError UserDisable UserSuspended XMinioAdminBucketQuotaExceeded XMinioInsecureClientRequest
+        XMinioStorageFull""",
+    "final": "EntityTooLarge",
+    "counted": """
+        BadDigest InvalidDigest XAmzContentChecksumMismatch XAmzContentSHA256Mismatch
+        EntityTooSmall InvalidObjectName InvalidPart InvalidPartOrder InvalidURI KeyTooLongError
+        MaxMessageLengthExceeded MethodNotAllowed NoSuchKey NoSuchUpload NotImplemented XMinioInvalidObjectName
+        AccessControlListNotSupported AccessPointAlreadyOwnedByYou AmbiguousGrantByEmailAddress
+        AuthorizationParametersError AuthorizationQueryParametersError BadRequest BadReplicationLocation
+        BucketAlreadyExists BucketAlreadyOwnedByYou BucketHasAccessPointsAttached BucketNotEmpty
+        BucketReplicationAlreadyExist CORSRuleBeyondLimit CallbackFailed CastFailed ClientTokenConflict
+        ConnectionClosedByRequester CredentialsNotSupported CrossLocationLoggingProhibited DeviceNotActiveError
+        DirectoryObjectContainsData EmptyRequestBody ErrDirectoryNotEmpty ErrEvaluatorBindingDoesNotExist
+        EvaluatorInvalidArguments EvaluatorInvalidTimestampFormatPattern
+        EvaluatorInvalidTimestampFormatPatternSymbol EvaluatorInvalidTimestampFormatPatternSymbolForParsing
+        EvaluatorInvalidTimestampFormatPatternToken EvaluatorTimestampFormatPatternDuplicateFields
+        EvaluatorUnterminatedTimestampFormatPatternToken ExcessData ExistingObjectIsDirectory ExpressionTooLong
+        FileAlreadyExists FileGroupTooLarge FileImmutable FilePartInterity FilePartNotExist FilePartStale
+        IllegalSqlFunctionArgument IllegalVersioningConfigurationException IncorrectNumberOfFilesInPOSTRequest
+        IncorrectNumberOfFilesInPostRequest IncorrectSqlFunctionArgumentType InlineDataTooLarge InsecureConnection
+        IntegerOverflow InvalidAccessPoint InvalidAccessPointAliasError InvalidAddressingHeader InvalidArgument
+        InvalidBucketAclWithObjectOwnership InvalidBucketOwnerAWSAccountID InvalidCast InvalidChunkSizeError
+        InvalidClientCertificate InvalidClientGrantsToken InvalidColumnIndex InvalidCompressionFormat
+        InvalidDataSource InvalidDataType InvalidDuration InvalidEncryptionRequest InvalidExpressionType
+        InvalidFileHeaderInfo InvalidHttpMethod InvalidJsonType InvalidKeyPath InvalidLifecycleWithObjectLock
+        InvalidLocationConstraint InvalidObjectState InvalidParameterValue InvalidPartNumber InvalidPayer
+        InvalidPolicyDocument InvalidPrefixMarker InvalidQuoteFields InvalidRange InvalidRedirectLocation
+        InvalidRequest InvalidRequestParameter InvalidSOAPRequest InvalidSecurity InvalidSessionException
+        InvalidTableAlias InvalidTag InvalidTargetBucketForLogging InvalidTextEncoding InvalidWORMConfiguration
+        LambdaARNInvalid LambdaARNNotFound LexerInvalidChar LexerInvalidIONLiteral LexerInvalidLiteral
+        LexerInvalidOperator LikeInvalidInputs MalformedACLError MalformedDate MalformedPOSTRequest MalformedPolicy
+        MalformedPolicyDocument MalformedTrailerError MalformedXML MaxPOSTPreDataLengthExceededError
+        MaxPostPreDataLengthExceededError MaxVersionsExceeded MetadataTooLarge MissingArgument MissingAttachment
+        MissingContentLength MissingContentMD5 MissingFields MissingHeaders MissingParameter
+        MissingRequestBodyError MissingRequiredParameter MissingSecurityElement NoLoggingStatusForKey
+        NoSuchBucketLifecycle NoSuchBucketPolicy NoSuchCORSConfiguration NoSuchLifecycle
+        NoSuchLifecycleConfiguration NoSuchMultiRegionAccessPoint NoSuchObjectLockConfiguration NoSuchTagSet
+        NoSuchVersion NoSuchWebsite NoSuchWebsiteConfiguration NotDeviceOwnerError NotModified
+        ObjectLockConfigurationNotFoundError ObjectNotAppendable ObjectParentIsFile ObjectSerializationConflict
+        OpenIDNotEnabled OwnershipControlsNotFoundError ParseAsteriskIsNotAloneInSelectList
+        ParseCannotMixSqbAndWildcardInSelectList ParseCastArity ParseEmptySelect ParseExpected2TokenTypes
+        ParseExpectedArgumentDelimiter ParseExpectedDatePart ParseExpectedExpression ParseExpectedIdentForAlias
+        ParseExpectedIdentForAt ParseExpectedIdentForGroupName ParseExpectedKeyword
+        ParseExpectedLeftParenAfterCast ParseExpectedLeftParenBuiltinFunctionCall
+        ParseExpectedLeftParenValueConstructor ParseExpectedMember ParseExpectedNumber
+        ParseExpectedRightParenBuiltinFunctionCall ParseExpectedTokenType ParseExpectedTypeName
+        ParseExpectedWhenClause ParseInvalidContextForWildcardInSelectList ParseInvalidTypeParam ParseMalformedJoin
+        ParseMissingIdentAfterAt ParseNonUnaryAggregateFunctionCall ParseSelectMissingFrom ParseUnexpectedKeyword
+        ParseUnexpectedOperator ParseUnexpectedTerm ParseUnexpectedToken ParseUnknownOperator ParseUnsupportedAlias
+        ParseUnsupportedCallWithStar ParseUnsupportedCase ParseUnsupportedCaseClause
+        ParseUnsupportedLiteralsGroupBy ParseUnsupportedSelect ParseUnsupportedSyntax ParseUnsupportedToken
+        PermanentRedirectControlError PolicyInvalidName PolicyTooLarge PositionNotEqualToLength
+        PostPolicyInvalidKeyName PreconditionFailed RemoteDestinationNotFoundError RemoteTargetNotVersionedError
+        ReplicationConfigurationNotFoundError ReplicationDestinationMissingLockError ReplicationPermissionCheck
+        ReplicationSourceNotVersionedError RequestHeaderSectionTooLarge RequestIsNotMultiPartContent
+        RequestTorrentOfBucketError RestoreAlreadyInProgress STSIAMNotInitialized STSNotInitialized
+        ServerSideEncryptionConfigurationNotFoundError TagPolicyException TokenCodeInvalidError TooManyAccessPoints
+        TooManyBuckets TooManyIntermediateCAs TransitionStorageClassNotFoundError UnexpectedContent
+        UnexpectedIPError UnsupportedArgument UnsupportedFunction UnsupportedNotification UnsupportedRangeHeader
+        UnsupportedSignature UnsupportedSqlOperation UnsupportedSqlStructure UnsupportedSyntax
+        UserKeyMustBeSpecified ValueParseFailure VersioningNotConfigured WebsiteRedirect XAdminAccessDenied
+        XAdminInvalidArgument XAdminInvalidRequest XAdminMethodNotSupported XAdminUserExists XGCSInternalError
+        XMinioAdminBucketRemoteAlreadyExists XMinioAdminBucketRemoteLabelInUse XMinioAdminConfigBadJSON
+        XMinioAdminConfigDuplicateKeys XMinioAdminConfigEnvOverridden XMinioAdminConfigIDPCfgNameAlreadyExists
+        XMinioAdminConfigIDPCfgNameDoesNotExist XMinioAdminConfigInvalidIDPType
+        XMinioAdminConfigLDAPNonDefaultConfigName XMinioAdminConfigLDAPValidation XMinioAdminConfigNoQuorum
+        XMinioAdminConfigTooLarge XMinioAdminGroupDisabled XMinioAdminGroupNotEmpty XMinioAdminInvalidAccessKey
+        XMinioAdminInvalidArgument XMinioAdminInvalidSecretKey XMinioAdminNoAccessKey XMinioAdminNoSecretKey
+        XMinioAdminNoSuchAccessKey XMinioAdminNoSuchConfigTarget XMinioAdminNoSuchGroup XMinioAdminNoSuchJob
+        XMinioAdminNoSuchPolicy XMinioAdminNoSuchQuotaConfiguration XMinioAdminNoSuchUser
+        XMinioAdminNotificationTargetsTestFailed XMinioAdminPolicyChangeAlreadyApplied
+        XMinioAdminProfilerNotEnabled XMinioAdminRebalanceAlreadyStarted XMinioAdminRebalanceNotStarted
+        XMinioAdminRemoteARNTypeInvalid XMinioAdminRemoteArnInvalid XMinioAdminRemoteIdenticalToSource
+        XMinioAdminRemoteRemoveDisallowed XMinioAdminRemoteTargetDenyAdd XMinioAdminRemoteTargetNotFoundError
+        XMinioAdminReplicationBandwidthLimitError XMinioAdminReplicationRemoteConnectionError XMinioEncryptionError
+        XMinioHealAlreadyRunning XMinioHealInvalidClientToken XMinioHealMissingBucket XMinioHealNoSuchProcess
+        XMinioHealNotImplemented XMinioHealOverlappingPaths XMinioInvalidDecompressedSize XMinioInvalidGroupName
+        XMinioInvalidIAMCredentials XMinioInvalidLifecycleParameter XMinioInvalidResource XMinioInvalidResourceName
+        XMinioInvalidUTF XMinioLDAPExpectedLoginName XMinioLDAPNotEnabled XMinioMalformedJSON
+        XMinioObjectExistsAsDirectory XMinioObjectTampered XMinioPolicyAlreadyAttached XMinioPolicyNotAttached
+        XMinioReplicationDenyEdit XMinioReplicationNoExistingObjects XMinioRequestBodyParse
+        XMinioSiteReplicationBackendIssue XMinioSiteReplicationBucketConfigError
+        XMinioSiteReplicationBucketMetaError XMinioSiteReplicationConfigMissingError
+        XMinioSiteReplicationIAMConfigMismatch XMinioSiteReplicationIAMError XMinioSiteReplicationInvalidRequest
+        XMinioSiteReplicationPeerResp XMinioSiteReplicationServiceAccountError""",
+}
+_CHECKSUMS = ("BadDigest", "InvalidDigest", "XAmzContentChecksumMismatch", "XAmzContentSHA256Mismatch")
+_NETWORK_ERRNOS = {
+    "refused": ["ECONNREFUSED"],
+    "reset": ["ECONNRESET", "ECONNABORTED", "EPIPE", "ESHUTDOWN"],
+    "timeout": ["ETIMEDOUT"],
+    "unreachable": [
+        "EACCES", "EADDRINUSE", "EADDRNOTAVAIL", "EAFNOSUPPORT", "EAGAIN", "EALREADY", "EBADF", "EHOSTDOWN",
+        "EHOSTUNREACH", "EINPROGRESS", "EINTR", "EINVAL", "EIO", "EISCONN", "EMFILE", "EMSGSIZE", "ENETDOWN",
+        "ENETRESET", "ENETUNREACH", "ENFILE", "ENOBUFS", "ENOMEM", "ENOPROTOOPT", "ENOTCONN", "ENOTSOCK", "EPERM",
+        "EPROTO",
+    ],
+}  # fmt: skip
+
+
+def flat(codes: Codes) -> list[tuple[str, Kind]]:
+    return [(name, kind) for kind, names in codes.items() for name in names.split()]
+
+
+# -- gRPC
+
+
+class Failure(grpc.RpcError):  # type: ignore[misc]  # grpc has no types
+    """What a stub raises."""
+
+    def __init__(self, status: grpc.StatusCode, text: str = "", details: bytes = b"") -> None:
+        self._status, self._text, self._details = status, text, details
+
+    def code(self) -> grpc.StatusCode:
+        return self._status
+
+    def details(self) -> str:
+        return self._text
+
+    def trailing_metadata(self) -> Any:
+        return (("grpc-status-details-bin", self._details),) if self._details else None
+
+
+def test_every_grpc_code_is_in_the_list() -> None:
+    assert {name for name, _ in flat(GRPC)} == {status.name for status in grpc.StatusCode} - {"OK"}
+
+
+@pytest.mark.parametrize("call", ["ExchangeCredential", "CreateLogicalUpload", "CompleteUpload"])
+@pytest.mark.parametrize(("name", "kind"), flat(GRPC))
+def test_every_grpc_code_has_its_class(name: str, kind: Kind, call: str) -> None:
+    judged(_translated(call, Failure(grpc.StatusCode[name], "no"), ""), kind)
+
+
+def test_every_code_of_the_platform_is_in_the_list() -> None:
+    assert {name for name, _ in flat(AUTH)} == {_plain(name) for name in AuthErrorCode.keys()}  # noqa: SIM118 - no dict
+    assert {name for name, _ in flat(GATEWAY)} == {_plain(name) for name in DataGatewayErrorCode.keys()}  # noqa: SIM118
+
+
+def _plain(name: str) -> str:
+    return name.rpartition("ERROR_CODE_")[2]
+
+
+@pytest.mark.parametrize("form", ["bare", "raw", "wrapped"])
+@pytest.mark.parametrize(
+    ("name", "kind"),
+    [(f"AUTH_ERROR_CODE_{name}", kind) for name, kind in flat(AUTH)]
+    + [(f"DATA_GATEWAY_ERROR_CODE_{name}", kind) for name, kind in flat(GATEWAY)],
+)
+def test_every_code_of_the_platform_has_its_class(name: str, kind: Kind, form: str) -> None:
+    """Bare in the text, in an ErrorDetail, and in one that is wrapped in a google.rpc.Status."""
+    detail = ErrorDetail(code=name, message="no")
+    packed = AnyMessage()
+    packed.Pack(detail)
+    inner = packed.SerializeToString()
+    details = {"bare": b"", "raw": detail.SerializeToString(), "wrapped": b"\x08\x02\x1a" + bytes([len(inner)]) + inner}
+    text = f"{name}: no" if form == "bare" else "no"
+    judged(_translated("CreateLogicalUpload", Failure(grpc.StatusCode.UNKNOWN, text, details[form]), ""), kind)
+
+
+@pytest.mark.parametrize(
+    ("text", "code"),
+    [
+        ("failed to connect to all addresses; last error: UNKNOWN: ipv4:1.2.3.4:443: Connection refused", "refused"),
+        ("DNS resolution failed for x:443: C-ares status is not ARES_SUCCESS", "dns"),
+        ("errors resolving x: [Domain name not found]", "dns"),
+        ("Ssl handshake failed: SSL_ERROR_SSL: CERTIFICATE_VERIFY_FAILED: unable to get issuer", "certificate"),
+        ("Ssl handshake failed: SSL_ERROR_SSL: WRONG_VERSION_NUMBER", "tls"),
+        ("recvmsg:Connection reset by peer", "UNAVAILABLE"),
+        ("Socket closed", "UNAVAILABLE"),
+        ("GOAWAY received", "UNAVAILABLE"),
+    ],
+)
+def test_what_grpc_calls_unavailable_is_told_apart(text: str, code: str) -> None:
+    error = _translated("CompleteUpload", Failure(grpc.StatusCode.UNAVAILABLE, text), "")
+    assert error.code == code
+    judged(error, "blocked" if code == "certificate" else "offline")
+
+
+# -- what a store answers
+
+
+def answer(status: int, body: bytes = b"", content_type: str = "application/xml") -> urllib3.HTTPResponse:
+    return urllib3.HTTPResponse(io.BytesIO(body), {"Content-Type": content_type}, status=status)
+
+
+def as_error(code: str, form: str) -> bytes:
+    return {
+        "bare": f"<Error><Code>{code}</Code><Message>no</Message></Error>",
+        "declared": f'<?xml version="1.0" encoding="UTF-8"?>\n<Error><Code>{code}</Code></Error>',
+        "named": f'<Error xmlns="http://doc.oss-cn-hangzhou.aliyuncs.com">\n<Code>\n {code}\n</Code>\n</Error>',
+    }[form].encode()
+
+
+@pytest.mark.parametrize("content_type", ["application/xml", "text/xml; charset=utf-8", "text/plain"])
+@pytest.mark.parametrize("form", ["bare", "declared", "named"])
+@pytest.mark.parametrize("kind", S3)
+def test_every_code_of_a_store_has_its_class(kind: Kind, form: str, content_type: str) -> None:
+    for code in S3[kind].split():
+        for status in (400, 403, 404, 409):
+            error = refused("UploadPart", answer(status, as_error(code, form), content_type), str)
+            judged(error, kind)
+            assert error.status == status
+        assert error.code == {"XAdminUserNotFound": "InvalidAccessKeyId"}.get(
+            code, "checksum" if code in _CHECKSUMS else code
+        )
+
+
+def test_a_code_that_nobody_knows_is_counted_and_the_store_being_away_where_its_status_says_so() -> None:
+    judged(refused("UploadPart", answer(400, as_error("FromTheFuture", "bare")), str), "counted")
+    judged(refused("UploadPart", answer(503, as_error("FromTheFuture", "bare")), str), "offline")
+
+
+def test_no_code_stands_in_two_classes() -> None:
+    names = [name for name, _ in flat(S3)]
+    assert len(names) == len(set(names))
+
+
+def test_every_code_of_the_table_stands_in_a_list() -> None:
+    """So that no row is added, or moved, without a test that knows it."""
+    here = {"proxy", "profile_file", "storage_keys", "lying_server", "checksum", "InvalidResponse"}
+    ways = {"dns", "unreachable", "refused", "reset", "timeout", "tls", "portal", "certificate"}
+    listed = {name for codes in (GRPC, AUTH, GATEWAY, S3) for name, _ in flat(codes)} | ways | here
+    assert {code for code in TABLE if not code.startswith("HTTP_")} - listed == set()
+
+
+@pytest.mark.parametrize("status", [status for status in range(300, 600) if status not in range(300, 400)])
+def test_every_http_status_without_a_code_has_its_class(status: int) -> None:
+    expected: Kind = "counted"
+    if status in {407, 408, 421, 425, 429} or (status >= 500 and status != 507):
+        expected = "offline"
+    elif status in {401, 402, 403, 507}:
+        expected = "blocked"
+    judged(refused("UploadPart", answer(status), str), expected)
+
+
+@pytest.mark.parametrize("status", range(300, 400))
+def test_every_redirect_has_its_class(status: int) -> None:
+    judged(refused("UploadPart", answer(status), str), "offline")  # a portal's
+    ours = urllib3.HTTPResponse(io.BytesIO(), {"x-amz-bucket-region": "eu-west-1"}, status=status)
+    judged(refused("UploadPart", ours, str), "blocked")
+
+
+@pytest.mark.parametrize("status", [status for status in range(400, 600) if status not in {413, 507}])
+def test_every_http_status_in_html_is_the_store_away_or_a_portal(status: int) -> None:
+    judged(refused("UploadPart", answer(status, b"<!doctype html><h1>no</h1>", "text/html"), str), "offline")
+
+
+# -- no answer
+
+
+def wrappings(error: Exception) -> Iterator[Exception]:
+    """``error`` bare, and in each form in which the connection library hands such a thing on."""
+    pool = urllib3.HTTPConnectionPool("h")
+    caused = exceptions.NewConnectionError(urllib3.connection.HTTPConnection("h"), "failed")
+    caused.__cause__ = error
+    yield error
+    yield exceptions.MaxRetryError(pool, "/", error)
+    yield exceptions.ProtocolError("Connection aborted.", error)
+    yield exceptions.MaxRetryError(pool, "/", exceptions.ProtocolError("Connection aborted.", error))
+    yield exceptions.SSLError(error)
+    yield exceptions.ProxyError("Unable to connect to proxy", error)
+    yield exceptions.MaxRetryError(pool, "/", exceptions.ProxyError("Unable to connect to proxy", error))
+    yield caused
+    yield exceptions.MaxRetryError(pool, "/", caused)
+
+
+@pytest.mark.parametrize(("code", "name"), [(code, name) for code, names in _NETWORK_ERRNOS.items() for name in names])
+def test_every_errno_has_its_class_bare_and_wrapped(code: str, name: str) -> None:
+    number = getattr(errno, name)
+    for form in wrappings(OSError(number, os.strerror(number))):
+        error = cut("UploadPart", form)
+        assert (error.code, judge(error).kind) == (code, "offline"), form
+
+
+@pytest.mark.parametrize("name", [name for name in dir(socket) if name.startswith("EAI_")])
+def test_every_failed_look_up_is_dns_bare_and_wrapped(name: str) -> None:
+    for form in wrappings(socket.gaierror(getattr(socket, name), "no such name")):
+        judged(cut("UploadPart", form), "offline", "dns")
+
+
+@pytest.mark.parametrize(
+    "kind_of_error",
+    [
+        error
+        for _, error in inspect.getmembers(ssl, inspect.isclass)
+        if issubclass(error, ssl.SSLError) and error is not ssl.SSLCertVerificationError
+    ],
+)
+def test_every_ssl_error_is_a_cut_handshake_bare_and_wrapped(kind_of_error: type[ssl.SSLError]) -> None:
+    for form in wrappings(kind_of_error(1, "no")):
+        judged(cut("UploadPart", form), "offline", "tls")
+
+
+def test_a_certificate_that_does_not_verify_blocks_bare_and_wrapped() -> None:
+    for form in wrappings(ssl.SSLCertVerificationError(1, "certificate verify failed")):
+        judged(cut("UploadPart", form), "blocked", "certificate")
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        http.client.BadStatusLine("x"),
+        http.client.IncompleteRead(b""),
+        http.client.LineTooLong("header"),
+        http.client.RemoteDisconnected("closed"),
+        http.client.UnknownProtocol("HTTP/9"),
+        http.client.ResponseNotReady(),
+        http.client.CannotSendRequest(),
+    ],
+)
+def test_every_garbled_answer_is_a_reset_bare_and_wrapped(error: Exception) -> None:
+    for form in wrappings(error):
+        judged(cut("UploadPart", form), "offline", "reset")
+
+
+_POOL = urllib3.HTTPConnectionPool("h")
+_CONNECTION = urllib3.connection.HTTPConnection("h")
+_URLLIB3: Mapping[str, tuple[Callable[[type[Any]], Exception], str]] = {
+    "HTTPError": (lambda kind: kind("no"), "reset"),
+    "PoolError": (lambda kind: kind(_POOL, "no"), "reset"),
+    "RequestError": (lambda kind: kind(_POOL, "/", "no"), "reset"),
+    "SSLError": (lambda kind: kind("no"), "tls"),
+    "ProxyError": (lambda kind: kind("no", Exception()), "reset"),
+    "DecodeError": (lambda kind: kind("no"), "reset"),
+    "ProtocolError": (lambda kind: kind("no"), "reset"),
+    "MaxRetryError": (lambda kind: kind(_POOL, "/"), "reset"),
+    "HostChangedError": (lambda kind: kind(_POOL, "/"), "reset"),
+    "TimeoutStateError": (lambda kind: kind("no"), "reset"),
+    "TimeoutError": (lambda kind: kind("no"), "timeout"),
+    "ReadTimeoutError": (lambda kind: kind(_POOL, "/", "no"), "timeout"),
+    "ConnectTimeoutError": (lambda kind: kind("no"), "timeout"),
+    "NewConnectionError": (lambda kind: kind(_CONNECTION, "no"), "unreachable"),
+    "NameResolutionError": (lambda kind: kind("h", _CONNECTION, socket.gaierror(-2, "no")), "dns"),
+    "EmptyPoolError": (lambda kind: kind(_POOL, "no"), "reset"),
+    "FullPoolError": (lambda kind: kind(_POOL, "no"), "reset"),
+    "ClosedPoolError": (lambda kind: kind(_POOL, "no"), "reset"),
+    "LocationValueError": (lambda kind: kind("no"), "lying_server"),
+    "LocationParseError": (lambda kind: kind("no"), "lying_server"),
+    "URLSchemeUnknown": (lambda kind: kind("ftp"), "lying_server"),
+    "ResponseError": (lambda kind: kind("no"), "reset"),
+    "ResponseNotChunked": (lambda kind: kind("no"), "reset"),
+    "BodyNotHttplibCompatible": (lambda kind: kind("no"), "reset"),
+    "IncompleteRead": (lambda kind: kind(1, 2), "reset"),
+    "InvalidChunkLength": (
+        lambda kind: kind(urllib3.HTTPResponse(b""), b"zz"),
+        "reset",
+    ),
+    "InvalidHeader": (lambda kind: kind("no"), "reset"),
+    "ProxySchemeUnknown": (lambda kind: kind("ftp"), "lying_server"),
+    "HeaderParsingError": (lambda kind: kind([], b""), "reset"),
+    "UnrewindableBodyError": (lambda kind: kind("no"), "reset"),
+}
+
+
+def test_every_exception_of_urllib3_is_in_the_list() -> None:
+    known = {
+        name
+        for name, kind in inspect.getmembers(exceptions, inspect.isclass)
+        if issubclass(kind, exceptions.HTTPError) and not issubclass(kind, Warning)
+    }
+    assert known - {"ConnectionError"} == set(_URLLIB3)  # that one is another name of ProtocolError
+
+
+@pytest.mark.parametrize("name", _URLLIB3)
+def test_every_exception_of_urllib3_has_its_class_bare_and_wrapped(name: str) -> None:
+    make, code = _URLLIB3[name]
+    for form in (
+        make(getattr(exceptions, name)),
+        exceptions.MaxRetryError(_POOL, "/", make(getattr(exceptions, name))),
+        exceptions.ProxyError("no", make(getattr(exceptions, name))),
+    ):
+        judged(cut("UploadPart", form), "blocked" if code == "lying_server" else "offline", code)
+
+
+# -- what follows
+
+
+@pytest.mark.parametrize("code", TABLE)
+def test_every_row_tells_the_operator_what_to_do(code: str) -> None:
+    outcome = outcome_of(CloudError("UploadPart", code), attempts=1, max_attempts=5, others_passed=False)
+    assert outcome.fault is not None
+    assert len(outcome.fault.hint) > 20
+    assert outcome.closes is None or outcome.closes.hint == outcome.fault.hint
+
+
+@pytest.mark.parametrize("kind_of_error", [error for error in AgentError.__subclasses__() if error is not CloudError])
+def test_every_error_of_the_agent_that_ends_in_a_document_has_a_hint(kind_of_error: type[AgentError]) -> None:
+    outcome = outcome_of(kind_of_error("no"), attempts=1, max_attempts=5, others_passed=False)
+    assert outcome.fault is None or outcome.fault.hint or outcome.event == "blocked_alone"
+
+
+def judged(error: CloudError, kind: Kind, code: str = "") -> None:
+    verdict = judge(error)
+    assert verdict.kind == kind, (error.code, verdict)
+    assert verdict.hint
+    assert error.code == (code or error.code)
