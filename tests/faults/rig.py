@@ -61,6 +61,7 @@ class Rig:
         usual = MinioStore.__init__.__kwdefaults__ or {}
         patch.setitem(usual, "connect_timeout", timeout)
         patch.setitem(usual, "read_timeout", timeout)
+        patch.setitem(usual, "patience", timeout)
         patch.setattr(app, "_TICK", 0.05)
         patch.setattr(sender, "_PAUSE", 0.05)
         self._server = server
