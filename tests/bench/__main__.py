@@ -9,6 +9,7 @@ SHORT = (
     ["tests.bench.history"],
     ["tests.bench.uploads", "--recordings", "40", "--most-mib", "32"],
     ["tests.bench.link", "--mib", "256"],
+    ["tests.bench.crowd"],
 )
 
 
