@@ -59,9 +59,8 @@ class Rig:
         """``timeout``: seconds, of each call and of each silence."""
         # What an operator can't set is shortened where it is decided.
         usual = MinioStore.__init__.__kwdefaults__ or {}
-        patch.setitem(usual, "connect_timeout", timeout)
-        patch.setitem(usual, "read_timeout", timeout)
-        patch.setitem(usual, "patience", timeout)
+        for name in ("connect_timeout", "read_timeout", "patience"):
+            patch.setitem(usual, name, timeout)
         patch.setattr(app, "_TICK", 0.05)
         patch.setattr(sender, "_PAUSE", 0.05)
         self._server = server
