@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import queue
+import threading
 from collections import deque
 from collections.abc import Callable, Mapping
 from concurrent.futures import Executor, Future
@@ -196,6 +197,7 @@ class WatchingRobot(Robot):
             sidecar_wait_seconds=5,
             unfinished_minutes=10,
         )
+        self._paying = threading.Lock()  # the scheduler runs a job once at a time
         self.finder = Finder(self.discover, self.intake, queue.SimpleQueue(), self.clock)
 
     def look(self) -> None:
@@ -211,9 +213,12 @@ class WatchingRobot(Robot):
         self.look()
         self.credentials.refresh_due()
         self.run()
-        if self.gate.closed() is None and self.history.debts():
-            with contextlib.suppress(CloudError):  # the next turn tries again
-                self.upload.pay_debts(self.profiles.load())
+        if self.gate.closed() is None and self._paying.acquire(blocking=False):
+            try:
+                with contextlib.suppress(CloudError):  # the next turn tries again
+                    self.upload.pay_debts(self.profiles.load())
+            finally:
+                self._paying.release()
 
     def pass_time(self, seconds: float, turns: int = 4) -> None:
         """Let time pass in a few steps and the agent work after each."""
