@@ -83,7 +83,7 @@ class Upload:
         max_restarts: int,
         pace: Pace,
     ) -> None:
-        """``max_restarts`` bounds those of one claim, ``pace`` the parts in flight."""
+        """``max_restarts`` bounds those of one attempt, ``pace`` the parts in flight."""
         self._store = store
         self._credentials = credentials
         self._history = history
@@ -103,13 +103,9 @@ class Upload:
                 raise SessionLostError("the platform completed this session with another object")
             return
         grant = self._open(job) if known is None else self._resume(job, known)
-        restarts = 0
-        while (restart_from := self._deliver(job, grant, known)) is not None:
-            restarts += 1
-            if restarts > self._max_restarts:
-                self.abandon(job.log, job.profile, "too many restarts")
-                raise SessionLostError(f"the object was lost {restarts} times", code="too_many_restarts")
-            grant, known = self._open(job, restart_from), None
+        restart_from = self._deliver(job, grant, known)
+        if restart_from is not None:
+            self._deliver(job, self._open(job, restart_from), None)
 
     def abandon(self, log: SyncLog, profile: DeviceProfile | None, reason: str, *, restarting: bool = False) -> None:
         """Give up a document's multipart and, unless it is ``restarting``, its session.
@@ -165,6 +161,9 @@ class Upload:
         """A new session; its ids are durable before anything is sent. Never repeated blindly: each call makes one."""
         log, profile = job.log, job.profile
         _ = job.file  # without it there is nothing to open a session for
+        if restart_from and log.restarts >= self._max_restarts * max(1, log.attempt_count):
+            self.abandon(log, profile, "too many restarts")
+            raise SessionLostError(f"it had to begin anew {log.restarts} times", code="too_many_restarts")
         if restart_from and log.multipart_upload_id:
             self.abandon(log, profile, "restart", restarting=True)
         told = replace(log, **job.identity)
