@@ -100,6 +100,7 @@ class Snapshot:
             "unfinished": self._named(report.unfinished),
             "waiting": self._named(report.waiting),
             "skipped": [str(path) for path in report.skipped[:_NAMED]],
+            "copies": [" = ".join(map(str, paths)) for paths in report.copies[:_NAMED]],
             "missing": [str(root) for root in report.missing_roots],
             "unreadable": [f"{folder} ({why})" for folder, why in report.unreadable_folders.items()],
             "files": {

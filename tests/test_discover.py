@@ -803,3 +803,11 @@ def test_a_known_file_takes_little_memory(tmp_path: Path) -> None:
     finally:
         tracemalloc.stop()
     assert held < 2000 * 600  # with all that the examiner remembers, which has a bound of its own
+
+
+def test_the_names_of_one_recording_are_told_together(finder: Finder, tmp_path: Path) -> None:
+    one = recorders.write_mcap(tmp_path / "one.mcap", seed=1)
+    shutil.copyfile(one, tmp_path / "copy.mcap")
+    recorders.write_mcap(tmp_path / "two.mcap", seed=2)
+    finder.run(10)
+    assert finder.discover.report().copies == [[tmp_path / "copy.mcap", one]]

@@ -16,7 +16,7 @@ import math
 import os
 import stat
 import threading
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -53,6 +53,7 @@ class DiskReport:
     unfinished: Sequence[Held] = ()
     waiting: Sequence[Held] = ()  # for a sidecar, for Axon, for a compressor; still settling; unreadable
     skipped: Sequence[Path] = ()  # older than watch.newer_than when first seen
+    copies: Sequence[Sequence[Path]] = ()  # names of one recording, where it has several
     complete: int = 0
     damaged: int = 0
     ignored: Mapping[str, int] = field(default_factory=dict)  # by suffix
@@ -180,9 +181,12 @@ class Discover:
         now = self._clock.monotonic()
         held: dict[str, list[Held]] = {"recording": [], "unfinished": [], "waiting": [], "skipped": []}
         counts: Counter[str] = Counter()
+        names: defaultdict[bytes, list[str]] = defaultdict(list)
         with self._lock:
             for path, file in self._files():
                 counts[file.state] += 1
+                if file.state == "complete":
+                    names[file.name].append(path)
                 if file.state not in ("complete", "damaged"):
                     kind = "waiting" if file.state in ("settling", "unreadable") else file.state
                     held[kind].append(Held(Path(path), file.why or file.state, now - file.since))
@@ -192,6 +196,7 @@ class Discover:
             unfinished=held["unfinished"],
             waiting=held["waiting"],
             skipped=[item.path for item in held["skipped"]],
+            copies=[[Path(path) for path in sorted(paths)] for paths in names.values() if len(paths) > 1],
             complete=counts["complete"],
             damaged=counts["damaged"],
             ignored=dict(survey.ignored),
