@@ -132,3 +132,10 @@ def test_a_reader_that_has_gone_is_no_bug(console: Console, closed_pipe: int) ->
     assert told.returncode == 1
     assert "Traceback" not in told.stderr
     assert told.stderr.count("\n") <= 1
+
+
+def test_a_name_can_neither_move_the_cursor_nor_forge_a_line(console: Console) -> None:
+    console.remember("/evil\x1b[2J\nforged.mcap")
+    shown = console.run("history").stdout
+    assert "\\x1b[2J\\nforged.mcap" in shown
+    assert len(shown.splitlines()) == 1

@@ -16,6 +16,7 @@ from agent.cli.options import (
     mark_of,
     opened_history,
     print_json,
+    say,
     settings_of,
     with_config,
     with_json,
@@ -55,7 +56,7 @@ def history(
     if as_json:
         print_json(rows)
     for row in () if as_json else rows:
-        click.echo(_summary_line(row) if summary else _line(row))
+        say(_summary_line(row) if summary else _line(row))
     if not rows:
         click.echo("no document", err=True)
 

@@ -98,3 +98,8 @@ def print_json(value: Any) -> None:
 def local(text: str) -> str:
     """A UTC time as people read it where they are."""
     return datetime.fromisoformat(text.replace("Z", "+00:00")).astimezone().strftime("%Y-%m-%d %H:%M:%S")
+
+
+def say(text: str) -> None:
+    """Print one line for people. File names and servers' words are others': they may not move the cursor."""
+    click.echo("".join(letter if letter.isprintable() else letter.encode("unicode_escape").decode() for letter in text))

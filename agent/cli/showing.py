@@ -10,7 +10,7 @@ from typing import Any
 
 import click
 
-from agent.cli.options import absolute, local, opened_history, print_json, settings_of, with_config, with_json
+from agent.cli.options import absolute, local, opened_history, print_json, say, settings_of, with_config, with_json
 from agent.cli.reasons import Reason, Rules
 from agent.edges.clock import RealClock
 from agent.edges.config import Settings
@@ -34,11 +34,11 @@ def status(config_path: Path | None, as_json: bool) -> None:
         return
     agent = answer["agent"]
     pid = f", process {agent['pid']}" if agent else ""
-    click.echo(f"agent     {'stopped' if agent is None else 'running' + pid}")
+    say(f"agent     {'stopped' if agent is None else 'running' + pid}")
     counts = answer["recordings"]
-    click.echo("documents " + ", ".join(f"{counts[name]} {name}" for name in counts))
+    say("documents " + ", ".join(f"{counts[name]} {name}" for name in counts))
     if answer["oldest_unsynced"]:
-        click.echo(f"oldest    {local(answer['oldest_unsynced'])}, {answer['backlog_bytes'] / _MIB:.0f} MiB to send")
+        say(f"oldest    {local(answer['oldest_unsynced'])}, {answer['backlog_bytes'] / _MIB:.0f} MiB to send")
     if agent and agent["gate"]:
         _show_gate(agent["gate"])
     for upload in agent["uploads"] if agent else ():
@@ -48,11 +48,11 @@ def status(config_path: Path | None, as_json: bool) -> None:
     for document in islice(waiting, _NAMED):
         _show_waiting(document)
     if len(waiting) > _NAMED:
-        click.echo(f"waits     {len(waiting) - _NAMED} more: keystone-agent history, or status --json")
+        say(f"waits     {len(waiting) - _NAMED} more: keystone-agent history, or status --json")
     for name, files in (agent or {}).get("files", {}).items():
         _show_files(name, files)
     if answer["damaged_lines"]:
-        click.echo(f"history   {answer['damaged_lines']} damaged lines were set aside (*.damaged); the rest is sound")
+        say(f"history   {answer['damaged_lines']} damaged lines were set aside (*.damaged); the rest is sound")
 
 
 @click.command()
@@ -69,7 +69,7 @@ def why(config_path: Path | None, as_json: bool, paths: Sequence[Path]) -> None:
         print_json([{"path": path, "rules": [reason.as_dict() for reason in told]} for path, told in found.items()])
         return
     for path, told in found.items():
-        click.echo(path)
+        say(path)
         for reason in told:
             _show_reason(reason)
 
@@ -96,10 +96,10 @@ def _status(settings: Settings) -> dict[str, Any]:
 def _show_gate(gate: dict[str, Any]) -> None:
     next_time = "until" if gate["cause"] == "hold" else "tried again at"
     until = f", {next_time} {local(gate['next_probe'])}" if gate["next_probe"] else ""
-    click.echo(f"gate      closed since {local(gate['since'])}{until}")
-    click.echo(f"          {gate['reason']}")
+    say(f"gate      closed since {local(gate['since'])}{until}")
+    say(f"          {gate['reason']}")
     if gate["hint"]:
-        click.echo(f"          → {gate['hint']}")
+        say(f"          → {gate['hint']}")
 
 
 def _show_upload(upload: dict[str, Any]) -> None:
@@ -107,18 +107,18 @@ def _show_upload(upload: dict[str, Any]) -> None:
     rate = upload["bytes_per_second"]
     left = f", {(upload['file_size'] - upload['bytes_sent']) / rate:.0f} s left" if rate else ""
     bar = ("#" * round(share * 20)).ljust(20, ".")
-    click.echo(f"uploads   [{bar}] {share:4.0%} {rate / 1e6:.1f} MB/s{left}  {upload['path']}")
+    say(f"uploads   [{bar}] {share:4.0%} {rate / 1e6:.1f} MB/s{left}  {upload['path']}")
 
 
 def _show_waiting(document: dict[str, Any]) -> None:
     error, retry_at = document["error"], document["next_retry_at"]
-    click.echo(f"waits     {document['path']}")
-    click.echo(f"          {error['message']}")
+    say(f"waits     {document['path']}")
+    say(f"          {error['message']}")
     advice = [f"until {local(retry_at)}"] if retry_at else []
     if error["hint"]:
         advice.append(error["hint"])
     if advice:
-        click.echo(f"          → {'; '.join(advice)}")
+        say(f"          → {'; '.join(advice)}")
 
 
 def _show_files(name: str, files: Any) -> None:
@@ -126,14 +126,14 @@ def _show_files(name: str, files: Any) -> None:
     if isinstance(files, dict):
         if files:
             counts = (f"{count} {_LABELS.get(kind, kind)}" for kind, count in files.items())
-            click.echo(f"{label:<9} " + ", ".join(counts))
+            say(f"{label:<9} " + ", ".join(counts))
         return
     for file in files:
-        click.echo(f"{label:<9} " + _SINCE.sub(lambda since: local(since[0]), file))
+        say(f"{label:<9} " + _SINCE.sub(lambda since: local(since[0]), file))
 
 
 def _show_reason(reason: Reason) -> None:
     at = f" at {local(reason.at)}" if reason.at else ""
-    click.echo(f"  {'ok ' if reason.ok else 'NO '} {reason.rule}: {reason.says}{at}")
+    say(f"  {'ok ' if reason.ok else 'NO '} {reason.rule}: {reason.says}{at}")
     if reason.remedy:
-        click.echo(f"      → {reason.remedy}")
+        say(f"      → {reason.remedy}")
