@@ -287,7 +287,9 @@ class App:
 
     def _pay_debts(self) -> None:
         """Give up in the cloud what was given up here, while the cloud answers."""
-        if self.gate.closed() is None and self.history.debts():
+        closed = self.gate.closed()
+        nobody_probes = closed is not None and closed.cause == "cloud" and not self.history.open()
+        if (closed is None or nobody_probes) and self.history.debts():
             try:
                 self._upload.pay_debts(self._cloud.profiles.load())
             except CloudError as error:

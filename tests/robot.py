@@ -213,7 +213,9 @@ class WatchingRobot(Robot):
         self.look()
         self.credentials.refresh_due()
         self.run()
-        if self.gate.closed() is None and self._paying.acquire(blocking=False):
+        closed = self.gate.closed()
+        nobody_probes = closed is not None and closed.cause == "cloud" and not self.history.open()
+        if (closed is None or nobody_probes) and self._paying.acquire(blocking=False):
             try:
                 with contextlib.suppress(CloudError):  # the next turn tries again
                     self.upload.pay_debts(self.profiles.load())

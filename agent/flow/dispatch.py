@@ -247,7 +247,8 @@ class Dispatch:
             raise error
         outcome = self._judge(claim, error)
         if outcome.event == "gave_up":
-            self._upload.abandon(self._history.get(claim.log.id), self._prepare.profile_of(claim.log), outcome.code)
+            log = self._history.get(claim.log.id)
+            self._upload.abandon(log, self._prepare.profile_of(log), outcome.code)
         with self._lock:
             self._settle(claim, outcome, error)
 

@@ -21,7 +21,7 @@ from agent.model.errors import (
 from agent.model.nouns import Fault, Kind
 from agent.model.states import Event
 
-_FAULTY = "the recording could not be stored; look into the log, then ask for it again"
+_FAULTY = "the recording could not be stored; look into the log"
 # An empty event is one that counts.
 _TABLE: Sequence[tuple[type[AgentError], Event | Literal[""], Kind]] = (
     (GateClosedError, "gate_closed", "offline"),

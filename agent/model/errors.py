@@ -66,7 +66,7 @@ class CloudError(AgentError):
 class RecordingError(AgentError):
     """The recording itself can't be uploaded; trying again changes nothing."""
 
-    hint = "mend the recording or its sidecar, then ask for it again with a marker"
+    hint = "mend the recording or its sidecar"
 
 
 class WaitingError(AgentError):
