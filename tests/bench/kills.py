@@ -37,7 +37,8 @@ from tests.recorders import write_mcap, write_sidecar
 
 MIB = 1024 * 1024
 PART = 5 * MIB  # the least that S3 takes
-AT_ONCE = 2 * 4  # recordings in flight, and parts in flight of each
+RECORDINGS, PARTS = 2, 4  # in flight, and of each of them
+AT_ONCE = RECORDINGS * PARTS
 SMALL, LARGE = (MIB // 2, 12 * MIB), (24 * MIB, 48 * MIB)  # a large one has more parts than go at once
 BANDWIDTH = 24 * MIB  # bytes a second
 ROUND_TRIP = 0.08  # seconds that each call takes, so that the phases without bytes are hit, too
@@ -128,7 +129,12 @@ class Ordeal:
             assert front is not None
             self._meter = front.pace = _Meter(BANDWIDTH)
             front.admission.admit = self._far_away(front.admission.admit)  # type: ignore[method-assign] # from outside
-            agent = Agent(self.cloud, self._folder)
+            agent = Agent(
+                self.cloud,
+                self._folder,
+                UPLOAD__MAX_CONCURRENT=str(RECORDINGS),
+                UPLOAD__PART_CONCURRENCY=str(PARTS),
+            )
             tally = Tally(self.cloud.store_kind)
             try:
                 self._kill(agent, tally, kills)
