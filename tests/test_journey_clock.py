@@ -2,14 +2,24 @@
 
 from __future__ import annotations
 
+import ipaddress
 import json
 import time
 from collections.abc import Callable
+from datetime import datetime, timezone
 from pathlib import Path
 
 import pytest
+import urllib3
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
+from cryptography.x509.oid import NameOID
+from minio import Minio
 
 from agent.devcloud.cloud import DevCloud
+from tests import servers
 from tests.journey import Agent
 from tests.recorders import write_mcap
 
@@ -39,6 +49,60 @@ class Elsewhen(Agent):
         aside = self._time.with_suffix(".new")
         aside.write_text(f"{seconds:+.0f}\n")
         aside.replace(self._time)
+
+
+def certificate_for_all_times(folder: Path) -> servers.Certificate:
+    """As ``servers.certificate``, but valid from 1950 on; trusted itself, without an authority."""
+    folder.mkdir(parents=True)
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "127.0.0.1")])
+    address = x509.IPAddress(ipaddress.ip_address("127.0.0.1"))
+    issued = (
+        x509.CertificateBuilder(name, name, key.public_key(), x509.random_serial_number())
+        .not_valid_before(datetime(1950, 1, 1, tzinfo=timezone.utc))
+        .not_valid_after(datetime(2100, 1, 1, tzinfo=timezone.utc))
+        .add_extension(x509.SubjectAlternativeName([address]), critical=False)
+        .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
+        .sign(key, hashes.SHA256())
+    )
+    public = folder / "public.crt"
+    made = servers.Certificate(ca_file=public, cert_file=public, key_file=folder / "private.key")
+    made.cert_file.write_bytes(issued.public_bytes(Encoding.PEM))
+    made.key_file.write_bytes(key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
+    return made
+
+
+@pytest.mark.skipif("minio" not in servers.available(), reason="minio is not on PATH")
+@pytest.mark.parametrize("offset", [-time.time() + 86400, YEAR], ids=["1970", "a year ahead"])
+def test_an_upload_to_minio_completes_where_its_certificate_is_valid_at_that_date(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, offset: float
+) -> None:
+    monkeypatch.setattr(servers, "certificate", certificate_for_all_times)
+    with servers.minio(tmp_path / "minio", tls=True) as server, DevCloud(tmp_path / "unused") as cloud:
+        pool = urllib3.PoolManager(ca_certs=str(server.ca_file))
+        address = server.endpoint.partition("://")[2]
+        library = Minio(address, server.access_key, server.secret_key, region="us-east-1", http_client=pool)
+        library.make_bucket("robots")
+        agent = Elsewhen(cloud, tmp_path, offset)
+        agent.environ |= {
+            "KEYSTONE_AGENT_CLOUD__MODE": "bucket",
+            "KEYSTONE_AGENT_CLOUD__TLS_CA_FILE": str(server.ca_file),
+            "KEYSTONE_AGENT_BUCKET__ENDPOINT": server.endpoint,
+            "KEYSTONE_AGENT_BUCKET__NAME": "robots",
+            "AWS_ACCESS_KEY_ID": server.access_key,
+            "AWS_SECRET_ACCESS_KEY": server.secret_key,
+        }
+        agent.start()
+        try:
+            recording = write_mcap(agent.root / "a.mcap", size=9 << 20)
+            (log,) = agent.wait_completed(1)
+            answer = library.get_object("robots", log.object_key)
+            assert answer.read() == recording.read_bytes()
+            answer.close()
+            answer.release_conn()
+        finally:
+            agent.stop()
+            pool.clear()
 
 
 def gate_of(agent: Agent) -> str:
