@@ -39,7 +39,8 @@ _PATIENCE = 50.0  # seconds until the demo gives up, beyond the time that record
 @click.option("--seconds", type=click.FloatRange(0.1, 30), default=4.0, show_default=True, help="Time to record.")
 def demo(mebibytes: int, seconds: float) -> None:
     """Record an MCAP, watch it reach a bucket, and compare the bytes; all on this machine."""
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # it cleans up as after Ctrl-C
+    for number in (signal.SIGTERM, signal.SIGINT):  # a shell's background job inherits a deaf ear to the latter
+        signal.signal(number, signal.default_int_handler)
     with ExitStack() as ending:
         with _explained():
             # An extra: only these commands need it.
