@@ -231,9 +231,9 @@ def test_a_bucket_is_named_as_stores_know_it(file: Path, key: str, good: str, ba
     assert set(faults_of(file, {**NOWHERE, variable(f"bucket.{key}"): bad})) == {f"bucket.{key}"}
 
 
-def test_a_key_of_a_feature_that_is_not_there_is_refused_with_the_known_ones(file: Path) -> None:
-    file.write_text("[watch]\nauto = false\n")
-    assert "roots, include, exclude" in faults_of(file)["watch.auto"].expected
+def test_a_key_that_nothing_resembles_is_refused_with_the_known_ones(file: Path) -> None:
+    file.write_text("[watch]\nzzz = false\n")
+    assert "roots, include, exclude" in faults_of(file)["watch.zzz"].expected
 
 
 def test_the_longest_wait_may_not_be_below_the_first_even_where_it_is_the_default(file: Path) -> None:

@@ -18,7 +18,7 @@ from agent.edges.history import TABLE, TinyHistory, _Index
 from agent.edges.journal import JournalDB, JournalStorage
 from agent.edges.journal.lines import line
 from agent.model.errors import AgentError, HistoryFullError, HistoryLockedError
-from agent.model.nouns import Fault, SyncLog
+from agent.model.nouns import Fault, Marker, SyncLog
 from agent.model.ports import History
 from tests.contracts.history import LATER, HistoryContract, document
 from tests.fakes.clock import FakeClock
@@ -98,7 +98,7 @@ def test_a_document_has_the_promised_fields_in_the_promised_order(folder: Path) 
     with opened(folder) as history:
         id_ = history.add(document(left_out_tags=("long",))).id
         stored = history.db.table(TABLE).get(doc_id=id_)
-    assert list(stored or ()) == CONTRACT_FIELDS
+    assert list(stored or ()) == [*CONTRACT_FIELDS, "ahead"]
     lines = (folder / "journal").read_bytes().rstrip(b"\0").splitlines()
     assert json.loads(lines[1][9:]) == [["sync_logs", 1, stored]]
 
@@ -201,23 +201,24 @@ def test_tidying_compacts_while_the_agent_runs_and_only_when_that_is_worth_it(fo
 
 
 def test_a_marker_is_served_in_the_same_transaction_as_its_document(folder: Path) -> None:
+    served, lost = Marker("/data/a.mcap.resync", 7, 1), Marker("/data/b.mcap.resync", 8, 2)
     with opened(folder) as history:
-        markers = history.db.table("markers")
         with history.transaction():
             history.add(document("a"))
-            markers.insert({"path": "/data/a.mcap.resync", "inode": 7})
+            history.mark_served(served)
 
         def fail() -> None:
             with history.transaction():
                 history.add(document("b"))
-                markers.insert({"path": "/data/b.mcap.resync", "inode": 8})
-                assert len(markers) == 2
+                history.mark_served(lost)
+                assert history.marker(lost.path) == lost
                 raise ZeroDivisionError
 
         with pytest.raises(ZeroDivisionError):
             fail()
+        assert (history.marker(served.path), history.marker(lost.path)) == (served, None)
     with opened(folder) as history:
-        assert [marker["inode"] for marker in history.db.table("markers")] == [7]
+        assert (history.marker(served.path), history.marker(lost.path)) == (served, None)
         assert history.counts()["pending"] == 1
 
 

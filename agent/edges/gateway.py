@@ -15,6 +15,7 @@ from google.protobuf.any_pb2 import Any as AnyMessage
 from google.protobuf.message import DecodeError, Message
 from google.protobuf.unknown_fields import UnknownFieldSet
 
+from agent.model.digests import same_etag
 from agent.model.errors import CloudError
 from agent.model.nouns import (
     DEFAULT_PART_SIZE,
@@ -159,6 +160,16 @@ class GrpcGateway:
             part_size_bytes=log.part_size_bytes,
         )
         self._call(profile, token, call, request)
+
+    def stored(self, profile: DeviceProfile, token: AccessToken, log: SyncLog) -> bool:
+        """Whether the platform has it as completed, with the object that the document names."""
+        try:
+            known = self.recover(profile, token, log.logical_upload_id)
+        except CloudError as error:
+            if error.code != "UPLOAD_NOT_FOUND":
+                raise
+            return False
+        return known.stage == "completed" and same_etag(known.etag, log.etag)
 
     def close(self) -> None:
         """Close all channels; calls that still run end with CloudError("CANCELLED")."""

@@ -17,12 +17,13 @@ from tinydb.table import Document
 
 from agent.edges.journal import RESERVE, JournalDB, JournalStorage
 from agent.model import states
-from agent.model.nouns import Debt, Fault, Status, SyncLog, utc_text
+from agent.model.nouns import Debt, Fault, Marker, Status, SyncLog, utc_text
 from agent.model.ports import Clock
 from agent.model.states import Event
 
 TABLE = "sync_logs"
 ABORTS = "aborts"
+MARKERS = "markers"
 
 _FIELDS = tuple(field.name for field in fields(SyncLog))
 _CODES: dict[str, int] = {status: code for code, status in enumerate(get_args(Status), start=1)}  # 0: no document
@@ -47,6 +48,8 @@ class TinyHistory:
         self.db = JournalDB(storage=lambda: self._storage)
         self._table = self.db.table(TABLE)
         self._aborts = self.db.table(ABORTS)
+        self._marker_table = self.db.table(MARKERS)
+        self._markers = self._known_markers()
         self._undo: list[tuple[int, SyncLog | None]] | None = None
         self._open: dict[int, SyncLog] = {}
         self._statuses = bytearray(1)  # by id
@@ -93,6 +96,24 @@ class TinyHistory:
             if self._aborts.contains(doc_id=debt_id):
                 self._aborts.remove(doc_ids=[debt_id])
 
+    def mark_served(self, marker: Marker) -> None:
+        """Remember how far a marker is served."""
+        with self.transaction():
+            self.forget_marker(marker.path)
+            self._markers[marker.path] = self._marker_table.insert(asdict(marker)), marker
+
+    def marker(self, path: str) -> Marker | None:
+        """What is remembered of the marker at ``path``."""
+        with self._lock:
+            known = self._markers.get(path)
+            return known[1] if known else None
+
+    def forget_marker(self, path: str) -> None:
+        """The marker is gone."""
+        with self.transaction():
+            if known := self._markers.pop(path, None):
+                self._marker_table.remove(doc_ids=[known[0]])
+
     @contextmanager
     def transaction(self) -> Iterator[None]:
         """All writes of this thread inside become durable together, when the block ends; all or none.
@@ -112,6 +133,7 @@ class TinyHistory:
                 for id_, log in reversed(self._undo):
                     self._remember(id_, log)
                 self._next_id = next_id
+                self._markers = self._known_markers()
                 raise
             finally:
                 self._undo = None
@@ -181,6 +203,11 @@ class TinyHistory:
     def close(self) -> None:
         """Let go of the files."""
         self.db.close()
+
+    def _known_markers(self) -> dict[str, tuple[int, Marker]]:
+        return {
+            document["path"]: (document.doc_id, Marker(**_known(document, Marker))) for document in self._marker_table
+        }
 
     def _change(self, id_: int, change: Callable[[SyncLog], SyncLog]) -> SyncLog:
         with self.transaction():

@@ -131,6 +131,15 @@ class Bucket:
             with self._at(log.object_key + MANIFEST, lease) as target:
                 target.put(_manifest(log, self._clock.now()), "application/json")
 
+    def stored(self, profile: DeviceProfile, token: AccessToken, log: SyncLog) -> bool:
+        """Whether that object lies under its key now."""
+        del profile, token
+        with _called("HeadObject"):
+            key, lease = self._key_in(log.logical_upload_id, "HeadObject"), self._keys.lease()
+            with self._at(key, lease) as target:
+                found = target.stat()
+        return found is not None and found.size == log.file_size and same_etag(found.etag, log.etag)
+
     def close(self) -> None:
         """Connections are the store's."""
 

@@ -22,6 +22,8 @@ Trigger = Literal["discovered", "marker", "cli", "cause-changed", "upgrade"]
 Kind = Literal["offline", "blocked", "counted", "final", "lease_lost"]
 Action = Literal["continue", "complete_only", "restart", "abort", "unspecified"]
 Stage = Literal["active", "completing", "completed", "terminal", "unspecified"]
+Ask = Literal["resync", "first"]
+Reply = Literal["accepted", "already_queued", "not_found", "rejected"]
 
 DEFAULT_PART_SIZE = 8 * 1024 * 1024  # what part_size_bytes <= 0 means on the wire
 _YEAR_1, _YEAR_9999 = -62_135_596_800.0, 253_402_300_799.0  # file systems know times beyond ISO 8601
@@ -324,6 +326,29 @@ class Debt:
 
 
 @dataclass(frozen=True, slots=True)
+class Answer:
+    """What became of one target (path, folder or episode id) that an operator asked something for."""
+
+    target: str
+    status: Reply
+    message: str = ""
+    episode_id: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Marker:
+    """A touch file that is served, told by inode and time from one that is dropped at the same path later.
+
+    ``through`` is the last recording of a folder that was dealt with, in the order of their paths; None: all were.
+    """
+
+    path: str
+    inode: int
+    mtime_ns: int
+    through: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class SyncLog:
     """One document of the history: one attempt chain of one recording. Times are :func:`utc_text`."""
 
@@ -363,6 +388,7 @@ class SyncLog:
     credential_refreshes: int = 0
     restarts: int = 0
     source_deleted: bool = False
+    ahead: int = 0  # above 0: asked to go before the queue, the highest first
 
     @property
     def open(self) -> bool:

@@ -13,10 +13,12 @@ from typing import Any, Protocol
 
 from agent.model.nouns import (
     AccessToken,
+    Answer,
     CredentialLease,
     Debt,
     DeviceProfile,
     Grant,
+    Marker,
     Part,
     Recovery,
     SentPart,
@@ -87,6 +89,10 @@ class Gateway(Protocol):
 
     def complete(self, profile: DeviceProfile, token: AccessToken, log: SyncLog) -> None:
         """Say that the object is stored as ``log`` has it. Idempotent for the same document."""
+        ...
+
+    def stored(self, profile: DeviceProfile, token: AccessToken, log: SyncLog) -> bool:
+        """Whether the object of the completed ``log`` is in the bucket now, as the document has it. May be repeated."""
         ...
 
     def close(self) -> None:
@@ -223,6 +229,18 @@ class History(Protocol):
         """Forget a debt that is paid or can't be paid any more; one that is gone already is no error."""
         ...
 
+    def mark_served(self, marker: Marker) -> None:
+        """Remember how far ``marker`` is served, in the place of what was remembered of its path."""
+        ...
+
+    def marker(self, path: str) -> Marker | None:
+        """What is remembered of the marker at ``path``."""
+        ...
+
+    def forget_marker(self, path: str) -> None:
+        """The marker at ``path`` is gone; one that is unknown is no error."""
+        ...
+
     def get(self, id_: int) -> SyncLog:
         """One document."""
         ...
@@ -261,4 +279,48 @@ class History(Protocol):
 
     def close(self) -> None:
         """Let go of the files. Nothing else may be called afterwards."""
+        ...
+
+
+class Operator(Protocol):
+    """What the commands ask of a running agent. What a method returned is durable."""
+
+    def status(self) -> Mapping[str, Any]:
+        """What ``status --json`` shows of the agent; JSON."""
+        ...
+
+    def resync(self, targets: Sequence[str], reason: str) -> Sequence[Answer]:
+        """Upload these recordings again: absolute paths of files or folders, or episode ids."""
+        ...
+
+    def resync_failed(self, code: str, reason: str) -> Sequence[Answer]:
+        """Try again all that failed, with this error code where it is not ""."""
+        ...
+
+    def first(self, targets: Sequence[str]) -> Sequence[Answer]:
+        """Put these ahead of the queue, the last named one last."""
+        ...
+
+    def pause(self) -> None:
+        """Start no new part until :meth:`resume`, also after a restart."""
+        ...
+
+    def resume(self) -> None:
+        """Go on."""
+        ...
+
+    def rescan(self) -> None:
+        """Look at everything now."""
+        ...
+
+    def assets(self) -> Mapping[str, str]:
+        """Robot id to asset id as it is in force; "" is a robot unbound."""
+        ...
+
+    def set_asset(self, robot: str, asset: str) -> None:
+        """Bind a robot to an asset. Raises AgentError when that is refused."""
+        ...
+
+    def unset_asset(self, robot: str) -> None:
+        """Leave the robot known but unbound."""
         ...

@@ -132,6 +132,17 @@ class GatewayContract:
         known = platform.gateway.recover(platform.profile, token, grant.session.logical_upload_id)
         assert (known.stage, known.part_count, known.etag) == ("completed", 1, log.etag)
 
+    def test_an_object_counts_as_stored_once_it_is_completed_with_the_same_etag(
+        self, platform: Platform, recording: Path
+    ) -> None:
+        log = self._store(platform, platform.create(), recording)
+        token = platform.token()
+        assert not platform.gateway.stored(platform.profile, token, log)
+        platform.gateway.complete(platform.profile, token, log)
+        assert platform.gateway.stored(platform.profile, token, log)
+        assert not platform.gateway.stored(platform.profile, token, replace(log, etag='"0-1"'))
+        assert not platform.gateway.stored(platform.profile, token, replace(log, logical_upload_id="nowhere"))
+
     def test_a_document_of_something_that_is_not_stored_is_refused(self, platform: Platform) -> None:
         grant = platform.create()
         with pytest.raises(CloudError) as raised:
@@ -183,6 +194,7 @@ class GatewayContract:
 def _completing(grant: Grant, etag: str) -> SyncLog:
     return replace(
         LOG,
+        logical_upload_id=grant.session.logical_upload_id,
         upload_id=grant.session.upload_id,
         raw_tags={ASSET_TAG: "robot-1", FILE_TAG: "a.mcap"},
         part_count=1,

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from agent.model.nouns import Debt, Fault, SyncLog
+from agent.model.nouns import Debt, Fault, Marker, SyncLog
 from agent.model.ports import History
 from agent.model.states import IllegalMoveError
 from tests.fakes.clock import FakeClock
@@ -64,6 +64,20 @@ class HistoryContract:
         history.settle(first.id)
         history.settle(first.id)
         assert [owed.id for owed in reopen(history).debts()] == [second.id]
+
+    def test_a_marker_is_remembered_by_its_path_until_it_is_gone(
+        self, history: History, reopen: Callable[[History], History]
+    ) -> None:
+        begun, served = Marker("/data/\udcff.resync", 7, 1, "/data/a.mcap"), Marker("/data/\udcff.resync", 7, 1)
+        history.mark_served(begun)
+        history = reopen(history)
+        assert history.marker(begun.path) == begun
+        history.mark_served(served)
+        history = reopen(history)
+        assert history.marker(begun.path) == served
+        history.forget_marker(begun.path)
+        history.forget_marker(begun.path)
+        assert reopen(history).marker(begun.path) is None
 
     def test_every_field_survives_a_restart(self, history: History, reopen: Callable[[History], History]) -> None:
         log = history.add(

@@ -169,6 +169,16 @@ class FakeGateway:
             raise CloudError(call, "FAILED_PRECONDITION")
         done()
 
+    def stored(self, profile: DeviceProfile, token: AccessToken, log: SyncLog) -> bool:
+        """Whether it was reported with this ETag."""
+        try:
+            known = self.recover(profile, token, log.logical_upload_id)
+        except CloudError as error:
+            if error.code != "UPLOAD_NOT_FOUND":
+                raise
+            return False
+        return known.stage == "completed" and same_etag(known.etag, log.etag)
+
     def close(self) -> None:
         """Nothing to let go of."""
 

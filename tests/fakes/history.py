@@ -11,7 +11,7 @@ from typing import Any, get_args
 
 from agent.model import states
 from agent.model.errors import HistoryFullError
-from agent.model.nouns import Debt, Status, SyncLog, utc_text
+from agent.model.nouns import Debt, Marker, Status, SyncLog, utc_text
 from agent.model.ports import Clock
 from agent.model.states import Event
 
@@ -25,6 +25,7 @@ class MemoryHistory:
         self.documents = {} if documents is None else documents
         self.last_id = last_id
         self.aborts: dict[int, Debt] = {}
+        self.markers: dict[str, Marker] = {}
         self.before: Callable[[str], None] = lambda _call: None
         self._clock = clock
         self._lock = threading.RLock()
@@ -34,6 +35,7 @@ class MemoryHistory:
         """What the next start of the agent finds."""
         history = MemoryHistory(self._clock, dict(self.documents), self.last_id)
         history.aborts = dict(self.aborts)
+        history.markers = dict(self.markers)
         history.before = self.before
         return history
 
@@ -70,6 +72,21 @@ class MemoryHistory:
         with self._lock:
             self.aborts.pop(debt_id, None)
 
+    def mark_served(self, marker: Marker) -> None:
+        """Keep it."""
+        with self.transaction():
+            self.markers[marker.path] = marker
+
+    def marker(self, path: str) -> Marker | None:
+        """What is remembered."""
+        with self._lock:
+            return self.markers.get(path)
+
+    def forget_marker(self, path: str) -> None:
+        """Forget it."""
+        with self.transaction():
+            self.markers.pop(path, None)
+
     @contextmanager
     def transaction(self) -> Iterator[None]:
         """All or none."""
@@ -77,12 +94,12 @@ class MemoryHistory:
             if self._before is not None:
                 yield
                 return
-            self._before = dict(self.documents)
+            self._before, markers = dict(self.documents), dict(self.markers)
             try:
                 yield
-                self._write(self._before)
+                self._write(self._before, markers)
             except BaseException:
-                self.documents = self._before
+                self.documents, self.markers = self._before, markers
                 raise
             finally:
                 self._before = None
@@ -127,9 +144,9 @@ class MemoryHistory:
     def close(self) -> None:
         """Nothing to let go."""
 
-    def _write(self, before: dict[int, SyncLog]) -> None:
+    def _write(self, before: dict[int, SyncLog], markers: dict[str, Marker]) -> None:
         self.before("write")
-        if self.full and self.documents != before:
+        if self.full and (self.documents, self.markers) != (before, markers):
             raise HistoryFullError("the test says that the disk is full")
 
     def _change(self, id_: int, change: Callable[[SyncLog], SyncLog]) -> SyncLog:

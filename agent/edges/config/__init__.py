@@ -33,6 +33,7 @@ from agent.edges.config.kinds import (
     Ids,
     KeyTemplate,
     Level,
+    Listen,
     Megabits,
     Minutes,
     PartMebibytes,
@@ -80,6 +81,7 @@ class Watch(_Section):
         Globs, Field(min_length=1, description="a list of one or more globs for base names, without a /")
     ] = ("*.mcap",)
     exclude: Globs = (".*", "*.active", "*.tmp", "*.part")
+    auto: Switch = True
     newer_than: DateOrAge = ""
     settle_seconds: Seconds = 2.0
     rescan_seconds: Seconds = 60
@@ -129,8 +131,9 @@ class Assets(_Section):
 
 
 class Upload(_Section):
-    """How much goes at once, when, and over which link."""
+    """How much goes at once, in which order, when, and over which link."""
 
+    order: Literal["oldest", "newest"] = "oldest"
     max_concurrent: Count = 2
     part_concurrency: Annotated[int, Field(ge=0, le=16, description="0 to 16; 0 = found by measuring")] = 0
     max_restarts: Count = 3
@@ -160,6 +163,24 @@ class Retry(_Section):
         return value
 
 
+class Retention(_Section):
+    """What of the uploaded recordings is deleted here, and when."""
+
+    delete_after_upload: Switch = False
+    keep_hours: Annotated[
+        float, Field(ge=0, le=876_000, allow_inf_nan=False, description="hours, 0 or more, a century at most")
+    ] = 24
+    min_free_gib: Annotated[
+        float, Field(ge=0, le=1_048_576, allow_inf_nan=False, description="GiB, 0 or more; 0 = off")
+    ] = 0
+
+
+class History(_Section):
+    """How long the history remembers."""
+
+    keep_days: Annotated[int, Field(gt=0, le=36_500, description="a whole number of days from 1 to 36500")] = 90
+
+
 class Log(_Section):
     """What is written down for people and programs."""
 
@@ -167,6 +188,13 @@ class Log(_Section):
     dir: FolderOrNone = Path("/var/log/keystone-agent")
     max_mib: Count = 10
     files: Count = 10
+
+
+class Metrics(_Section):
+    """Where Prometheus finds the agent's metrics."""
+
+    listen: Listen = ""
+    textfile: FolderOrNone = None
 
 
 class Settings(_Section):
@@ -179,7 +207,10 @@ class Settings(_Section):
     assets: Assets = Assets()
     upload: Upload = Upload()
     retry: Retry = Retry()
+    retention: Retention = Retention()
+    history: History = History()
     log: Log = Log()
+    metrics: Metrics = Metrics()
 
 
 _SECTIONS: Mapping[str, type[_Section]] = {name: type(getattr(Settings(), name)) for name in Settings.model_fields}

@@ -18,6 +18,7 @@ _AGE = re.compile(r"(\d{1,9})([smhdw])")
 _UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days", "w": "weeks"}
 USER_IN_URL = re.compile(r"://[^/@\s]*@")
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
+_LISTEN = re.compile(r"(?:[A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\]):[0-9]{1,5}")
 _PROXY = re.compile(r"http://(?:[^/?#@\s]+@)?(?:[A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\]):[0-9]{1,5}/?")
 
 
@@ -76,6 +77,12 @@ def _span(value: str) -> str:
 def _proxy(value: Any) -> Any:
     if isinstance(value, str) and value and not (_PROXY.fullmatch(value) and urlsplit(value).port):
         raise ValueError("no proxy")
+    return value
+
+
+def _listen(value: str) -> str:
+    if value and not (_LISTEN.fullmatch(value) and 0 < int(value.rpartition(":")[2]) < 65536):
+        raise ValueError(value)
     return value
 
 
@@ -158,6 +165,11 @@ Endpoint = Annotated[
         pattern=r"^((https?://)?(\[[0-9a-fA-F:.]+\]|[A-Za-z0-9._-]+)(:[0-9]{1,5})?/?)?$",
         description='an address such as "https://s3.example.org:9000", https where it does not say',
     ),
+]
+Listen = Annotated[
+    str,
+    AfterValidator(_listen),
+    Field(description='"HOST:PORT" of this robot, such as "127.0.0.1:9464", or ""'),
 ]
 Word = Annotated[str, Field(pattern=r"^[!-~]*$", description="text of ASCII characters without spaces")]
 BucketName = Annotated[
