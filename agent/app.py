@@ -217,6 +217,7 @@ class App:
         self._check_assets()
         self._serve()
         self._limits.look_at_clock()  # before anything can be claimed
+        self.dispatch.cause_changed()  # whatever was mended while no agent ran
         self._watch.start()
         self._finding.start()
         self._scheduler.start()

@@ -7,6 +7,7 @@ import os
 import stat
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -183,8 +184,9 @@ def test_pause_is_a_marker_that_stays(console: Console) -> None:
     assert console.run("rescan").exit_code == 0
 
 
-def test_nothing_can_be_left_where_no_agent_ever_was(console: Console) -> None:
-    told = command(console, "pause", AGENT__STATE_DIR=str(console.state / "none"))
+@pytest.mark.parametrize("arguments", [("pause",), ("asset", "set", "arm-7", "x"), ("asset", "unset", "arm-7")])
+def test_nothing_can_be_left_where_no_agent_ever_was(arguments: tuple[str, ...], console: Console) -> None:
+    told = command(console, *arguments, AGENT__STATE_DIR=str(console.state / "none"))
     assert (told.returncode, told.stdout) == (1, "")
     assert told.stderr == f"{console.state / 'none'} is not there\n→ start the agent once\n"
 
@@ -214,6 +216,14 @@ def test_where_the_profiles_can_not_be_seen_the_agent_is_to_judge(console: Conso
     assert not (console.state / "assets.json").exists()
 
 
+@pytest.fixture
+def open_folder() -> Iterator[Path]:
+    """Pytest's own are for nobody else."""
+    with tempfile.TemporaryDirectory() as folder:
+        Path(folder).chmod(0o755)
+        yield Path(folder)
+
+
 AS_ONE_OF_THE_GROUP = """
 import os
 from agent.__main__ import main
@@ -225,9 +235,8 @@ main()
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can be somebody else")
-def test_one_of_the_group_leaves_what_it_may_not_write(console: Console, tmp_path: Path) -> None:
-    for folder in (tmp_path, *tmp_path.parents[:2]):
-        folder.chmod(0o755)
+def test_one_of_the_group_leaves_what_it_may_not_write(open_folder: Path) -> None:
+    console = Console(open_folder)
     os.chown(console.state, 0, 4711)
     console.state.chmod(0o750)
     console.remember("/b.mcap", episode="ep-b")

@@ -96,6 +96,7 @@ class Absent:
 
     def set_asset(self, robot: str, asset: str) -> None:
         """Bind it here and now; where this user can't, or can't see the profiles, the agent does."""
+        self._need_state_dir()
         try:
             self._bindings.bind(robot, asset)
         except (PermissionError, CloudError):
@@ -104,6 +105,7 @@ class Absent:
 
     def unset_asset(self, robot: str) -> None:
         """Unbind it here and now; where this user can't, the agent does."""
+        self._need_state_dir()
         try:
             self._bindings.unbind(robot)
         except PermissionError:
@@ -129,9 +131,8 @@ class Absent:
         put(self._markers() / name, json.dumps(asked).encode(), owner=self._state_dir, mode=0o644)
 
     def _markers(self) -> Path:
+        self._need_state_dir()
         folder = self._state_dir / "markers"
-        if not self._state_dir.is_dir():
-            raise AgentError(f"{self._state_dir} is not there", code="no_state_dir", hint="start the agent once")
         if not folder.is_dir():
             folder.mkdir(mode=0o770, exist_ok=True)
             descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
@@ -141,3 +142,8 @@ class Absent:
             finally:
                 os.close(descriptor)
         return folder
+
+    def _need_state_dir(self) -> None:
+        """Only an agent knows whose it has to be."""
+        if not self._state_dir.exists():
+            raise AgentError(f"{self._state_dir} is not there", code="no_state_dir", hint="start the agent once")
