@@ -215,12 +215,12 @@ class App:
             )
         self._check_profiles()
         self._check_assets()
-        self._serve()
         self._limits.look_at_clock()  # before anything can be claimed
         self.dispatch.cause_changed()  # whatever was mended while no agent ran
         self._watch.start()
         self._finding.start()
         self._scheduler.start()
+        self._serve()
 
     def _check_profiles(self) -> None:
         """Say at once, not only with the first recording, that nothing can be sent yet."""

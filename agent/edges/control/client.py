@@ -17,7 +17,7 @@ from agent.model.nouns import Answer, Reply
 from agent.pb import control_pb2
 from agent.pb.control_pb2_grpc import ControlStub
 
-_SOON, _LATER = 15.0, 600.0  # seconds for what costs nothing, and for what may read all recordings
+_GLANCE, _SOON, _LATER = 5.0, 15.0, 600.0  # seconds: for a look, a small deed, and what may read all recordings
 _OPTIONS = (*KEEPALIVE, ("grpc.max_receive_message_length", -1), ("grpc.enable_http_proxy", 0))
 _REPLIES: Mapping[int, Reply] = {1: "accepted", 2: "already_queued", 3: "not_found", 4: "rejected"}
 
@@ -52,7 +52,7 @@ class Control:
 
     def status(self) -> Mapping[str, Any]:
         """What the agent says of itself."""
-        return next(self._watch(0, _SOON))
+        return next(self._watch(0, _GLANCE))
 
     def watch(self, seconds: float) -> Iterator[Mapping[str, Any]]:
         """What the agent says of itself, now and then every ``seconds`` (above 0), until it stops: NotRunningError."""

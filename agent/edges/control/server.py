@@ -57,7 +57,7 @@ class ControlServer:
             raise OSError(f"cannot listen on {self._state_dir}/control.sock") from error
         owner = self._state_dir.stat()
         with suppress(PermissionError):  # a user who is not root can't give everything away
-            os.chown(self._place.path, owner.st_uid, owner.st_gid)
+            os.chown(self._place.path, owner.st_uid, owner.st_gid, follow_symlinks=False)
         Path(self._place.path).chmod(0o660)
         self._server.start()
 
