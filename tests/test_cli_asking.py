@@ -65,19 +65,15 @@ def test_what_is_queued_already_counts_as_done(console: Console, agent: FakeOper
     ]
 
 
-def test_a_relative_path_is_one_from_where_the_caller_stands(
-    console: Console, agent: FakeOperator, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.mark.usefixtures("agent")
+def test_a_relative_path_is_one_from_where_the_caller_stands(console: Console, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(console.root)
     (console.root / "episode-1").touch()
-    for target in ("episode-1", "./gone", "../x.mcap", "unknown"):
-        console.run("first", target)
-    del agent
-    told = [json.loads(console.run("first", target, "--json").stdout)[0]["target"] for target in
-            ("episode-1", "./gone", "../x.mcap", "unknown")]  # fmt: skip
-    assert told == [
-        str(console.root / "episode-1"),
-        str(console.root / "gone"),
+    asked = ("episode-1", "./gone", "../x.mcap", "unknown")
+    told = json.loads(console.run("first", *asked, "--json").stdout)
+    assert [item["target"] for item in told] == [
+        f"{console.root}/episode-1",
+        f"{console.root}/gone",
         f"{console.root.parent}/x.mcap",
         "unknown",
     ]

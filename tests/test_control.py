@@ -124,6 +124,28 @@ def test_the_socket_of_a_killed_agent_is_no_agent_and_in_nobodys_way(tmp_path: P
         control.pause()
 
 
+SUSPENDED = """
+import os, signal, sys
+from pathlib import Path
+from agent.edges.control import ControlServer
+from tests.fakes.operator import FakeOperator
+ControlServer(Path(sys.argv[1]), FakeOperator()).start()
+print("listens", flush=True)
+os.kill(os.getpid(), signal.SIGSTOP)
+"""
+
+
+def test_an_agent_that_does_not_answer_is_not_waited_for(tmp_path: Path) -> None:
+    command = [sys.executable, "-c", SUSPENDED, str(tmp_path)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE) as agent:
+        assert agent.stdout is not None
+        agent.stdout.readline()
+        os.waitid(os.P_PID, agent.pid, os.WSTOPPED)
+        with closing(Control(tmp_path)) as control, pytest.raises(AgentError, match="does not answer"):
+            control.status()
+        agent.kill()
+
+
 @pytest.mark.parametrize("missing", ["state", "socket"])
 def test_no_socket_is_no_agent(missing: str, tmp_path: Path) -> None:
     with pytest.raises(NotRunningError, match="no agent runs"):
