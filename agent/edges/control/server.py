@@ -39,6 +39,7 @@ class ControlServer:
         self._state_dir = state_dir
         self._operator = operator
         self._lock = threading.Lock()
+        self._idle = threading.Condition(self._lock)
         self._calls = 0
         self._watchers: set[threading.Event] = set()  # each one ends its stream
         self._stopping = False
@@ -76,8 +77,8 @@ class ControlServer:
         if self._place is not None:
             self._place.close()
             self._place = None
-        with self._lock:
-            return self._calls == 0
+        with self._idle:  # gRPC is done with a call before its thread is
+            return self._idle.wait_for(lambda: self._calls == 0, seconds)
 
     def _handlers(self) -> grpc.GenericRpcHandler:
         acts: dict[str, Callable[[Any], Any]] = {
@@ -165,8 +166,9 @@ class ControlServer:
             _log.exception("a call of the operator failed", extra={"event": "bug"})
             _abort(context, grpc.StatusCode.INTERNAL, "bug", "the agent failed to do that", "look into its log")
         finally:
-            with self._lock:
+            with self._idle:
                 self._calls -= 1
+                self._idle.notify_all()
 
 
 def _abort(context: grpc.ServicerContext, status: grpc.StatusCode, code: str, message: str, hint: str) -> NoReturn:
