@@ -38,7 +38,7 @@ class ControlServer:
         """Nothing is served before :meth:`start`."""
         self._state_dir = state_dir
         self._operator = operator
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()  # a stream that nobody reads any more may end in any thread, at any time
         self._idle = threading.Condition(self._lock)
         self._calls = 0
         self._watchers: set[threading.Event] = set()  # each one ends its stream
@@ -69,7 +69,7 @@ class ControlServer:
         """
         with self._lock:
             self._stopping = True
-            for ended in self._watchers:
+            for ended in tuple(self._watchers):
                 ended.set()
         if self._server is not None:
             self._server.stop(seconds).wait()
