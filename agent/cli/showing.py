@@ -10,12 +10,21 @@ from typing import Any
 
 import click
 
-from agent.cli.options import absolute, local, opened_history, print_json, say, settings_of, with_config, with_json
+from agent.cli.options import (
+    absolute,
+    local,
+    opened_history,
+    print_json,
+    say,
+    settings_of,
+    with_config,
+    with_json,
+    word_of_agent,
+)
 from agent.cli.reasons import Reason, Rules
 from agent.edges.clock import RealClock
 from agent.edges.config import Settings
 from agent.edges.history import to_json
-from agent.edges.status import StatusFile
 
 _MIB = 1024 * 1024
 _NAMED = 20  # documents that wait and are named
@@ -63,7 +72,7 @@ def why(config_path: Path | None, as_json: bool, paths: Sequence[Path]) -> None:
     """Say for each PATH which rule lets it go or holds it up, and what to do."""
     settings = settings_of(config_path)
     with opened_history(settings) as documents:
-        rules = Rules(settings, documents, RealClock(), StatusFile(settings.agent.state_dir).read())
+        rules = Rules(settings, documents, RealClock(), word_of_agent(settings))
         found = {str(path): rules.reasons(absolute(path)) for path in paths}
     if as_json:
         print_json([{"path": path, "rules": [reason.as_dict() for reason in told]} for path, told in found.items()])
@@ -78,7 +87,7 @@ def _status(settings: Settings) -> dict[str, Any]:
     with opened_history(settings) as documents:
         waiting = documents.open()
         return {
-            "agent": StatusFile(settings.agent.state_dir).read(),
+            "agent": word_of_agent(settings),
             "recordings": dict(documents.counts()),
             "oldest_unsynced": min((log.queued_at for log in waiting if not log.resync), default=None),
             "backlog_bytes": sum(log.file_size for log in waiting),
