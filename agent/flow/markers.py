@@ -17,11 +17,13 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+from agent.flow.binding import Bindings
 from agent.flow.discover import Discover
 from agent.flow.examine import NotYet
 from agent.flow.gate import Gate
 from agent.flow.requests import BATCH, Requests
-from agent.model.errors import AgentError
+from agent.model.durable import put, sync_folder
+from agent.model.errors import CloudError, RefusedError, WaitingError
 from agent.model.nouns import Answer, Ask, Marker
 from agent.model.ports import Clock, History
 from agent.model.touch_files import FIRST, PAUSE, REJECTED, REQUEST, RESCAN, RESYNC, rejected
@@ -30,9 +32,6 @@ _log = logging.getLogger(__name__)
 
 _LONGEST_REASON = 1000  # characters
 _LARGEST = 64 * 1024  # bytes of a marker that are read
-
-Bind = Callable[[str, "str | None"], None]
-"""Binds a robot to an asset, or (None) to none; raises AgentError where that is refused."""
 
 
 @dataclass(slots=True)
@@ -73,7 +72,7 @@ class Markers:
         gate: Gate,
         clock: Clock,
         rescan: Callable[[], None],
-        bind: Bind,
+        bindings: Bindings,
     ) -> None:
         """Look at nothing yet.
 
@@ -85,7 +84,7 @@ class Markers:
             gate: Held while ``pause`` exists.
             clock: Its monotonic clock.
             rescan: Has everything looked at.
-            bind: For what commands left.
+            bindings: For what commands left.
         """
         self._folder = folder
         self._history = history
@@ -94,7 +93,7 @@ class Markers:
         self._gate = gate
         self._clock = clock
         self._rescan = rescan
-        self._bind = bind
+        self._bindings = bindings
         self._waiting: dict[Path, _Seen] = {}
         self._kept: dict[Path, Marker] = {}
         self._rejected: set[Path] = set()
@@ -183,10 +182,10 @@ class Markers:
             return
         try:
             answer = self._answer(marker, path, (known.through or "") if same and known else "")
-        except _RefusedError as refused:
+        except _UnservedError as refused:
             batch.refused.append((marker, str(refused)))
             return
-        except OSError as error:
+        except (CloudError, WaitingError, OSError) as error:  # of profiles and assets that are not there yet
             _log.debug("%s waits: %s", path, error, extra={"event": "marker_waits"})
             return
         if answer is None:
@@ -199,7 +198,7 @@ class Markers:
             batch.refused.append((marker, f"{answer.target}: {answer.message}"))
 
     def _answer(self, marker: Marker, path: Path, through: str) -> Answer | None:
-        """What became of it; None while it has to wait. Raises _RefusedError."""
+        """What became of it; None while it has to wait. Raises _UnservedError."""
         if path.name.endswith(REQUEST):
             return self._of_request(path)
         suffix, ask = (FIRST, _FIRST) if path.name.endswith(FIRST) else (RESYNC, _RESYNC)
@@ -212,7 +211,7 @@ class Markers:
         found = self._requests.at(path.with_name(target), ask=ask, trigger="marker", reason=reason)
         if isinstance(found, NotYet):
             if found.why == "unknown" and self._scanned_since(path):
-                raise _RefusedError(f"{found.path}: {found.message}")
+                raise _UnservedError(f"{found.path}: {found.message}")
             return None
         return found
 
@@ -223,7 +222,7 @@ class Markers:
             return None
         paths = [str(below) for below in self._requests.below(folder) if str(below) > through]
         if not paths and not through:
-            raise _RefusedError("there is no finished recording in this folder or below")
+            raise _UnservedError("there is no finished recording in this folder or below")
         batch, rest = paths[:BATCH], paths[BATCH:]
         answers = list(self._requests.each([Path(below) for below in batch], ask=ask, trigger="marker", reason=reason))
         if rest:
@@ -235,17 +234,22 @@ class Markers:
         """What a command left while no agent ran."""
         asked = _object(_text(path))
         if asked.get("ask") == "asset":
-            asset = asked.get("asset")
-            try:
-                self._bind(str(asked.get("robot", "")), None if asset is None else str(asset))
-            except AgentError as error:
-                raise _RefusedError(error.message) from error
-            return Answer(str(asked.get("robot")), "accepted", "bound")
+            return self._of_asset(str(asked.get("robot", "")), asked.get("asset"))
         ask: Ask = _FIRST if asked.get("ask") == "first" else _RESYNC
         if asked.get("ask") not in ("resync", "first") or not asked.get("target"):
-            raise _RefusedError("it is no request of keystone-agent")
+            raise _UnservedError("it is no request of keystone-agent")
         target, reason = os.fsdecode(os.fsencode(str(asked["target"]))), str(asked.get("reason", ""))[:_LONGEST_REASON]
         return _first_of(self._requests.ask(target, ask=ask, trigger="cli", reason=reason))
+
+    def _of_asset(self, robot: str, asset: Any) -> Answer:
+        try:
+            if asset is None:
+                self._bindings.unbind(robot)
+            else:
+                self._bindings.bind(robot, str(asset))
+        except RefusedError as error:
+            raise _UnservedError(f"{robot}: {error.message}; {error.hint}") from error
+        return Answer(robot, "accepted", f"bound to {asset or 'no asset'}")
 
     def _scanned_since(self, path: Path) -> bool:
         return self._discover.scans > self._waiting[path].begun
@@ -265,8 +269,9 @@ class Markers:
             else:
                 self._kept.pop(path, None)
                 gone.append(marker)
-        for folder in {os.path.dirname(marker.path) for marker in gone}:  # noqa: PTH120 - of text, for very many
-            _sync(folder)
+        for folder in {Path(marker.path).parent for marker in gone}:
+            with suppress(OSError):  # a folder that is gone has no marker either
+                sync_folder(folder)
         with self._history.transaction():
             for marker in gone:
                 self._history.forget_marker(marker.path)
@@ -285,9 +290,9 @@ class Markers:
         path = Path(marker.path)
         _log.warning("rejected %s: %s", path, why, extra={"event": "marker_rejected", "path": str(path)})
         try:
-            _write(rejected(path), f"{why}\n")
+            put(rejected(path), f"{why}\n".encode("utf-8", "replace"), owner=path.parent, mode=0o644)
             _unlink(marker)
-            _sync(str(path.parent))
+            sync_folder(path.parent)
         except OSError as error:
             self._history.mark_served(replace(marker, said=True))
             self._kept[path] = marker
@@ -296,7 +301,7 @@ class Markers:
         self._waiting.pop(path, None)
 
 
-class _RefusedError(Exception):
+class _UnservedError(Exception):
     """A marker can't be served, whenever it is tried."""
 
 
@@ -322,17 +327,8 @@ def _unlink(marker: Marker) -> None:
             path.unlink()
 
 
-def _sync(folder: str) -> None:
-    with suppress(OSError):  # a folder that is gone has no marker either
-        descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
-
-
 def _text(path: Path) -> str:
-    """What somebody wrote into it, in one line; raises _RefusedError where that can't be read."""
+    """What somebody wrote into it, in one line; raises _UnservedError where that can't be read."""
     try:
         if path.lstat().st_size == 0:
             return ""
@@ -340,7 +336,7 @@ def _text(path: Path) -> str:
         with os.fdopen(descriptor, "rb") as file:
             text = file.read(_LARGEST).decode("utf-8", "replace")
     except OSError as error:
-        raise _RefusedError(f"it can't be read: {error.strerror}") from error
+        raise _UnservedError(f"it can't be read: {error.strerror}") from error
     return "".join(letter if letter.isprintable() else " " for letter in text).strip()
 
 
@@ -356,15 +352,3 @@ def _first_of(answers: Sequence[Answer]) -> Answer:
     """One answer for all: a good one if there is any."""
     good = [answer for answer in answers if answer.status in ("accepted", "already_queued")]
     return (good or list(answers))[0]
-
-
-def _write(path: Path, text: str) -> None:
-    """Replace the file at ``path``, durably; follows no link. Raises OSError."""
-    aside = path.with_name(f".{path.name}.new")
-    aside.unlink(missing_ok=True)
-    descriptor = os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o644)
-    with os.fdopen(descriptor, "w", encoding="utf-8", errors="replace") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(descriptor)
-    aside.rename(path)
