@@ -40,15 +40,17 @@ from agent.flow.finder import Finder
 from agent.flow.gate import Delays, Gate
 from agent.flow.intake import Intake
 from agent.flow.limits import Limits
+from agent.flow.markers import Markers
 from agent.flow.pace import MOST_IN_ALL, Pace
 from agent.flow.prepare import Prepare
+from agent.flow.requests import Requests
 from agent.flow.upload import Upload
 from agent.model.bandwidth import Bandwidth
 from agent.model.errors import AgentError, CloudError, HistoryFullError, WaitingError, judge
 from agent.model.hours import Hours
 from agent.model.nouns import Recording, Sighting, utc_seconds
 from agent.model.ports import Clock
-from agent.operator import Desk, Unserved
+from agent.operator import Desk
 from agent.snapshot import Snapshot
 
 _log = logging.getLogger(__name__)
@@ -135,7 +137,13 @@ class App:
         )
         self._sightings: queue.SimpleQueue[Sighting] = queue.SimpleQueue()
         self._watch = Watch(watch.roots, self._sightings, exclude=watch.exclude, polling=watch.polling)
-        intake = Intake(history=self.history, clock=self._clock, device_id=self._robot, snapshot=self._asset_when_found)
+        intake = Intake(
+            history=self.history,
+            clock=self._clock,
+            device_id=self._robot,
+            snapshot=self._asset_when_found,
+            auto=watch.auto,
+        )
         self._workers = ThreadPoolExecutor(settings.upload.max_concurrent, thread_name_prefix="upload")
         prepare = Prepare(
             history=self.history,
@@ -159,6 +167,7 @@ class App:
             max_concurrent=settings.upload.max_concurrent,
             max_attempts=retry.max_attempts,
             settle_seconds=watch.settle_seconds,
+            newest_first=settings.upload.order == "newest",
             built=_BUILT,
             bandwidth=Bandwidth(mbit * _MBIT, self._clock.monotonic)
             if (mbit := settings.upload.bandwidth_mbit)
@@ -181,11 +190,29 @@ class App:
         )
         self._stamp_seen = self._cause_stamp()
         platform = settings.cloud.mode == "platform"
-        self.bindings = Bindings(self._assets, self._cloud.profiles if platform else None)
+        bindings = Bindings(self._assets, self._cloud.profiles if platform else None)
+        requests = Requests(
+            history=self.history,
+            intake=intake,
+            examiner=examiner,
+            state=self.discover.state,
+            below=self.discover.below,
+            names=self.discover.names,
+        )
+        self._markers = Markers(
+            folder=state / "markers",
+            history=self.history,
+            requests=requests,
+            discover=self.discover,
+            gate=self.gate,
+            clock=self._clock,
+            rescan=self._rescan,
+            bindings=bindings,
+        )
         desk = Desk(
             snapshot=self._snapshot.take,
-            requests=Unserved(),
-            bindings=self.bindings,
+            requests=requests,
+            bindings=bindings,
             markers=state / "markers",
             tick=self.dispatch.tick,
             rescan=self._rescan,
@@ -216,6 +243,7 @@ class App:
         self._check_profiles()
         self._check_assets()
         self._limits.look_at_clock()  # before anything can be claimed
+        self._prepare_markers()
         self.dispatch.cause_changed()  # whatever was mended while no agent ran
         self._watch.start()
         self._finding.start()
@@ -235,6 +263,14 @@ class App:
             self._assets.known()
         except WaitingError as error:
             _log.error("%s (%s)", error.message, error.hint, extra={"event": error.code})
+
+    def _prepare_markers(self) -> None:
+        """The pause marker holds before anything can be claimed."""
+        try:
+            self._markers.prepare()
+        except OSError as error:
+            _log.warning("markers can't be dropped there: %s", error, extra={"event": "markers_failed"})
+        self._markers.look_at_pause()
 
     def _serve(self) -> None:
         """Let commands ask. Without the socket they leave on disk what they ask for."""
@@ -294,6 +330,7 @@ class App:
         )
         for job, seconds in (
             (self.dispatch.tick, _TICK),
+            (self._look_at_markers, _TICK),
             (self._refresh, _REFRESH),
             (self._watch.supervise, _SUPERVISE),
             (self._publish, _PUBLISH),
@@ -341,6 +378,13 @@ class App:
                 self._upload.pay_debts(self._cloud.profiles.load())
             except CloudError as error:
                 _log.warning("could not give up old uploads yet: %s", error.message, extra={"event": "debts"})
+
+    def _look_at_markers(self) -> None:
+        try:
+            if self._markers.look():
+                self.dispatch.tick()
+        except HistoryFullError as error:
+            self.dispatch.disk_failed(error)
 
     def _look_at_clock(self) -> None:
         time.tzset()  # somebody may have set another time zone

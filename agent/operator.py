@@ -5,47 +5,13 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from agent.flow.binding import Bindings
+from agent.flow.requests import Requests
 from agent.model.durable import put, sync_folder
-from agent.model.nouns import Answer, Trigger
-
-_PAUSE = "pause"
-
-
-class Requests(Protocol):
-    """How recordings are asked for; each answer is durable."""
-
-    def resync(self, target: str, trigger: Trigger, reason: str) -> Sequence[Answer]:
-        """Upload again: an absolute path of a file or folder, or an episode id."""
-        ...
-
-    def resync_failed(self, code: str, reason: str) -> Sequence[Answer]:
-        """Try again what failed, with this error code where it is not ""."""
-        ...
-
-    def first(self, target: str, trigger: Trigger) -> Sequence[Answer]:
-        """Put it ahead of the queue."""
-        ...
-
-
-class Unserved:
-    """Requests before anybody serves them."""
-
-    def resync(self, target: str, trigger: Trigger, reason: str) -> Sequence[Answer]:
-        """Refused."""
-        del trigger, reason
-        return [Answer(target, "rejected", "this agent does not serve requests")]
-
-    def resync_failed(self, code: str, reason: str) -> Sequence[Answer]:
-        """Nothing."""
-        del code, reason
-        return []
-
-    def first(self, target: str, trigger: Trigger) -> Sequence[Answer]:
-        """Refused."""
-        return self.resync(target, trigger, "")
+from agent.model.nouns import Answer, Ask
+from agent.model.touch_files import PAUSE
 
 
 class Desk:
@@ -87,19 +53,22 @@ class Desk:
 
     def resync(self, targets: Sequence[str], reason: str) -> Sequence[Answer]:
         """Upload these again."""
-        answers = [answer for target in targets for answer in self._requests.resync(target, "cli", reason)]
-        self._tick()
-        return answers
+        return self._ask(targets, "resync", reason)
 
     def resync_failed(self, code: str, reason: str) -> Sequence[Answer]:
         """Try again what failed."""
-        answers = self._requests.resync_failed(code, reason)
+        answers = self._requests.failed(code, trigger="cli", reason=reason)
         self._tick()
         return answers
 
     def first(self, targets: Sequence[str]) -> Sequence[Answer]:
         """Put these ahead."""
-        answers = [answer for target in targets for answer in self._requests.first(target, "cli")]
+        return self._ask(targets, "first", "")
+
+    def _ask(self, targets: Sequence[str], ask: Ask, reason: str) -> Sequence[Answer]:
+        answers = [
+            answer for target in targets for answer in self._requests.ask(target, ask=ask, trigger="cli", reason=reason)
+        ]
         self._tick()
         return answers
 
@@ -134,11 +103,11 @@ class Desk:
 
 def pause(markers: Path) -> None:
     """Create the marker durably. Raises OSError."""
-    if not (markers / _PAUSE).exists():
-        put(markers / _PAUSE, b"", owner=markers)
+    if not (markers / PAUSE).exists():
+        put(markers / PAUSE, b"", owner=markers)
 
 
 def resume(markers: Path) -> None:
     """Remove the marker durably. Raises OSError."""
-    (markers / _PAUSE).unlink(missing_ok=True)
+    (markers / PAUSE).unlink(missing_ok=True)
     sync_folder(markers)

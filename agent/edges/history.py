@@ -153,6 +153,13 @@ class TinyHistory:
         with self._lock:
             return next(self._found(self._by_fingerprint, fingerprint, lambda log: log.fingerprint), None)
 
+    def synced(self, fingerprint: str) -> bool:
+        """Whether these bytes were ever uploaded."""
+        with self._lock:
+            return any(
+                log.synced for log in self._found(self._by_fingerprint, fingerprint, lambda log: log.fingerprint)
+            )
+
     def open(self) -> Sequence[SyncLog]:
         """Documents to which something may still happen, oldest id first."""
         with self._lock:

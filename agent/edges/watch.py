@@ -35,6 +35,7 @@ from watchdog.observers.inotify import InotifyObserver
 from watchdog.observers.polling import PollingObserver
 
 from agent.model.nouns import Sighting
+from agent.model.touch_files import is_marker
 
 _log = logging.getLogger(__name__)
 
@@ -200,7 +201,8 @@ class Watch:
 
     def seen(self, root: Path, relative: Path) -> None:
         """Something happened at ``relative`` below ``root``."""
-        if not self._is_excluded(relative):
+        # A marker is hidden by its name alone, not by the names of its folders.
+        if not self._is_excluded(relative.parent if is_marker(relative.name) else relative):
             self._sightings.put(Sighting(root / relative))
 
     def _everything_seen(self) -> None:

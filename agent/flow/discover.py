@@ -27,6 +27,7 @@ from agent.flow.survey import GONE, Rules, Survey, is_below, related, sidecar_na
 from agent.model.errors import FileChangedError, RecordingError
 from agent.model.nouns import Damaged, Recording, Sighting
 from agent.model.ports import Clock
+from agent.model.touch_files import is_marker
 
 _log = logging.getLogger(__name__)
 
@@ -58,6 +59,7 @@ class DiskReport:
     damaged: int = 0
     ignored: Mapping[str, int] = field(default_factory=dict)  # by suffix
     links: int = 0  # skipped symbolic links
+    rejected: Sequence[Path] = ()  # reasons why touch files were not served
     missing_roots: Sequence[Path] = ()
     unreadable_folders: Mapping[Path, str] = field(default_factory=dict)
     scan_seconds: float = 0.0
@@ -119,6 +121,8 @@ class Discover:
         self._hints: set[str] = set()
         self._tops: list[str] = []  # roots that are there, none below another
         self._survey = Survey()
+        self._markers: set[str] = set()
+        self.begun, self.scans = 0, 0  # scans begun and ended
         self._scan_due = -math.inf
         self._scanned = -math.inf
         self._said_links = False
@@ -134,6 +138,23 @@ class Discover:
         """Scan everything soon; asked for again and again, still not more often than every ``settle_seconds``."""
         with self._lock:
             self._scan_due = min(self._scan_due, max(self._clock.monotonic(), self._scanned + self._settle_seconds))
+
+    def markers(self) -> Sequence[Path]:
+        """The touch files that were seen since this was asked before."""
+        with self._lock:
+            seen, self._markers = self._markers, set()
+        return [Path(path) for path in seen]
+
+    def below(self, folder: Path) -> Sequence[Path]:
+        """What may be a recording in ``folder`` and below, by path: the complete ones, and those skipped by age."""
+        with self._lock:
+            known = [path for path, file in self._files_below(folder) if file.state in ("complete", "skipped")]
+        return [Path(path) for path in sorted(known)]
+
+    def unsettled(self, folder: Path, since: float) -> bool:
+        """Whether something below ``folder`` that was there at that monotonic time has not been examined yet."""
+        with self._lock:
+            return any(file.state == "settling" and file.since <= since for _, file in self._files_below(folder))
 
     def again(self, path: Path) -> None:
         """What ``step`` gave for ``path`` could not be taken: give it once more after settling again."""
@@ -201,6 +222,7 @@ class Discover:
             damaged=counts["damaged"],
             ignored=dict(survey.ignored),
             links=survey.links,
+            rejected=[Path(path) for path in survey.rejected],
             missing_roots=[Path(root) for root in survey.missing],
             unreadable_folders={Path(folder): why for folder, why in survey.unreadable.items()},
             scan_seconds=survey.seconds,
@@ -222,6 +244,7 @@ class Discover:
     def _scan(self) -> None:
         """See everything there is, and forget what is gone."""
         started = self._clock.monotonic()
+        self.begun += 1
         with self._lock:
             self._scan_due = math.inf  # one asked for from now on is another one
         survey = Survey()
@@ -234,6 +257,7 @@ class Discover:
                     del self._folders[folder]
             previous, self._survey, self._tops = self._survey, survey, tops_
             self._scanned = self._clock.monotonic()
+            self.scans = self.begun
             self._scan_due = min(self._scan_due, self._scanned + self._rescan_seconds)
             survey.seconds = self._scanned - started
         self._tell(previous, survey)
@@ -247,6 +271,8 @@ class Discover:
                 known = self._folders.get(folder, {})
                 for name in known.keys() - {entry.name for entry in entries}:
                     del known[name]
+        with self._lock:
+            self._markers.update(survey.markers)
 
     def _take_hint(self, path: str) -> None:
         """Look where something happened."""
@@ -256,6 +282,10 @@ class Discover:
             return
         folder, name = os.path.split(path)
         if not self._rules.reaches(top, folder):
+            return
+        if is_marker(name) and not os.path.isdir(path):
+            with self._lock:
+                self._markers.add(path)
             return
         if os.path.isdir(path) and self._rules.reaches(top, path) and (self._follow or not os.path.islink(path)):
             self._walk(path, Survey())
@@ -434,6 +464,12 @@ class Discover:
         for folder, files in self._folders.items():
             for name, file in files.items():
                 yield f"{folder}/{name}", file
+
+    def _files_below(self, top: Path) -> Iterator[tuple[str, _File]]:
+        for folder, files in self._folders.items():
+            if is_below(folder, str(top)):
+                for name, file in files.items():
+                    yield f"{folder}/{name}", file
 
     def _settling(self, name: str) -> float:
         return max(self._settle_seconds, _SETTLE_COMPRESSED) if name.endswith(COMPRESSED) else self._settle_seconds

@@ -62,7 +62,7 @@ class InFlight:
 
 
 class Dispatch:
-    """Keeps at most ``max_concurrent`` recordings in flight, the oldest first."""
+    """Keeps at most ``max_concurrent`` recordings in flight: those asked for first, then the oldest or the newest."""
 
     def __init__(
         self,
@@ -77,6 +77,7 @@ class Dispatch:
         max_concurrent: int,
         max_attempts: int,
         settle_seconds: float,
+        newest_first: bool = False,
         built: float = 0.0,
         bandwidth: Bandwidth | None = None,
     ) -> None:
@@ -91,6 +92,7 @@ class Dispatch:
         self._max_concurrent = max_concurrent
         self._max_attempts = max_attempts
         self._settle_seconds = settle_seconds
+        self._newest_first = newest_first
         self._built = built
         self._bandwidth = bandwidth
         self._lock = threading.RLock()
@@ -162,13 +164,19 @@ class Dispatch:
 
     def _claim(self) -> None:
         if self._gate.closed() is not None:
-            self._probe()
+            if self._gate.probe_due():
+                self._probe()
             return
-        for log in self._history.open():
+        for log in self._in_turn() if len(self._flight) < self._max_concurrent else ():
             if len(self._flight) >= self._max_concurrent:
                 return
             if log.id not in self._flight and self._due(log):
                 self._start(log, probe=False)
+
+    def _in_turn(self) -> Sequence[SyncLog]:
+        """What has not ended, in the order in which it goes."""
+        back = -1 if self._newest_first else 1
+        return sorted(self._history.open(), key=lambda log: (-log.ahead, back * log.id))
 
     def _probe(self) -> None:
         """One recording at a time, in turn, so that one which fails by itself can't keep the gate closed."""

@@ -22,7 +22,7 @@ from agent.model.errors import FileChangedError, RecordingError
 from agent.model.mcap_tail import DamagedError, NoTailError, Tail, read_tail
 from agent.model.nouns import Damaged, Fingerprint, Recording, Sidecar
 
-Reason = Literal["recording", "sidecar", "done_marker", "compressing"]
+Reason = Literal["recording", "sidecar", "done_marker", "compressing", "unknown"]
 SidecarRule = Literal["optional", "required", "ignore"]
 
 COMPRESSED = ".zstd"  # what rosbag2 appends to the name of a split that it compresses

@@ -130,6 +130,14 @@ class Gate:
         with self._lock:
             return any(entry[0] != who and entry[1] > since for entry in self._passes.get(call, []))
 
+    def probe_due(self) -> bool:
+        """Whether some document may try now what the closed cloud refused. Cheap, and asked before looking for one."""
+        with self._lock:
+            cloud = self._cloud
+            if self._holds or cloud is None or self._probing:
+                return False
+            return bool(cloud.alone) or self._clock.monotonic() >= (cloud.next_probe or 0)
+
     def begin_probe(self, who: int) -> bool:
         """Whether document ``who`` may try now what the closed cloud refused; it then owns the probe."""
         with self._lock:

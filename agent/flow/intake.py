@@ -6,7 +6,7 @@ import logging
 from collections.abc import Callable
 
 from agent.flow.identity import episode_id
-from agent.model.nouns import Damaged, Fault, Recording, SyncLog, Trigger, utc_text
+from agent.model.nouns import Answer, Ask, Damaged, Fault, Recording, SyncLog, Trigger, utc_text
 from agent.model.ports import Clock, History
 
 _log = logging.getLogger(__name__)
@@ -19,12 +19,35 @@ _BY_FOLDER = frozenset({"folder_missing", "compressing"})
 class Intake:
     """Decides whether what was found is new. One recording is one fingerprint, whatever its names."""
 
-    def __init__(self, *, history: History, clock: Clock, device_id: str, snapshot: Callable[[Recording], str]) -> None:
-        """``snapshot`` gives the asset id that a recording has when it is found, "" when none is known."""
+    def __init__(
+        self,
+        *,
+        history: History,
+        clock: Clock,
+        device_id: str,
+        snapshot: Callable[[Recording], str],
+        auto: bool = True,
+    ) -> None:
+        """Make nothing yet.
+
+        Args:
+            history: Where documents are made.
+            clock: Dates them.
+            device_id: This robot's own id.
+            snapshot: Gives the asset id that a recording has when it is found, "" when none is known.
+            auto: Whether what is found is queued; else it waits until somebody asks for it.
+        """
         self._history = history
         self._clock = clock
         self._device_id = device_id
         self._snapshot = snapshot
+        self._auto = auto
+        self._unasked: set[int] = set()  # hashes of fingerprints
+
+    @property
+    def unasked(self) -> int:
+        """How many recordings wait for somebody to ask for them."""
+        return len(self._unasked)
 
     def accept(self, found: Recording | Damaged) -> SyncLog | None:
         """Make or wake the document of what was found; None when nothing is to be done. Raises HistoryFullError."""
@@ -33,7 +56,7 @@ class Intake:
                 return self._record_damage(found)
             newest = self._history.newest(str(found.fingerprint))
             if newest is None:
-                return self._queue(found, "discovered")
+                return self._queue_if_wanted(found)
             code = newest.error.code if newest.error else ""
             if newest.open:
                 waits = newest.status == "failed" and code in _BY_FOLDER
@@ -45,7 +68,49 @@ class Intake:
                 return self._queue(found, "cause-changed")
             return None
 
-    def _queue(self, recording: Recording, trigger: Trigger) -> SyncLog:
+    def ask(self, found: Recording, *, trigger: Trigger, ask: Ask, reason: str = "") -> Answer:
+        """Do with a recording what an operator asks for: ``resync`` sends it again, ``first`` sends it next.
+
+        What waits or runs already is not queued twice; what has ended gets a new document, and the old one stays as
+        it is. Raises HistoryFullError.
+        """
+        target = str(found.path)
+        with self._history.transaction():
+            newest = self._history.newest(str(found.fingerprint))
+            if newest is not None and newest.synced and ask == "first":
+                return Answer(target, "rejected", "it is uploaded already; a resync sends it again", newest.episode_id)
+            if newest is not None and newest.open:
+                return self.hurry(newest, target, ask)
+            log = self._queue(found, trigger, reason=reason, resync=self._history.synced(str(found.fingerprint)))
+            if ask == "first":
+                self._history.amend(log.id, ahead=self._front())
+            return Answer(target, "accepted", "queued", log.episode_id)
+
+    def hurry(self, log: SyncLog, target: str, ask: Ask) -> Answer:
+        """What an open document makes of being asked for: one that waits for its date is due now."""
+        waited = log.status == "failed"
+        if waited:
+            log = self._history.move(log.id, "asked")
+        if ask == "first":
+            self._history.amend(log.id, ahead=self._front())
+            return Answer(target, "accepted", "it goes next", log.episode_id)
+        if waited:
+            return Answer(target, "accepted", "it is tried again now", log.episode_id)
+        return Answer(target, "already_queued", "it is queued or being uploaded already", log.episode_id)
+
+    def _front(self) -> int:
+        return max((log.ahead for log in self._history.open()), default=0) + 1
+
+    def _queue_if_wanted(self, found: Recording) -> SyncLog | None:
+        if self._history.synced(str(found.fingerprint)):
+            return None  # long ago: its documents are forgotten
+        if self._auto:
+            return self._queue(found, "discovered")
+        self._unasked.add(hash(found.fingerprint))
+        return None
+
+    def _queue(self, recording: Recording, trigger: Trigger, *, reason: str = "", resync: bool = False) -> SyncLog:
+        self._unasked.discard(hash(recording.fingerprint))
         log = self._history.add(
             SyncLog(
                 id=0,
@@ -56,6 +121,8 @@ class Intake:
                 fingerprint=str(recording.fingerprint),
                 sidecar_sha256=recording.sidecar_sha256,
                 trigger=trigger,
+                reason=reason,
+                resync=resync,
                 queued_at=utc_text(self._clock.now()),
                 device_id=self._device_id,
                 asset_id=self._snapshot(recording),

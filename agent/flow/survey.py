@@ -14,9 +14,10 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 from agent.flow.examine import COMPRESSED, DONE
+from agent.model.touch_files import FIRST, REJECTED, RESYNC, is_marker, is_rejected
 
 GONE = (errno.ENOENT, errno.ENOTDIR)
-_OURS = (DONE, ".resync", ".first", ".rejected")
+_OURS = (DONE, RESYNC, FIRST, REJECTED)
 
 
 class Rules:
@@ -56,6 +57,8 @@ class Survey:
     identities: set[tuple[int, int]] = field(default_factory=set)  # of folders, against loops of followed links
     unreadable: dict[str, str] = field(default_factory=dict)  # folder -> why
     ignored: Counter[str] = field(default_factory=Counter)  # suffix -> files
+    markers: list[str] = field(default_factory=list)
+    rejected: list[str] = field(default_factory=list)  # why markers were not served
     links: int = 0
     missing: list[str] = field(default_factory=list)
     seconds: float = 0.0
@@ -109,6 +112,12 @@ def _candidate(entry: os.DirEntry[str], rules: Rules, survey: Survey) -> os.stat
     """The state of what may become a recording; what is passed over instead is counted."""
     if not rules.follow and entry.is_symlink():
         survey.links += not rules.excluded(entry.name)
+        return None
+    if is_marker(entry.name):
+        survey.markers.append(entry.path)
+        return None
+    if is_rejected(entry.name):
+        survey.rejected.append(entry.path)
         return None
     if not rules.wanted(entry.name):
         if suffix := _foreign(entry.name):

@@ -340,12 +340,14 @@ class Marker:
     """A touch file that is served, told by inode and time from one that is dropped at the same path later.
 
     ``through`` is the last recording of a folder that was dealt with, in the order of their paths; None: all were.
+    ``said``: somebody was told that it can't be removed.
     """
 
     path: str
     inode: int
     mtime_ns: int
     through: str | None = None
+    said: bool = False
 
 
 @dataclass(frozen=True, slots=True)

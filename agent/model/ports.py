@@ -267,6 +267,10 @@ class History(Protocol):
         """The live document of these bytes: the newest one. Costs no scan."""
         ...
 
+    def synced(self, fingerprint: str) -> bool:
+        """Whether these bytes were ever uploaded, also by documents that are forgotten. Costs no scan."""
+        ...
+
     def open(self) -> Sequence[SyncLog]:
         """Documents to which something may still happen, oldest id first, from memory."""
         ...

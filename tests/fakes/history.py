@@ -113,6 +113,10 @@ class MemoryHistory:
         """The live one."""
         return next(iter(self._where(lambda log: log.fingerprint == fingerprint)), None)
 
+    def synced(self, fingerprint: str) -> bool:
+        """Whether any of its documents was completed."""
+        return any(log.synced for log in self._where(lambda log: log.fingerprint == fingerprint))
+
     def open(self) -> Sequence[SyncLog]:
         """Oldest first."""
         return self._where(lambda log: log.open)[::-1]
