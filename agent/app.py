@@ -214,6 +214,7 @@ class App:
             requests=requests,
             bindings=bindings,
             markers=state / "markers",
+            look_at_pause=self._markers.look_at_pause,
             tick=self.dispatch.tick,
             rescan=self._rescan,
             look_at_causes=self._look_at_causes,

@@ -24,6 +24,7 @@ class Desk:
         requests: Requests,
         bindings: Bindings,
         markers: Path,
+        look_at_pause: Callable[[], None],
         tick: Callable[[], None],
         rescan: Callable[[], None],
         look_at_causes: Callable[[], None],
@@ -35,6 +36,7 @@ class Desk:
             requests: Who is asked for recordings.
             bindings: Which robot is which asset.
             markers: The folder of markers.
+            look_at_pause: Heeds the marker of that name at once.
             tick: Starts what may start.
             rescan: Has everything looked at.
             look_at_causes: Lets go on what waited for what was just mended.
@@ -43,6 +45,7 @@ class Desk:
         self._requests = requests
         self._bindings = bindings
         self._markers = markers
+        self._look_at_pause = look_at_pause
         self._tick = tick
         self._rescan = rescan
         self._look_at_causes = look_at_causes
@@ -75,11 +78,12 @@ class Desk:
     def pause(self) -> None:
         """Leave the marker that a `touch` would leave, which is there for good."""
         pause(self._markers)
-        self._tick()
+        self._look_at_pause()
 
     def resume(self) -> None:
         """Take it away."""
         resume(self._markers)
+        self._look_at_pause()
         self._tick()
 
     def rescan(self) -> None:

@@ -2,58 +2,51 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 
 from agent.edges.assets import AssetFile
 from agent.flow.binding import Bindings
+from agent.flow.requests import Requests
 from agent.model.errors import RefusedError
-from agent.model.nouns import Answer, Trigger
 from agent.operator import Desk
 from tests.contracts.operator import Desk as Asked
 from tests.contracts.operator import OperatorContract
 from tests.fakes.gateway import PROFILE
-from tests.fakes.operator import FakeOperator
-from tests.robot import FakeProfiles
-
-
-class FakeRequests:
-    """Implements what the desk asks for recordings."""
-
-    def __init__(self) -> None:
-        self.known = FakeOperator()
-        self.triggers: set[Trigger] = set()
-
-    def resync(self, target: str, trigger: Trigger, reason: str) -> Sequence[Answer]:
-        self.triggers.add(trigger)
-        return self.known.resync([target], reason)
-
-    def resync_failed(self, code: str, reason: str) -> Sequence[Answer]:
-        return self.known.resync_failed(code, reason)
-
-    def first(self, target: str, trigger: Trigger) -> Sequence[Answer]:
-        self.triggers.add(trigger)
-        return self.known.first([target])
+from tests.recorders import write_mcap
+from tests.robot import WatchingRobot
 
 
 class Rig:
-    """A desk and what it did."""
+    """A desk with real rooms behind it, one recording that is synced, and what else the desk did."""
 
-    def __init__(self, state: Path) -> None:
+    def __init__(self, folder: Path) -> None:
         self.did: list[str] = []
-        self.requests = FakeRequests()
-        self.markers = state / "markers"
-        self.markers.mkdir()
+        self.state = folder / "state"
+        self.markers = self.state / "markers"
+        self.markers.mkdir(parents=True)
+        self.robot = robot = WatchingRobot(folder / "recordings")
+        self.path = write_mcap(folder / "recordings" / "a.mcap")
+        while not robot.history.counts()["completed"]:
+            robot.pass_time(1)
+        requests = Requests(
+            history=robot.history,
+            intake=robot.intake,
+            examiner=robot.examiner,
+            state=robot.discover.state,
+            below=robot.discover.below,
+            names=robot.discover.names,
+        )
         self.desk = Desk(
             snapshot=lambda: {"version": "0", "gate": None, "uploads": []},
-            requests=self.requests,
-            bindings=Bindings(AssetFile(state, {}), FakeProfiles()),
+            requests=requests,
+            bindings=Bindings(AssetFile(self.state, {}), robot.known_profiles()),
             markers=self.markers,
+            look_at_pause=lambda: self.did.append("look at pause"),
             tick=lambda: self.did.append("tick"),
             rescan=lambda: self.did.append("rescan"),
-            look_at_causes=lambda: self.did.append("look"),
+            look_at_causes=lambda: self.did.append("look at causes"),
         )
 
 
@@ -64,16 +57,17 @@ def rig(tmp_path: Path) -> Rig:
 
 class TestDesk(OperatorContract):
     @pytest.fixture
-    def desk(self, tmp_path: Path) -> Asked:
-        return Asked(Rig(tmp_path).desk, FakeOperator.PATH, FakeOperator.EPISODE, PROFILE.asset_id)
+    def desk(self, rig: Rig) -> Asked:
+        return Asked(rig.desk, str(rig.path), rig.robot.log().episode_id, PROFILE.asset_id)
 
 
 def test_what_is_asked_for_recordings_starts_at_once(rig: Rig) -> None:
-    rig.desk.resync([FakeOperator.PATH], "")
-    rig.desk.first([FakeOperator.PATH])
+    rig.desk.resync([str(rig.path)], "too dark")
+    rig.desk.first([str(rig.path)])
     rig.desk.resync_failed("", "")
     assert rig.did == ["tick"] * 3
-    assert rig.requests.triggers == {"cli"}
+    log = rig.robot.log(2)
+    assert (log.resync, log.trigger, log.reason, log.ahead > 0) == (True, "cli", "too dark", True)
 
 
 def test_pause_is_the_marker_that_a_touch_leaves(rig: Rig) -> None:
@@ -84,6 +78,7 @@ def test_pause_is_the_marker_that_a_touch_leaves(rig: Rig) -> None:
     assert list(rig.markers.iterdir()) == []
     rig.desk.pause()
     assert [path.name for path in rig.markers.iterdir()] == ["pause"]
+    assert rig.did == ["look at pause", "look at pause", "tick", "look at pause"]
 
 
 def test_a_rescan_is_a_look_at_everything(rig: Rig) -> None:
@@ -94,7 +89,7 @@ def test_a_rescan_is_a_look_at_everything(rig: Rig) -> None:
 def test_what_waits_for_an_asset_goes_on_at_once(rig: Rig) -> None:
     rig.desk.set_asset("arm-7", PROFILE.asset_id)
     rig.desk.unset_asset("arm-7")
-    assert rig.did == ["look", "look"]
+    assert rig.did == ["look at causes"] * 2
     with pytest.raises(RefusedError):
         rig.desk.set_asset("arm-7", "")
-    assert rig.did == ["look", "look"]
+    assert rig.did == ["look at causes"] * 2

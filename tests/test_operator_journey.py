@@ -141,3 +141,58 @@ def test_progress_comes_as_a_stream_until_the_agent_stops(cloud: DevCloud, tmp_p
             follower.join(30)
             assert len(ended) == 1
     assert not (agent.state / "control.sock").exists()
+
+
+def test_a_recording_is_sent_again_by_command_whether_the_agent_runs_or_not(cloud: DevCloud, tmp_path: Path) -> None:
+    with running(cloud, tmp_path) as agent:
+        recording = write_mcap(agent.root / "a.mcap")
+        (first,) = agent.wait_completed(1)
+        told = json.loads(done(agent, "resync", str(recording), "--reason", "too dark", "--json"))
+        assert [(item["status"], item["episode_id"]) for item in told] == [("accepted", first.episode_id)]
+        agent.wait_completed(2)
+        assert agent.command("resync", "nobody").returncode == 1
+        assert agent.stop() == 0
+        assert "it is done when one starts" in done(agent, "resync", first.episode_id, "--reason", "once more")
+        agent.start()
+        logs = agent.wait_completed(3)
+        when(lambda: not list((agent.state / "markers").iterdir()))
+        assert agent.stop() == 0
+    assert [(log.resync, log.trigger, log.reason) for log in logs] == [
+        (False, "discovered", ""),
+        (True, "cli", "too dark"),
+        (True, "cli", "once more"),
+    ]
+    assert logs[0] == first
+
+
+def test_a_pause_holds_at_once_and_across_a_restart(cloud: DevCloud, tmp_path: Path) -> None:
+    with running(cloud, tmp_path) as agent:
+        when((agent.state / "control.sock").exists)
+        done(agent, "pause")
+        write_mcap(agent.root / "a.mcap")
+        agent.wait(lambda logs: len(logs) == 1)
+        assert json.loads(done(agent, "status", "--json"))["agent"]["gate"]["code"] == "pause"
+        assert agent.stop() == 0
+        agent.start()
+        gate = when(lambda: (json.loads(done(agent, "status", "--json"))["agent"] or {}).get("gate"))
+        assert gate["code"] == "pause"
+        assert "keystone-agent resume" in gate["hint"]
+        (log,) = agent.documents()
+        assert (log.status, log.attempt_count) == ("pending", 0)
+        done(agent, "resume")
+        agent.wait_completed(1)
+        assert agent.stop() == 0
+
+
+def test_an_asset_that_could_not_be_judged_is_set_when_the_agent_starts(cloud: DevCloud, tmp_path: Path) -> None:
+    with running(cloud, tmp_path, **PATIENT) as agent:
+        write_mcap(agent.root / "a.mcap")
+        agent.wait(lambda logs: logs and logs[0].status == "failed")
+        assert agent.stop() == 0
+        hidden = cloud.profile_path.rename(tmp_path / "hidden")
+        done(agent, "asset", "set", "arm-7", "robot-2")
+        assert not (agent.state / "assets.json").exists()
+        hidden.rename(cloud.profile_path)
+        agent.start()
+        (log,) = agent.wait_completed(1)
+        assert log.asset_id == "robot-2"
