@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import re
+import socket
 import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -161,3 +163,21 @@ def test_a_real_prometheus_scrapes_the_real_agent(agent: Agent, address: str, tm
         (group,) = server.ask("/api/v1/rules")["groups"]
         assert {rule["state"] for rule in group["rules"]} == {"inactive"}
         assert "err" not in {rule["health"] for rule in server.ask("/api/v1/rules")["groups"][0]["rules"]}
+
+
+def test_an_agent_uploads_though_its_port_is_taken_and_takes_its_textfile_along_when_it_stops(tmp_path: Path) -> None:
+    textfile = tmp_path / "keystone-agent.prom"
+    with socket.create_server(("127.0.0.1", 0)) as taken, DevCloud(tmp_path / "cloud") as cloud:
+        listen = f"127.0.0.1:{taken.getsockname()[1]}"
+        with running(cloud, tmp_path, METRICS__LISTEN=listen, METRICS__TEXTFILE=str(textfile)) as agent:
+            write_mcap(agent.root / "a.mcap")
+            agent.wait_completed(1)
+            agent.wait(lambda _: textfile.exists())
+            assert f"metrics.listen = {listen} can't be used: Address already in use" in agent.said()
+            assert agent.stop() == 0
+    assert not textfile.exists()
+
+
+def test_the_library_is_not_paid_for_where_nobody_asks_for_metrics() -> None:
+    program = "import sys, agent.cli, agent.app; sys.exit('prometheus_client' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", program], timeout=60, check=False).returncode == 0
