@@ -46,9 +46,12 @@ class Telemetry:
                 self._textfile.unlink()
 
     def _serve(self) -> None:
-        if self._pages is None or not self._pages.alive:
-            self._pages = Pages(self._listen, {"/metrics": self._metrics, "/healthz": self._health})
-            _log.info("serves /metrics and /healthz on %s", self._listen, extra={"event": "metrics_served"})
+        if self._pages is not None:
+            if self._pages.alive:
+                return
+            self._pages.close()  # it still has the port
+        self._pages = Pages(self._listen, {"/metrics": self._metrics, "/healthz": self._health})
+        _log.info("serves /metrics and /healthz on %s", self._listen, extra={"event": "metrics_served"})
 
     def _write(self) -> None:
         assert self._textfile is not None  # noqa: S101 - tend has looked

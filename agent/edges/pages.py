@@ -52,7 +52,7 @@ class Pages:
         return self._thread.is_alive()
 
     def close(self) -> None:
-        """Listen no longer; answers under way are cut off."""
+        """Listen no longer; answers under way are cut off. May be repeated."""
         self._server.shutdown()
         self._server.server_close()
         self._server.cut(0)
