@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime, timedelta, timezone
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from apscheduler.events import EVENT_JOB_ERROR, JobExecutionEvent
 from apscheduler.executors.pool import ThreadPoolExecutor as JobPool
@@ -45,6 +45,8 @@ from agent.flow.pace import MOST_IN_ALL, Pace
 from agent.flow.prepare import Prepare
 from agent.flow.requests import Requests
 from agent.flow.upload import Upload
+from agent.health import Beat, Health
+from agent.measuring import Measuring
 from agent.model.bandwidth import Bandwidth
 from agent.model.errors import AgentError, CloudError, HistoryFullError, WaitingError, judge
 from agent.model.hours import Hours
@@ -53,15 +55,20 @@ from agent.model.ports import Clock
 from agent.operator import Desk
 from agent.snapshot import Snapshot
 
+if TYPE_CHECKING:
+    from agent.telemetry import Telemetry
+
 _log = logging.getLogger(__name__)
 
 _GRACE, _DROPPED = 8.0, 2.0  # seconds that parts in flight have at a stop, and then to be dropped
 _HANGING_UP = 0.5  # seconds that an answer to a command has at a stop
 _TICK, _REFRESH, _SUPERVISE, _PUBLISH = 1.0, 2.0, 10.0, 2.0  # seconds
 _PAY, _TIDY = 300.0, 3600.0
+_TEND = 60.0
 _LINK = 3.0  # seconds between looks at the way to the cloud
 _MBIT = 125_000  # bytes
 _BUILT = utc_seconds(BUILD_DATE)
+_DEAD, _STUCK = 60.0, 600.0  # seconds without a tick of the dispatcher; after a scan was due, without a look
 
 
 class Every(BaseTrigger):  # type: ignore[misc] # apscheduler has no types
@@ -175,6 +182,8 @@ class App:
         )
         self._finder = Finder(self.discover, intake, self._sightings, self._clock)
         self._finding = threading.Thread(target=self._find, name="finder", daemon=True)
+        self.health = self._build_health()
+        self._telemetry = self._build_telemetry()
         self._scheduler = self._schedule()
         self._status = StatusFile(state)
         self._status.remove()  # an agent that was killed could not
@@ -226,6 +235,7 @@ class App:
         self.start()
         while not stop.wait(_SUPERVISE):
             self._pull_back_late_jobs()
+            self.health.look()
         self.stop()
 
     def start(self) -> None:
@@ -284,6 +294,8 @@ class App:
         """No new work; parts in flight get their time; states are saved. Bounded, whatever the network does."""
         self._stop.set()
         answered = self._control.stop(_HANGING_UP)
+        if self._telemetry is not None:
+            self._telemetry.stop()
         self._sightings.put(Sighting(self._state))  # wakes the finder
         self._clock.stop()
         self.dispatch.stop(_GRACE, _DROPPED)
@@ -313,6 +325,48 @@ class App:
         self.discover.rescan()
         self._sightings.put(Sighting(self._state))  # wakes the finder
 
+    # -- what others see of it
+
+    def _build_health(self) -> Health:
+        stuck = self._settings.watch.rescan_seconds + _STUCK
+        return Health(
+            {
+                "the scheduler has ended: restart the agent": lambda: self._scheduler.running,
+                "nobody looks for recordings any more: restart the agent": self._finding.is_alive,
+                "changes in a watched folder are not noticed, only scans find them: see the log": lambda: (
+                    self._watch.alive
+                ),
+                "the history is closed: restart the agent": lambda: not self.history.closed,
+            },
+            {
+                f"the queue was not looked at for {_DEAD:.0f} s: restart the agent": Beat(
+                    lambda: self.dispatch.ticks, _DEAD
+                ),
+                f"the disk was not looked at for {stuck:.0f} s: is a watched folder on a server that is away?": Beat(
+                    lambda: self._finder.looks, stuck
+                ),
+            },
+        )
+
+    def _build_telemetry(self) -> Telemetry | None:
+        listen, textfile = self._settings.metrics.listen, self._settings.metrics.textfile
+        if not listen and textfile is None:
+            return None
+        from agent.telemetry import Telemetry  # noqa: PLC0415 - its library costs 14 MiB
+
+        measuring = Measuring(
+            history=self.history,
+            dispatch=self.dispatch,
+            gate=self.gate,
+            credentials=self._credentials,
+            discover=self.discover,
+            watcher_up=lambda: self._watch.alive,
+            clock=self._clock,
+            built=_BUILT,
+            folders=[*self._settings.watch.roots, self._state],
+        )
+        return Telemetry(listen, textfile, measuring.take, self.health.faults)
+
     # -- asset ids
 
     def _asset_when_found(self, recording: Recording) -> str:
@@ -339,6 +393,7 @@ class App:
             (self.history.tidy, _TIDY),
             *([(self._look_at_clock, _TICK)] if self._settings.upload.windows else []),
             *([(self._look_at_link, _LINK)] if self._limits.asks_link else []),
+            *([(self._telemetry.tend, _TEND)] if self._telemetry else []),
         ):
             scheduler.add_job(job, Every(seconds), id=job.__name__)
         scheduler.add_listener(_report_job_error, EVENT_JOB_ERROR)

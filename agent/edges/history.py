@@ -207,6 +207,11 @@ class TinyHistory:
             if self._storage.wasteful:
                 self._storage.compact()
 
+    @property
+    def closed(self) -> bool:
+        """Whether the files were let go of."""
+        return self._storage.closed
+
     def close(self) -> None:
         """Let go of the files."""
         self.db.close()

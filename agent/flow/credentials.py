@@ -97,6 +97,7 @@ class SessionKeys:
         """Replace a lease that the store refused, unless that has happened already. Raises CloudError."""
         with self._refreshing:
             if self._lease is refused:
+                self._owner.count_refusal()
                 self._reissue()
 
     def refresh_if_due(self) -> None:
@@ -150,6 +151,7 @@ class Credentials:
         self._lock = threading.Lock()
         self._tokens: dict[str, Token] = {}
         self._keys: set[SessionKeys] = set()
+        self.refused = 0  # leases that the store took no longer
 
     def life_until(self, expires_at: float) -> float | None:
         """Seconds from now to ``expires_at`` of the cloud's clock; None where the robot's clock can't tell."""
@@ -178,6 +180,11 @@ class Credentials:
         """The session's upload is over or was put back."""
         with self._lock:
             self._keys.discard(keys)
+
+    def count_refusal(self) -> None:
+        """The store took a lease no longer."""
+        with self._lock:
+            self.refused += 1
 
     def refresh_due(self) -> list[CloudError]:
         """Refresh whatever ends soon, as long as a session is open; returns what failed: that is asked on demand."""

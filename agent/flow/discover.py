@@ -197,6 +197,12 @@ class Discover:
             file = self._find(str(path))
             return (file.state, file.why) if file else None
 
+    @property
+    def scan_seconds(self) -> float:
+        """How long the last full scan took."""
+        with self._lock:
+            return self._survey.seconds
+
     def report(self) -> DiskReport:
         """All that people want to know of the disk."""
         now = self._clock.monotonic()

@@ -15,6 +15,7 @@ from agent.flow.prepare import Prepare
 from agent.flow.upload import Job, Upload
 from agent.model.bandwidth import Bandwidth
 from agent.model.errors import CloudError, HistoryFullError
+from agent.model.measures import Tally
 from agent.model.nouns import SyncLog, Transfer, utc_seconds, utc_text
 from agent.model.ports import Clock, History
 
@@ -104,6 +105,8 @@ class Dispatch:
         self._disk_retry_at = 0.0
         self._disk_told = False
         self._causes = 0  # how often what blocks was changed on this robot
+        self._tally = Tally()
+        self.ticks = 0  # how often the queue was looked at
 
     # -- claiming
 
@@ -116,6 +119,7 @@ class Dispatch:
                 self._claim()
             except HistoryFullError as error:
                 self.disk_failed(error)
+            self.ticks += 1
 
     def cause_changed(self) -> None:
         """Something that a cause lies in was changed on this robot: what it holds up goes on at once."""
@@ -134,6 +138,11 @@ class Dispatch:
         """The claims of this moment, for those who show progress."""
         with self._lock:
             return self._flight.claims()
+
+    def tally(self) -> Tally:
+        """What was counted since this start, bytes in flight included."""
+        with self._lock:
+            return self._tally.copy(sum(claim.transfer.sent for claim in self._flight.claims()))
 
     def not_before(self, log: SyncLog) -> float:
         """The monotonic time at which a document is due; a wait from before this start is at most the maximum."""
@@ -246,6 +255,7 @@ class Dispatch:
                 if claim.probe:
                     self._gate.end_probe(synced=error is None)
                 self._flight.unmark(claim.log.id)
+                self._tally.bytes_sent += claim.transfer.sent
                 self._idle.notify_all()
         self.tick()
 
@@ -259,6 +269,7 @@ class Dispatch:
             self._upload.abandon(log, self._prepare.profile_of(log), outcome.code)
         with self._lock:
             self._settle(claim, outcome, error)
+            self._tally.count(outcome.event, outcome.fault, self._clock.monotonic())
 
     # -- recording how it ended
 

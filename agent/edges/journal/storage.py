@@ -100,6 +100,11 @@ class JournalStorage(DocumentStorage):
                 for id_, document in new.items():
                     recorder[id_] = document
 
+    @property
+    def closed(self) -> bool:
+        """Whether the file was let go of."""
+        return self._descriptor < 0
+
     def close(self) -> None:
         """Let go of the file and of the lock. May be repeated."""
         with self.lock:
