@@ -5,6 +5,7 @@ from __future__ import annotations
 import click
 
 from agent import __version__
+from agent.cli.checking import check
 from agent.cli.configuration import config
 from agent.cli.documents import history
 from agent.cli.running import run
@@ -18,5 +19,5 @@ def cli() -> None:
     """Upload this robot's finished MCAP recordings to S3-compatible storage: each one whole, once."""
 
 
-for command in (run, status, why, history, config, demo, devcloud):
+for command in (run, check, status, why, history, config, demo, devcloud):
     cli.add_command(command)
