@@ -13,9 +13,9 @@ import click
 
 from agent.cli.options import local, print_json, say, with_config, with_json
 from agent.edges.clock import RealClock
-from agent.edges.config import ConfigError, load
+from agent.edges.config import ConfigError, ConfigFault, load
 from agent.edges.logs import Redactor
-from agent.preconditions import Finding, become_owner, preconditions
+from agent.preconditions import Finding, become_owner, me, preconditions
 
 _UTC = re.compile(r"\b\d{4}-\d\d-\d\dT[\d:.]+Z")
 
@@ -25,7 +25,6 @@ _UTC = re.compile(r"\b\d{4}-\d\d-\d\dT[\d:.]+Z")
 @with_json
 def check(config_path: Path | None, as_json: bool) -> None:
     """Check every precondition of an upload, as the user that the state folder belongs to."""
-    os.environ.setdefault("GRPC_VERBOSITY", "NONE")  # the lines say what went wrong
     all_found = []
     try:
         for found in _findings(config_path):
@@ -48,7 +47,11 @@ def check(config_path: Path | None, as_json: bool) -> None:
 def _findings(config_path: Path | None) -> Iterator[Finding]:
     """The configuration is read again as the agent's user: another may not be allowed to read it."""
     become_owner(load(config_path, os.environ).settings.agent.state_dir, os.environ)
-    loaded = load(config_path, os.environ)
+    try:
+        loaded = load(config_path, os.environ)
+    except OSError as error:
+        fault = ConfigFault("", "", f"can't be read by {me()}: {error.strerror}", str(error.filename))
+        raise ConfigError([fault]) from None
     redactor = Redactor()
     origins = sorted({*loaded.origin.values()} - {"default"})
     yield Finding("configuration", True, f"valid: {', '.join(origins) or 'nothing but defaults'}")

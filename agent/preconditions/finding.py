@@ -48,12 +48,12 @@ class Finding:
 
 def findings(table: Sequence[Precondition], patience: float = PATIENCE) -> Iterator[Finding]:
     """Look at each in turn, ``patience`` seconds at most. What needs something that is not ok is not tried."""
-    bad: set[str] = set()
+    blamed: dict[str, str] = {}  # what is not ok -> the line that says why
     for each in table:
-        lacking = next((name for name in each.needs if name in bad), "")
-        found = Finding(each.name, False, f"not tried: see {lacking}") if lacking else _look(each, patience)
+        cause = next((blamed[name] for name in each.needs if name in blamed), "")
+        found = Finding(each.name, False, f"not tried: see {cause}") if cause else _look(each, patience)
         if not found.ok:
-            bad.add(each.name)
+            blamed[each.name] = cause or each.name
         yield found
 
 

@@ -28,7 +28,12 @@ from agent.preconditions.user import me, name_of
 
 BUILT = utc_seconds(BUILD_DATE)
 PAUSE = Path("markers", "pause")  # in the state folder
-DAMAGE = "start the agent if it is stopped; look into the .damaged file beside the history's journal, then delete it"
+REMEDIES = {  # of what `status` sees, too
+    "missing": "mount its disk, make it, or set watch.roots; it is waited for",
+    "unreadable": "give the agent's user the right to read there",
+    "watcher": "raise fs.inotify.max_user_watches and max_user_instances: sysctl -w, and a file in /etc/sysctl.d",
+    "damage": "start the agent if it is stopped; look into *.damaged in the history's folder, then delete that",
+}
 
 _LEAST = 2 * RESERVE  # bytes: less is as good as a full disk
 _GIB = 1024**3
@@ -99,11 +104,9 @@ class Robot:
                 unreadable += [path for path in paths if not os.access(path, os.R_OK)]
         self._folders += len(survey.listed)
         if survey.missing:
-            raise AgentError("it is not there", hint="mount its disk, make it, or set watch.roots; it is waited for")
+            raise AgentError("it is not there", hint=REMEDIES["missing"])
         if unreadable := [*survey.unreadable, *unreadable]:
-            raise AgentError(
-                f"{me()} can't read {_some(unreadable)}", hint="give the agent's user the right to read them"
-            )
+            raise AgentError(f"{me()} can't read {_some(unreadable)}", hint=REMEDIES["unreadable"])
         told = f"readable, {files} files in {len(survey.listed)} folders"
         locked = sorted(folder for folder in survey.listed if not os.access(folder, os.W_OK | os.X_OK))
         if not locked:
@@ -140,7 +143,7 @@ class Robot:
             if most < needed:
                 raise AgentError(
                     f"fs.inotify.{name} is {most}; {needed} are needed, so only scans find recordings",
-                    hint=f"raise it: sysctl -w fs.inotify.{name}={2 * needed}, and write that into /etc/sysctl.d",
+                    hint=REMEDIES["watcher"],
                 )
         return f"{self._folders} folders can be watched"
 
@@ -154,7 +157,9 @@ class Robot:
         with closing(TinyHistory(self._state / "history", self._clock, read_only=True)) as documents:
             count, damage = sum(documents.counts().values()), documents.damage()
         if damage:
-            raise AgentError(f"{damage} damaged lines were set aside (*.damaged); the rest is sound", hint=DAMAGE)
+            raise AgentError(
+                f"{damage} damaged lines were set aside (*.damaged); the rest is sound", hint=REMEDIES["damage"]
+            )
         return f"sound, {count} documents"
 
     def _logs(self) -> str:

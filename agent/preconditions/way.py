@@ -100,7 +100,7 @@ class Way:
                 hint="complete apiKey and tags in the device profile file",
             )
         self._profile = ready[0]
-        return f"{path}: {len(ready)} of {len(profiles)} profiles ready"
+        return f"{path}: {len(ready)} of {len(profiles)} ready"
 
     def _asset_id(self) -> str:
         profiles = self._cloud.profiles.load()
