@@ -16,8 +16,9 @@ from agent.edges.clock import RealClock
 from agent.edges.config import Settings
 from agent.edges.history import TinyHistory, to_json
 from agent.edges.status import StatusFile
+from agent.model.errors import HistoryFullError
 from agent.model.nouns import SyncLog
-from agent.preconditions import REMEDIES
+from agent.preconditions import REMEDIES, full_disk
 
 _MIB = 1024 * 1024
 _NAMED = 20  # documents that wait and are named
@@ -25,6 +26,7 @@ _SINCE = re.compile(r"(?<=no change since )[\d-]+T[\d:.]+Z(?=\)$)")  # as the sn
 _DO = {  # about files that are held up
     "unfinished": "mend them (`mcap recover`), or set watch.unfinished",
     "ignored": "no recordings of MCAP: see watch.include; for links set watch.follow_symlinks, or watch their targets",
+    "disk": HistoryFullError.hint,
     **REMEDIES,
 }
 _LABELS = {"waiting": "not yet"}  # documents wait, too
@@ -48,6 +50,9 @@ def status(config_path: Path | None, as_json: bool) -> None:
         say(f"oldest    {local(answer['oldest_unsynced'])}, {answer['backlog_bytes'] / _MIB:.0f} MiB to send")
     if agent and agent["gate"]:
         _show_gate(agent["gate"])
+    if answer["disk_full"]:
+        say(f"disk      {answer['disk_full']}")
+        _advise("disk")
     for upload in agent["uploads"] if agent else ():
         _show_upload(upload)
     _show_documents(answer)
@@ -91,6 +96,7 @@ def _status(settings: Settings) -> dict[str, Any]:
             "waiting": [_in_short(log) for log in waiting if log.error is not None],
             "given_up": [_in_short(log) for log in islice(_given_up(documents), _NAMED)],
             "damaged_lines": documents.damage(),
+            "disk_full": full_disk(settings.agent.state_dir),  # then the agent itself can write down nothing new
         }
 
 

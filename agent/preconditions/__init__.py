@@ -10,11 +10,11 @@ from collections.abc import Callable, Iterator, Mapping
 from agent.edges.config import Settings
 from agent.model.ports import Clock
 from agent.preconditions.finding import Finding, findings
-from agent.preconditions.robot import REMEDIES, Robot
+from agent.preconditions.robot import REMEDIES, Robot, full_disk
 from agent.preconditions.user import become_owner, me
 from agent.preconditions.way import Way
 
-__all__ = ["REMEDIES", "Finding", "become_owner", "me", "preconditions"]
+__all__ = ["REMEDIES", "Finding", "become_owner", "full_disk", "me", "preconditions"]
 
 
 def preconditions(

@@ -19,7 +19,7 @@ from agent.edges.status import StatusFile
 from agent.flow.gate import Closed, Delays, Gate
 from agent.flow.limits import Limits
 from agent.flow.survey import Rules, Survey, tops, walk
-from agent.model.errors import TABLE, AgentError
+from agent.model.errors import TABLE, AgentError, HistoryFullError
 from agent.model.hours import Hours
 from agent.model.nouns import utc_seconds, utc_text
 from agent.model.ports import Clock
@@ -124,10 +124,9 @@ class Robot:
         places = [_nearest(self._state), *(root for root in self._settings.watch.roots if root.exists())]
         told = []
         for place in {place.stat().st_dev: place for place in reversed(places)}.values():
+            if full := full_disk(place):
+                raise AgentError(full, hint=HistoryFullError.hint)
             free = os.statvfs(place)
-            if free.f_bavail * free.f_frsize < _LEAST or (free.f_files and not free.f_favail):
-                what = "files" if free.f_bavail * free.f_frsize >= _LEAST else "bytes"
-                raise AgentError(f"the disk of {place} has no room for more {what}", hint="free disk space")
             told.append(f"{free.f_bavail * free.f_frsize / _GIB:.1f} GiB free at {place}")
         return ", ".join(reversed(told))
 
@@ -167,12 +166,14 @@ class Robot:
         if folder is None:
             return "standard error alone"
         files = [folder / "agent.log", folder / "json" / "agent.jsonl"]
-        for place in (*(file for file in files if file.exists()), *(_nearest(file.parent) for file in files)):
-            if not os.access(place, os.W_OK | (os.X_OK if place.is_dir() else 0)):
-                raise AgentError(
-                    f"{me()} can't write to {place}, so the log goes to standard error alone",
-                    hint=f"as root: install -d -o {me()} {folder}; or set log.dir",
-                )
+        folders = [_nearest(file.parent) for file in files]
+        bad = [place for place in folders if not (place.is_dir() and os.access(place, os.W_OK | os.X_OK))]
+        bad += [file for file in files if file.exists() and not os.access(file, os.W_OK)]
+        if bad:
+            raise AgentError(
+                f"{me()} can't write to {bad[0]}, so the log goes to standard error alone",
+                hint=f"as root: install -d -o {me()} {folder}; or set log.dir",
+            )
         return f"{folder}: writable"
 
     def _agent(self) -> str:
@@ -196,6 +197,15 @@ class Robot:
             raise AgentError(closed.reason, hint=closed.hint)
         opens = utc_text(round(self._clock.now() + closed.next_probe - self._clock.monotonic()))
         return Note(f"{closed.reason}, until {opens}", closed.hint)
+
+
+def full_disk(place: Path) -> str:
+    """That the disk below ``place`` is as good as full; "" where it is not."""
+    free = os.statvfs(_nearest(place))
+    short = free.f_bavail * free.f_frsize < _LEAST
+    if not short and (free.f_favail or not free.f_files):
+        return ""
+    return f"the disk of {place} has no room for more {'bytes' if short else 'files'}"
 
 
 def held(clock: Clock, look: Callable[[Limits], None], *, hours: Hours, **link: Any) -> Closed | None:
