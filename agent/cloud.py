@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
+from typing import Any
 
 from agent.edges.assets import AssetFile
 from agent.edges.config import Settings, profile_path
@@ -50,6 +51,18 @@ class _Plan:
     assets: AssetFile
     clock: Clock
     connections: int
+    patience: float | None
+
+    @property
+    def waits(self) -> Mapping[str, Any]:
+        """How long the store's answers are waited for, where that is not what uploads need."""
+        wait = self.patience
+        return {} if wait is None else {"connect_timeout": wait, "read_timeout": wait, "patience": wait}
+
+    @property
+    def request_timeout(self) -> float:
+        own = self.settings.cloud.request_timeout_seconds
+        return own if self.patience is None else min(own, self.patience)
 
     @property
     def ca_file(self) -> str:
@@ -70,6 +83,7 @@ def build(
     clock: Clock,
     hide: Callable[..., None],
     connections: int,
+    patience: float | None = None,
 ) -> Cloud:
     """Build the cloud of ``cloud.mode``; nothing is asked yet.
 
@@ -82,11 +96,12 @@ def build(
         clock: The robot's.
         hide: Told each secret.
         connections: To the store, kept open.
+        patience: Seconds that a call may take where somebody waits for its answer; None: as long as uploads need.
 
     Raises:
         SetupError: cloud.tls_ca_file can't be used.
     """
-    plan = _Plan(settings, robot, assets, clock, connections)
+    plan = _Plan(settings, robot, assets, clock, connections, patience)
     hide(*settings.cloud.proxy.secrets(), lasting=True)
     try:
         return _bucket(plan, history, hide) if settings.cloud.mode == "bucket" else _platform(plan, environ)
@@ -106,10 +121,10 @@ def _platform(plan: _Plan, environ: Mapping[str, str]) -> Cloud:
         return profiles.stamp(), plan.assets.stamp()
 
     return Cloud(
-        store=MinioStore(clock=plan.clock, ca_file=plan.ca_file, proxy=plan.proxy, connections=plan.connections),
-        gateway=GrpcGateway(
-            timeout_seconds=settings.cloud.request_timeout_seconds, ca_file=plan.ca_file, proxy=plan.proxy
+        store=MinioStore(
+            clock=plan.clock, ca_file=plan.ca_file, proxy=plan.proxy, connections=plan.connections, **plan.waits
         ),
+        gateway=GrpcGateway(timeout_seconds=plan.request_timeout, ca_file=plan.ca_file, proxy=plan.proxy),
         profiles=profiles,
         asset_id=lambda recording, snapshot, known_profiles: asset_id(
             recording,
@@ -134,6 +149,7 @@ def _bucket(plan: _Plan, history: History, hide: Callable[..., None]) -> Cloud:
         sse=bucket.sse,
         kms_key_id=bucket.kms_key_id,
         connections=plan.connections,
+        **plan.waits,
     )
     keys = ProviderKeys(
         bucket.credentials,

@@ -7,6 +7,7 @@ import click
 from agent import __version__
 from agent.cli.asking import first, pause, rescan, resume, resync
 from agent.cli.binding import asset
+from agent.cli.checking import check
 from agent.cli.configuration import config
 from agent.cli.documents import history
 from agent.cli.running import run
@@ -20,5 +21,5 @@ def cli() -> None:
     """Upload this robot's finished MCAP recordings to S3-compatible storage: each one whole, once."""
 
 
-for command in (run, status, why, history, resync, first, pause, resume, rescan, asset, config, demo, devcloud):
+for command in (run, check, status, why, history, resync, first, pause, resume, rescan, asset, config, demo, devcloud):
     cli.add_command(command)

@@ -49,24 +49,30 @@ def device_id(configured: str, state_dir: Path, root: Path = Path("/")) -> str:
     keeper = state_dir / "device-id"
     kept = _read(keeper)
     chosen = _read(root / _CONFIGURED_FILE)
-    if configured:
-        found = _own(configured, "agent.device_id")
-    elif kept:
-        found = _own(kept, str(keeper))
-        if chosen not in ("", kept):
-            message = "the device id stays %s, /etc/keystone-agent/device-id says %s: to change it set agent.device_id"
-            logger.warning(message, kept, chosen, extra={"event": "device_id_kept"})
-    elif chosen:
-        found = _own(chosen, "/etc/keystone-agent/device-id")
-    else:
-        found = next((text for text in map(_read, (root / source for source in _SOURCES)) if _usable(text)), "")
-        if not found:
-            raise AgentError("this robot has no id of its own", code="device_id", hint=_HINT)
+    found = known_device_id(configured, state_dir, root)
+    if not configured and kept and chosen not in ("", kept):
+        message = "the device id stays %s, /etc/keystone-agent/device-id says %s: to change it set agent.device_id"
+        logger.warning(message, kept, chosen, extra={"event": "device_id_kept"})
     if found != kept:
         _keep(keeper, found)
         logger.warning(
             "the device id is %s%s", found, f", it was {kept}" if kept else "", extra={"event": "device_id_chosen"}
         )
+    return found
+
+
+def known_device_id(configured: str, state_dir: Path, root: Path = Path("/")) -> str:
+    """The same, but nothing is kept: what :func:`device_id` would choose now."""
+    keeper = state_dir / "device-id"
+    if configured:
+        return _own(configured, "agent.device_id")
+    if kept := _read(keeper):
+        return _own(kept, str(keeper))
+    if chosen := _read(root / _CONFIGURED_FILE):
+        return _own(chosen, "/etc/keystone-agent/device-id")
+    found = next((text for text in map(_read, (root / source for source in _SOURCES)) if _usable(text)), "")
+    if not found:
+        raise AgentError("this robot has no id of its own", code="device_id", hint=_HINT)
     return found
 
 

@@ -14,14 +14,13 @@ from agent.flow.outcome import Outcome, outcome_of
 from agent.flow.prepare import Prepare
 from agent.flow.upload import Job, Upload
 from agent.model.bandwidth import Bandwidth
-from agent.model.errors import CloudError, HistoryFullError
+from agent.model.errors import CloudError, HistoryFullError, blame_clock
 from agent.model.measures import Tally
 from agent.model.nouns import SyncLog, Transfer, utc_seconds, utc_text
 from agent.model.ports import Clock, History
 
 _log = logging.getLogger(__name__)
 _DISK = "disk_full"
-_BY_CLOCK = frozenset({"certificate", "RequestTimeTooSkewed"})
 
 
 @dataclass(slots=True)
@@ -242,7 +241,7 @@ class Dispatch:
                 claim.job.close()
         except Exception as problem:  # noqa: BLE001 - whatever it is, the document says so and the queue goes on
             error = problem
-            self._blame_clock(error)
+            blame_clock(error, self._clock.now(), self._built)
         try:
             self._end(claim, error)
         except HistoryFullError as full:
@@ -272,12 +271,6 @@ class Dispatch:
             self._tally.count(outcome.event, outcome.fault, self._clock.monotonic())
 
     # -- recording how it ended
-
-    def _blame_clock(self, error: Exception) -> None:
-        """A certificate that is not valid yet, or a signature from another time, is mostly this robot's clock."""
-        now = self._clock.now()
-        if isinstance(error, CloudError) and error.code in _BY_CLOCK and now < self._built:
-            error.hint = f"this robot's clock says {utc_text(now)}: set it; the agent goes on by itself"
 
     def _judge(self, claim: Claim, error: Exception | None) -> Outcome:
         log = self._history.get(claim.log.id)

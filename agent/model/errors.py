@@ -21,7 +21,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from agent.model.nouns import Fault, Kind
+from agent.model.nouns import Fault, Kind, utc_text
 
 
 class AgentError(Exception):
@@ -242,6 +242,7 @@ TABLE: dict[str, Verdict] = {
     **{code: Verdict("final", hint) for code, hint in _FINAL.items()},
 }
 _UNKNOWN = Verdict("counted", _FAULTY)
+_BY_CLOCK = frozenset({"certificate", "RequestTimeTooSkewed"})
 
 
 def judge(error: CloudError) -> Verdict:
@@ -252,6 +253,15 @@ def judge(error: CloudError) -> Verdict:
     if error.status >= 500:
         return Verdict("offline", _STORE)
     return _UNKNOWN
+
+
+def blame_clock(error: Exception, now: float, built: float) -> None:
+    """A certificate that is not valid yet, or a signature from another time, is mostly this robot's clock.
+
+    ``now`` is what it says, ``built`` a moment that has passed for certain; both are seconds since 1970.
+    """
+    if isinstance(error, CloudError) and error.code in _BY_CLOCK and now < built:
+        error.hint = f"this robot's clock says {utc_text(now)}: set it; the agent goes on by itself"
 
 
 def fault(error: AgentError, kind: Kind, hint: str = "") -> Fault:
