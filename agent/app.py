@@ -29,6 +29,8 @@ from agent.edges.history import TinyHistory
 from agent.edges.link import LinkWatch
 from agent.edges.status import StatusFile
 from agent.edges.watch import Watch
+from agent.flow.ages import Ages
+from agent.flow.confirm import Confirm
 from agent.flow.credentials import Credentials
 from agent.flow.discover import Discover
 from agent.flow.dispatch import Dispatch
@@ -39,6 +41,8 @@ from agent.flow.intake import Intake
 from agent.flow.limits import Limits
 from agent.flow.pace import MOST_IN_ALL, Pace
 from agent.flow.prepare import Prepare
+from agent.flow.removal import Removal
+from agent.flow.retention import Retention
 from agent.flow.upload import Upload
 from agent.model.bandwidth import Bandwidth
 from agent.model.errors import AgentError, CloudError, HistoryFullError, judge
@@ -52,8 +56,10 @@ _log = logging.getLogger(__name__)
 _GRACE, _DROPPED = 8.0, 2.0  # seconds that parts in flight have at a stop, and then to be dropped
 _TICK, _REFRESH, _SUPERVISE, _PUBLISH = 1.0, 2.0, 10.0, 2.0  # seconds
 _PAY, _TIDY = 300.0, 3600.0
+_RETAIN = 10.0
 _LINK = 3.0  # seconds between looks at the way to the cloud
 _MBIT = 125_000  # bytes
+_GIB = 1024**3
 _BUILT = utc_seconds(BUILD_DATE)
 
 
@@ -158,6 +164,7 @@ class App:
             else None,
         )
         self._finder = Finder(self.discover, intake, self._sightings, self._clock)
+        self._retention = self._retention_asked_for(delays)
         self._finding = threading.Thread(target=self._find, name="finder", daemon=True)
         self._scheduler = self._schedule()
         self._status = StatusFile(state)
@@ -219,7 +226,8 @@ class App:
         self._workers.shutdown(wait=False, cancel_futures=True)
         self._watch.stop()
         self._finding.join(_DROPPED)
-        if self.dispatch.stop(_DROPPED, 0.0) and not self._finding.is_alive():
+        quiet = self._retention is None or self._retention.stop(_DROPPED)
+        if self.dispatch.stop(_DROPPED, 0.0) and quiet and not self._finding.is_alive():
             self.history.close()  # else somebody may still write: the lock ends with the process
         self._status.remove()
         _log.info("stopped", extra={"event": "stopped"})
@@ -260,6 +268,7 @@ class App:
             (self.history.tidy, _TIDY),
             *([(self._look_at_clock, _TICK)] if self._settings.upload.windows else []),
             *([(self._look_at_link, _LINK)] if self._limits.asks_link else []),
+            *([(self._retention.look, _RETAIN)] if self._retention is not None else []),
         ):
             scheduler.add_job(job, Every(seconds), id=job.__name__)
         scheduler.add_listener(_report_job_error, EVENT_JOB_ERROR)
@@ -294,6 +303,33 @@ class App:
                 self._upload.pay_debts(self._cloud.profiles.load())
             except CloudError as error:
                 _log.warning("could not give up old uploads yet: %s", error.message, extra={"event": "debts"})
+
+    def _retention_asked_for(self, delays: Delays) -> Retention | None:
+        """What deletes, where a setting asks for it."""
+        asked, watch = self._settings.retention, self._settings.watch
+        if not asked.delete_after_upload and not asked.min_free_gib:
+            return None
+        confirm = Confirm(
+            history=self.history,
+            gate=self.gate,
+            credentials=self._credentials,
+            profiles=self._cloud.profiles,
+            clock=self._clock,
+            delays=delays,
+        )
+        return Retention(
+            history=self.history,
+            confirm=confirm,
+            removal=Removal(watch.roots, with_sidecar=watch.sidecar != "ignore"),
+            ages=Ages(self._clock, built=_BUILT, offset=lambda: self._cloud.store.offset),
+            clock=self._clock,
+            names=self.discover.names,
+            there=self.discover.there,
+            busy=lambda fingerprint: any(claim.log.fingerprint == fingerprint for claim in self.dispatch.in_flight()),
+            roots=watch.roots,
+            keep_seconds=asked.keep_hours * 3600 if asked.delete_after_upload else None,
+            min_free=asked.min_free_gib * _GIB,
+        )
 
     def _look_at_clock(self) -> None:
         time.tzset()  # somebody may have set another time zone
