@@ -128,11 +128,12 @@ def test_a_new_recording_that_took_the_name_keeps_its_companions(root: Path) -> 
     removal = Removal([root], with_sidecar=True)
     path = write_mcap(root / "a.mcap")
     write_sidecar(path)
+    (root / "a.mcap.done").touch()
     with removal.checked(path, print_of(path)) as doomed:
         doomed.unlink()
     write_mcap(path, seed=1)
     removal.tidy(path)
-    assert names(root) == ["a.json", "a.mcap"]
+    assert names(root) == ["a.json", "a.mcap", "a.mcap.done"]
 
 
 # -- what stays
