@@ -255,7 +255,7 @@ class App:
 
     def _schedule(self) -> BackgroundScheduler:
         scheduler = BackgroundScheduler(
-            executors={"default": JobPool(3)},
+            executors={"default": JobPool(4)},
             job_defaults={"misfire_grace_time": None, "coalesce": True, "max_instances": 1},
             timezone=timezone.utc,
         )

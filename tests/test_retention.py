@@ -226,13 +226,25 @@ def test_a_recording_that_a_program_writes_to_stays_and_goes_later(
 ) -> None:
     robot.send("a.mcap")
     with (robot.folder / "a.mcap").open("r+b"):
-        robot.retention.look()
-        robot.clock.advance(60)
-        robot.retention.look()
+        for _ in range(5):
+            robot.retention.look()
+            robot.clock.advance(400)
+    assert robot.left() == ["a.mcap"]
+    assert robot.asked() == 0
     assert len(said(caplog, "not_deleted")) == 1
     robot.clock.advance(600)
     robot.retention.look()
     assert robot.left() == []
+
+
+def test_a_recording_that_is_opened_for_writing_while_the_cloud_answers_stays(robot: Keeper) -> None:
+    (log,) = robot.send("a.mcap")
+    writers = []
+    robot.gateway.before = lambda call: writers.append(Path(log.path).open("r+b")) if call == ASKED else None  # noqa: SIM115
+    robot.retention.look()
+    assert len(writers) == 1
+    writers[0].close()
+    assert robot.left() == ["a.mcap"]
 
 
 def test_a_folder_nobody_may_write_to_is_said_once_and_the_cloud_is_not_asked(

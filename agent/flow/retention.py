@@ -16,7 +16,7 @@ from pathlib import Path
 
 from agent.flow.ages import Ages
 from agent.flow.confirm import Confirm
-from agent.flow.removal import Removal, StaysError
+from agent.flow.removal import Doomed, Removal, StaysError
 from agent.model.nouns import SyncLog, utc_seconds
 from agent.model.ports import Clock, History
 
@@ -45,6 +45,7 @@ class _Uploaded:
     seen: float  # monotonic time of the first sight
     device: int | None  # None: not known
     not_before: float = 0.0  # monotonic time at which it may be tried again
+    told: str = ""  # why it stays
 
 
 class Retention:
@@ -221,14 +222,17 @@ class Retention:
             del self._uploaded[id_]  # it was asked for again, or is gone
             return 0
         names = everywhere if device is None else _freeing(everywhere, device)
-        names = [path for path in names if self._is_writable(path.parent)]
-        if not names or self._busy(log.fingerprint):
+        if self._busy(log.fingerprint):
             return 0
+        names = [path for path in names if self._is_writable(path.parent)]
+        names = [path for path in names if self._at(path, log, lambda _: 0) is not None]
+        if not names:
+            return 0  # then nobody need be asked
         wait = self._confirm.ask(log)
         if wait is not None:
             uploaded.not_before = self._clock.monotonic() + wait
             return 0
-        freed = [self._delete_name(log, path, reason) for path in names]
+        freed = [self._at(path, log, lambda doomed: self._unlink(doomed, log, reason)) for path in names]
         if len(names) == len(everywhere) and None not in freed:
             del self._uploaded[id_]
         return sum(size for size in freed if size)
@@ -242,44 +246,54 @@ class Retention:
                 return log
         return None
 
-    def _delete_name(self, log: SyncLog, path: Path, reason: str) -> int | None:
-        """Bytes freed; None when the name stays."""
-        about = {"path": str(path), "episode_id": log.episode_id, "document": log.id}
+    def _at(self, path: Path, log: SyncLog, act: Callable[[Doomed], int | None]) -> int | None:
+        """Do something about a name that may be deleted; None when it stays."""
         try:
             with self._removal.checked(path, log.fingerprint) as doomed:
-                with self._history.transaction():  # nobody asks for it again between the look and the deed
-                    if self._stopped or self._newest(log.id) is None:
-                        return None
-                    doomed.unlink()
-                freed = doomed.freed
+                return act(doomed)
         except FileNotFoundError:
             return 0
         except StaysError as stays:
-            _log.info("%s is not deleted: %s", path, stays, extra={"event": "not_deleted", **about})
-            return None
+            self._tell_stays(path, log, str(stays))
         except OSError as error:
             self._tell_folder(path.parent, error.strerror or str(error))
-            return None
-        self._told_folders.discard(path.parent)
+        return None
+
+    def _unlink(self, doomed: Doomed, log: SyncLog, reason: str) -> int | None:
+        """Bytes freed; None when it stays."""
+        with self._history.transaction():  # nobody asks for it again between the look and the deed
+            if self._stopped or self._newest(log.id) is None:
+                return None
+            doomed.unlink()
+        about = {"path": str(doomed.path), "episode_id": log.episode_id, "document": log.id}
         _log.info(
             "deleted %s (%d bytes): it is stored as %s, and %s",
-            path,
+            doomed.path,
             log.file_size,
             log.object_key,
             reason,
             extra={"event": "deleted", "size": log.file_size, "reason": reason, "object_key": log.object_key, **about},
         )
+        self._told_folders.discard(doomed.path.parent)
         try:
-            self._removal.tidy(path)
+            self._removal.tidy(doomed.path)
         except (StaysError, OSError) as error:
-            _log.warning("what belonged to %s stays: %s", path, error, extra={"event": "leftovers", **about})
-        return freed
+            _log.warning("what belonged to %s stays: %s", doomed.path, error, extra={"event": "leftovers", **about})
+        return doomed.freed
 
     def _is_writable(self, folder: Path) -> bool:
         if os.access(folder, os.W_OK | os.X_OK):
             return True
         self._tell_folder(folder, "the agent may not write there")
         return False
+
+    def _tell_stays(self, path: Path, log: SyncLog, why: str) -> None:
+        """Once for a document, as long as it is for the same reason."""
+        uploaded = self._uploaded[log.id]
+        if uploaded.told != why:
+            uploaded.told = why
+            text = "%s is not deleted: %s"
+            _log.info(text, path, why, extra={"event": "not_deleted", "path": str(path), "document": log.id})
 
     def _tell_folder(self, folder: Path, why: str) -> None:
         """Once for a folder, until something could be deleted there."""
