@@ -31,7 +31,9 @@ from agent.edges.history import TinyHistory
 from agent.edges.link import LinkWatch
 from agent.edges.status import StatusFile
 from agent.edges.watch import Watch
+from agent.flow.ages import Ages
 from agent.flow.binding import Bindings
+from agent.flow.confirm import Confirm
 from agent.flow.credentials import Credentials
 from agent.flow.discover import Discover
 from agent.flow.dispatch import Dispatch
@@ -43,7 +45,9 @@ from agent.flow.limits import Limits
 from agent.flow.markers import Markers
 from agent.flow.pace import MOST_IN_ALL, Pace
 from agent.flow.prepare import Prepare
+from agent.flow.removal import Removal
 from agent.flow.requests import Requests
+from agent.flow.retention import Retention
 from agent.flow.upload import Upload
 from agent.health import Beat, Health
 from agent.measuring import Measuring
@@ -65,8 +69,10 @@ _HANGING_UP = 0.5  # seconds that an answer to a command has at a stop
 _TICK, _REFRESH, _SUPERVISE, _PUBLISH = 1.0, 2.0, 10.0, 2.0  # seconds
 _PAY, _TIDY = 300.0, 3600.0
 _TEND = 60.0
+_RETAIN = 10.0
 _LINK = 3.0  # seconds between looks at the way to the cloud
 _MBIT = 125_000  # bytes
+_GIB = 1024**3
 _BUILT = utc_seconds(BUILD_DATE)
 _DEAD, _STUCK = 60.0, 600.0  # seconds without a tick of the dispatcher; after a scan was due, without a look
 
@@ -181,6 +187,7 @@ class App:
             else None,
         )
         self._finder = Finder(self.discover, intake, self._sightings, self._clock)
+        self._retention = self._retention_asked_for(delays)
         self._finding = threading.Thread(target=self._find, name="finder", daemon=True)
         self.health = self._build_health()
         self._telemetry = self._build_telemetry()
@@ -305,7 +312,8 @@ class App:
         self._workers.shutdown(wait=False, cancel_futures=True)
         self._watch.stop()
         self._finding.join(_DROPPED)
-        if self.dispatch.stop(_DROPPED, 0.0) and not self._finding.is_alive() and answered:
+        quiet = self._retention is None or self._retention.stop(_DROPPED)
+        if self.dispatch.stop(_DROPPED, 0.0) and quiet and answered and not self._finding.is_alive():
             self.history.close()  # else somebody may still write: the lock ends with the process
         self._status.remove()
         _log.info("stopped", extra={"event": "stopped"})
@@ -379,7 +387,7 @@ class App:
 
     def _schedule(self) -> BackgroundScheduler:
         scheduler = BackgroundScheduler(
-            executors={"default": JobPool(3)},
+            executors={"default": JobPool(4)},
             job_defaults={"misfire_grace_time": None, "coalesce": True, "max_instances": 1},
             timezone=timezone.utc,
         )
@@ -394,6 +402,7 @@ class App:
             *([(self._look_at_clock, _TICK)] if self._settings.upload.windows else []),
             *([(self._look_at_link, _LINK)] if self._limits.asks_link else []),
             *([(self._telemetry.tend, _TEND)] if self._telemetry else []),
+            *([(self._retention.look, _RETAIN)] if self._retention is not None else []),
         ):
             scheduler.add_job(job, Every(seconds), id=job.__name__)
         scheduler.add_listener(_report_job_error, EVENT_JOB_ERROR)
@@ -441,6 +450,33 @@ class App:
                 self.dispatch.tick()
         except HistoryFullError as error:
             self.dispatch.disk_failed(error)
+
+    def _retention_asked_for(self, delays: Delays) -> Retention | None:
+        """What deletes, where a setting asks for it."""
+        asked, watch = self._settings.retention, self._settings.watch
+        if not asked.delete_after_upload and not asked.min_free_gib:
+            return None
+        confirm = Confirm(
+            history=self.history,
+            gate=self.gate,
+            credentials=self._credentials,
+            profiles=self._cloud.profiles,
+            clock=self._clock,
+            delays=delays,
+        )
+        return Retention(
+            history=self.history,
+            confirm=confirm,
+            removal=Removal(watch.roots, with_sidecar=watch.sidecar != "ignore"),
+            ages=Ages(self._clock, built=_BUILT, offset=lambda: self._cloud.store.offset),
+            clock=self._clock,
+            names=self.discover.names,
+            there=self.discover.there,
+            busy=lambda fingerprint: any(claim.log.fingerprint == fingerprint for claim in self.dispatch.in_flight()),
+            roots=watch.roots,
+            keep_seconds=asked.keep_hours * 3600 if asked.delete_after_upload else None,
+            min_free=asked.min_free_gib * _GIB,
+        )
 
     def _look_at_clock(self) -> None:
         time.tzset()  # somebody may have set another time zone

@@ -11,6 +11,8 @@ from concurrent.futures import Executor, Future
 from pathlib import Path
 from typing import Any
 
+from agent.flow.ages import Ages
+from agent.flow.confirm import Confirm
 from agent.flow.credentials import Credentials
 from agent.flow.discover import Discover
 from agent.flow.dispatch import Dispatch
@@ -21,6 +23,8 @@ from agent.flow.identity import asset_id
 from agent.flow.intake import Intake
 from agent.flow.pace import Pace
 from agent.flow.prepare import Prepare
+from agent.flow.removal import Removal
+from agent.flow.retention import Free, Retention, free_space
 from agent.flow.upload import Upload
 from agent.model.errors import CloudError, HistoryFullError
 from agent.model.nouns import DeviceProfile, Recording, SyncLog
@@ -30,6 +34,8 @@ from tests.fakes.gateway import PROFILE, FakeGateway
 from tests.fakes.history import MemoryHistory
 from tests.fakes.store import FakeStore
 from tests.recorders import write_mcap
+
+BUILT = 1_700_000_000  # no right clock says less
 
 
 class Later(Executor):
@@ -73,6 +79,7 @@ class Robot:
         self.assets: dict[str, str] = {}
         self.sidecar_required = False
         self.secrets: set[str] = set()
+        self.offset: float | None = None  # by which the cloud's clock is ahead, as far as it is known
         self._max_concurrent = max_concurrent
         self.restart()
 
@@ -116,7 +123,7 @@ class Robot:
             max_concurrent=self._max_concurrent,
             max_attempts=5,
             settle_seconds=2,
-            built=1_700_000_000,
+            built=BUILT,
         )
 
     def known_profiles(self) -> Profiles:
@@ -188,7 +195,7 @@ class WatchingRobot(Robot):
         self.discover = Discover(
             self.examiner,
             self.clock,
-            roots=[self.folder],
+            roots=self.roots,
             include=["*.mcap"],
             exclude=[".*", "*.tmp"],
             settle_seconds=2,
@@ -199,6 +206,40 @@ class WatchingRobot(Robot):
         )
         self._paying = threading.Lock()  # the scheduler runs a job once at a time
         self.finder = Finder(self.discover, self.intake, queue.SimpleQueue(), self.clock)
+        self.removal = Removal(self.roots, with_sidecar=True)
+        self.retention = self.retaining(keep_seconds=0)
+
+    @property
+    def roots(self) -> list[Path]:
+        """The watched folders."""
+        return [self.folder]
+
+    def retaining(
+        self, *, keep_seconds: float | None = None, min_free: float = 0, free: Free = free_space
+    ) -> Retention:
+        """What deletes by these rules, as it is after a start."""
+        confirm = Confirm(
+            history=self.history,
+            gate=self.gate,
+            credentials=self.credentials,
+            profiles=self.known_profiles(),
+            clock=self.clock,
+            delays=Delays(base=30, maximum=1800, jitter=0),
+        )
+        return Retention(
+            history=self.history,
+            confirm=confirm,
+            removal=self.removal,
+            ages=Ages(self.clock, built=BUILT, offset=lambda: self.offset),
+            clock=self.clock,
+            names=self.discover.names,
+            there=self.discover.there,
+            busy=lambda fingerprint: any(claim.log.fingerprint == fingerprint for claim in self.dispatch.in_flight()),
+            roots=self.roots,
+            keep_seconds=keep_seconds,
+            min_free=min_free,
+            free=free,
+        )
 
     def look(self) -> None:
         """Let the finder do what is due."""

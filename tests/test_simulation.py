@@ -15,6 +15,7 @@ import shutil
 import tempfile
 from collections import Counter
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -22,6 +23,7 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule, run_state_machine_as_test
 
+from agent.flow.removal import Doomed
 from agent.model.errors import CloudError
 from agent.model.nouns import CredentialLease, Damaged, DeviceProfile, Recording, Sighting, SyncLog
 from tests.fakes.clock import FakeClock
@@ -213,6 +215,11 @@ class Simulation(RuleBasedStateMachine):
         self.disturbed_upload(name, size, calls, "crash")
 
     @rule()
+    def retain(self) -> None:
+        """What is uploaded may go at once."""
+        self._alive(self.robot.retention.look)
+
+    @rule()
     def power_cycle(self) -> None:
         self._restart()
 
@@ -310,6 +317,7 @@ class Simulation(RuleBasedStateMachine):
             self._cease()
             self.promises_hold()
             self._check_the_end()
+            self._check_what_is_kept()
         finally:
             shutil.rmtree(self.place)
 
@@ -354,6 +362,19 @@ class Simulation(RuleBasedStateMachine):
             if log.status == "completed":
                 assert contents[log.fingerprint] <= 1 + len(others), "stored twice"
 
+    def _check_what_is_kept(self) -> None:
+        """What is uploaded goes, and nothing else."""
+        before = {path: path.read_bytes() for path in self.robot.folder.rglob("*.mcap")}
+        uploaded = set()
+        for path, content in before.items():
+            log = self.robot.history.newest(_fingerprint(content))
+            if log is not None and log.status == "completed":
+                uploaded.add(path)
+        self.robot.clock.advance(100_000)
+        self.robot.retention.look()
+        assert not self.store.complaints, self.store.complaints
+        assert before.keys() - set(self.robot.folder.rglob("*.mcap")) == uploaded
+
     def _rightly_failed(self, log: SyncLog, content: bytes) -> bool:
         assert log.error is not None
         if log.error.code == "sidecar_invalid" and log.fingerprint in self.twins:
@@ -382,9 +403,21 @@ class Simulation(RuleBasedStateMachine):
         self._witness()
 
     def _witness(self) -> None:
-        """See what the finder offers."""
+        """See what the finder offers, and what retention deletes; space is always short."""
+        self.robot.retention = self.robot.retaining(keep_seconds=0, min_free=1e18)
         step = self.robot.discover.step
         self.robot.discover.step = lambda: self._check_offer(step())  # type: ignore[method-assign] # nobody is asked
+        checked = self.robot.removal.checked
+
+        @contextmanager
+        def witnessed(path: Path, wanted: str) -> Iterator[Doomed]:
+            content = path.read_bytes() if path.exists() else b""
+            with checked(path, wanted) as doomed:
+                yield doomed
+            if not path.exists():
+                self._check_deletion(path, content)
+
+        self.robot.removal.checked = witnessed  # type: ignore[method-assign] # nor here
 
     def _meanwhile(self, call: str, *, at_store: bool = False) -> None:
         """What was planned for this call happens before it."""
@@ -445,6 +478,13 @@ class Simulation(RuleBasedStateMachine):
             elif self.robot.clock.monotonic() < self.changed.get(found.path, 0) + 2:
                 self.store.complaints.append(f"{found.path} was offered before it had settled")
         return offered
+
+    def _check_deletion(self, path: Path, content: bytes) -> None:
+        """What retention deleted is in the bucket byte for byte."""
+        SEEN["deleted"] += 1
+        log = self.robot.history.newest(_fingerprint(content))
+        if log is None or log.status != "completed" or self.robot.stored(log) != content:
+            self.store.complaints.append(f"{path} was deleted, but is not stored: {log}")
 
     def _path(self, name: str) -> Path:
         return self.robot.folder / f"{name}.mcap"
@@ -523,4 +563,4 @@ def test_what_is_promised_holds_whatever_happens() -> None:
         ),
     )
     assert set(STORE_CALLS) | set(GATEWAY_CALLS) | set(TO_FILE) | set(TO_AGENT) <= set(SEEN)
-    assert min(SEEN["completed"], SEEN["crash"], SEEN["failed"]) >= RUNS // 2, SEEN
+    assert min(SEEN["completed"], SEEN["crash"], SEEN["failed"], SEEN["deleted"]) >= RUNS // 2, SEEN

@@ -191,6 +191,12 @@ class Discover:
             there.append(Path(path))
         return sorted(there)
 
+    def there(self) -> Callable[[str], bool]:
+        """Tells of a fingerprint (its text) whether its bytes lay below the watched folders just now."""
+        with self._lock:
+            known = {file.name for _, file in self._files()}
+        return lambda fingerprint: _short(fingerprint) in known
+
     def state(self, path: Path) -> tuple[State, str] | None:
         """How a file stands and why; None for one that is not known."""
         with self._lock:

@@ -91,7 +91,7 @@ class Examiner:
         """
         root = self._root_of(path)
         with self._opened(path) as (descriptor, before):
-            if reason := _compressing(path):
+            if reason := compressing(path):
                 return reason
             content = self._content(path, descriptor, before)
             own_tags = {"compression": "zstd"} if path.name.endswith(COMPRESSED) else {}
@@ -229,16 +229,24 @@ def has_writer(path: Path) -> bool | None:
     except OSError:
         return None
     try:
+        kept_out = keep_writers_out(descriptor)
+    finally:
+        os.close(descriptor)
+    return None if kept_out is None else not kept_out
+
+
+def keep_writers_out(descriptor: int) -> bool | None:
+    """Let whoever opens the file for writing wait until ``descriptor``, open for reading, is closed.
+
+    False where a program has it open for writing already; None where that can't be seen.
+    """
+    try:
         # A writer that comes while the lease is held breaks it by a signal, and SIGIO would end this process.
         fcntl.fcntl(descriptor, fcntl.F_SETSIG, signal.SIGURG)
         fcntl.fcntl(descriptor, fcntl.F_SETLEASE, fcntl.F_RDLCK)
-        fcntl.fcntl(descriptor, fcntl.F_SETLEASE, fcntl.F_UNLCK)
     except OSError as error:
-        return True if error.errno == errno.EAGAIN else None
-    else:
-        return False
-    finally:
-        os.close(descriptor)
+        return False if error.errno == errno.EAGAIN else None
+    return True
 
 
 def _key(state: os.stat_result) -> tuple[int, int, int, int]:
@@ -260,7 +268,7 @@ def _read_content(path: Path, descriptor: int, size: int) -> _Content:
     return _Content(fingerprint(descriptor, size), tail, damage)
 
 
-def _compressing(path: Path) -> NotYet | None:
+def compressing(path: Path) -> NotYet | None:
     """While both are there, rosbag2 compresses the one into the other, and will then delete it."""
     plain = path.name.removesuffix(COMPRESSED)
     other = path.with_name(plain + COMPRESSED if path.name == plain else plain)

@@ -63,10 +63,10 @@ class Gate:
         self._probing = False
         self._passes: dict[str, list[tuple[int, float]]] = {}
 
-    def closed(self) -> Closed | None:
-        """The reason that stands now; holds come before the cloud."""
+    def closed(self, *, but: str = "") -> Closed | None:
+        """The reason that stands now, other than the hold ``but``; holds come before the cloud."""
         with self._lock:
-            return next(iter(self._holds.values()), self._cloud)
+            return next((hold for code, hold in self._holds.items() if code != but), self._cloud)
 
     def check(self, *, probe: bool) -> None:
         """Raise GateClosedError where the next part may not start. A probe may pass a gate that the cloud closed."""
