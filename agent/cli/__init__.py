@@ -9,6 +9,7 @@ from agent.cli.configuration import config
 from agent.cli.documents import history
 from agent.cli.running import run
 from agent.cli.showing import status, why
+from agent.cli.tailing import logs
 from agent.cli.trying import demo, devcloud
 
 
@@ -18,5 +19,5 @@ def cli() -> None:
     """Upload this robot's finished MCAP recordings to S3-compatible storage: each one whole, once."""
 
 
-for command in (run, status, why, history, config, demo, devcloud):
+for command in (run, status, why, history, logs, config, demo, devcloud):
     cli.add_command(command)
