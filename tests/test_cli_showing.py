@@ -80,8 +80,9 @@ def test_a_stopped_agent_leaves_the_errors_of_what_waits(console: Console) -> No
         ("/b.mcap", "failed"),
     ]
     shown = console.run("status").stdout
-    assert shown.count("CreateLogicalUpload: refused") == 2
+    assert shown.count("CreateLogicalUpload: refused") == 3
     assert "waits     /a.mcap\n" in shown
+    assert "failed    /c.mcap\n" in shown
 
 
 def test_files_that_wait_are_labelled_otherwise_than_documents(console: Console) -> None:

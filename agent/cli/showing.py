@@ -2,57 +2,38 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import click
 
+from agent.cli.facts import plain, rejected
 from agent.cli.options import absolute, local, opened_history, print_json, say, settings_of, with_config, with_json
 from agent.cli.reasons import Reason, Rules
+from agent.cli.watching import watch
 from agent.edges.clock import RealClock
 from agent.edges.config import Settings
-from agent.edges.history import to_json
 from agent.edges.status import StatusFile
-
-_MIB = 1024 * 1024
-_NAMED = 20  # documents that wait and are named
-_SINCE = re.compile(r"(?<=no change since )[\d-]+T[\d:.]+Z(?=\)$)")  # as the snapshot has it, in UTC
-_LABELS = {"waiting": "not yet"}  # documents wait, too
+from agent.standing import standing
 
 
 @click.command()
 @with_config
 @with_json
-def status(config_path: Path | None, as_json: bool) -> None:
+@click.option("--watch", "watched", is_flag=True, help="Show it again in place while it changes; Ctrl-C ends it.")
+def status(*, config_path: Path | None, as_json: bool, watched: bool) -> None:
     """Show recordings by state, uploads under way, and what holds them up."""
-    answer = _status(settings_of(config_path))
+    settings = settings_of(config_path)
+    if watched:
+        watch(settings.agent.state_dir, as_json=as_json)
+        return
+    answer = _status(settings)
     if as_json:
         print_json(answer)
         return
-    agent = answer["agent"]
-    pid = f", process {agent['pid']}" if agent else ""
-    say(f"agent     {'stopped' if agent is None else 'running' + pid}")
-    counts = answer["recordings"]
-    say("documents " + ", ".join(f"{counts[name]} {name}" for name in counts))
-    if answer["oldest_unsynced"]:
-        say(f"oldest    {local(answer['oldest_unsynced'])}, {answer['backlog_bytes'] / _MIB:.0f} MiB to send")
-    if agent and agent["gate"]:
-        _show_gate(agent["gate"])
-    for upload in agent["uploads"] if agent else ():
-        _show_upload(upload)
-    # What a running agent has queued goes as soon as the gate lets it; a stopped one leaves only the error behind.
-    waiting = [document for document in answer["waiting"] if agent is None or document["status"] == "failed"]
-    for document in islice(waiting, _NAMED):
-        _show_waiting(document)
-    if len(waiting) > _NAMED:
-        say(f"waits     {len(waiting) - _NAMED} more: keystone-agent history, or status --json")
-    for name, files in (agent or {}).get("files", {}).items():
-        _show_files(name, files)
-    if answer["damaged_lines"]:
-        say(f"history   {answer['damaged_lines']} damaged lines were set aside (*.damaged); the rest is sound")
+    for line in plain(answer):
+        say(line)
 
 
 @click.command()
@@ -75,61 +56,13 @@ def why(config_path: Path | None, as_json: bool, paths: Sequence[Path]) -> None:
 
 
 def _status(settings: Settings) -> dict[str, Any]:
+    state = settings.agent.state_dir
     with opened_history(settings) as documents:
-        waiting = documents.open()
         return {
-            "agent": StatusFile(settings.agent.state_dir).read(),
-            "recordings": dict(documents.counts()),
-            "oldest_unsynced": min((log.queued_at for log in waiting if not log.resync), default=None),
-            "backlog_bytes": sum(log.file_size for log in waiting),
-            "waiting": [
-                {
-                    key: document[key]
-                    for key in ("id", "episode_id", "path", "status", "attempt_count", "error", "next_retry_at")
-                }
-                for document in (to_json(log) for log in waiting if log.error is not None)
-            ],
-            "damaged_lines": documents.damage(),
+            "agent": StatusFile(state).read(),
+            **standing(documents),
+            "rejected_markers": rejected(state),
         }
-
-
-def _show_gate(gate: dict[str, Any]) -> None:
-    next_time = "until" if gate["cause"] == "hold" else "tried again at"
-    until = f", {next_time} {local(gate['next_probe'])}" if gate["next_probe"] else ""
-    say(f"gate      closed since {local(gate['since'])}{until}")
-    say(f"          {gate['reason']}")
-    if gate["hint"]:
-        say(f"          → {gate['hint']}")
-
-
-def _show_upload(upload: dict[str, Any]) -> None:
-    share = min(1.0, upload["bytes_sent"] / max(upload["file_size"], 1))
-    rate = upload["bytes_per_second"]
-    left = f", {(upload['file_size'] - upload['bytes_sent']) / rate:.0f} s left" if rate else ""
-    bar = ("#" * round(share * 20)).ljust(20, ".")
-    say(f"uploads   [{bar}] {share:4.0%} {rate / 1e6:.1f} MB/s{left}  {upload['path']}")
-
-
-def _show_waiting(document: dict[str, Any]) -> None:
-    error, retry_at = document["error"], document["next_retry_at"]
-    say(f"waits     {document['path']}")
-    say(f"          {error['message']}")
-    advice = [f"until {local(retry_at)}"] if retry_at else []
-    if error["hint"]:
-        advice.append(error["hint"])
-    if advice:
-        say(f"          → {'; '.join(advice)}")
-
-
-def _show_files(name: str, files: Any) -> None:
-    label = _LABELS.get(name, name)
-    if isinstance(files, dict):
-        if files:
-            counts = (f"{count} {_LABELS.get(kind, kind)}" for kind, count in files.items())
-            say(f"{label:<9} " + ", ".join(counts))
-        return
-    for file in files:
-        say(f"{label:<9} " + _SINCE.sub(lambda since: local(since[0]), file))
 
 
 def _show_reason(reason: Reason) -> None:
