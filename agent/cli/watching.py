@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 import signal
 import sys
-from collections.abc import Iterator
-from contextlib import suppress
+from collections.abc import Iterator, Mapping
+from contextlib import closing, suppress
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,9 @@ import click
 from agent.cli.facts import plain, rejected
 from agent.cli.options import say
 from agent.edges.clock import RealClock
+from agent.edges.control import Control
 from agent.edges.status import StatusFile
+from agent.model.errors import AgentError, NotRunningError
 
 _LOOK_EVERY = 1.0  # seconds
 _NOT_RUNNING = 3  # the exit code
@@ -40,11 +42,25 @@ def watch(state_dir: Path, *, as_json: bool) -> None:
 
 def _answers(state_dir: Path) -> Iterator[dict[str, Any]]:
     """What the running agent tells of itself, again and again, as `status` has it; ends with the agent."""
-    told, clock = StatusFile(state_dir), RealClock()
-    while (agent := told.read()) is not None:
-        if agent:  # else it has only started
-            standing = agent.pop("standing")
-            yield {"agent": agent, **standing, "rejected_markers": rejected(state_dir)}
+    for agent in _told(state_dir):
+        facts = dict(agent)
+        standing = facts.pop("standing", None)
+        if standing is not None:  # else it has only started
+            yield {"agent": facts, **standing, "rejected_markers": rejected(state_dir)}
+
+
+def _told(state_dir: Path) -> Iterator[Mapping[str, Any]]:
+    """By its socket; where that is not to be had, by the file that it writes."""
+    try:
+        with closing(Control(state_dir)) as control:
+            yield from control.watch(_LOOK_EVERY)
+    except NotRunningError:
+        pass  # it has stopped, or serves no socket
+    except AgentError as error:
+        click.echo(f"{error.message}: what it says comes late ({error.hint})", err=True)
+    written, clock = StatusFile(state_dir), RealClock()
+    while (agent := written.read()) is not None:
+        yield agent
         clock.wait(_LOOK_EVERY)
 
 

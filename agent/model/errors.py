@@ -8,6 +8,8 @@ AgentError                  message for people, and a hint what to do
 ├── GateClosedError         nothing may go on just now
 ├── SessionLostError        the platform forgot the session
 ├── SetupError              this robot can't run the agent as it is configured
+├── RefusedError            the operator asked for something that can't be
+├── NotRunningError         nobody is there to ask: no agent runs
 ├── HistoryFullError        no room left to write an intent down
 └── HistoryLockedError      another agent works in this state folder
 
@@ -97,6 +99,20 @@ class SetupError(AgentError):
 
     code = "setup"
     hint = "mend the configuration, then start the agent again"
+
+
+class RefusedError(AgentError):
+    """What the operator asked for is refused; asking again changes nothing."""
+
+    code = "refused"
+    hint = "the message says what is wrong with it"
+
+
+class NotRunningError(AgentError):
+    """No agent runs here, or it has just stopped."""
+
+    code = "not_running"
+    hint = "start the agent"
 
 
 class HistoryFullError(AgentError):
