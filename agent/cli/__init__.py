@@ -7,6 +7,7 @@ import click
 from agent import __version__
 from agent.cli.configuration import config
 from agent.cli.documents import history
+from agent.cli.listing import list_, scan
 from agent.cli.running import run
 from agent.cli.showing import status, why
 from agent.cli.tailing import logs
@@ -19,5 +20,5 @@ def cli() -> None:
     """Upload this robot's finished MCAP recordings to S3-compatible storage: each one whole, once."""
 
 
-for command in (run, status, why, history, logs, config, demo, devcloud):
+for command in (run, status, why, list_, scan, history, logs, config, demo, devcloud):
     cli.add_command(command)

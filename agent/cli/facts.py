@@ -145,8 +145,9 @@ def _problem(label: str, path: str, error: Mapping[str, Any] | None, until: str 
 def _files(name: str, files: Mapping[str, int] | Sequence[str]) -> Iterator[Fact]:
     label = _LABELS.get(name, name)
     if isinstance(files, Mapping):
-        if files:
-            yield Fact(label, ", ".join(f"{count} {_COUNTED.get(kind, kind)}" for kind, count in files.items()))
+        counts = [f"{count} {_COUNTED.get(kind, kind)}" for kind, count in files.items() if count]
+        if counts:
+            yield Fact(label, ", ".join(counts))
         return
     for file in files:
         yield Fact(label, _SINCE.sub(lambda since: local(since[0]), file))

@@ -18,7 +18,7 @@ from agent.cli.options import say
 from agent.edges.clock import RealClock
 from agent.edges.control import Control
 from agent.edges.status import StatusFile
-from agent.model.errors import AgentError, NotRunningError
+from agent.model.errors import AgentError
 
 _LOOK_EVERY = 1.0  # seconds
 _NOT_RUNNING = 3  # the exit code
@@ -51,13 +51,8 @@ def _answers(state_dir: Path) -> Iterator[dict[str, Any]]:
 
 def _told(state_dir: Path) -> Iterator[Mapping[str, Any]]:
     """By its socket; where that is not to be had, by the file that it writes."""
-    try:
-        with closing(Control(state_dir)) as control:
-            yield from control.watch(_LOOK_EVERY)
-    except NotRunningError:
-        pass  # it has stopped, or serves no socket
-    except AgentError as error:
-        click.echo(f"{error.message}: what it says comes late ({error.hint})", err=True)
+    with suppress(AgentError), closing(Control(state_dir)) as control:  # it has stopped, or serves no socket
+        yield from control.watch(_LOOK_EVERY)
     written, clock = StatusFile(state_dir), RealClock()
     while (agent := written.read()) is not None:
         yield agent

@@ -5,6 +5,7 @@ Run by `make picture`; needs tmux. What it prints is the text of the picture.
 
 from __future__ import annotations
 
+import html
 import re
 import shlex
 import subprocess
@@ -24,6 +25,7 @@ from tests.recorders import unfinished, write_mcap
 
 COLUMNS, LINES = 80, 30
 MIB = 1024 * 1024
+_BLANK, _WIDTH = "&#160;", 12.2  # as rich writes a blank, and how wide a letter is
 PICTURE = Path(__file__).with_name("status-watch.svg")
 
 
@@ -64,13 +66,24 @@ def _screen(agent: Agent, *tmux: str) -> str:
 
 
 def drawn(text: Text) -> str:
-    """An SVG that looks the same without the network: rich would load its font from there."""
+    """An SVG that looks the same without the network, whence rich would load its font, and in every viewer."""
     console = Console(record=True, width=COLUMNS, file=StringIO())
     console.print(text, no_wrap=True, crop=False)
     svg = console.export_svg(title="keystone-agent status --watch", unique_id="watch")
     svg = re.sub(r"@font-face \{.*?\}\s*", "", svg, flags=re.DOTALL)
     svg = svg.replace("Fira Code", "DejaVu Sans Mono, Menlo, Consolas").replace("font-size: 20px", "font-size: 20.26px")
+    svg = re.sub(r'x="([\d.]+)" y="([\d.]+)" textLength="[\d.]+"([^>]*)>([^<]*)', _trimmed, svg)
     return re.sub(r"[ \t]+$", "", svg, flags=re.MULTILINE).rstrip() + "\n"
+
+
+def _trimmed(found: re.Match[str]) -> str:
+    """A text without the blanks around it, which viewers treat differently."""
+    x, y, more, text = found.groups()
+    plain = text.replace(_BLANK, " ")
+    left = float(x) + _WIDTH * (len(plain) - len(plain.lstrip()))
+    plain = plain.strip()
+    length = _WIDTH * len(html.unescape(plain))
+    return f'x="{left:g}" y="{y}" textLength="{length:g}"{more}>{plain.replace(" ", _BLANK)}'
 
 
 def _run(command: Sequence[str]) -> str:
