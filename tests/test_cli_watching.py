@@ -14,7 +14,7 @@ import subprocess
 import sys
 import termios
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -23,11 +23,13 @@ import pytest
 
 from agent.cli.picture import Picture
 from agent.devcloud.cloud import DevCloud
+from agent.edges.control import ControlServer
 from agent.edges.status import StatusFile
 from agent.standing import standing
 from tests.console import QUEUED, Console
 from tests.fakes.clock import FakeClock
 from tests.fakes.history import MemoryHistory
+from tests.fakes.operator import FakeOperator
 from tests.journey import Agent, running
 from tests.recorders import unfinished, write_mcap
 
@@ -157,6 +159,32 @@ def test_programs_get_an_object_a_line(agent: Agent) -> None:
     finally:
         process.kill()
         process.communicate()
+
+
+class Talking(FakeOperator):
+    """An agent that has something else to say whenever it is asked."""
+
+    def status(self) -> Mapping[str, Any]:
+        self.looks += 1
+        return {"looks": self.looks, "standing": standing(MemoryHistory(FakeClock()))}
+
+
+def test_the_socket_is_listened_to_until_the_agent_stops(tmp_path: Path) -> None:
+    console = Console(tmp_path)
+    server = ControlServer(console.state, Talking())
+    server.start()
+    command = [sys.executable, "-m", "agent", "status", "--watch", "--json", "--config", str(console.config)]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    try:
+        assert process.stdout is not None
+        heard = [json.loads(process.stdout.readline()) for _ in range(2)]
+        server.stop(1)
+        _, errors = process.communicate(timeout=30)
+    finally:
+        process.kill()
+        process.wait()
+    assert [item["agent"]["looks"] for item in heard] == [1, 2]
+    assert (process.returncode, errors) == (3, "the agent has stopped\n")
 
 
 def test_nothing_can_be_watched_where_no_agent_runs(tmp_path: Path) -> None:

@@ -58,11 +58,10 @@ def why(config_path: Path | None, as_json: bool, paths: Sequence[Path]) -> None:
 def _status(settings: Settings) -> dict[str, Any]:
     state = settings.agent.state_dir
     with opened_history(settings) as documents:
-        return {
-            "agent": StatusFile(state).read(),
-            **standing(documents),
-            "rejected_markers": rejected(state),
-        }
+        agent = StatusFile(state).read()
+        if agent is not None:
+            agent = {key: value for key, value in agent.items() if key != "standing"}  # the disk knows it in full
+        return {"agent": agent, **standing(documents), "rejected_markers": rejected(state)}
 
 
 def _show_reason(reason: Reason) -> None:
