@@ -21,14 +21,17 @@ from apscheduler.schedulers.background import BackgroundScheduler
 from apscheduler.triggers.base import BaseTrigger
 
 from agent import BUILD_DATE, __version__, cloud
+from agent.edges.assets import AssetFile
 from agent.edges.clock import RealClock
 from agent.edges.config import Settings
 from agent.edges.config.kinds import newer_than
+from agent.edges.control import ControlServer
 from agent.edges.device import device_id
 from agent.edges.history import TinyHistory
 from agent.edges.link import LinkWatch
 from agent.edges.status import StatusFile
 from agent.edges.watch import Watch
+from agent.flow.binding import Bindings
 from agent.flow.credentials import Credentials
 from agent.flow.discover import Discover
 from agent.flow.dispatch import Dispatch
@@ -41,15 +44,17 @@ from agent.flow.pace import MOST_IN_ALL, Pace
 from agent.flow.prepare import Prepare
 from agent.flow.upload import Upload
 from agent.model.bandwidth import Bandwidth
-from agent.model.errors import AgentError, CloudError, HistoryFullError, judge
+from agent.model.errors import AgentError, CloudError, HistoryFullError, WaitingError, judge
 from agent.model.hours import Hours
 from agent.model.nouns import Recording, Sighting, utc_seconds
 from agent.model.ports import Clock
+from agent.operator import Desk, Unserved
 from agent.snapshot import Snapshot
 
 _log = logging.getLogger(__name__)
 
 _GRACE, _DROPPED = 8.0, 2.0  # seconds that parts in flight have at a stop, and then to be dropped
+_HANGING_UP = 0.5  # seconds that an answer to a command has at a stop
 _TICK, _REFRESH, _SUPERVISE, _PUBLISH = 1.0, 2.0, 10.0, 2.0  # seconds
 _PAY, _TIDY = 300.0, 3600.0
 _LINK = 3.0  # seconds between looks at the way to the cloud
@@ -81,10 +86,12 @@ class App:
         self._stop = threading.Event()
         self._robot = device_id(settings.agent.device_id, state)
         self.history = TinyHistory(state / "history", self._clock)
+        self._assets = AssetFile(state, settings.assets.map)
         self._cloud = cloud.build(
             settings,
             environ,
             robot=self._robot,
+            assets=self._assets,
             history=self.history,
             clock=self._clock,
             hide=hide,
@@ -175,6 +182,18 @@ class App:
             clock=self._clock,
         )
         self._stamp_seen = self._cause_stamp()
+        platform = settings.cloud.mode == "platform"
+        self.bindings = Bindings(self._assets, self._cloud.profiles if platform else None)
+        desk = Desk(
+            snapshot=self._snapshot.take,
+            requests=Unserved(),
+            bindings=self.bindings,
+            markers=state / "markers",
+            tick=self.dispatch.tick,
+            rescan=self._rescan,
+            look_at_causes=self._look_at_causes,
+        )
+        self._control = ControlServer(state, desk)
 
     def run(self, stop: threading.Event) -> None:
         """Start, work until ``stop`` is set, then stop in order and save what is known."""
@@ -197,7 +216,10 @@ class App:
                 "%d damaged lines of the history were set aside, the rest is sound", damage, extra={"event": "damage"}
             )
         self._check_profiles()
+        self._check_assets()
+        self._serve()
         self._limits.look_at_clock()  # before anything can be claimed
+        self.dispatch.cause_changed()  # whatever was mended while no agent ran
         self._watch.start()
         self._finding.start()
         self._scheduler.start()
@@ -209,9 +231,24 @@ class App:
         except CloudError as error:
             _log.warning("%s (%s)", error.message, judge(error).hint, extra={"event": error.code})
 
+    def _check_assets(self) -> None:
+        """Say once that no asset id can be told; the recordings that wait for that say so, too."""
+        try:
+            self._assets.known()
+        except WaitingError as error:
+            _log.error("%s (%s)", error.message, error.hint, extra={"event": error.code})
+
+    def _serve(self) -> None:
+        """Let commands ask. Without the socket they leave on disk what they ask for."""
+        try:
+            self._control.start()
+        except OSError as error:
+            _log.warning("commands can't ask this agent: %s", error, extra={"event": "control_failed"})
+
     def stop(self) -> None:
         """No new work; parts in flight get their time; states are saved. Bounded, whatever the network does."""
         self._stop.set()
+        answered = self._control.stop(_HANGING_UP)
         self._sightings.put(Sighting(self._state))  # wakes the finder
         self._clock.stop()
         self.dispatch.stop(_GRACE, _DROPPED)
@@ -221,7 +258,7 @@ class App:
         self._workers.shutdown(wait=False, cancel_futures=True)
         self._watch.stop()
         self._finding.join(_DROPPED)
-        if self.dispatch.stop(_DROPPED, 0.0) and not self._finding.is_alive():
+        if self.dispatch.stop(_DROPPED, 0.0) and not self._finding.is_alive() and answered:
             self.history.close()  # else somebody may still write: the lock ends with the process
         self._status.remove()
         _log.info("stopped", extra={"event": "stopped"})
@@ -236,6 +273,10 @@ class App:
             except Exception:  # noqa: BLE001 - whatever it is, looking must go on
                 _log.exception("looking for recordings failed; it is tried again", extra={"event": "bug"})
                 self._stop.wait(_SUPERVISE)
+
+    def _rescan(self) -> None:
+        self.discover.rescan()
+        self._sightings.put(Sighting(self._state))  # wakes the finder
 
     # -- asset ids
 
@@ -277,11 +318,17 @@ class App:
     def _refresh(self) -> None:
         for error in self._credentials.refresh_due() if self.gate.closed() is None else ():
             _log.warning("could not refresh credentials: %s", error.message, extra={"event": "refresh_failed"})
+        self._look_at_causes()
+
+    def _look_at_causes(self) -> None:
         stamp = self._cause_stamp()
         if stamp != self._stamp_seen:
-            _log.info("the file of profiles or keys was changed, or the clock set", extra={"event": "cause_changed"})
-            self.dispatch.cause_changed()
             self._stamp_seen = stamp
+            _log.info(
+                "the file of profiles, keys or assets was changed, or the clock set", extra={"event": "cause_changed"}
+            )
+            self._check_assets()
+            self.dispatch.cause_changed()
 
     def _cause_stamp(self) -> object:
         """Another one whenever something on this robot changes that the cloud's refusals may come from."""

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 
+from agent.edges.assets import AssetFile
 from agent.edges.config import Settings, profile_path
 from agent.edges.gateway import GrpcGateway
 from agent.edges.profiles import ProfileFile
@@ -29,7 +30,7 @@ class Cloud:
     gateway: Gateway
     profiles: Profiles
     asset_id: Callable[[Recording, str, Mapping[str, DeviceProfile]], str]  # as prepare asks it
-    stamp: Callable[[], object]  # changes with the file that an operator mends when the cloud refuses this robot
+    stamp: Callable[[], object]  # changes with the files that an operator mends when this robot is refused or waits
     endpoint: str = ""  # of the store, where the configuration tells it
 
     def places(self) -> set[str]:
@@ -46,6 +47,7 @@ class _Plan:
 
     settings: Settings
     robot: str
+    assets: AssetFile
     clock: Clock
     connections: int
 
@@ -63,6 +65,7 @@ def build(
     environ: Mapping[str, str],
     *,
     robot: str,
+    assets: AssetFile,
     history: History,
     clock: Clock,
     hide: Callable[..., None],
@@ -74,6 +77,7 @@ def build(
         settings: The configuration.
         environ: The environment.
         robot: This robot's own id.
+        assets: Which robot is which asset.
         history: Tells a bucket which keys are taken.
         clock: The robot's.
         hide: Told each secret.
@@ -82,7 +86,7 @@ def build(
     Raises:
         SetupError: cloud.tls_ca_file can't be used.
     """
-    plan = _Plan(settings, robot, clock, connections)
+    plan = _Plan(settings, robot, assets, clock, connections)
     hide(*settings.cloud.proxy.secrets(), lasting=True)
     try:
         return _bucket(plan, history, hide) if settings.cloud.mode == "bucket" else _platform(plan, environ)
@@ -94,12 +98,12 @@ def build(
 
 
 def _platform(plan: _Plan, environ: Mapping[str, str]) -> Cloud:
-    settings, assets = plan.settings, plan.settings.assets
+    settings = plan.settings
     profiles = ProfileFile(profile_path(settings, environ))
 
     def stamp() -> object:
         profiles.path = profile_path(settings, environ)
-        return profiles.stamp()
+        return profiles.stamp(), plan.assets.stamp()
 
     return Cloud(
         store=MinioStore(clock=plan.clock, ca_file=plan.ca_file, proxy=plan.proxy, connections=plan.connections),
@@ -110,17 +114,17 @@ def _platform(plan: _Plan, environ: Mapping[str, str]) -> Cloud:
         asset_id=lambda recording, snapshot, known_profiles: asset_id(
             recording,
             robot=plan.robot,
-            known=assets.map,
+            known=plan.assets.known(),
             snapshot=snapshot,
             profiles=known_profiles,
-            default=assets.default,
+            default=settings.assets.default,
         ),
         stamp=stamp,
     )
 
 
 def _bucket(plan: _Plan, history: History, hide: Callable[..., None]) -> Cloud:
-    settings, bucket, assets = plan.settings, plan.settings.bucket, plan.settings.assets
+    settings, bucket = plan.settings, plan.settings.bucket
     store = MinioStore(
         clock=plan.clock,
         ca_file=plan.ca_file,
@@ -165,11 +169,11 @@ def _bucket(plan: _Plan, history: History, hide: Callable[..., None]) -> Cloud:
         asset_id=lambda recording, snapshot, _profiles: named_asset(
             recording,
             robot=plan.robot,
-            known=assets.map,
+            known=plan.assets.known(),
             snapshot=snapshot,
-            default=assets.default,
+            default=settings.assets.default,
             required="asset_id" in placeholders(bucket.key),
         ),
-        stamp=keys.stamp,
+        stamp=lambda: (keys.stamp(), plan.assets.stamp()),
         endpoint=bucket.endpoint,
     )

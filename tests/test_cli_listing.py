@@ -151,9 +151,9 @@ def operator(console: Console) -> Iterator[FakeOperator]:
 
 def test_a_scan_asks_the_running_agent_to_look(console: Console, operator: FakeOperator) -> None:
     assert console.run("scan", "--dry-run").stdout == "0 recordings to send, 0 B\n"
-    assert operator.looks == 0
+    assert operator.asked_for == []
     assert console.run("scan").stdout.splitlines()[-1] == "the agent looks at everything now"
-    assert operator.looks == 1
+    assert operator.asked_for == ["rescan"]
 
 
 def test_a_scan_without_an_agent_only_lists(console: Console) -> None:

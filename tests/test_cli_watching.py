@@ -165,8 +165,8 @@ class Talking(FakeOperator):
     """An agent that has something else to say whenever it is asked."""
 
     def status(self) -> Mapping[str, Any]:
-        self.looks += 1
-        return {"looks": self.looks, "standing": standing(MemoryHistory(FakeClock()))}
+        self.asked_for.append("status")
+        return {"looks": len(self.asked_for), "standing": standing(MemoryHistory(FakeClock()))}
 
 
 def test_the_socket_is_listened_to_until_the_agent_stops(tmp_path: Path) -> None:

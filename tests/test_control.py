@@ -7,6 +7,7 @@ import queue
 import stat
 import subprocess
 import sys
+import tempfile
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
@@ -158,16 +159,14 @@ else:
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can be somebody else")
 @pytest.mark.parametrize(("groups", "answer"), [([], "not_permitted"), ([4711], "done")])
 @pytest.mark.parametrize("mode", [0o755, 0o750])
-def test_only_the_group_may_ask(groups: list[int], answer: str, mode: int, tmp_path: Path) -> None:
-    for folder in (tmp_path, *tmp_path.parents[:2]):
-        folder.chmod(0o755)
-    state = tmp_path / "state"
-    state.mkdir()
-    os.chown(state, 0, 4711)
-    state.chmod(mode)
-    with served(state):
-        command = [sys.executable, "-c", ASK_AS_NOBODY, str(state), *map(str, groups)]
-        told = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True).stdout
+def test_only_the_group_may_ask(groups: list[int], answer: str, mode: int) -> None:
+    with tempfile.TemporaryDirectory() as folder:  # pytest's own are for nobody else
+        state = Path(folder)
+        os.chown(state, 0, 4711)
+        state.chmod(mode)
+        with served(state):
+            command = [sys.executable, "-c", ASK_AS_NOBODY, str(state), *map(str, groups)]
+            told = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True).stdout
     assert told.startswith(answer)
     assert answer == "done" or "join the group keystone-agent" in told
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import click
 
 from agent import __version__
+from agent.cli.asking import first, pause, rescan, resume, resync
+from agent.cli.binding import asset
 from agent.cli.configuration import config
 from agent.cli.documents import history
 from agent.cli.listing import list_, scan
@@ -21,4 +23,6 @@ def cli() -> None:
 
 
 for command in (run, status, why, list_, scan, history, logs, config, demo, devcloud):
+    cli.add_command(command)
+for command in (resync, first, pause, resume, rescan, asset):
     cli.add_command(command)

@@ -13,12 +13,22 @@ from typing import Any
 import click
 
 from agent.cli.measures import size_text
-from agent.cli.options import Moment, absolute, local, mark_of, opened_history, say, settings_of, with_config, with_json
+from agent.cli.options import (
+    Moment,
+    absolute,
+    local,
+    mark_of,
+    opened_history,
+    say,
+    settings_of,
+    with_config,
+    with_json,
+    word_of_agent,
+)
 from agent.cli.reasons import Rules
 from agent.edges.clock import RealClock
 from agent.edges.config import Settings
 from agent.edges.control import Control
-from agent.edges.status import StatusFile
 from agent.flow.survey import Rules as Names
 from agent.flow.survey import Survey, foreign, tops
 from agent.model.errors import NotRunningError
@@ -90,7 +100,7 @@ def _ask(state_dir: Path) -> str:
 
 def _rows(settings: Settings, folder: Path | None) -> Iterator[Row]:
     with opened_history(settings) as documents:
-        listing = _Listing(settings, documents, StatusFile(settings.agent.state_dir).read())
+        listing = _Listing(settings, documents, word_of_agent(settings))
         yield from listing.below(absolute(folder)) if folder else listing.everything()
 
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import closing, contextmanager
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from typing import Any, TypeVar
@@ -15,9 +15,11 @@ import click
 from agent.edges.clock import RealClock
 from agent.edges.config import Settings, load
 from agent.edges.config.kinds import newer_than
+from agent.edges.control import Control
 from agent.edges.history import TinyHistory
+from agent.edges.status import StatusFile
 from agent.flow.examine import fingerprint
-from agent.model.errors import FileChangedError
+from agent.model.errors import AgentError, FileChangedError
 from agent.model.nouns import utc_text
 
 Command = TypeVar("Command", bound=Callable[..., Any])
@@ -71,6 +73,16 @@ def opened_history(settings: Settings) -> Iterator[TinyHistory]:
         documents.close()
 
 
+def word_of_agent(settings: Settings) -> Mapping[str, Any] | None:
+    """What the running agent says of itself at this moment, else what it wrote down last; None when none runs."""
+    state_dir = settings.agent.state_dir
+    try:
+        with closing(Control(state_dir)) as control:
+            return control.status()
+    except AgentError:
+        return StatusFile(state_dir).read()
+
+
 def absolute(path: Path) -> Path:
     """``path`` from the root on, without ``..``; links stay as they are named."""
     return Path(os.path.abspath(path))  # noqa: PTH100 - pathlib has nothing that takes .. away and no link
@@ -91,8 +103,9 @@ def mark_of(path: Path) -> str:
 
 
 def print_json(value: Any) -> None:
-    """Print one document."""
-    click.echo(json.dumps(value, ensure_ascii=False, indent=2))
+    """Print one document. A file name that is no UTF-8 has its bytes escaped, as JSON can carry them."""
+    text = json.dumps(value, ensure_ascii=False, indent=2)
+    click.echo(text.encode("utf-8", "backslashreplace").decode())
 
 
 def local(text: str) -> str:

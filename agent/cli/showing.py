@@ -9,12 +9,21 @@ from typing import Any
 import click
 
 from agent.cli.facts import plain, rejected
-from agent.cli.options import absolute, local, opened_history, print_json, say, settings_of, with_config, with_json
+from agent.cli.options import (
+    absolute,
+    local,
+    opened_history,
+    print_json,
+    say,
+    settings_of,
+    with_config,
+    with_json,
+    word_of_agent,
+)
 from agent.cli.reasons import Reason, Rules
 from agent.cli.watching import watch
 from agent.edges.clock import RealClock
 from agent.edges.config import Settings
-from agent.edges.status import StatusFile
 from agent.standing import standing
 
 
@@ -44,7 +53,7 @@ def why(config_path: Path | None, as_json: bool, paths: Sequence[Path]) -> None:
     """Say for each PATH which rule lets it go or holds it up, and what to do."""
     settings = settings_of(config_path)
     with opened_history(settings) as documents:
-        rules = Rules(settings, documents, RealClock(), StatusFile(settings.agent.state_dir).read())
+        rules = Rules(settings, documents, RealClock(), word_of_agent(settings))
         found = {str(path): rules.reasons(absolute(path)) for path in paths}
     if as_json:
         print_json([{"path": path, "rules": [reason.as_dict() for reason in told]} for path, told in found.items()])
@@ -56,12 +65,11 @@ def why(config_path: Path | None, as_json: bool, paths: Sequence[Path]) -> None:
 
 
 def _status(settings: Settings) -> dict[str, Any]:
-    state = settings.agent.state_dir
     with opened_history(settings) as documents:
-        agent = StatusFile(state).read()
+        agent = word_of_agent(settings)
         if agent is not None:
             agent = {key: value for key, value in agent.items() if key != "standing"}  # the disk knows it in full
-        return {"agent": agent, **standing(documents), "rejected_markers": rejected(state)}
+        return {"agent": agent, **standing(documents), "rejected_markers": rejected(settings.agent.state_dir)}
 
 
 def _show_reason(reason: Reason) -> None:

@@ -134,7 +134,7 @@ def named_asset(
             raise WaitingError(
                 f"robot {its_robot} is bound to no asset",
                 code="unbound_robot",
-                hint=f"bind it: give {its_robot} its asset id in assets.map",
+                hint=f"bind it: keystone-agent asset set {its_robot} ASSET",
             )
         return asset
     asset = _sidecar_asset(content) or snapshot or default
@@ -142,7 +142,7 @@ def named_asset(
         raise WaitingError(
             f"nothing names the asset of robot {its_robot}",
             code="no_asset_id",
-            hint=f"give {its_robot} its asset id in assets.map, or set assets.default",
+            hint=f"bind it: keystone-agent asset set {its_robot} ASSET, or set assets.default",
         )
     return asset
 

@@ -58,6 +58,24 @@ class Profiles(Protocol):
         ...
 
 
+class Assets(Protocol):
+    """Which robot is which asset."""
+
+    def known(self) -> Mapping[str, str]:
+        """Robot id to asset id as it is in force; "" is a robot unbound.
+
+        Raises WaitingError("asset_file") when what was left there can't be used.
+        """
+        ...
+
+    def change(self) -> AbstractContextManager[dict[str, str]]:
+        """What operators have bound, to be changed; nobody else changes it meanwhile, and it is durable at the end.
+
+        Raises WaitingError("asset_file") and OSError; nothing has changed then.
+        """
+        ...
+
+
 class Gateway(Protocol):
     """The platform's data gateway and token service.
 

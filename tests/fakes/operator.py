@@ -18,10 +18,9 @@ class FakeOperator:
         self.asked: list[tuple[str, str]] = []
         self.bound: dict[str, str] = {}
         self.paused = False
-        self.looks = 0
+        self.asked_for: list[str] = []
 
     def status(self) -> Mapping[str, Any]:
-        self.looks += 1
         return {"version": "0", "gate": None, "uploads": [], "paused": self.paused}
 
     def resync(self, targets: Sequence[str], reason: str) -> Sequence[Answer]:
@@ -35,12 +34,14 @@ class FakeOperator:
 
     def pause(self) -> None:
         self.paused = True
+        self.asked_for.append("pause")
 
     def resume(self) -> None:
         self.paused = False
+        self.asked_for.append("resume")
 
     def rescan(self) -> None:
-        self.looks += 1
+        self.asked_for.append("rescan")
 
     def assets(self) -> Mapping[str, str]:
         return dict(self.bound)

@@ -1,0 +1,84 @@
+"""Which asset a robot is bound to, and which it may be bound to."""
+
+from __future__ import annotations
+
+import logging
+import re
+from collections.abc import Mapping
+
+from agent.model.errors import CloudError, RefusedError, judge
+from agent.model.ports import Assets, Profiles
+
+_log = logging.getLogger(__name__)
+
+_LONGEST = 100  # characters of an id
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
+
+
+class Bindings:
+    """What operators bind and unbind, by rules that are the same whether the agent runs or not."""
+
+    def __init__(self, assets: Assets, profiles: Profiles | None) -> None:
+        """``profiles`` is None where there is no platform: any asset will do then."""
+        self._assets = assets
+        self._profiles = profiles
+
+    def known(self) -> Mapping[str, str]:
+        """Robot id to asset id as it is in force; "" is a robot unbound. Raises WaitingError("asset_file")."""
+        return self._assets.known()
+
+    def bind(self, robot: str, asset: str) -> None:
+        """Bind a robot to an asset; durable on return. The same asset again is no change.
+
+        Raises RefusedError with the reason, CloudError("profile_file") when nobody can tell whether the asset has a
+        profile, WaitingError("asset_file"), and OSError.
+        """
+        _check("a robot's id", robot)
+        _check("an asset id", asset)
+        with self._assets.change() as own:
+            known = self._assets.known()
+            if known.get(robot) != asset:
+                self._check_profile(asset)
+                for other, its_asset in known.items():
+                    if its_asset == asset:
+                        raise RefusedError(
+                            f"asset {asset} belongs to robot {other}",
+                            hint=f"keystone-agent asset unset {other}, if it does not any more",
+                        )
+            own[robot] = asset
+        _log.info("robot %s is asset %s", robot, asset, extra={"event": "asset_set"})
+
+    def unbind(self, robot: str) -> None:
+        """Leave the robot known but bound to nothing: its recordings wait. Raises what :meth:`bind` raises."""
+        _check("a robot's id", robot)
+        with self._assets.change() as own:
+            own[robot] = ""
+        _log.info("robot %s is bound to no asset", robot, extra={"event": "asset_unset"})
+
+    def _check_profile(self, asset: str) -> None:
+        if self._profiles is None:
+            return
+        try:
+            profile = self._profiles.load().get(asset)
+        except CloudError as error:
+            error.hint = error.hint or judge(error).hint
+            raise
+        if profile is None:
+            raise RefusedError(
+                f"the device profile file has no asset {asset}",
+                hint="put its profile into the device profile file first, or name another asset",
+            )
+        if not profile.ready:
+            raise RefusedError(
+                f"the profile of asset {asset} has no key or no usable tags",
+                hint="complete apiKey and tags in the device profile file first",
+            )
+
+
+def _check(what: str, value: str) -> None:
+    if not value.strip():
+        raise RefusedError(f"{what} can't be empty", hint="name one, or use keystone-agent asset unset ROBOT")
+    if len(value) > _LONGEST:
+        raise RefusedError(f"{what} has at most {_LONGEST} characters, this has {len(value)}")
+    if _CONTROL.search(value):
+        raise RefusedError(f"{what} can't have control characters")
