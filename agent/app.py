@@ -204,6 +204,7 @@ class App:
             credentials=self._credentials,
             watcher_up=lambda: self._watch.alive,
             watch_failures=lambda: self._watch.failures,
+            unasked=lambda: intake.unasked,
             clock=self._clock,
         )
         self._stamp_seen = self._cause_stamp()

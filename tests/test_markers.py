@@ -265,9 +265,15 @@ def test_a_marker_for_what_is_still_being_recorded_waits_and_costs_nothing_meanw
     robot.settle()
     marker = robot.touch("b.mcap.first")
     robot.turn()
+    tried = []
+
+    def at(path: Path, **_asked: object) -> None:
+        tried.append(path)
+
     with monkeypatch.context() as patch:
-        patch.setattr(robot.requests, "at", None)
+        patch.setattr(robot.requests, "at", at)
         robot.pass_time(30, turns=30)
+    assert tried == []
     assert marker.exists()
     (robot.folder / "b.mcap").write_bytes(content)
     robot.settle()

@@ -100,7 +100,7 @@ class Markers:
         self._waiting: dict[Path, _Seen] = {}
         self._kept: dict[Path, Marker] = {}
         self._rejected: set[Path] = set()
-        self._scans_seen = 0
+        self._scans_known: int | None = None  # scans that had ended when what is remembered was last looked at
         self._rescans: tuple[Marker, int] | None = None  # the marker, and how many scans had begun when it was seen
 
     def prepare(self) -> None:
@@ -113,15 +113,12 @@ class Markers:
     def look(self) -> bool:
         """Serve what can be served now; tells whether there is new work. Raises HistoryFullError."""
         self.look_at_pause()
-        for path in (*self._in_folder(), *self._discover.markers()):
+        for path in (*self._remembered(), *self._in_folder(), *self._discover.markers()):
             self._waiting.setdefault(path, _Seen(self._discover.begun)).stood = None
         due = deque(sorted(path for path, seen in self._waiting.items() if self._may_go_on(path, seen)))
         new = False
         while due:
             new = self._serve(due) or new
-        if self._scans_seen != self._discover.scans:
-            self._scans_seen = self._discover.scans
-            self._forget_gone()
         return new
 
     def look_at_pause(self) -> None:
@@ -139,6 +136,12 @@ class Markers:
         return MarkerReport(sorted(waiting), sorted(kept), sorted(rejected_))
 
     # -- seeing
+
+    def _remembered(self) -> Iterator[Path]:
+        """What was served and not removed, at the start and after each scan: it may be gone or go now."""
+        if self._scans_known != self._discover.scans:
+            self._scans_known = self._discover.scans
+            yield from (Path(marker.path) for marker in self._history.known_markers())
 
     def _in_folder(self) -> Iterator[Path]:
         try:
@@ -192,18 +195,16 @@ class Markers:
         batch.room -= 1
         marker = _marker(path)
         if marker is None:
-            self._waiting.pop(path, None)
-            self._kept.pop(path, None)
+            self._drop(path)
             return
-        known = self._history.marker(marker.path)
-        same = known is not None and (known.inode, known.mtime_ns) == (marker.inode, marker.mtime_ns)
-        if same and known is not None and known.through is None:
+        known = self._known(marker)
+        if known is not None and known.through is None:
             batch.served.append(known)
             return
         seen = self._waiting[path]
         stood = self._how_it_stands(path)
         try:
-            answer = self._answer(marker, path, (known.through or "") if same and known else "", batch)
+            answer = self._answer(marker, path, known.through or "" if known else "", batch)
         except _UnservedError as refused:
             batch.refused.append((marker, str(refused)))
             return
@@ -226,6 +227,19 @@ class Markers:
             _log.info("served %s: %s", path, answer.message, extra={"event": "marker", "episode_id": answer.episode_id})
         else:
             batch.refused.append((marker, f"{answer.target}: {answer.message}"))
+
+    def _known(self, marker: Marker) -> Marker | None:
+        """What is remembered of this very marker, not of one that was there before."""
+        known = self._history.marker(marker.path)
+        same = known is not None and (known.inode, known.mtime_ns) == (marker.inode, marker.mtime_ns)
+        return known if same else None
+
+    def _drop(self, path: Path) -> None:
+        """Somebody took it back, or removed it after it was served."""
+        self._waiting.pop(path, None)
+        self._kept.pop(path, None)
+        if path.parent.is_dir():  # else it lies on a disk that was taken out
+            self._history.forget_marker(str(path))
 
     def _answer(self, marker: Marker, path: Path, through: str, batch: _Batch) -> Answer | None:
         """What became of it; None while it has to wait. Raises _UnservedError."""
@@ -327,17 +341,6 @@ class Markers:
             for marker in gone:
                 if Path(marker.path).parent not in back:
                     self._history.forget_marker(marker.path)
-
-    def _forget_gone(self) -> None:
-        """Forget markers that went by another's hand, or just before a crash; not those of a disk that is away."""
-        known = ((Path(marker.path), marker.path) for marker in self._history.known_markers())
-        gone = [name for path, name in known if not os.path.lexists(path) and path.parent.is_dir()]
-        for name in gone:
-            self._kept.pop(Path(name), None)
-        if gone:
-            with self._history.transaction():
-                for name in gone:
-                    self._history.forget_marker(name)
 
     def _keep(self, path: Path, marker: Marker, error: OSError) -> None:
         if not marker.said:
