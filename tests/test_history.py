@@ -133,9 +133,12 @@ def test_a_newer_format_is_refused_in_words(folder: Path) -> None:
         history.add(document())
     journal = folder / "journal"
     content = journal.read_bytes()
-    journal.write_bytes(line(b'{"format":2,"last_ids":{}}') + content[content.index(b"\n") + 1 :])
+    journal.write_bytes(line(b'{"format":3,"last_ids":{}}') + content[content.index(b"\n") + 1 :])
     for read_only in (False, True):
-        with pytest.raises(AgentError, match="format 2") as refused, opened(folder, read_only=read_only):
+        with (
+            pytest.raises(AgentError, match="format 3, of a newer agent") as refused,
+            opened(folder, read_only=read_only),
+        ):
             pass
         assert refused.value.code == "history_format"
 
