@@ -9,7 +9,7 @@ PROTOS := $(wildcard proto/*.proto)
 SEED := $(or $(SEED),$(shell date +%s))
 export PYTHONDONTWRITEBYTECODE = 1
 
-.PHONY: help demo test check format bench soak servers proto lock clean
+.PHONY: help demo test check format bench soak picture servers proto lock clean
 help:  ## what there is to run
 	@grep -E '^[a-z-]+:.*##' Makefile | sed 's/:.*##/\t/' | expand -t 12
 
@@ -45,6 +45,9 @@ soak: $(STAMP)  ## the long versions of kills and simulation, for an hour or so;
 	@echo "SEED=$(SEED)"
 	PATH="$(SERVERS):$$PATH" $(BIN)/python -m tests.bench.kills --kills 200 --seed $(SEED)
 	SOAK_RUNS=10000 $(BIN)/python -m pytest tests/test_simulation.py --timeout=0 --hypothesis-seed=$(SEED)
+
+picture: $(STAMP)  ## record status --watch in a terminal and draw it for the README (needs tmux)
+	$(BIN)/python -m tests.pictures.record
 
 servers:  ## build MinIO and VersityGW for the tests (needs Go)
 	mkdir -p $(SERVERS)

@@ -196,12 +196,14 @@ class App:
         self._status.remove()  # an agent that was killed could not
         self._snapshot = Snapshot(
             device_id=self._robot,
+            history=self.history,
             gate=self.gate,
             dispatch=self.dispatch,
             discover=self.discover,
             finder=self._finder,
             credentials=self._credentials,
             watcher_up=lambda: self._watch.alive,
+            watch_failures=lambda: self._watch.failures,
             clock=self._clock,
         )
         self._stamp_seen = self._cause_stamp()

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import threading
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 from agent import __version__
@@ -12,10 +16,42 @@ from agent.flow.dispatch import Claim, Dispatch
 from agent.flow.finder import Finder
 from agent.flow.gate import Gate
 from agent.model.nouns import utc_text
-from agent.model.ports import Clock
+from agent.model.ports import Clock, History
+from agent.standing import NAMED, standing
 
 _NAMED = 20  # files of a kind that are named
 _WALK_EVERY = 1000  # files known per second between two walks over them: 100,000 are walked over every 100 s
+_COUNT_EVERY = 10_000  # open documents per second between two counts of them
+_WINDOW = 10.0  # seconds over which a rate is taken
+_MARK_EVERY = 0.5
+
+
+class Rates:
+    """Bytes a second of each upload over the last seconds: the mean since its claim says nothing of a link by now."""
+
+    def __init__(self, clock: Clock) -> None:
+        """Nothing goes yet."""
+        self._clock = clock
+        self._marks: dict[tuple[int, float], deque[tuple[float, int]]] = {}  # of a claim: when, and bytes sent by then
+
+    def of(self, claims: Sequence[Claim]) -> Sequence[float]:
+        """One rate for each of the ``claims``, which are all there are."""
+        known = self._marks
+        self._marks = {_key(claim): known.get(_key(claim)) or deque([(claim.began, 0)]) for claim in claims}
+        return [self._rate(self._marks[_key(claim)], claim.transfer.sent) for claim in claims]
+
+    def _rate(self, marks: deque[tuple[float, int]], sent: int) -> float:
+        now = self._clock.monotonic()
+        if now >= marks[-1][0] + _MARK_EVERY:
+            marks.append((now, sent))
+        while len(marks) > 1 and marks[1][0] <= now - _WINDOW:
+            marks.popleft()
+        then, before = marks[0]
+        return max(0, sent - before) / max(now - then, 0.001)
+
+
+def _key(claim: Claim) -> tuple[int, float]:
+    return claim.log.id, claim.began
 
 
 class Snapshot:
@@ -25,38 +61,53 @@ class Snapshot:
         self,
         *,
         device_id: str,
+        history: History,
         gate: Gate,
         dispatch: Dispatch,
         discover: Discover,
         finder: Finder,
         credentials: Credentials,
         watcher_up: Callable[[], bool],
+        watch_failures: Callable[[], Mapping[Path, str]],
         clock: Clock,
     ) -> None:
         """Every argument but the first is asked at each picture."""
         self._device_id = device_id
+        self._history = history
         self._gate = gate
         self._dispatch = dispatch
         self._discover = discover
         self._finder = finder
         self._credentials = credentials
         self._watcher_up = watcher_up
+        self._watch_failures = watch_failures
         self._clock = clock
+        self._rates = Rates(clock)
+        self._lock = threading.Lock()
         self._files: dict[str, Any] = {}
         self._looks = -1
         self._walk_due = 0.0
+        self._standing: dict[str, Any] = {}
+        self._count_due = 0.0
 
     def take(self) -> dict[str, Any]:
-        """JSON; times are UTC."""
-        return {
-            "version": __version__,
-            "device_id": self._device_id,
-            "gate": self._gate_now(),
-            "uploads": [self._upload(claim) for claim in self._dispatch.in_flight()],
-            "lease_remaining_seconds": self._credentials.shortest_lease(),
-            "watcher_up": self._watcher_up(),
-            "files": self._files_now(),
-        }
+        """JSON; times are UTC. May be called from any thread."""
+        with self._lock:
+            claims = self._dispatch.in_flight()
+            return {
+                "version": __version__,
+                "device_id": self._device_id,
+                "gate": self._gate_now(),
+                "uploads": [
+                    self._upload(claim, rate) for claim, rate in zip(claims, self._rates.of(claims), strict=True)
+                ],
+                "lease_remaining_seconds": self._credentials.shortest_lease(),
+                "last_error": self._last_error(),
+                "watcher_up": self._watcher_up(),
+                "watch_failures": [f"{root} ({why})" for root, why in self._watch_failures().items()],
+                "files": self._files_now(),
+                "standing": self._standing_now(),
+            }
 
     def _gate_now(self) -> dict[str, Any] | None:
         closed = self._gate.closed()
@@ -71,17 +122,31 @@ class Snapshot:
             "next_probe": None if closed.next_probe is None else self._utc(closed.next_probe),
         }
 
-    def _upload(self, claim: Claim) -> dict[str, Any]:
-        seconds = max(self._clock.monotonic() - claim.began, 0.001)
+    def _upload(self, claim: Claim, rate: float) -> dict[str, Any]:
+        there = claim.transfer.kept + claim.transfer.sent
         return {
             "id": claim.log.id,
             "episode_id": claim.log.episode_id,
             "path": claim.log.path,
             "file_size": claim.log.file_size,
-            "bytes_sent": claim.transfer.kept + claim.transfer.sent,
-            "bytes_per_second": round(claim.transfer.sent / seconds),
+            "bytes_sent": there,
+            "bytes_per_second": round(rate),
+            "seconds_left": round(max(0, claim.log.file_size - there) / rate) if rate >= 1 else None,
             "probe": claim.probe,
         }
+
+    def _last_error(self) -> dict[str, Any] | None:
+        failure = self._dispatch.last_failure
+        if failure is None:
+            return None
+        return {"at": self._utc(failure.at), "path": failure.path, **asdict(failure.fault)}
+
+    def _standing_now(self) -> dict[str, Any]:
+        now = self._clock.monotonic()
+        if now >= self._count_due:
+            self._standing = standing(self._history, NAMED)
+            self._count_due = now + self._standing["queue_length"] / _COUNT_EVERY
+        return self._standing
 
     def _files_now(self) -> dict[str, Any]:
         now = self._clock.monotonic()

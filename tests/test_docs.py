@@ -64,6 +64,13 @@ def test_every_room_is_on_the_map() -> None:
     assert [str(room) for room in rooms if room.name != "__init__.py" and f" {room.name} " not in map_] == []
 
 
+def test_every_picture_is_there_and_needs_no_network() -> None:
+    pictures = [REPOSITORY / path for path in re.findall(r"!\[[^]]*\]\(([^)]+)\)", README)]
+    assert pictures
+    for picture in pictures:
+        assert re.search(r"""(url\(|href=|src=)["']?https?:""", picture.read_text(encoding="utf-8")) is None
+
+
 def test_a_python_that_is_too_old_is_refused_before_anything_is_made(tmp_path: Path) -> None:
     old = tmp_path / "old-python"
     patched = "import sys; sys.version_info = (3, 9, 18); exec(sys.argv[1])"

@@ -340,6 +340,7 @@ def test_a_root_that_can_t_be_watched_is_said_once_and_tried_again(
     assert not seen.watch.alive
     assert threading.active_count() == threads
     assert [record.__dict__["event"] for record in caplog.records] == ["watch_failed"]
+    assert list(seen.watch.failures.values()) == ["inotify watch limit reached"]
     monkeypatch.setattr(InotifyObserver, "schedule", schedule)
     seen.watch.supervise()
     assert seen.watch.alive

@@ -9,6 +9,7 @@ from typing import Any
 
 import click
 
+from agent.cli.completion import episodes
 from agent.cli.options import (
     Moment,
     absolute,
@@ -28,7 +29,7 @@ from agent.model.nouns import Status, SyncLog
 @click.command()
 @with_config
 @with_json
-@click.argument("target", required=False, metavar="[EPISODE|PATH]")
+@click.argument("target", required=False, metavar="[EPISODE|PATH]", shell_complete=episodes)
 @click.option("--status", "wanted", type=click.Choice(["pending", "in_progress", "completed", "failed"]))
 @click.option("--since", type=Moment(), help="ISO 8601, an age such as 12h, or yesterday.")
 @click.option("--limit", type=click.IntRange(1), default=100, show_default=True)

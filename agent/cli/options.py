@@ -113,6 +113,11 @@ def local(text: str) -> str:
     return datetime.fromisoformat(text.replace("Z", "+00:00")).astimezone().strftime("%Y-%m-%d %H:%M:%S")
 
 
+def printable(text: str) -> str:
+    """``text`` without control characters. File names and servers' words are others': they may not move the cursor."""
+    return "".join(letter if letter.isprintable() else letter.encode("unicode_escape").decode() for letter in text)
+
+
 def say(text: str) -> None:
-    """Print one line for people. File names and servers' words are others': they may not move the cursor."""
-    click.echo("".join(letter if letter.isprintable() else letter.encode("unicode_escape").decode() for letter in text))
+    """Print one line for people."""
+    click.echo(printable(text))

@@ -35,6 +35,7 @@ class Reason:
     says: str
     at: str = ""
     remedy: str = ""
+    state: str = ""  # of the file, in a word, where it does not pass
 
     def as_dict(self) -> dict[str, Any]:
         """For JSON."""
@@ -69,49 +70,55 @@ class Rules:
             yield _reason("file", False, "it is a folder", "name the files in it")
             return
         log = self._history.newest(mark) if (mark := mark_of(path)) else None
-        for reason in self._finding(path):
+        for reason in self.finding(path):
             if log is None or reason.ok:  # what is queued has been found: it goes, whatever these rules say by now
                 yield reason
         if log is not None:
             yield Reason("queued", True, f"document {log.id}, {log.status}, attempt {log.attempt_count}")
             yield from self._sending(log)
 
-    def _finding(self, path: Path) -> Iterator[Reason]:
+    def finding(self, path: Path) -> Iterator[Reason]:
         """What keeps a file from being queued; nobody asks on after the first rule that is not ok."""
         watch = self._settings.watch
         root, inside = _below(path, watch.roots)
         found = f"below {root}" if root else "below no watched folder"
-        yield _reason("root", root is not None, found, "add its folder to watch.roots")
+        yield _reason("root", root is not None, found, "add its folder to watch.roots", state="outside")
         if root is None:
             return
         included = any(fnmatch.fnmatchcase(path.name, glob) for glob in watch.include)
-        yield _reason("include", included, ", ".join(watch.include), "rename it, or set watch.include")
+        yield _reason("include", included, ", ".join(watch.include), "rename it, or set watch.include", state="ignored")
         excluding = _excluding(inside, watch.exclude)
-        yield _reason("exclude", not excluding, excluding or "not excluded", "rename it, or set watch.exclude")
+        yield _reason(
+            "exclude", not excluding, excluding or "not excluded", "rename it, or set watch.exclude", state="excluded"
+        )
         try:
             yield from self._file(root, inside)
         except FileNotFoundError:
-            yield _reason("file", False, "it is not there", f"see what became of it: keystone-agent history {path}")
+            remedy = f"see what became of it: keystone-agent history {path}"
+            yield _reason("file", False, "it is not there", remedy, state="gone")
         except OSError as error:
-            yield _reason(
-                "file", False, f"it can't be read: {error.strerror}", "give the agent's user the right to read it"
-            )
+            remedy = "give the agent's user the right to read it"
+            yield _reason("file", False, f"it can't be read: {error.strerror}", remedy, state="unreadable")
 
     def _file(self, root: Path, inside: Path) -> Iterator[Reason]:
         path = root / inside
         state = path.lstat()
         if (link := _link(root, inside)) and not self._settings.watch.follow_symlinks:
-            yield _reason("file", False, f"{link} is a symbolic link", "set watch.follow_symlinks, or watch its target")
+            remedy = "set watch.follow_symlinks, or watch its target"
+            yield _reason("file", False, f"{link} is a symbolic link", remedy, state="ignored")
         yield Reason("file", True, f"{state.st_size} bytes")
         yield self._age(state.st_mtime)
         yield self._complete(path, state)
         age = self._clock.now() - state.st_mtime
         if self._agent is None:
-            yield _reason("queued", False, "it is not queued yet", "start the agent")
+            yield _reason("queued", False, "it is not queued yet", "start the agent", state="new")
         elif age < self._settings.watch.settle_seconds:
-            yield _reason("queued", False, "it was changed just now", "nothing to do: it goes once it has settled")
+            remedy = "nothing to do: it goes once it has settled"
+            yield _reason("queued", False, "it was changed just now", remedy, state="settling")
         else:
-            yield _reason("queued", False, "it is not found yet", "nothing to do: the next scan finds it")
+            yield _reason(
+                "queued", False, "it is not found yet", "nothing to do: the next scan finds it", state="settling"
+            )
 
     def _age(self, mtime: float) -> Reason:
         text = self._settings.watch.newer_than
@@ -119,7 +126,8 @@ class Rules:
         if limit is None:
             return Reason("age", True, "any age")
         oldest = limit.timestamp() if isinstance(limit, datetime) else self._clock.now() - limit.total_seconds()
-        return _reason("age", mtime >= oldest, f"watch.newer_than = {text}", "set watch.newer_than to an earlier time")
+        remedy = "set watch.newer_than to an earlier time"
+        return _reason("age", mtime >= oldest, f"watch.newer_than = {text}", remedy, state="skipped")
 
     def _complete(self, path: Path, state: os.stat_result) -> Reason:
         """Whether it is a whole recording. The waits are judged by the file's age: the agent saw it, this one not."""
@@ -132,16 +140,17 @@ class Rules:
                 done_overdue=age >= watch.unfinished_minutes * 60,
             )
         except FileChangedError:
-            return _reason("complete", False, "it is being written to", _REMEDIES["recording"])
+            return _reason("complete", False, "it is being written to", _REMEDIES["recording"], state="recording")
         except RecordingError as error:
-            return _reason("complete", False, error.message, error.hint)
+            return _reason("complete", False, error.message, error.hint, state="ignored")
         if isinstance(found, Damaged):
-            return _reason("complete", False, found.reason, "mend the file (`mcap recover`) or delete it")
+            remedy = "mend the file (`mcap recover`) or delete it"
+            return _reason("complete", False, found.reason, remedy, state="damaged")
         if not isinstance(found, NotYet):
             return Reason("complete", True, "a whole recording")
         if found.why == "recording":
             return self._without_end(path, state, found)
-        return _reason("complete", False, found.message, _REMEDIES[found.why])
+        return _reason("complete", False, found.message, _REMEDIES[found.why], state="waiting")
 
     def _without_end(self, path: Path, state: os.stat_result, found: NotYet) -> Reason:
         """Still being recorded, or left unfinished: by the same signs as the agent's own."""
@@ -149,15 +158,16 @@ class Rules:
         before_boot = state.st_mtime < self._clock.now() - self._clock.monotonic()
         quiet = self._clock.now() - state.st_mtime >= watch.unfinished_minutes * 60
         if not (before_boot or quiet):
-            return _reason("complete", False, found.message, _REMEDIES["recording"])
+            return _reason("complete", False, found.message, _REMEDIES["recording"], state="recording")
         writer = has_writer(path)
         if writer or (writer is None and not before_boot):
             seen = "a program has it open for writing" if writer else "whether a program still writes can't be seen"
-            return _reason("complete", False, f"no end; {seen}", _REMEDIES["recording"])
+            return _reason("complete", False, f"no end; {seen}", _REMEDIES["recording"], state="recording")
         if watch.unfinished == "upload" and state.st_size:
             return Reason("complete", True, "unfinished, sent as it is (watch.unfinished)")
         remedy = "mend the file (`mcap recover`)" + (", or set watch.unfinished" if state.st_size else " or delete it")
-        return _reason("complete", False, "no end, and no program writes to it: it is unfinished", remedy)
+        says = "no end, and no program writes to it: it is unfinished"
+        return _reason("complete", False, says, remedy, state="unfinished")
 
     def _sending(self, log: SyncLog) -> Iterator[Reason]:
         """What keeps a queued recording from the bucket."""
@@ -183,9 +193,9 @@ class Rules:
         yield _reason("uploaded", False, f"it is queued behind {ahead}{last}", hint or "nothing to do: its turn comes")
 
 
-def _reason(rule: str, ok: bool, says: str, remedy: str, at: str = "") -> Reason:
-    """A remedy is for what is not ok."""
-    return Reason(rule, ok, says, at, "" if ok else remedy)
+def _reason(rule: str, ok: bool, says: str, remedy: str, at: str = "", *, state: str = "") -> Reason:
+    """Remedy and state are for what is not ok."""
+    return Reason(rule, ok, says, at) if ok else Reason(rule, ok, says, at, remedy, state)
 
 
 def _below(path: Path, roots: Sequence[Path]) -> tuple[Path | None, Path]:

@@ -116,6 +116,12 @@ class Watch:
         with self._lock:
             return not self._failures and all(post.alive for post in self._posts.values())
 
+    @property
+    def failures(self) -> Mapping[Path, str]:
+        """Roots that can't be watched, and why."""
+        with self._lock:
+            return dict(self._failures)
+
     def start(self) -> None:
         """Watch the roots that are there; ``supervise`` adds the others when they appear."""
         logging.getLogger(_OVERFLOW_LOGGER).addHandler(self._overflow)

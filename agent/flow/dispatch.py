@@ -16,7 +16,7 @@ from agent.flow.upload import Job, Upload
 from agent.model.bandwidth import Bandwidth
 from agent.model.errors import CloudError, HistoryFullError, blame_clock
 from agent.model.measures import Tally
-from agent.model.nouns import SyncLog, Transfer, utc_seconds, utc_text
+from agent.model.nouns import Fault, SyncLog, Transfer, utc_seconds, utc_text
 from agent.model.ports import Clock, History
 
 _log = logging.getLogger(__name__)
@@ -34,6 +34,15 @@ class Claim:
     began: float
     causes: int  # that were known when it began
     job: Job | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """An attempt that ended with an error: when (monotonic), on which file, and why."""
+
+    at: float
+    path: str
+    fault: Fault
 
 
 @dataclass(slots=True)
@@ -100,6 +109,7 @@ class Dispatch:
         self._flight = InFlight()
         self._not_before: dict[int, tuple[str | None, float]] = {}  # document id -> its retry date, monotonic time
         self._failed_at: dict[int, float] = {}  # document id -> monotonic time of its last failure
+        self.last_failure: Failure | None = None
         self._last_probe = 0
         self._disk_retry_at = 0.0
         self._disk_told = False
@@ -294,6 +304,8 @@ class Dispatch:
             _log.warning("gate closed: %s (%s)", error.message, hint, extra={"event": "gate_closed"})
         if error is not None:
             self._failed_at[id_] = self._clock.monotonic()
+        if outcome.fault is not None:
+            self.last_failure = Failure(self._clock.monotonic(), claim.log.path, outcome.fault)
         if not claim.durable and outcome.event == "gate_closed":
             return  # a failed probe writes nothing
         with self._history.transaction():

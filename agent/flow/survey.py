@@ -120,7 +120,7 @@ def _candidate(entry: os.DirEntry[str], rules: Rules, survey: Survey) -> os.stat
         survey.rejected.append(entry.path)
         return None
     if not rules.wanted(entry.name):
-        if suffix := _foreign(entry.name):
+        if suffix := foreign(entry.name):
             survey.ignored[suffix] += 1
         return None
     return entry.stat()
@@ -158,7 +158,7 @@ def _first_visit(folder: str, survey: Survey) -> bool:
     return True
 
 
-def _foreign(name: str) -> str:
+def foreign(name: str) -> str:
     """The suffix under which an ignored recording is counted; "" for what is none."""
     _, suffix = os.path.splitext(name)
     if suffix in (".db3", ".bag"):

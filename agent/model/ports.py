@@ -256,6 +256,10 @@ class History(Protocol):
         """What is remembered of the marker at ``path``."""
         ...
 
+    def known_markers(self) -> Sequence[Marker]:
+        """All that is remembered of markers: those still there though they are served, or half served."""
+        ...
+
     def forget_marker(self, path: str) -> None:
         """The marker at ``path`` is gone; one that is unknown is no error."""
         ...

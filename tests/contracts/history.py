@@ -75,9 +75,11 @@ class HistoryContract:
         history.mark_served(served)
         history = reopen(history)
         assert history.marker(begun.path) == served
+        assert list(history.known_markers()) == [served]
         history.forget_marker(begun.path)
         history.forget_marker(begun.path)
         assert reopen(history).marker(begun.path) is None
+        assert list(history.known_markers()) == []
 
     def test_what_is_forgotten_leaves_no_document_and_what_was_uploaded_stays_known(
         self, history: History, reopen: Callable[[History], History]

@@ -87,6 +87,11 @@ class MemoryHistory:
         with self._lock:
             return self.markers.get(path)
 
+    def known_markers(self) -> Sequence[Marker]:
+        """All that is remembered."""
+        with self._lock:
+            return list(self.markers.values())
+
     def forget_marker(self, path: str) -> None:
         """Forget it."""
         with self.transaction():

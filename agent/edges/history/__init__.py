@@ -109,6 +109,11 @@ class TinyHistory:
             known = self._markers.get(path)
             return known[1] if known else None
 
+    def known_markers(self) -> Sequence[Marker]:
+        """All that is remembered of markers."""
+        with self._lock:
+            return [marker for _, marker in self._markers.values()]
+
     def forget_marker(self, path: str) -> None:
         """The marker is gone."""
         with self.transaction():
