@@ -34,6 +34,7 @@ from agent.flow.discover import Discover
 from agent.flow.dispatch import Dispatch
 from agent.flow.examine import Examiner
 from agent.flow.finder import Finder
+from agent.flow.forgetting import Forgetting
 from agent.flow.gate import Delays, Gate
 from agent.flow.intake import Intake
 from agent.flow.limits import Limits
@@ -65,7 +66,7 @@ _HANGING_UP = 0.5  # seconds that an answer to a command has at a stop
 _TICK, _REFRESH, _SUPERVISE, _PUBLISH = 1.0, 2.0, 10.0, 2.0  # seconds
 _PAY, _TIDY = 300.0, 3600.0
 _TEND = 60.0
-_RETAIN = 10.0
+_RETAIN, _FORGET = 10.0, 600.0
 _LINK = 3.0  # seconds between looks at the way to the cloud
 _MBIT = 125_000  # bytes
 _GIB = 1024**3
@@ -172,6 +173,14 @@ class App:
         )
         self._finder = Finder(self.discover, intake, self._sightings, self._clock)
         self._retention = self._retention_asked_for(delays)
+        self._forgetting = Forgetting(
+            history=self.history,
+            clock=self._clock,
+            roots=watch.roots,
+            may_lie=self.discover.may_lie,
+            keep_days=settings.history.keep_days,
+            built=_BUILT,
+        )
         self._finding = threading.Thread(target=self._find, name="finder", daemon=True)
         self.health = self._build_health()
         self._telemetry = self._build_telemetry()
@@ -299,7 +308,7 @@ class App:
         self._workers.shutdown(wait=False, cancel_futures=True)
         self._watch.stop()
         self._finding.join(_DROPPED)
-        quiet = self._retention is None or self._retention.stop(_DROPPED)
+        quiet = self._forgetting.stop(_DROPPED) and (self._retention is None or self._retention.stop(_DROPPED))
         if self.dispatch.stop(_DROPPED, 0.0) and quiet and answered and not self._finding.is_alive():
             self.history.close()  # else somebody may still write: the lock ends with the process
         self._status.remove()
@@ -382,6 +391,7 @@ class App:
             (self._publish, _PUBLISH),
             (self._pay_debts, _PAY),
             (self.history.tidy, _TIDY),
+            (self._forgetting.forget, _FORGET),
             *([(self._look_at_clock, _TICK)] if self._settings.upload.windows else []),
             *([(self._look_at_link, _LINK)] if self._limits.asks_link else []),
             *([(self._telemetry.tend, _TEND)] if self._telemetry else []),

@@ -17,12 +17,13 @@ import os
 import stat
 import threading
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 from agent.flow.examine import COMPRESSED, Examiner, NotYet, SidecarRule, has_writer
+from agent.flow.report import DiskReport, Held
 from agent.flow.survey import GONE, Rules, Survey, is_below, related, sidecar_name, tops, walk
 from agent.model.errors import FileChangedError, RecordingError
 from agent.model.nouns import Damaged, Recording, Sighting
@@ -35,34 +36,6 @@ State = Literal["settling", "recording", "unfinished", "waiting", "unreadable", 
 
 _SETTLE_COMPRESSED = 60.0  # seconds; a compressor has no end mark that could be checked
 _LOOKS = 256  # in one step, so that the first of very many files go on their way soon
-
-
-@dataclass(frozen=True, slots=True)
-class Held:
-    """A file that is no recording yet. ``quiet_seconds``: how long it has been seen unchanged."""
-
-    path: Path
-    why: str
-    quiet_seconds: float
-
-
-@dataclass(frozen=True, slots=True)
-class DiskReport:
-    """What lies on the disk, for people."""
-
-    recording: Sequence[Held] = ()
-    unfinished: Sequence[Held] = ()
-    waiting: Sequence[Held] = ()  # for a sidecar, for Axon, for a compressor; still settling; unreadable
-    skipped: Sequence[Path] = ()  # older than watch.newer_than when first seen
-    copies: Sequence[Sequence[Path]] = ()  # names of one recording, where it has several
-    complete: int = 0
-    damaged: int = 0
-    ignored: Mapping[str, int] = field(default_factory=dict)  # by suffix
-    links: int = 0  # skipped symbolic links
-    rejected: Sequence[Path] = ()  # reasons why touch files were not served
-    missing_roots: Sequence[Path] = ()
-    unreadable_folders: Mapping[Path, str] = field(default_factory=dict)
-    scan_seconds: float = 0.0
 
 
 @dataclass(slots=True)
@@ -196,6 +169,18 @@ class Discover:
         with self._lock:
             known = {file.name for _, file in self._files()}
         return lambda fingerprint: _short(fingerprint) in known
+
+    def may_lie(self) -> Callable[[str], bool] | None:
+        """Tells of a fingerprint (its text) whether its bytes may lie there; None before the first scan has ended.
+
+        What was not examined, or passed over by its age, may be any recording of its size.
+        """
+        with self._lock:
+            files = [(path, file.name) for path, file in self._files()] if self.scans else None
+        if files is None:
+            return None
+        names, sizes = {name for _, name in files}, {_size(path) for path, name in files if not name}
+        return lambda fingerprint: _short(fingerprint) in names or fingerprint.partition("-")[0] in sizes
 
     def state(self, path: Path) -> tuple[State, str] | None:
         """How a file stands and why; None for one that is not known."""
@@ -503,6 +488,13 @@ class Discover:
 
 def _stamp(state: os.stat_result) -> int:
     return hash((state.st_dev, state.st_ino, state.st_size, state.st_mtime_ns))
+
+
+def _size(path: str) -> str:
+    try:
+        return str(os.stat(path).st_size)
+    except OSError:
+        return ""
 
 
 def _short(fingerprint: str) -> bytes:
