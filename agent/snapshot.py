@@ -11,10 +11,11 @@ from typing import Any
 
 from agent import __version__
 from agent.flow.credentials import Credentials
-from agent.flow.discover import Discover, DiskReport, Held
+from agent.flow.discover import Discover
 from agent.flow.dispatch import Claim, Dispatch
 from agent.flow.finder import Finder
 from agent.flow.gate import Gate
+from agent.flow.report import DiskReport, Held
 from agent.model.nouns import utc_text
 from agent.model.ports import Clock, History
 from agent.standing import NAMED, standing

@@ -14,7 +14,8 @@ from typing import Any
 
 import pytest
 
-from agent.edges.history import TABLE, TinyHistory, _Index
+from agent.edges.history import TABLE, TinyHistory
+from agent.edges.history.index import Index
 from agent.edges.journal import JournalDB, JournalStorage
 from agent.edges.journal.lines import line
 from agent.model.errors import AgentError, HistoryFullError, HistoryLockedError
@@ -133,9 +134,12 @@ def test_a_newer_format_is_refused_in_words(folder: Path) -> None:
         history.add(document())
     journal = folder / "journal"
     content = journal.read_bytes()
-    journal.write_bytes(line(b'{"format":2,"last_ids":{}}') + content[content.index(b"\n") + 1 :])
+    journal.write_bytes(line(b'{"format":3,"last_ids":{}}') + content[content.index(b"\n") + 1 :])
     for read_only in (False, True):
-        with pytest.raises(AgentError, match="format 2") as refused, opened(folder, read_only=read_only):
+        with (
+            pytest.raises(AgentError, match="format 3, of a newer agent") as refused,
+            opened(folder, read_only=read_only),
+        ):
             pass
         assert refused.value.code == "history_format"
 
@@ -382,11 +386,23 @@ def test_documents_with_the_same_hash_are_told_apart_by_their_texts(
 
 
 def test_the_index_finds_everything_after_it_grew() -> None:
-    index = _Index()
+    index = Index()
     for id_ in range(1, 5001):
         index.add(f"text {id_ % 2500}", id_)
     assert index.ids("text 7") == [2507, 7]
     assert index.ids("text 2500") == []
+
+
+def test_the_index_gives_the_place_of_what_is_discarded_to_what_comes_next() -> None:
+    index = Index()
+    for id_ in range(1, 40_001):
+        index.add(f"text {id_ % 2500}", id_)
+        if id_ > 2500:
+            index.discard(f"text {id_ % 2500}", id_ - 2500)
+    index.discard("text 7", 1)
+    assert index.ids("text 7") == [37_507]
+    assert all(index.ids(f"text {id_ % 2500}") == [id_] for id_ in range(37_501, 40_001))
+    assert len(index._ids) <= 2502
 
 
 def test_the_folder_is_for_the_agent_and_its_group(folder: Path) -> None:

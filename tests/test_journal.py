@@ -18,10 +18,11 @@ from tinydb.table import Document
 
 from agent.edges.journal import JournalDB, JournalStorage
 from agent.edges.journal.lines import line
+from agent.edges.journal.storage import FORMAT
 from agent.model.errors import AgentError
 
 State = dict[str, dict[int, Any]]
-HEADER = line(b'{"format":1,"last_ids":{}}')
+HEADER = line(b'{"format":%d,"last_ids":{}}' % FORMAT)
 
 
 @pytest.fixture

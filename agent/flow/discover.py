@@ -17,14 +17,15 @@ import os
 import stat
 import threading
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 from agent.flow.examine import COMPRESSED, Examiner, NotYet, SidecarRule, has_writer
-from agent.flow.survey import GONE, Rules, Survey, is_below, related, sidecar_name, tops, walk
+from agent.flow.report import DiskReport, Held
+from agent.flow.survey import GONE, Rules, Survey, is_below, related, sidecar_name, tell, tops, walk
 from agent.model.errors import FileChangedError, RecordingError
 from agent.model.nouns import Damaged, Recording, Sighting
 from agent.model.ports import Clock
@@ -35,34 +36,6 @@ State = Literal["settling", "recording", "unfinished", "waiting", "unreadable", 
 
 _SETTLE_COMPRESSED = 60.0  # seconds; a compressor has no end mark that could be checked
 _LOOKS = 256  # in one step, so that the first of very many files go on their way soon
-
-
-@dataclass(frozen=True, slots=True)
-class Held:
-    """A file that is no recording yet. ``quiet_seconds``: how long it has been seen unchanged."""
-
-    path: Path
-    why: str
-    quiet_seconds: float
-
-
-@dataclass(frozen=True, slots=True)
-class DiskReport:
-    """What lies on the disk, for people."""
-
-    recording: Sequence[Held] = ()
-    unfinished: Sequence[Held] = ()
-    waiting: Sequence[Held] = ()  # for a sidecar, for Axon, for a compressor; still settling; unreadable
-    skipped: Sequence[Path] = ()  # older than watch.newer_than when first seen
-    copies: Sequence[Sequence[Path]] = ()  # names of one recording, where it has several
-    complete: int = 0
-    damaged: int = 0
-    ignored: Mapping[str, int] = field(default_factory=dict)  # by suffix
-    links: int = 0  # skipped symbolic links
-    rejected: Sequence[Path] = ()  # reasons why touch files were not served
-    missing_roots: Sequence[Path] = ()
-    unreadable_folders: Mapping[Path, str] = field(default_factory=dict)
-    scan_seconds: float = 0.0
 
 
 @dataclass(slots=True)
@@ -125,7 +98,6 @@ class Discover:
         self.begun, self.scans = 0, 0  # scans begun and ended
         self._scan_due = -math.inf
         self._scanned = -math.inf
-        self._said_links = False
 
     # -- from any thread
 
@@ -154,7 +126,11 @@ class Discover:
     def unsettled(self, folder: Path, since: float) -> bool:
         """Whether something below ``folder`` that was there at that monotonic time has not been examined yet."""
         with self._lock:
-            return any(file.since <= since and self._settles(file) for _, file in self._files_below(folder))
+            return any(
+                file.state == "settling" or (file.state == "waiting" and file.due <= file.since + self._sidecar_wait)
+                for _, file in self._files_below(folder)
+                if file.since <= since
+            )
 
     def again(self, path: Path) -> None:
         """What ``step`` gave for ``path`` could not be taken: give it once more after settling again."""
@@ -196,6 +172,18 @@ class Discover:
         with self._lock:
             known = {file.name for _, file in self._files()}
         return lambda fingerprint: _short(fingerprint) in known
+
+    def may_lie(self) -> Callable[[str], bool] | None:
+        """Tells of a fingerprint (its text) whether its bytes may lie there; None before the first scan has ended.
+
+        What was not examined, or passed over by its age, may be any recording of its size.
+        """
+        with self._lock:
+            files = [(path, file.name) for path, file in self._files()] if self.scans else None
+        if files is None:
+            return None
+        names, sizes = {name for _, name in files}, {_size(path) for path, name in files if not name}
+        return lambda fingerprint: _short(fingerprint) in names or fingerprint.partition("-")[0] in sizes
 
     def state(self, path: Path) -> tuple[State, str] | None:
         """How a file stands and why; None for one that is not known."""
@@ -284,7 +272,7 @@ class Discover:
             self.scans = self.begun
             self._scan_due = min(self._scan_due, self._scanned + self._rescan_seconds)
             survey.seconds = self._scanned - started
-        self._tell(previous, survey)
+        tell(previous, survey)
 
     def _walk(self, top: str, survey: Survey) -> None:
         """See every file below ``top``, and forget those that its folders no longer hold."""
@@ -495,31 +483,19 @@ class Discover:
                 for name, file in files.items():
                     yield f"{folder}/{name}", file
 
-    def _settles(self, file: _File) -> bool:
-        """Whether it is about to be examined, now or when its sidecar has had its time."""
-        awaited = file.state == "waiting" and file.due <= file.since + self._sidecar_wait
-        return file.state == "settling" or awaited
-
     def _settling(self, name: str) -> float:
         return max(self._settle_seconds, _SETTLE_COMPRESSED) if name.endswith(COMPRESSED) else self._settle_seconds
-
-    def _tell(self, before: Survey, after: Survey) -> None:
-        """Say once what changed since the scan before."""
-        for root in sorted(set(after.missing) - set(before.missing)):
-            _log.warning("watched folder %s is not there", root, extra={"event": "root_missing", "path": root})
-        for root in sorted(set(before.missing) - set(after.missing)):
-            _log.info("watched folder %s is there", root, extra={"event": "root_found", "path": root})
-        for folder in sorted(after.unreadable.keys() - before.unreadable.keys()):
-            why = after.unreadable[folder]
-            _log.warning("can't read folder %s: %s", folder, why, extra={"event": "unreadable", "path": folder})
-        if after.links and not self._said_links:
-            self._said_links = True
-            text = "%d symbolic links are skipped; watch.follow_symlinks would follow them"
-            _log.info(text, after.links, extra={"event": "links_skipped"})
 
 
 def _stamp(state: os.stat_result) -> int:
     return hash((state.st_dev, state.st_ino, state.st_size, state.st_mtime_ns))
+
+
+def _size(path: str) -> str:
+    try:
+        return str(os.stat(path).st_size)
+    except OSError:
+        return ""
 
 
 def _short(fingerprint: str) -> bytes:

@@ -351,6 +351,19 @@ class Marker:
 
 
 @dataclass(frozen=True, slots=True)
+class Absences:
+    """Which recordings are no longer on the disk, and since when.
+
+    Time is counted in days on which the agent could look; ``day`` is the number of the last one and ``date`` its UTC
+    date. ``since`` has the day for the id of each such recording's newest document.
+    """
+
+    day: int = 0
+    date: str = ""
+    since: Mapping[int, int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
 class SyncLog:
     """One document of the history: one attempt chain of one recording. Times are :func:`utc_text`."""
 

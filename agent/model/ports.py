@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from agent.model.nouns import (
+    Absences,
     AccessToken,
     Answer,
     CredentialLease,
@@ -261,6 +262,21 @@ class History(Protocol):
 
     def forget_marker(self, path: str) -> None:
         """The marker at ``path`` is gone; one that is unknown is no error."""
+        ...
+
+    def forget(self, fingerprints: Sequence[str]) -> int:
+        """Remove all documents of these recordings, and return how many; what was uploaded stays :meth:`synced`.
+
+        A recording to which something may still happen keeps all of its documents.
+        """
+        ...
+
+    def absences(self) -> Absences:
+        """Which recordings are no longer on the disk, as noted last."""
+        ...
+
+    def note_absences(self, absences: Absences) -> None:
+        """Replace what :meth:`absences` tells."""
         ...
 
     def get(self, id_: int) -> SyncLog:

@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 
-from agent.model.nouns import Debt, Fault, Marker, SyncLog
+from agent.model.nouns import Absences, Debt, Fault, Marker, SyncLog
 from agent.model.ports import History
-from agent.model.states import IllegalMoveError
+from agent.model.states import Event, IllegalMoveError
 from tests.fakes.clock import FakeClock
 
 LATER = "2026-09-21T14:30:00.000Z"
@@ -80,6 +80,106 @@ class HistoryContract:
         history.forget_marker(begun.path)
         assert reopen(history).marker(begun.path) is None
         assert list(history.known_markers()) == []
+
+    def test_what_is_forgotten_leaves_no_document_and_what_was_uploaded_stays_known(
+        self, history: History, reopen: Callable[[History], History]
+    ) -> None:
+        ended(history, "a")
+        ended(history, "b", "gave_up")
+        again, other = ended(history, "a", "gave_up"), ended(history, "c")
+
+        def look() -> None:
+            assert [log.id for log in history.newest_first()] == [other]
+            assert history.counts() == {"pending": 0, "in_progress": 0, "completed": 1, "failed": 0}
+            assert history.newest("1000-a") is None
+            assert not list(history.at_path(Path("/data/a.mcap")))
+            assert not list(history.of_episode("episode-b"))
+            with pytest.raises(KeyError):
+                history.get(again)
+            assert [history.synced(f"1000-{name}") for name in "abcd"] == [True, False, True, False]
+
+        assert history.forget(["1000-a", "1000-b", "1000-a", "1000-unknown"]) == 3
+        look()
+        history = reopen(history)
+        look()
+
+    def test_an_id_is_not_given_again_when_its_document_is_forgotten(
+        self, history: History, reopen: Callable[[History], History]
+    ) -> None:
+        ended(history, "a")
+        history.forget(["1000-a"])
+        assert history.add(document("b")).id == 2
+        history.move(2, "claimed")
+        history.move(2, "done")
+        history.forget(["1000-b"])
+        assert reopen(history).add(document("a")).id == 3
+
+    def test_a_recording_to_which_something_may_still_happen_is_not_forgotten(self, history: History) -> None:
+        for name in "ab":
+            ended(history, name)
+            history.add(document(name, resync=True))
+        history.move(4, "claimed")
+        history.move(4, "counted", next_retry_at=LATER)
+        assert history.forget(["1000-a", "1000-b"]) == 0
+        assert [log.id for log in history.newest_first()] == [4, 3, 2, 1]
+
+    def test_debts_and_markers_outlive_what_is_forgotten(
+        self, history: History, reopen: Callable[[History], History]
+    ) -> None:
+        ended(history, "a")
+        history.owe(debt("a"))
+        history.mark_served(Marker("/data/a.mcap.resync", 7, 1))
+        history.forget(["1000-a"])
+        history = reopen(history)
+        assert [owed.logical_upload_id for owed in history.debts()] == ["logical-a"]
+        assert history.marker("/data/a.mcap.resync") is not None
+
+    def test_a_recording_that_was_forgotten_may_be_sent_again_and_be_forgotten_again(
+        self, history: History, reopen: Callable[[History], History]
+    ) -> None:
+        for _ in range(2):
+            ended(history, "a")
+            assert history.newest("1000-a") is not None
+            history.forget(["1000-a"])
+        assert history.newest("1000-a") is None
+        assert reopen(history).synced("1000-a")
+
+    def test_forgetting_is_undone_with_its_transaction(
+        self, history: History, reopen: Callable[[History], History]
+    ) -> None:
+        ended(history, "a")
+        ended(history, "b", "gave_up")
+        before = list(history.newest_first())
+
+        def work() -> None:
+            with history.transaction():
+                history.forget(["1000-a", "1000-b"])
+                assert history.newest("1000-a") is None
+                assert history.synced("1000-a")
+                history.note_absences(Absences(1, "2026-09-21", {1: 1}))
+                raise ZeroDivisionError
+
+        with pytest.raises(ZeroDivisionError):
+            work()
+        for _ in range(2):
+            assert list(history.newest_first()) == before
+            assert history.counts() == {"pending": 0, "in_progress": 0, "completed": 1, "failed": 1}
+            assert history.newest("1000-b") == before[0]
+            assert [log.id for log in history.of_episode("episode-a")] == [1]
+            assert history.absences() == Absences()
+            history = reopen(history)
+
+    def test_absences_are_kept_as_they_were_noted_last(
+        self, history: History, reopen: Callable[[History], History]
+    ) -> None:
+        assert history.absences() == Absences()
+        first = Absences(7, "2026-09-21", dict.fromkeys(range(1, 2500), 7))
+        second = Absences(8, "2026-09-22", {**{id_: 7 for id_ in range(1, 2500) if id_ % 1000}, 3000: 8, 1000: 8})
+        for noted in (first, second, second, Absences(9, "2026-09-23")):
+            history.note_absences(noted)
+            assert history.absences() == noted
+            history = reopen(history)
+            assert history.absences() == noted
 
     def test_every_field_survives_a_restart(self, history: History, reopen: Callable[[History], History]) -> None:
         log = history.add(
@@ -264,6 +364,14 @@ class HistoryContract:
     def test_a_sound_history_says_so(self, history: History) -> None:
         assert history.damage() == 0
         assert history.room()
+
+
+def ended(history: History, name: str, event: Event = "done") -> int:
+    """Give the recording ``name`` a document that has ended; returns its id."""
+    id_ = history.add(document(name)).id
+    history.move(id_, "claimed")
+    history.move(id_, event)
+    return id_
 
 
 def _fields(log: SyncLog) -> dict[str, Any]:

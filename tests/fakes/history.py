@@ -11,9 +11,11 @@ from typing import Any, get_args
 
 from agent.model import states
 from agent.model.errors import HistoryFullError
-from agent.model.nouns import Debt, Marker, Status, SyncLog, utc_text
+from agent.model.nouns import Absences, Debt, Marker, Status, SyncLog, utc_text
 from agent.model.ports import Clock
 from agent.model.states import Event
+
+_State = tuple[dict[int, SyncLog], dict[str, Marker], set[str], Absences]
 
 
 class MemoryHistory:
@@ -26,16 +28,19 @@ class MemoryHistory:
         self.last_id = last_id
         self.aborts: dict[int, Debt] = {}
         self.markers: dict[str, Marker] = {}
+        self.forgotten: set[str] = set()
+        self.absent = Absences()
         self.before: Callable[[str], None] = lambda _call: None
         self._clock = clock
         self._lock = threading.RLock()
-        self._before: dict[int, SyncLog] | None = None
+        self._before: _State | None = None
 
     def reopened(self) -> MemoryHistory:
         """What the next start of the agent finds."""
         history = MemoryHistory(self._clock, dict(self.documents), self.last_id)
         history.aborts = dict(self.aborts)
         history.markers = dict(self.markers)
+        history.forgotten, history.absent = set(self.forgotten), self.absent
         history.before = self.before
         return history
 
@@ -92,6 +97,27 @@ class MemoryHistory:
         with self.transaction():
             self.markers.pop(path, None)
 
+    def forget(self, fingerprints: Sequence[str]) -> int:
+        """Keep no more of what was uploaded than its fingerprint."""
+        with self.transaction():
+            gone = []
+            for fingerprint in dict.fromkeys(fingerprints):
+                logs = self._where(lambda log, wanted=fingerprint: log.fingerprint == wanted)  # type: ignore[misc] # bound now
+                gone += [] if any(log.open for log in logs) else logs
+            self.forgotten |= {log.fingerprint for log in gone if log.synced}
+            for log in gone:
+                self.documents.pop(log.id, None)
+            return len(gone)
+
+    def absences(self) -> Absences:
+        """As noted."""
+        return self.absent
+
+    def note_absences(self, absences: Absences) -> None:
+        """Note it."""
+        with self.transaction():
+            self.absent = absences
+
     @contextmanager
     def transaction(self) -> Iterator[None]:
         """All or none."""
@@ -99,12 +125,12 @@ class MemoryHistory:
             if self._before is not None:
                 yield
                 return
-            self._before, markers = dict(self.documents), dict(self.markers)
+            self._before = self._state()
             try:
                 yield
-                self._write(self._before, markers)
+                self._write(self._before)
             except BaseException:
-                self.documents, self.markers = self._before, markers
+                self.documents, self.markers, self.forgotten, self.absent = self._before
                 raise
             finally:
                 self._before = None
@@ -119,8 +145,9 @@ class MemoryHistory:
         return next(iter(self._where(lambda log: log.fingerprint == fingerprint)), None)
 
     def synced(self, fingerprint: str) -> bool:
-        """Whether any of its documents was completed."""
-        return any(log.synced for log in self._where(lambda log: log.fingerprint == fingerprint))
+        """Whether any of its documents was ever completed."""
+        logs = self._where(lambda log: log.fingerprint == fingerprint)
+        return any(log.synced for log in logs) or fingerprint in self.forgotten
 
     def open(self) -> Sequence[SyncLog]:
         """Oldest first."""
@@ -153,9 +180,12 @@ class MemoryHistory:
     def close(self) -> None:
         """Nothing to let go."""
 
-    def _write(self, before: dict[int, SyncLog], markers: dict[str, Marker]) -> None:
+    def _state(self) -> _State:
+        return dict(self.documents), dict(self.markers), set(self.forgotten), self.absent
+
+    def _write(self, before: _State) -> None:
         self.before("write")
-        if self.full and (self.documents, self.markers) != (before, markers):
+        if self.full and self._state() != before:
             raise HistoryFullError("the test says that the disk is full")
 
     def _change(self, id_: int, change: Callable[[SyncLog], SyncLog]) -> SyncLog:

@@ -33,9 +33,10 @@ from agent.edges.journal.lines import (
 )
 from agent.edges.journal.places import Places
 from agent.edges.journal.tables import DocumentStorage, Recorder, StoredTable
+from agent.edges.journal.upgrade import keep_copy
 from agent.model.errors import AgentError, HistoryFullError, HistoryLockedError
 
-FORMAT = 1
+FORMAT = 2  # 1 did not know what is remembered of forgotten recordings
 RESERVE = 6 * 1024 * 1024  # 3,000 documents of 2 KiB
 _STEP = 1024 * 1024  # what is set aside beyond the reserve, so that few appends have to ask for more
 _WORTHWHILE = 4 * 1024 * 1024  # a smaller journal is never compacted by itself
@@ -56,8 +57,10 @@ class JournalStorage(DocumentStorage):
     def __init__(self, path: Path, *, read_only: bool = False, reserve: int = RESERVE) -> None:
         """Open the journal at ``path``; a writer creates what is missing and keeps ``reserve`` bytes of room.
 
-        Raises HistoryLockedError when another process writes it, HistoryFullError when there is no room to begin one,
-        and AgentError when its format is a newer one or its files can't be used.
+        What an older agent wrote is first copied to ``<file>.format-N``, then it takes the format of this one.
+
+        Raises HistoryLockedError when another process writes it, HistoryFullError when there is no room to begin one
+        or for that copy, and AgentError when its format is a newer one or its files can't be used.
         """
         self.lock = threading.RLock()
         self.damage = 0
@@ -246,6 +249,7 @@ class JournalStorage(DocumentStorage):
     def _forget(self) -> None:
         self._places: dict[str, Places] = {}
         self._last_ids: dict[str, int] = {}
+        self._format = 0  # the highest that a line says
         self._end = 0  # behind the last line
         self._dirty = 0  # bytes behind the end that are not zero: a line that was never finished
         self._allocated = 0
@@ -268,6 +272,8 @@ class JournalStorage(DocumentStorage):
         self._descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o640)
         self._aside.unlink(missing_ok=True)
         bad = self._load()
+        if self._end and self._format < FORMAT:
+            self._upgrade()
         if not self._end:
             os.fchmod(self._descriptor, 0o640)
             self._append(self._remark())
@@ -281,6 +287,21 @@ class JournalStorage(DocumentStorage):
                 self.compact()
         except (OSError, HistoryFullError) as error:
             _log.warning("The history could not be tidied: %s", error, extra={"event": "history_not_tidied"})
+
+    def _upgrade(self) -> None:
+        """Make this format of an older one: new tables were added, so one line is enough to say so."""
+        keep_copy(self._descriptor, self._end, self._copy_of(self._format))
+        for _ in range(2):  # it must not be lost by one flipped bit
+            self._append(self._remark())
+        _log.info(
+            "the history has format %d now; %s is how it was",
+            FORMAT,
+            self._copy_of(self._format),
+            extra={"event": "history_upgraded"},
+        )
+
+    def _copy_of(self, format_: int) -> Path:
+        return self._path.with_name(f"{self._path.name}.format-{format_}")
 
     def _load(self) -> list[bytes]:
         """Learn from the file where everything lies; return the bad lines."""
@@ -302,6 +323,7 @@ class JournalStorage(DocumentStorage):
             self._end = offset + len(raw)
         for table in self._last_ids if bad else ():
             self._last_ids[table] += sum(map(len, bad)) // 12  # more ids than the bad lines can have given
+        self._format = self._format or FORMAT  # no remark is left: damaged, and it will be written anew
         bad = [raw.rstrip(b"\n") for raw in bad]
         self.damage = len(self._set_aside_before().union(bad))
         return bad
@@ -312,10 +334,12 @@ class JournalStorage(DocumentStorage):
             remark = json.loads(payload)
             if remark["format"] > FORMAT:
                 raise AgentError(
-                    f"{self._path} has format {remark['format']}; this agent knows {FORMAT}",
+                    f"{self._path} has format {remark['format']}, of a newer agent; this one knows {FORMAT}",
                     code="history_format",
-                    hint="install the agent's newer version again, or move the history away",
+                    hint="install the newer version again, or go back to the history of before its upgrade: put "
+                    f"{self._copy_of(FORMAT).name} in its place",
                 )
+            self._format = max(self._format, remark["format"])
             for table, id_ in remark["last_ids"].items():
                 self._last_ids[table] = max(id_, self._last_ids.get(table, 0))
             return

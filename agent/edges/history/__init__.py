@@ -6,7 +6,6 @@ by which they are looked up. So 100,000 documents cost some 15 MiB.
 
 from __future__ import annotations
 
-from array import array
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, fields, replace
@@ -15,9 +14,11 @@ from typing import Any, get_args
 
 from tinydb.table import Document
 
+from agent.edges.history.forgotten import Forgotten
+from agent.edges.history.index import Index
 from agent.edges.journal import RESERVE, JournalDB, JournalStorage
 from agent.model import states
-from agent.model.nouns import Debt, Fault, Marker, Status, SyncLog, utc_text
+from agent.model.nouns import Absences, Debt, Fault, Marker, Status, SyncLog, utc_text
 from agent.model.ports import Clock
 from agent.model.states import Event
 
@@ -50,12 +51,12 @@ class TinyHistory:
         self._aborts = self.db.table(ABORTS)
         self._marker_table = self.db.table(MARKERS)
         self._markers = self._known_markers()
+        self._forgotten = Forgotten(self.db)
+        self._gone: list[SyncLog] = []  # in the transaction that is under way
         self._undo: list[tuple[int, SyncLog | None]] | None = None
         self._open: dict[int, SyncLog] = {}
         self._statuses = bytearray(1)  # by id
-        self._by_fingerprint = _Index()
-        self._by_path = _Index()
-        self._by_episode = _Index()
+        self._indexes = self._by_fingerprint, self._by_path, self._by_episode = Index(), Index(), Index()
         self._next_id = self._storage.last_id(TABLE) + 1
         for id_, document in self._storage.documents(TABLE):
             self._mark(id_, document["status"])
@@ -119,6 +120,29 @@ class TinyHistory:
             if known := self._markers.pop(path, None):
                 self._marker_table.remove(doc_ids=[known[0]])
 
+    def forget(self, fingerprints: Sequence[str]) -> int:
+        """Remove all documents of these recordings; what was uploaded is remembered by its fingerprint."""
+        with self.transaction():
+            gone: list[SyncLog] = []
+            for fingerprint in dict.fromkeys(fingerprints):
+                logs = list(self._found(self._by_fingerprint, fingerprint, lambda log: log.fingerprint))
+                gone += [] if any(log.open for log in logs) else logs
+            self._forgotten.add(log.fingerprint for log in gone if log.synced)
+            self._table.remove(doc_ids=[log.id for log in gone])
+            for log in gone:
+                self._note_gone(log)
+            return len(gone)
+
+    def absences(self) -> Absences:
+        """What is no longer on the disk."""
+        with self._lock:
+            return self._forgotten.absences()
+
+    def note_absences(self, absences: Absences) -> None:
+        """Remember this instead."""
+        with self.transaction():
+            self._forgotten.note_absences(absences)
+
     @contextmanager
     def transaction(self) -> Iterator[None]:
         """All writes of this thread inside become durable together, when the block ends; all or none.
@@ -140,8 +164,13 @@ class TinyHistory:
                 self._next_id = next_id
                 self._markers = self._known_markers()
                 raise
+            else:
+                for log in self._gone:
+                    for index, name in zip(self._indexes, _names(log), strict=True):
+                        index.discard(name, log.id)
             finally:
                 self._undo = None
+                self._gone = []
 
     def get(self, id_: int) -> SyncLog:
         """One document."""
@@ -161,9 +190,8 @@ class TinyHistory:
     def synced(self, fingerprint: str) -> bool:
         """Whether these bytes were ever uploaded."""
         with self._lock:
-            return any(
-                log.synced for log in self._found(self._by_fingerprint, fingerprint, lambda log: log.fingerprint)
-            )
+            logs = self._found(self._by_fingerprint, fingerprint, lambda log: log.fingerprint)
+            return any(log.synced for log in logs) or fingerprint in self._forgotten
 
     def open(self) -> Sequence[SyncLog]:
         """Documents to which something may still happen, oldest id first."""
@@ -236,11 +264,19 @@ class TinyHistory:
             return new
 
     def _note(self, old: SyncLog | None, new: SyncLog) -> None:
-        if self._undo is not None:
-            self._undo.append((new.id, old))
+        self._note_undo(new.id, old)
         self._remember(new.id, new)
         if old is None or _names(old) != _names(new):
             self._index(new.id, *_names(new))
+
+    def _note_gone(self, log: SyncLog) -> None:
+        self._note_undo(log.id, log)
+        self._remember(log.id, None)
+        self._gone.append(log)  # the indexes keep it until that is durable
+
+    def _note_undo(self, id_: int, old: SyncLog | None) -> None:
+        if self._undo is not None:
+            self._undo.append((id_, old))
 
     def _remember(self, id_: int, log: SyncLog | None) -> None:
         self._mark(id_, log.status if log else "")
@@ -253,12 +289,11 @@ class TinyHistory:
         self._statuses.extend(bytes(max(0, id_ + 1 - len(self._statuses))))
         self._statuses[id_] = _CODES.get(status, 0)
 
-    def _index(self, id_: int, fingerprint: str, path: str, episode_id: str) -> None:
-        self._by_fingerprint.add(fingerprint, id_)
-        self._by_path.add(path, id_)
-        self._by_episode.add(episode_id, id_)
+    def _index(self, id_: int, *names: str) -> None:
+        for index, name in zip(self._indexes, names, strict=True):
+            index.add(name, id_)
 
-    def _found(self, index: _Index, text: str, of: Callable[[SyncLog], str]) -> Iterator[SyncLog]:
+    def _found(self, index: Index, text: str, of: Callable[[SyncLog], str]) -> Iterator[SyncLog]:
         """Newest first; hashes may lie, the documents decide."""
         for id_ in index.ids(text):
             log = self._get_if_any(id_)
@@ -270,47 +305,6 @@ class TinyHistory:
             return self.get(id_)
         except KeyError:
             return None
-
-
-class _Index:
-    """Which documents may carry a text: hashes in arrays, chained in buckets, 22 bytes for each document.
-
-    It never forgets: who asks looks at the documents themselves.
-    """
-
-    def __init__(self) -> None:
-        self._heads = array("I", bytes(4 * 1024))  # the newest row of each bucket; rows count from 1
-        self._next = array("I", [0])
-        self._hashes = array("q", [0])
-        self._ids = array("q", [0])
-
-    def add(self, text: str, id_: int) -> None:
-        if len(self._ids) > len(self._heads):
-            self._grow()
-        self._hashes.append(hash(text))
-        self._ids.append(id_)
-        self._next.append(0)
-        self._link(len(self._ids) - 1)
-
-    def ids(self, text: str) -> Sequence[int]:
-        """Ids of documents that may carry ``text``, highest first."""
-        wanted, found = hash(text), set()
-        row = self._heads[wanted % len(self._heads)]
-        while row:
-            if self._hashes[row] == wanted:
-                found.add(self._ids[row])
-            row = self._next[row]
-        return sorted(found, reverse=True)
-
-    def _grow(self) -> None:
-        self._heads = array("I", bytes(4 * 4 * len(self._heads)))
-        for row in range(1, len(self._ids)):
-            self._link(row)
-
-    def _link(self, row: int) -> None:
-        bucket = self._hashes[row] % len(self._heads)
-        self._next[row] = self._heads[bucket]
-        self._heads[bucket] = row
 
 
 def _names(log: SyncLog) -> tuple[str, str, str]:
