@@ -18,6 +18,7 @@ import stat
 import threading
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -28,7 +29,6 @@ from agent.flow.survey import GONE, Rules, Survey, is_below, related, sidecar_na
 from agent.model.errors import FileChangedError, RecordingError
 from agent.model.nouns import Damaged, Recording, Sighting
 from agent.model.ports import Clock
-from agent.model.touch_files import is_marker
 
 _log = logging.getLogger(__name__)
 
@@ -127,7 +127,7 @@ class Discover:
     def unsettled(self, folder: Path, since: float) -> bool:
         """Whether something below ``folder`` that was there at that monotonic time has not been examined yet."""
         with self._lock:
-            return any(file.state == "settling" and file.since <= since for _, file in self._files_below(folder))
+            return any(file.since <= since and self._settles(file) for _, file in self._files_below(folder))
 
     def again(self, path: Path) -> None:
         """What ``step`` gave for ``path`` could not be taken: give it once more after settling again."""
@@ -187,6 +187,18 @@ class Discover:
         with self._lock:
             file = self._find(str(path))
             return (file.state, file.why) if file else None
+
+    def stands(self, path: Path) -> tuple[State, str] | None:
+        """The same at this very moment: what has changed since it was seen has to settle anew."""
+        with self._lock:
+            file = self._find(str(path))
+        if file is None:
+            return None
+        with suppress(OSError):
+            if _stamp(os.stat(path, follow_symlinks=self._follow)) != file.stamp:
+                self.sight(Sighting(path))
+                return "settling", "it was changed just now; it is still settling"
+        return file.state, file.why
 
     @property
     def scan_seconds(self) -> float:
@@ -280,7 +292,7 @@ class Discover:
         folder, name = os.path.split(path)
         if not self._rules.reaches(top, folder):
             return
-        if is_marker(name) and not os.path.isdir(path):
+        if self._rules.asks(name) and not os.path.isdir(path):
             with self._lock:
                 self._markers.add(path)
             return
@@ -467,6 +479,11 @@ class Discover:
             if is_below(folder, str(top)):
                 for name, file in files.items():
                     yield f"{folder}/{name}", file
+
+    def _settles(self, file: _File) -> bool:
+        """Whether it is about to be examined, now or when its sidecar has had its time."""
+        awaited = file.state == "waiting" and file.due <= file.since + self._sidecar_wait
+        return file.state == "settling" or awaited
 
     def _settling(self, name: str) -> float:
         return max(self._settle_seconds, _SETTLE_COMPRESSED) if name.endswith(COMPRESSED) else self._settle_seconds

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 from agent.flow.examine import COMPRESSED, DONE
-from agent.model.touch_files import FIRST, REJECTED, RESYNC, is_marker, is_rejected
+from agent.model.touch_files import FIRST, REJECTED, RESYNC, is_rejected, target_of
 
 GONE = (errno.ENOENT, errno.ENOTDIR)
 _OURS = (DONE, RESYNC, FIRST, REJECTED)
@@ -32,6 +32,11 @@ class Rules:
     def wanted(self, name: str) -> bool:
         """Whether a file of this base name may become a recording."""
         return self._included(name) and not self.excluded(name)
+
+    def asks(self, name: str) -> bool:
+        """Whether a file of this base name is a touch file: for its folder, or for what may be meant as a recording."""
+        target = target_of(name)
+        return target is not None and (not target or self._included(target) or bool(foreign(target)))
 
     def reaches(self, top: str, path: str) -> bool:
         """Whether a walk from ``top`` comes to ``path``."""
@@ -113,7 +118,7 @@ def _candidate(entry: os.DirEntry[str], rules: Rules, survey: Survey) -> os.stat
     if not rules.follow and entry.is_symlink():
         survey.links += not rules.excluded(entry.name)
         return None
-    if is_marker(entry.name):
+    if rules.asks(entry.name):
         survey.markers.append(entry.path)
         return None
     if is_rejected(entry.name):
