@@ -12,7 +12,7 @@ import math
 import os
 import stat
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -20,6 +20,7 @@ from typing import Any
 
 from agent.flow.binding import Bindings
 from agent.flow.discover import Discover
+from agent.flow.examine import has_writer
 from agent.flow.gate import Gate
 from agent.flow.requests import BATCH, Requests
 from agent.model.durable import put, sync_folder
@@ -186,9 +187,7 @@ class Markers:
         with self._history.transaction():
             while due and batch.room > 0:
                 self._serve_one(due.popleft(), batch)
-        for marker, why in batch.refused:
-            self._refuse(marker, why)
-        self._remove(batch.served)
+        self._remove(batch)
         return bool(batch.served)
 
     def _serve_one(self, path: Path, batch: _Batch) -> None:
@@ -200,13 +199,17 @@ class Markers:
         known = self._known(marker)
         if known is not None and known.through is None:
             batch.served.append(known)
-            return
+        elif not _is_written(path):
+            self._try(marker, known, batch)
+
+    def _try(self, marker: Marker, known: Marker | None, batch: _Batch) -> None:
+        path = Path(marker.path)
         seen = self._waiting[path]
         stood = self._how_it_stands(path)
         try:
             answer = self._answer(marker, path, known.through or "" if known else "", batch)
         except _UnservedError as refused:
-            batch.refused.append((marker, str(refused)))
+            self._refuse(marker, known, str(refused), batch)
             return
         except HistoryFullError:
             raise
@@ -226,7 +229,11 @@ class Markers:
             batch.served.append(marker)
             _log.info("served %s: %s", path, answer.message, extra={"event": "marker", "episode_id": answer.episode_id})
         else:
-            batch.refused.append((marker, f"{answer.target}: {answer.message}"))
+            self._refuse(marker, known, f"{answer.target}: {answer.message}", batch)
+
+    def _refuse(self, marker: Marker, known: Marker | None, why: str, batch: _Batch) -> None:
+        """One whose reason can't be left beside it is answered again after the next scan, and said no more."""
+        batch.refused.append((replace(marker, through="", said=known is not None and known.said), why))
 
     def _known(self, marker: Marker) -> Marker | None:
         """What is remembered of this very marker, not of one that was there before."""
@@ -276,23 +283,24 @@ class Markers:
     def _of_request(self, marker: Marker, path: Path, through: str, batch: _Batch) -> Answer | None:
         """What a command left while no agent ran."""
         asked = _object(_text(path))
-        if asked.get("ask") == "asset":
-            return self._of_asset(str(asked.get("robot", "")), asked.get("asset"))
-        ask, target = asked.get("ask"), str(asked.get("target", ""))
-        if ask not in ("resync", "first") or not target or not _is_name(target):
+        ask, target, robot = asked.get("ask"), asked.get("target"), asked.get("robot")
+        if ask == "asset" and isinstance(robot, str) and isinstance(asset := asked.get("asset"), (str, type(None))):
+            return self._of_asset(robot, asset)
+        if ask not in ("resync", "first") or not isinstance(target, str) or not _is_name(target):
             raise _UnservedError("it is no request of keystone-agent")
-        wish = _Wish(_FIRST if ask == "first" else _RESYNC, "cli", str(asked.get("reason", ""))[:_LONGEST_REASON])
-        if Path(target).is_absolute() and Path(target).is_dir():
+        reason = _line(str(asked.get("reason") or ""))[:_LONGEST_REASON]
+        wish = _Wish(_FIRST if ask == "first" else _RESYNC, "cli", reason)
+        if os.path.isabs(target) and os.path.isdir(target):  # noqa: PTH112, PTH117 - Path.is_dir raises where it may not look
             return self._of_folder(marker, Path(target), wish, through, batch)
         answers = self._requests.ask(target, ask=wish.ask, trigger=wish.trigger, reason=wish.reason)
         return self._once_looked(path, answers)
 
-    def _of_asset(self, robot: str, asset: Any) -> Answer:
+    def _of_asset(self, robot: str, asset: str | None) -> Answer:
         try:
             if asset is None:
                 self._bindings.unbind(robot)
             else:
-                self._bindings.bind(robot, str(asset))
+                self._bindings.bind(robot, asset)
         except RefusedError as error:
             raise _UnservedError(f"{robot}: {error.message}; {error.hint}") from error
         return Answer(robot, "accepted", f"bound to {asset or 'no asset'}")
@@ -321,50 +329,48 @@ class Markers:
 
     # -- removing
 
-    def _remove(self, served: Iterable[Marker]) -> None:
-        """Take away what is served, durably, and forget it; what can't be removed is said once."""
-        gone: list[Marker] = []
-        for marker in served:
+    def _remove(self, batch: _Batch) -> None:
+        """Take away what is served or refused, durably, and forget it; what can't be removed is said once."""
+        gone, kept = [], []
+        for marker, why in (*((marker, "") for marker in batch.served), *batch.refused):
             path = Path(marker.path)
             self._waiting.pop(path, None)
             try:
+                if why:
+                    self._leave_reason(marker, why)
                 _unlink(marker)
             except OSError as error:
-                self._keep(path, marker, error)
+                self._kept[path] = marker
+                if not marker.said:
+                    self._say_kept(path, error, refused=bool(why))
+                    kept.append(replace(marker, said=True))
             else:
                 self._kept.pop(path, None)
                 gone.append(marker)
         back = {folder for folder in {Path(marker.path).parent for marker in gone} if not _synced(folder)}
-        if not gone:
+        known = (marker.path for marker in gone if self._history.marker(marker.path))
+        over = [path for path in known if Path(path).parent not in back]
+        if not over and not kept:
             return
         with self._history.transaction():
-            for marker in gone:
-                if Path(marker.path).parent not in back:
-                    self._history.forget_marker(marker.path)
+            for marker in kept:
+                self._history.mark_served(marker)
+            for name in over:
+                self._history.forget_marker(name)
 
-    def _keep(self, path: Path, marker: Marker, error: OSError) -> None:
-        if not marker.said:
-            why = error.strerror or str(error)
-            text = "served %s, but it can't be removed (%s): remove it yourself, or leave it: it is not served again"
-            _log.warning(text, path, why, extra={"event": "marker_kept", "path": str(path)})
-            marker = replace(marker, said=True)
-            self._history.mark_served(marker)
-        self._kept[path] = marker
-
-    def _refuse(self, marker: Marker, why: str) -> None:
-        """Put the reason in the place of the marker."""
+    def _leave_reason(self, marker: Marker, why: str) -> None:
+        """Put the reason beside the marker. Raises OSError."""
         path = Path(marker.path)
-        _log.warning("rejected %s: %s", path, why, extra={"event": "marker_rejected", "path": str(path)})
-        try:
-            put(rejected(path), f"{why}\n".encode("utf-8", "replace"), owner=path.parent, mode=0o644)
-            _unlink(marker)
-            sync_folder(path.parent)
-        except OSError as error:
-            self._history.mark_served(replace(marker, said=True))
-            self._kept[path] = marker
-            why = error.strerror or str(error)
-            _log.warning("%s can't be replaced by its reason: %s", path, why, extra={"event": "marker_kept"})
-        self._waiting.pop(path, None)
+        if not marker.said:
+            _log.warning("rejected %s: %s", path, why, extra={"event": "marker_rejected", "path": str(path)})
+        put(rejected(path), f"{why}\n".encode("utf-8", "replace"), owner=path.parent, mode=0o644)
+
+    def _say_kept(self, path: Path, error: OSError, *, refused: bool) -> None:
+        why = error.strerror or str(error)
+        text = "served %s, but it can't be removed (%s): remove it yourself, or leave it: it is not served again"
+        if refused:
+            text = "%s can't be replaced by its reason: %s"
+        _log.warning(text, path, why, extra={"event": "marker_kept", "path": str(path)})
 
 
 class _UnservedError(Exception):
@@ -394,6 +400,14 @@ def _marker(path: Path) -> Marker | None:
     return Marker(str(path), state.st_ino, state.st_mtime_ns) if stat.S_ISREG(state.st_mode) else None
 
 
+def _is_written(path: Path) -> bool:
+    """Whether a program has it open and may still write its reason."""
+    try:
+        return has_writer(path) is True
+    except FileNotFoundError:
+        return False
+
+
 def _unlink(marker: Marker) -> None:
     """Remove the marker, but none that was dropped there since. Raises OSError."""
     path = Path(marker.path)
@@ -417,7 +431,7 @@ def _synced(folder: Path) -> bool:
 def _is_name(text: str) -> bool:
     """Whether a path may be called so."""
     try:
-        return b"\0" not in os.fsencode(text)
+        return text != "" and b"\0" not in os.fsencode(text)
     except UnicodeEncodeError:
         return False
 
@@ -434,6 +448,10 @@ def _text(path: Path) -> str:
         raise  # somebody took it back
     except OSError as error:
         raise _UnservedError(f"it can't be read: {error.strerror}") from error
+    return _line(text)
+
+
+def _line(text: str) -> str:
     return "".join(letter if letter.isprintable() else " " for letter in text).strip()
 
 

@@ -56,7 +56,7 @@ class Requests:
     def ask(self, target: str, *, ask: Ask, trigger: Trigger, reason: str = "") -> Sequence[Answer]:
         """Ask for a target; a folder gives an answer for each recording in it and below."""
         path = Path(target)
-        if path.is_absolute() and path.is_dir():
+        if path.is_absolute() and os.path.isdir(path):  # noqa: PTH112 - Path.is_dir raises where it may not look
             return self._folder(target, ask=ask, trigger=trigger, reason=reason)
         if path.is_absolute() and os.path.lexists(path):
             found = self.at(path, ask=ask, trigger=trigger, reason=reason)
