@@ -82,6 +82,7 @@ class Robot:
         self.history = MemoryHistory(self.clock)
         self.assets: dict[str, str] = {}
         self.sidecar_required = False
+        self.newest_first = False
         self.secrets: set[str] = set()
         self.offset: float | None = None  # by which the cloud's clock is ahead, as far as it is known
         self._max_concurrent = max_concurrent
@@ -127,6 +128,7 @@ class Robot:
             max_concurrent=self._max_concurrent,
             max_attempts=5,
             settle_seconds=2,
+            newest_first=self.newest_first,
             built=BUILT,
         )
 

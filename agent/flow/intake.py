@@ -62,11 +62,12 @@ class Intake:
             if newest.open:
                 waits = newest.status == "failed" and code in _BY_FOLDER
                 return self._history.move(newest.id, "asked") if waits else None
+            synced = self._history.synced(str(found.fingerprint))  # then it was a resync that failed
             if newest.status == "failed" and code in _BY_FILE:
-                return self._queue(found, "discovered")
+                return self._queue(found, "discovered", resync=synced)
             mended = (found.sidecar_sha256, str(found.path)) != (newest.sidecar_sha256, newest.path)
             if newest.status == "failed" and code in _BY_SIDECAR and mended:
-                return self._queue(found, "cause-changed")
+                return self._queue(found, "cause-changed", resync=synced)
             return None
 
     def ask(self, found: Recording, *, trigger: Trigger, ask: Ask, reason: str = "") -> Answer:
