@@ -25,7 +25,7 @@ from typing import Literal
 
 from agent.flow.examine import COMPRESSED, Examiner, NotYet, SidecarRule, has_writer
 from agent.flow.report import DiskReport, Held
-from agent.flow.survey import GONE, Rules, Survey, is_below, related, sidecar_name, tops, walk
+from agent.flow.survey import GONE, Rules, Survey, is_below, related, sidecar_name, tell, tops, walk
 from agent.model.errors import FileChangedError, RecordingError
 from agent.model.nouns import Damaged, Recording, Sighting
 from agent.model.ports import Clock
@@ -98,7 +98,6 @@ class Discover:
         self.begun, self.scans = 0, 0  # scans begun and ended
         self._scan_due = -math.inf
         self._scanned = -math.inf
-        self._said_links = False
 
     # -- from any thread
 
@@ -127,7 +126,11 @@ class Discover:
     def unsettled(self, folder: Path, since: float) -> bool:
         """Whether something below ``folder`` that was there at that monotonic time has not been examined yet."""
         with self._lock:
-            return any(file.since <= since and self._settles(file) for _, file in self._files_below(folder))
+            return any(
+                file.state == "settling" or (file.state == "waiting" and file.due <= file.since + self._sidecar_wait)
+                for _, file in self._files_below(folder)
+                if file.since <= since
+            )
 
     def again(self, path: Path) -> None:
         """What ``step`` gave for ``path`` could not be taken: give it once more after settling again."""
@@ -269,7 +272,7 @@ class Discover:
             self.scans = self.begun
             self._scan_due = min(self._scan_due, self._scanned + self._rescan_seconds)
             survey.seconds = self._scanned - started
-        self._tell(previous, survey)
+        tell(previous, survey)
 
     def _walk(self, top: str, survey: Survey) -> None:
         """See every file below ``top``, and forget those that its folders no longer hold."""
@@ -480,27 +483,8 @@ class Discover:
                 for name, file in files.items():
                     yield f"{folder}/{name}", file
 
-    def _settles(self, file: _File) -> bool:
-        """Whether it is about to be examined, now or when its sidecar has had its time."""
-        awaited = file.state == "waiting" and file.due <= file.since + self._sidecar_wait
-        return file.state == "settling" or awaited
-
     def _settling(self, name: str) -> float:
         return max(self._settle_seconds, _SETTLE_COMPRESSED) if name.endswith(COMPRESSED) else self._settle_seconds
-
-    def _tell(self, before: Survey, after: Survey) -> None:
-        """Say once what changed since the scan before."""
-        for root in sorted(set(after.missing) - set(before.missing)):
-            _log.warning("watched folder %s is not there", root, extra={"event": "root_missing", "path": root})
-        for root in sorted(set(before.missing) - set(after.missing)):
-            _log.info("watched folder %s is there", root, extra={"event": "root_found", "path": root})
-        for folder in sorted(after.unreadable.keys() - before.unreadable.keys()):
-            why = after.unreadable[folder]
-            _log.warning("can't read folder %s: %s", folder, why, extra={"event": "unreadable", "path": folder})
-        if after.links and not self._said_links:
-            self._said_links = True
-            text = "%d symbolic links are skipped; watch.follow_symlinks would follow them"
-            _log.info(text, after.links, extra={"event": "links_skipped"})
 
 
 def _stamp(state: os.stat_result) -> int:
