@@ -16,6 +16,7 @@ import pytest
 
 from agent.edges.history import TinyHistory
 from agent.flow import markers as room
+from agent.flow import touched
 from agent.flow.requests import BATCH
 from agent.model.nouns import Sighting
 from tests.fakes.clock import FakeClock
@@ -198,7 +199,7 @@ def test_a_name_that_is_no_utf_8_is_served_and_remembered(robot: Kept, monkeypat
     robot.gate.release("test")
     robot.settle()
     with monkeypatch.context() as patch:
-        patch.setattr(room, "_unlink", read_only)
+        patch.setattr(touched, "unlink", read_only)
         marker = robot.touch(path.with_name(path.name + ".resync"))
         robot.settle()
         robot.again()
@@ -268,7 +269,7 @@ def test_a_reason_that_could_not_be_left_is_left_when_that_can_be_done(
     robot: Kept, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     with monkeypatch.context() as patch:
-        patch.setattr(room, "put", read_only)
+        patch.setattr(touched, "put", read_only)
         marker = robot.touch(robot.folder / "typo.mcap.resync")
         for _ in range(2):
             robot.settle()
@@ -284,7 +285,7 @@ def test_a_marker_that_could_not_be_rejected_is_served_when_its_recording_has_co
     robot: Kept, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with monkeypatch.context() as patch:
-        patch.setattr(room, "put", read_only)
+        patch.setattr(touched, "put", read_only)
         marker = robot.touch(robot.folder / "b.mcap.resync")
         robot.settle()
         write_mcap(robot.folder / "b.mcap", size=1000, seed=4)
@@ -317,7 +318,7 @@ def test_a_thousand_markers_that_can_not_be_removed_cost_few_transactions(
     robot.pass_time(10, turns=5)
     robot.turn()
     assert not list(robot.folder.glob("*.resync"))
-    monkeypatch.setattr(room, "_unlink", read_only)
+    monkeypatch.setattr(touched, "unlink", read_only)
     for number in range(1000):
         robot.discover.sight(Sighting(robot.folder / f"{number}.mcap.resync"))
         (robot.folder / f"{number}.mcap.resync").touch()

@@ -6,33 +6,27 @@ So one that is seen again, after a crash or in a folder where nothing can be rem
 
 from __future__ import annotations
 
-import json
 import logging
 import math
 import os
-import stat
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
 
+from agent.flow import touched
 from agent.flow.binding import Bindings
 from agent.flow.discover import Discover
-from agent.flow.examine import has_writer
 from agent.flow.gate import Gate
-from agent.flow.requests import BATCH, Requests
-from agent.model.durable import put, sync_folder
+from agent.flow.requests import BATCH, Requests, is_folder
+from agent.flow.touched import Binding, UnservedError, Wish
 from agent.model.errors import CloudError, HistoryFullError, RefusedError, WaitingError
-from agent.model.nouns import Answer, Ask, Marker, Trigger
+from agent.model.nouns import Answer, Ask, Marker
 from agent.model.ports import Clock, History
-from agent.model.touch_files import FIRST, PAUSE, REJECTED, REQUEST, RESCAN, RESYNC, rejected, target_of
+from agent.model.touch_files import FIRST, PAUSE, REJECTED, REQUEST, RESCAN, RESYNC, target_of
 
 _log = logging.getLogger(__name__)
-
-_LONGEST_REASON = 1000  # characters
-_LARGEST = 64 * 1024  # bytes of a marker that are read
 
 
 @dataclass(slots=True)
@@ -151,7 +145,7 @@ class Markers:
         except OSError:
             return
         if RESCAN in names:
-            self._look_at_rescan(_marker(self._folder / RESCAN))
+            self._look_at_rescan(touched.seen(self._folder / RESCAN))
         self._rejected = {self._folder / name for name in names if name.endswith(REJECTED)}
         for name in names:
             if name.endswith((RESYNC, FIRST, REQUEST)):
@@ -166,7 +160,7 @@ class Markers:
             self._rescan()
         elif self._discover.scans > self._rescans[1]:
             with suppress(OSError):
-                _unlink(marker)
+                touched.unlink(marker)
 
     def _may_go_on(self, path: Path, seen: _Seen) -> bool:
         """Whether anything has changed for a marker that waits for its recording."""
@@ -192,14 +186,14 @@ class Markers:
 
     def _serve_one(self, path: Path, batch: _Batch) -> None:
         batch.room -= 1
-        marker = _marker(path)
+        marker = touched.seen(path)
         if marker is None:
             self._drop(path)
             return
         known = self._known(marker)
         if known is not None and known.through is None:
             batch.served.append(known)
-        elif not _is_written(path):
+        elif not touched.is_written(path):
             self._try(marker, known, batch)
 
     def _try(self, marker: Marker, known: Marker | None, batch: _Batch) -> None:
@@ -207,8 +201,8 @@ class Markers:
         seen = self._waiting[path]
         stood = self._how_it_stands(path)
         try:
-            answer = self._answer(marker, path, known.through or "" if known else "", batch)
-        except _UnservedError as refused:
+            answer = self._answer(marker, path, batch)
+        except UnservedError as refused:
             self._refuse(marker, known, str(refused), batch)
             return
         except HistoryFullError:
@@ -248,30 +242,32 @@ class Markers:
         if path.parent.is_dir():  # else it lies on a disk that was taken out
             self._history.forget_marker(str(path))
 
-    def _answer(self, marker: Marker, path: Path, through: str, batch: _Batch) -> Answer | None:
-        """What became of it; None while it has to wait. Raises _UnservedError."""
+    def _answer(self, marker: Marker, path: Path, batch: _Batch) -> Answer | None:
+        """What became of it; None while it has to wait. Raises UnservedError."""
         if path.name.endswith(REQUEST):
-            return self._of_request(marker, path, through, batch)
+            return self._of_request(marker, path, batch)
         ask, target = _FIRST if path.name.endswith(FIRST) else _RESYNC, target_of(path.name) or ""
-        reason = _text(path)[:_LONGEST_REASON] if ask == "resync" else ""
+        reason = touched.reason_in(path) if ask == "resync" else ""
         if path.parent == self._folder:
             return self._once_looked(path, self._requests.episode(target, ask=ask, trigger="marker", reason=reason))
         if not target:
-            return self._of_folder(marker, path.parent, _Wish(ask, "marker", reason), through, batch)
+            return self._of_folder(marker, path.parent, Wish(ask, "marker", reason), batch)
         found = self._requests.at(path.parent / target, ask=ask, trigger="marker", reason=reason)
         if isinstance(found, Answer):
             return found
         if found.why == "unknown" and self._scanned(path):
-            raise _UnservedError(f"{found.path}: {found.message}")
+            raise UnservedError(f"{found.path}: {found.message}")
         return None
 
-    def _of_folder(self, marker: Marker, folder: Path, wish: _Wish, through: str, batch: _Batch) -> Answer | None:
+    def _of_folder(self, marker: Marker, folder: Path, wish: Wish, batch: _Batch) -> Answer | None:
         """All that lies there; in transactions of its own where there is much, each with how far it has come."""
-        if not self._scanned(Path(marker.path)) or not self._looked_at(Path(marker.path), folder):
+        path, known = Path(marker.path), self._known(marker)
+        if not self._scanned(path) or not self._looked_at(path, folder):
             return None
+        through = (known.through if known else None) or ""
         paths = [below for below in self._requests.below(folder) if str(below) > through]
         if not paths and not through:
-            raise _UnservedError(f"there is no finished recording in {folder} or below")
+            raise UnservedError(f"there is no finished recording in {folder} or below")
         some, rest = paths[: max(1, batch.room)], paths[max(1, batch.room) :]
         batch.room -= len(some)
         list(self._requests.each(some, ask=wish.ask, trigger=wish.trigger, reason=wish.reason))
@@ -280,30 +276,25 @@ class Markers:
             return None
         return Answer(str(folder), "accepted", "all recordings of the folder")
 
-    def _of_request(self, marker: Marker, path: Path, through: str, batch: _Batch) -> Answer | None:
+    def _of_request(self, marker: Marker, path: Path, batch: _Batch) -> Answer | None:
         """What a command left while no agent ran."""
-        asked = _object(_text(path))
-        ask, target, robot = asked.get("ask"), asked.get("target"), asked.get("robot")
-        if ask == "asset" and isinstance(robot, str) and isinstance(asset := asked.get("asset"), (str, type(None))):
-            return self._of_asset(robot, asset)
-        if ask not in ("resync", "first") or not isinstance(target, str) or not _is_name(target):
-            raise _UnservedError("it is no request of keystone-agent")
-        reason = _line(str(asked.get("reason") or ""))[:_LONGEST_REASON]
-        wish = _Wish(_FIRST if ask == "first" else _RESYNC, "cli", reason)
-        if os.path.isabs(target) and os.path.isdir(target):  # noqa: PTH112, PTH117 - Path.is_dir raises where it may not look
-            return self._of_folder(marker, Path(target), wish, through, batch)
-        answers = self._requests.ask(target, ask=wish.ask, trigger=wish.trigger, reason=wish.reason)
+        asked = touched.request_in(path)
+        if isinstance(asked, Binding):
+            return self._bound(asked)
+        if is_folder(asked.target):
+            return self._of_folder(marker, Path(asked.target), asked, batch)
+        answers = self._requests.ask(asked.target, ask=asked.ask, trigger=asked.trigger, reason=asked.reason)
         return self._once_looked(path, answers)
 
-    def _of_asset(self, robot: str, asset: str | None) -> Answer:
+    def _bound(self, asked: Binding) -> Answer:
         try:
-            if asset is None:
-                self._bindings.unbind(robot)
+            if asked.asset is None:
+                self._bindings.unbind(asked.robot)
             else:
-                self._bindings.bind(robot, asset)
+                self._bindings.bind(asked.robot, asked.asset)
         except RefusedError as error:
-            raise _UnservedError(f"{robot}: {error.message}; {error.hint}") from error
-        return Answer(robot, "accepted", f"bound to {asset or 'no asset'}")
+            raise UnservedError(f"{asked.robot}: {error.message}; {error.hint}") from error
+        return Answer(asked.robot, "accepted", f"bound to {asked.asset or 'no asset'}")
 
     # -- waiting
 
@@ -338,7 +329,7 @@ class Markers:
             try:
                 if why:
                     self._leave_reason(marker, why)
-                _unlink(marker)
+                touched.unlink(marker)
             except OSError as error:
                 self._kept[path] = marker
                 if not marker.said:
@@ -347,7 +338,7 @@ class Markers:
             else:
                 self._kept.pop(path, None)
                 gone.append(marker)
-        back = {folder for folder in {Path(marker.path).parent for marker in gone} if not _synced(folder)}
+        back = {folder for folder in {Path(marker.path).parent for marker in gone} if not touched.is_synced(folder)}
         known = (marker.path for marker in gone if self._history.marker(marker.path))
         over = [path for path in known if Path(path).parent not in back]
         if not over and not kept:
@@ -363,7 +354,7 @@ class Markers:
         path = Path(marker.path)
         if not marker.said:
             _log.warning("rejected %s: %s", path, why, extra={"event": "marker_rejected", "path": str(path)})
-        put(rejected(path), f"{why}\n".encode("utf-8", "replace"), owner=path.parent, mode=0o644)
+        touched.leave_reason(path, why)
 
     def _say_kept(self, path: Path, error: OSError, *, refused: bool) -> None:
         why = error.strerror or str(error)
@@ -373,94 +364,9 @@ class Markers:
         _log.warning(text, path, why, extra={"event": "marker_kept", "path": str(path)})
 
 
-class _UnservedError(Exception):
-    """A marker can't be served, whenever it is tried."""
-
-
-@dataclass(frozen=True, slots=True)
-class _Wish:
-    """What is asked for, whatever the target is."""
-
-    ask: Ask
-    trigger: Trigger
-    reason: str
-
-
 _FIRST: Ask = "first"
 _RESYNC: Ask = "resync"
 _GOOD = ("accepted", "already_queued")
-
-
-def _marker(path: Path) -> Marker | None:
-    """What lies at ``path``; None where it is gone, or no regular file."""
-    try:
-        state = path.lstat()
-    except OSError:
-        return None
-    return Marker(str(path), state.st_ino, state.st_mtime_ns) if stat.S_ISREG(state.st_mode) else None
-
-
-def _is_written(path: Path) -> bool:
-    """Whether a program has it open and may still write its reason."""
-    try:
-        return has_writer(path) is True
-    except FileNotFoundError:
-        return False
-
-
-def _unlink(marker: Marker) -> None:
-    """Remove the marker, but none that was dropped there since. Raises OSError."""
-    path = Path(marker.path)
-    with suppress(FileNotFoundError):
-        state = path.lstat()
-        if (state.st_ino, state.st_mtime_ns) == (marker.inode, marker.mtime_ns):
-            path.unlink()
-
-
-def _synced(folder: Path) -> bool:
-    """Make it durable that markers are gone; False where they may come back with a power cut."""
-    try:
-        sync_folder(folder)
-    except FileNotFoundError:
-        return True  # they went with their folder
-    except OSError:
-        return False
-    return True
-
-
-def _is_name(text: str) -> bool:
-    """Whether a path may be called so."""
-    try:
-        return text != "" and b"\0" not in os.fsencode(text)
-    except UnicodeEncodeError:
-        return False
-
-
-def _text(path: Path) -> str:
-    """What somebody wrote into it, in one line; raises _UnservedError where that can't be read."""
-    try:
-        if path.lstat().st_size == 0:
-            return ""
-        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
-        with os.fdopen(descriptor, "rb") as file:
-            text = file.read(_LARGEST).decode("utf-8", "replace")
-    except FileNotFoundError:
-        raise  # somebody took it back
-    except OSError as error:
-        raise _UnservedError(f"it can't be read: {error.strerror}") from error
-    return _line(text)
-
-
-def _line(text: str) -> str:
-    return "".join(letter if letter.isprintable() else " " for letter in text).strip()
-
-
-def _object(text: str) -> Mapping[str, Any]:
-    with suppress(ValueError, RecursionError):
-        content = json.loads(text)
-        if isinstance(content, dict):
-            return content
-    return {}
 
 
 def _first_of(answers: Sequence[Answer]) -> Answer:
