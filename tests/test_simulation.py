@@ -6,6 +6,7 @@ what happens next. ``make soak`` runs many more steps with a seed of its own.
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import itertools
 import json
@@ -126,7 +127,8 @@ class Simulation(RuleBasedStateMachine):
         self.excused: set[str] = set()  # keys of sessions that the platform took away: nobody can tidy up there
         self.twins: set[str] = set()  # fingerprints that had two names
         self.known: set[int] = set()  # ids of documents
-        self.marks = 0  # touch files that were dropped
+        self.marks: Counter[Path] = Counter()  # touches
+        self.read_only = False
         self.unlink = touched.unlink
         touched.unlink = self._unlink
         self.seeds = itertools.count(1)
@@ -206,6 +208,11 @@ class Simulation(RuleBasedStateMachine):
     def mark_episode(self, name: str) -> None:
         """The same by the name that it has by its sidecar, if it has one."""
         self._drop_marker(self.robot.marked / f"ep-{name.replace('/', '-')}.resync", noticed=False)
+
+    @rule(read_only=st.booleans())
+    def touch_files_stay(self, read_only: bool) -> None:
+        """Nothing can be removed for a while."""
+        self.read_only = read_only
 
     @rule(name=NAMES, calls=CALLS)
     def interrupted_mark(self, name: str, calls: int) -> None:
@@ -295,7 +302,7 @@ class Simulation(RuleBasedStateMachine):
     def mend(self) -> None:
         self.store.mend()
         self.robot.gateway.mend()
-        self.robot.history.full = False
+        self.robot.history.full = self.read_only = False
         self.robot.profiles.error = None
 
     # -- what must hold
@@ -339,8 +346,16 @@ class Simulation(RuleBasedStateMachine):
         assert len({log.object_key for log in completed}) == len(completed)
 
     def _each_marker_is_served_once(self) -> None:
-        asked = Counter(log.fingerprint for log in self.robot.history.documents.values() if log.trigger == "marker")
-        assert max(asked.values(), default=0) <= self.marks
+        asked = Counter(Path(log.path) for log in self.robot.history.documents.values() if log.trigger == "marker")
+        for path, documents in asked.items():
+            beside = {path.with_name(f"{path.name}{suffix}") for suffix in (".resync", ".first")}
+            above = {folder / ".resync" for folder in path.parents}
+            touches = sum(
+                count
+                for marker, count in self.marks.items()
+                if marker in beside | above or marker.parent == self.robot.marked
+            )
+            assert documents <= touches, f"{path} was sent again more often than somebody asked for"
         SEEN["resync"] += bool(asked)
 
     def teardown(self) -> None:
@@ -541,13 +556,16 @@ class Simulation(RuleBasedStateMachine):
         reason = Path(f"{marker.path}.rejected")
         if (served is None or served.through is not None) and not reason.exists():
             self.store.complaints.append(f"{marker} was removed, but not served")
+        if self.read_only:
+            SEEN["can't be removed"] += 1
+            raise OSError(errno.EROFS, "Read-only file system")
         self.unlink(marker)
         self._meanwhile("unlinked")
 
     def _drop_marker(self, path: Path, *, noticed: bool) -> None:
         path.touch()
         self._stamp(path)
-        self.marks += 1
+        self.marks[path] += 1
         if noticed:
             self.robot.discover.sight(Sighting(path))
 
@@ -629,5 +647,5 @@ def test_what_is_promised_holds_whatever_happens() -> None:
     )
     assert set(STORE_CALLS) | set(GATEWAY_CALLS) | set(TO_FILE) | set(TO_AGENT) <= set(SEEN)
     assert min(SEEN["completed"], SEEN["crash"], SEEN["failed"], SEEN["deleted"]) >= RUNS // 2, SEEN
-    assert SEEN["resync"] >= RUNS // 2, SEEN
+    assert min(SEEN["resync"], SEEN["can't be removed"]) >= RUNS // 2, SEEN
     assert SEEN["lost between serving and removing"] >= RUNS // 20, SEEN
