@@ -6,7 +6,9 @@ import errno
 import json
 import logging
 import os
+import shutil
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -22,6 +24,8 @@ from agent.model.nouns import Sighting
 from tests.fakes.clock import FakeClock
 from tests.recorders import write_mcap, write_sidecar
 from tests.robot import WatchingRobot
+
+_NOBODY = 65534
 
 
 class Power(BaseException):
@@ -212,13 +216,67 @@ def test_a_name_that_is_no_utf_8_is_served_and_remembered(robot: Kept, monkeypat
     assert (robot.folder / "\udcff.mcap.resync.rejected").exists()
 
 
-@pytest.mark.skipif(os.geteuid() == 0, reason="root reads everything")
-def test_a_marker_that_can_not_be_read_is_rejected_of_this_user(robot: Kept) -> None:
-    marker = robot.folder / "a.mcap.resync"
-    marker.write_text("why")
+@pytest.fixture
+def unprivileged() -> Iterator[Path]:
+    """A folder of a user to whom rights mean something, who runs this test."""
+    place = Path(tempfile.mkdtemp(prefix="markers-"))
+    root = os.geteuid() == 0
+    if root:
+        os.chown(place, _NOBODY, _NOBODY)
+        os.seteuid(_NOBODY)
+    try:
+        yield place
+    finally:
+        if root:
+            os.seteuid(0)
+        for folder in (place, *place.rglob("*/")):
+            folder.chmod(0o755)
+        shutil.rmtree(place)
+
+
+def test_a_marker_that_this_user_may_not_read_is_rejected(unprivileged: Path) -> None:
+    robot = Kept(unprivileged / "recordings", "a.mcap")
+    marker = robot.touch(robot.folder / "a.mcap.resync", "why")
     marker.chmod(0)
     robot.settle()
-    assert "can't be read" in why(marker)
+    assert "can't be read: Permission denied" in why(marker)
+    robot.touch(marker).chmod(0)
+    robot.settle()
+    assert robot.asked() == [("a.mcap", True, "")], "there is nothing in it that had to be read"
+    robot.history.close()
+
+
+def test_a_marker_in_a_folder_of_others_is_served_once_and_said_once(
+    unprivileged: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    robot = Kept(unprivileged / "recordings", "day/a.mcap")
+    marker = robot.touch(robot.folder / "day" / "a.mcap.resync", "why")
+    in_vain = robot.touch(robot.folder / "day" / "typo.mcap.resync")
+    marker.parent.chmod(0o555)
+    for _ in range(3):
+        robot.settle()
+        robot.again()
+    assert robot.asked() == [("a.mcap", True, "why")]
+    assert len(said(caplog)) == 3, said(caplog)
+    assert robot.markers.report().waiting == []
+    marker.parent.chmod(0o755)
+    robot.settle()
+    assert not marker.exists()
+    assert "no such file" in why(in_vain)
+    assert (robot.history.known_markers(), len(said(caplog))) == ([], 3)
+    assert robot.asked() == [("a.mcap", True, "why")]
+    robot.history.close()
+
+
+def test_a_request_for_a_folder_that_this_user_may_not_enter_is_rejected(unprivileged: Path) -> None:
+    robot = Kept(unprivileged / "recordings")
+    closed = unprivileged / "closed"
+    closed.mkdir(mode=0)
+    left = robot.touch(robot.marked / "1.request", json.dumps({"ask": "resync", "target": str(closed / "day")}))
+    robot.settle()
+    closed.chmod(0o755)
+    assert why(left)
+    robot.history.close()
 
 
 def test_a_marker_that_can_not_be_read_is_rejected(robot: Kept, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -233,13 +291,21 @@ def test_a_reason_is_waited_for_while_somebody_writes_it(robot: Kept) -> None:
     path = robot.folder / "a.mcap.resync"
     with path.open("w") as marker:
         robot.discover.sight(Sighting(path))
-        robot.settle()
+        robot.pass_time(8)
         assert path.exists()
         assert robot.markers.report().waiting == [path]
         marker.write("too dark")
     robot.settle()
     assert robot.asked() == [("a.mcap", True, "too dark")]
     assert not path.exists()
+
+
+def test_nobody_can_hold_up_a_marker_by_writing_it(robot: Kept) -> None:
+    path = robot.folder / "a.mcap.resync"
+    with path.open("w"):
+        robot.settle()
+        assert robot.asked() == [("a.mcap", True, "")]
+        assert not path.exists()
 
 
 # -- folders in which nothing can be removed

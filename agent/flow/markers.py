@@ -28,12 +28,15 @@ from agent.model.touch_files import FIRST, PAUSE, REJECTED, REQUEST, RESCAN, RES
 
 _log = logging.getLogger(__name__)
 
+_WRITING = 10.0  # seconds that somebody may write a reason
+
 
 @dataclass(slots=True)
 class _Seen:
     """A marker that is not served yet. There may be 10,000 of them."""
 
-    begun: int  # scans, when it was first seen
+    since: float  # monotonic time when it was first seen
+    begun: int  # scans, by then
     looked: float = math.inf  # monotonic time when all that lay there before it had been seen
     stood: object = None  # how its recording stood when it was tried
     broken: bool = False  # by a mistake in the agent
@@ -109,7 +112,7 @@ class Markers:
         """Serve what can be served now; tells whether there is new work. Raises HistoryFullError."""
         self.look_at_pause()
         for path in (*self._remembered(), *self._in_folder(), *self._discover.markers()):
-            self._waiting.setdefault(path, _Seen(self._discover.begun)).stood = None
+            self._waiting.setdefault(path, _Seen(self._clock.monotonic(), self._discover.begun)).stood = None
         due = deque(sorted(path for path, seen in self._waiting.items() if self._may_go_on(path, seen)))
         new = False
         while due:
@@ -193,8 +196,12 @@ class Markers:
         known = self._known(marker)
         if known is not None and known.through is None:
             batch.served.append(known)
-        elif not touched.is_written(path):
+        elif not self._is_written(path):
             self._try(marker, known, batch)
+
+    def _is_written(self, path: Path) -> bool:
+        """Whether its reason is still being written. Not for long: where leases don't work nobody can say."""
+        return self._clock.monotonic() < self._waiting[path].since + _WRITING and touched.is_written(path)
 
     def _try(self, marker: Marker, known: Marker | None, batch: _Batch) -> None:
         path = Path(marker.path)
