@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 from agent.flow import markers as room
+from agent.flow import touched
 from agent.flow.requests import BATCH
 from agent.model.nouns import Marker, Sighting
 from agent.model.touch_files import target_of
@@ -231,7 +232,7 @@ def test_rescan_looks_at_everything_and_goes_when_that_is_done(robot: Marked) ->
 def test_a_rescan_that_can_not_be_removed_is_heeded_once(robot: Marked, monkeypatch: pytest.MonkeyPatch) -> None:
     scans = robot.discover.scans
     robot.touch_by_name("rescan")
-    monkeypatch.setattr(room, "_unlink", read_only)
+    monkeypatch.setattr(touched, "unlink", read_only)
     robot.pass_time(40, turns=20)
     assert robot.discover.scans == scans + 1
 
@@ -458,7 +459,7 @@ def warnings(caplog: pytest.LogCaptureFixture) -> list[str]:
 def test_a_marker_that_can_not_be_removed_is_served_once_and_said_once_also_across_restarts(
     robot: Marked, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, name: str
 ) -> None:
-    monkeypatch.setattr(room, "_unlink", read_only)
+    monkeypatch.setattr(touched, "unlink", read_only)
     marker = robot.touch(name)
     for _ in range(3):
         robot.settle()
@@ -475,7 +476,7 @@ def test_a_marker_that_can_not_be_removed_is_served_once_and_said_once_also_acro
 
 
 def test_it_is_served_again_when_it_is_touched_again(robot: Marked, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(room, "_unlink", read_only)
+    monkeypatch.setattr(touched, "unlink", read_only)
     for moment in (1_700_000_000, 1_700_000_001):
         os.utime(robot.touch("a.mcap.resync"), (moment, moment))
         robot.settle()
@@ -483,7 +484,7 @@ def test_it_is_served_again_when_it_is_touched_again(robot: Marked, monkeypatch:
 
 
 def test_one_that_its_operator_removes_is_forgotten(robot: Marked, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(room, "_unlink", read_only)
+    monkeypatch.setattr(touched, "unlink", read_only)
     marker = robot.touch("a.mcap.resync")
     robot.settle()
     assert robot.markers.report().kept == [marker]
@@ -493,7 +494,7 @@ def test_one_that_its_operator_removes_is_forgotten(robot: Marked, monkeypatch: 
 
 
 def test_one_on_a_disk_that_is_away_is_remembered(robot: Marked, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(room, "_unlink", read_only)
+    monkeypatch.setattr(touched, "unlink", read_only)
     robot.touch("a.mcap.resync")
     robot.settle()
     robot.folder.rename(robot.folder.with_name("away"))
@@ -509,8 +510,8 @@ def test_one_that_can_not_be_rejected_in_place_is_said_once_also_across_restarts
     def full(*_: object, **__: object) -> None:
         raise OSError(errno.EROFS, "Read-only file system")
 
-    monkeypatch.setattr(room, "put", full)
-    monkeypatch.setattr(room, "_unlink", read_only)
+    monkeypatch.setattr(touched, "put", full)
+    monkeypatch.setattr(touched, "unlink", read_only)
     marker = robot.touch("typo.mcap.resync")
     for _ in range(3):
         robot.settle()
@@ -523,14 +524,14 @@ def test_a_marker_dropped_while_the_one_before_it_is_served_is_not_lost(
     robot: Marked, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     robot.gate.hold("test", "the test says so")
-    unlink = room._unlink
+    unlink = touched.unlink
 
     def late(marker: Marker) -> None:
         os.utime(marker.path, (1_700_000_009, 1_700_000_009))  # a touch at just this moment
         unlink(marker)
 
     marker = robot.touch("a.mcap.resync")
-    monkeypatch.setattr(room, "_unlink", late)
+    monkeypatch.setattr(touched, "unlink", late)
     robot.turn()
     monkeypatch.undo()
     assert marker.exists()
@@ -553,8 +554,8 @@ class Steps:
         self.made = 0
         self._fails_at = fails_at
         robot.history.before = lambda _call: self.step()
-        for name in ("_unlink", "sync_folder", "put"):
-            monkeypatch.setattr(room, name, self._around(getattr(room, name)))
+        for name in ("unlink", "sync_folder", "put"):
+            monkeypatch.setattr(touched, name, self._around(getattr(touched, name)))
 
     def step(self) -> None:
         self.made += 1
@@ -654,7 +655,7 @@ def test_a_storm_of_ten_thousand_markers_costs_few_transactions_and_little_memor
     writes: list[str] = []
     robot.history.before = writes.append
     robot.gate.hold("test", "the test says so")
-    monkeypatch.setattr(room, "put", lambda path, data, **_: path.write_bytes(data))  # an fsync each
+    monkeypatch.setattr(touched, "put", lambda path, data, **_: path.write_bytes(data))  # an fsync each
     tracemalloc.start()
     robot.settle()
     _, memory = tracemalloc.get_traced_memory()

@@ -24,7 +24,7 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule, run_state_machine_as_test
 
-from agent.flow import markers as markers_room
+from agent.flow import touched
 from agent.flow.removal import Doomed
 from agent.model.errors import CloudError
 from agent.model.nouns import CredentialLease, Damaged, DeviceProfile, Marker, Recording, Sighting, SyncLog
@@ -129,8 +129,8 @@ class Simulation(RuleBasedStateMachine):
         self.known: set[int] = set()  # ids of documents
         self.marks: Counter[Path] = Counter()  # touches
         self.read_only = False
-        self.unlink = markers_room._unlink
-        markers_room._unlink = self._unlink
+        self.unlink = touched.unlink
+        touched.unlink = self._unlink
         self.seeds = itertools.count(1)
         self.stamps = itertools.count(1_700_000_000)
         self.store.before = lambda call: self._meanwhile(call, at_store=True)
@@ -370,7 +370,7 @@ class Simulation(RuleBasedStateMachine):
             self._check_the_end()
             self._check_what_is_kept()
         finally:
-            markers_room._unlink = self.unlink
+            touched.unlink = self.unlink
             shutil.rmtree(self.place)
 
     def _cease(self) -> None:

@@ -56,7 +56,7 @@ class Requests:
     def ask(self, target: str, *, ask: Ask, trigger: Trigger, reason: str = "") -> Sequence[Answer]:
         """Ask for a target; a folder gives an answer for each recording in it and below."""
         path = Path(target)
-        if path.is_absolute() and path.is_dir():
+        if is_folder(target):
             return self._folder(target, ask=ask, trigger=trigger, reason=reason)
         if path.is_absolute() and os.path.lexists(path):
             found = self.at(path, ask=ask, trigger=trigger, reason=reason)
@@ -151,6 +151,11 @@ class Requests:
             if not isinstance(found, NotYet) and str(found.fingerprint) == log.fingerprint:
                 return found
         return None
+
+
+def is_folder(target: str) -> bool:
+    """Whether a target is a folder that this user may look at."""
+    return os.path.isabs(target) and os.path.isdir(target)  # noqa: PTH112, PTH117 - Path.is_dir raises where it may not look
 
 
 def _said(error: AgentError | OSError) -> str:
