@@ -138,7 +138,7 @@ class JournalStorage(DocumentStorage):
         with self.lock:
             if self._pending:
                 return len(self.ids(table))
-            return len(self._places[table].ids) if table in self._places else 0
+            return len(self._places[table]) if table in self._places else 0
 
     def last_id(self, table: str) -> int:
         """The highest id that this table ever had, also one of a removed document; 0 before the first."""
