@@ -12,13 +12,8 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from datetime import datetime, timedelta, timezone
+from datetime import datetime
 from typing import TYPE_CHECKING, Any
-
-from apscheduler.events import EVENT_JOB_ERROR, JobExecutionEvent
-from apscheduler.executors.pool import ThreadPoolExecutor as JobPool
-from apscheduler.schedulers.background import BackgroundScheduler
-from apscheduler.triggers.base import BaseTrigger
 
 from agent import BUILD_DATE, __version__, cloud
 from agent.edges.assets import AssetFile
@@ -58,6 +53,7 @@ from agent.model.hours import Hours
 from agent.model.nouns import Recording, Sighting, utc_seconds
 from agent.model.ports import Clock
 from agent.operator import Desk
+from agent.schedule import Schedule
 from agent.snapshot import Snapshot
 
 if TYPE_CHECKING:
@@ -76,18 +72,6 @@ _MBIT = 125_000  # bytes
 _GIB = 1024**3
 _BUILT = utc_seconds(BUILD_DATE)
 _DEAD, _STUCK = 60.0, 600.0  # seconds without a tick of the dispatcher; after a scan was due, without a look
-
-
-class Every(BaseTrigger):  # type: ignore[misc] # apscheduler has no types
-    """Fires a period after now, never at a date fixed before: a clock that jumps neither stalls nor floods it."""
-
-    def __init__(self, seconds: float) -> None:
-        """``seconds`` is the period."""
-        self.period = timedelta(seconds=seconds)
-
-    def get_next_fire_time(self, previous_fire_time: datetime | None, now: datetime) -> datetime:
-        """A period after ``now``; at once the first time."""
-        return now if previous_fire_time is None else now + self.period
 
 
 class App:
@@ -200,7 +184,7 @@ class App:
         self._finding = threading.Thread(target=self._find, name="finder", daemon=True)
         self.health = self._build_health()
         self._telemetry = self._build_telemetry()
-        self._scheduler = self._schedule()
+        self._schedule = self._build_schedule()
         self._status = StatusFile(state)
         self._status.remove()  # an agent that was killed could not
         self._snapshot = Snapshot(
@@ -213,6 +197,7 @@ class App:
             credentials=self._credentials,
             watcher_up=lambda: self._watch.alive,
             watch_failures=lambda: self._watch.failures,
+            unasked=lambda: intake.unasked,
             clock=self._clock,
         )
         self._stamp_seen = self._cause_stamp()
@@ -252,7 +237,7 @@ class App:
         """Start, work until ``stop`` is set, then stop in order and save what is known."""
         self.start()
         while not stop.wait(_SUPERVISE):
-            self._pull_back_late_jobs()
+            self._schedule.pull_back()
             self.health.look()
         self.stop()
 
@@ -276,7 +261,7 @@ class App:
         self.dispatch.cause_changed()  # whatever was mended while no agent ran
         self._watch.start()
         self._finding.start()
-        self._scheduler.start()
+        self._schedule.start()
         self._serve()
 
     def _check_profiles(self) -> None:
@@ -317,7 +302,7 @@ class App:
         self._sightings.put(Sighting(self._state))  # wakes the finder
         self._clock.stop()
         self.dispatch.stop(_GRACE, _DROPPED)
-        self._scheduler.shutdown(wait=False)
+        self._schedule.stop()
         self._cloud.gateway.close()  # ends the calls that are still under way
         self._cloud.store.close()
         self._workers.shutdown(wait=False, cancel_futures=True)
@@ -350,7 +335,7 @@ class App:
         stuck = self._settings.watch.rescan_seconds + _STUCK
         return Health(
             {
-                "the scheduler has ended: restart the agent": lambda: self._scheduler.running,
+                "the scheduler has ended: restart the agent": lambda: self._schedule.running,
                 "nobody looks for recordings any more: restart the agent": self._finding.is_alive,
                 "changes in a watched folder are not noticed, only scans find them: see the log": lambda: (
                     self._watch.alive
@@ -396,12 +381,8 @@ class App:
 
     # -- the scheduler
 
-    def _schedule(self) -> BackgroundScheduler:
-        scheduler = BackgroundScheduler(
-            executors={"default": JobPool(5)},
-            job_defaults={"misfire_grace_time": None, "coalesce": True, "max_instances": 1},
-            timezone=timezone.utc,
-        )
+    def _build_schedule(self) -> Schedule:
+        schedule = Schedule()
         for job, seconds in (
             (self.dispatch.tick, _TICK),
             (self._look_at_markers, _TICK),
@@ -416,16 +397,8 @@ class App:
             *([(self._telemetry.tend, _TEND)] if self._telemetry else []),
             *([(self._retention.look, _RETAIN)] if self._retention is not None else []),
         ):
-            scheduler.add_job(job, Every(seconds), id=job.__name__)
-        scheduler.add_listener(_report_job_error, EVENT_JOB_ERROR)
-        return scheduler
-
-    def _pull_back_late_jobs(self) -> None:
-        """After the clock went back a job may be dated far ahead: date it anew."""
-        now = datetime.now(timezone.utc)
-        for job in self._scheduler.get_jobs():
-            if job.next_run_time is not None and job.next_run_time > now + 2 * job.trigger.period:
-                job.modify(next_run_time=now)
+            schedule.every(seconds, job)
+        return schedule
 
     def _refresh(self) -> None:
         for error in self._credentials.refresh_due() if self.gate.closed() is None else ():
@@ -529,10 +502,4 @@ def limits(settings: Settings, gate: Gate, clock: Clock) -> Limits:
         built=_BUILT,
         interfaces=upload.interfaces,
         pause_metered=upload.metered == "pause",
-    )
-
-
-def _report_job_error(event: JobExecutionEvent) -> None:
-    _log.error(
-        "scheduled job %s failed: %s", event.job_id, event.exception, extra={"event": "bug"}, exc_info=event.exception
     )

@@ -70,6 +70,7 @@ class Snapshot:
         credentials: Credentials,
         watcher_up: Callable[[], bool],
         watch_failures: Callable[[], Mapping[Path, str]],
+        unasked: Callable[[], int],
         clock: Clock,
     ) -> None:
         """Every argument but the first is asked at each picture."""
@@ -82,6 +83,7 @@ class Snapshot:
         self._credentials = credentials
         self._watcher_up = watcher_up
         self._watch_failures = watch_failures
+        self._unasked = unasked
         self._clock = clock
         self._rates = Rates(clock)
         self._lock = threading.Lock()
@@ -169,6 +171,8 @@ class Snapshot:
             "copies": [" = ".join(map(str, paths)) for paths in report.copies[:_NAMED]],
             "missing": [str(root) for root in report.missing_roots],
             "unreadable": [f"{folder} ({why})" for folder, why in report.unreadable_folders.items()],
+            "rejected": [str(path) for path in report.rejected[:_NAMED]],
+            "unasked": {"recordings": unasked} if (unasked := self._unasked()) else {},
             "files": {
                 "recording": len(report.recording),
                 "unfinished": len(report.unfinished),

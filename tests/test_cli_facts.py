@@ -23,7 +23,9 @@ HELD = f"/data/a.mcap (no end, no change since {QUEUED})"
 
 def told(agent: dict[str, Any] | None = None, **more: Any) -> list[str]:
     known = {"gate": None, "uploads": [], "files": {}, **(agent or {})}
-    return list(plain({"agent": known, **standing(MemoryHistory(FakeClock())), "rejected_markers": [], **more}))
+    return list(
+        plain({"agent": known, **standing(MemoryHistory(FakeClock())), "rejected_markers": [], "disk_full": "", **more})
+    )
 
 
 @pytest.mark.parametrize(
@@ -31,12 +33,12 @@ def told(agent: dict[str, Any] | None = None, **more: Any) -> list[str]:
     [
         (told({"gate": {**FULL, "next_probe": None}}), "no room", "make room"),
         (told({"watcher_up": False, "watch_failures": ["/data (No space left)"]}), "/data", "max_user_watches"),
-        (told({"watcher_up": False, "watch_failures": []}), "down: it is being rebuilt", "found by scans"),
+        (told({"watcher_up": False, "watch_failures": []}), "down: it is being rebuilt", "max_user_watches"),
         (told({"files": {"missing": ["/data"]}}), "missing   /data", "watch.roots"),
         (told({"files": {"unreadable": ["/data/x (Permission denied)"]}}), "/data/x", "right to read"),
         (told({"files": {"unfinished": [HELD]}}), "/data/a.mcap", "mcap recover"),
         (told({"files": {"skipped": ["/data/a.mcap"]}}), "/data/a.mcap", "newer_than"),
-        (told(damaged_lines=2), "2 damaged lines", "look at the disk"),
+        (told(damaged_lines=2), "2 damaged lines", "*.damaged"),
         (told(orphaned_uploads=3), "3 given-up uploads", "removed while the cloud answers"),
         (told(rejected_markers=["/s/markers/e.resync.rejected"]), "e.resync.rejected", "reason is in the file"),
         (told(stuck_markers=["/data/a.mcap.resync"]), "/data/a.mcap.resync", "remove it"),
@@ -86,7 +88,7 @@ def test_a_recording_that_failed_for_good_is_named_with_its_remedy(tmp_path: Pat
 
 
 def test_the_first_thing_said_is_whether_the_agent_runs() -> None:
-    stopped = {"agent": None, **standing(MemoryHistory(FakeClock())), "rejected_markers": []}
+    stopped = {"agent": None, **standing(MemoryHistory(FakeClock())), "rejected_markers": [], "disk_full": ""}
     assert str(next(facts(stopped))) == "agent     stopped"
 
 

@@ -194,7 +194,7 @@ def test_nothing_can_be_watched_where_no_agent_runs(tmp_path: Path) -> None:
 
 def answer(**agent: Any) -> dict[str, Any]:
     known = {"version": "0", "device_id": "r", "gate": None, "uploads": [], "files": {}, **agent}
-    return {"agent": known, **standing(MemoryHistory(FakeClock())), "rejected_markers": []}
+    return {"agent": known, **standing(MemoryHistory(FakeClock())), "rejected_markers": [], "disk_full": ""}
 
 
 def drawn(answer: dict[str, Any], width: int, height: int) -> list[str]:

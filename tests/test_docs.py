@@ -11,6 +11,7 @@ from pathlib import Path
 import click
 
 from agent.edges.config import KEYS, Settings, load
+from agent.model import touch_files
 
 REPOSITORY = Path(__file__).parent.parent
 README = (REPOSITORY / "README.md").read_text(encoding="utf-8")
@@ -51,6 +52,12 @@ def test_no_advice_names_a_command_that_is_not_there() -> None:
     named = {name for source in sources for name in re.findall(r"keystone-agent ([a-z]+)\b", source.read_text("utf-8"))}
     assert named >= {"history", "run"}
     assert named - set(cli.commands) == set()
+
+
+def test_every_touch_file_is_in_the_readme() -> None:
+    table = README.partition("## Touch files")[2].partition("\n## ")[0]
+    names = [touch_files.RESYNC, touch_files.FIRST, touch_files.REJECTED, touch_files.PAUSE, touch_files.RESCAN]
+    assert [name for name in names if name not in table] == []
 
 
 def test_every_room_is_on_the_map() -> None:

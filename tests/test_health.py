@@ -64,10 +64,10 @@ def wait(app: App, until: Callable[[tuple[int, str]], bool]) -> tuple[int, str]:
 
 
 def test_a_scheduler_that_has_ended_is_no_health(app: App) -> None:
-    app._scheduler.shutdown(wait=True)
+    app._schedule.stop()
     assert healthz(app) == (503, "the scheduler has ended: restart the agent\n")
-    app._scheduler = app._schedule()  # for the end of the test
-    app._scheduler.start()
+    app._schedule = app._build_schedule()  # for the end of the test
+    app._schedule.start()
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")

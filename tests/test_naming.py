@@ -347,7 +347,12 @@ WAYS = {
         Said("has no room for more bytes", "free disk space", "disk"),
         recording=False,
     ),
-    "a pause marker": Wrong(paused, None, Said("uploads pause", "delete it", "pause"), recording=False),
+    "a pause marker": Wrong(
+        paused,
+        Said("an operator paused the agent", "keystone-agent resume"),
+        Said("uploads pause", "delete it", "pause"),
+        recording=False,
+    ),
     "not at this hour": Wrong(
         hours_are_over,
         Said("outside upload.windows", "uploads go on by themselves"),
@@ -375,7 +380,7 @@ WAYS = {
     ),
     "too few watches": Wrong(
         few_watches,
-        Said("not every folder can be watched", "fs.inotify.max_user_watches"),
+        Said("down: ", "fs.inotify.max_user_watches"),
         Said("max_user_watches is 0", "fs.inotify.max_user_watches", "inotify"),
     ),
     "a damaged recording": Wrong(recording_damaged, Said("failed    .*b.mcap", "mcap recover"), None),

@@ -34,6 +34,7 @@ def snapshot(robot: WatchingRobot, failures: dict[Path, str] | None = None) -> S
         credentials=robot.credentials,
         watcher_up=lambda: not failures,
         watch_failures=lambda: failures or {},
+        unasked=lambda: 0,
         clock=robot.clock,
     )
 

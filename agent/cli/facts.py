@@ -14,7 +14,7 @@ from typing import Any, Literal
 from agent.cli.measures import rate_text, size_text, span_text
 from agent.cli.options import local
 from agent.model.errors import HistoryFullError
-from agent.preconditions import REMEDIES
+from agent.preconditions import REMEDIES, full_disk
 
 Tone = Literal["", "good", "bad", "advice"]
 
@@ -162,7 +162,7 @@ def _files(name: str, files: Mapping[str, int] | Sequence[str]) -> Iterator[Fact
 
 def _upkeep(answer: Mapping[str, Any]) -> Iterator[Fact]:
     """What somebody should look after some day."""
-    if answer.get("disk_full"):
+    if answer["disk_full"]:
         yield Fact("disk", answer["disk_full"], "bad")
         yield Fact("", f"→ {HistoryFullError.hint}", "advice")
     if answer["damaged_lines"]:
@@ -180,7 +180,12 @@ def _upkeep(answer: Mapping[str, Any]) -> Iterator[Fact]:
         yield Fact("", "→ remove it, or let the agent's user write to its folder", "advice")
 
 
-def rejected(state_dir: Path) -> list[str]:
+def from_disk(state_dir: Path) -> dict[str, Any]:
+    """What the state folder itself tells of an answer, whatever an agent could write down."""
+    return {"rejected_markers": _rejected(state_dir), "disk_full": full_disk(state_dir)}
+
+
+def _rejected(state_dir: Path) -> list[str]:
     """Markers in the state folder that could not be served, some of them."""
     with suppress(OSError), os.scandir(state_dir / "markers") as listing:
         return sorted(islice((entry.path for entry in listing if entry.name.endswith(".rejected")), _NAMED))

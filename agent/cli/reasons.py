@@ -109,6 +109,11 @@ class Rules:
         yield Reason("file", True, f"{state.st_size} bytes")
         yield self._age(state.st_mtime)
         yield self._complete(path, state)
+        if not self._settings.watch.auto:
+            remedy = f"touch {path}.resync, or keystone-agent resync {path}"
+            yield _reason(
+                "auto", False, "watch.auto is false: it waits until somebody asks for it", remedy, state="held"
+            )
         age = self._clock.now() - state.st_mtime
         if self._agent is None:
             yield _reason("queued", False, "it is not queued yet", "start the agent", state="new")

@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from agent.cli.facts import plain, rejected
+from agent.cli.facts import from_disk, plain
 from agent.cli.options import (
     absolute,
     local,
@@ -24,7 +24,6 @@ from agent.cli.reasons import Reason, Rules
 from agent.cli.watching import watch
 from agent.edges.clock import RealClock
 from agent.edges.config import Settings
-from agent.preconditions import full_disk
 from agent.standing import standing
 
 
@@ -70,12 +69,7 @@ def _status(settings: Settings) -> dict[str, Any]:
         agent = word_of_agent(settings)
         if agent is not None:
             agent = {key: value for key, value in agent.items() if key != "standing"}  # the disk knows it in full
-        return {
-            "agent": agent,
-            **standing(documents),
-            "rejected_markers": rejected(settings.agent.state_dir),
-            "disk_full": full_disk(settings.agent.state_dir),  # then the agent itself can write down nothing new
-        }
+        return {"agent": agent, **standing(documents), **from_disk(settings.agent.state_dir)}
 
 
 def _show_reason(reason: Reason) -> None:

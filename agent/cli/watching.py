@@ -13,7 +13,7 @@ from typing import Any
 
 import click
 
-from agent.cli.facts import plain, rejected
+from agent.cli.facts import from_disk, plain
 from agent.cli.options import say
 from agent.edges.clock import RealClock
 from agent.edges.control import Control
@@ -46,7 +46,7 @@ def _answers(state_dir: Path) -> Iterator[dict[str, Any]]:
         facts = dict(agent)
         standing = facts.pop("standing", None)
         if standing is not None:  # else it has only started
-            yield {"agent": facts, **standing, "rejected_markers": rejected(state_dir)}
+            yield {"agent": facts, **standing, **from_disk(state_dir)}
 
 
 def _told(state_dir: Path) -> Iterator[Mapping[str, Any]]:

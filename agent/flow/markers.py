@@ -97,6 +97,7 @@ class Markers:
         self._waiting: dict[Path, _Seen] = {}
         self._kept: dict[Path, Marker] = {}
         self._rejected: set[Path] = set()
+        self._known: Sequence[Path] = [Path(marker.path) for marker in history.known_markers()]  # by a start before
         self._rescan_after: int | None = None  # scans begun when a rescan was asked for
 
     def prepare(self) -> None:
@@ -109,7 +110,8 @@ class Markers:
     def look(self) -> bool:
         """Serve what can be served now; tells whether there is new work. Raises HistoryFullError."""
         self.look_at_pause()
-        found = [*self._in_folder(), *self._discover.markers()]
+        found = [*self._known, *self._in_folder(), *self._discover.markers()]
+        self._known = ()
         for path in found:
             self._waiting.setdefault(path, _Seen(self._clock.monotonic(), self._discover.begun))
         new = False
@@ -174,6 +176,8 @@ class Markers:
         if marker is None:
             self._waiting.pop(path, None)
             self._kept.pop(path, None)
+            if path.parent.is_dir():  # else it lies on a disk that was taken out
+                self._history.forget_marker(str(path))
             return
         known = self._history.marker(marker.path)
         same = known is not None and (known.inode, known.mtime_ns) == (marker.inode, marker.mtime_ns)

@@ -1,0 +1,72 @@
+"""APScheduler: what is done every so many seconds, whatever the clock does. The only room that knows the library."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from datetime import datetime, timedelta, timezone
+from typing import Any
+
+from apscheduler.events import EVENT_JOB_ERROR, JobExecutionEvent
+from apscheduler.executors.pool import ThreadPoolExecutor
+from apscheduler.schedulers.background import BackgroundScheduler
+from apscheduler.triggers.base import BaseTrigger
+
+_log = logging.getLogger(__name__)
+
+_THREADS = 6  # some jobs may hang for a while, in the network or at a disk; the others must not
+
+
+class Every(BaseTrigger):  # type: ignore[misc] # apscheduler has no types
+    """Fires a period after now, never at a date fixed before: a clock that jumps neither stalls nor floods it."""
+
+    def __init__(self, seconds: float) -> None:
+        """``seconds`` is the period."""
+        self.period = timedelta(seconds=seconds)
+
+    def get_next_fire_time(self, previous_fire_time: datetime | None, now: datetime) -> datetime:
+        """A period after ``now``; at once the first time."""
+        return now if previous_fire_time is None else now + self.period
+
+
+class Schedule:
+    """Jobs in a few threads, each at most once at a time."""
+
+    def __init__(self) -> None:
+        """Nothing is done yet."""
+        self._scheduler = BackgroundScheduler(
+            executors={"default": ThreadPoolExecutor(_THREADS)},
+            job_defaults={"misfire_grace_time": None, "coalesce": True, "max_instances": 1},
+            timezone=timezone.utc,
+        )
+        self._scheduler.add_listener(_report_job_error, EVENT_JOB_ERROR)
+
+    @property
+    def running(self) -> bool:
+        """Whether anything is done."""
+        return bool(self._scheduler.running)
+
+    def every(self, seconds: float, job: Callable[[], Any]) -> None:
+        """Have ``job`` done at the start and then again and again. What it raises is logged."""
+        self._scheduler.add_job(job, Every(seconds), id=job.__name__)
+
+    def start(self) -> None:
+        """Begin."""
+        self._scheduler.start()
+
+    def stop(self) -> None:
+        """Begin nothing more; what runs is not waited for."""
+        self._scheduler.shutdown(wait=False)
+
+    def pull_back(self) -> None:
+        """After the clock went back a job may be dated far ahead: date it anew."""
+        now = datetime.now(timezone.utc)
+        for job in self._scheduler.get_jobs():
+            if job.next_run_time is not None and job.next_run_time > now + 2 * job.trigger.period:
+                job.modify(next_run_time=now)
+
+
+def _report_job_error(event: JobExecutionEvent) -> None:
+    _log.error(
+        "scheduled job %s failed: %s", event.job_id, event.exception, extra={"event": "bug"}, exc_info=event.exception
+    )
