@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -101,6 +102,15 @@ def test_enroll_says_what_it_did_and_keeps_the_robots_id(cloud: DevCloud, tmp_pa
     assert "--device-id" in other.stderr
     assert agent.command("enroll", "--device-id", "arm-8").returncode == 0
     assert set(devices(profile)) == {ROBOT, "arm-8"}
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give files away")
+def test_what_root_enrols_belongs_to_the_agents_user(tmp_path: Path, cloud: DevCloud, profile: Path) -> None:
+    os.chown(profile.parent, 4711, 4712)
+    agent = Agent(cloud, tmp_path, CLOUD__DP_CONFIG=str(profile), AGENT__DEVICE_ID=ROBOT)
+    assert agent.command("enroll").returncode == 0
+    owned = {path.name: (path.stat().st_uid, path.stat().st_gid) for path in profile.parent.iterdir()}
+    assert owned == dict.fromkeys([".dp-config.json.lock", "device-id", "dp-config.json"], (4711, 4712))
 
 
 def test_what_waiting_cannot_mend_ends_the_command_with_a_remedy(

@@ -214,6 +214,24 @@ def test_where_the_key_could_not_be_kept_it_is_not_asked_for(
     assert robot.device not in [known.id for known in cloud.devices()]
 
 
+def test_a_key_for_a_file_that_somebody_breaks_meanwhile_is_kept_until_it_is_mended(
+    robot: Robot, cloud: DevCloud, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ask = robot.gateway.enrol
+
+    def broken(endpoint: str, device: str, *, rotate: bool) -> Enrolled:
+        robot.path.write_text("{")
+        return ask(endpoint, device, rotate=rotate)
+
+    monkeypatch.setattr(robot.gateway, "enrol", broken)
+    with pytest.raises(AgentError) as raised:
+        robot.enrol.once(robot.device)
+    assert raised.value.code == "key_unkept"
+    robot.write(endpoints=robot.endpoints)
+    robot.enrolling.look()
+    assert robot.profiles.load()[robot.device].api_key == key_of(cloud, robot.device)
+
+
 def test_a_key_that_could_not_be_written_is_written_later_and_not_asked_for_again(
     robot: Robot, cloud: DevCloud, monkeypatch: pytest.MonkeyPatch
 ) -> None:

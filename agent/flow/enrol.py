@@ -18,8 +18,7 @@ _log = logging.getLogger(__name__)
 
 _HOLD = "not_enrolled"
 _NOBODY = "ask the platform's administrator whether this device may enrol; it is tried again by itself"
-_NOT_BEGUN = ("the device profile file can't be written", "profile_unwritable")
-_UNKEPT = ("the new key can't be written", "key_unkept")
+_RISK = "mend that before this process is stopped, or the key is lost: the platform does not tell it again"
 _UNWRITABLE = (
     "let the agent's user write to the folder of the device profile file, or move the file into agent.state_dir"
 )
@@ -55,10 +54,15 @@ class Enrol:
                     self._unkept = self._asked(device, rotate=rotate)
                 self.profiles.put(device, self._unkept)
                 self._unkept = None
-        except OSError as error:
-            where = f"{error.filename}: " if error.filename else ""
-            what, code = _UNKEPT if self._unkept is not None else _NOT_BEGUN
-            raise AgentError(f"{what}: {where}{error.strerror or error}", code=code, hint=_UNWRITABLE) from error
+        except (CloudError, OSError) as error:
+            if self._unkept is not None:
+                raise AgentError(
+                    f"the new key can't be written: {_text(error)}", code="key_unkept", hint=_RISK
+                ) from error
+            if isinstance(error, CloudError):
+                raise
+            message = f"the device profile file can't be written: {_text(error)}"
+            raise AgentError(message, code="profile_unwritable", hint=_UNWRITABLE) from error
         _log.info("device %s %s", device, "has a new key" if rotate else "is enrolled", extra={"event": "enrolled"})
         return True
 
@@ -69,6 +73,12 @@ class Enrol:
         answer = self._platform.enrol(endpoint, device, rotate=rotate)
         self._hide(answer.api_key, lasting=True)
         return answer
+
+
+def _text(error: Exception) -> str:
+    if not isinstance(error, OSError):
+        return str(error)
+    return (f"{error.filename}: " if error.filename else "") + (error.strerror or str(error))
 
 
 def remedy(error: AgentError) -> str:
