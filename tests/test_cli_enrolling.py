@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -143,6 +144,23 @@ def test_enroll_goes_on_until_it_is_stopped_with_a_line_for_each_new_reason(
         rest = process.stderr.read()
         assert process.wait(timeout=30) == 1
     assert f"stopped: device {ROBOT} is not enrolled" in rest
+
+
+def test_a_platform_that_never_answers_keeps_nobody_who_wants_to_stop(
+    cloud: DevCloud, tmp_path: Path, profile: Path, settings: dict[str, str]
+) -> None:
+    agent = Agent(cloud, tmp_path, **settings)
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        url = f"http://127.0.0.1:{silent.getsockname()[1]}"
+        profile.write_text(json.dumps({"endpoints": dict.fromkeys(("auth", "gateway", "deviceInit"), url)}))
+        command = [sys.executable, "-m", "agent", "enroll", "--config", agent.config]
+        with subprocess.Popen(command, env=agent.environ, stderr=subprocess.PIPE, text=True) as process:
+            connection, _ = silent.accept()
+            with connection:
+                process.send_signal(signal.SIGINT)
+                _, told = process.communicate(timeout=10)
+    assert process.returncode == 1
+    assert f"stopped: device {ROBOT} is not enrolled" in told
 
 
 @pytest.mark.parametrize("step", range(1, 6))
