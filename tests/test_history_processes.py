@@ -130,6 +130,50 @@ def test_kill_9_at_any_moment_loses_nothing_that_was_acknowledged(folder: Path) 
             promised = {log.id: log.status for log in logs}
 
 
+FORGETTER = """
+import sys
+from agent.model.nouns import Absences
+from tests.test_history import *
+with opened(Path(sys.argv[1])) as history:
+    print("open", flush=True)
+    for log in list(history.newest_first())[::-1]:
+        with history.transaction():
+            history.forget([log.fingerprint])
+            history.note_absences(Absences(log.id, "2026-09-21", {log.id: log.id}))
+        print(log.fingerprint, flush=True)
+        if log.id % 7 == 0:
+            history._storage.compact()
+"""
+
+
+def test_kill_9_while_it_forgets_loses_no_fingerprint_and_brings_nothing_back(folder: Path) -> None:
+    seed = random.Random(5)
+    with opened(folder) as history:
+        for number in range(1, 101):
+            history.add(document(str(number)))
+            history.move(number, "claimed")
+            history.move(number, "done" if number % 2 else "gave_up")
+    gone: set[str] = set()
+    for _ in range(12):
+        with subprocess.Popen(
+            [sys.executable, "-c", FORGETTER, folder], stdout=subprocess.PIPE, text=True, cwd=ROOT
+        ) as forgetter:
+            assert forgetter.stdout is not None
+            assert forgetter.stdout.readline() == "open\n"
+            for _ in range(seed.randrange(8)):
+                gone.add(forgetter.stdout.readline().strip())
+            forgetter.send_signal(signal.SIGKILL)
+            gone |= {said.strip() for said in forgetter.stdout if said.endswith("\n")}
+        with opened(folder) as history:
+            assert history.damage() == 0
+            there = [log.id for log in history.newest_first()]
+            assert not {f"1000-{id_}" for id_ in there} & gone
+            assert there == list(range(100, 100 - len(there), -1))
+            assert history.absences().day == 100 - len(there)
+            assert all(history.synced(f"1000-{number}") == bool(number % 2) for number in range(1, 101))
+    assert len(gone) > 20
+
+
 def _note(promised: dict[int, str], said: str) -> None:
     words = said.split()
     if said.endswith("\n"):
