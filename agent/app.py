@@ -32,6 +32,7 @@ from agent.flow.confirm import Confirm
 from agent.flow.credentials import Credentials
 from agent.flow.discover import Discover
 from agent.flow.dispatch import Dispatch
+from agent.flow.enrol import Enrolling
 from agent.flow.examine import Examiner
 from agent.flow.finder import Finder
 from agent.flow.forgetting import Forgetting
@@ -101,6 +102,9 @@ class App:
         delays = Delays(retry.base_seconds, retry.max_seconds, retry.jitter_seconds)
         self.gate = Gate(self._clock, delays)
         self._limits = limits(settings, self.gate, self._clock)
+        self._enrolling = (
+            Enrolling(enrol, self._robot, self.gate, self._clock, delays) if (enrol := self._cloud.enrol) else None
+        )
         self._link = LinkWatch(self._clock, metered=settings.upload.metered == "pause")
         self._credentials = Credentials(self._cloud.gateway, self._clock, hide, lambda: self._cloud.store.offset)
         self._upload = Upload(
@@ -257,6 +261,8 @@ class App:
         self._check_profiles()
         self._check_assets()
         self._limits.look_at_clock()  # before anything can be claimed
+        if self._enrolling is not None:
+            self._enrolling.prepare()
         self._prepare_markers()
         self.dispatch.cause_changed()  # whatever was mended while no agent ran
         self._watch.start()
@@ -394,6 +400,7 @@ class App:
             (self._forgetting.forget, _FORGET),
             *([(self._look_at_clock, _TICK)] if self._settings.upload.windows else []),
             *([(self._look_at_link, _LINK)] if self._limits.asks_link else []),
+            *([(self._enrolling.look, _REFRESH)] if self._enrolling is not None else []),
             *([(self._telemetry.tend, _TEND)] if self._telemetry else []),
             *([(self._retention.look, _RETAIN)] if self._retention is not None else []),
         ):

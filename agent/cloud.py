@@ -14,6 +14,7 @@ from agent.edges.profiles import ProfileFile
 from agent.edges.store import MinioStore
 from agent.edges.store.keys import ProviderKeys
 from agent.flow.bucket import Bucket, NoProfiles
+from agent.flow.enrol import Enrol
 from agent.flow.identity import asset_id, named_asset
 from agent.model.errors import CloudError, SetupError
 from agent.model.nouns import DeviceProfile, Recording
@@ -33,6 +34,7 @@ class Cloud:
     asset_id: Callable[[Recording, str, Mapping[str, DeviceProfile]], str]  # as prepare asks it
     stamp: Callable[[], object]  # changes with the files that an operator mends when this robot is refused or waits
     endpoint: str = ""  # of the store, where the configuration tells it
+    enrol: Enrol | None = None  # where there is a platform to enrol at
 
     def places(self) -> set[str]:
         """The addresses that are spoken with, as far as they are known."""
@@ -104,7 +106,7 @@ def build(
     plan = _Plan(settings, robot, assets, clock, connections, patience)
     hide(*settings.cloud.proxy.secrets(), lasting=True)
     try:
-        return _bucket(plan, history, hide) if settings.cloud.mode == "bucket" else _platform(plan, environ)
+        return _bucket(plan, history, hide) if settings.cloud.mode == "bucket" else _platform(plan, environ, hide)
     except OSError as error:
         raise SetupError(
             f"cloud.tls_ca_file = {plan.ca_file}: {error}",
@@ -112,9 +114,10 @@ def build(
         ) from error
 
 
-def _platform(plan: _Plan, environ: Mapping[str, str]) -> Cloud:
+def _platform(plan: _Plan, environ: Mapping[str, str], hide: Callable[..., None]) -> Cloud:
     settings = plan.settings
-    profiles = ProfileFile(profile_path(settings, environ))
+    profiles = ProfileFile(profile_path(settings, environ), settings.agent.state_dir)
+    gateway = GrpcGateway(timeout_seconds=plan.request_timeout, ca_file=plan.ca_file, proxy=plan.proxy)
 
     def stamp() -> object:
         profiles.path = profile_path(settings, environ)
@@ -124,8 +127,9 @@ def _platform(plan: _Plan, environ: Mapping[str, str]) -> Cloud:
         store=MinioStore(
             clock=plan.clock, ca_file=plan.ca_file, proxy=plan.proxy, connections=plan.connections, **plan.waits
         ),
-        gateway=GrpcGateway(timeout_seconds=plan.request_timeout, ca_file=plan.ca_file, proxy=plan.proxy),
+        gateway=gateway,
         profiles=profiles,
+        enrol=Enrol(gateway, profiles, hide),
         asset_id=lambda recording, snapshot, known_profiles: asset_id(
             recording,
             robot=plan.robot,

@@ -296,6 +296,14 @@ def test_root_judges_as_the_user_whose_state_folder_it_is(
         assert "can't be read: Permission denied" in answer.stderr
 
 
+def test_a_robot_that_is_not_enrolled_yet_is_told_how_it_gets_its_key(scene: Scene) -> None:
+    scene.profiles["devices"] = []
+    scene.write()
+    line = next(line for line in scene.check()["preconditions"] if line["name"] == "profiles")
+    assert not line["ok"]
+    assert "keystone-agent enroll" in line["remedy"]
+
+
 # -- the papers
 
 

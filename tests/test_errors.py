@@ -48,6 +48,7 @@ GATEWAY: Codes = {
         UNSPECIFIED UPLOAD_NOT_FOUND UPLOAD_NOT_OWNED UPLOAD_NOT_REFRESHABLE FAILED_PRECONDITION INTERNAL_ERROR""",
     "final": "INVALID_ARGUMENT",
 }
+ENROLMENT: Codes = {"blocked": "DEVICE_ALREADY_INITIALIZED DEVICE_NOT_INITIALIZED"}
 # Documented by AWS, MinIO, VersityGW and Alibaba OSS. Those of other services (select, replication, administration) are
 # named too: should one arrive after all, nobody may be stopped by it for good.
 S3: Codes = {
@@ -216,7 +217,8 @@ def _plain(name: str) -> str:
 @pytest.mark.parametrize(
     ("name", "kind"),
     [(f"AUTH_ERROR_CODE_{name}", kind) for name, kind in flat(AUTH)]
-    + [(f"DATA_GATEWAY_ERROR_CODE_{name}", kind) for name, kind in flat(GATEWAY)],
+    + [(f"DATA_GATEWAY_ERROR_CODE_{name}", kind) for name, kind in flat(GATEWAY)]
+    + [(f"DATA_GATEWAY_{name}", kind) for name, kind in flat(ENROLMENT)],
 )
 def test_every_code_of_the_platform_has_its_class(name: str, kind: Kind, form: str) -> None:
     """Bare in the text, in an ErrorDetail, and in one that is wrapped in a google.rpc.Status."""
@@ -291,7 +293,7 @@ def test_every_code_of_the_table_stands_in_a_list() -> None:
     """So that no row is added, or moved, without a test that knows it."""
     here = {"proxy", "profile_file", "storage_keys", "lying_server", "checksum", "InvalidResponse"}
     ways = {"dns", "unreachable", "refused", "reset", "timeout", "tls", "portal", "certificate"}
-    listed = {name for codes in (GRPC, AUTH, GATEWAY, S3) for name, _ in flat(codes)} | ways | here
+    listed = {name for codes in (GRPC, AUTH, GATEWAY, ENROLMENT, S3) for name, _ in flat(codes)} | ways | here
     assert {code for code in TABLE if not code.startswith("HTTP_")} - listed == set()
 
 

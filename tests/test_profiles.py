@@ -207,3 +207,12 @@ def test_every_change_that_may_cure_a_fault_shows(path: Path, tmp_path: Path) ->
     stamps.add(profiles.stamp())
     assert len(stamps) == 5
     assert set(profiles.load()) == {"robot-1"}
+
+
+def test_endpoints_alone_are_no_secret(path: Path) -> None:
+    endpoints = {"auth": "a", "gateway": "b", "deviceInit": " https://c "}
+    profiles = write(path, {"endpoints": endpoints}, 0o644)
+    assert profiles.load() == {}
+    assert profiles.device_init() == "https://c"
+    refusal(write(path, document(endpoints=endpoints), 0o644))
+    assert write(path, document()).device_init() == ""

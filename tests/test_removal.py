@@ -11,6 +11,7 @@ import pytest
 from agent.flow import removal as room
 from agent.flow.examine import fingerprint
 from agent.flow.removal import Removal, StaysError
+from agent.model.nouns import utc_text
 from tests.recorders import write_mcap, write_sidecar
 
 
@@ -19,6 +20,11 @@ def root(tmp_path: Path) -> Path:
     folder = tmp_path / "recordings"
     folder.mkdir()
     return folder
+
+
+def mtime_of(path: Path) -> str:
+    """As a document has it; "" where nothing lies there."""
+    return utc_text(path.lstat().st_mtime_ns / 1e9) if os.path.lexists(path) else ""
 
 
 def print_of(path: Path) -> str:
@@ -31,7 +37,7 @@ def print_of(path: Path) -> str:
 
 def delete(path: Path, *roots: Path, wanted: str = "", with_sidecar: bool = True) -> int:
     removal = Removal(roots, with_sidecar=with_sidecar)
-    with removal.checked(path, wanted or print_of(path)) as doomed:
+    with removal.checked(path, wanted or print_of(path), mtime_of(path)) as doomed:
         doomed.unlink()
         freed = doomed.freed
     removal.tidy(path)
@@ -129,7 +135,7 @@ def test_a_new_recording_that_took_the_name_keeps_its_companions(root: Path) -> 
     path = write_mcap(root / "a.mcap")
     write_sidecar(path)
     (root / "a.mcap.done").touch()
-    with removal.checked(path, print_of(path)) as doomed:
+    with removal.checked(path, print_of(path), mtime_of(path)) as doomed:
         doomed.unlink()
     write_mcap(path, seed=1)
     removal.tidy(path)
@@ -140,7 +146,7 @@ def test_a_new_recording_that_took_the_name_keeps_its_companions(root: Path) -> 
 
 
 def refusal(path: Path, *roots: Path, wanted: str = "1-0") -> str:
-    with pytest.raises(StaysError) as stays, Removal(roots, with_sidecar=True).checked(path, wanted):
+    with pytest.raises(StaysError) as stays, Removal(roots, with_sidecar=True).checked(path, wanted, mtime_of(path)):
         raise AssertionError("it was let go")
     return str(stays.value)
 
@@ -190,7 +196,7 @@ def test_a_recording_that_is_open_for_writing_stays(root: Path) -> None:
 
 def test_nobody_can_begin_to_write_between_the_look_and_the_deed(root: Path) -> None:
     path = write_mcap(root / "a.mcap")
-    with Removal([root], with_sidecar=True).checked(path, print_of(path)) as doomed:
+    with Removal([root], with_sidecar=True).checked(path, print_of(path), mtime_of(path)) as doomed:
         with pytest.raises(BlockingIOError):
             os.close(os.open(path, os.O_WRONLY | os.O_NONBLOCK))
         doomed.unlink()
@@ -217,7 +223,7 @@ def test_a_recording_stays_while_a_marker_asks_for_its_resync(root: Path, marker
 def test_another_file_that_took_its_place_meanwhile_stays(root: Path) -> None:
     path, other = write_mcap(root / "a.mcap"), write_mcap(root / "aside", seed=1)
     content = other.read_bytes()
-    with Removal([root], with_sidecar=True).checked(path, print_of(path)) as doomed:
+    with Removal([root], with_sidecar=True).checked(path, print_of(path), mtime_of(path)) as doomed:
         other.rename(path)
         with pytest.raises(StaysError, match="changed"):
             doomed.unlink()
@@ -228,7 +234,7 @@ def test_a_file_that_is_written_to_while_it_is_looked_at_stays(root: Path, monke
     path = write_mcap(root / "a.mcap")
     wanted, before = print_of(path), path.stat()
     monkeypatch.setattr(room, "keep_writers_out", lambda _: None)  # as on a share, where nobody is kept out
-    with Removal([root], with_sidecar=True).checked(path, wanted) as doomed:
+    with Removal([root], with_sidecar=True).checked(path, wanted, mtime_of(path)) as doomed:
         with path.open("r+b") as stream:
             stream.write(b"new")
         os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
@@ -244,7 +250,7 @@ def test_a_folder_that_is_swapped_for_a_link_leads_nowhere_else(root: Path, tmp_
     precious = tmp_path / "outside" / "a.mcap"
     precious.write_bytes(path.read_bytes())
     removal = Removal([root], with_sidecar=True)
-    with removal.checked(path, print_of(path)) as doomed:
+    with removal.checked(path, print_of(path), mtime_of(path)) as doomed:
         (root / "day").rename(root / "moved")
         (root / "day").symlink_to(tmp_path / "outside")
         doomed.unlink()
@@ -293,3 +299,17 @@ def test_a_mounted_folder_stays(root: Path) -> None:
         assert names(root / "bag") == ["metadata.yaml"]
     finally:
         subprocess.run(["umount", root / "bag"], check=True)
+
+
+def test_a_name_that_was_written_to_since_its_upload_stays_though_no_window_shows_it(root: Path) -> None:
+    path = write_mcap(root / "a.mcap", size=4 * 1024 * 1024)
+    uploaded, before = mtime_of(path), print_of(path)
+    with path.open("r+b") as file:
+        file.seek(700_000)
+        file.write(b"other bytes")
+    os.utime(path, ns=(0, path.stat().st_mtime_ns + 10_000_000))
+    assert print_of(path) == before
+    removal = Removal([root], with_sidecar=True)
+    with pytest.raises(StaysError, match="written to"), removal.checked(path, before, uploaded):
+        pass
+    assert path.exists()

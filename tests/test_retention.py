@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import shutil
 import subprocess
 from collections.abc import Callable
 from dataclasses import replace
@@ -140,7 +141,7 @@ def test_only_what_is_uploaded_goes(robot: Keeper) -> None:
 def test_every_name_below_the_folders_goes_with_its_companions(robot: Keeper) -> None:
     robot.send("a.mcap")
     (robot.folder / "day").mkdir()
-    (robot.folder / "day" / "copy.mcap").write_bytes((robot.folder / "a.mcap").read_bytes())
+    shutil.copy2(robot.folder / "a.mcap", robot.folder / "day" / "copy.mcap")
     (robot.folder / "link.mcap").hardlink_to(robot.folder / "a.mcap")
     write_sidecar(robot.folder / "day" / "copy.mcap")
     robot.pass_time(120, turns=20)
@@ -605,7 +606,7 @@ def test_a_recording_on_another_file_system_does_not_go_for_want_of_space(tmp_pa
         pytest.skip("can't mount a tmpfs")
     try:
         robot.send("disk/a.mcap", "b.mcap", "disk/c.mcap", size=100_000)
-        (robot.folder / "disk" / "copy-of-b.mcap").write_bytes((robot.folder / "b.mcap").read_bytes())
+        shutil.copy2(robot.folder / "b.mcap", robot.folder / "disk" / "copy-of-b.mcap")
         robot.discover.rescan()
         robot.pass_time(16, turns=6)
         retention = robot.retaining(min_free=10_000_000, free=Disk(robot.folder, 0))
@@ -694,7 +695,7 @@ def test_a_power_cut_between_the_steps_leaves_a_companion_at_most(
 
 def test_a_recording_that_is_put_back_goes_again(robot: Keeper, tmp_path: Path) -> None:
     (log,) = robot.send("a.mcap")
-    (tmp_path / "kept").write_bytes(Path(log.path).read_bytes())
+    shutil.copy2(log.path, tmp_path / "kept")
     robot.retention.look()
     (tmp_path / "kept").rename(log.path)
     robot.pass_time(120, turns=20)

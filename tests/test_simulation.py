@@ -473,9 +473,9 @@ class Simulation(RuleBasedStateMachine):
         checked = self.robot.removal.checked
 
         @contextmanager
-        def witnessed(path: Path, wanted: str) -> Iterator[Doomed]:
+        def witnessed(path: Path, wanted: str, mtime: str) -> Iterator[Doomed]:
             content = path.read_bytes() if path.exists() else b""
-            with checked(path, wanted) as doomed:
+            with checked(path, wanted, mtime) as doomed:
                 yield doomed
             if not path.exists():
                 self._check_deletion(path, content)

@@ -10,6 +10,7 @@ from agent.cli.binding import asset
 from agent.cli.checking import check
 from agent.cli.configuration import config
 from agent.cli.documents import history
+from agent.cli.enrolling import enroll
 from agent.cli.listing import list_, scan
 from agent.cli.running import run
 from agent.cli.showing import status, why
@@ -23,7 +24,7 @@ def cli() -> None:
     """Upload this robot's finished MCAP recordings to S3-compatible storage: each one whole, once."""
 
 
-for command in (run, check, status, why, list_, scan, history, logs, config, demo, devcloud):
+for command in (run, enroll, check, status, why, list_, scan, history, logs, config, demo, devcloud):
     cli.add_command(command)
 for command in (resync, first, pause, resume, rescan, asset):
     cli.add_command(command)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import closing
@@ -19,6 +18,7 @@ from agent.cli.options import (
     local,
     mark_of,
     opened_history,
+    print_json,
     say,
     settings_of,
     with_config,
@@ -198,7 +198,7 @@ class _Listing:
 
 def _show(row: Row, *, as_json: bool) -> None:
     if as_json:
-        click.echo(json.dumps(asdict(row), ensure_ascii=False))
+        print_json(asdict(row), indent=None)
         return
     notes = [row.why] if row.why else []
     if row.state == "synced":

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from datetime import datetime, timedelta, timezone
 from itertools import islice
 from pathlib import Path
@@ -103,9 +103,9 @@ def mark_of(path: Path) -> str:
         os.close(descriptor)
 
 
-def print_json(value: Any) -> None:
+def print_json(value: Any, *, indent: int | None = 2) -> None:
     """Print one document. A file name that is no UTF-8 has its bytes escaped, as JSON can carry them."""
-    text = json.dumps(value, ensure_ascii=False, indent=2)
+    text = json.dumps(value, ensure_ascii=False, indent=indent)
     click.echo(text.encode("utf-8", "backslashreplace").decode())
 
 
@@ -123,7 +123,10 @@ def print_json_rows(rows: Iterable[Any]) -> int:
 
 def local(text: str) -> str:
     """A UTC time as people read it where they are."""
-    return datetime.fromisoformat(text.replace("Z", "+00:00")).astimezone().strftime("%Y-%m-%d %H:%M:%S")
+    moment = datetime.fromisoformat(text.replace("Z", "+00:00"))
+    with suppress(OverflowError):  # file systems know times at the ends of the calendar
+        moment = moment.astimezone()
+    return moment.strftime("%Y-%m-%d %H:%M:%S")
 
 
 def printable(text: str) -> str:

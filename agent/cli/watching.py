@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import signal
 import sys
 from collections.abc import Iterator, Mapping
@@ -14,7 +13,7 @@ from typing import Any
 import click
 
 from agent.cli.facts import from_disk, plain
-from agent.cli.options import say
+from agent.cli.options import print_json, say
 from agent.edges.clock import RealClock
 from agent.edges.control import Control
 from agent.edges.status import StatusFile
@@ -63,7 +62,7 @@ def _stream(answers: Iterator[dict[str, Any]]) -> bool:
     before = None
     for answer in answers:
         if answer != before:
-            click.echo(json.dumps(answer, ensure_ascii=False))
+            print_json(answer, indent=None)
         before = answer
     return before is not None
 

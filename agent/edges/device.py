@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import logging
-import os
 import re
 from pathlib import Path
 
+from agent.model.durable import put
 from agent.model.errors import AgentError, SetupError
 
 logger = logging.getLogger(__name__)
@@ -65,11 +65,11 @@ def known_device_id(configured: str, state_dir: Path, root: Path = Path("/")) ->
     """The same, but nothing is kept: what :func:`device_id` would choose now."""
     keeper = state_dir / "device-id"
     if configured:
-        return _own(configured, "agent.device_id")
+        return own_id(configured, "agent.device_id")
     if kept := _read(keeper):
-        return _own(kept, str(keeper))
+        return own_id(kept, str(keeper))
     if chosen := _read(root / _CONFIGURED_FILE):
-        return _own(chosen, "/etc/keystone-agent/device-id")
+        return own_id(chosen, "/etc/keystone-agent/device-id")
     found = next((text for text in map(_read, (root / source for source in _SOURCES)) if _usable(text)), "")
     if not found:
         raise AgentError("this robot has no id of its own", code="device_id", hint=_HINT)
@@ -87,7 +87,8 @@ def _usable(text: str) -> bool:
     return 0 < len(text) <= _LONGEST and not _CONTROL.search(text) and not _SHARED.fullmatch(text)
 
 
-def _own(text: str, origin: str) -> str:
+def own_id(text: str, origin: str) -> str:
+    """``text``, if it may be the id of one robot alone. Raises SetupError, which says ``origin``."""
     if not _usable(text):
         message = f"{origin} says {text[:_LONGEST]!r}, which can't be one robot's own id"
         raise SetupError(message, code="device_id", hint=_HINT)
@@ -95,14 +96,9 @@ def _own(text: str, origin: str) -> str:
 
 
 def _keep(keeper: Path, text: str) -> None:
-    aside = keeper.with_name("device-id.new")
     try:
         keeper.parent.mkdir(parents=True, exist_ok=True)
-        with aside.open("w", encoding="utf-8") as file:
-            file.write(text + "\n")
-            file.flush()
-            os.fsync(file.fileno())
-        aside.replace(keeper)
+        put(keeper, f"{text}\n".encode(), owner=keeper.parent, mode=0o644)
     except OSError as error:
         message = f"the device id can't be kept in {keeper}: {error.strerror}"
         raise AgentError(message, code="device_id", hint="make agent.state_dir writable for the agent") from error

@@ -1,12 +1,13 @@
-"""gRPC → tokens, sessions, leases and completion: the platform's data gateway and token service."""
+"""gRPC → keys, tokens, sessions, leases and completion: the platform's enrolment, token service and data gateway."""
 
 from __future__ import annotations
 
 import contextlib
 import os
 import re
+import sys
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -15,6 +16,7 @@ from google.protobuf.any_pb2 import Any as AnyMessage
 from google.protobuf.message import DecodeError, Message
 from google.protobuf.unknown_fields import UnknownFieldSet
 
+from agent import __version__
 from agent.model.digests import same_etag
 from agent.model.errors import CloudError
 from agent.model.nouns import (
@@ -23,6 +25,7 @@ from agent.model.nouns import (
     Action,
     CredentialLease,
     DeviceProfile,
+    Enrolled,
     Grant,
     Recovery,
     Stage,
@@ -38,9 +41,11 @@ from agent.pb.data_gateway_pb2 import (
     CreateLogicalUploadRequest,
     DataGatewayErrorCode,
     GetUploadRecoveryRequest,
+    InitDeviceRequest,
+    ReinitDeviceRequest,
     ReissueUploadCredentialsRequest,
 )
-from agent.pb.data_gateway_pb2_grpc import DataGatewayServiceStub
+from agent.pb.data_gateway_pb2_grpc import DataGatewayServiceStub, DeviceInitServiceStub
 
 _DETAILS = "grpc-status-details-bin"
 _STATUS_DETAILS_FIELD = 3  # google.rpc.Status: repeated google.protobuf.Any details
@@ -49,9 +54,10 @@ _SOURCE = "keystone-agent"  # who uploads, as the platform files it
 _PREFIX = re.compile(r"(?:DATA_GATEWAY|AUTH)_ERROR_CODE_|DATA_GATEWAY_")
 _CODES = frozenset(
     _PREFIX.sub("", name) for name in (*AuthErrorCode.keys(), *DataGatewayErrorCode.keys())
-) - {"UNSPECIFIED"}  # fmt: skip
-_NAMED = re.compile(r"(?:DATA_GATEWAY|AUTH)_ERROR_CODE_([A-Z_]+)")
+) - {"UNSPECIFIED"} | {"DEVICE_ALREADY_INITIALIZED", "DEVICE_NOT_INITIALIZED"}  # fmt: skip
+_NAMED = re.compile(r"(?:(?:DATA_GATEWAY|AUTH)_ERROR_CODE_|DATA_GATEWAY_(?=DEVICE_))([A-Z_]+)")
 _BEGINNING = re.compile(r"\A[A-Z_]+")
+_NO_UPLOAD = ("ExchangeCredential", "InitDevice", "ReinitDevice")  # calls that are about no upload
 _ACTIONS: Mapping[int, Action] = {1: "continue", 2: "complete_only", 3: "restart", 4: "abort"}
 _STAGES: Mapping[int, Stage] = {1: "active", 2: "completing", 3: "completed", 4: "terminal"}
 # gRPC says UNAVAILABLE to all of these; only its text tells which.
@@ -73,7 +79,7 @@ _Request = TypeVar("_Request", bound=Message)
 
 
 class GrpcGateway:
-    """Implements ``ports.Gateway``; one channel per endpoint for as long as it lives."""
+    """Implements ``ports.Gateway`` and ``ports.DeviceInit``; one channel per endpoint for as long as it lives."""
 
     def __init__(self, *, timeout_seconds: float, ca_file: str = "", proxy: str = "") -> None:
         """Connect nowhere yet.
@@ -98,6 +104,22 @@ class GrpcGateway:
         )
         self._channels: dict[str, grpc.Channel] = {}
         self._lock = threading.Lock()
+
+    def enrol(self, endpoint: str, device_id: str, *, rotate: bool) -> Enrolled:
+        """Ask for a device's key: its first, or another one in place of its old one."""
+        call = "ReinitDevice" if rotate else "InitDevice"
+        stub = DeviceInitServiceStub(self._channel(endpoint))  # type: ignore[no-untyped-call]  # generated
+        request = _built(
+            call,
+            ReinitDeviceRequest if rotate else InitDeviceRequest,
+            device_id=device_id,
+            sdk_version=__version__,
+            platform=f"{sys.platform}-{os.uname().machine}",
+        )
+        answer = self._ask(call, getattr(stub, call), request, "")
+        if not answer.api_key.strip():
+            raise CloudError(call, "lying_server", "the answer has no api_key")
+        return Enrolled(answer.api_key.strip(), dict(answer.tags))
 
     def exchange(self, profile: DeviceProfile) -> AccessToken:
         """Trade the API key for an access token."""
@@ -180,13 +202,14 @@ class GrpcGateway:
     def _call(self, profile: DeviceProfile, token: AccessToken, call: str, request: Message) -> Any:
         stub = DataGatewayServiceStub(self._channel(profile.gateway))  # type: ignore[no-untyped-call]  # generated
         method = getattr(stub, call)
-        return self._ask(call, method, request, token.value, (("authorization", f"Bearer {token.value}"),))
+        metadata = (("authorization", f"Bearer {token.value}"),)
+        return self._ask(call, method, request, token.value, profile.api_key, metadata=metadata)
 
-    def _ask(self, call: str, method: Callable[..., Any], request: Message, secret: str, metadata: Any = None) -> Any:
+    def _ask(self, call: str, method: Callable[..., Any], request: Message, *secrets: str, metadata: Any = None) -> Any:
         try:
             return method(request, timeout=self._timeout, metadata=metadata)
         except grpc.RpcError as error:
-            raise _translated(call, error, secret) from None  # its own text quotes what the server said
+            raise _translated(call, error, secrets) from None  # its own text quotes what the server said
         except ValueError:  # the channel is closed; the library has no error for that
             raise CloudError(call, "CANCELLED", "the agent is stopping") from None
 
@@ -247,16 +270,17 @@ def _grant(call: str, answer: Any) -> Grant:
     return Grant(session, lease)
 
 
-def _translated(call: str, error: grpc.RpcError, secret: str) -> CloudError:
+def _translated(call: str, error: grpc.RpcError, secrets: Sequence[str]) -> CloudError:
     """What an RPC's failure means; the platform's own code says most, gRPC's the rest."""
     text = error.details() or ""
     code = _platform_code(error, text) or error.code().name
-    if code == "NOT_FOUND" and call != "ExchangeCredential":
+    if code == "NOT_FOUND" and call not in _NO_UPLOAD:
         code = "UPLOAD_NOT_FOUND"
     if code == "UNAVAILABLE":
         code = next((cut for cut, pattern in _CUTS if pattern.search(text)), code)
-    message = text.replace(secret.strip(), "***") if secret.strip() else text
-    return CloudError(call, code, message[:_LONGEST_MESSAGE])
+    for secret in filter(None, map(str.strip, secrets)):  # a server may quote what it was sent
+        text = text.replace(secret, "***")
+    return CloudError(call, code, text[:_LONGEST_MESSAGE])
 
 
 def _platform_code(error: grpc.RpcError, text: str) -> str:

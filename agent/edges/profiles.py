@@ -1,38 +1,92 @@
-"""The device profile file: JSON written by the platform's enrolment → DeviceProfile by asset id."""
+"""The device profile file: JSON → DeviceProfile by asset id; a device that enrols is written into it."""
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import re
 import stat
+import tempfile
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from agent.model.durable import give, put
 from agent.model.errors import CloudError
-from agent.model.nouns import DeviceProfile
+from agent.model.nouns import DeviceProfile, Enrolled
 from agent.model.private import exposure
 
 _VERSION = 3
+_Content = tuple[Mapping[str, DeviceProfile], str]  # and where devices enrol
 # No path, query, fragment or user part: such an address would be taken for something it is not.
 _ENDPOINT = re.compile(r"(?:https?://)?(?:\[[0-9a-fA-F:.]+\]|[A-Za-z0-9._-]+)(?::(?P<port>[0-9]{1,5}))?")
 
 
 class ProfileFile:
-    """The profiles in one file, read again whenever the file is another one."""
+    """Implements ``ports.ProfileKeeper``; the file is read again whenever it is another one."""
 
-    def __init__(self, path: Path) -> None:
-        """Nothing is read before the first :meth:`load`; ``path`` may be changed later."""
+    def __init__(self, path: Path, owner: Path | None = None) -> None:
+        """Nothing is read before the first :meth:`load`; ``path`` may be changed later.
+
+        What is written belongs to whoever owns ``owner``; by default the file's folder.
+        """
         self.path = path
-        self._read: tuple[object, Mapping[str, DeviceProfile]] | None = None
+        self._owner = owner
+        self._read: tuple[object, _Content] | None = None
 
     def load(self) -> Mapping[str, DeviceProfile]:
         """The profiles by asset id, those that are not ready for upload among them.
 
         Raises:
-            CloudError: "profile_file" when the file is missing, can be read by others, or says something impossible.
+            CloudError: "profile_file" when the file is missing, has keys and can be read by others, or says
+                something impossible.
         """
+        return self._content()[0]
+
+    def device_init(self) -> str:
+        """Where devices enrol, "" where the file does not say. Raises what :meth:`load` raises."""
+        return self._content()[1]
+
+    @contextmanager
+    def changing(self) -> Iterator[None]:
+        """Nobody else enrols while the block lasts. Raises OSError, before it begins, where nothing can be written."""
+        path = self.path.resolve()
+        with tempfile.TemporaryFile(dir=path.parent):
+            pass  # a key that can't be kept would be lost: the platform tells it once
+        lock = path.with_name(f".{path.name}.lock")
+        descriptor = os.open(lock, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+        try:
+            give(descriptor, self._owner or path.parent)
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+            self._read = None  # two changes within a tick of the file system's clock may look like one
+            yield
+        finally:
+            os.close(descriptor)
+
+    def put(self, asset_id: str, enrolled: Enrolled) -> None:
+        """Write a device's key and tags, for its owner's eyes only; other devices and unknown keys stay.
+
+        Durable on return. Raises OSError, and what :meth:`load` raises.
+        """
+        path = self.path.resolve()
+        self.load()
+        try:
+            document = _document(path.read_bytes())
+        except _UnusableError as error:
+            raise self._unusable(str(error)) from None
+        devices = document["devices"] = document.get("devices") or []
+        device = next((known for known in devices if (known.get("deviceId") or "").strip() == asset_id), None)
+        if device is None:
+            device = {"deviceId": asset_id}
+            devices.append(device)
+        device.update(apiKey=enrolled.api_key, tags=dict(enrolled.tags))
+        text = json.dumps(document, indent=2)
+        put(path, f"{text}\n".encode(), owner=self._owner or path.parent, mode=0o600)
+        self._read = None
+
+    def _content(self) -> _Content:
         try:
             # A named pipe must not keep the caller waiting for a writer.
             descriptor = os.open(self.path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
@@ -44,20 +98,23 @@ class ProfileFile:
         except OSError as error:
             raise self._unusable(error.strerror or "cannot be read") from None
 
-    def _current(self, descriptor: int, read: Any) -> Mapping[str, DeviceProfile]:
+    def _current(self, descriptor: int, read: Any) -> _Content:
         status = os.fstat(descriptor)
         if not stat.S_ISREG(status.st_mode):
             raise self._unusable("is no regular file")
-        if why := exposure(self.path, status):
-            raise self._unusable(why)
         version = (self.path, status.st_dev, status.st_ino, status.st_mtime_ns, status.st_size)
-        if self._read is None or self._read[0] != version:
+        known = self._read
+        if known is None or known[0] != version:
             try:
-                profiles = {profile.asset_id: profile for profile in _profiles(_document(read()))}
+                document = _document(read())
+                content = {profile.asset_id: profile for profile in _profiles(document)}, _device_init(document)
             except _UnusableError as error:
                 raise self._unusable(str(error)) from None
-            self._read = (version, profiles)
-        return self._read[1]
+            known = self._read = (version, content)
+        keys = any(profile.api_key for profile in known[1][0].values())
+        if keys and (why := exposure(self.path, status)):  # endpoints alone are no secret
+            raise self._unusable(why)
+        return known[1]
 
     def stamp(self) -> object:
         """Something that changes whenever the file, its place or the right to read it does."""
@@ -92,8 +149,6 @@ def _profiles(document: dict[str, Any]) -> Iterator[DeviceProfile]:
     endpoints = _typed(document.get("endpoints"), dict, "endpoints")
     auth = _endpoint(endpoints, "auth")
     gateway = _endpoint(endpoints, "gateway")
-    if endpoints.get("deviceInit") is not None:
-        _endpoint(endpoints, "deviceInit")
     seen: set[str] = set()
     for device in _typed(document.get("devices"), list, "devices"):
         asset_id = _typed(_typed(device, dict, "device").get("deviceId"), str, "deviceId").strip()
@@ -105,6 +160,11 @@ def _profiles(document: dict[str, Any]) -> Iterator[DeviceProfile]:
         if not all(isinstance(value, str) for value in tags.values()):
             raise _UnusableError(f"has a tag value of {asset_id} that is no string")
         yield DeviceProfile(asset_id, api_key, tags, auth, gateway)
+
+
+def _device_init(document: dict[str, Any]) -> str:
+    endpoints = document["endpoints"]
+    return "" if endpoints.get("deviceInit") is None else _endpoint(endpoints, "deviceInit")
 
 
 def _typed(value: Any, kind: type, name: str) -> Any:

@@ -1,7 +1,7 @@
 """May anything go on? The one answer, asked before every claim and every part.
 
 Two things close the gate. A *hold* has a name and lasts until it is released: the disk is full, the agent stops, the
-operator allows no upload at this hour or over this link.
+operator allows no upload at this hour or over this link, this robot has no key of the platform yet.
 The *cloud* closes it when a call failed that would fail for everybody; then one recording at a time probes, and the
 first success of that call opens the gate for all.
 """
@@ -17,7 +17,7 @@ from agent.model.errors import CloudError, GateClosedError, Verdict
 from agent.model.nouns import Kind
 from agent.model.ports import Clock
 
-Cause = Literal["hold", "cloud"]
+Cause = Literal["hold", "enrolment", "cloud"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,15 +74,18 @@ class Gate:
         if closed is not None and not (probe and closed.cause == "cloud"):
             raise GateClosedError(closed.reason, code=closed.code, hint=closed.hint)
 
-    def hold(self, code: str, reason: str, hint: str = "", *, next_probe: float | None = None) -> bool:
+    def hold(
+        self, code: str, reason: str, hint: str = "", *, next_probe: float | None = None, cause: Cause = "hold"
+    ) -> bool:
         """Close until :meth:`release` of the same ``code``; tells whether it was new.
 
-        One that stands already takes the new reason. ``next_probe`` is when it will end by itself, monotonic.
+        One that stands already takes the new reason. ``next_probe`` (monotonic) is when it will end by itself, or when
+        enrolment is tried again.
         """
         with self._lock:
             before = self._holds.get(code)
             since = before.since if before else self._clock.monotonic()
-            self._holds[code] = Closed("hold", code, reason, hint, since, next_probe)
+            self._holds[code] = Closed(cause, code, reason, hint, since, next_probe)
             return before is None
 
     def release(self, code: str) -> bool:

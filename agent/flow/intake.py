@@ -11,6 +11,7 @@ from agent.model.ports import Clock, History
 
 _log = logging.getLogger(__name__)
 
+_LONGEST_REASON = 1000  # characters
 _BY_SIDECAR = frozenset({"sidecar_invalid", "sidecar_missing", "tag_conflict", "tag_limit"})
 _BY_FILE = frozenset({"gone", "replaced", "not_regular", "not_in_root"})
 _BY_FOLDER = frozenset({"folder_missing", "compressing"})
@@ -130,7 +131,7 @@ class Intake:
                 fingerprint=str(recording.fingerprint),
                 sidecar_sha256=recording.sidecar_sha256,
                 trigger=trigger,
-                reason=reason,
+                reason=reason[:_LONGEST_REASON],
                 resync=resync,
                 queued_at=utc_text(self._clock.now()),
                 device_id=self._device_id,

@@ -117,6 +117,7 @@ class Markers:
         new = False
         while due:
             new = self._serve(due) or new
+            self.look_at_pause()  # very many markers take their time
         return new
 
     def look_at_pause(self) -> None:

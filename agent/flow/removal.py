@@ -17,6 +17,7 @@ from pathlib import Path
 from agent.flow.examine import DONE, compressing, fingerprint, keep_writers_out
 from agent.flow.survey import sidecar_name
 from agent.model.errors import FileChangedError
+from agent.model.nouns import utc_text
 
 _METADATA = "metadata.yaml"  # what rosbag2 calls it
 _RESYNC = ".resync"
@@ -61,8 +62,10 @@ class Removal:
         self._with_sidecar = with_sidecar
 
     @contextmanager
-    def checked(self, path: Path, wanted: str) -> Iterator[Doomed]:
+    def checked(self, path: Path, wanted: str, mtime: str) -> Iterator[Doomed]:
         """The name ``path``, if the bytes of fingerprint ``wanted`` lie there and nothing speaks for them.
+
+        A fingerprint sees three windows only, so a file that was written to since ``mtime`` (utc_text) stays, too.
 
         Raises StaysError, and OSError when it can't be read; FileNotFoundError when it is gone.
         """
@@ -78,6 +81,8 @@ class Removal:
                 state = os.fstat(descriptor)
                 if not stat.S_ISREG(state.st_mode):
                     raise StaysError("it is no regular file")
+                if utc_text(state.st_mtime_ns / 1e9) != mtime:
+                    raise StaysError("it was written to or copied since it was uploaded")
                 if keep_writers_out(descriptor) is False:
                     raise StaysError("a program writes to it")
                 if _fingerprint(descriptor, state.st_size) != wanted:

@@ -249,7 +249,7 @@ class Retention:
     def _at(self, path: Path, log: SyncLog, act: Callable[[Doomed], int | None]) -> int | None:
         """Do something about a name that may be deleted; None when it stays."""
         try:
-            with self._removal.checked(path, log.fingerprint) as doomed:
+            with self._removal.checked(path, log.fingerprint, log.mtime) as doomed:
                 return act(doomed)
         except FileNotFoundError:
             return 0

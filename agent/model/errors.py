@@ -147,6 +147,11 @@ _CLOCK = "set this robot's clock"
 _CERTIFICATE = "check cloud.tls_ca_file and this robot's clock"
 _BUCKET = "ask the administrator of the platform or bucket whether the bucket is there"
 _QUOTA = "ask the administrator of the platform or bucket for room in the bucket"
+_HAS_KEY = (
+    "its key exists already: restore the device profile file that holds it, or ask the platform's administrator;"
+    " keystone-agent enroll --rotate makes a new key, and the old one stops working"
+)
+_HAS_NO_KEY = "it was never enrolled: keystone-agent enroll, without --rotate; or name another device by --device-id"
 _LEASE = "the agent fetches new storage credentials by itself"
 _FAULTY = "the recording could not be stored; look into the log"
 _ACCOUNT = "ask the administrator of the platform or bucket: the store's account or bucket is closed or not paid for"
@@ -206,6 +211,8 @@ _BLOCKED = {
         "HTTP_507",
     ),
     _CERTIFICATE: ("certificate",),
+    _HAS_KEY: ("DEVICE_ALREADY_INITIALIZED",),
+    _HAS_NO_KEY: ("DEVICE_NOT_INITIALIZED",),
     _CLOCK: ("RequestTimeTooSkewed",),
     "mend bucket.credentials and what it reads; the agent tries again by itself": ("storage_keys",),
     "mend the device profile file (cloud.dp_config); the agent notices by itself": ("profile_file",),

@@ -126,6 +126,14 @@ class DeviceProfile:
 
 
 @dataclass(frozen=True, slots=True)
+class Enrolled:
+    """What the platform answers a device that enrols: its key, told only this once, and its tags."""
+
+    api_key: str = field(repr=False)
+    tags: Mapping[str, str]
+
+
+@dataclass(frozen=True, slots=True)
 class AccessToken:
     """The proof of one device that each gateway call carries."""
 

@@ -18,6 +18,7 @@ from agent.model.nouns import (
     CredentialLease,
     Debt,
     DeviceProfile,
+    Enrolled,
     Grant,
     Marker,
     Part,
@@ -55,6 +56,40 @@ class Profiles(Protocol):
         """The profiles by asset id, read again when the file changed.
 
         Raises CloudError("profile_file") when the file is missing, unusable, or readable by others.
+        """
+        ...
+
+
+class ProfileKeeper(Profiles, Protocol):
+    """The same file, where devices that enrol are written down."""
+
+    def device_init(self) -> str:
+        """Where devices enrol, "" where the file does not say. Raises what :meth:`load` raises."""
+        ...
+
+    def stamp(self) -> object:
+        """Something that changes whenever the file, its place or the right to read it does."""
+        ...
+
+    def changing(self) -> AbstractContextManager[None]:
+        """Nobody else enrols while the block lasts. Raises OSError, before it begins, where nothing can be written."""
+        ...
+
+    def put(self, asset_id: str, enrolled: Enrolled) -> None:
+        """Write a device's key and tags; all else in the file stays. Durable on return.
+
+        Raises OSError, and what :meth:`load` raises.
+        """
+        ...
+
+
+class DeviceInit(Protocol):
+    """The platform's enrolment."""
+
+    def enrol(self, endpoint: str, device_id: str, *, rotate: bool) -> Enrolled:
+        """A key for a device that has none; ``rotate``: another one for a device that has, whose old one ends.
+
+        Raises CloudError.
         """
         ...
 

@@ -96,6 +96,11 @@ class Way:
         profiles = self._cloud.profiles.load()
         self._hide(*(profile.api_key for profile in profiles.values()), lasting=True)
         ready = [profile for profile in profiles.values() if profile.ready]
+        if not profiles and self._cloud.enrol is not None and self._cloud.enrol.wanted():
+            raise WaitingError(
+                f"{path} names no device yet: this robot is not enrolled",
+                hint="start the agent, which enrols by itself, or: keystone-agent enroll",
+            )
         if not ready:
             raise WaitingError(
                 f"{path} has {len(profiles)} profiles, and none with a key and usable tags",
