@@ -158,6 +158,6 @@ def test_a_new_claim_of_the_same_document_begins_anew() -> None:
 
 
 def test_a_picture_in_one_line_names_what_closes_the_gate() -> None:
-    seen = {"gate": None, "uploads": [{}], "standing": {"queue_length": 3}}
+    seen: dict[str, Any] = {"gate": None, "uploads": [{}], "standing": {"queue_length": 3}}
     assert line(seen) == "1 uploading, 3 in the queue"
     assert line({**seen, "gate": {"reason": "no network"}}) == "1 uploading, 3 in the queue; gate closed: no network"
