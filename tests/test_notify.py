@@ -106,8 +106,14 @@ def test_a_status_is_one_short_line_and_said_once(manager: Manager) -> None:
 
 @pytest.mark.parametrize(
     "environ",
-    [{}, {"WATCHDOG_USEC": "0"}, {"WATCHDOG_USEC": "soon"}, {"WATCHDOG_USEC": "1000", "WATCHDOG_PID": "1"}],
-    ids=str,
+    [
+        {},
+        {"WATCHDOG_USEC": "0"},
+        {"WATCHDOG_USEC": "soon"},
+        {"WATCHDOG_USEC": "9" * 5000},
+        {"WATCHDOG_USEC": "1000", "WATCHDOG_PID": "1"},
+    ],
+    ids=["no time", "0", "no number", "too much", "another process"],
 )
 def test_no_sign_of_life_goes_to_who_asks_for_none_or_asks_another_process(
     manager: Manager, environ: dict[str, str]

@@ -66,4 +66,4 @@ def _beat(environ: Mapping[str, str]) -> float:
     if environ.get("WATCHDOG_PID", str(os.getpid())) != str(os.getpid()):
         return float("inf")
     asked = environ.get("WATCHDOG_USEC", "")
-    return int(asked) / 2e6 if asked.isascii() and asked.isdigit() and int(asked) else float("inf")
+    return (float(asked) / 2e6 if asked.isascii() and asked.isdigit() else 0) or float("inf")
