@@ -201,7 +201,7 @@ class App:
             history=self.history,
             intake=intake,
             examiner=examiner,
-            state=self.discover.state,
+            state=self.discover.stands,
             below=self.discover.below,
             names=self.discover.names,
         )

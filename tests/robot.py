@@ -11,7 +11,9 @@ from concurrent.futures import Executor, Future
 from pathlib import Path
 from typing import Any
 
+from agent.edges.assets import AssetFile
 from agent.flow.ages import Ages
+from agent.flow.binding import Bindings
 from agent.flow.confirm import Confirm
 from agent.flow.credentials import Credentials
 from agent.flow.discover import Discover
@@ -21,9 +23,11 @@ from agent.flow.finder import Finder
 from agent.flow.gate import Delays, Gate
 from agent.flow.identity import asset_id
 from agent.flow.intake import Intake
+from agent.flow.markers import Markers
 from agent.flow.pace import Pace
 from agent.flow.prepare import Prepare
 from agent.flow.removal import Removal
+from agent.flow.requests import Requests
 from agent.flow.retention import Free, Retention, free_space
 from agent.flow.upload import Upload
 from agent.model.errors import CloudError, HistoryFullError
@@ -78,6 +82,7 @@ class Robot:
         self.history = MemoryHistory(self.clock)
         self.assets: dict[str, str] = {}
         self.sidecar_required = False
+        self.newest_first = False
         self.secrets: set[str] = set()
         self.offset: float | None = None  # by which the cloud's clock is ahead, as far as it is known
         self._max_concurrent = max_concurrent
@@ -123,6 +128,7 @@ class Robot:
             max_concurrent=self._max_concurrent,
             max_attempts=5,
             settle_seconds=2,
+            newest_first=self.newest_first,
             built=BUILT,
         )
 
@@ -204,10 +210,35 @@ class WatchingRobot(Robot):
             sidecar_wait_seconds=5,
             unfinished_minutes=10,
         )
+        self.requests = Requests(
+            history=self.history,
+            intake=self.intake,
+            examiner=self.examiner,
+            state=self.discover.stands,
+            below=self.discover.below,
+            names=self.discover.names,
+        )
+        self.markers = Markers(
+            folder=self.marked,
+            history=self.history,
+            requests=self.requests,
+            discover=self.discover,
+            gate=self.gate,
+            clock=self.clock,
+            rescan=self.discover.rescan,
+            bindings=Bindings(AssetFile(self.marked.parent, {}), self.known_profiles()),
+        )
+        self.markers.prepare()
+        self.markers.look_at_pause()
         self._paying = threading.Lock()  # the scheduler runs a job once at a time
         self.finder = Finder(self.discover, self.intake, queue.SimpleQueue(), self.clock)
         self.removal = Removal(self.roots, with_sidecar=True)
         self.retention = self.retaining(keep_seconds=0)
+
+    @property
+    def marked(self) -> Path:
+        """The folder of markers that belong to no watched one."""
+        return self.folder.parent / f"{self.folder.name}-state" / "markers"
 
     @property
     def roots(self) -> list[Path]:
@@ -248,6 +279,10 @@ class WatchingRobot(Robot):
                 self.finder.once()
             except HistoryFullError as error:
                 self.dispatch.disk_failed(error)
+        try:
+            self.markers.look()
+        except HistoryFullError as error:
+            self.dispatch.disk_failed(error)
 
     def turn(self) -> None:
         """One turn of all that works by itself: finder, refresher, dispatcher, workers, payer of debts."""

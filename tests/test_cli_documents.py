@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from agent.cli import documents
-from agent.edges.history import to_json
-from agent.model.nouns import Fault
+from agent.edges.history import TinyHistory
+from agent.model.nouns import Fault, Status
 from tests.console import Console
+from tests.contracts.history import document
 from tests.recorders import write_mcap
 
 MARCH, MAY = "2026-03-01T10:00:00.000Z", "2026-05-01T10:00:00.000Z"
@@ -27,14 +28,26 @@ def test_no_more_documents_are_made_ready_than_are_shown(console: Console, monke
         console.remember(f"/{number}.mcap")
     made: list[int] = []
 
-    def counted(log: Any) -> dict[str, Any]:
-        made.append(log.id)
-        return to_json(log)
+    def counted(history: TinyHistory, status: Status | None) -> Iterator[dict[str, Any]]:
+        for row in shown(history, status):
+            made.append(row["id"])
+            yield row
 
-    monkeypatch.setattr(documents, "to_json", counted)
+    shown = TinyHistory.shown
+    monkeypatch.setattr(TinyHistory, "shown", counted)
     rows = console.json("history", "--limit", "2", "--offset", "1")
     assert [row["id"] for row in rows] == [9, 8]
     assert made == [10, 9, 8]
+
+
+def test_many_documents_are_one_list_with_a_line_for_each(console: Console) -> None:
+    with console._writer() as history, history.transaction():
+        for number in range(1100):
+            history.add(document(f"ü{number}"))
+    told = console.run("history", "--json", "--limit", "2000")
+    assert [row["path"] for row in json.loads(told.stdout)] == [f"/data/ü{number}.mcap" for number in range(1100)][::-1]
+    assert len(told.stdout.splitlines()) == 1102
+    assert "ü" in told.stdout
 
 
 def test_a_summary_judges_an_episode_by_its_newest_document(console: Console) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from agent.cli.reasons import LONG_AGO
 from agent.model.nouns import Fault
 from tests.console import QUEUED, Console
 from tests.recorders import axon_steps, damaged, unfinished, write_mcap
@@ -48,6 +49,17 @@ def test_a_recording_in_the_bucket_waits_for_no_sidecar(console: Console) -> Non
     rules = console.why(path)
     assert last(rules) == ("uploaded", True, "b/k")
     assert all(rule["ok"] for rule in rules)
+
+
+def test_what_was_uploaded_and_forgotten_waits_for_nothing(console: Console) -> None:
+    path = write_mcap(console.root / "a.mcap")
+    assert console.run("scan", "--dry-run", "--json").stdout.count("\n") == 1
+    log = console.remember(path, status="completed", completed_at=QUEUED)
+    with console._writer() as history:
+        history.forget([log.fingerprint])
+    assert last(console.why(path)) == ("uploaded", True, LONG_AGO)
+    assert console.json("ls")["state"] == "synced"
+    assert console.run("scan", "--dry-run", "--json").stdout == ""
 
 
 def test_a_recording_of_axon_in_the_bucket_waits_for_nothing(console: Console) -> None:

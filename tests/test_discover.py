@@ -811,3 +811,94 @@ def test_the_names_of_one_recording_are_told_together(finder: Finder, tmp_path: 
     recorders.write_mcap(tmp_path / "two.mcap", seed=2)
     finder.run(10)
     assert finder.discover.report().copies == [[tmp_path / "copy.mcap", one]]
+
+
+# -- touch files
+
+
+def seen_markers(finder: Finder) -> list[str]:
+    return sorted(path.name for path in finder.discover.markers())
+
+
+def test_touch_files_are_seen_in_scans_though_their_names_are_excluded_and_handed_over_once(finder: Finder) -> None:
+    root = finder.roots[0]
+    (root / "day").mkdir()
+    for name in ("a.mcap.resync", "b.mcap.first", ".resync", "day/.resync", ".hidden.mcap.resync"):
+        (root / name).touch()
+    finder.run(0)
+    assert seen_markers(finder) == [".hidden.mcap.resync", ".resync", ".resync", "a.mcap.resync", "b.mcap.first"]
+    assert seen_markers(finder) == []
+
+
+def test_touch_files_are_seen_by_hints_without_a_scan(finder: Finder) -> None:
+    finder.run(0)
+    marker = finder.roots[0] / ".resync"
+    marker.touch()
+    finder.sight(marker)
+    finder.step()
+    assert list(finder.discover.markers()) == [marker]
+
+
+@pytest.mark.parametrize("hinted", [False, True])
+def test_folders_that_are_excluded_stay_excluded_with_their_touch_files(finder: Finder, hinted: bool) -> None:
+    if hinted:
+        finder.run(0)
+    marker = finder.roots[0] / ".trash" / "a.mcap.resync"
+    marker.parent.mkdir()
+    marker.touch()
+    if hinted:
+        finder.sight(marker)
+        finder.step()
+    else:
+        finder.run(0)
+    assert seen_markers(finder) == []
+
+
+@pytest.mark.parametrize("hinted", [False, True])
+def test_files_that_only_end_like_touch_files_are_none(finder: Finder, hinted: bool) -> None:
+    if hinted:
+        finder.run(0)
+    for name in ("notes.first", "unsynced.resync"):
+        (finder.roots[0] / name).touch()
+        if hinted:
+            finder.sight(finder.roots[0] / name)
+    finder.run(0)
+    assert seen_markers(finder) == []
+    assert finder.discover.report().ignored == {}
+
+
+def test_reasons_of_rejected_touch_files_are_told(finder: Finder) -> None:
+    reason = finder.roots[0] / "a.mcap.resync.rejected"
+    reason.touch()
+    finder.run(0)
+    assert (list(finder.discover.report().rejected), seen_markers(finder)) == ([reason], [])
+
+
+def test_what_changed_behind_our_back_has_to_settle_anew(finder: Finder) -> None:
+    path = recorders.write_mcap(finder.roots[0] / "a.mcap")
+    finder.run(10)
+    assert finder.discover.stands(path) == ("complete", "")
+    recorders.write_mcap(path, seed=1)
+    state, _ = finder.discover.stands(path) or ("", "")
+    assert (state, finder.state(path)) == ("settling", "complete")
+    assert [str(item.path) for item in finder.run(3)] == [str(path)]
+    assert finder.discover.stands(path) == ("complete", "")
+    assert finder.discover.stands(path.with_name("b.mcap")) is None
+
+
+def test_a_folder_is_unsettled_while_what_lay_there_waits_to_be_examined(tmp_path: Path) -> None:
+    finder = Finder(tmp_path, sidecar="optional")
+    recorders.write_mcap(tmp_path / "a.mcap")
+    finder.step()
+    now = finder.clock.monotonic()
+    seen = [finder.discover.unsettled(tmp_path, now)]
+    for _ in range(7):
+        finder.step(1)
+        seen.append(finder.discover.unsettled(tmp_path, now))
+    assert seen == [True] * 5 + [False] * 3, "settling, then waiting for its sidecar"
+    recorders.write_mcap(tmp_path / "b.mcap", seed=1)
+    finder.discover.rescan()
+    finder.step()
+    assert not finder.discover.unsettled(tmp_path, now), "it came later"
+    assert finder.discover.unsettled(tmp_path, finder.clock.monotonic())
+    assert not finder.discover.unsettled(tmp_path / "other", finder.clock.monotonic())

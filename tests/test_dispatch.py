@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from agent.model.errors import CloudError, FileChangedError
+from agent.model.nouns import SyncLog
 from tests.fakes.gateway import PROFILE
 from tests.recorders import write_mcap, write_sidecar
 from tests.robot import Robot
@@ -474,3 +476,78 @@ def test_a_sidecar_that_went_bad_after_the_recording_was_queued_is_noted_as_the_
     assert mended.trigger == "cause-changed"
     robot.run()
     assert robot.log(mended.id).status == "completed"
+
+
+# -- in which order
+
+
+@pytest.mark.parametrize(("newest_first", "expected"), [(False, [3, 2, 1, 4]), (True, [3, 2, 4, 1])])
+def test_what_was_put_ahead_goes_before_the_queue_the_last_one_first(
+    robot: Robot, newest_first: bool, expected: list[int]
+) -> None:
+    robot.newest_first = newest_first
+    robot.restart()
+    for number in range(4):
+        robot.record(f"{number}.mcap", seed=number)
+    for ahead, id_ in enumerate((2, 3), start=1):
+        robot.history.amend(id_, ahead=ahead)
+    begun: list[int] = []
+    robot.gateway.before = lambda call: (
+        begun.append(robot.dispatch.in_flight()[0].log.id) if call.startswith("Create") else None
+    )
+    robot.run()
+    assert begun == expected
+
+
+def test_one_put_ahead_that_fails_holds_up_no_other(robot: Robot) -> None:
+    for number in range(2):
+        robot.record(f"{number}.mcap", seed=number)
+    robot.history.amend(2, ahead=1)
+    robot.assets["robot"] = ""
+    robot.run()
+    assert states(robot) == ["failed", "failed"]
+    robot.assets.clear()
+    robot.dispatch.cause_changed()
+    assert [claim.log.id for claim in robot.dispatch.in_flight()] == [2]
+
+
+def test_what_waits_for_its_date_goes_at_once_when_somebody_asks(robot: Robot) -> None:
+    robot.record()
+    robot.assets["robot"] = ""
+    robot.run()
+    assert states(robot) == ["failed"]
+    robot.assets.clear()
+    robot.run()
+    assert states(robot) == ["failed"]
+    robot.history.move(1, "asked")
+    robot.run()
+    assert states(robot) == ["completed"]
+
+
+@pytest.mark.parametrize("why", ["flight is full", "held", "cloud is away"])
+def test_a_long_queue_costs_nothing_while_nothing_may_go(
+    robot: Robot, monkeypatch: pytest.MonkeyPatch, why: str
+) -> None:
+    for number in range(2):
+        robot.record(f"{number}.mcap", seed=number)
+    if why == "flight is full":
+        robot.dispatch.tick()
+    elif why == "held":
+        robot.gate.hold("test", "the test says so")
+    else:
+        robot.gateway.fail("ExchangeCredential", times=10_000)
+        robot.run()
+    asked: list[str] = []
+    everything = robot.history.open
+
+    def counted() -> Sequence[SyncLog]:
+        asked.append("open")
+        return everything()
+
+    monkeypatch.setattr(robot.history, "open", counted)
+    robot.dispatch.tick()
+    assert asked == []
+    if why == "cloud is away":
+        robot.clock.advance(1800)
+        robot.dispatch.tick()
+        assert asked == ["open"], "a probe is due"

@@ -116,6 +116,36 @@ def test_a_hold_stops_probes_too_until_it_is_released(gate: Gate, clock: FakeClo
     assert gate.begin_probe(1)
 
 
+def test_a_probe_is_due_exactly_while_some_document_may_begin_one(gate: Gate, clock: FakeClock) -> None:
+    def agrees() -> bool:
+        due = gate.probe_due()
+        begun = [who for who in (1, 2) if not gate._probing and gate.begin_probe(who)]
+        if begun:
+            gate._probing = False  # only asked
+        assert due == bool(begun)
+        return due
+
+    assert not agrees()
+    close(gate)
+    assert not agrees()
+    clock.advance(30)
+    assert agrees()
+    gate.hold("pause", "an operator paused the agent")
+    assert not agrees()
+    gate.release("pause")
+    assert gate.begin_probe(1)
+    assert not gate.probe_due(), "one at a time"
+    gate.end_probe(synced=False)
+    assert not agrees()
+    gate.probe_now()
+    assert agrees()
+    gate.passed("UploadPart", who=1)
+    assert not agrees()
+    error = CloudError("UploadPart", "InternalError", status=500)
+    gate.close(error, judge(error), alone=1)
+    assert agrees(), "whether it is that document's own fault is found out at once"
+
+
 def test_a_hold_that_stands_takes_the_new_reason_and_date_and_keeps_its_beginning(gate: Gate, clock: FakeClock) -> None:
     since = clock.monotonic()
     assert gate.hold("windows", "closed", next_probe=since + 60)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import os
+import random
 import resource
 import sys
 from collections.abc import Callable, Iterator
@@ -14,7 +16,7 @@ from typing import Any
 
 import pytest
 
-from agent.edges.history import TABLE, TinyHistory
+from agent.edges.history import TABLE, TinyHistory, to_json
 from agent.edges.history.index import Index
 from agent.edges.journal import JournalDB, JournalStorage
 from agent.edges.journal.lines import line
@@ -204,6 +206,86 @@ def test_tidying_compacts_while_the_agent_runs_and_only_when_that_is_worth_it(fo
         assert history.get(id_).status == "in_progress"
 
 
+def test_forgetting_makes_a_journal_that_is_worth_compacting(folder: Path) -> None:
+    with opened(folder) as history:
+        with history.transaction():
+            for number in range(2000):
+                history.add(document(str(number), reason="x" * 2000))
+                history.move(number + 1, "claimed")
+                history.move(number + 1, "done")
+        history._storage.compact()
+        assert not history._storage.wasteful
+        history.forget([f"1000-{number}" for number in range(1800)])
+        size = history._storage._end
+        history.tidy()
+        assert history._storage._end < size / 5
+    with opened(folder) as history:
+        assert history.counts()["completed"] == 200
+        assert all(history.synced(f"1000-{number}") for number in range(2000))
+        assert not history.synced("1000-2000")
+        assert history.add(document("new")).id == 2001
+
+
+def test_a_list_goes_on_when_the_journal_is_compacted_under_it(folder: Path) -> None:
+    with opened(folder) as history:
+        for number in range(1, 401):
+            history.add(document(str(number), reason=f"document {number}" + "x" * 500))
+        listed = history.newest_first()
+        seen = []
+        for log in listed:
+            seen.append((log.id, log.reason[: log.reason.index("x")]))
+            if log.id == 300:
+                history.move(200, "claimed")
+                history.move(200, "gave_up")
+                history.forget(["1000-200"])
+                history._storage.compact()
+            if log.id == 100:
+                history._storage.compact()
+        assert seen == [(id_, f"document {id_}") for id_ in range(400, 0, -1) if id_ != 200]
+
+
+def test_a_reader_sees_the_history_as_it_was_opened_whatever_the_writer_does(folder: Path) -> None:
+    with opened(folder) as history:
+        for number in range(1, 101):
+            history.add(document(str(number), reason="x" * 500))
+        with opened(folder, read_only=True) as reader:
+            before = list(history.newest_first())
+            listed = reader.newest_first()
+            seen = [next(listed)]
+            for number in range(1, 101):
+                history.move(number, "claimed")
+                history.move(number, "done")
+            history.forget([f"1000-{number}" for number in range(1, 51)])
+            history._storage.compact()
+            history.add(document("new"))
+            assert [*seen, *listed] == list(reader.newest_first()) == before
+            assert reader.at_path(Path("/data/7.mcap")) == [before[-7]]
+        with opened(folder, read_only=True) as reader:
+            assert [log.id for log in reader.newest_first()] == list(range(101, 50, -1))
+            assert reader.synced("1000-7")
+
+
+def test_what_is_read_at_once_is_what_is_read_one_by_one(folder: Path) -> None:
+    """Whatever its order in the file, and with names that need escapes or fields that are strange."""
+    with opened(folder) as history:
+        for number in range(1, 301):
+            history.add(document(f'{number}"\\ü\udcff' if number % 7 == 0 else str(number), reason="x" * (number * 5)))
+        for number in random.Random(7).sample(range(1, 301), 250):
+            history.move(number, "claimed")
+            if number % 3:
+                history.move(number, "done")
+        history.db.table(TABLE).update({"colour": "red"}, doc_ids=[5, 14])
+        before = [history.get(id_) for id_ in range(300, 0, -1)]
+    with opened(folder) as history:
+        assert list(history.newest_first()) == before
+        assert list(history.shown()) == [to_json(log) for log in before]
+        assert list(history.newest_first("completed")) == [log for log in before if log.synced]
+        for log in before:
+            assert history.at_path(Path(log.path)) == history.of_episode(log.episode_id) == [log]
+            assert history.newest(log.fingerprint) == log
+        assert list(history.open()) == [log for log in reversed(before) if log.open]
+
+
 def test_a_marker_is_served_in_the_same_transaction_as_its_document(folder: Path) -> None:
     served, lost = Marker("/data/a.mcap.resync", 7, 1), Marker("/data/b.mcap.resync", 8, 2)
     with opened(folder) as history:
@@ -328,11 +410,13 @@ class _Cost:
     def of(self, work: Callable[[], object]) -> tuple[int, int, int, int]:
         self.read = self.written = self.calls = self.interpreted = 0
         before = sys.getprofile()
+        gc.disable()  # what others left behind is not this work's
         sys.setprofile(self._trace)
         try:
             work()
         finally:
             sys.setprofile(before)
+            gc.enable()
         return self.read, self.written, self.calls, self.interpreted
 
 

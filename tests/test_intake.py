@@ -10,7 +10,7 @@ import pytest
 from agent.flow.examine import Examiner
 from agent.flow.intake import Intake
 from agent.model.errors import HistoryFullError
-from agent.model.nouns import Damaged, Fault, Recording, SyncLog
+from agent.model.nouns import Answer, Ask, Damaged, Fault, Recording, SyncLog
 from tests.fakes.clock import FakeClock
 from tests.fakes.history import MemoryHistory
 from tests.recorders import damaged, write_mcap, write_sidecar
@@ -134,3 +134,169 @@ def test_a_full_disk_loses_nothing(intake: Intake, history: MemoryHistory, tmp_p
         intake.accept(look(recording))
     history.full = False
     assert accepted(intake, recording).status == "pending"
+
+
+# -- what somebody asks for
+
+
+def asked(intake: Intake, path: Path, ask: Ask = "resync", reason: str = "") -> Answer:
+    found = look(path)
+    assert isinstance(found, Recording)
+    return intake.ask(found, trigger="marker", ask=ask, reason=reason)
+
+
+def complete(history: MemoryHistory, log: SyncLog) -> SyncLog:
+    history.move(log.id, "claimed")
+    return history.move(log.id, "done")
+
+
+@pytest.mark.parametrize("ask", ["resync", "first"])
+def test_a_recording_that_nobody_knew_is_queued_and_is_no_resync(
+    intake: Intake, history: MemoryHistory, tmp_path: Path, ask: Ask
+) -> None:
+    answer = asked(intake, write_mcap(tmp_path / "a.mcap"), ask, "it was dark")
+    log = history.get(1)
+    assert (answer.status, answer.episode_id) == ("accepted", log.episode_id)
+    assert (log.status, log.resync, log.trigger, log.reason) == ("pending", False, "marker", "it was dark")
+    assert log.ahead == (1 if ask == "first" else 0)
+
+
+def test_a_resync_of_what_is_uploaded_is_a_new_document_and_the_old_one_stays(
+    intake: Intake, history: MemoryHistory, tmp_path: Path
+) -> None:
+    path = write_mcap(tmp_path / "a.mcap")
+    before = complete(history, accepted(intake, path))
+    path = path.rename(tmp_path / "b.mcap")
+    assert asked(intake, path, reason="too dark").status == "accepted"
+    assert history.get(1) == before
+    log = history.get(2)
+    assert (log.resync, log.reason, log.path, log.attempt_count) == (True, "too dark", str(path), 0)
+    assert (log.logical_upload_id, log.object_key, log.error) == ("", "", None)
+
+
+def test_a_second_resync_adds_nothing_while_the_first_one_waits_or_runs(
+    intake: Intake, history: MemoryHistory, tmp_path: Path
+) -> None:
+    path = write_mcap(tmp_path / "a.mcap")
+    complete(history, accepted(intake, path))
+    asked(intake, path)
+    assert asked(intake, path).status == "already_queued"
+    history.move(2, "claimed")
+    before = history.get(2)
+    assert asked(intake, path).status == "already_queued"
+    assert (history.last_id, history.get(2)) == (2, before)
+
+
+def test_what_waits_after_a_failure_is_due_now_with_all_its_attempts(
+    intake: Intake, history: MemoryHistory, tmp_path: Path
+) -> None:
+    path = write_mcap(tmp_path / "a.mcap")
+    log = accepted(intake, path)
+    history.move(log.id, "claimed")
+    history.move(log.id, "counted", error=Fault("counted", "X", "it failed", ""), next_retry_at="2030-01-01T00:00:00Z")
+    assert asked(intake, path).status == "accepted"
+    log = history.get(1)
+    assert (log.status, log.attempt_count, log.next_retry_at, history.last_id) == ("pending", 0, None, 1)
+
+
+def test_what_failed_for_good_begins_anew_and_is_no_resync_when_it_was_never_uploaded(
+    intake: Intake, history: MemoryHistory, tmp_path: Path
+) -> None:
+    path = write_mcap(tmp_path / "a.mcap")
+    fail(history, accepted(intake, path), "INVALID_ARGUMENT")
+    before = history.get(1)
+    assert asked(intake, path).status == "accepted"
+    assert (history.get(1), history.get(2).resync) == (before, False)
+
+
+def test_after_a_resync_that_failed_the_recording_is_still_one_that_was_uploaded(
+    intake: Intake, history: MemoryHistory, tmp_path: Path
+) -> None:
+    path = write_mcap(tmp_path / "a.mcap")
+    complete(history, accepted(intake, path))
+    asked(intake, path)
+    fail(history, history.get(2), "INVALID_ARGUMENT")
+    assert asked(intake, path, "first").status == "accepted"
+    assert (history.get(3).resync, history.get(3).ahead) == (True, 1)
+
+
+def test_a_resync_whose_file_went_away_is_still_one_when_it_comes_back(
+    intake: Intake, history: MemoryHistory, tmp_path: Path
+) -> None:
+    path = write_mcap(tmp_path / "a.mcap")
+    complete(history, accepted(intake, path))
+    asked(intake, path)
+    fail(history, history.get(2), "gone")
+    assert accepted(intake, path).resync is True
+
+
+def test_first_goes_ahead_of_all_that_were_put_ahead_before_also_after_a_restart(
+    intake: Intake, history: MemoryHistory, tmp_path: Path
+) -> None:
+    paths = [write_mcap(tmp_path / f"{seed}.mcap", seed=seed) for seed in range(3)]
+    for path in paths:
+        accepted(intake, path)
+    assert [asked(intake, path, "first").status for path in paths[:2]] == ["accepted"] * 2
+    restarted = Intake(history=history, clock=FakeClock(), device_id="robot-1", snapshot=lambda _: "asset-1")
+    assert asked(restarted, paths[2], "first").message == "it goes next"
+    assert [history.get(id_).ahead for id_ in (1, 2, 3)] == [1, 2, 3]
+
+
+def test_first_of_what_waits_after_a_failure_is_due_now_and_ahead(
+    intake: Intake, history: MemoryHistory, tmp_path: Path
+) -> None:
+    path = write_mcap(tmp_path / "a.mcap")
+    fail(history, accepted(intake, path), "asset", next_retry_at="2030-01-01T00:00:00Z")
+    assert asked(intake, path, "first").status == "accepted"
+    assert (history.get(1).status, history.get(1).ahead) == ("pending", 1)
+
+
+def test_first_of_what_is_uploaded_is_refused(intake: Intake, history: MemoryHistory, tmp_path: Path) -> None:
+    path = write_mcap(tmp_path / "a.mcap")
+    log = complete(history, accepted(intake, path))
+    answer = asked(intake, path, "first")
+    assert (answer.status, answer.episode_id, history.last_id) == ("rejected", log.episode_id, 1)
+    assert "a resync sends it again" in answer.message
+
+
+def test_what_was_uploaded_by_a_forgotten_document_is_known_to_be(
+    intake: Intake, history: MemoryHistory, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = write_mcap(tmp_path / "a.mcap")
+    monkeypatch.setattr(history, "synced", lambda _fingerprint: True)
+    assert intake.accept(look(path)) is None
+    assert asked(intake, path, "first").status == "rejected"
+    assert asked(intake, path).status == "accepted"
+    assert history.get(1).resync is True
+
+
+# -- watch.auto = false
+
+
+@pytest.fixture
+def reluctant(history: MemoryHistory) -> Intake:
+    return Intake(history=history, clock=FakeClock(), device_id="robot-1", snapshot=lambda _: "", auto=False)
+
+
+def test_what_is_merely_found_waits_until_somebody_asks(
+    reluctant: Intake, history: MemoryHistory, tmp_path: Path
+) -> None:
+    paths = [write_mcap(tmp_path / f"{seed}.mcap", seed=seed) for seed in range(2)]
+    for path in paths * 2:
+        assert reluctant.accept(look(path)) is None
+    assert (history.last_id, reluctant.unasked) == (0, 2)
+    assert asked(reluctant, paths[0]).status == "accepted"
+    assert (history.last_id, reluctant.unasked) == (1, 1)
+
+
+def test_damage_is_recorded_though_nobody_asked(reluctant: Intake, tmp_path: Path) -> None:
+    assert accepted(reluctant, damaged(tmp_path / "a.mcap")).status == "failed"
+
+
+def test_what_is_queued_already_goes_on(reluctant: Intake, history: MemoryHistory, tmp_path: Path) -> None:
+    path = write_mcap(tmp_path / "a.mcap")
+    asked(reluctant, path)
+    fail(history, history.get(1), "sidecar_invalid")
+    write_sidecar(path, {"mended": True})
+    assert accepted(reluctant, path).trigger == "cause-changed"
+    assert reluctant.unasked == 0

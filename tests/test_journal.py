@@ -18,6 +18,7 @@ from tinydb.table import Document
 
 from agent.edges.journal import JournalDB, JournalStorage
 from agent.edges.journal.lines import line
+from agent.edges.journal.places import Places
 from agent.edges.journal.storage import FORMAT
 from agent.model.errors import AgentError
 
@@ -202,6 +203,23 @@ def test_the_highest_id_is_remembered_when_its_document_is_gone(path: Path) -> N
     with journal(path) as db:
         assert storage_of(db).last_id("a") == 3
         assert storage_of(db).last_id("b") == 0
+
+
+@given(steps=st.lists(st.tuples(st.integers(1, 8), st.sampled_from(["put", "drop", "look"])), max_size=40))
+def test_places_know_what_a_plain_dictionary_knows(steps: list[tuple[int, str]]) -> None:
+    places, plain = Places(), dict[int, tuple[int, int]]()
+    for number, (id_, step) in enumerate(steps, start=1):
+        if step == "put":
+            places.put(id_, number, number)
+            plain[id_] = number, number
+        elif step == "drop":
+            places.drop(id_)
+            plain.pop(id_, None)
+        else:
+            assert list(places.ids) == sorted(plain)
+        assert len(places) == len(plain)
+        assert [places.find(other) for other in range(1, 9)] == [plain.get(other) for other in range(1, 9)]
+        assert sum(places.lengths) == sum(length for _, length in plain.values())
 
 
 # Torn and damaged files

@@ -34,7 +34,7 @@ class Rig:
             history=robot.history,
             intake=robot.intake,
             examiner=robot.examiner,
-            state=robot.discover.state,
+            state=robot.discover.stands,
             below=robot.discover.below,
             names=robot.discover.names,
         )

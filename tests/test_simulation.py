@@ -6,6 +6,7 @@ what happens next. ``make soak`` runs many more steps with a seed of its own.
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import itertools
 import json
@@ -23,9 +24,10 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule, run_state_machine_as_test
 
+from agent.flow import touched
 from agent.flow.removal import Doomed
 from agent.model.errors import CloudError
-from agent.model.nouns import CredentialLease, Damaged, DeviceProfile, Recording, Sighting, SyncLog
+from agent.model.nouns import CredentialLease, Damaged, DeviceProfile, Marker, Recording, Sighting, SyncLog
 from tests.fakes.clock import FakeClock
 from tests.fakes.gateway import GATEWAY_CALLS, PROFILE
 from tests.fakes.store import STORE_CALLS, FakeStore
@@ -125,6 +127,10 @@ class Simulation(RuleBasedStateMachine):
         self.excused: set[str] = set()  # keys of sessions that the platform took away: nobody can tidy up there
         self.twins: set[str] = set()  # fingerprints that had two names
         self.known: set[int] = set()  # ids of documents
+        self.marks: Counter[Path] = Counter()  # touches
+        self.read_only = False
+        self.unlink = touched.unlink
+        touched.unlink = self._unlink
         self.seeds = itertools.count(1)
         self.stamps = itertools.count(1_700_000_000)
         self.store.before = lambda call: self._meanwhile(call, at_store=True)
@@ -187,6 +193,36 @@ class Simulation(RuleBasedStateMachine):
         if kept.exists():
             self.growing.pop(self._path(name), None)
             kept.rename(self._path(name))
+
+    @rule(
+        name=st.one_of(NAMES, st.sampled_from(["", "day/"])),
+        ask=st.sampled_from(["resync", "resync", "first"]),
+        noticed=st.booleans(),
+    )
+    def mark(self, name: str, ask: str, noticed: bool) -> None:
+        """Touch a file beside a recording, or in a folder."""
+        folder = not name or name.endswith("/")
+        self._drop_marker(self.robot.folder / (f"{name}.resync" if folder else f"{name}.mcap.{ask}"), noticed=noticed)
+
+    @rule(name=NAMES)
+    def mark_episode(self, name: str) -> None:
+        """The same by the name that it has by its sidecar, if it has one."""
+        self._drop_marker(self.robot.marked / f"ep-{name.replace('/', '-')}.resync", noticed=False)
+
+    @rule(name=NAMES)
+    def mark_that_stays(self, name: str) -> None:
+        """The touch file can't be removed for as long as its resync takes, and is seen again by the next scans."""
+        self.read_only = True
+        self.mark(name, "resync", noticed=True)
+        self.settle()
+        self.wait(900)
+        self.read_only = False
+
+    @rule(name=NAMES, calls=CALLS)
+    def interrupted_mark(self, name: str, calls: int) -> None:
+        self.mark(name, "resync", noticed=True)
+        self.meanwhile(calls, "crash")
+        self.settle()
 
     # -- time and the agent
 
@@ -281,6 +317,7 @@ class Simulation(RuleBasedStateMachine):
         self._what_has_ended_never_changes_and_is_stored()
         self._ids_only_go_up_and_one_document_of_a_recording_is_live()
         self._a_recording_is_completed_once()
+        self._each_marker_is_served_once()
 
     def _nothing_forbidden_happened(self) -> None:
         assert not self.store.complaints, self.store.complaints
@@ -308,8 +345,22 @@ class Simulation(RuleBasedStateMachine):
 
     def _a_recording_is_completed_once(self) -> None:
         completed = [log for log in self.ended.values() if log.status == "completed"]
-        assert len({log.fingerprint for log in completed}) == len(completed)
+        found = [log for log in completed if not log.resync]
+        assert len({log.fingerprint for log in found}) == len(found)
         assert len({log.object_key for log in completed}) == len(completed)
+
+    def _each_marker_is_served_once(self) -> None:
+        asked = Counter(Path(log.path) for log in self.robot.history.documents.values() if log.trigger == "marker")
+        for path, documents in asked.items():
+            beside = {path.with_name(f"{path.name}{suffix}") for suffix in (".resync", ".first")}
+            above = {folder / ".resync" for folder in path.parents}
+            touches = sum(
+                count
+                for marker, count in self.marks.items()
+                if marker in beside | above or marker.parent == self.robot.marked
+            )
+            assert documents <= touches, f"{path} was sent again more often than somebody asked for"
+        SEEN["resync"] += bool(asked)
 
     def teardown(self) -> None:
         """Faults cease: what is whole ends, and nothing is left over."""
@@ -319,6 +370,7 @@ class Simulation(RuleBasedStateMachine):
             self._check_the_end()
             self._check_what_is_kept()
         finally:
+            touched.unlink = self.unlink
             shutil.rmtree(self.place)
 
     def _cease(self) -> None:
@@ -346,6 +398,12 @@ class Simulation(RuleBasedStateMachine):
             log = self.robot.history.newest(name)
             assert log is not None, f"{path} was never queued: {self.robot.discover.state(path)}"
             assert log.status == "completed" or self._rightly_failed(log, content), log
+        for marker in (*self.robot.folder.rglob("*.mcap.resync"), *self.robot.folder.rglob("*.mcap.first")):
+            content = marker.with_suffix("").read_bytes()  # one without its recording is rejected
+            assert self.whole.get(_fingerprint(content)) != content, f"{marker} was never served"
+        left = [*self.robot.folder.rglob(".resync"), *self.robot.marked.glob("*.resync")]
+        assert left == []
+        assert self.robot.history.markers == {}
         held = {multipart.place[1] for multipart in self.store.multiparts.values()} - self.excused
         assert not held, "multiparts left in the bucket"
         assert list(self.robot.history.debts()) == []
@@ -360,7 +418,12 @@ class Simulation(RuleBasedStateMachine):
                 if other.fingerprint == log.fingerprint and other.status == "failed" and other.object_key
             ]
             if log.status == "completed":
-                assert contents[log.fingerprint] <= 1 + len(others), "stored twice"
+                completed = [
+                    other
+                    for other in self.ended.values()
+                    if other.fingerprint == log.fingerprint and other.status == "completed"
+                ]
+                assert contents[log.fingerprint] <= len(completed) + len(others), "stored twice"
 
     def _check_what_is_kept(self) -> None:
         """What is uploaded goes, and nothing else."""
@@ -486,6 +549,30 @@ class Simulation(RuleBasedStateMachine):
         if log is None or log.status != "completed" or self.robot.stored(log) != content:
             self.store.complaints.append(f"{path} was deleted, but is not stored: {log}")
 
+    def _unlink(self, marker: Marker) -> None:
+        """A marker goes only when what became of it is durable; the power may fail before and after."""
+        try:
+            self._meanwhile("unlink")
+        except Crash:
+            SEEN["lost between serving and removing"] += 1
+            raise
+        served = self.robot.history.markers.get(marker.path)
+        reason = Path(f"{marker.path}.rejected")
+        if (served is None or served.through is not None) and not reason.exists():
+            self.store.complaints.append(f"{marker} was removed, but not served")
+        if self.read_only:
+            SEEN["can't be removed"] += 1
+            raise OSError(errno.EROFS, "Read-only file system")
+        self.unlink(marker)
+        self._meanwhile("unlinked")
+
+    def _drop_marker(self, path: Path, *, noticed: bool) -> None:
+        path.touch()
+        self._stamp(path)
+        self.marks[path] += 1
+        if noticed:
+            self.robot.discover.sight(Sighting(path))
+
     def _path(self, name: str) -> Path:
         return self.robot.folder / f"{name}.mcap"
 
@@ -564,3 +651,5 @@ def test_what_is_promised_holds_whatever_happens() -> None:
     )
     assert set(STORE_CALLS) | set(GATEWAY_CALLS) | set(TO_FILE) | set(TO_AGENT) <= set(SEEN)
     assert min(SEEN["completed"], SEEN["crash"], SEEN["failed"], SEEN["deleted"]) >= RUNS // 2, SEEN
+    assert min(SEEN["resync"], SEEN["can't be removed"]) >= RUNS // 2, SEEN
+    assert SEEN["lost between serving and removing"] >= RUNS // 20, SEEN

@@ -137,6 +137,21 @@ def test_excluded_names_are_not_sighted(watched: Start, tmp_path: Path) -> None:
     assert seen.drain(tmp_path) == {tmp_path}
 
 
+def test_touch_files_are_sighted_though_their_names_are_excluded_but_not_in_excluded_folders(
+    watched: Start, tmp_path: Path
+) -> None:
+    (tmp_path / ".trash").mkdir()
+    seen = watched()
+    markers = [tmp_path / name for name in ("a.mcap.resync", "a.mcap.first", ".resync", ".hidden.mcap.resync")]
+    for marker in (tmp_path / ".trash" / "a.mcap.resync", *markers):
+        marker.touch()
+    sighted = seen.drain(tmp_path)
+    assert sighted >= set(markers)
+    assert tmp_path / ".trash" / "a.mcap.resync" not in sighted
+    subprocess.run(["touch", markers[2]], check=True)  # one that is there already
+    seen.wait_for(markers[2])
+
+
 def test_writing_wakes_nobody(watched: Start, tmp_path: Path) -> None:
     path = tmp_path / "a.mcap"
     with path.open("wb") as stream:

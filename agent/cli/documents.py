@@ -16,7 +16,7 @@ from agent.cli.options import (
     local,
     mark_of,
     opened_history,
-    print_json,
+    print_json_rows,
     say,
     settings_of,
     with_config,
@@ -52,13 +52,17 @@ def history(
         if summary:
             found = _summaries(_about(documents, target, None), wanted, earliest)
         else:
-            found = (to_json(log) for log in _about(documents, target, wanted) if log.queued_at >= earliest)
-        rows = list(islice(found, offset, offset + limit))
-    if as_json:
-        print_json(rows)
-    for row in () if as_json else rows:
-        say(_summary_line(row) if summary else _line(row))
-    if not rows:
+            every = documents.shown(wanted) if target is None else map(to_json, _about(documents, target, wanted))
+            found = (document for document in every if document["queued_at"] >= earliest)
+        rows = islice(found, offset, offset + limit)
+        if as_json:
+            shown = print_json_rows(rows)
+        else:
+            shown = 0
+            for row in rows:
+                shown += 1
+                say(_summary_line(row) if summary else _line(row))
+    if not shown:
         click.echo("no document", err=True)
 
 

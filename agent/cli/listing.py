@@ -25,7 +25,7 @@ from agent.cli.options import (
     with_json,
     word_of_agent,
 )
-from agent.cli.reasons import Rules
+from agent.cli.reasons import LONG_AGO, Rules
 from agent.edges.clock import RealClock
 from agent.edges.config import Settings
 from agent.edges.control import Control
@@ -159,19 +159,20 @@ class _Listing:
 
     def _row(self, path: str, state: os.stat_result) -> Row:
         size, mtime = state.st_size, utc_text(state.st_mtime_ns / 1e9)
-        log = self._document(path, size, mtime)
-        if log is not None:
+        mark = self._mark(path, size, mtime)
+        if mark and (log := self._history.newest(mark)) is not None:
             return self._known(path, size, mtime, log)
+        if mark and self._history.synced(mark):
+            return Row(path, "synced", size, mtime, why=LONG_AGO)
         reason = next(reason for reason in self._rules.finding(Path(path)) if not reason.ok)
         return Row(path, reason.state or reason.rule, size, mtime, why=reason.says)
 
-    def _document(self, path: str, size: int, mtime: str) -> SyncLog | None:
-        """The newest of these bytes, which are read only where nothing was queued that looked like this file."""
+    def _mark(self, path: str, size: int, mtime: str) -> str:
+        """The fingerprint; the bytes are read only where nothing was queued that looked like this file."""
         here = next(
             (log for log in self._history.at_path(Path(path)) if (log.file_size, log.mtime) == (size, mtime)), None
         )
-        mark = here.fingerprint if here else mark_of(Path(path))
-        return self._history.newest(mark) if mark else None
+        return here.fingerprint if here else mark_of(Path(path))
 
     def _known(self, path: str, size: int, mtime: str, log: SyncLog) -> Row:
         error = log.error

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import closing, contextmanager
 from datetime import datetime, timedelta, timezone
+from itertools import islice
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -106,6 +107,18 @@ def print_json(value: Any) -> None:
     """Print one document. A file name that is no UTF-8 has its bytes escaped, as JSON can carry them."""
     text = json.dumps(value, ensure_ascii=False, indent=2)
     click.echo(text.encode("utf-8", "backslashreplace").decode())
+
+
+def print_json_rows(rows: Iterable[Any]) -> int:
+    """Print a list as one document, a row on a line of its own, and return how many; many need no room in memory."""
+    encode = json.JSONEncoder(ensure_ascii=False).encode
+    lines, printed = (encode(row) for row in rows), 0
+    while some := list(islice(lines, 500)):
+        text = ",\n".join(some).encode("utf-8", "backslashreplace").decode()
+        click.echo(("," if printed else "[") + "\n" + text, nl=False)
+        printed += len(some)
+    click.echo("\n]" if printed else "[]")
+    return printed
 
 
 def local(text: str) -> str:

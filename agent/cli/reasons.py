@@ -25,6 +25,8 @@ _REMEDIES = {
     "compressing": "nothing to do: the compressed file replaces it",
 }
 
+LONG_AGO = "it was, and its documents are forgotten (history.keep_days); a resync sends it again"
+
 
 @dataclass(frozen=True, slots=True)
 class Reason:
@@ -70,6 +72,9 @@ class Rules:
             yield _reason("file", False, "it is a folder", "name the files in it")
             return
         log = self._history.newest(mark) if (mark := mark_of(path)) else None
+        if log is None and mark and self._history.synced(mark):
+            yield Reason("uploaded", True, LONG_AGO)
+            return
         for reason in self.finding(path):
             if log is None or reason.ok:  # what is queued has been found: it goes, whatever these rules say by now
                 yield reason

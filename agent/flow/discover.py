@@ -18,17 +18,17 @@ import stat
 import threading
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 from agent.flow.examine import COMPRESSED, Examiner, NotYet, SidecarRule, has_writer
 from agent.flow.report import DiskReport, Held
-from agent.flow.survey import GONE, Rules, Survey, is_below, related, sidecar_name, tops, walk
+from agent.flow.survey import GONE, Rules, Survey, is_below, related, sidecar_name, tell, tops, walk
 from agent.model.errors import FileChangedError, RecordingError
 from agent.model.nouns import Damaged, Recording, Sighting
 from agent.model.ports import Clock
-from agent.model.touch_files import is_marker
 
 _log = logging.getLogger(__name__)
 
@@ -98,7 +98,6 @@ class Discover:
         self.begun, self.scans = 0, 0  # scans begun and ended
         self._scan_due = -math.inf
         self._scanned = -math.inf
-        self._said_links = False
 
     # -- from any thread
 
@@ -127,7 +126,11 @@ class Discover:
     def unsettled(self, folder: Path, since: float) -> bool:
         """Whether something below ``folder`` that was there at that monotonic time has not been examined yet."""
         with self._lock:
-            return any(file.state == "settling" and file.since <= since for _, file in self._files_below(folder))
+            return any(
+                file.state == "settling" or (file.state == "waiting" and file.due <= file.since + self._sidecar_wait)
+                for _, file in self._files_below(folder)
+                if file.since <= since
+            )
 
     def again(self, path: Path) -> None:
         """What ``step`` gave for ``path`` could not be taken: give it once more after settling again."""
@@ -176,17 +179,27 @@ class Discover:
         What was not examined, or passed over by its age, may be any recording of its size.
         """
         with self._lock:
-            files = [(path, file.name) for path, file in self._files()] if self.scans else None
-        if files is None:
-            return None
+            files, scanned = [(path, file.name) for path, file in self._files()], self.scans > 0
         names, sizes = {name for _, name in files}, {_size(path) for path, name in files if not name}
-        return lambda fingerprint: _short(fingerprint) in names or fingerprint.partition("-")[0] in sizes
+        return (lambda mark: _short(mark) in names or mark.partition("-")[0] in sizes) if scanned else None
 
     def state(self, path: Path) -> tuple[State, str] | None:
         """How a file stands and why; None for one that is not known."""
         with self._lock:
             file = self._find(str(path))
             return (file.state, file.why) if file else None
+
+    def stands(self, path: Path) -> tuple[State, str] | None:
+        """The same at this very moment: what has changed since it was seen has to settle anew."""
+        with self._lock:
+            file = self._find(str(path))
+        if file is None:
+            return None
+        with suppress(OSError):
+            if _stamp(os.stat(path, follow_symlinks=self._follow)) != file.stamp:
+                self.sight(Sighting(path))
+                return "settling", "it was changed just now; it is still settling"
+        return file.state, file.why
 
     @property
     def scan_seconds(self) -> float:
@@ -257,7 +270,7 @@ class Discover:
             self.scans = self.begun
             self._scan_due = min(self._scan_due, self._scanned + self._rescan_seconds)
             survey.seconds = self._scanned - started
-        self._tell(previous, survey)
+        tell(previous, survey)
 
     def _walk(self, top: str, survey: Survey) -> None:
         """See every file below ``top``, and forget those that its folders no longer hold."""
@@ -280,7 +293,7 @@ class Discover:
         folder, name = os.path.split(path)
         if not self._rules.reaches(top, folder):
             return
-        if is_marker(name) and not os.path.isdir(path):
+        if self._rules.asks(name) and not os.path.isdir(path):
             with self._lock:
                 self._markers.add(path)
             return
@@ -470,20 +483,6 @@ class Discover:
 
     def _settling(self, name: str) -> float:
         return max(self._settle_seconds, _SETTLE_COMPRESSED) if name.endswith(COMPRESSED) else self._settle_seconds
-
-    def _tell(self, before: Survey, after: Survey) -> None:
-        """Say once what changed since the scan before."""
-        for root in sorted(set(after.missing) - set(before.missing)):
-            _log.warning("watched folder %s is not there", root, extra={"event": "root_missing", "path": root})
-        for root in sorted(set(before.missing) - set(after.missing)):
-            _log.info("watched folder %s is there", root, extra={"event": "root_found", "path": root})
-        for folder in sorted(after.unreadable.keys() - before.unreadable.keys()):
-            why = after.unreadable[folder]
-            _log.warning("can't read folder %s: %s", folder, why, extra={"event": "unreadable", "path": folder})
-        if after.links and not self._said_links:
-            self._said_links = True
-            text = "%d symbolic links are skipped; watch.follow_symlinks would follow them"
-            _log.info(text, after.links, extra={"event": "links_skipped"})
 
 
 def _stamp(state: os.stat_result) -> int:

@@ -43,6 +43,7 @@ class Intake:
         self._snapshot = snapshot
         self._auto = auto
         self._unasked: set[int] = set()  # hashes of fingerprints
+        self._highest: int | None = None  # that a document was put ahead
 
     @property
     def unasked(self) -> int:
@@ -61,11 +62,12 @@ class Intake:
             if newest.open:
                 waits = newest.status == "failed" and code in _BY_FOLDER
                 return self._history.move(newest.id, "asked") if waits else None
+            synced = self._history.synced(str(found.fingerprint))  # then it was a resync that failed
             if newest.status == "failed" and code in _BY_FILE:
-                return self._queue(found, "discovered")
+                return self._queue(found, "discovered", resync=synced)
             mended = (found.sidecar_sha256, str(found.path)) != (newest.sidecar_sha256, newest.path)
             if newest.status == "failed" and code in _BY_SIDECAR and mended:
-                return self._queue(found, "cause-changed")
+                return self._queue(found, "cause-changed", resync=synced)
             return None
 
     def ask(self, found: Recording, *, trigger: Trigger, ask: Ask, reason: str = "") -> Answer:
@@ -74,20 +76,23 @@ class Intake:
         What waits or runs already is not queued twice; what has ended gets a new document, and the old one stays as
         it is. Raises HistoryFullError.
         """
-        target = str(found.path)
+        target, fingerprint = str(found.path), str(found.fingerprint)
         with self._history.transaction():
-            newest = self._history.newest(str(found.fingerprint))
-            if newest is not None and newest.synced and ask == "first":
-                return Answer(target, "rejected", "it is uploaded already; a resync sends it again", newest.episode_id)
+            newest, synced = self._history.newest(fingerprint), self._history.synced(fingerprint)
             if newest is not None and newest.open:
                 return self.hurry(newest, target, ask)
-            log = self._queue(found, trigger, reason=reason, resync=self._history.synced(str(found.fingerprint)))
+            if ask == "first" and synced and (newest is None or newest.synced):
+                return Answer(target, "rejected", "it is uploaded already; a resync sends it again", episode_id(found))
+            log = self._queue(found, trigger, reason=reason, resync=synced)
             if ask == "first":
                 self._history.amend(log.id, ahead=self._front())
             return Answer(target, "accepted", "queued", log.episode_id)
 
     def hurry(self, log: SyncLog, target: str, ask: Ask) -> Answer:
-        """What an open document makes of being asked for: one that waits for its date is due now."""
+        """What an open document makes of being asked for: one that waits for its date is due now.
+
+        To be called within a transaction of the history.
+        """
         waited = log.status == "failed"
         if waited:
             log = self._history.move(log.id, "asked")
@@ -99,7 +104,11 @@ class Intake:
         return Answer(target, "already_queued", "it is queued or being uploaded already", log.episode_id)
 
     def _front(self) -> int:
-        return max((log.ahead for log in self._history.open()), default=0) + 1
+        """Ahead of all that were put ahead before."""
+        if self._highest is None:  # looked for once: thousands may be put ahead at once
+            self._highest = max((log.ahead for log in self._history.open()), default=0)
+        self._highest += 1
+        return self._highest
 
     def _queue_if_wanted(self, found: Recording) -> SyncLog | None:
         if self._history.synced(str(found.fingerprint)):

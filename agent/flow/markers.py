@@ -6,40 +6,40 @@ So one that is seen again, after a crash or in a folder where nothing can be rem
 
 from __future__ import annotations
 
-import json
 import logging
+import math
 import os
-import stat
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
-from itertools import islice
 from pathlib import Path
-from typing import Any
 
+from agent.flow import touched
 from agent.flow.binding import Bindings
 from agent.flow.discover import Discover
-from agent.flow.examine import NotYet
 from agent.flow.gate import Gate
-from agent.flow.requests import BATCH, Requests
-from agent.model.durable import put, sync_folder
-from agent.model.errors import CloudError, RefusedError, WaitingError
+from agent.flow.requests import BATCH, Requests, is_folder
+from agent.flow.touched import Binding, UnservedError, Wish
+from agent.model.errors import CloudError, HistoryFullError, RefusedError, WaitingError
 from agent.model.nouns import Answer, Ask, Marker
 from agent.model.ports import Clock, History
-from agent.model.touch_files import FIRST, PAUSE, REJECTED, REQUEST, RESCAN, RESYNC, rejected
+from agent.model.touch_files import FIRST, PAUSE, REJECTED, REQUEST, RESCAN, RESYNC, target_of
 
 _log = logging.getLogger(__name__)
 
-_LONGEST_REASON = 1000  # characters
-_LARGEST = 64 * 1024  # bytes of a marker that are read
+_WRITING = 10.0  # seconds that somebody may write a reason
 
 
 @dataclass(slots=True)
 class _Seen:
-    """A marker that is not served yet: when it was first seen, and how many scans had begun by then."""
+    """A marker that is not served yet. There may be 10,000 of them."""
 
-    since: float
-    begun: int
+    since: float  # monotonic time when it was first seen
+    begun: int  # scans, by then
+    looked: float = math.inf  # monotonic time when all that lay there before it had been seen
+    stood: object = None  # how its recording stood when it was tried
+    broken: bool = False  # by a mistake in the agent
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +55,7 @@ class MarkerReport:
 class _Batch:
     """What one transaction came to."""
 
+    room: int  # for documents
     served: list[Marker] = field(default_factory=list)
     refused: list[tuple[Marker, str]] = field(default_factory=list)
 
@@ -97,8 +98,8 @@ class Markers:
         self._waiting: dict[Path, _Seen] = {}
         self._kept: dict[Path, Marker] = {}
         self._rejected: set[Path] = set()
-        self._known: Sequence[Path] = [Path(marker.path) for marker in history.known_markers()]  # by a start before
-        self._rescan_after: int | None = None  # scans begun when a rescan was asked for
+        self._scans_known: int | None = None  # scans that had ended when what is remembered was last looked at
+        self._rescans: tuple[Marker, int] | None = None  # the marker, and how many scans had begun when it was seen
 
     def prepare(self) -> None:
         """Make the folder, for its owner and the group of the folder above; raises OSError."""
@@ -110,14 +111,12 @@ class Markers:
     def look(self) -> bool:
         """Serve what can be served now; tells whether there is new work. Raises HistoryFullError."""
         self.look_at_pause()
-        found = [*self._known, *self._in_folder(), *self._discover.markers()]
-        self._known = ()
-        for path in found:
-            self._waiting.setdefault(path, _Seen(self._clock.monotonic(), self._discover.begun))
+        for path in (*self._remembered(), *self._in_folder(), *self._discover.markers()):
+            self._waiting.setdefault(path, _Seen(self._clock.monotonic(), self._discover.begun)).stood = None
+        due = deque(sorted(path for path, seen in self._waiting.items() if self._may_go_on(path, seen)))
         new = False
-        pending = iter(sorted(self._waiting))
-        while batch := list(islice(pending, BATCH)):
-            new = self._serve(batch) or new
+        while due:
+            new = self._serve(due) or new
         return new
 
     def look_at_pause(self) -> None:
@@ -136,6 +135,12 @@ class Markers:
 
     # -- seeing
 
+    def _remembered(self) -> Iterator[Path]:
+        """What was served and not removed, at the start and after each scan: it may be gone or go now."""
+        if self._scans_known != self._discover.scans:
+            self._scans_known = self._discover.scans
+            yield from (Path(marker.path) for marker in self._history.known_markers())
+
     def _in_folder(self) -> Iterator[Path]:
         try:
             with os.scandir(self._folder) as listing:
@@ -143,216 +148,235 @@ class Markers:
         except OSError:
             return
         if RESCAN in names:
-            self._look_at_rescan()
+            self._look_at_rescan(touched.seen(self._folder / RESCAN))
         self._rejected = {self._folder / name for name in names if name.endswith(REJECTED)}
         for name in names:
             if name.endswith((RESYNC, FIRST, REQUEST)):
                 yield self._folder / name
 
-    def _look_at_rescan(self) -> None:
-        """Gone after a scan that began after it was seen."""
-        if self._rescan_after is None:
-            self._rescan_after = self._discover.begun
+    def _look_at_rescan(self, marker: Marker | None) -> None:
+        """Removed after a scan that began after it was seen; one that can't be removed is not heeded again."""
+        if marker is None:
+            return
+        if self._rescans is None or self._rescans[0] != marker:
+            self._rescans = marker, self._discover.begun
             self._rescan()
-        elif self._discover.scans > self._rescan_after:
-            self._rescan_after = None
+        elif self._discover.scans > self._rescans[1]:
             with suppress(OSError):
-                (self._folder / RESCAN).unlink()
+                touched.unlink(marker)
+
+    def _may_go_on(self, path: Path, seen: _Seen) -> bool:
+        """Whether anything has changed for a marker that waits for its recording."""
+        return seen.stood is None or seen.stood != self._how_it_stands(path)
+
+    def _how_it_stands(self, path: Path) -> object:
+        """Changes whenever the recording that a marker is for may have become one; None where nobody can say."""
+        target = target_of(path.name)
+        if not target or path.parent == self._folder:
+            return None
+        return self._discover.state(path.parent / target), self._discover.scans
 
     # -- serving
 
-    def _serve(self, paths: Sequence[Path]) -> bool:
-        batch = _Batch()
+    def _serve(self, due: deque[Path]) -> bool:
+        """Serve the next ones in one transaction."""
+        batch = _Batch(BATCH)
         with self._history.transaction():
-            for path in paths:
-                self._serve_one(path, batch)
-        for marker, why in batch.refused:
-            self._refuse(marker, why)
-        self._remove(batch.served)
+            while due and batch.room > 0:
+                self._serve_one(due.popleft(), batch)
+        self._remove(batch)
         return bool(batch.served)
 
     def _serve_one(self, path: Path, batch: _Batch) -> None:
-        marker = _marker(path)
+        batch.room -= 1
+        marker = touched.seen(path)
         if marker is None:
-            self._waiting.pop(path, None)
-            self._kept.pop(path, None)
-            if path.parent.is_dir():  # else it lies on a disk that was taken out
-                self._history.forget_marker(str(path))
+            self._drop(path)
             return
-        known = self._history.marker(marker.path)
-        same = known is not None and (known.inode, known.mtime_ns) == (marker.inode, marker.mtime_ns)
-        if same and known is not None and known.through is None:
+        known = self._known(marker)
+        if known is not None and known.through is None:
             batch.served.append(known)
-            return
+        elif not self._is_written(path):
+            self._try(marker, known, batch)
+
+    def _is_written(self, path: Path) -> bool:
+        """Whether its reason is still being written. Not for long: where leases don't work nobody can say."""
+        return self._clock.monotonic() < self._waiting[path].since + _WRITING and touched.is_written(path)
+
+    def _try(self, marker: Marker, known: Marker | None, batch: _Batch) -> None:
+        path = Path(marker.path)
+        seen = self._waiting[path]
+        stood = self._how_it_stands(path)
         try:
-            answer = self._answer(marker, path, (known.through or "") if same and known else "")
-        except _UnservedError as refused:
-            batch.refused.append((marker, str(refused)))
+            answer = self._answer(marker, path, batch)
+        except UnservedError as refused:
+            self._refuse(marker, known, str(refused), batch)
             return
+        except HistoryFullError:
+            raise
         except (CloudError, WaitingError, OSError) as error:  # of profiles and assets that are not there yet
             _log.debug("%s waits: %s", path, error, extra={"event": "marker_waits"})
             return
-        if answer is None:
+        except Exception:  # noqa: BLE001 - one marker's trouble is not the others'
+            if not seen.broken:
+                _log.exception("could not serve %s; it is tried again", path, extra={"event": "bug"})
+            seen.broken = True
             return
-        if answer.status in ("accepted", "already_queued"):
+        if answer is None:
+            seen.stood = stood
+            return
+        if answer.status in _GOOD:
             self._history.mark_served(marker)
             batch.served.append(marker)
             _log.info("served %s: %s", path, answer.message, extra={"event": "marker", "episode_id": answer.episode_id})
         else:
-            batch.refused.append((marker, f"{answer.target}: {answer.message}"))
+            self._refuse(marker, known, f"{answer.target}: {answer.message}", batch)
 
-    def _answer(self, marker: Marker, path: Path, through: str) -> Answer | None:
-        """What became of it; None while it has to wait. Raises _UnservedError."""
+    def _refuse(self, marker: Marker, known: Marker | None, why: str, batch: _Batch) -> None:
+        """One whose reason can't be left beside it is answered again after the next scan, and said no more."""
+        batch.refused.append((replace(marker, through="", said=known is not None and known.said), why))
+
+    def _known(self, marker: Marker) -> Marker | None:
+        """What is remembered of this very marker, not of one that was there before."""
+        known = self._history.marker(marker.path)
+        same = known is not None and (known.inode, known.mtime_ns) == (marker.inode, marker.mtime_ns)
+        return known if same else None
+
+    def _drop(self, path: Path) -> None:
+        """Somebody took it back, or removed it after it was served."""
+        self._waiting.pop(path, None)
+        self._kept.pop(path, None)
+        if path.parent.is_dir():  # else it lies on a disk that was taken out
+            self._history.forget_marker(str(path))
+
+    def _answer(self, marker: Marker, path: Path, batch: _Batch) -> Answer | None:
+        """What became of it; None while it has to wait. Raises UnservedError."""
         if path.name.endswith(REQUEST):
-            return self._of_request(path)
-        suffix, ask = (FIRST, _FIRST) if path.name.endswith(FIRST) else (RESYNC, _RESYNC)
-        reason = _text(path)[:_LONGEST_REASON] if ask == "resync" else ""
-        target = path.name.removesuffix(suffix)
+            return self._of_request(marker, path, batch)
+        ask, target = _FIRST if path.name.endswith(FIRST) else _RESYNC, target_of(path.name) or ""
+        reason = touched.reason_in(path) if ask == "resync" else ""
         if path.parent == self._folder:
-            return _first_of(self._requests.episode(target, ask=ask, trigger="marker", reason=reason))
+            return self._once_looked(path, self._requests.episode(target, ask=ask, trigger="marker", reason=reason))
         if not target:
-            return self._of_folder(marker, path, ask, reason, through)
-        found = self._requests.at(path.with_name(target), ask=ask, trigger="marker", reason=reason)
-        if isinstance(found, NotYet):
-            if found.why == "unknown" and self._scanned_since(path):
-                raise _UnservedError(f"{found.path}: {found.message}")
-            return None
-        return found
+            return self._of_folder(marker, path.parent, Wish(ask, "marker", reason), batch)
+        found = self._requests.at(path.parent / target, ask=ask, trigger="marker", reason=reason)
+        if isinstance(found, Answer):
+            return found
+        if found.why == "unknown" and self._scanned(path):
+            raise UnservedError(f"{found.path}: {found.message}")
+        return None
 
-    def _of_folder(self, marker: Marker, path: Path, ask: Ask, reason: str, through: str) -> Answer | None:
+    def _of_folder(self, marker: Marker, folder: Path, wish: Wish, batch: _Batch) -> Answer | None:
         """All that lies there; in transactions of its own where there is much, each with how far it has come."""
-        folder = path.parent
-        if not self._scanned_since(path) or self._discover.unsettled(folder, self._waiting[path].since):
+        path, known = Path(marker.path), self._known(marker)
+        if not self._scanned(path) or not self._looked_at(path, folder):
             return None
-        paths = [str(below) for below in self._requests.below(folder) if str(below) > through]
+        through = (known.through if known else None) or ""
+        paths = [below for below in self._requests.below(folder) if str(below) > through]
         if not paths and not through:
-            raise _UnservedError("there is no finished recording in this folder or below")
-        batch, rest = paths[:BATCH], paths[BATCH:]
-        answers = list(self._requests.each([Path(below) for below in batch], ask=ask, trigger="marker", reason=reason))
+            raise UnservedError(f"there is no finished recording in {folder} or below")
+        some, rest = paths[: max(1, batch.room)], paths[max(1, batch.room) :]
+        batch.room -= len(some)
+        list(self._requests.each(some, ask=wish.ask, trigger=wish.trigger, reason=wish.reason))
         if rest:
-            self._history.mark_served(replace(marker, through=batch[-1]))
+            self._history.mark_served(replace(marker, through=str(some[-1])))
             return None
-        return Answer(str(folder), "accepted", f"{len(answers)} recordings, the last of the folder")
+        return Answer(str(folder), "accepted", "all recordings of the folder")
 
-    def _of_request(self, path: Path) -> Answer:
+    def _of_request(self, marker: Marker, path: Path, batch: _Batch) -> Answer | None:
         """What a command left while no agent ran."""
-        asked = _object(_text(path))
-        if asked.get("ask") == "asset":
-            return self._of_asset(str(asked.get("robot", "")), asked.get("asset"))
-        ask: Ask = _FIRST if asked.get("ask") == "first" else _RESYNC
-        if asked.get("ask") not in ("resync", "first") or not asked.get("target"):
-            raise _UnservedError("it is no request of keystone-agent")
-        target, reason = os.fsdecode(os.fsencode(str(asked["target"]))), str(asked.get("reason", ""))[:_LONGEST_REASON]
-        return _first_of(self._requests.ask(target, ask=ask, trigger="cli", reason=reason))
+        asked = touched.request_in(path)
+        if isinstance(asked, Binding):
+            return self._bound(asked)
+        if is_folder(asked.target):
+            return self._of_folder(marker, Path(asked.target), asked, batch)
+        answers = self._requests.ask(asked.target, ask=asked.ask, trigger=asked.trigger, reason=asked.reason)
+        return self._once_looked(path, answers)
 
-    def _of_asset(self, robot: str, asset: Any) -> Answer:
+    def _bound(self, asked: Binding) -> Answer:
         try:
-            if asset is None:
-                self._bindings.unbind(robot)
+            if asked.asset is None:
+                self._bindings.unbind(asked.robot)
             else:
-                self._bindings.bind(robot, str(asset))
+                self._bindings.bind(asked.robot, asked.asset)
         except RefusedError as error:
-            raise _UnservedError(f"{robot}: {error.message}; {error.hint}") from error
-        return Answer(robot, "accepted", f"bound to {asset or 'no asset'}")
+            raise UnservedError(f"{asked.robot}: {error.message}; {error.hint}") from error
+        return Answer(asked.robot, "accepted", f"bound to {asked.asset or 'no asset'}")
 
-    def _scanned_since(self, path: Path) -> bool:
-        return self._discover.scans > self._waiting[path].begun
+    # -- waiting
+
+    def _once_looked(self, path: Path, answers: Sequence[Answer]) -> Answer | None:
+        """What was answered; a refusal counts only when all that lay there at the start has been looked at."""
+        answer = _first_of(answers)
+        return answer if answer.status in _GOOD or self._looked_at(path, Path("/")) else None
+
+    def _looked_at(self, path: Path, folder: Path) -> bool:
+        """Whether nothing in ``folder`` and below is still settling from before the marker was seen."""
+        seen = self._waiting[path]
+        if not self._discover.scans:
+            return False
+        seen.looked = min(seen.looked, self._clock.monotonic())
+        return not self._discover.unsettled(folder, seen.looked)
+
+    def _scanned(self, path: Path) -> bool:
+        """Whether a scan has ended that began after the marker was seen."""
+        begun = self._waiting[path].begun
+        if self._discover.scans <= begun == self._discover.begun:
+            self._rescan()
+        return self._discover.scans > begun
 
     # -- removing
 
-    def _remove(self, served: Iterable[Marker]) -> None:
-        """Take away what is served, durably, and forget it; what can't be removed is said once."""
-        gone: list[Marker] = []
-        for marker in served:
+    def _remove(self, batch: _Batch) -> None:
+        """Take away what is served or refused, durably, and forget it; what can't be removed is said once."""
+        gone, kept = [], []
+        for marker, why in (*((marker, "") for marker in batch.served), *batch.refused):
             path = Path(marker.path)
             self._waiting.pop(path, None)
             try:
-                _unlink(marker)
+                if why:
+                    self._leave_reason(marker, why)
+                touched.unlink(marker)
             except OSError as error:
-                self._keep(path, marker, error)
+                self._kept[path] = marker
+                if not marker.said:
+                    self._say_kept(path, error, refused=bool(why))
+                    kept.append(replace(marker, said=True))
             else:
                 self._kept.pop(path, None)
                 gone.append(marker)
-        for folder in {Path(marker.path).parent for marker in gone}:
-            with suppress(OSError):  # a folder that is gone has no marker either
-                sync_folder(folder)
+        back = {folder for folder in {Path(marker.path).parent for marker in gone} if not touched.is_synced(folder)}
+        known = (marker.path for marker in gone if self._history.marker(marker.path))
+        over = [path for path in known if Path(path).parent not in back]
+        if not over and not kept:
+            return
         with self._history.transaction():
-            for marker in gone:
-                self._history.forget_marker(marker.path)
+            for marker in kept:
+                self._history.mark_served(marker)
+            for name in over:
+                self._history.forget_marker(name)
 
-    def _keep(self, path: Path, marker: Marker, error: OSError) -> None:
-        if not marker.said:
-            why = error.strerror or str(error)
-            text = "served %s, but it can't be removed (%s): remove it yourself, or leave it: it is not served again"
-            _log.warning(text, path, why, extra={"event": "marker_kept", "path": str(path)})
-            marker = replace(marker, said=True)
-            self._history.mark_served(marker)
-        self._kept[path] = marker
-
-    def _refuse(self, marker: Marker, why: str) -> None:
-        """Put the reason in the place of the marker."""
+    def _leave_reason(self, marker: Marker, why: str) -> None:
+        """Put the reason beside the marker. Raises OSError."""
         path = Path(marker.path)
-        _log.warning("rejected %s: %s", path, why, extra={"event": "marker_rejected", "path": str(path)})
-        try:
-            put(rejected(path), f"{why}\n".encode("utf-8", "replace"), owner=path.parent, mode=0o644)
-            _unlink(marker)
-            sync_folder(path.parent)
-        except OSError as error:
-            self._history.mark_served(replace(marker, said=True))
-            self._kept[path] = marker
-            why = error.strerror or str(error)
-            _log.warning("%s can't be replaced by its reason: %s", path, why, extra={"event": "marker_kept"})
-        self._waiting.pop(path, None)
+        if not marker.said:
+            _log.warning("rejected %s: %s", path, why, extra={"event": "marker_rejected", "path": str(path)})
+        touched.leave_reason(path, why)
 
-
-class _UnservedError(Exception):
-    """A marker can't be served, whenever it is tried."""
+    def _say_kept(self, path: Path, error: OSError, *, refused: bool) -> None:
+        why = error.strerror or str(error)
+        text = "served %s, but it can't be removed (%s): remove it yourself, or leave it: it is not served again"
+        if refused:
+            text = "%s can't be replaced by its reason: %s"
+        _log.warning(text, path, why, extra={"event": "marker_kept", "path": str(path)})
 
 
 _FIRST: Ask = "first"
 _RESYNC: Ask = "resync"
-
-
-def _marker(path: Path) -> Marker | None:
-    """What lies at ``path``; None where it is gone, or no regular file."""
-    try:
-        state = path.lstat()
-    except OSError:
-        return None
-    return Marker(str(path), state.st_ino, state.st_mtime_ns) if stat.S_ISREG(state.st_mode) else None
-
-
-def _unlink(marker: Marker) -> None:
-    """Remove the marker, but none that was dropped there since. Raises OSError."""
-    path = Path(marker.path)
-    with suppress(FileNotFoundError):
-        state = path.lstat()
-        if (state.st_ino, state.st_mtime_ns) == (marker.inode, marker.mtime_ns):
-            path.unlink()
-
-
-def _text(path: Path) -> str:
-    """What somebody wrote into it, in one line; raises _UnservedError where that can't be read."""
-    try:
-        if path.lstat().st_size == 0:
-            return ""
-        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
-        with os.fdopen(descriptor, "rb") as file:
-            text = file.read(_LARGEST).decode("utf-8", "replace")
-    except OSError as error:
-        raise _UnservedError(f"it can't be read: {error.strerror}") from error
-    return "".join(letter if letter.isprintable() else " " for letter in text).strip()
-
-
-def _object(text: str) -> Mapping[str, Any]:
-    with suppress(ValueError, RecursionError):
-        content = json.loads(text)
-        if isinstance(content, dict):
-            return content
-    return {}
+_GOOD = ("accepted", "already_queued")
 
 
 def _first_of(answers: Sequence[Answer]) -> Answer:
     """One answer for all: a good one if there is any."""
-    good = [answer for answer in answers if answer.status in ("accepted", "already_queued")]
+    good = [answer for answer in answers if answer.status in _GOOD]
     return (good or list(answers))[0]

@@ -42,7 +42,7 @@ class Requests:
             history: Tells what is known of a recording.
             intake: Makes the documents.
             examiner: Says what lies at a path.
-            state: How a path stands, and why; None where nothing is known of it.
+            state: How a path stands at this moment, and why; None where nothing is known of it.
             below: What may be a recording in a folder and below, by path.
             names: Where the bytes of a fingerprint lie.
         """
@@ -56,7 +56,7 @@ class Requests:
     def ask(self, target: str, *, ask: Ask, trigger: Trigger, reason: str = "") -> Sequence[Answer]:
         """Ask for a target; a folder gives an answer for each recording in it and below."""
         path = Path(target)
-        if path.is_absolute() and path.is_dir():
+        if is_folder(target):
             return self._folder(target, ask=ask, trigger=trigger, reason=reason)
         if path.is_absolute() and os.path.lexists(path):
             found = self.at(path, ask=ask, trigger=trigger, reason=reason)
@@ -86,17 +86,17 @@ class Requests:
             return Answer(str(path), "not_found", "there is no such file")
         except (AgentError, OSError) as error:
             return Answer(str(path), "rejected", _said(error))
-        if isinstance(found, Recording) and state:
+        if not state:
+            found = NotYet(path, "unknown", _UNKNOWN)
+        if isinstance(found, Recording):
             return self._intake.ask(found, trigger=trigger, ask=ask, reason=reason)
-        if isinstance(found, Damaged):
-            return Answer(str(path), "rejected", f"it is damaged: {found.reason}")
-        return found if isinstance(found, NotYet) else NotYet(path, "unknown", _UNKNOWN)
+        return Answer(str(path), "rejected", f"it is damaged: {found.reason}") if isinstance(found, Damaged) else found
 
     def _look(self, path: Path, state: str) -> Recording | Damaged | NotYet:
         """What lies there; raises RecordingError and OSError. Nothing waits that has waited before."""
         if state == "unfinished":
             raise RecordingError("it has no end, and no program writes to it", hint="see watch.unfinished")
-        over = state == "complete"
+        over = state in ("complete", "skipped")
         return self._examiner.look(path, sidecar_overdue=state != "waiting", done_overdue=over, end_overdue=over)
 
     def episode(self, episode_id: str, *, ask: Ask, trigger: Trigger, reason: str = "") -> Sequence[Answer]:
@@ -132,24 +132,30 @@ class Requests:
         if log.open:
             return self._intake.hurry(log, target, ask)
         found = self._find(log)
-        if found is None:
-            return Answer(target, "rejected", f"{log.path}: {_GONE}", log.episode_id)
+        if not isinstance(found, Recording):
+            why = f"it is damaged: {found.reason}" if found else _GONE
+            return Answer(target, "rejected", f"{log.path}: {why}", log.episode_id)
         answer = self._intake.ask(found, trigger=trigger, ask=ask, reason=reason)
         return Answer(target, answer.status, answer.message, answer.episode_id)
 
-    def _find(self, log: SyncLog) -> Recording | None:
-        """The recording of a document, by the path that it had or by what the finder knows."""
+    def _find(self, log: SyncLog) -> Recording | Damaged | None:
+        """What a document is about, by the path that it had or by what the finder knows."""
         return self._first_of([Path(log.path)], log) or self._first_of(self._names(log.fingerprint), log)
 
-    def _first_of(self, paths: Sequence[Path], log: SyncLog) -> Recording | None:
+    def _first_of(self, paths: Sequence[Path], log: SyncLog) -> Recording | Damaged | None:
         for path in paths:
             try:
                 found = self._examiner.look(path, sidecar_overdue=True, done_overdue=True, end_overdue=True)
             except (AgentError, OSError):
                 continue
-            if isinstance(found, Recording) and str(found.fingerprint) == log.fingerprint:
+            if not isinstance(found, NotYet) and str(found.fingerprint) == log.fingerprint:
                 return found
         return None
+
+
+def is_folder(target: str) -> bool:
+    """Whether a target is a folder that this user may look at."""
+    return os.path.isabs(target) and os.path.isdir(target)  # noqa: PTH112, PTH117 - Path.is_dir raises where it may not look
 
 
 def _said(error: AgentError | OSError) -> str:

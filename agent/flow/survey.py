@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import errno
 import fnmatch
+import logging
 import os
 import re
 from collections import Counter
@@ -14,7 +15,9 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 from agent.flow.examine import COMPRESSED, DONE
-from agent.model.touch_files import FIRST, REJECTED, RESYNC, is_marker, is_rejected
+from agent.model.touch_files import FIRST, REJECTED, RESYNC, is_rejected, target_of
+
+_log = logging.getLogger(__name__)
 
 GONE = (errno.ENOENT, errno.ENOTDIR)
 _OURS = (DONE, RESYNC, FIRST, REJECTED)
@@ -32,6 +35,11 @@ class Rules:
     def wanted(self, name: str) -> bool:
         """Whether a file of this base name may become a recording."""
         return self._included(name) and not self.excluded(name)
+
+    def asks(self, name: str) -> bool:
+        """Whether a file of this base name is a touch file: for its folder, or for what may be meant as a recording."""
+        target = target_of(name)
+        return target is not None and (not target or self._included(target) or bool(foreign(target)))
 
     def reaches(self, top: str, path: str) -> bool:
         """Whether a walk from ``top`` comes to ``path``."""
@@ -60,6 +68,7 @@ class Survey:
     markers: list[str] = field(default_factory=list)
     rejected: list[str] = field(default_factory=list)  # why markers were not served
     links: int = 0
+    told_links: bool = False  # in this agent's life
     missing: list[str] = field(default_factory=list)
     seconds: float = 0.0
 
@@ -113,7 +122,7 @@ def _candidate(entry: os.DirEntry[str], rules: Rules, survey: Survey) -> os.stat
     if not rules.follow and entry.is_symlink():
         survey.links += not rules.excluded(entry.name)
         return None
-    if is_marker(entry.name):
+    if rules.asks(entry.name):
         survey.markers.append(entry.path)
         return None
     if is_rejected(entry.name):
@@ -124,6 +133,21 @@ def _candidate(entry: os.DirEntry[str], rules: Rules, survey: Survey) -> os.stat
             survey.ignored[suffix] += 1
         return None
     return entry.stat()
+
+
+def tell(before: Survey, after: Survey) -> None:
+    """Say which folders went away, came back or can't be read any more; of links only once."""
+    for root in sorted(set(after.missing) - set(before.missing)):
+        _log.warning("watched folder %s is not there", root, extra={"event": "root_missing", "path": root})
+    for root in sorted(set(before.missing) - set(after.missing)):
+        _log.info("watched folder %s is there", root, extra={"event": "root_found", "path": root})
+    for folder in sorted(after.unreadable.keys() - before.unreadable.keys()):
+        why = after.unreadable[folder]
+        _log.warning("can't read folder %s: %s", folder, why, extra={"event": "unreadable", "path": folder})
+    if after.links and not before.told_links:
+        text = "%d symbolic links are skipped; watch.follow_symlinks would follow them"
+        _log.info(text, after.links, extra={"event": "links_skipped"})
+    after.told_links = before.told_links or after.links > 0
 
 
 def is_below(path: str, folder: str) -> bool:

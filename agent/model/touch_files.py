@@ -14,6 +14,11 @@ def is_marker(name: str) -> bool:
     return name.endswith((RESYNC, FIRST))
 
 
+def target_of(name: str) -> str | None:
+    """The base name that a marker of this base name is for, "" for its folder; None where it is no marker."""
+    return name[: -len(RESYNC if name.endswith(RESYNC) else FIRST)] if is_marker(name) else None
+
+
 def is_rejected(name: str) -> bool:
     """Whether a file of this base name says why a marker was not served."""
     return name.endswith((RESYNC + REJECTED, FIRST + REJECTED))

@@ -6,9 +6,12 @@ by which they are looked up. So 100,000 documents cost some 15 MiB.
 
 from __future__ import annotations
 
+import json
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, fields, replace
+from operator import attrgetter
 from pathlib import Path
 from typing import Any, get_args
 
@@ -27,6 +30,14 @@ ABORTS = "aborts"
 MARKERS = "markers"
 
 _FIELDS = tuple(field.name for field in fields(SyncLog))
+_KNOWN = frozenset(_FIELDS)
+_values = attrgetter(*_FIELDS)
+_TEXT = r'"[^"\\]*"'
+_UPLOADED = re.compile(  # most documents are like this: what memory needs of them is known without reading the rest
+    r'\{"id":\d+,"episode_id":"(?P<episode>[^"\\]*)","path":"(?P<path>[^"\\]*)","file_size":\d+,'
+    rf'"mtime":{_TEXT},"fingerprint":"(?P<fingerprint>[^"\\]*)","sidecar_sha256":{_TEXT},"trigger":{_TEXT},'
+    rf'"reason":{_TEXT},"resync":\w+,"status":"completed"'
+)
 _CODES: dict[str, int] = {status: code for code, status in enumerate(get_args(Status), start=1)}  # 0: no document
 
 
@@ -58,11 +69,15 @@ class TinyHistory:
         self._statuses = bytearray(1)  # by id
         self._indexes = self._by_fingerprint, self._by_path, self._by_episode = Index(), Index(), Index()
         self._next_id = self._storage.last_id(TABLE) + 1
-        for id_, document in self._storage.documents(TABLE):
-            self._mark(id_, document["status"])
-            self._index(id_, document["fingerprint"], document["path"], document["episode_id"])
-            if document["status"] in ("pending", "in_progress") or document.get("next_retry_at") is not None:
-                self._remember(id_, from_json(document))
+        self._statuses.extend(bytes(self._next_id))
+        for id_, text in self._storage.texts(TABLE, self._storage.ids(TABLE)):
+            if uploaded := _UPLOADED.match(text):
+                self._statuses[id_] = _CODES["completed"]
+                self._index(id_, uploaded["fingerprint"], uploaded["path"], uploaded["episode"])
+            else:
+                log = from_json(json.loads(text))
+                self._remember(id_, log)
+                self._index(id_, *_names(log))
 
     def add(self, log: SyncLog) -> SyncLog:
         """Write a new document; its ``id`` is ignored and given here."""
@@ -210,13 +225,14 @@ class TinyHistory:
 
     def newest_first(self, status: Status | None = None) -> Iterator[SyncLog]:
         """All documents, or all with this status; each is read when it is its turn."""
-        for id_ in reversed(self._storage.ids(TABLE)):
-            with self._lock:
-                if status is not None and self._statuses[id_] != _CODES[status]:
-                    continue
-                log = self._get_if_any(id_)
-            if log is not None:
-                yield log
+        for text in self._newest_first(status):
+            yield from_json(json.loads(text))
+
+    def shown(self, status: Status | None = None) -> Iterator[dict[str, Any]]:
+        """The same documents in the same order as :func:`to_json` has them, for who shows them all."""
+        for text in self._newest_first(status):
+            document = json.loads(text)
+            yield document if tuple(document) == _FIELDS else to_json(from_json(document))
 
     def counts(self) -> Mapping[Status, int]:
         """How many documents stand in each status."""
@@ -248,6 +264,12 @@ class TinyHistory:
     def close(self) -> None:
         """Let go of the files."""
         self.db.close()
+
+    def _newest_first(self, status: Status | None) -> Iterator[str]:
+        ids = reversed(self._storage.ids(TABLE))
+        wanted = ids if status is None else (id_ for id_ in ids if self._statuses[id_] == _CODES[status])
+        for _, text in self._storage.texts(TABLE, wanted):
+            yield text
 
     def _known_markers(self) -> dict[str, tuple[int, Marker]]:
         return {
@@ -313,19 +335,18 @@ def _names(log: SyncLog) -> tuple[str, str, str]:
 
 def to_json(log: SyncLog) -> dict[str, Any]:
     """The document as it is stored and shown, its fields in the order of :class:`SyncLog`."""
-    return {
-        **{name: getattr(log, name) for name in _FIELDS},
-        "error": asdict(log.error) if log.error else None,
-        "raw_tags": dict(log.raw_tags),
-        "left_out_tags": list(log.left_out_tags),
-    }
+    document = dict(zip(_FIELDS, _values(log), strict=True))
+    document["error"] = asdict(log.error) if log.error else None
+    document["raw_tags"] = dict(log.raw_tags)
+    document["left_out_tags"] = list(log.left_out_tags)
+    return document
 
 
 def from_json(document: Mapping[str, Any]) -> SyncLog:
     """The inverse of :func:`to_json`; fields that only a newer agent knows are passed over."""
-    known = _known(document, SyncLog)
-    error = _known(known.get("error") or {}, Fault)
-    known["error"] = Fault(**error) if error else None
+    known = dict(document) if document.keys() <= _KNOWN else _known(document, SyncLog)
+    error = known.get("error")
+    known["error"] = Fault(**_known(error, Fault)) if error else None
     known["left_out_tags"] = tuple(known.get("left_out_tags", ()))
     return SyncLog(**known)
 

@@ -19,22 +19,23 @@ class Index:
         self._hashes = array("q", [0])
         self._ids = array("q", [0])  # 0: the row is free
         self._free = array("I")
+        self._linked = 1  # rows from here on are in no bucket yet
 
     def add(self, text: str, id_: int) -> None:
         """The document ``id_``, above 0, carries ``text``."""
-        if len(self._ids) > len(self._heads):
-            self._grow()
-        row = self._free.pop() if self._free else len(self._ids)
-        if row == len(self._ids):
-            for column in (self._next, self._hashes, self._ids):
-                column.append(0)
-        self._hashes[row], self._ids[row] = hash(text), id_
-        self._link(row)
+        if self._free:
+            row = self._free.pop()
+            self._hashes[row], self._ids[row] = hash(text), id_
+            self._link(row, row + 1)
+        else:
+            self._hashes.append(hash(text))
+            self._ids.append(id_)
+            self._next.append(0)
 
     def discard(self, text: str, id_: int) -> None:
         """The document carries it no more."""
         wanted = hash(text)
-        bucket = wanted % len(self._heads)
+        bucket = self._bucket(wanted)
         before, row = 0, self._heads[bucket]
         while row and (self._hashes[row] != wanted or self._ids[row] != id_):
             before, row = row, self._next[row]
@@ -49,20 +50,30 @@ class Index:
     def ids(self, text: str) -> Sequence[int]:
         """Ids of documents that may carry ``text``, highest first."""
         wanted, found = hash(text), set()
-        row = self._heads[wanted % len(self._heads)]
+        bucket = self._bucket(wanted)
+        row = self._heads[bucket]
         while row:
             if self._hashes[row] == wanted:
                 found.add(self._ids[row])
             row = self._next[row]
         return sorted(found, reverse=True)
 
-    def _grow(self) -> None:
-        self._heads = array("I", bytes(4 * 4 * len(self._heads)))
-        for row in range(1, len(self._ids)):
-            if self._ids[row]:
-                self._link(row)
+    def _bucket(self, hashed: int) -> int:
+        """Its number, when all rows are in theirs."""
+        rows = len(self._ids)
+        if self._linked < rows:
+            if rows > len(self._heads):
+                self._heads = array("I", bytes(4 * 4 * rows))
+                self._linked = 1
+            self._link(self._linked, rows)
+            self._linked = rows
+        return hashed % len(self._heads)
 
-    def _link(self, row: int) -> None:
-        bucket = self._hashes[row] % len(self._heads)
-        self._next[row] = self._heads[bucket]
-        self._heads[bucket] = row
+    def _link(self, first: int, end: int) -> None:
+        heads, links, hashes, ids = self._heads, self._next, self._hashes, self._ids
+        buckets = len(heads)
+        for row in range(first, end):
+            if ids[row]:
+                bucket = hashes[row] % buckets
+                links[row] = heads[bucket]
+                heads[bucket] = row

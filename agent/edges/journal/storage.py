@@ -12,7 +12,7 @@ import logging
 import os
 import threading
 from array import array
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -31,6 +31,7 @@ from agent.edges.journal.lines import (
     rescue,
     torn,
 )
+from agent.edges.journal.nearby import Nearby
 from agent.edges.journal.places import Places
 from agent.edges.journal.tables import DocumentStorage, Recorder, StoredTable
 from agent.edges.journal.upgrade import keep_copy
@@ -71,6 +72,7 @@ class JournalStorage(DocumentStorage):
         self._reserve = reserve
         self._guard = FileLock(path.with_name("lock"), timeout=_PATIENCE, mode=0o640, thread_local=False)
         self._descriptor = -1
+        self._loads = 0  # how often the file was read: each time its entries may lie elsewhere
         self._folder_synced = False  # the last agent may have died between renaming and syncing
         self._pending: dict[tuple[str, int], str | None] | None = None
         self._forget()
@@ -138,14 +140,14 @@ class JournalStorage(DocumentStorage):
         with self.lock:
             if self._pending:
                 return len(self.ids(table))
-            return len(self._places[table].ids) if table in self._places else 0
+            return len(self._places[table]) if table in self._places else 0
 
     def last_id(self, table: str) -> int:
         """The highest id that this table ever had, also one of a removed document; 0 before the first."""
         with self.lock:
             return self._last_ids.get(table, 0)
 
-    def text(self, table: str, id_: int) -> str | None:
+    def text(self, table: str, id_: int, near: Nearby | None = None) -> str | None:
         """The JSON of one document, or None when there is none.
 
         Raises AgentError when the file was changed by somebody else since it was opened.
@@ -156,7 +158,7 @@ class JournalStorage(DocumentStorage):
             place = self._places[table].find(id_) if table in self._places else None
             if place is None:
                 return None
-            entry = self._entry(*place)
+            entry = near.read(*place, self._end) if near else self._entry(*place)
             head = f"[{encode(table)},{id_},".encode("ascii")
             if not (entry.startswith(head) and entry.endswith(b"]")):
                 raise AgentError(
@@ -166,11 +168,17 @@ class JournalStorage(DocumentStorage):
                 )
             return entry[len(head) : -1].decode("ascii")
 
-    def documents(self, table: str) -> Iterator[tuple[int, dict[str, Any]]]:
-        """All documents of a table with their ids, ascending; each is read when it is its turn."""
-        for id_ in self.ids(table):
-            if (text := self.text(table, id_)) is not None:
-                yield id_, json.loads(text)
+    def texts(self, table: str, ids: Iterable[int]) -> Iterator[tuple[int, str]]:
+        """The JSON of these documents, as far as they are there; each is read when it is its turn."""
+        near = Nearby(self._descriptor)
+        generation = self._loads
+        for id_ in ids:
+            with self.lock:
+                if generation != self._loads:
+                    near, generation = Nearby(self._descriptor), self._loads
+                text = self.text(table, id_, near)
+            if text is not None:
+                yield id_, text
 
     # Writing
 
@@ -306,6 +314,7 @@ class JournalStorage(DocumentStorage):
     def _load(self) -> list[bytes]:
         """Learn from the file where everything lies; return the bad lines."""
         self._forget()
+        self._loads += 1
         bad: list[bytes] = []
         end = end_of_content(self._descriptor)
         for offset, raw in raw_lines(self._descriptor, end):
