@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import socket
 import threading
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -195,6 +197,17 @@ def test_a_disk_that_hangs_ends_no_sign_of_life(agent: App, manager: Manager) ->
         assert any("the disk was not looked at" in fault for fault in agent.health.faults())
 
 
+@contextmanager
+def commanded(cloud: DevCloud, folder: Path) -> Iterator[Agent]:
+    """The real command, not started yet; it ends with the block."""
+    agent = Agent(cloud, folder)
+    try:
+        yield agent
+    finally:
+        if agent.process is not None:
+            agent.stop(signal.SIGKILL)
+
+
 def control(agent: Agent) -> Control:
     """The agent's own socket, as soon as it is there."""
     nap = threading.Event()
@@ -207,9 +220,8 @@ def control(agent: Agent) -> Control:
 
 
 def test_the_command_is_ready_with_its_history_open_and_before_it_uploads(tmp_path: Path, manager: Manager) -> None:
-    with DevCloud(tmp_path / "cloud") as cloud:
+    with DevCloud(tmp_path / "cloud") as cloud, commanded(cloud, tmp_path) as agent:
         cloud.stop_gateway()
-        agent = Agent(cloud, tmp_path)
         write_mcap(agent.root / "a.mcap")
         agent.start()
         agent.wait(lambda logs: logs and logs[0].status == "pending" and logs[0].error)
@@ -234,8 +246,7 @@ def test_the_command_is_ready_with_its_history_open_and_before_it_uploads(tmp_pa
 
 
 def test_the_command_gives_signs_of_life_until_sigterm(tmp_path: Path, manager: Manager) -> None:
-    with DevCloud(tmp_path / "cloud") as cloud:
-        agent = Agent(cloud, tmp_path)
+    with DevCloud(tmp_path / "cloud") as cloud, commanded(cloud, tmp_path) as agent:
         agent.environ |= {"NOTIFY_SOCKET": manager.address, "WATCHDOG_USEC": str(int(_BEAT * 2e6))}
         agent.start()
         heard = manager.hear_until("READY=1")
