@@ -12,18 +12,18 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from datetime import datetime
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from agent import BUILD_DATE, __version__, cloud
+from agent.allowed import bandwidth, limits, oldest_wanted
 from agent.edges.assets import AssetFile
 from agent.edges.clock import RealClock
 from agent.edges.config import Settings
-from agent.edges.config.kinds import newer_than
 from agent.edges.control import ControlServer
 from agent.edges.device import device_id
 from agent.edges.history import TinyHistory
 from agent.edges.link import LinkWatch
+from agent.edges.notify import Notify
 from agent.edges.status import StatusFile
 from agent.edges.watch import Watch
 from agent.flow.ages import Ages
@@ -38,7 +38,6 @@ from agent.flow.finder import Finder
 from agent.flow.forgetting import Forgetting
 from agent.flow.gate import Delays, Gate
 from agent.flow.intake import Intake
-from agent.flow.limits import Limits
 from agent.flow.markers import Markers
 from agent.flow.pace import MOST_IN_ALL, Pace
 from agent.flow.prepare import Prepare
@@ -46,16 +45,13 @@ from agent.flow.removal import Removal
 from agent.flow.requests import Requests
 from agent.flow.retention import Retention
 from agent.flow.upload import Upload
-from agent.health import Beat, Health
+from agent.health import RESTART, Beat, Health
 from agent.measuring import Measuring
-from agent.model.bandwidth import Bandwidth
 from agent.model.errors import AgentError, CloudError, HistoryFullError, WaitingError, judge
-from agent.model.hours import Hours
 from agent.model.nouns import Recording, Sighting, utc_seconds
-from agent.model.ports import Clock
 from agent.operator import Desk
 from agent.schedule import Schedule
-from agent.snapshot import Snapshot
+from agent.snapshot import Snapshot, line
 
 if TYPE_CHECKING:
     from agent.telemetry import Telemetry
@@ -69,7 +65,6 @@ _PAY, _TIDY = 300.0, 3600.0
 _TEND = 60.0
 _RETAIN, _FORGET = 10.0, 600.0
 _LINK = 3.0  # seconds between looks at the way to the cloud
-_MBIT = 125_000  # bytes
 _GIB = 1024**3
 _BUILT = utc_seconds(BUILD_DATE)
 _DEAD, _STUCK = 60.0, 600.0  # seconds without a tick of the dispatcher; after a scan was due, without a look
@@ -83,6 +78,7 @@ class App:
         state = settings.agent.state_dir
         self._settings = settings
         self._state = state
+        self._notify = Notify(environ)
         self._clock = RealClock()
         self._stop = threading.Event()
         self._robot = device_id(settings.agent.device_id, state)
@@ -101,7 +97,7 @@ class App:
         retry, watch = settings.retry, settings.watch
         delays = Delays(retry.base_seconds, retry.max_seconds, retry.jitter_seconds)
         self.gate = Gate(self._clock, delays)
-        self._limits = limits(settings, self.gate, self._clock)
+        self._limits = limits(settings, self.gate, self._clock, _BUILT)
         self._enrolling = (
             Enrolling(enrol, self._robot, self.gate, self._clock, delays) if (enrol := self._cloud.enrol) else None
         )
@@ -171,9 +167,7 @@ class App:
             settle_seconds=watch.settle_seconds,
             newest_first=settings.upload.order == "newest",
             built=_BUILT,
-            bandwidth=Bandwidth(mbit * _MBIT, self._clock.monotonic)
-            if (mbit := settings.upload.bandwidth_mbit)
-            else None,
+            bandwidth=bandwidth(settings, self._clock),
         )
         self._finder = Finder(self.discover, intake, self._sightings, self._clock)
         self._retention = self._retention_asked_for(delays)
@@ -240,9 +234,12 @@ class App:
     def run(self, stop: threading.Event) -> None:
         """Start, work until ``stop`` is set, then stop in order and save what is known."""
         self.start()
-        while not stop.wait(_SUPERVISE):
+        while not stop.wait(min(_SUPERVISE, self._notify.beat)):
             self._schedule.pull_back()
             self.health.look()
+            if not self.health.needs_restart():
+                self._notify.alive()
+        self._notify.stopping()
         self.stop()
 
     def start(self) -> None:
@@ -264,11 +261,12 @@ class App:
         if self._enrolling is not None:
             self._enrolling.prepare()
         self._prepare_markers()
-        self.dispatch.cause_changed()  # whatever was mended while no agent ran
         self._watch.start()
+        self._serve()
+        self._notify.ready()
+        self.dispatch.cause_changed()  # whatever was mended while no agent ran
         self._finding.start()
         self._schedule.start()
-        self._serve()
 
     def _check_profiles(self) -> None:
         """Say at once, not only with the first recording, that nothing can be sent yet."""
@@ -341,17 +339,15 @@ class App:
         stuck = self._settings.watch.rescan_seconds + _STUCK
         return Health(
             {
-                "the scheduler has ended: restart the agent": lambda: self._schedule.running,
-                "nobody looks for recordings any more: restart the agent": self._finding.is_alive,
+                f"the scheduler has ended: {RESTART}": lambda: self._schedule.running,
+                f"nobody looks for recordings any more: {RESTART}": self._finding.is_alive,
                 "changes in a watched folder are not noticed, only scans find them: see the log": lambda: (
                     self._watch.alive
                 ),
-                "the history is closed: restart the agent": lambda: not self.history.closed,
+                f"the history is closed: {RESTART}": lambda: not self.history.closed,
             },
             {
-                f"the queue was not looked at for {_DEAD:.0f} s: restart the agent": Beat(
-                    lambda: self.dispatch.ticks, _DEAD
-                ),
+                f"the queue was not looked at for {_DEAD:.0f} s: {RESTART}": Beat(lambda: self.dispatch.ticks, _DEAD),
                 f"the disk was not looked at for {stuck:.0f} s: is a watched folder on a server that is away?": Beat(
                     lambda: self._finder.looks, stuck
                 ),
@@ -483,30 +479,9 @@ class App:
 
     def _publish(self) -> None:
         """Write down for `status` what only this process knows, when it has changed."""
+        seen = self._snapshot.take()
+        self._notify.status(line(seen))
         try:
-            self._status.write(self._snapshot.take())
+            self._status.write(seen)
         except OSError as error:
             _log.debug("could not write the status file: %s", error, extra={"event": "publish_failed"})
-
-
-def oldest_wanted(settings: Settings, clock: Clock) -> Any:
-    """watch.newer_than as the finder asks it: the oldest wanted mtime at this moment, or None."""
-    limit = newer_than(settings.watch.newer_than)
-    if limit is None:
-        return None
-    if isinstance(limit, datetime):
-        return limit.timestamp
-    return lambda: clock.now() - limit.total_seconds()
-
-
-def limits(settings: Settings, gate: Gate, clock: Clock) -> Limits:
-    """What the operator allows, as holds of ``gate``."""
-    upload = settings.upload
-    return Limits(
-        gate,
-        clock,
-        hours=Hours.parse(upload.windows),
-        built=_BUILT,
-        interfaces=upload.interfaces,
-        pause_metered=upload.metered == "pause",
-    )

@@ -10,6 +10,9 @@ from dataclasses import dataclass
 
 _log = logging.getLogger(__name__)
 
+RESTART = "restart the agent"
+"""How a fault ends that a restart cures."""
+
 
 @dataclass(slots=True)
 class Beat:
@@ -50,6 +53,10 @@ class Health:
         faults = [fault for fault, well in self._well.items() if not well()]
         with self._lock:
             return faults + [fault for fault, beat in self._beats.items() if beat.stands_still(now)]
+
+    def needs_restart(self) -> bool:
+        """Whether any of it is cured by a restart, for the service manager."""
+        return any(fault.endswith(RESTART) for fault in self.faults())
 
     def look(self) -> None:
         """Note how far the counts have come, and say once what is wrong. To be called every 10 s."""

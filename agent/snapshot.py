@@ -193,3 +193,10 @@ class Snapshot:
     def _utc(self, monotonic: float) -> str:
         # Whole seconds: the two clocks are not read at the same instant.
         return utc_text(round(self._clock.now() + monotonic - self._clock.monotonic()))
+
+
+def line(snapshot: Mapping[str, Any]) -> str:
+    """A picture in one line, for whoever has no room for more."""
+    gate = snapshot["gate"]
+    told = f"{len(snapshot['uploads'])} uploading, {snapshot['standing']['queue_length']} in the queue"
+    return f"{told}; gate closed: {gate['reason']}" if gate else told

@@ -27,7 +27,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, rule, run_stat
 from agent.flow import touched
 from agent.flow.removal import Doomed
 from agent.model.errors import CloudError
-from agent.model.nouns import CredentialLease, Damaged, DeviceProfile, Marker, Recording, Sighting, SyncLog
+from agent.model.nouns import CredentialLease, Damaged, DeviceProfile, Marker, Recording, Sighting, SyncLog, utc_text
 from tests.fakes.clock import FakeClock
 from tests.fakes.gateway import GATEWAY_CALLS, PROFILE
 from tests.fakes.store import STORE_CALLS, FakeStore
@@ -426,12 +426,12 @@ class Simulation(RuleBasedStateMachine):
                 assert contents[log.fingerprint] <= len(completed) + len(others), "stored twice"
 
     def _check_what_is_kept(self) -> None:
-        """What is uploaded goes, and nothing else."""
+        """What is uploaded goes, and nothing else; what was written to since it was queued stays."""
         before = {path: path.read_bytes() for path in self.robot.folder.rglob("*.mcap")}
         uploaded = set()
         for path, content in before.items():
             log = self.robot.history.newest(_fingerprint(content))
-            if log is not None and log.status == "completed":
+            if log is not None and log.status == "completed" and utc_text(path.stat().st_mtime) == log.mtime:
                 uploaded.add(path)
         self.robot.clock.advance(100_000)
         self.robot.retention.look()

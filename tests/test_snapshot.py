@@ -11,7 +11,7 @@ import pytest
 from agent.flow.dispatch import Claim
 from agent.model.errors import CloudError
 from agent.model.nouns import SyncLog, Transfer
-from agent.snapshot import Rates, Snapshot
+from agent.snapshot import Rates, Snapshot, line
 from tests.fakes.clock import FakeClock
 from tests.robot import WatchingRobot
 
@@ -155,3 +155,9 @@ def test_a_new_claim_of_the_same_document_begins_anew() -> None:
     clock.advance(1)
     assert rates.of([claim(MIB, began=clock.monotonic() - 1)]) == [MIB]
     assert rates.of([]) == []
+
+
+def test_a_picture_in_one_line_names_what_closes_the_gate() -> None:
+    seen: dict[str, Any] = {"gate": None, "uploads": [{}], "standing": {"queue_length": 3}}
+    assert line(seen) == "1 uploading, 3 in the queue"
+    assert line({**seen, "gate": {"reason": "no network"}}) == "1 uploading, 3 in the queue; gate closed: no network"

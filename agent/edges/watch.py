@@ -112,15 +112,13 @@ class Watch:
 
     @property
     def alive(self) -> bool:
-        """Whether every root that is there is being watched."""
-        with self._lock:
-            return not self._failures and all(post.alive for post in self._posts.values())
+        """Whether every root that is there is being watched. Waits for no disk that hangs."""
+        return not self._failures and all(post.alive for post in self._posts.copy().values())
 
     @property
     def failures(self) -> Mapping[Path, str]:
-        """Roots that can't be watched, and why."""
-        with self._lock:
-            return dict(self._failures)
+        """Roots that can't be watched, and why. Waits for no disk that hangs."""
+        return self._failures.copy()
 
     def start(self) -> None:
         """Watch the roots that are there; ``supervise`` adds the others when they appear."""
