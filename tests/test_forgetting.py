@@ -286,6 +286,7 @@ def test_the_oldest_go_first_and_only_so_many_in_a_day(robot: ForgetfulRobot, mo
         left.append(sorted(robot.history.documents))
     assert left == [[5, 6, 7, 8, 9, 10], [9, 10], []]
     assert all(robot.history.synced(f"1000-{number}") for number in range(10))
+    robot.days(1)
     assert not robot.history.absences().since
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import random
@@ -409,11 +410,13 @@ class _Cost:
     def of(self, work: Callable[[], object]) -> tuple[int, int, int, int]:
         self.read = self.written = self.calls = self.interpreted = 0
         before = sys.getprofile()
+        gc.disable()  # what others left behind is not this work's
         sys.setprofile(self._trace)
         try:
             work()
         finally:
             sys.setprofile(before)
+            gc.enable()
         return self.read, self.written, self.calls, self.interpreted
 
 

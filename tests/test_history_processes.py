@@ -85,6 +85,59 @@ def test_a_reader_in_another_process_sees_a_sound_beginning_while_the_agent_writ
         assert int(times) > 3
 
 
+FORGETFUL_READER = """
+import sys
+from tests.test_history import *
+folder, oldest, newest, times = Path(sys.argv[1]), 1, 0, 0
+print("ready", flush=True)
+while True:
+    last = (folder / "stop").exists()
+    with opened(folder, read_only=True) as history:
+        assert history.damage() == 0
+        ids = [log.id for log in history.newest_first()]
+        first, end = (ids[-1], ids[0]) if ids else (newest + 1, newest)
+        # One piece without a gap, that only ever moves on: a recording is there, or forgotten and known for good.
+        assert ids == list(range(end, first - 1, -1)), ids
+        assert oldest <= first and newest <= end, (oldest, first, newest, end)
+        assert all(history.synced(f"1000-{id_}") for id_ in range(1, first))
+        assert all(history.newest(f"1000-{id_}").synced for id_ in ids[1:])
+        assert not any(history.newest(f"1000-{id_}") for id_ in range(1, first))
+        assert not history.synced(f"1000-{end + 10}")
+        oldest, newest, times = first, end, times + 1
+    if last:
+        print(oldest, newest, times, flush=True)
+        break
+"""
+
+
+def test_a_reader_knows_each_recording_while_the_agent_writes_forgets_and_compacts(folder: Path) -> None:
+    with (
+        opened(folder) as history,
+        subprocess.Popen(
+            [sys.executable, "-c", FORGETFUL_READER, folder], stdout=subprocess.PIPE, text=True, cwd=ROOT
+        ) as reader,
+    ):
+        assert reader.stdout is not None
+        assert reader.stdout.readline() == "ready\n"
+        try:
+            for number in range(1, 401):
+                history.add(document(str(number)))
+                history.move(number, "claimed")
+                history.move(number, "done")
+                if number % 10 == 0:
+                    assert history.forget([f"1000-{id_}" for id_ in range(number - 19, number - 9)]) == 10 * (
+                        number > 10
+                    )
+                if number % 40 == 0:
+                    history._storage.compact()
+        finally:
+            (folder / "stop").touch()
+        oldest, newest, times = reader.communicate()[0].split()
+        assert reader.returncode == 0
+        assert (int(oldest), int(newest)) == (391, 400)
+        assert int(times) > 3
+
+
 WRITER = """
 import sys
 from tests.test_history import *
@@ -101,6 +154,44 @@ with opened(Path(sys.argv[1])) as history:
         if log.id % 20 == 1:
             history._storage.compact()
 """
+
+
+FORGETFUL_WRITER = """
+import sys
+from tests.test_history import *
+with opened(Path(sys.argv[1])) as history:
+    print("open", history.damage(), flush=True)
+    while True:
+        log = history.add(document(f"{history._next_id}"))
+        print(log.id, flush=True)
+        for event in ("claimed", "done"):
+            history.move(log.id, event)
+        if log.id % 5 == 0:
+            history.forget([f"1000-{id_}" for id_ in range(log.id - 4, log.id + 1)])
+        if log.id % 20 == 0:
+            history._storage.compact()
+"""
+
+
+def test_kill_9_at_any_moment_leaves_a_recording_or_what_is_known_of_it_and_no_id_is_given_twice(folder: Path) -> None:
+    seed = random.Random(10)
+    given: list[int] = []
+    for _ in range(15):
+        with subprocess.Popen(
+            [sys.executable, "-c", FORGETFUL_WRITER, folder], stdout=subprocess.PIPE, text=True, cwd=ROOT
+        ) as writer:
+            assert writer.stdout is not None
+            assert writer.stdout.readline() == "open 0\n"
+            given += [int(writer.stdout.readline()) for _ in range(seed.randrange(1, 60))]
+            writer.send_signal(signal.SIGKILL)
+            given += [int(said) for said in writer.stdout if said.endswith("\n")]
+        assert given == sorted(set(given))
+        with opened(folder, read_only=True) as history:
+            assert history.damage() == 0
+            for id_ in given:
+                kept = history.newest(f"1000-{id_}")
+                assert (kept is not None and kept.open) or history.synced(f"1000-{id_}")
+    assert given[-1] > 200
 
 
 def test_kill_9_at_any_moment_loses_nothing_that_was_acknowledged(folder: Path) -> None:

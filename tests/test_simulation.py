@@ -209,10 +209,14 @@ class Simulation(RuleBasedStateMachine):
         """The same by the name that it has by its sidecar, if it has one."""
         self._drop_marker(self.robot.marked / f"ep-{name.replace('/', '-')}.resync", noticed=False)
 
-    @rule(read_only=st.booleans())
-    def touch_files_stay(self, read_only: bool) -> None:
-        """Nothing can be removed for a while."""
-        self.read_only = read_only
+    @rule(name=NAMES)
+    def mark_that_stays(self, name: str) -> None:
+        """The touch file can't be removed for as long as its resync takes, and is seen again by the next scans."""
+        self.read_only = True
+        self.mark(name, "resync", noticed=True)
+        self.settle()
+        self.wait(900)
+        self.read_only = False
 
     @rule(name=NAMES, calls=CALLS)
     def interrupted_mark(self, name: str, calls: int) -> None:
@@ -302,7 +306,7 @@ class Simulation(RuleBasedStateMachine):
     def mend(self) -> None:
         self.store.mend()
         self.robot.gateway.mend()
-        self.robot.history.full = self.read_only = False
+        self.robot.history.full = False
         self.robot.profiles.error = None
 
     # -- what must hold

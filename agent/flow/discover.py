@@ -179,11 +179,9 @@ class Discover:
         What was not examined, or passed over by its age, may be any recording of its size.
         """
         with self._lock:
-            files = [(path, file.name) for path, file in self._files()] if self.scans else None
-        if files is None:
-            return None
+            files, scanned = [(path, file.name) for path, file in self._files()], self.scans > 0
         names, sizes = {name for _, name in files}, {_size(path) for path, name in files if not name}
-        return lambda fingerprint: _short(fingerprint) in names or fingerprint.partition("-")[0] in sizes
+        return (lambda mark: _short(mark) in names or mark.partition("-")[0] in sizes) if scanned else None
 
     def state(self, path: Path) -> tuple[State, str] | None:
         """How a file stands and why; None for one that is not known."""

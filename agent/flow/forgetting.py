@@ -6,7 +6,9 @@ import logging
 import math
 import os
 import threading
-from collections.abc import Callable, Sequence
+from collections import deque
+from collections.abc import Callable, Iterable, Sequence
+from itertools import islice
 from pathlib import Path
 
 from agent.flow.survey import GONE, is_below
@@ -88,38 +90,29 @@ class Forgetting:
         day = before.day + 1
         folders = {os.path.realpath(root) for root in self._roots if _is_filled(root)}
         since: dict[int, int] = {}
-        outlived: list[tuple[int, str]] = []
-        seen: set[int] = set()
+        outlived: deque[tuple[int, str]] = deque(maxlen=_MOST)  # the oldest, which are listed last
         for log in self._history.newest_first():
             if self._stopped:
                 return
-            mark = hash(log.fingerprint)
-            if mark in seen:
-                continue  # only the newest document of a recording tells
-            seen.add(mark)
             if log.open or may_lie(log.fingerprint) or not _is_gone(log.path):
                 continue
             first = before.since.get(log.id)
             if any(is_below(log.path, folder) for folder in folders):
                 since[log.id] = day if first is None else first
-                if day - since[log.id] >= self._keep_days:
+                if day - since[log.id] >= self._keep_days and self._is_newest(log.id, log.fingerprint):
                     outlived.append((log.id, log.fingerprint))
             elif first is not None:
                 since[log.id] = first + 1  # its disk may be away: this day does not count
-        for id_ in self._forget(outlived[-_MOST:]):  # the oldest
-            del since[id_]
+        self._forget(outlived)
         self._history.note_absences(Absences(day, today, since))
         self._date, self._next_day = today, self._clock.monotonic() + _DAY
 
-    def _forget(self, outlived: Sequence[tuple[int, str]]) -> Sequence[int]:
-        """Forget these recordings, by the id of their newest document; returns which were."""
-        forgotten: list[int] = []
-        documents = 0
-        for first in range(0, len(outlived), _BATCH):
+    def _forget(self, outlived: Iterable[tuple[int, str]]) -> None:
+        """Forget the recordings of these documents, their newest ones."""
+        documents, left = 0, iter(outlived)
+        while batch := list(islice(left, _BATCH)):
             with self._history.transaction():  # nobody asks for one of them between the look and the deed
-                batch = {id_: mark for id_, mark in outlived[first : first + _BATCH] if self._is_newest(id_, mark)}
-                documents += self._history.forget(list(batch.values()))
-            forgotten += batch
+                documents += self._history.forget([mark for id_, mark in batch if self._is_newest(id_, mark)])
         if documents:
             _log.info(
                 "forgot %d documents of recordings that have been gone for %d days",
@@ -127,9 +120,9 @@ class Forgetting:
                 self._keep_days,
                 extra={"event": "forgotten", "documents": documents},
             )
-        return forgotten
 
     def _is_newest(self, id_: int, fingerprint: str) -> bool:
+        """Only the newest document of a recording tells."""
         newest = self._history.newest(fingerprint)
         return newest is not None and newest.id == id_
 

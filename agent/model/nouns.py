@@ -352,10 +352,10 @@ class Marker:
 
 @dataclass(frozen=True, slots=True)
 class Absences:
-    """Which recordings are no longer on the disk, and since when.
+    """Which documents are of recordings that are no longer on the disk, and since when.
 
     Time is counted in days on which the agent could look; ``day`` is the number of the last one and ``date`` its UTC
-    date. ``since`` has the day for the id of each such recording's newest document.
+    date. ``since`` maps the ids of those documents to such days; it may hold ids of documents that are forgotten.
     """
 
     day: int = 0

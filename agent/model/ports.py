@@ -272,7 +272,7 @@ class History(Protocol):
         ...
 
     def absences(self) -> Absences:
-        """Which recordings are no longer on the disk, as noted last."""
+        """Whose recordings are no longer on the disk, as noted last."""
         ...
 
     def note_absences(self, absences: Absences) -> None:

@@ -19,14 +19,22 @@ import psutil
 
 from agent.edges.history import TinyHistory
 from agent.model.nouns import SyncLog
+from agent.model.states import Event
 from tests.fakes.clock import FakeClock
 
 SIZES = (100, 1_000, 10_000, 100_000)
 OPEN = 50  # documents that have not ended; a robot that keeps up has few
 REPEATS = 500
-ONCE = 3  # so often is measured what takes long
-PROMISED = {"open s": 2.0, "memory MiB": 30.0, "path ms": 5.0, "episode ms": 5.0, "bytes ms": 5.0, "list s": 3.0}
-RATIO = 1.5  # of a transition to one among the fewest documents
+ONCE = 5  # so often is measured what takes long
+PROMISED = {
+    "path ms": 5.0,
+    "episode ms": 5.0,
+    "bytes ms": 5.0,
+    "memory MiB": 30.0,
+    "ratio": 1.5,  # of a transition, fsync included, to one among the fewest documents
+    "open s": 2.0,
+    "list s": 3.0,
+}
 
 
 def recording(number: int) -> SyncLog:
@@ -96,6 +104,28 @@ def seconds(work: Callable[[], object]) -> float:
     return milliseconds(lambda _: work(), ONCE) / 1000
 
 
+def ratio(history: TinyHistory, documents: int) -> tuple[float, float]:
+    """The median of a transition, and how many times that among the fewest documents it is.
+
+    They take turns: so whatever else this machine does slows both down alike.
+    """
+    taken: list[tuple[float, ...]] = []
+    with tempfile.TemporaryDirectory() as folder:
+        fill(Path(folder) / "history", SIZES[0])
+        small = TinyHistory(Path(folder) / "history", FakeClock())
+        for number in range(REPEATS):
+            event: Event = "gate_closed" if number % 2 else "claimed"
+            times = []
+            for there, among in ((history, documents), (small, SIZES[0])):
+                before = time.perf_counter()
+                there.move(among - number // 2 % OPEN, event)
+                times.append((time.perf_counter() - before) * 1000)
+            taken.append(tuple(times))
+        small.close()
+    here, few = (statistics.median(times) for times in zip(*taken, strict=True))
+    return here, here / few
+
+
 def measure(folder: Path, documents: int) -> dict[str, Any]:
     """Open the history in this process of its own, and use it."""
     process = psutil.Process()
@@ -104,10 +134,6 @@ def measure(folder: Path, documents: int) -> dict[str, Any]:
 
     def some(number: int) -> SyncLog:
         return recording(number * documents // REPEATS)
-
-    def transition(number: int) -> None:
-        id_ = documents - number // 2 % OPEN
-        history.move(id_, "gate_closed" if number % 2 else "claimed")
 
     def reopen() -> None:
         nonlocal history
@@ -122,8 +148,9 @@ def measure(folder: Path, documents: int) -> dict[str, Any]:
         "path ms": milliseconds(lambda number: history.at_path(Path(some(number).path))),
         "episode ms": milliseconds(lambda number: history.of_episode(some(number).episode_id)),
         "bytes ms": milliseconds(lambda number: history.newest(some(number).fingerprint)),
-        "move ms": milliseconds(transition),
         "memory MiB": (process.memory_info().rss - memory) / 2**20,
+        "move ms": (move := ratio(history, documents))[0],
+        "ratio": move[1],
         "journal MiB": history._storage._end / 2**20,
         "open s": seconds(reopen),
         "list s": seconds(listed),
@@ -144,12 +171,11 @@ def main() -> int:
             fill(Path(folder) / "history", documents)
             command = [sys.executable, "-m", "tests.bench.history", "--one", f"{folder}/history", str(documents)]
             row = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
-        rows.append(row | {"ratio": row["move ms"] / (rows[0] if rows else row)["move ms"]})
+        rows.append(row)
         if len(rows) == 1:
             print(*(f"{name:>11}" for name in rows[0]))
         print(*(f"{value:>11.2f}" if isinstance(value, float) else f"{value:>11,}" for value in rows[-1].values()))
-    kept = all(row[name] <= most for row in rows for name, most in PROMISED.items())
-    return 0 if kept and all(row["ratio"] <= RATIO for row in rows) else 1
+    return 0 if all(row[name] <= most for row in rows for name, most in PROMISED.items()) else 1
 
 
 if __name__ == "__main__":
