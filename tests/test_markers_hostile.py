@@ -20,6 +20,7 @@ from agent.edges.history import TinyHistory
 from agent.flow import markers as room
 from agent.flow import touched
 from agent.flow.requests import BATCH
+from agent.flow.touched import UnservedError
 from agent.model.nouns import Sighting
 from tests.fakes.clock import FakeClock
 from tests.recorders import write_mcap, write_sidecar
@@ -214,6 +215,15 @@ def test_a_name_that_is_no_utf_8_is_served_and_remembered(robot: Kept, monkeypat
     robot.touch(path.with_name("\udcff.mcap.resync"))
     robot.settle()
     assert (robot.folder / "\udcff.mcap.resync.rejected").exists()
+
+
+def test_a_marker_that_has_become_a_link_or_a_pipe_meanwhile_is_not_followed_nor_waited_for(tmp_path: Path) -> None:
+    (tmp_path / "secret").write_text("secret")
+    (tmp_path / "a.mcap.resync").symlink_to("secret")
+    with pytest.raises(UnservedError, match="can't be read"):
+        touched.reason_in(tmp_path / "a.mcap.resync")
+    os.mkfifo(tmp_path / "b.mcap.resync")
+    assert touched.reason_in(tmp_path / "b.mcap.resync") == ""
 
 
 @pytest.fixture
