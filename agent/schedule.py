@@ -48,7 +48,7 @@ class Schedule:
 
     def every(self, seconds: float, job: Callable[[], Any]) -> None:
         """Have ``job`` done at the start and then again and again. What it raises is logged."""
-        self._scheduler.add_job(job, Every(seconds), id=job.__name__)
+        self._scheduler.add_job(job, Every(seconds), id=job.__qualname__)
 
     def start(self) -> None:
         """Begin."""
