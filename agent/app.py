@@ -196,6 +196,7 @@ class App:
             watcher_up=lambda: self._watch.alive,
             watch_failures=lambda: self._watch.failures,
             unasked=lambda: intake.unasked,
+            waiting_markers=lambda: self._markers.report().waiting,
             clock=self._clock,
         )
         self._stamp_seen = self._cause_stamp()

@@ -71,6 +71,7 @@ class Snapshot:
         watcher_up: Callable[[], bool],
         watch_failures: Callable[[], Mapping[Path, str]],
         unasked: Callable[[], int],
+        waiting_markers: Callable[[], Sequence[Path]],
         clock: Clock,
     ) -> None:
         """Every argument but the first is asked at each picture."""
@@ -84,6 +85,7 @@ class Snapshot:
         self._watcher_up = watcher_up
         self._watch_failures = watch_failures
         self._unasked = unasked
+        self._waiting_markers = waiting_markers
         self._clock = clock
         self._rates = Rates(clock)
         self._lock = threading.Lock()
@@ -108,6 +110,7 @@ class Snapshot:
                 "last_error": self._last_error(),
                 "watcher_up": self._watcher_up(),
                 "watch_failures": [f"{root} ({why})" for root, why in self._watch_failures().items()],
+                "waiting_markers": [str(path) for path in self._waiting_markers()[:_NAMED]],
                 "files": self._files_now(),
                 "standing": self._standing_now(),
             }

@@ -34,6 +34,7 @@ def told(agent: dict[str, Any] | None = None, **more: Any) -> list[str]:
         (told({"gate": {**FULL, "next_probe": None}}), "no room", "make room"),
         (told({"watcher_up": False, "watch_failures": ["/data (No space left)"]}), "/data", "max_user_watches"),
         (told({"watcher_up": False, "watch_failures": []}), "down: it is being rebuilt", "max_user_watches"),
+        (told({"waiting_markers": ["/data/x/.resync"]}), "/data/x/.resync waits", "nothing to do"),
         (told({"files": {"missing": ["/data"]}}), "missing   /data", "watch.roots"),
         (told({"files": {"unreadable": ["/data/x (Permission denied)"]}}), "/data/x", "right to read"),
         (told({"files": {"unfinished": [HELD]}}), "/data/a.mcap", "mcap recover"),

@@ -35,6 +35,7 @@ def snapshot(robot: WatchingRobot, failures: dict[Path, str] | None = None) -> S
         watcher_up=lambda: not failures,
         watch_failures=lambda: failures or {},
         unasked=lambda: 0,
+        waiting_markers=lambda: [Path("/data/a.mcap.resync")],
         clock=robot.clock,
     )
 
@@ -65,6 +66,7 @@ def test_its_keys_are_promised(robot: WatchingRobot) -> None:
         "last_error",
         "watcher_up",
         "watch_failures",
+        "waiting_markers",
         "files",
         "standing",
     ]

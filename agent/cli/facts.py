@@ -117,6 +117,10 @@ def _from_agent(agent: Mapping[str, Any]) -> Iterator[Fact]:
     if error := agent.get("last_error"):
         yield Fact("error", f"{local(error['at'])} {error['path']}")
         yield Fact("", error["message"])
+    for path in agent.get("waiting_markers", ()):
+        yield Fact("marker", f"{path} waits")
+    if agent.get("waiting_markers"):
+        yield Fact("", "→ nothing to do: it is served once what it names is finished and was looked at", "advice")
     if agent.get("watcher_up") is False:
         why = "; ".join(agent.get("watch_failures", ())) or "it is being rebuilt"
         yield Fact("watcher", f"down: {why}", "bad")
