@@ -18,9 +18,9 @@ from agent.flow.examine import DONE, compressing, fingerprint, keep_writers_out
 from agent.flow.survey import sidecar_name
 from agent.model.errors import FileChangedError
 from agent.model.nouns import utc_text
+from agent.model.touch_files import RESYNC
 
 _METADATA = "metadata.yaml"  # what rosbag2 calls it
-_RESYNC = ".resync"
 _FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
 _FILE = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOFOLLOW
 
@@ -70,7 +70,7 @@ class Removal:
         Raises StaysError, and OSError when it can't be read; FileNotFoundError when it is gone.
         """
         with self._opened_folder(path) as folder:
-            if _exists(path.name + _RESYNC, folder):
+            if _exists(path.name + RESYNC, folder):
                 raise StaysError("a marker asks for its resync")
             if reason := compressing(path):
                 raise StaysError(reason.message)
@@ -154,7 +154,7 @@ class Removal:
 
 
 def _refuse_resync(folder: int) -> None:
-    if _exists(_RESYNC, folder):
+    if _exists(RESYNC, folder):
         raise StaysError("a marker asks for the resync of its folder")
 
 

@@ -19,7 +19,7 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-from agent.edges.journal.disk import allocate, sync_folder, write
+from agent.edges.journal.disk import allocate, write
 from agent.edges.journal.lines import (
     HEAD,
     checked,
@@ -35,6 +35,7 @@ from agent.edges.journal.nearby import Nearby
 from agent.edges.journal.places import Places
 from agent.edges.journal.tables import DocumentStorage, Recorder, StoredTable
 from agent.edges.journal.upgrade import keep_copy
+from agent.model.durable import sync_folder
 from agent.model.errors import AgentError, HistoryFullError, HistoryLockedError
 
 FORMAT = 2  # 1 did not know what is remembered of forgotten recordings

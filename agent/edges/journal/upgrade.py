@@ -6,7 +6,8 @@ import errno
 import os
 from pathlib import Path
 
-from agent.edges.journal.disk import allocate, sync_folder, write
+from agent.edges.journal.disk import allocate, write
+from agent.model.durable import sync_folder
 from agent.model.errors import HistoryFullError
 
 _CHUNK = 1024 * 1024
