@@ -40,6 +40,7 @@ from agent.flow.gate import Delays, Gate
 from agent.flow.intake import Intake
 from agent.flow.markers import Markers
 from agent.flow.pace import MOST_IN_ALL, Pace
+from agent.flow.power_on import PowerOn
 from agent.flow.prepare import Prepare
 from agent.flow.removal import Removal
 from agent.flow.requests import Requests
@@ -97,6 +98,7 @@ class App:
         retry, watch = settings.retry, settings.watch
         delays = Delays(retry.base_seconds, retry.max_seconds, retry.jitter_seconds)
         self.gate = Gate(self._clock, delays)
+        self._power_on = PowerOn(self.gate, self._clock, delays)
         self._limits = limits(settings, self.gate, self._clock, _BUILT)
         self._enrolling = (
             Enrolling(enrol, self._robot, self.gate, self._clock, delays) if (enrol := self._cloud.enrol) else None
@@ -260,7 +262,8 @@ class App:
         self._check_assets()
         self._limits.look_at_clock()  # before anything can be claimed
         if self._enrolling is not None:
-            self._enrolling.prepare()
+            self._enrolling.prepare(self._power_on.until)
+        self._power_on.look()
         self._prepare_markers()
         self._watch.start()
         self._serve()
@@ -387,6 +390,7 @@ class App:
     def _build_schedule(self) -> Schedule:
         schedule = Schedule()
         for job, seconds in (
+            (self._power_on.look, _TICK),
             (self.dispatch.tick, _TICK),
             (self._look_at_markers, _TICK),
             (self._refresh, _REFRESH),

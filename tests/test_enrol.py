@@ -85,6 +85,28 @@ def test_a_file_with_endpoints_alone_gets_the_key_and_the_gate_opens(robot: Robo
     assert robot.gateway.exchange(profile).value
 
 
+def test_a_robot_that_was_just_switched_on_asks_at_its_own_moment_and_says_when(robot: Robot) -> None:
+    robot.enrolling.prepare(robot.clock.monotonic() + 17)
+    assert robot.held().reason.endswith("the platform is asked in 17 s")
+    assert robot.held().next_probe == robot.clock.monotonic() + 17
+    robot.clock.advance(15.5)
+    robot.enrolling.look()
+    assert robot.held().reason.endswith("the platform is asked in 2 s")
+    assert not robot.profiles.load()
+    robot.clock.advance(1.5)
+    robot.enrolling.look()
+    assert robot.gate.closed() is None
+    assert robot.profiles.load()[robot.device].ready
+
+
+def test_a_file_that_is_mended_meanwhile_is_tried_at_once(robot: Robot) -> None:
+    robot.enrolling.prepare(robot.clock.monotonic() + 17)
+    robot.endpoints["later"] = "x"
+    robot.write(endpoints=robot.endpoints)
+    robot.enrolling.look()
+    assert robot.profiles.load()[robot.device].ready
+
+
 def test_other_devices_and_unknown_keys_survive(robot: Robot) -> None:
     other = {"deviceId": "other", "apiKey": "key-of-other", "tags": {"a": " b "}, "initializedAtUnix": 17, "x": 1.5}
     mine = {"deviceId": f" {robot.device} ", "note": None}

@@ -92,7 +92,7 @@ def test_every_combination_of_a_small_set_is_there_from_the_start(exposed: str) 
         'recordings{state="%s"}': ["pending", "in_progress", "completed", "failed"],
         'uploads_total{outcome="%s"}': ["completed", "retried", "waiting", "put_back", "failed"],
         'errors_total{kind="%s"}': ["offline", "blocked", "counted", "final", "lease_lost"],
-        'gate_closed{reason="%s"}': ["disk_full", "link", "not_enrolled", "pause", "windows"],
+        'gate_closed{reason="%s"}': ["disk_full", "link", "not_enrolled", "pause", "power_on", "windows"],
     }
     labelled = {f"keystone_agent_{name % value}" for name, values in expected.items() for value in values}
     assert {name for name in series if "{" in name and "build_info" not in name} == labelled

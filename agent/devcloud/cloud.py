@@ -285,6 +285,8 @@ class DevCloud:
             *([f"tls_ca_file = {_quoted(self.ca_file)}"] if self.ca_file else []),
             # Several profiles leave open which of them a recording belongs to.
             *(["[assets]", f"default = {_quoted(devices[0].id)}"] if len(devices) > 1 else []),
+            "[retry]",
+            "jitter_seconds = 0  # one robot need not be spread",
             "[log]",
             f"dir = {_quoted(self.folder / 'log')}",
         ]

@@ -7,6 +7,7 @@ where writing it fails all the same it is written again, not asked for again.
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Callable
 
 from agent.flow.gate import Delays, Gate
@@ -104,10 +105,11 @@ class Enrolling:
         self._stamp: object = None
         self._told = ""
 
-    def prepare(self) -> None:
-        """Hold the gate where this robot is to enrol. Asks nobody."""
+    def prepare(self, not_before: float = 0.0) -> None:
+        """Hold the gate where this robot is to enrol. Asks nobody; ``not_before`` (monotonic) is when ``look`` may."""
+        self._stamp, self._due = self._enrol.profiles.stamp(), not_before
         if self._wanted():
-            self._hold("the platform is asked now", "wait a moment", self._clock.monotonic())
+            self._announce()
 
     def look(self) -> None:
         """Enrol, if that is to be and is due; to be called again and again."""
@@ -118,6 +120,8 @@ class Enrolling:
         if stamp != self._stamp:  # somebody mended it
             self._stamp, self._due = stamp, now
         if now < self._due:
+            if not self._attempts:
+                self._announce()
             return
         self._attempts += 1
         try:
@@ -143,6 +147,11 @@ class Enrolling:
         """Refusals that somebody has to mend elsewhere are asked about seldom; a full disk or a network often."""
         blocked = isinstance(error, CloudError) and judge(error).kind == "blocked"
         return self._delays.maximum if blocked else self._delays.after(self._attempts)
+
+    def _announce(self) -> None:
+        now = self._clock.monotonic()
+        when = f"in {math.ceil(self._due - now)} s" if now < self._due else "now"
+        self._hold(f"the platform is asked {when}", "wait a moment", max(now, self._due))
 
     def _hold(self, why: str, hint: str, until: float) -> None:
         reason = f"robot {self._device} is not enrolled yet: {why}"

@@ -1,7 +1,8 @@
 """May anything go on? The one answer, asked before every claim and every part.
 
 Two things close the gate. A *hold* has a name and lasts until it is released: the disk is full, the agent stops, the
-operator allows no upload at this hour or over this link, this robot has no key of the platform yet.
+operator allows no upload at this hour or over this link, this robot has no key of the platform yet or was just
+switched on.
 The *cloud* closes it when a call failed that would fail for everybody; then one recording at a time probes, and the
 first success of that call opens the gate for all.
 """
@@ -31,7 +32,11 @@ class Delays:
     def after(self, attempt: int) -> float:
         """The wait after failed attempt number ``attempt`` (from 1): doubling, spread by the jitter, capped."""
         doubled = min(self.base * 2.0 ** min(attempt - 1, 62), self.maximum)
-        return min(doubled + random.uniform(0, self.jitter), self.maximum)  # noqa: S311 - spreads load, hides nothing
+        return min(doubled + self.spread(), self.maximum)
+
+    def spread(self) -> float:
+        """A random wait within the jitter, for what many robots would begin at the same moment."""
+        return random.uniform(0, self.jitter)  # noqa: S311 - spreads load, hides nothing
 
 
 @dataclass(frozen=True, slots=True)

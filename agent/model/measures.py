@@ -11,7 +11,7 @@ from agent.model.nouns import Fault, Kind, Status
 from agent.model.states import Event
 
 Ended = Literal["completed", "retried", "waiting", "put_back", "failed"]
-HOLDS = ("disk_full", "link", "not_enrolled", "pause", "windows")  # codes of the gate that no error has
+HOLDS = ("disk_full", "link", "not_enrolled", "pause", "power_on", "windows")  # codes of the gate that no error has
 
 _ENDED: Mapping[Event, Ended] = {
     "done": "completed",

@@ -1,0 +1,51 @@
+"""Robots that are switched on together do not call together."""
+
+from __future__ import annotations
+
+import pytest
+
+from agent.flow.gate import Closed, Delays, Gate
+from agent.flow.power_on import PowerOn
+from tests.fakes.clock import FakeClock
+
+DELAYS = Delays(base=30, maximum=1800, jitter=30)
+
+
+def switched_on(seconds_ago: float, delays: Delays = DELAYS) -> tuple[PowerOn, Gate, FakeClock]:
+    clock = FakeClock(monotonic=seconds_ago)
+    gate = Gate(clock, delays)
+    return PowerOn(gate, clock, delays), gate, clock
+
+
+def held(gate: Gate) -> Closed:
+    closed = gate.closed()
+    assert closed is not None
+    assert (closed.cause, closed.code) == ("hold", "power_on")
+    return closed
+
+
+def test_an_agent_that_starts_with_its_robot_lets_a_moment_pass() -> None:
+    power_on, gate, clock = switched_on(20)
+    power_on.look()
+    assert held(gate).next_probe == power_on.until
+    clock.advance(power_on.until - clock.monotonic() - 0.001)
+    power_on.look()
+    assert held(gate)
+    clock.advance(0.002)
+    power_on.look()
+    assert gate.closed() is None
+
+
+def test_many_robots_are_spread_over_the_whole_jitter() -> None:
+    moments = sorted(switched_on(20)[0].until - 20 for _ in range(1000))
+    assert 0 <= moments[0] < 1
+    assert 29 < moments[-1] <= 30
+    assert max(sum(second <= moment < second + 1 for moment in moments) for second in range(30)) < 100
+
+
+@pytest.mark.parametrize(("seconds_ago", "jitter"), [(300, 30), (1e6, 30), (20, 0)])
+def test_a_later_start_and_one_without_jitter_wait_for_nothing(seconds_ago: float, jitter: float) -> None:
+    power_on, gate, _ = switched_on(seconds_ago, Delays(base=30, maximum=1800, jitter=jitter))
+    power_on.look()
+    assert gate.closed() is None
+    assert power_on.until == seconds_ago
