@@ -1,7 +1,7 @@
-"""What the embedded platform remembers: devices, tokens, sessions and leases, in one JSON file.
+"""What the embedded platform remembers: devices, tokens, sessions and leases, in one file of JSON lines.
 
-Every change replaces the file atomically, so it survives the process. All values are frozen: to change one, put
-another with the same id.
+Every change is a line more, so it survives the process, and costs the same with a thousand robots as with one. All
+values are frozen: to change one, put another with the same id.
 """
 
 from __future__ import annotations
@@ -13,10 +13,10 @@ import threading
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Literal, TypeVar, cast
+from typing import Literal, TypeVar, cast
 
 SessionStatus = Literal["ACTIVE", "COMPLETING", "COMPLETED", "TERMINAL"]
-_FORGOTTEN_AFTER = 86_400.0  # seconds that an ended token or lease is still known by name
+_FORGOTTEN_AFTER = 86_400.0  # seconds that an ended token or lease is still known by name, after a restart
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,21 +82,24 @@ class Session:
 Item = Device | Token | Lease | Session
 T = TypeVar("T", Device, Token, Lease, Session)
 _KINDS: tuple[type[Item], ...] = (Device, Token, Lease, Session)
+_BY_NAME = {kind.__name__: kind for kind in _KINDS}
 
 
 class Ledger:
     """The platform's memory. Safe for several threads."""
 
     def __init__(self, path: Path, now: Callable[[], float]) -> None:
-        """Open the file, or begin with nothing; ``now`` is the wall clock in seconds since 1970."""
+        """Open the file and tidy it up, or begin with nothing; ``now`` is the wall clock in seconds since 1970."""
         self._path = path
         self._now = now
         self._lock = threading.RLock()
         self._tables: dict[type[Item], dict[str, Item]] = {kind: {} for kind in _KINDS}
-        if path.exists():
-            stored = json.loads(path.read_text())
-            for kind in _KINDS:
-                self._tables[kind] = {item["id"]: _restore(kind, item) for item in stored.get(kind.__name__, [])}
+        for line in path.read_text().splitlines() if path.exists() else ():
+            item = _restore(line)
+            if item is not None:
+                self._tables[type(item)][item.id] = item
+        self._forget()
+        write_private(path, "".join(_line(item) for table in self._tables.values() for item in table.values()))
 
     def get(self, kind: type[T], id_: str) -> T | None:
         """The item of that kind and id, if it is known."""
@@ -113,7 +116,8 @@ class Ledger:
         with self._lock:
             for item in items:
                 self._tables[type(item)][item.id] = item
-            self._save()
+            with self._path.open("a") as file:
+                file.writelines(map(_line, items))
 
     @contextlib.contextmanager
     def exclusive(self) -> Iterator[None]:
@@ -121,14 +125,12 @@ class Ledger:
         with self._lock:
             yield
 
-    def _save(self) -> None:
+    def _forget(self) -> None:
         horizon = self._now() - _FORGOTTEN_AFTER
         for kind in (Token, Lease):
             table = cast("dict[str, Token | Lease]", self._tables[kind])
             for id_ in [id_ for id_, item in table.items() if item.expires_at < horizon]:
                 del table[id_]
-        state = {kind.__name__: [asdict(item) for item in table.values()] for kind, table in self._tables.items()}
-        write_private(self._path, json.dumps(state))
 
 
 def write_private(path: Path, text: str) -> None:
@@ -141,7 +143,16 @@ def write_private(path: Path, text: str) -> None:
     aside.replace(path)
 
 
-def _restore(kind: type[Item], stored: dict[str, Any]) -> Item:
-    if stored.get("completion"):
-        stored["completion"] = Completion(**stored["completion"])
-    return kind(**stored)
+def _line(item: Item) -> str:
+    return json.dumps({"kind": type(item).__name__, **asdict(item)}) + "\n"
+
+
+def _restore(line: str) -> Item | None:
+    """The item of a line; None for the last one of a process that was killed while it wrote."""
+    with contextlib.suppress(ValueError):
+        stored = json.loads(line)
+        kind = _BY_NAME[stored.pop("kind")]
+        if stored.get("completion"):
+            stored["completion"] = Completion(**stored["completion"])
+        return kind(**stored)
+    return None
