@@ -1,0 +1,353 @@
+"""A fleet after a power cut: ``python -m tests.bench.robots [--robots 1000] [--jitter 30] [--store minio]``.
+
+All robots are switched on at the same moment, in a few processes, each with an id, a state folder and a recording of
+its own, and the agent's real rooms. First none has a key yet, so each enrols and uploads; then the power comes back a
+second time. What the one embedded cloud sees of them is printed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import functools
+import itertools
+import json
+import logging
+import multiprocessing
+import os
+import resource
+import statistics
+import sys
+import tempfile
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from agent import __version__, cloud
+from agent.devcloud.cloud import DevCloud
+from agent.edges.assets import AssetFile
+from agent.edges.clock import RealClock
+from agent.edges.config import Settings
+from agent.edges.history import TinyHistory
+from agent.flow.credentials import Credentials
+from agent.flow.dispatch import Dispatch
+from agent.flow.enrol import Enrolling
+from agent.flow.examine import Examiner
+from agent.flow.gate import Delays, Gate
+from agent.flow.intake import Intake
+from agent.flow.pace import Pace
+from agent.flow.power_on import PowerOn
+from agent.flow.prepare import Prepare
+from agent.flow.upload import Upload
+from agent.model.nouns import Recording, SyncLog
+from tests import servers
+from tests.recorders import write_mcap
+from tests.robot import Later
+
+KIB = 1024
+PATIENCE = 240.0  # seconds that a fleet has from its power-on
+BUILDING = 300.0  # seconds that it takes at most to make its folders and rooms
+TICK = 1.0  # seconds between looks of a robot that is told no date
+_RPCS = ("init_device", "exchange_credential", "create_logical_upload", "get_upload_recovery", "complete_upload")
+
+
+class UpTime(RealClock):
+    """The clocks of a robot that is switched on when its power comes, not with this machine."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.switch_on()
+
+    def switch_on(self) -> None:
+        """Now."""
+        self._on = super().monotonic()
+
+    def monotonic(self) -> float:
+        return super().monotonic() - self._on
+
+
+@dataclass(frozen=True, slots=True)
+class Life:
+    """How it went for one robot."""
+
+    robot: str
+    enrolled: bool
+    file: Path
+    object_key: str  # "" where nothing was uploaded
+
+
+class Robot:
+    """One agent's rooms, joined as `app` joins them; its one thread does by turns what there the scheduler does."""
+
+    def __init__(self, folder: Path, jitter: float, number: int) -> None:
+        """All that costs this machine more than it would a thousand: made before the power comes."""
+        self.id = folder.name
+        root = folder / "recordings"
+        self.file = write_mcap(root / f"{number}.mcap", size=16 * KIB, seed=hash((self.id, number)))
+        state = folder / "state"
+        self._settings = settings = Settings.model_validate(
+            {
+                "agent": {"state_dir": state, "device_id": self.id},
+                "watch": {"roots": [root]},
+                "cloud": {"dp_config": state / "dp-config.json"},
+                "retry": {"jitter_seconds": jitter},
+            },
+            context={"home": str(folder)},
+        )
+        self._clock = UpTime()
+        self._history = TinyHistory(state / "history", self._clock, reserve=16 * KIB)
+        self._cloud = cloud.build(
+            settings,
+            {},
+            robot=self.id,
+            assets=AssetFile(state, {}),
+            history=self._history,
+            clock=self._clock,
+            hide=lambda *_, **__: None,
+            connections=2,
+        )
+
+    def live(self) -> Life:
+        """Switched on, until the recording is uploaded or the time is over."""
+        settings, clock, later = self._settings, self._clock, Later()
+        history, away = self._history, self._cloud
+        clock.switch_on()
+        retry = settings.retry
+        delays = Delays(retry.base_seconds, retry.max_seconds, retry.jitter_seconds)
+        gate = Gate(clock, delays)
+        power_on = PowerOn(gate, clock, delays)
+        assert away.enrol is not None
+        enrolling = Enrolling(away.enrol, self.id, gate, clock, delays)
+        credentials = Credentials(away.gateway, clock, lambda *_, **__: None, lambda: away.store.offset)
+        upload = Upload(
+            store=away.store,
+            credentials=credentials,
+            history=history,
+            gate=gate,
+            clock=clock,
+            max_restarts=3,
+            pace=Pace(1),
+        )
+        examiner = Examiner(settings.watch.roots, "optional")
+        prepare = Prepare(
+            history=history,
+            gate=gate,
+            upload=upload,
+            examiner=examiner,
+            names=lambda _: [],
+            asset_id=away.asset_id,
+            profiles=away.profiles,
+            sidecar_required=False,
+            agent_version=__version__,
+        )
+        dispatch = Dispatch(
+            history=history,
+            gate=gate,
+            prepare=prepare,
+            upload=upload,
+            clock=clock,
+            executor=later,
+            delays=delays,
+            max_concurrent=1,
+            max_attempts=retry.max_attempts,
+            settle_seconds=settings.watch.settle_seconds,
+        )
+        enrolling.prepare(power_on.until)
+        power_on.look()
+        found = examiner.look(self.file, sidecar_overdue=True)
+        assert isinstance(found, Recording)
+        queued = Intake(history=history, clock=clock, device_id=self.id, snapshot=lambda _: "").accept(found)
+        assert queued is not None
+        log: SyncLog = queued
+        nap = threading.Event()
+        while log.open and clock.monotonic() < PATIENCE:
+            closed = gate.closed()
+            date = closed.next_probe if closed else None
+            nap.wait(TICK if date is None else max(0.01, min(date - clock.monotonic(), PATIENCE)))
+            power_on.look()
+            enrolling.look()
+            dispatch.tick()
+            while later.waiting:
+                later.waiting.popleft()()
+            log = history.get(queued.id)
+        enrolled = self.id in away.profiles.load()
+        away.gateway.close()
+        away.store.close()
+        history.close()
+        return Life(self.id, enrolled, self.file, log.object_key if log.synced else "")
+
+
+class _Complaints(logging.Handler):
+    """Whatever a robot warns of is an error here: nothing is broken."""
+
+    def __init__(self) -> None:
+        super().__init__(logging.WARNING)
+        self.texts: list[str] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.texts.append(record.getMessage())
+
+
+def crew(folders: Sequence[Path], jitter: float, number: int, power: Any) -> tuple[list[Life], list[str]]:
+    """Some robots of the fleet in this process, a thread each; what became of them, and what they complained of."""
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+    complaints = _Complaints()
+    logging.getLogger("agent").addHandler(complaints)
+    robots = [Robot(folder, jitter, number) for folder in folders]
+    on = threading.Barrier(len(robots) + 1)
+
+    def one(robot: Robot) -> Life:
+        on.wait()
+        return robot.live()
+
+    with ThreadPoolExecutor(len(robots)) as threads:
+        lives = [threads.submit(one, robot) for robot in robots]
+        power.wait(BUILDING)
+        on.wait()
+        return [life.result() for life in lives], complaints.texts
+
+
+class Visitors:
+    """Who called the platform, and when."""
+
+    def __init__(self, platform: DevCloud) -> None:
+        """``platform`` does not run yet."""
+        self._platform = platform
+        self._calls: list[tuple[float, str]] = []  # when, and which device or key
+        for name in _RPCS:
+            setattr(platform.rules, name, self._noting(getattr(platform.rules, name)))
+
+    def _noting(self, rpc: Callable[..., Any]) -> Callable[..., Any]:
+        @functools.wraps(rpc)
+        def answer(request: Any, device: str = "") -> Any:
+            who = device or getattr(request, "device_id", "") or request.credential
+            self._calls.append((time.monotonic(), who))
+            return rpc(request, device) if device else rpc(request)
+
+        return answer
+
+    def since(self, moment: float) -> tuple[list[float], int, int]:
+        """Seconds until each robot was first seen, in order; all calls, and those of the busiest second."""
+        names = {device.api_key: device.id for device in self._platform.devices()}
+        calls = [(when - moment, names.get(who, who)) for when, who in self._calls if when >= moment]
+        first = {who: when for when, who in reversed(calls)}
+        busiest = Counter(int(when) for when, _ in calls).most_common(1)
+        return sorted(first.values()), len(calls), busiest[0][1] if busiest else 0
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """One power-on of the fleet."""
+
+    robots: int
+    enrolled: int
+    uploaded: int
+    equal: int
+    errors: Sequence[str]
+    first: Sequence[float]  # seconds from power-on until the platform saw a robot, in order
+    calls: int
+    busiest: int  # calls in one second
+    seconds: float
+
+    @property
+    def good(self) -> bool:
+        """Whether everything went well for everybody."""
+        return not self.errors and {self.enrolled, self.uploaded, self.equal, len(self.first)} == {self.robots}
+
+    def __str__(self) -> str:
+        p95 = self.first[int(len(self.first) * 0.95)] if self.first else 0.0
+        middle = statistics.median(self.first) if self.first else 0.0
+        seen = f"{min(self.first, default=0):.1f} / {middle:.1f} / {p95:.1f} / {max(self.first, default=0):.1f} s"
+        return (
+            f"errors {len(self.errors)}, enrolled {self.enrolled}, uploaded {self.uploaded}, bytes equal {self.equal}\n"
+            f"first seen by the platform, min / median / p95 / max: {seen} after power-on\n"
+            f"busiest second: {self.busiest} of {self.calls} calls; the last upload ended after {self.seconds:.1f} s"
+        )
+
+
+class Fleet:
+    """The robots, and their one cloud."""
+
+    def __init__(self, folder: Path, platform: DevCloud, robots: int, *, jitter: float, processes: int) -> None:
+        """``platform`` runs."""
+        self._platform, self._jitter, self._processes = platform, jitter, processes
+        self._folders = [folder / f"robot-{number:04}" for number in range(robots)]
+        places = dict.fromkeys(("auth", "gateway", "deviceInit"), platform.gateway_url)
+        for each in self._folders:
+            (each / "state").mkdir(parents=True)
+            (each / "recordings").mkdir()
+            (each / "state" / "dp-config.json").write_text(json.dumps({"endpoints": places}))
+
+    def power_on(self, visitors: Visitors, number: int) -> Outcome:
+        """Switch all on at once, each with its recording of that ``number``."""
+        shares = [self._folders[first :: self._processes] for first in range(self._processes)]
+        context = multiprocessing.get_context("spawn")  # gRPC does not survive a fork
+        with context.Manager() as manager, ProcessPoolExecutor(self._processes, context) as pool:
+            power = manager.Barrier(self._processes + 1)
+            crews = [pool.submit(crew, share, self._jitter, number, power) for share in shares]
+            power.wait(BUILDING)
+            began = time.monotonic()
+            lives, errors = zip(*(each.result() for each in crews), strict=True)
+            seconds = time.monotonic() - began
+        all_lives: list[Life] = list(itertools.chain(*lives))
+        first, calls, busiest = visitors.since(began)
+        return Outcome(
+            robots=len(self._folders),
+            enrolled=sum(life.enrolled for life in all_lives),
+            uploaded=sum(bool(life.object_key) for life in all_lives),
+            equal=sum(
+                self._platform.read_object(life.object_key) == life.file.read_bytes()
+                for life in all_lives
+                if life.object_key
+            ),
+            errors=list(itertools.chain(*errors)),
+            first=first,
+            calls=calls,
+            busiest=busiest,
+            seconds=seconds,
+        )
+
+
+@contextmanager
+def switched_on(robots: int, *, jitter: float, store: str = "auto", processes: int = 2) -> Iterator[Iterator[Outcome]]:
+    """A fleet's power-ons, one after the other."""
+    with tempfile.TemporaryDirectory(prefix="bench-robots-") as name:
+        platform = DevCloud(Path(name) / "cloud", store=store, devices=())
+        visitors = Visitors(platform)
+        with platform:
+            fleet = Fleet(Path(name), platform, robots, jitter=jitter, processes=min(processes, robots))
+            yield (fleet.power_on(visitors, number) for number in itertools.count(1))
+
+
+def main() -> int:
+    """Print both power-ons; 1 where anything went wrong for anybody."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--robots", type=int, default=1000)
+    parser.add_argument("--jitter", type=float, default=30, help="retry.jitter_seconds")
+    parser.add_argument("--store", default="auto", choices=["auto", *servers.available()])
+    parser.add_argument("--processes", type=int, default=os.cpu_count() or 2)
+    options = parser.parse_args()
+    began = time.monotonic()
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+    good = True
+    with switched_on(
+        options.robots, jitter=options.jitter, store=options.store, processes=options.processes
+    ) as power_ons:
+        for state, outcome in zip(("without a key", "with a key"), power_ons, strict=False):
+            print(f"{outcome.robots} robots {state}, jitter {options.jitter:g} s\n{outcome}\n", flush=True)
+            for error in outcome.errors[:10]:
+                print(f"  {error}")
+            good = good and outcome.good
+    print(f"all of it took {time.monotonic() - began:.0f} s")
+    return 0 if good else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
