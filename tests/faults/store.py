@@ -224,6 +224,14 @@ def lost_answer(exchange: Exchange) -> None:
     exchange.reset()
 
 
+def endless_answer(exchange: Exchange) -> None:
+    """Nothing is stored; the answer goes on as long as somebody listens."""
+    exchange.take()
+    exchange._client.sendall(b'HTTP/1.1 200 OK\r\nETag: "0"\r\n\r\n')
+    while True:
+        exchange._client.sendall(b" " * 65536)
+
+
 def half_an_answer(exchange: Exchange) -> None:
     """The store has done it; its answer breaks off."""
     answer = exchange.forward(exchange.take())

@@ -57,6 +57,12 @@ def test_lost_answer_of_a_part(rig: Rig) -> None:
     rig.completed(again=PART)
 
 
+def test_endless_answer_to_a_part(rig: Rig) -> None:
+    rig.store.script.on("UploadPart", fault=store.endless_answer, nth=2)
+    rig.start()
+    rig.completed(again=PART)
+
+
 @pytest.mark.parametrize("operation", ["CreateMultipartUpload", "HeadObject", "ListMultipartUploads"])
 def test_lost_answer_of_other_calls(rig: Rig, operation: str) -> None:
     rig.store.script.on(operation, fault=store.lost_answer)

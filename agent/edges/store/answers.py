@@ -1,6 +1,7 @@
 """What a store answers, and what it means when no answer comes; the one place where foreign errors are translated.
 
 an answer that is no success    the S3 code in its body, else "portal" or "HTTP_<status>"       refused
+one that does not end           InvalidResponse, or "portal"                                    read, cut
 no answer                       proxy, dns, refused, reset, timeout, certificate, tls, unreachable     cut
 """
 
@@ -8,6 +9,7 @@ from __future__ import annotations
 
 import html
 import http.client
+import io
 import re
 import socket
 import ssl
@@ -17,7 +19,7 @@ from urllib.parse import unquote_plus
 from xml.etree import ElementTree as ET
 
 import urllib3
-from urllib3.exceptions import LocationValueError, NameResolutionError, NewConnectionError, ProxyError
+from urllib3.exceptions import HTTPError, LocationValueError, NameResolutionError, NewConnectionError, ProxyError
 from urllib3.exceptions import SSLError as Urllib3SSLError
 from urllib3.exceptions import TimeoutError as Urllib3TimeoutError
 
@@ -25,7 +27,9 @@ from agent.model.errors import CloudError
 from agent.model.nouns import SentPart
 
 SKEWED = "RequestTimeTooSkewed"
+SUCCESSES = frozenset({200, 204, 206})
 _LONGEST_MESSAGE = 300
+_BLOCK = 64 * 1024  # bytes read at once
 _CODE = re.compile(rb"<Code>\s*([A-Za-z0-9._-]+)\s*</Code>")
 _MESSAGE = re.compile(rb"<Message>([^<]*)</Message>")
 _ERROR = re.compile(rb"\s*(?:<\?xml[^>]*\?>\s*)?<Error[\s>]")
@@ -57,6 +61,41 @@ _CUTS: tuple[tuple[type[BaseException], str], ...] = (
     (Urllib3TimeoutError, "timeout"),  # after it: a connection that failed at once is one of these to the library
     (Urllib3SSLError, "tls"),
 )
+
+
+class TooLongError(HTTPError):
+    """The answer goes on where the store's would have ended; what follows is not read."""
+
+    def __init__(self, code: str, most: int) -> None:
+        """``code`` is for CloudError; ``most``: bytes that were read in vain."""
+        super().__init__(f"the answer is longer than {most} bytes")
+        self.code = code
+
+
+def read(answer: urllib3.BaseHTTPResponse, most: int) -> urllib3.BaseHTTPResponse:
+    """The answer, read to its end, so that its connection can be used again.
+
+    What goes on after ``most`` bytes is cut off, connection and all: of what is no success the beginning tells enough,
+    a success raises TooLongError.
+    """
+    blocks, left = [], most + 1
+    while left and (block := answer.read(min(left, _BLOCK))):
+        blocks.append(block)
+        left -= len(block)
+    if not left:
+        answer.close()
+    answer.release_conn()
+    # The library would read on where the length does not agree.
+    known = urllib3.HTTPResponse(
+        io.BytesIO(b"".join(blocks)[:most]),
+        headers=answer.headers,
+        status=answer.status,
+        decode_content=False,
+        enforce_content_length=False,
+    )
+    if not left and answer.status in SUCCESSES:
+        raise TooLongError("portal" if _is_html(known) else "InvalidResponse", most)
+    return known
 
 
 def refused(
@@ -107,6 +146,9 @@ def _code(answer: urllib3.BaseHTTPResponse) -> str:
 def cut(call: str, error: BaseException) -> CloudError:
     """What it means that no answer came."""
     causes = list(_causes(error))
+    for cause in causes:
+        if isinstance(cause, TooLongError):
+            return CloudError(call, cause.code, str(cause))
     if any(isinstance(cause, ProxyError) for cause in causes):
         for cause in causes:
             if type(cause) is OSError and cause.errno is None:  # http.client's way to say that CONNECT was refused

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import http.client
 import os
 import select
 import socket
@@ -23,8 +24,11 @@ from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
 from urllib3.exceptions import NameResolutionError, NewConnectionError
 from urllib3.response import HTTPResponse
 
+from agent.edges.store.answers import TooLongError
+
 _LOOK = 1.0  # seconds between looks at a line that takes nothing
 _LITTLE = 32 * 1024  # held back when the body is out: what the timeout of the answer has room for
+_HEAD = 64 * 1024  # bytes of an answer's status and headers, interim answers included
 _SOON, _LATER = 0.001, 0.05  # seconds between looks at what is held back, first and at most
 # Little waits unsent in the kernel, so that bytes handed out are bytes that leave.
 _UNSENT = (socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, 128 * 1024)
@@ -44,13 +48,15 @@ class Line:
 
     @contextlib.contextmanager
     def used(self) -> Iterator[None]:
-        """The requests that this thread makes inside belong to this line."""
+        """The requests that this thread makes inside belong to this line. Raises OSError if it was broken off."""
         token = _USED.set(self)
         try:
             yield
         finally:
             _USED.reset(token)
             self._let_go()
+        if self.broken:
+            raise ConnectionAbortedError("told to stop")  # where the answer ended may be our own doing
 
     def take(self, descriptor: int) -> None:
         """This thread's request goes by that socket from now on. Raises OSError once the line is broken off."""
@@ -83,9 +89,36 @@ def in_use() -> bool:
     return _USED.get(None) is not None
 
 
+class _Head:
+    """The lines before an answer's body, as many as a store has."""
+
+    def __init__(self, source: Any) -> None:
+        self.source = source
+        self._left = _HEAD
+
+    def readline(self, most: int) -> bytes:
+        line: bytes = self.source.readline(min(most, self._left + 1))
+        self._left -= len(line)
+        if self._left < 0:
+            raise TooLongError("InvalidResponse", _HEAD)
+        return line
+
+
+class _Answer(http.client.HTTPResponse):
+    """The library's, but for an end to its head."""
+
+    def begin(self) -> None:
+        head = self.fp = _Head(self.fp)  # type: ignore[assignment]  # all that is read of it are lines
+        try:
+            super().begin()
+        finally:
+            self.fp = head.source
+
+
 class Connection(HTTPConnection):
     """A connection whose time runs out only while nothing moves. It belongs to the line that is used."""
 
+    response_class = _Answer
     _sends_part = False
 
     def _new_conn(self) -> socket.socket:

@@ -6,7 +6,7 @@ import os
 import ssl
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from datetime import datetime, timezone
 from typing import Any
 from urllib.parse import unquote_to_bytes
@@ -17,7 +17,7 @@ from minio.credentials.credentials import Credentials
 from minio.credentials.providers import Provider
 from minio.helpers import sha256_hash
 
-from agent.edges.store.answers import date_of
+from agent.edges.store.answers import SUCCESSES, date_of, read
 from agent.edges.store.line import POOLS, Line, in_use
 from agent.model.digests import b64, hasher
 from agent.model.errors import FileChangedError, GateClosedError
@@ -25,6 +25,7 @@ from agent.model.nouns import CredentialLease, Part, Transfer
 from agent.model.ports import Clock
 
 BLOCK = 64 * 1024  # read from the disk and handed to the socket at once; a stop is noticed in between
+_SMALL, _LISTING = 64 * 1024, 4 * 1024 * 1024  # bytes of an answer; 1,000 entries with the longest keys
 _SKEW_NOTICED = 60.0  # seconds between the clocks from which requests are signed with the store's time
 _BUFFER = threading.local()  # one block per thread that sends
 
@@ -197,13 +198,23 @@ class Pool(urllib3.PoolManager):
         if not in_use():
             with Line(self.patience, time.monotonic).used():
                 return self.urlopen(method, url, **options)
+        options |= {"preload_content": False, "decode_content": False}  # what is read of it is decided here
         answer = super().urlopen(method, url, redirect=False, **options)
+        answer = read(answer, _longest(method, options) if answer.status in SUCCESSES else _SMALL)
         date = date_of(answer)
         secure = url.startswith("https:")
         skew = 0.0 if date is None else self.time.hear(date, secure=secure)
-        if answer.status not in {200, 204, 206}:
+        if answer.status not in SUCCESSES:
             raise RefusedError(answer, skew, date if secure else None)
         return answer
+
+
+def _longest(method: str, options: Mapping[str, Any]) -> int:
+    """Bytes that a success may have: a listing's, those that were asked for, or few."""
+    if method != "GET":
+        return _SMALL
+    asked = (options.get("headers") or {}).get("Range", "")
+    return max(_SMALL, int(asked.rpartition("-")[2]) + 1) if asked else _LISTING
 
 
 class ProxiedPool(Pool, urllib3.ProxyManager):
