@@ -19,7 +19,7 @@ from agent.edges.clock import RealClock
 from agent.edges.gateway import GrpcGateway
 from agent.edges.profiles import ProfileFile
 from agent.edges.store import MinioStore
-from agent.model.errors import CloudError
+from agent.model.errors import CloudError, judge
 from agent.model.nouns import DEFAULT_PART_SIZE, AccessToken, DeviceProfile
 from agent.pb import auth_pb2, auth_pb2_grpc, common_pb2, data_gateway_pb2, data_gateway_pb2_grpc
 from tests import servers
@@ -261,6 +261,20 @@ def test_a_token_that_no_header_can_carry_is_a_lie(script: Script, gateway: Grpc
     with pytest.raises(CloudError) as raised:
         gateway.exchange(at_script(script))
     assert raised.value.code == "lying_server"
+
+
+def test_an_answer_of_more_than_a_mebibyte_is_not_taken(script: Script, gateway: GrpcGateway) -> None:
+    def of(size: int) -> None:
+        answer = auth_pb2.ExchangeCredentialResponse(access_token="t" * size)
+        script.answer = lambda _request, _context: answer
+
+    of(1_000_000)
+    assert len(gateway.exchange(at_script(script)).value) == 1_000_000
+    of(1_100_000)
+    with pytest.raises(CloudError) as raised:
+        gateway.exchange(at_script(script))
+    assert raised.value.code == "RESOURCE_EXHAUSTED"
+    assert judge(raised.value).kind == "offline"
 
 
 def test_text_that_is_no_utf8_is_an_invalid_argument(gateway: GrpcGateway) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import socket
 import threading
+import tracemalloc
 from collections.abc import Callable, Iterator
 
 import pytest
@@ -122,4 +123,27 @@ def test_pages_that_hang_take_a_few_threads_and_no_more() -> None:
             assert one_more.recv(1) == b""  # it is turned away, not kept waiting
         assert sum(thread.name == "page" for thread in threading.enumerate()) == room._MOST
         go_on.set()
+        assert fetch(address, "/hello")[0] == 200
+
+
+def test_a_long_head_is_read_and_an_endless_one_is_not() -> None:
+    line = b"X-More: " + b"m" * 1000 + b"\r\n"
+    with serving() as address:
+        with client(address, b"GET /hello HTTP/1.0\r\n" + 15 * line + b"\r\n") as long:
+            assert long.recv(12) == b"HTTP/1.0 200"
+        for begun in (b"GET /", b"GET /hello HTTP/1.0\r\n" + 17 * line):
+            with client(address, begun + 17 * b"m" * 1000) as endless, contextlib.suppress(ConnectionError):
+                assert endless.recv(1) == b"", "it is cut off without an answer"
+
+
+def test_all_clients_together_take_little_memory() -> None:
+    with serving() as address, contextlib.ExitStack() as stack:
+        clients = [stack.enter_context(client(address, b"GET /hello HTTP/1.0\r\n")) for _ in range(room._MOST)]
+        tracemalloc.start()
+        stack.callback(tracemalloc.stop)
+        for each in clients:
+            with contextlib.suppress(ConnectionError):
+                for _ in range(98):
+                    each.sendall(b"X-More: " + b"m" * 65_000 + b"\r\n")
+        assert tracemalloc.get_traced_memory()[1] < 1024 * 1024
         assert fetch(address, "/hello")[0] == 200

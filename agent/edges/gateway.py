@@ -68,7 +68,9 @@ _CUTS = (
     ("refused", re.compile(r"[Cc]onnection refused")),
     ("tls", re.compile(r"handshake failed|SSL_ERROR")),
 )
+_LONGEST = 1024 * 1024  # bytes of an answer: 256 tags of the longest kind are half of it
 _OPTIONS = (
+    ("grpc.max_receive_message_length", _LONGEST),
     ("grpc.keepalive_time_ms", 30_000),
     ("grpc.http2.ping_timeout_ms", 10_000),  # grpc.keepalive_timeout_ms has no effect any more
     ("grpc.initial_reconnect_backoff_ms", 1_000),

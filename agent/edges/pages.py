@@ -21,6 +21,7 @@ _log = logging.getLogger(__name__)
 _MOST = 4  # clients at a time
 _SILENT, _WHOLE = 5.0, 10.0  # seconds that a client may say nothing, and take in all
 _LEAVING = 1.0  # seconds for a client that has to go
+_HEAD = 16 * 1024  # bytes that a client may say
 _TEXT = "text/plain; charset=utf-8"
 
 
@@ -111,9 +112,31 @@ class _Server(socketserver.TCPServer):
         self._slots.release()
 
 
+class _Head:
+    """What a client says, as long as it is no longer than it may be."""
+
+    def __init__(self, source: Any) -> None:
+        self._source = source
+        self._left = _HEAD
+
+    def readline(self, most: int) -> bytes:
+        line: bytes = self._source.readline(min(most, self._left + 1))
+        self._left -= len(line)
+        if self._left < 0:
+            raise ConnectionAbortedError(f"it said more than {_HEAD} bytes")
+        return line
+
+    def close(self) -> None:
+        self._source.close()
+
+
 class _Handler(BaseHTTPRequestHandler):
     server: _Server
     timeout = _SILENT
+
+    def setup(self) -> None:
+        super().setup()
+        self.rfile = _Head(self.rfile)  # type: ignore[assignment]  # all that is read of it are lines
 
     def do_GET(self) -> None:
         make = self.server.pages.get(self.path.partition("?")[0])

@@ -197,6 +197,7 @@ def crew(folders: Sequence[Path], jitter: float, number: int, power: Any) -> tup
     """Some robots of the fleet in this process, a thread each; what became of them, and what they complained of."""
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+    os.environ["SSL_CERT_FILE"] = os.devnull  # nobody speaks TLS here, and each store would read all authorities
     complaints = _Complaints()
     logging.getLogger("agent").addHandler(complaints)
     robots = [Robot(folder, jitter, number) for folder in folders]
