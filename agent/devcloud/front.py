@@ -313,7 +313,9 @@ class _Handler(BaseHTTPRequestHandler):
     def _connected(self) -> http.client.HTTPConnection:
         """The connection to the store that this client's connection keeps; a new one when the store hung up."""
         if self._backend is not None and self._backend.sock is not None:
-            if not select.select([self._backend.sock], [], [], 0)[0]:
+            poll = select.poll()  # select() itself takes no descriptor beyond 1,023
+            poll.register(self._backend.sock, select.POLLIN)
+            if not poll.poll(0):
                 return self._backend
             self._drop_backend()
         store = self.server.front.store
