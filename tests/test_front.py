@@ -25,7 +25,7 @@ from agent.devcloud import sigv4
 from agent.devcloud.admission import Admission, RefusedError
 from agent.devcloud.bucket import Bucket
 from agent.devcloud.front import Front, Pace
-from agent.devcloud.ledger import Lease, Ledger
+from agent.devcloud.ledger import Device, Lease, Ledger
 from agent.devcloud.servers import Endpoint
 from tests import servers
 
@@ -388,3 +388,13 @@ def test_a_lease_ends_at_its_second_and_not_before(tmp_path: Path) -> None:
     with pytest.raises(RefusedError) as caught:
         admission.admit(signed)
     assert caught.value.code == "ExpiredToken"
+
+
+def test_what_the_platform_remembers_survives_a_line_that_was_torn(tmp_path: Path) -> None:
+    path = tmp_path / "platform.json"
+    first, second = (Device(name, "key", {"site": "here"}) for name in ("one", "two"))
+    Ledger(path, time.time).put(first, second, replace(first, refused="KEY_DISABLED"))
+    path.write_bytes(path.read_bytes() + b'{"kind": "Device", "id": "thr')
+    again = Ledger(path, time.time)
+    again.put(replace(second, refused="KEY_EXPIRED"))
+    assert [device.refused for device in Ledger(path, time.time).all(Device)] == ["KEY_DISABLED", "KEY_EXPIRED"]

@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+import threading
+from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
+
 import pytest
 
+from agent.flow import power_on as room
 from agent.flow.gate import Closed, Delays, Gate
 from agent.flow.power_on import PowerOn
 from tests.fakes.clock import FakeClock
+from tests.scene import Scene, World
 
 DELAYS = Delays(base=30, maximum=1800, jitter=30)
 
@@ -49,3 +56,31 @@ def test_a_later_start_and_one_without_jitter_wait_for_nothing(seconds_ago: floa
     power_on.look()
     assert gate.closed() is None
     assert power_on.until == seconds_ago
+
+
+@pytest.fixture
+def scene(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Scene]:
+    with ExitStack() as stack:
+        yield Scene(tmp_path, World(tmp_path, stack), monkeypatch)
+
+
+@pytest.mark.parametrize(("device", "code"), [("robot-1", "power_on"), ("robot-new", "not_enrolled")])
+def test_the_agent_waits_for_its_moment_says_so_and_goes_on(scene: Scene, device: str, code: str) -> None:
+    scene.patch.setattr(room, "_BOOTING", float("inf"))
+    scene.patch.setattr(Delays, "spread", lambda _: 2.0)
+    scene.settings["agent.device_id"] = device
+    scene.profiles["devices"] = [known for known in scene.profiles["devices"] if known["deviceId"] == device]
+    scene.write()
+    with scene.agent() as agent:
+        closed = agent.gate.closed()
+        assert closed is not None
+        assert closed.code == code
+        assert closed.next_probe is not None
+        assert code == "power_on" or closed.reason.endswith("the platform is asked in 2 s")
+        nap = threading.Event()
+        for _ in range(200):
+            if agent.gate.closed() is None:
+                break
+            nap.wait(0.1)
+        assert agent.gate.closed() is None
+        assert device in scene.profile_path.read_text()
