@@ -17,7 +17,7 @@ from urllib3.connection import HTTPConnection
 
 from agent.edges.clock import RealClock
 from agent.edges.store import MinioStore
-from agent.edges.store.line import Line
+from agent.edges.store.line import Connection, Line
 from agent.edges.store.target import MinioTarget
 from agent.model.errors import CloudError, GateClosedError
 from agent.model.nouns import Part, Transfer, UploadSession
@@ -187,3 +187,26 @@ def test_no_socket_is_kept_when_a_request_is_over(server: servers.S3Server, file
 def test_the_library_still_connects_where_it_did() -> None:
     assert list(inspect.signature(HTTPConnection._new_conn).parameters) == ["self"]
     assert HTTPConnection("store.")._dns_host == "store."
+
+
+@pytest.mark.parametrize(("seconds", "room"), [(0.01, 2 * SIZE), (10.0, 128 * KIB)], ids=["fast", "slow"])
+def test_what_may_wait_unsent_is_what_leaves_in_a_moment_and_never_too_little(seconds: float, room: int) -> None:
+    now = [0.0]
+    with socket.create_server(("127.0.0.1", 0)) as server, ThreadPoolExecutor(1) as pool:
+        answered = pool.submit(_take_in, server, SIZE)
+        connection = Connection("127.0.0.1", server.getsockname()[1])
+        with Line(60, lambda: now[0]).used():
+            connection.request("PUT", "/", body=bytes(SIZE))
+            now[0] = seconds
+            assert connection.getresponse().status == 204
+        answered.result(20)
+        unsent = connection.sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT)
+        connection.close()
+    assert unsent == pytest.approx(room, rel=0.01)
+
+
+def _take_in(server: socket.socket, size: int) -> None:
+    with server.accept()[0] as there:
+        while size > 0:
+            size -= len(there.recv(64 * KIB))
+        there.sendall(b"HTTP/1.1 204 No Content\r\n\r\n")

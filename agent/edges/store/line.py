@@ -30,8 +30,10 @@ _LOOK = 1.0  # seconds between looks at a line that takes nothing
 _LITTLE = 32 * 1024  # held back when the body is out: what the timeout of the answer has room for
 _HEAD = 64 * 1024  # bytes of an answer's status and headers, interim answers included
 _SOON, _LATER = 0.001, 0.05  # seconds between looks at what is held back, first and at most
-# Little waits unsent in the kernel, so that bytes handed out are bytes that leave.
-_UNSENT = (socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, 128 * 1024)
+# Little waits unsent in the kernel, so that bytes handed out are bytes that leave: what goes in this many seconds, as
+# the last body went; every wake-up for less costs as much as the bytes themselves.
+_UNSENT = (socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT)
+_AHEAD, _LEAST_UNSENT = 0.02, 128 * 1024
 _AT_ONCE = (socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
 
 
@@ -120,6 +122,8 @@ class Connection(HTTPConnection):
 
     response_class = _Answer
     _sends_part = False
+    _began = 0.0
+    _sent = 0
 
     def _new_conn(self) -> socket.socket:
         """Connect to the first address that answers, on a socket that can be broken off meanwhile."""
@@ -140,7 +144,7 @@ class Connection(HTTPConnection):
         try:
             _USED.get().take(sock.fileno())
             sock.setsockopt(*_AT_ONCE)
-            sock.setsockopt(*_UNSENT)
+            sock.setsockopt(*_UNSENT, _LEAST_UNSENT)
             sock.settimeout(self.timeout)
             sock.connect(address)
         except OSError:
@@ -151,6 +155,7 @@ class Connection(HTTPConnection):
     def request(self, method: str, *arguments: Any, **options: Any) -> None:
         """Send the request, on a line that knows the socket."""
         self._sends_part = method == "PUT"
+        self._began, self._sent = _USED.get().monotonic(), 0
         if self.sock is not None:
             _USED.get().take(self.sock.fileno())
         super().request(method, *arguments, **options)
@@ -160,6 +165,7 @@ class Connection(HTTPConnection):
         if self.sock is None:
             self.connect()
         sock, view, stall = self.sock, memoryview(data), _Stall(self.sock.fileno())
+        self._sent += len(view)
         before = sock.gettimeout()
         sock.settimeout(stall.look)
         try:
@@ -178,7 +184,14 @@ class Connection(HTTPConnection):
         self._await_departure()
         if self._sends_part:  # joining them may take a store long, but not taking in one
             self.timeout = min(self.timeout or _USED.get().patience, _USED.get().patience)
+            self._make_room()
         return super().getresponse()
+
+    def _make_room(self) -> None:
+        """Let as much wait unsent as the body's pace tells."""
+        seconds = _USED.get().monotonic() - self._began
+        if self.sock is not None and seconds > 0:
+            self.sock.setsockopt(*_UNSENT, max(_LEAST_UNSENT, int(self._sent / seconds * _AHEAD)))
 
     def _await_departure(self) -> None:
         if self.sock is None:

@@ -12,6 +12,7 @@ from typing import Any
 from urllib.parse import unquote_to_bytes
 
 import urllib3
+from isal.isal_zlib import crc32
 from minio import Minio
 from minio.credentials.credentials import Credentials
 from minio.credentials.providers import Provider
@@ -19,12 +20,12 @@ from minio.helpers import sha256_hash
 
 from agent.edges.store.answers import SUCCESSES, date_of, read
 from agent.edges.store.line import POOLS, Line, in_use
-from agent.model.digests import b64, hasher
+from agent.model.digests import Crc32, Hasher, b64, hasher
 from agent.model.errors import FileChangedError, GateClosedError
 from agent.model.nouns import CredentialLease, Part, Transfer
 from agent.model.ports import Clock
 
-BLOCK = 64 * 1024  # read from the disk and handed to the socket at once; a stop is noticed in between
+BLOCK = 128 * 1024  # read from the disk and handed to the socket at once; a stop is noticed in between
 _SMALL, _LISTING = 64 * 1024, 4 * 1024 * 1024  # bytes of an answer; 1,000 entries with the longest keys
 _SKEW_NOTICED = 60.0  # seconds between the clocks from which requests are signed with the store's time
 _BUFFER = threading.local()  # one block per thread that sends
@@ -63,7 +64,7 @@ class Window:
 
     def digest(self, *algorithms: str) -> list[bytes]:
         """The digests of all its bytes, in one pass."""
-        hashers = [hasher(algorithm) for algorithm in algorithms]
+        hashers = [_hasher(algorithm) for algorithm in algorithms]
         for position in range(0, self._part.size, BLOCK):
             block = self._block(position, BLOCK)
             for each in hashers:
@@ -74,9 +75,10 @@ class Window:
         """The next bytes, in this thread's only buffer: they hold until the next call."""
         if self._transfer.stopped:
             raise GateClosedError("the upload was told to stop")
-        if not hasattr(_BUFFER, "bytes"):
-            _BUFFER.bytes = bytearray(BLOCK)
-        view = memoryview(_BUFFER.bytes)[: min(size, self._part.size - position)]
+        size = min(size, self._part.size - position)
+        if len(getattr(_BUFFER, "bytes", b"")) < size:
+            _BUFFER.bytes = bytearray(min(BLOCK, self._part.size))
+        view = memoryview(_BUFFER.bytes)[:size]
         filled = 0
         while filled < len(view):
             try:
@@ -87,6 +89,11 @@ class Window:
                 raise FileChangedError("the file is shorter than it was")
             filled += count
         return view
+
+
+def _hasher(algorithm: str) -> Hasher:
+    """Intel's CRC-32 costs a tenth of the standard library's, which would be a sixth of all that an upload costs."""
+    return Crc32(crc32=crc32) if algorithm == "CRC32" else hasher(algorithm)
 
 
 class Keys(Provider):
