@@ -45,6 +45,7 @@ from agent.flow.removal import Removal
 from agent.flow.requests import Requests
 from agent.flow.retention import Retention
 from agent.flow.upload import Upload
+from agent.flow.versions import note_version
 from agent.health import RESTART, Beat, Health
 from agent.measuring import Measuring
 from agent.model.errors import AgentError, CloudError, HistoryFullError, WaitingError, judge
@@ -83,6 +84,7 @@ class App:
         self._stop = threading.Event()
         self._robot = device_id(settings.agent.device_id, state)
         self.history = TinyHistory(state / "history", self._clock)
+        upgrade, upgraded = note_version(self.history, __version__)
         self._assets = AssetFile(state, settings.assets.map)
         self._cloud = cloud.build(
             settings,
@@ -141,6 +143,7 @@ class App:
             device_id=self._robot,
             snapshot=self._asset_when_found,
             auto=watch.auto,
+            again=upgrade.again,
         )
         self._workers = ThreadPoolExecutor(settings.upload.max_concurrent, thread_name_prefix="upload")
         prepare = Prepare(
@@ -197,6 +200,7 @@ class App:
             watch_failures=lambda: self._watch.failures,
             unasked=lambda: intake.unasked,
             waiting_markers=lambda: self._markers.report().waiting,
+            upgrade=upgrade if upgraded else None,
             clock=self._clock,
         )
         self._stamp_seen = self._cause_stamp()

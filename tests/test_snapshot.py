@@ -60,6 +60,7 @@ def test_its_keys_are_promised(robot: WatchingRobot) -> None:
     assert list(document) == [
         "version",
         "device_id",
+        "upgrade",
         "gate",
         "uploads",
         "lease_remaining_seconds",

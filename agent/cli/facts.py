@@ -52,6 +52,7 @@ def facts(answer: Mapping[str, Any]) -> Iterator[Fact]:
     else:
         pid = f", process {agent['pid']}" if agent.get("pid") else ""
         yield Fact("agent", f"running{pid}", "good")
+        yield from _upgrade(agent.get("upgrade"))
     yield from _gate(agent)
     counts = answer["recordings"]
     yield Fact("documents", ", ".join(f"{counts[name]} {name}" for name in counts))
@@ -98,6 +99,13 @@ def _gate(agent: Mapping[str, Any] | None) -> Iterator[Fact]:
     yield Fact("", gate["reason"], "bad")
     if gate["hint"]:
         yield Fact("", f"→ {gate['hint']}", "advice")
+
+
+def _upgrade(upgrade: Mapping[str, Any] | None) -> Iterator[Fact]:
+    if upgrade is not None:
+        text = f"upgraded from {upgrade['from'] or 'an earlier version'} to {upgrade['to']}"
+        again = "recordings that had failed for good are tried again where they are found"
+        yield Fact("", f"{text}: {upgrade['recordings']} {again}" if upgrade["recordings"] else text)
 
 
 def _queue(answer: Mapping[str, Any]) -> Iterator[Fact]:

@@ -372,6 +372,18 @@ class Absences:
 
 
 @dataclass(frozen=True, slots=True)
+class Upgrade:
+    """The version of the agent that runs on this history, and the one before it, "" for one that told nobody.
+
+    ``again`` holds the ids of the documents that had failed for good by then and get another try by this version.
+    """
+
+    version: str
+    before: str = ""
+    again: frozenset[int] = frozenset()
+
+
+@dataclass(frozen=True, slots=True)
 class SyncLog:
     """One document of the history: one attempt chain of one recording. Times are :func:`utc_text`."""
 
