@@ -73,6 +73,7 @@ class Snapshot:
         unasked: Callable[[], int],
         waiting_markers: Callable[[], Sequence[Path]],
         clock: Clock,
+        settings: Callable[[], Mapping[str, Any]],
         upgrade: Upgrade | None = None,
     ) -> None:
         """Every argument is asked at each picture, but the first and ``upgrade``: the one that came with this start."""
@@ -88,6 +89,7 @@ class Snapshot:
         self._unasked = unasked
         self._waiting_markers = waiting_markers
         self._clock = clock
+        self._settings = settings
         self._upgrade = upgrade
         self._rates = Rates(clock)
         self._lock = threading.Lock()
@@ -105,6 +107,7 @@ class Snapshot:
                 "version": __version__,
                 "device_id": self._device_id,
                 "upgrade": self._upgraded(),
+                "settings": self._settings(),
                 "gate": self._gate_now(),
                 "uploads": [
                     self._upload(claim, rate) for claim, rate in zip(claims, self._rates.of(claims), strict=True)

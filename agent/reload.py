@@ -1,0 +1,38 @@
+"""What another configuration changes while the agent runs, and what only a restart can."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from operator import attrgetter
+
+from agent.edges.config import KEYS, Settings
+
+NEEDS_RESTART = tuple(key for key in KEYS if key.startswith(("agent.", "bucket.")) or key == "cloud.mode")
+"""Who this robot is, where it keeps what it knows, and to which place its sessions belong."""
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """The settings that hold from now on, the keys that have changed, and those that wait for a restart."""
+
+    settings: Settings
+    keys: frozenset[str]
+    restart_for: Sequence[str]
+
+    def touches(self, *beginnings: str) -> bool:
+        """Whether any of these keys, or any key of these sections (``watch.``), has changed."""
+        return any(key.startswith(beginnings) for key in self.keys)
+
+
+def change(old: Settings, new: Settings) -> Change:
+    """What becomes of an agent that works with ``old`` and is to work with ``new``."""
+    mode = new.cloud.model_copy(update={"mode": old.cloud.mode})
+    settings = new.model_copy(update={"agent": old.agent, "bucket": old.bucket, "cloud": mode})
+    return Change(
+        settings, frozenset(_unlike(old, settings)), [key for key in _unlike(old, new) if key in NEEDS_RESTART]
+    )
+
+
+def _unlike(one: Settings, other: Settings) -> Sequence[str]:
+    return [key for key in KEYS if attrgetter(key)(one) != attrgetter(key)(other)]
