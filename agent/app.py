@@ -11,8 +11,7 @@ import queue
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 from agent import BUILD_DATE, __version__
 from agent.allowed import bytes_per_second, delays, limits
@@ -42,7 +41,7 @@ from agent.model.bandwidth import Bandwidth
 from agent.model.errors import AgentError, HistoryFullError
 from agent.model.nouns import Recording, utc_seconds
 from agent.operator import Desk
-from agent.reload import Change, change
+from agent.reload import Asked, Change, change, next_asked
 from agent.route import Route
 from agent.schedule import Schedule
 from agent.snapshot import Snapshot, line
@@ -51,8 +50,6 @@ if TYPE_CHECKING:
     from agent.telemetry import Telemetry
 
 _log = logging.getLogger(__name__)
-
-Asked = Literal["stop", "reload"]
 
 _WORKERS = 1_000_000  # as many as can be asked for: a thread is made only when one more is needed
 _GRACE, _DROPPED = 8.0, 2.0  # seconds that parts in flight have at a stop, and then to be dropped
@@ -223,7 +220,7 @@ class App:
     def run(self, asked: queue.SimpleQueue[Asked], reload: Callable[[], None]) -> None:
         """Start, work until "stop" is ``asked``, then stop in order and save what is known."""
         self.start()
-        while (ask := _next(asked, min(_SUPERVISE, self._notify.beat))) != "stop":
+        while (ask := next_asked(asked, min(_SUPERVISE, self._notify.beat))) != "stop":
             if ask == "reload":
                 reload()
             self._schedule.pull_back()
@@ -295,12 +292,14 @@ class App:
             self.lookout = self._new_lookout()
             self.lookout.watch.start()
             self.lookout.start(self.dispatch)
+        self._end_telemetry()
         self._end_upkeep()
         self._build()
         self._control.operator = self._desk()
         self._prepare()
         self.dispatch.terms = self._terms()
         self._schedule.set(self._jobs())
+        self.lookout.rescan()  # markers that waited are seen again
         self.dispatch.cause_changed()
         _log.info(
             "settings reloaded: %s", ", ".join(sorted(changed.keys)) or "all as before", extra={"event": "reloaded"}
@@ -309,11 +308,14 @@ class App:
             text = "restart the agent for %s: a reload can't change that"
             _log.warning(text, ", ".join(changed.restart_for), extra={"event": "restart_needed"})
 
-    def _end_upkeep(self) -> bool:
-        """End what another one takes the place of; tells whether all is quiet."""
+    def _end_telemetry(self) -> None:
         if self._telemetry is not None:
             self._telemetry.stop()
-        return self._forgetting.stop(_DROPPED) and (self._retention is None or self._retention.stop(_DROPPED))
+
+    def _end_upkeep(self) -> bool:
+        """Forget and delete nothing more; tells whether what was under way has ended."""
+        quiet = self._forgetting.stop(_DROPPED)
+        return (self._retention is None or self._retention.stop(_DROPPED)) and quiet
 
     def _prepare_markers(self) -> None:
         """The pause marker holds before anything can be claimed."""
@@ -333,6 +335,7 @@ class App:
     def stop(self) -> None:
         """No new work; parts in flight get their time; states are saved. Bounded, whatever the network does."""
         answered = self._control.stop(_HANGING_UP)
+        self._end_telemetry()
         self.lookout.end()
         self._clock.stop()
         self.dispatch.stop(_GRACE, _DROPPED)
@@ -409,9 +412,10 @@ class App:
             yield self._retention.look, _RETAIN
 
     def _refresh(self) -> None:
-        under_way = {claim.terms.upload for claim in self.dispatch.in_flight()}
+        # Asked in this order: what is claimed after the first goes by it.
+        taken = {self.dispatch.terms.upload, *(claim.terms.upload for claim in self.dispatch.in_flight())}
         for route in self._routes[:-1]:
-            if route.upload not in under_way:
+            if route.upload not in taken:
                 self._routes.remove(route)
                 route.close()
         for route in self._routes:
@@ -483,13 +487,3 @@ class App:
             self._status.write(seen)
         except OSError as error:
             _log.debug("could not write the status file: %s", error, extra={"event": "publish_failed"})
-
-
-def _next(asked: queue.SimpleQueue[Asked], seconds: float) -> Asked | None:
-    """What is asked for within that time; many reloads are one, and a stop is more urgent."""
-    all_asked: set[Asked] = set()
-    with suppress(queue.Empty):
-        all_asked.add(asked.get(timeout=seconds))
-        while True:
-            all_asked.add(asked.get_nowait())
-    return "stop" if "stop" in all_asked else "reload" if all_asked else None

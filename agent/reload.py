@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import queue
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from operator import attrgetter
+from typing import Literal
 
 from agent.edges.config import KEYS, Settings
+
+Asked = Literal["stop", "reload"]
 
 NEEDS_RESTART = tuple(key for key in KEYS if key.startswith(("agent.", "bucket.")) or key == "cloud.mode")
 """Who this robot is, where it keeps what it knows, and to which place its sessions belong."""
@@ -36,3 +41,13 @@ def change(old: Settings, new: Settings) -> Change:
 
 def _unlike(one: Settings, other: Settings) -> Sequence[str]:
     return [key for key in KEYS if attrgetter(key)(one) != attrgetter(key)(other)]
+
+
+def next_asked(asked: queue.SimpleQueue[Asked], seconds: float) -> Asked | None:
+    """What is asked for within that time; many reloads are one, and a stop is more urgent."""
+    waiting: set[Asked] = set()
+    with suppress(queue.Empty):
+        waiting.add(asked.get(timeout=seconds))
+        while True:
+            waiting.add(asked.get_nowait())
+    return "stop" if "stop" in waiting else "reload" if waiting else None

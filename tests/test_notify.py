@@ -15,12 +15,13 @@ from pathlib import Path
 
 import pytest
 
-from agent.app import App, Asked
+from agent.app import App
 from agent.devcloud.cloud import DevCloud
 from agent.edges.config import PREFIX, load
 from agent.edges.control import Control
 from agent.edges.notify import Notify
 from agent.model.errors import NotRunningError
+from agent.reload import Asked
 from tests.journey import Agent
 from tests.recorders import write_mcap
 

@@ -16,9 +16,10 @@ from agent.devcloud.cloud import DevCloud
 from agent.devcloud.servers import free_port
 from agent.edges.config import KEYS, PREFIX, Settings, load
 from agent.reload import NEEDS_RESTART, change
+from agent.schedule import Schedule
 from tests.journey import Agent, running
 from tests.prometheus import fetch
-from tests.recorders import write_mcap
+from tests.recorders import unfinished, write_mcap
 
 MIB = 1024 * 1024
 _LOOK_EVERY = 0.05
@@ -124,6 +125,32 @@ def test_what_flies_keeps_its_route_which_is_let_go_of_after_that(
     assert len(app._routes) == 1
     write_mcap(tmp_path / "recordings" / "b.mcap", seed=2)
     wait(lambda: app.history.counts()["completed"] == 2)
+
+
+def test_a_route_that_claims_are_still_made_for_is_kept(reload: Callable[..., App]) -> None:
+    app = reload()
+    app._schedule.stop()  # nobody else looks
+    before = app._route
+    app._routes.append(app._new_route(app.settings))
+    app._refresh()
+    assert app._routes[0] is before
+    app.dispatch.terms = app._terms()
+    app._refresh()
+    assert before not in app._routes
+    app._schedule = Schedule()  # for the end of the test
+    app._schedule.start()
+
+
+def test_a_marker_that_waits_goes_on_waiting(reload: Callable[..., App], tmp_path: Path) -> None:
+    app = reload(WATCH__RESCAN_SECONDS="3600")
+    begun = unfinished(tmp_path / "recordings" / "a.mcap")
+    marker = Path(f"{begun}.resync")
+    marker.touch()
+    wait(lambda: marker in app._markers.report().waiting)
+    markers = app._markers
+    reload()
+    assert app._markers is not markers
+    wait(lambda: marker in app._markers.report().waiting)
 
 
 def test_hours_and_links_are_heeded_at_once_and_forgotten_at_once(reload: Callable[..., App]) -> None:

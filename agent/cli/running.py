@@ -11,10 +11,11 @@ from pathlib import Path
 
 import click
 
-from agent.app import App, Asked
+from agent.app import App
 from agent.cli.options import settings_of, with_config
 from agent.edges import logs
 from agent.edges.config import Settings
+from agent.reload import Asked
 
 _log = logging.getLogger(__name__)
 
