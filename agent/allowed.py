@@ -7,9 +7,8 @@ from datetime import datetime
 
 from agent.edges.config import Settings
 from agent.edges.config.kinds import newer_than
-from agent.flow.gate import Gate
+from agent.flow.gate import Delays, Gate
 from agent.flow.limits import Limits
-from agent.model.bandwidth import Bandwidth
 from agent.model.hours import Hours
 from agent.model.ports import Clock
 
@@ -39,7 +38,12 @@ def limits(settings: Settings, gate: Gate, clock: Clock, built: float) -> Limits
     )
 
 
-def bandwidth(settings: Settings, clock: Clock) -> Bandwidth | None:
-    """The cap that all uploads share, or None."""
-    mbit = settings.upload.bandwidth_mbit
-    return Bandwidth(mbit * _MBIT, clock.monotonic) if mbit else None
+def delays(settings: Settings) -> Delays:
+    """How long to wait before trying again."""
+    retry = settings.retry
+    return Delays(retry.base_seconds, retry.max_seconds, retry.jitter_seconds)
+
+
+def bytes_per_second(settings: Settings) -> float:
+    """The cap that all uploads share, 0 for none."""
+    return settings.upload.bandwidth_mbit * _MBIT

@@ -8,15 +8,13 @@ from __future__ import annotations
 
 import logging
 import queue
-import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from agent import BUILD_DATE, __version__, cloud
-from agent.allowed import bandwidth, limits, oldest_wanted
-from agent.edges.assets import AssetFile
+from agent import BUILD_DATE, __version__
+from agent.allowed import bytes_per_second, delays, limits
 from agent.edges.clock import RealClock
 from agent.edges.config import Settings
 from agent.edges.control import ControlServer
@@ -25,32 +23,27 @@ from agent.edges.history import TinyHistory
 from agent.edges.link import LinkWatch
 from agent.edges.notify import Notify
 from agent.edges.status import StatusFile
-from agent.edges.watch import Watch
 from agent.flow.ages import Ages
-from agent.flow.binding import Bindings
 from agent.flow.confirm import Confirm
-from agent.flow.credentials import Credentials
-from agent.flow.discover import Discover
-from agent.flow.dispatch import Dispatch
-from agent.flow.enrol import Enrolling
-from agent.flow.examine import Examiner
-from agent.flow.finder import Finder
+from agent.flow.dispatch import Dispatch, Terms
 from agent.flow.forgetting import Forgetting
-from agent.flow.gate import Delays, Gate
-from agent.flow.intake import Intake
+from agent.flow.gate import Gate
 from agent.flow.markers import Markers
-from agent.flow.pace import MOST_IN_ALL, Pace
 from agent.flow.power_on import PowerOn
 from agent.flow.prepare import Prepare
 from agent.flow.removal import Removal
 from agent.flow.requests import Requests
 from agent.flow.retention import Retention
-from agent.flow.upload import Upload
+from agent.flow.versions import note_version
 from agent.health import RESTART, Beat, Health
+from agent.lookout import Lookout
 from agent.measuring import Measuring
-from agent.model.errors import AgentError, CloudError, HistoryFullError, WaitingError, judge
-from agent.model.nouns import Recording, Sighting, utc_seconds
+from agent.model.bandwidth import Bandwidth
+from agent.model.errors import AgentError, HistoryFullError
+from agent.model.nouns import Recording, utc_seconds
 from agent.operator import Desk
+from agent.reload import Asked, Change, change, next_asked
+from agent.route import Route
 from agent.schedule import Schedule
 from agent.snapshot import Snapshot, line
 
@@ -59,6 +52,7 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger(__name__)
 
+_WORKERS = 1_000_000  # as many as can be asked for: a thread is made only when one more is needed
 _GRACE, _DROPPED = 8.0, 2.0  # seconds that parts in flight have at a stop, and then to be dropped
 _HANGING_UP = 0.5  # seconds that an answer to a command has at a stop
 _TICK, _REFRESH, _SUPERVISE, _PUBLISH = 1.0, 2.0, 10.0, 2.0  # seconds
@@ -77,167 +71,160 @@ class App:
     def __init__(self, settings: Settings, environ: Mapping[str, str], *, hide: Callable[..., None]) -> None:
         """Open the history and build every part; nothing runs yet. ``hide`` is told each secret. Raises AgentError."""
         state = settings.agent.state_dir
-        self._settings = settings
+        self.settings = settings
+        self._environ = environ
+        self._hide = hide
         self._state = state
         self._notify = Notify(environ)
         self._clock = RealClock()
-        self._stop = threading.Event()
         self._robot = device_id(settings.agent.device_id, state)
         self.history = TinyHistory(state / "history", self._clock)
-        self._assets = AssetFile(state, settings.assets.map)
-        self._cloud = cloud.build(
-            settings,
-            environ,
-            robot=self._robot,
-            assets=self._assets,
-            history=self.history,
-            clock=self._clock,
-            hide=hide,
-            connections=MOST_IN_ALL,
-        )
-        retry, watch = settings.retry, settings.watch
-        delays = Delays(retry.base_seconds, retry.max_seconds, retry.jitter_seconds)
-        self.gate = Gate(self._clock, delays)
-        self._power_on = PowerOn(self.gate, self._clock, delays)
+        self._upgrade, self._upgraded = note_version(self.history, __version__)
+        self.gate = Gate(self._clock, delays(settings))
+        self._power_on = PowerOn(self.gate, self._clock, delays(settings))
         self._limits = limits(settings, self.gate, self._clock, _BUILT)
-        self._enrolling = (
-            Enrolling(enrol, self._robot, self.gate, self._clock, delays) if (enrol := self._cloud.enrol) else None
-        )
-        self._link = LinkWatch(self._clock, metered=settings.upload.metered == "pause")
-        self._credentials = Credentials(self._cloud.gateway, self._clock, hide, lambda: self._cloud.store.offset)
-        self._upload = Upload(
-            store=self._cloud.store,
-            credentials=self._credentials,
-            history=self.history,
-            gate=self.gate,
-            clock=self._clock,
-            max_restarts=settings.upload.max_restarts,
-            pace=Pace(settings.upload.part_concurrency),
-        )
-        examiner = Examiner(
-            watch.roots,
-            watch.sidecar,
-            follow_symlinks=watch.follow_symlinks,
-            send_unfinished=watch.unfinished == "upload",
-        )
-        self.discover = Discover(
-            examiner,
-            self._clock,
-            roots=watch.roots,
-            include=watch.include,
-            exclude=watch.exclude,
-            settle_seconds=watch.settle_seconds,
-            rescan_seconds=watch.rescan_seconds,
-            sidecar=watch.sidecar,
-            sidecar_wait_seconds=watch.sidecar_wait_seconds,
-            unfinished_minutes=watch.unfinished_minutes,
-            newer_than=oldest_wanted(settings, self._clock),
-            follow_symlinks=watch.follow_symlinks,
-            boot_time=self._clock.now() - self._clock.monotonic(),
-        )
-        self._sightings: queue.SimpleQueue[Sighting] = queue.SimpleQueue()
-        self._watch = Watch(watch.roots, self._sightings, exclude=watch.exclude, polling=watch.polling)
-        intake = Intake(
-            history=self.history,
-            clock=self._clock,
-            device_id=self._robot,
-            snapshot=self._asset_when_found,
-            auto=watch.auto,
-        )
-        self._workers = ThreadPoolExecutor(settings.upload.max_concurrent, thread_name_prefix="upload")
-        prepare = Prepare(
-            history=self.history,
-            gate=self.gate,
-            upload=self._upload,
-            examiner=examiner,
-            names=self.discover.names,
-            asset_id=self._cloud.asset_id,
-            profiles=self._cloud.profiles,
-            sidecar_required=watch.sidecar == "required",
-            agent_version=__version__,
-        )
+        self._bandwidth = Bandwidth(bytes_per_second(settings), self._clock.monotonic)
+        self._routes = [self._new_route(settings)]  # the last one is taken; on others something is still under way
+        self.lookout = self._new_lookout()
         self.dispatch = Dispatch(
             history=self.history,
             gate=self.gate,
-            prepare=prepare,
-            upload=self._upload,
             clock=self._clock,
-            executor=self._workers,
-            delays=delays,
-            max_concurrent=settings.upload.max_concurrent,
-            max_attempts=retry.max_attempts,
-            settle_seconds=watch.settle_seconds,
-            newest_first=settings.upload.order == "newest",
+            executor=ThreadPoolExecutor(_WORKERS, thread_name_prefix="upload"),
+            terms=self._terms(),
             built=_BUILT,
-            bandwidth=bandwidth(settings, self._clock),
+            bandwidth=self._bandwidth,
         )
-        self._finder = Finder(self.discover, intake, self._sightings, self._clock)
-        self._retention = self._retention_asked_for(delays)
+        self._schedule = Schedule()
+        self._status = StatusFile(state)
+        self._status.remove()  # an agent that was killed could not
+        self._restart_for: Sequence[str] = ()
+        self._refused = ""  # why the configuration that was read last is not in force
+        self._build()
+        self._control = ControlServer(state, self._desk())
+
+    @property
+    def _route(self) -> Route:
+        return self._routes[-1]
+
+    def _new_route(self, settings: Settings) -> Route:
+        return Route(
+            settings,
+            self._environ,
+            robot=self._robot,
+            history=self.history,
+            gate=self.gate,
+            clock=self._clock,
+            delays=delays(settings),
+            hide=self._hide,
+        )
+
+    def _new_lookout(self) -> Lookout:
+        return Lookout(
+            self.settings,
+            history=self.history,
+            clock=self._clock,
+            robot=self._robot,
+            snapshot=self._asset_when_found,
+            again=self._upgrade.again,
+        )
+
+    def _asset_when_found(self, recording: Recording) -> str:
+        return self._route.asset_when_found(recording)
+
+    def _terms(self) -> Terms:
+        """How recordings are carried that are claimed from now on."""
+        settings = self.settings
+        prepare = Prepare(
+            history=self.history,
+            gate=self.gate,
+            upload=self._route.upload,
+            examiner=self.lookout.examiner,
+            names=self.lookout.discover.names,
+            asset_id=self._route.cloud.asset_id,
+            profiles=self._route.cloud.profiles,
+            sidecar_required=settings.watch.sidecar == "required",
+            agent_version=__version__,
+        )
+        return Terms(
+            prepare,
+            self._route.upload,
+            delays(settings),
+            settings.upload.max_concurrent,
+            settings.retry.max_attempts,
+            settings.watch.settle_seconds,
+            newest_first=settings.upload.order == "newest",
+        )
+
+    def _build(self) -> None:
+        """Make what stands on route and lookout, at the start and at each reload: what it knows is on the disk."""
+        settings, discover = self.settings, self.lookout.discover
+        self._link = LinkWatch(self._clock, metered=settings.upload.metered == "pause")
+        self._retention = self._retention_asked_for()
         self._forgetting = Forgetting(
             history=self.history,
             clock=self._clock,
-            roots=watch.roots,
-            may_lie=self.discover.may_lie,
+            roots=settings.watch.roots,
+            may_lie=discover.may_lie,
             keep_days=settings.history.keep_days,
             built=_BUILT,
         )
-        self._finding = threading.Thread(target=self._find, name="finder", daemon=True)
         self.health = self._build_health()
         self._telemetry = self._build_telemetry()
-        self._schedule = self._build_schedule()
-        self._status = StatusFile(state)
-        self._status.remove()  # an agent that was killed could not
         self._snapshot = Snapshot(
             device_id=self._robot,
             history=self.history,
             gate=self.gate,
             dispatch=self.dispatch,
-            discover=self.discover,
-            finder=self._finder,
-            credentials=self._credentials,
-            watcher_up=lambda: self._watch.alive,
-            watch_failures=lambda: self._watch.failures,
-            unasked=lambda: intake.unasked,
+            discover=discover,
+            finder=self.lookout.finder,
+            credentials=self._route.credentials,
+            watcher_up=lambda: self.lookout.watch.alive,
+            watch_failures=lambda: self.lookout.watch.failures,
+            unasked=lambda: self.lookout.intake.unasked,
             waiting_markers=lambda: self._markers.report().waiting,
             clock=self._clock,
+            settings=lambda: {"restart_for": list(self._restart_for), "refused": self._refused},
+            upgrade=self._upgrade if self._upgraded else None,
         )
         self._stamp_seen = self._cause_stamp()
-        platform = settings.cloud.mode == "platform"
-        bindings = Bindings(self._assets, self._cloud.profiles if platform else None)
-        requests = Requests(
+        self._requests = Requests(
             history=self.history,
-            intake=intake,
-            examiner=examiner,
-            state=self.discover.stands,
-            below=self.discover.below,
-            names=self.discover.names,
+            intake=self.lookout.intake,
+            examiner=self.lookout.examiner,
+            state=discover.stands,
+            below=discover.below,
+            names=discover.names,
         )
         self._markers = Markers(
-            folder=state / "markers",
+            folder=self._state / "markers",
             history=self.history,
-            requests=requests,
-            discover=self.discover,
+            requests=self._requests,
+            discover=discover,
             gate=self.gate,
             clock=self._clock,
-            rescan=self._rescan,
-            bindings=bindings,
+            rescan=self.lookout.rescan,
+            bindings=self._route.bindings,
         )
-        desk = Desk(
+
+    def _desk(self) -> Desk:
+        return Desk(
             snapshot=self._snapshot.take,
-            requests=requests,
-            bindings=bindings,
-            markers=state / "markers",
+            requests=self._requests,
+            bindings=self._route.bindings,
+            markers=self._state / "markers",
             look_at_pause=self._markers.look_at_pause,
             tick=self.dispatch.tick,
-            rescan=self._rescan,
+            rescan=self.lookout.rescan,
             look_at_causes=self._look_at_causes,
         )
-        self._control = ControlServer(state, desk)
 
-    def run(self, stop: threading.Event) -> None:
-        """Start, work until ``stop`` is set, then stop in order and save what is known."""
+    def run(self, asked: queue.SimpleQueue[Asked], reload: Callable[[], None]) -> None:
+        """Start, work until "stop" is ``asked``, then stop in order and save what is known."""
         self.start()
-        while not stop.wait(min(_SUPERVISE, self._notify.beat)):
+        while (ask := next_asked(asked, min(_SUPERVISE, self._notify.beat))) != "stop":
+            if ask == "reload":
+                reload()
             self._schedule.pull_back()
             self.health.look()
             if not self.health.needs_restart():
@@ -251,40 +238,87 @@ class App:
             "agent %s of robot %s watches %s",
             __version__,
             self._robot,
-            ", ".join(str(root) for root in self._settings.watch.roots),
+            ", ".join(str(root) for root in self.settings.watch.roots),
             extra={"event": "started"},
         )
         if damage := self.history.damage():
             _log.error(
                 "%d damaged lines of the history were set aside, the rest is sound", damage, extra={"event": "damage"}
             )
-        self._check_profiles()
-        self._check_assets()
-        self._limits.look_at_clock()  # before anything can be claimed
-        if self._enrolling is not None:
-            self._enrolling.prepare(self._power_on.until)
-        self._power_on.look()
-        self._prepare_markers()
-        self._watch.start()
+        self._prepare()
+        self.lookout.watch.start()
         self._serve()
         self._notify.ready()
         self.dispatch.cause_changed()  # whatever was mended while no agent ran
-        self._finding.start()
+        self.lookout.start(self.dispatch)
+        self._schedule.set(self._jobs())
         self._schedule.start()
 
-    def _check_profiles(self) -> None:
-        """Say at once, not only with the first recording, that nothing can be sent yet."""
-        try:
-            self._cloud.profiles.load()
-        except CloudError as error:
-            _log.warning("%s (%s)", error.message, judge(error).hint, extra={"event": error.code})
+    def _prepare(self) -> None:
+        """What must be known before anything can be claimed."""
+        self._route.check_profiles()
+        self._route.check_assets()
+        self._limits.look_at_clock()
+        if self._route.enrolling is not None:
+            self._route.enrolling.prepare(self._power_on.until)
+        self._power_on.look()
+        self._prepare_markers()
 
-    def _check_assets(self) -> None:
-        """Say once that no asset id can be told; the recordings that wait for that say so, too."""
+    def reload(self, read: Callable[[], Settings]) -> None:
+        """Work by the configuration that ``read`` gives; one that can't be used is refused, and the old one stays."""
+        self._notify.reloading()
         try:
-            self._assets.known()
-        except WaitingError as error:
-            _log.error("%s (%s)", error.message, error.hint, extra={"event": error.code})
+            self._apply(change(self.settings, read()))
+            self._refused = ""
+        except AgentError as error:
+            self._refused = "; ".join(error.message.splitlines())
+            text = "the configuration is refused, and the old one stays: %s (%s)"
+            _log.error(text, self._refused, error.hint, extra={"event": "reload_refused"})
+        except Exception:  # noqa: BLE001 - uploads must go on
+            self._refused = "a mistake in the agent; see the log"
+            _log.exception("the configuration could not be reloaded; restart the agent", extra={"event": "bug"})
+        finally:
+            self._notify.ready()
+
+    def _apply(self, changed: Change) -> None:
+        """Raises SetupError, before anything has changed."""
+        settings = changed.settings
+        route = self._new_route(settings)
+        self.settings, self._restart_for = settings, changed.restart_for
+        self._routes = [*self._routes, route]
+        self.gate.delays = delays(settings)
+        self._bandwidth.limit(bytes_per_second(settings))
+        if changed.touches("upload.windows", "upload.interfaces", "upload.metered"):
+            self._limits = limits(settings, self.gate, self._clock, _BUILT)
+        if changed.touches("watch."):
+            self.lookout.stop(_DROPPED)
+            self.lookout = self._new_lookout()
+            self.lookout.watch.start()
+            self.lookout.start(self.dispatch)
+        self._end_telemetry()
+        self._end_upkeep()
+        self._build()
+        self._control.operator = self._desk()
+        self._prepare()
+        self.dispatch.terms = self._terms()
+        self._schedule.set(self._jobs())
+        self.lookout.rescan()  # markers that waited are seen again
+        self.dispatch.cause_changed()
+        _log.info(
+            "settings reloaded: %s", ", ".join(sorted(changed.keys)) or "all as before", extra={"event": "reloaded"}
+        )
+        if changed.restart_for:
+            text = "restart the agent for %s: a reload can't change that"
+            _log.warning(text, ", ".join(changed.restart_for), extra={"event": "restart_needed"})
+
+    def _end_telemetry(self) -> None:
+        if self._telemetry is not None:
+            self._telemetry.stop()
+
+    def _end_upkeep(self) -> bool:
+        """Forget and delete nothing more; tells whether what was under way has ended."""
+        quiet = self._forgetting.stop(_DROPPED)
+        return (self._retention is None or self._retention.stop(_DROPPED)) and quiet
 
     def _prepare_markers(self) -> None:
         """The pause marker holds before anything can be claimed."""
@@ -303,63 +337,44 @@ class App:
 
     def stop(self) -> None:
         """No new work; parts in flight get their time; states are saved. Bounded, whatever the network does."""
-        self._stop.set()
         answered = self._control.stop(_HANGING_UP)
-        if self._telemetry is not None:
-            self._telemetry.stop()
-        self._sightings.put(Sighting(self._state))  # wakes the finder
+        self._end_telemetry()
+        self.lookout.end()
         self._clock.stop()
         self.dispatch.stop(_GRACE, _DROPPED)
         self._schedule.stop()
-        self._cloud.gateway.close()  # ends the calls that are still under way
-        self._cloud.store.close()
-        self._workers.shutdown(wait=False, cancel_futures=True)
-        self._watch.stop()
-        self._finding.join(_DROPPED)
-        quiet = self._forgetting.stop(_DROPPED) and (self._retention is None or self._retention.stop(_DROPPED))
-        if self.dispatch.stop(_DROPPED, 0.0) and quiet and answered and not self._finding.is_alive():
+        for route in self._routes:
+            route.close()
+        found = self.lookout.stop(_DROPPED)
+        quiet = self._end_upkeep()
+        if self.dispatch.stop(_DROPPED, 0.0) and quiet and answered and found:
             self.history.close()  # else somebody may still write: the lock ends with the process
         self._status.remove()
         _log.info("stopped", extra={"event": "stopped"})
 
-    def _find(self) -> None:
-        while not self._stop.is_set():
-            try:
-                if self._finder.once():
-                    self.dispatch.tick()
-            except HistoryFullError as error:
-                self.dispatch.disk_failed(error)
-            except Exception:  # noqa: BLE001 - whatever it is, looking must go on
-                _log.exception("looking for recordings failed; it is tried again", extra={"event": "bug"})
-                self._stop.wait(_SUPERVISE)
-
-    def _rescan(self) -> None:
-        self.discover.rescan()
-        self._sightings.put(Sighting(self._state))  # wakes the finder
-
     # -- what others see of it
 
     def _build_health(self) -> Health:
-        stuck = self._settings.watch.rescan_seconds + _STUCK
+        stuck = self.settings.watch.rescan_seconds + _STUCK
         return Health(
             {
                 f"the scheduler has ended: {RESTART}": lambda: self._schedule.running,
-                f"nobody looks for recordings any more: {RESTART}": self._finding.is_alive,
+                f"nobody looks for recordings any more: {RESTART}": lambda: self.lookout.alive,
                 "changes in a watched folder are not noticed, only scans find them: see the log": lambda: (
-                    self._watch.alive
+                    self.lookout.watch.alive
                 ),
                 f"the history is closed: {RESTART}": lambda: not self.history.closed,
             },
             {
                 f"the queue was not looked at for {_DEAD:.0f} s: {RESTART}": Beat(lambda: self.dispatch.ticks, _DEAD),
                 f"the disk was not looked at for {stuck:.0f} s: is a watched folder on a server that is away?": Beat(
-                    lambda: self._finder.looks, stuck
+                    lambda: self.lookout.finder.looks, stuck
                 ),
             },
         )
 
     def _build_telemetry(self) -> Telemetry | None:
-        listen, textfile = self._settings.metrics.listen, self._settings.metrics.textfile
+        listen, textfile = self.settings.metrics.listen, self.settings.metrics.textfile
         if not listen and textfile is None:
             return None
         from agent.telemetry import Telemetry  # noqa: PLC0415 - its library costs 14 MiB
@@ -368,49 +383,47 @@ class App:
             history=self.history,
             dispatch=self.dispatch,
             gate=self.gate,
-            credentials=self._credentials,
-            discover=self.discover,
-            watcher_up=lambda: self._watch.alive,
+            credentials=self._route.credentials,
+            discover=self.lookout.discover,
+            watcher_up=lambda: self.lookout.watch.alive,
             clock=self._clock,
             built=_BUILT,
-            folders=[*self._settings.watch.roots, self._state],
+            folders=[*self.settings.watch.roots, self._state],
         )
         return Telemetry(listen, textfile, measuring.take, self.health.faults)
 
-    # -- asset ids
-
-    def _asset_when_found(self, recording: Recording) -> str:
-        try:
-            return self._cloud.asset_id(recording, "", self._cloud.profiles.load())
-        except AgentError:
-            return ""  # it is asked again at each claim
-
     # -- the scheduler
 
-    def _build_schedule(self) -> Schedule:
-        schedule = Schedule()
-        for job, seconds in (
-            (self._power_on.look, _TICK),
-            (self.dispatch.tick, _TICK),
-            (self._look_at_markers, _TICK),
-            (self._refresh, _REFRESH),
-            (self._watch.supervise, _SUPERVISE),
-            (self._publish, _PUBLISH),
-            (self._pay_debts, _PAY),
-            (self.history.tidy, _TIDY),
-            (self._forgetting.forget, _FORGET),
-            *([(self._look_at_clock, _TICK)] if self._settings.upload.windows else []),
-            *([(self._look_at_link, _LINK)] if self._limits.asks_link else []),
-            *([(self._enrolling.look, _REFRESH)] if self._enrolling is not None else []),
-            *([(self._telemetry.tend, _TEND)] if self._telemetry else []),
-            *([(self._retention.look, _RETAIN)] if self._retention is not None else []),
-        ):
-            schedule.every(seconds, job)
-        return schedule
+    def _jobs(self) -> Iterator[tuple[Callable[[], Any], float]]:
+        yield self._power_on.look, _TICK
+        yield self.dispatch.tick, _TICK
+        yield self._look_at_markers, _TICK
+        yield self._refresh, _REFRESH
+        yield self.lookout.watch.supervise, _SUPERVISE
+        yield self._publish, _PUBLISH
+        yield self._route.pay_debts, _PAY
+        yield self.history.tidy, _TIDY
+        yield self._forgetting.forget, _FORGET
+        if self.settings.upload.windows:
+            yield self._look_at_clock, _TICK
+        if self._limits.asks_link:
+            yield self._look_at_link, _LINK
+        if self._route.enrolling is not None:
+            yield self._route.enrolling.look, _REFRESH
+        if self._telemetry is not None:
+            yield self._telemetry.tend, _TEND
+        if self._retention is not None:
+            yield self._retention.look, _RETAIN
 
     def _refresh(self) -> None:
-        for error in self._credentials.refresh_due() if self.gate.closed() is None else ():
-            _log.warning("could not refresh credentials: %s", error.message, extra={"event": "refresh_failed"})
+        # Asked in this order: what is claimed after the first goes by it.
+        taken = {self.dispatch.terms.upload, *(claim.terms.upload for claim in self.dispatch.in_flight())}
+        for route in self._routes[:-1]:
+            if route.upload not in taken:
+                self._routes.remove(route)
+                route.close()
+        for route in self._routes:
+            route.refresh()
         self._look_at_causes()
 
     def _look_at_causes(self) -> None:
@@ -420,22 +433,12 @@ class App:
             _log.info(
                 "the file of profiles, keys or assets was changed, or the clock set", extra={"event": "cause_changed"}
             )
-            self._check_assets()
+            self._route.check_assets()
             self.dispatch.cause_changed()
 
     def _cause_stamp(self) -> object:
         """Another one whenever something on this robot changes that the cloud's refusals may come from."""
-        return self._cloud.stamp(), self._clock.now() >= _BUILT
-
-    def _pay_debts(self) -> None:
-        """Give up in the cloud what was given up here, while the cloud answers."""
-        closed = self.gate.closed()
-        nobody_probes = closed is not None and closed.cause == "cloud" and not self.history.open()
-        if (closed is None or nobody_probes) and self.history.debts():
-            try:
-                self._upload.pay_debts(self._cloud.profiles.load())
-            except CloudError as error:
-                _log.warning("could not give up old uploads yet: %s", error.message, extra={"event": "debts"})
+        return self._route.cloud.stamp(), self._clock.now() >= _BUILT
 
     def _look_at_markers(self) -> None:
         try:
@@ -444,27 +447,27 @@ class App:
         except HistoryFullError as error:
             self.dispatch.disk_failed(error)
 
-    def _retention_asked_for(self, delays: Delays) -> Retention | None:
+    def _retention_asked_for(self) -> Retention | None:
         """What deletes, where a setting asks for it."""
-        asked, watch = self._settings.retention, self._settings.watch
+        asked, watch, cloud = self.settings.retention, self.settings.watch, self._route.cloud
         if not asked.delete_after_upload and not asked.min_free_gib:
             return None
         confirm = Confirm(
             history=self.history,
             gate=self.gate,
-            credentials=self._credentials,
-            profiles=self._cloud.profiles,
+            credentials=self._route.credentials,
+            profiles=cloud.profiles,
             clock=self._clock,
-            delays=delays,
+            delays=delays(self.settings),
         )
         return Retention(
             history=self.history,
             confirm=confirm,
             removal=Removal(watch.roots, with_sidecar=watch.sidecar != "ignore"),
-            ages=Ages(self._clock, built=_BUILT, offset=lambda: self._cloud.store.offset),
+            ages=Ages(self._clock, built=_BUILT, offset=lambda: cloud.store.offset),
             clock=self._clock,
-            names=self.discover.names,
-            there=self.discover.there,
+            names=self.lookout.discover.names,
+            there=self.lookout.discover.there,
             busy=lambda fingerprint: any(claim.log.fingerprint == fingerprint for claim in self.dispatch.in_flight()),
             roots=watch.roots,
             keep_seconds=asked.keep_hours * 3600 if asked.delete_after_upload else None,
@@ -476,9 +479,7 @@ class App:
         self._limits.look_at_clock()
 
     def _look_at_link(self) -> None:
-        """The way to the cloud is the way to the proxy, where there is one."""
-        proxy = self._settings.cloud.proxy.get_secret_value()
-        link = self._link.look({proxy} if proxy else self._cloud.places())
+        link = self._link.look(self._route.places())
         if link is not None:
             self._limits.see(link)
 

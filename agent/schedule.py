@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from datetime import datetime, timedelta, timezone
 from typing import Any
 
@@ -46,9 +46,17 @@ class Schedule:
         """Whether anything is done."""
         return bool(self._scheduler.running)
 
-    def every(self, seconds: float, job: Callable[[], Any]) -> None:
-        """Have ``job`` done at the start and then again and again. What it raises is logged."""
-        self._scheduler.add_job(job, Every(seconds), id=job.__qualname__)
+    def set(self, jobs: Iterable[tuple[Callable[[], Any], float]]) -> None:
+        """Have these done, and nothing else: at once and then again and again, every so many seconds.
+
+        What one raises is logged. One that takes the place of another with its name does not run beside it.
+        """
+        wanted = {job.__qualname__: (job, Every(seconds)) for job, seconds in jobs}
+        for known in self._scheduler.get_jobs():
+            if known.id not in wanted:
+                known.remove()
+        for name, (job, every) in wanted.items():
+            self._scheduler.add_job(job, every, id=name, replace_existing=True)
 
     def start(self) -> None:
         """Begin."""

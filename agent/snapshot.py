@@ -16,7 +16,7 @@ from agent.flow.dispatch import Claim, Dispatch
 from agent.flow.finder import Finder
 from agent.flow.gate import Gate
 from agent.flow.report import DiskReport, Held
-from agent.model.nouns import utc_text
+from agent.model.nouns import Upgrade, utc_text
 from agent.model.ports import Clock, History
 from agent.standing import NAMED, standing
 
@@ -73,8 +73,10 @@ class Snapshot:
         unasked: Callable[[], int],
         waiting_markers: Callable[[], Sequence[Path]],
         clock: Clock,
+        settings: Callable[[], Mapping[str, Any]],
+        upgrade: Upgrade | None = None,
     ) -> None:
-        """Every argument but the first is asked at each picture."""
+        """Every argument is asked at each picture, but the first and ``upgrade``: the one that came with this start."""
         self._device_id = device_id
         self._history = history
         self._gate = gate
@@ -87,6 +89,8 @@ class Snapshot:
         self._unasked = unasked
         self._waiting_markers = waiting_markers
         self._clock = clock
+        self._settings = settings
+        self._upgrade = upgrade
         self._rates = Rates(clock)
         self._lock = threading.Lock()
         self._files: dict[str, Any] = {}
@@ -102,6 +106,8 @@ class Snapshot:
             return {
                 "version": __version__,
                 "device_id": self._device_id,
+                "upgrade": self._upgraded(),
+                "settings": self._settings(),
                 "gate": self._gate_now(),
                 "uploads": [
                     self._upload(claim, rate) for claim, rate in zip(claims, self._rates.of(claims), strict=True)
@@ -127,6 +133,12 @@ class Snapshot:
             "since": self._utc(closed.since),
             "next_probe": None if closed.next_probe is None else self._utc(closed.next_probe),
         }
+
+    def _upgraded(self) -> dict[str, Any] | None:
+        upgrade = self._upgrade
+        if upgrade is None:
+            return None
+        return {"from": upgrade.before, "to": upgrade.version, "recordings": len(upgrade.again)}
 
     def _upload(self, claim: Claim, rate: float) -> dict[str, Any]:
         there = claim.transfer.kept + claim.transfer.sent

@@ -53,6 +53,7 @@ class Agent:
         inherited = {name: text for name, text in os.environ.items() if not name.startswith("KEYSTONE_AGENT_")}
         self.environ = {**inherited, **{f"KEYSTONE_AGENT_{name}": text for name, text in quick.items()}}
         self.config = str(cloud.config_path)
+        self.home: Path | None = None  # the folder of another agent's package than the one under test
         self.process: subprocess.Popen[bytes] | None = None
         self._errors = folder / "stderr"
 
@@ -60,7 +61,7 @@ class Agent:
         """Start the process."""
         command = [sys.executable, "-m", "agent", "run", "--config", self.config]
         with self._errors.open("ab") as errors:
-            self.process = subprocess.Popen(command, env=self.environ, stderr=errors, stdout=errors)
+            self.process = subprocess.Popen(command, env=self.environ, stderr=errors, stdout=errors, cwd=self.home)
 
     def stop(self, number: int = signal.SIGTERM) -> int:
         """Send a signal, wait for the end, return the exit code."""
@@ -80,6 +81,7 @@ class Agent:
             text=True,
             timeout=60,
             check=False,
+            cwd=self.home,
         )
 
     def said(self) -> str:

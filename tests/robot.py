@@ -17,7 +17,7 @@ from agent.flow.binding import Bindings
 from agent.flow.confirm import Confirm
 from agent.flow.credentials import Credentials
 from agent.flow.discover import Discover
-from agent.flow.dispatch import Dispatch
+from agent.flow.dispatch import Dispatch, Terms
 from agent.flow.examine import Examiner
 from agent.flow.finder import Finder
 from agent.flow.gate import Delays, Gate
@@ -120,15 +120,9 @@ class Robot:
         self.dispatch = Dispatch(
             history=self.history,
             gate=self.gate,
-            prepare=prepare,
-            upload=self.upload,
             clock=self.clock,
             executor=self.later,
-            delays=delays,
-            max_concurrent=self._max_concurrent,
-            max_attempts=5,
-            settle_seconds=2,
-            newest_first=self.newest_first,
+            terms=Terms(prepare, self.upload, delays, self._max_concurrent, 5, 2, newest_first=self.newest_first),
             built=BUILT,
         )
 

@@ -107,6 +107,22 @@ def test_a_stop_ends_every_wait_at_once() -> None:
 
 def test_without_a_cap_everything_may_go() -> None:
     assert Transfer(1).grant(10**9) == 10**9
+    assert Transfer(1, Bandwidth(0, FakeClock().monotonic)).grant(10**9) == 10**9
+
+
+def test_another_cap_holds_for_what_goes_already() -> None:
+    clock = FakeClock()
+    bandwidth = Bandwidth(0, clock.monotonic)
+    transfer = Transfer(1, bandwidth)
+    bandwidth.limit(RATE)
+    assert transfer.grant(10**9) == bandwidth.turn
+    assert 0 < bandwidth.turn < 10**9
+    for _ in range(100):
+        bandwidth.reserve(bandwidth.turn)
+    assert bandwidth.reserve(1) > 1
+    bandwidth.limit(0)
+    assert transfer.grant(10**9) == 10**9
+    assert bandwidth.reserve(10**9) == 0
 
 
 @pytest.fixture

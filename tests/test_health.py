@@ -17,6 +17,7 @@ from agent.devcloud.cloud import DevCloud
 from agent.devcloud.servers import free_port
 from agent.edges.config import PREFIX, load
 from agent.health import Beat, Health
+from agent.schedule import Schedule
 from tests.prometheus import fetch
 
 _LOOK_EVERY = 0.02  # seconds
@@ -46,7 +47,7 @@ def app(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[App]:
 
 def healthz(app: App) -> tuple[int, str]:
     try:
-        status, _, body = fetch(app._settings.metrics.listen, "/healthz")
+        status, _, body = fetch(app.settings.metrics.listen, "/healthz")
     except ConnectionError:  # not served yet
         return 0, ""
     return status, body
@@ -66,7 +67,7 @@ def wait(app: App, until: Callable[[tuple[int, str]], bool]) -> tuple[int, str]:
 def test_a_scheduler_that_has_ended_is_no_health(app: App) -> None:
     app._schedule.stop()
     assert healthz(app) == (503, "the scheduler has ended: restart the agent\n")
-    app._schedule = app._build_schedule()  # for the end of the test
+    app._schedule = Schedule()  # for the end of the test
     app._schedule.start()
 
 
@@ -75,13 +76,14 @@ def test_a_finder_that_has_ended_is_no_health(app: App, monkeypatch: pytest.Monk
     def ends() -> bool:
         raise SystemExit
 
-    monkeypatch.setattr(app._finder, "once", ends)
-    app._finding.join(10)
+    monkeypatch.setattr(app.lookout.finder, "once", ends)
+    assert app.lookout._thread is not None
+    app.lookout._thread.join(10)
     assert healthz(app) == (503, "nobody looks for recordings any more: restart the agent\n")
 
 
 def test_a_watcher_that_has_ended_is_no_health_until_it_is_healed(app: App) -> None:
-    (post,) = app._watch._posts.values()
+    (post,) = app.lookout.watch._posts.values()
     post.observer.stop()
     post.observer.join(10)
     status, why = healthz(app)
@@ -89,8 +91,8 @@ def test_a_watcher_that_has_ended_is_no_health_until_it_is_healed(app: App) -> N
         503,
         ["changes in a watched folder are not noticed, only scans find them: see the log"],
     )
-    assert "keystone_agent_watcher_up 0.0" in fetch(app._settings.metrics.listen, "/metrics")[2]
-    app._watch.supervise()
+    assert "keystone_agent_watcher_up 0.0" in fetch(app.settings.metrics.listen, "/metrics")[2]
+    app.lookout.watch.supervise()
     assert healthz(app) == (200, "ok\n")
 
 
@@ -102,7 +104,7 @@ def test_a_history_that_was_closed_is_no_health(app: App) -> None:
 
 
 def test_a_dispatcher_and_a_finder_that_hang_are_no_health(app: App) -> None:
-    with app.dispatch._lock, app.discover._lock:
+    with app.dispatch._lock, app.lookout.discover._lock:
         app.health.look()
         now = time.monotonic()
         app.health._monotonic = lambda: now + 55

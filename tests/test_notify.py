@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import os
+import queue
 import signal
 import socket
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -19,6 +21,7 @@ from agent.edges.config import PREFIX, load
 from agent.edges.control import Control
 from agent.edges.notify import Notify
 from agent.model.errors import NotRunningError
+from agent.reload import Asked
 from tests.journey import Agent
 from tests.recorders import write_mcap
 
@@ -147,15 +150,15 @@ def agent(tmp_path: Path, manager: Manager) -> Iterator[App]:
             PREFIX + "WATCH__ROOTS": json.dumps([str(tmp_path / "recordings")]),
         }
         settings = load(cloud.config_path, environ).settings
-        asked = {"NOTIFY_SOCKET": manager.address, "WATCHDOG_USEC": str(int(_BEAT * 2e6))}
-        app = App(settings, {**environ, **asked}, hide=lambda *_, **__: None)
-        stop = threading.Event()
-        main = threading.Thread(target=app.run, args=(stop,))
+        notified = {"NOTIFY_SOCKET": manager.address, "WATCHDOG_USEC": str(int(_BEAT * 2e6))}
+        app = App(settings, {**environ, **notified}, hide=lambda *_, **__: None)
+        asked: queue.SimpleQueue[Asked] = queue.SimpleQueue()
+        main = threading.Thread(target=app.run, args=(asked, lambda: app.reload(lambda: settings)))
         main.start()
         try:
             yield app
         finally:
-            stop.set()
+            asked.put("stop")
             main.join(30)
 
 
@@ -173,10 +176,19 @@ def test_signs_of_life_end_when_the_dispatcher_hangs_and_come_back_with_it(agent
     manager.hear_until("WATCHDOG=1")
 
 
+def test_a_reload_is_told_from_its_beginning_to_its_end(agent: App, manager: Manager) -> None:
+    manager.hear_until("READY=1")
+    before = time.monotonic_ns() // 1000
+    agent.reload(lambda: agent.settings)
+    heard = manager.hear_until("READY=1")
+    (begun,) = (message for message in heard if message.startswith("RELOADING=1\nMONOTONIC_USEC="))
+    assert before <= int(begun.partition("USEC=")[2]) <= time.monotonic_ns() // 1000
+
+
 def test_a_watcher_that_is_lost_ends_no_sign_of_life(agent: App, manager: Manager) -> None:
     manager.hear_until("READY=1")
-    with agent._watch._lock:  # so that nothing heals it
-        (post,) = agent._watch._posts.values()
+    with agent.lookout.watch._lock:  # so that nothing heals it
+        (post,) = agent.lookout.watch._posts.values()
         post.observer.stop()
         post.observer.join(10)
         manager.rest()
@@ -189,7 +201,7 @@ def test_a_watcher_that_is_lost_ends_no_sign_of_life(agent: App, manager: Manage
 def test_a_disk_that_hangs_ends_no_sign_of_life(agent: App, manager: Manager) -> None:
     manager.hear_until("READY=1")
     clock = agent.health._monotonic
-    with agent.discover._lock, agent._watch._lock:
+    with agent.lookout.discover._lock, agent.lookout.watch._lock:
         agent.health.look()
         agent.health._monotonic = lambda: clock() + 3600
         for _ in range(20):  # the first may be older

@@ -37,6 +37,7 @@ def snapshot(robot: WatchingRobot, failures: dict[Path, str] | None = None) -> S
         unasked=lambda: 0,
         waiting_markers=lambda: [Path("/data/a.mcap.resync")],
         clock=robot.clock,
+        settings=lambda: {"restart_for": ["agent.state_dir"], "refused": ""},
     )
 
 
@@ -46,11 +47,14 @@ def taken(robot: WatchingRobot) -> dict[str, Any]:
     return document
 
 
+_TERMS: Any = None  # nobody asks for them
+
+
 def claim(sent: int = 0, *, began: float = 1000.0) -> Claim:
     log = SyncLog(id=1, episode_id="e", path="/a.mcap", file_size=100 * MIB, mtime="", fingerprint="f")
     transfer = Transfer(log.file_size)
     transfer.advance(sent)
-    return Claim(log, transfer, probe=False, durable=True, began=began, causes=0)
+    return Claim(log, _TERMS, transfer, probe=False, durable=True, began=began, causes=0)
 
 
 def test_its_keys_are_promised(robot: WatchingRobot) -> None:
@@ -60,6 +64,8 @@ def test_its_keys_are_promised(robot: WatchingRobot) -> None:
     assert list(document) == [
         "version",
         "device_id",
+        "upgrade",
+        "settings",
         "gate",
         "uploads",
         "lease_remaining_seconds",

@@ -52,6 +52,8 @@ def facts(answer: Mapping[str, Any]) -> Iterator[Fact]:
     else:
         pid = f", process {agent['pid']}" if agent.get("pid") else ""
         yield Fact("agent", f"running{pid}", "good")
+        yield from _upgrade(agent.get("upgrade"))
+        yield from _settings(agent.get("settings", {}))
     yield from _gate(agent)
     counts = answer["recordings"]
     yield Fact("documents", ", ".join(f"{counts[name]} {name}" for name in counts))
@@ -98,6 +100,22 @@ def _gate(agent: Mapping[str, Any] | None) -> Iterator[Fact]:
     yield Fact("", gate["reason"], "bad")
     if gate["hint"]:
         yield Fact("", f"→ {gate['hint']}", "advice")
+
+
+def _upgrade(upgrade: Mapping[str, Any] | None) -> Iterator[Fact]:
+    if upgrade is not None:
+        text = f"upgraded from {upgrade['from'] or 'an earlier version'} to {upgrade['to']}"
+        again = "recordings that had failed for good are tried again where they are found"
+        yield Fact("", f"{text}: {upgrade['recordings']} {again}" if upgrade["recordings"] else text)
+
+
+def _settings(settings: Mapping[str, Any]) -> Iterator[Fact]:
+    if settings.get("refused"):
+        yield Fact("settings", f"the configuration is refused, and an older one holds: {settings['refused']}", "bad")
+        yield Fact("", "→ mend it (keystone-agent config validate), then reload the agent once more", "advice")
+    if settings.get("restart_for"):
+        yield Fact("settings", f"restart for {', '.join(settings['restart_for'])}", "bad")
+        yield Fact("", "→ restart the agent: a reload can't change that", "advice")
 
 
 def _queue(answer: Mapping[str, Any]) -> Iterator[Fact]:

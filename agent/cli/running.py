@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import logging
 import os
+import queue
 import signal
 import sys
-import threading
 from pathlib import Path
 
 import click
@@ -14,6 +14,8 @@ import click
 from agent.app import App
 from agent.cli.options import settings_of, with_config
 from agent.edges import logs
+from agent.edges.config import Settings
+from agent.reload import Asked
 
 _log = logging.getLogger(__name__)
 
@@ -21,19 +23,31 @@ _log = logging.getLogger(__name__)
 @click.command()
 @with_config
 def run(config_path: Path | None) -> None:
-    """Watch, upload and report until SIGTERM or SIGINT."""
-    stop = threading.Event()
+    """Watch, upload and report until SIGTERM or SIGINT; SIGHUP reloads the configuration."""
+    asked: queue.SimpleQueue[Asked] = queue.SimpleQueue()
     for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: stop.set())
-    signal.signal(signal.SIGHUP, signal.SIG_IGN)  # a terminal that closes ends nothing
+        signal.signal(number, lambda *_: asked.put("stop"))
+    signal.signal(signal.SIGHUP, lambda *_: asked.put("reload"))  # a terminal that closes ends nothing
     settings = settings_of(config_path)
-    log = settings.log
-    redactor = logs.start(log.level, log.dir, log.max_mib, log.files)
+    redactor = _log_by(settings)
     try:
-        App(settings, os.environ, hide=redactor.hide).run(stop)
+        app = App(settings, os.environ, hide=redactor.hide)
+
+        def reload() -> None:
+            before = app.settings.log
+            app.reload(lambda: settings_of(config_path))
+            if app.settings.log != before:
+                _log_by(app.settings, redactor)
+
+        app.run(asked, reload)
     finally:
         logs.stop()
     # Threads may still hang in the network; Python would wait for them, and the states are saved.
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(0)
+
+
+def _log_by(settings: Settings, redactor: logs.Redactor | None = None) -> logs.Redactor:
+    log = settings.log
+    return logs.start(log.level, log.dir, log.max_mib, log.files, redactor=redactor)

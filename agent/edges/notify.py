@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import socket
+import time
 from collections.abc import Mapping
 
 _log = logging.getLogger(__name__)
@@ -24,8 +25,12 @@ class Notify:
         """Seconds from one sign of life to the next; infinite when nobody asks for any."""
 
     def ready(self) -> None:
-        """The start is over."""
+        """The start, or a reload, is over."""
         self._send("READY=1")
+
+    def reloading(self) -> None:
+        """Another configuration is read; ``ready`` ends that. The manager wants to know when that was (monotonic)."""
+        self._send(f"RELOADING=1\nMONOTONIC_USEC={time.monotonic_ns() // 1000}")
 
     def alive(self) -> None:
         """All is at work. To be called every ``beat`` seconds, or the manager kills the agent."""

@@ -23,11 +23,25 @@ _log = logging.getLogger(__name__)
 _DISK = "disk_full"
 
 
+@dataclass(frozen=True, slots=True)
+class Terms:
+    """What may change while the agent runs; a claim keeps those that it began with."""
+
+    prepare: Prepare
+    upload: Upload
+    delays: Delays
+    max_concurrent: int
+    max_attempts: int
+    settle_seconds: float
+    newest_first: bool = False
+
+
 @dataclass(slots=True)
 class Claim:
     """One document in flight. A probe's claim is in memory only until the gate opens."""
 
     log: SyncLog
+    terms: Terms
     transfer: Transfer
     probe: bool
     durable: bool
@@ -78,30 +92,18 @@ class Dispatch:
         *,
         history: History,
         gate: Gate,
-        prepare: Prepare,
-        upload: Upload,
         clock: Clock,
         executor: Executor,
-        delays: Delays,
-        max_concurrent: int,
-        max_attempts: int,
-        settle_seconds: float,
-        newest_first: bool = False,
+        terms: Terms,
         built: float = 0.0,
         bandwidth: Bandwidth | None = None,
     ) -> None:
-        """``executor`` has ``max_concurrent`` workers; a clock that says less than ``built`` is wrong."""
+        """``executor`` has workers for all that may be in flight; a clock that says less than ``built`` is wrong."""
         self._history = history
         self._gate = gate
-        self._prepare = prepare
-        self._upload = upload
         self._clock = clock
         self._executor = executor
-        self._delays = delays
-        self._max_concurrent = max_concurrent
-        self._max_attempts = max_attempts
-        self._settle_seconds = settle_seconds
-        self._newest_first = newest_first
+        self.terms = terms  # others may be set at any time, for what is claimed from then on
         self._built = built
         self._bandwidth = bandwidth
         self._lock = threading.RLock()
@@ -159,7 +161,7 @@ class Dispatch:
         if dated == log.next_retry_at:
             return due
         wait = utc_seconds(log.next_retry_at) - self._clock.now() if log.next_retry_at else 0.0
-        return self._wait(log.id, log.next_retry_at, min(max(wait, 0.0), self._delays.maximum))
+        return self._wait(log.id, log.next_retry_at, min(max(wait, 0.0), self.terms.delays.maximum))
 
     def _wait(self, id_: int, dated: str | None, seconds: float) -> float:
         """Let a document wait, as long as its retry date is this one."""
@@ -185,15 +187,15 @@ class Dispatch:
             if self._gate.probe_due():
                 self._probe()
             return
-        for log in self._in_turn() if len(self._flight) < self._max_concurrent else ():
-            if len(self._flight) >= self._max_concurrent:
+        for log in self._in_turn() if len(self._flight) < self.terms.max_concurrent else ():
+            if len(self._flight) >= self.terms.max_concurrent:
                 return
             if log.id not in self._flight and self._due(log):
                 self._start(log, probe=False)
 
     def _in_turn(self) -> Sequence[SyncLog]:
         """What has not ended, in the order in which it goes."""
-        back = -1 if self._newest_first else 1
+        back = -1 if self.terms.newest_first else 1
         return sorted(self._history.open(), key=lambda log: (-log.ahead, back * log.id))
 
     def _probe(self) -> None:
@@ -223,9 +225,8 @@ class Dispatch:
             durable = True
         self._not_before.pop(log.id, None)
         self._disk_told = False
-        claim = Claim(
-            log, Transfer(log.file_size, self._bandwidth), probe, durable, self._clock.monotonic(), self._causes
-        )
+        transfer = Transfer(log.file_size, self._bandwidth)
+        claim = Claim(log, self.terms, transfer, probe, durable, self._clock.monotonic(), self._causes)
         self._executor.submit(self._work, claim)
         self._flight.mark(claim)
 
@@ -244,9 +245,9 @@ class Dispatch:
     def _work(self, claim: Claim) -> None:
         error: Exception | None = None
         try:
-            claim.job = self._prepare.job(claim.log, claim.transfer, probe=claim.probe)
+            claim.job = claim.terms.prepare.job(claim.log, claim.transfer, probe=claim.probe)
             try:
-                self._upload.carry(claim.job)
+                claim.terms.upload.carry(claim.job)
             finally:
                 claim.job.close()
         except Exception as problem:  # noqa: BLE001 - whatever it is, the document says so and the queue goes on
@@ -258,7 +259,7 @@ class Dispatch:
             self.disk_failed(full)  # the document stays as it is and is taken up again
         except Exception:  # noqa: BLE001 - a mistake here must not end the worker
             _log.exception("could not record the end of %s", claim.log.path, extra={"event": "bug"})
-            self._wait(claim.log.id, claim.log.next_retry_at, self._delays.maximum)
+            self._wait(claim.log.id, claim.log.next_retry_at, claim.terms.delays.maximum)
         finally:
             with self._lock:
                 if claim.probe:
@@ -275,7 +276,7 @@ class Dispatch:
         outcome = self._judge(claim, error)
         if outcome.event == "gave_up":
             log = self._history.get(claim.log.id)
-            self._upload.abandon(log, self._prepare.profile_of(log), outcome.code)
+            claim.terms.upload.abandon(log, claim.terms.prepare.profile_of(log), outcome.code)
         with self._lock:
             self._settle(claim, outcome, error)
             self._tally.count(outcome.event, outcome.fault, self._clock.monotonic())
@@ -289,7 +290,7 @@ class Dispatch:
         return outcome_of(
             error,
             attempts=log.attempt_count + (not claim.durable),
-            max_attempts=self._max_attempts,
+            max_attempts=claim.terms.max_attempts,
             others_passed=self._gate.others_passed(call, log.id, since),
         )
 
@@ -326,11 +327,11 @@ class Dispatch:
             changes["error"] = outcome.fault
         wait = 0.0
         if outcome.event == "counted":
-            wait = self._delays.after(log.attempt_count)
+            wait = claim.terms.delays.after(log.attempt_count)
         elif outcome.event == "blocked_alone":
-            wait = self._delays.maximum
+            wait = claim.terms.delays.maximum
         elif outcome.event == "changed":
-            wait = self._settle_seconds
+            wait = claim.terms.settle_seconds
         if outcome.event in ("counted", "blocked_alone"):
             changes["next_retry_at"] = utc_text(self._clock.now() + wait)
         if wait:
@@ -353,7 +354,7 @@ class Dispatch:
 
     def disk_failed(self, error: HistoryFullError) -> None:
         """Nothing can be written down: close the gate, and try again in a while."""
-        self._disk_retry_at = self._clock.monotonic() + self._delays.base
+        self._disk_retry_at = self._clock.monotonic() + self.terms.delays.base
         self._gate.hold(_DISK, error.message, error.hint)
         if not self._disk_told:
             self._disk_told = True
@@ -365,4 +366,4 @@ class Dispatch:
             if self._history.room():
                 self._gate.release(_DISK)  # the next write shows whether that is true
             else:
-                self._disk_retry_at = self._clock.monotonic() + self._delays.base
+                self._disk_retry_at = self._clock.monotonic() + self.terms.delays.base

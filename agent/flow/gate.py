@@ -61,7 +61,7 @@ class Gate:
     def __init__(self, clock: Clock, delays: Delays) -> None:
         """``delays`` pace the probes of a cloud that is away."""
         self._clock = clock
-        self._delays = delays
+        self.delays = delays  # others may be set at any time
         self._lock = threading.Lock()
         self._holds: dict[str, Closed] = {}
         self._cloud: Closed | None = None
@@ -110,14 +110,14 @@ class Gate:
                 return False  # what was in flight when it closed says nothing new
             now = self._clock.monotonic()
             probes = before.probes + 1 if before else 1
-            wait = self._delays.after(probes) if verdict.kind == "offline" else self._delays.maximum
+            wait = self.delays.after(probes) if verdict.kind == "offline" else self.delays.maximum
             self._cloud = Closed(
                 cause="cloud",
                 code=error.code,
                 reason=error.message,
                 hint=error.hint or verdict.hint,
                 since=before.since if before else now,
-                next_probe=now + max(wait, min(error.retry_after, self._delays.maximum)),
+                next_probe=now + max(wait, min(error.retry_after, self.delays.maximum)),
                 kind=verdict.kind,
                 call=before.call if before else error.call,
                 probes=probes,
@@ -165,7 +165,7 @@ class Gate:
                 if synced:
                     self._cloud = None
                 elif (self._cloud.next_probe or 0) <= self._clock.monotonic():
-                    wait = self._delays.after(self._cloud.probes)
+                    wait = self.delays.after(self._cloud.probes)
                     self._cloud = replace(self._cloud, next_probe=self._clock.monotonic() + wait)
 
     def probe_now(self) -> None:

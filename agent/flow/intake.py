@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Container
 
 from agent.flow.identity import episode_id
 from agent.model.nouns import Answer, Ask, Damaged, Fault, Recording, SyncLog, Trigger, utc_text
@@ -28,6 +28,7 @@ class Intake:
         device_id: str,
         snapshot: Callable[[Recording], str],
         auto: bool = True,
+        again: Container[int] = (),
     ) -> None:
         """Make nothing yet.
 
@@ -37,12 +38,14 @@ class Intake:
             device_id: This robot's own id.
             snapshot: Gives the asset id that a recording has when it is found, "" when none is known.
             auto: Whether what is found is queued; else it waits until somebody asks for it.
+            again: Ids of documents that failed for good and are tried once more where their recordings are found.
         """
         self._history = history
         self._clock = clock
         self._device_id = device_id
         self._snapshot = snapshot
         self._auto = auto
+        self._again = again
         self._unasked: set[int] = set()  # hashes of fingerprints
         self._highest: int | None = None  # that a document was put ahead
 
@@ -59,17 +62,24 @@ class Intake:
             newest = self._history.newest(str(found.fingerprint))
             if newest is None:
                 return self._queue_if_wanted(found)
-            code = newest.error.code if newest.error else ""
             if newest.open:
-                waits = newest.status == "failed" and code in _BY_FOLDER
+                waits = newest.status == "failed" and newest.error is not None and newest.error.code in _BY_FOLDER
                 return self._history.move(newest.id, "asked") if waits else None
+            trigger = self._cause(found, newest)
             synced = self._history.synced(str(found.fingerprint))  # then it was a resync that failed
-            if newest.status == "failed" and code in _BY_FILE:
-                return self._queue(found, "discovered", resync=synced)
-            mended = (found.sidecar_sha256, str(found.path)) != (newest.sidecar_sha256, newest.path)
-            if newest.status == "failed" and code in _BY_SIDECAR and mended:
-                return self._queue(found, "cause-changed", resync=synced)
+            return self._queue(found, trigger, resync=synced) if trigger else None
+
+    def _cause(self, found: Recording, newest: SyncLog) -> Trigger | None:
+        """What has changed since the recording failed for good, so that it is worth another try."""
+        code = newest.error.code if newest.error else ""
+        if newest.status != "failed":
             return None
+        if code in _BY_FILE:
+            return "discovered"
+        mended = (found.sidecar_sha256, str(found.path)) != (newest.sidecar_sha256, newest.path)
+        if code in _BY_SIDECAR and mended:
+            return "cause-changed"
+        return "upgrade" if newest.id in self._again else None
 
     def ask(self, found: Recording, *, trigger: Trigger, ask: Ask, reason: str = "") -> Answer:
         """Do with a recording what an operator asks for: ``resync`` sends it again, ``first`` sends it next.

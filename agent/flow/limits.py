@@ -58,8 +58,8 @@ class Limits:
         self._interfaces = tuple(interfaces)
         self._pause_metered = pause_metered
         self._asked, self._opens = 0.0, 0.0  # the closed time for which it is known when the hours open
-        if self.asks_link:
-            self._set(_LINK, _Pause("it is not known yet by which link the cloud is reached", "wait a few seconds"))
+        unknown = _Pause("it is not known yet by which link the cloud is reached", "wait a few seconds")
+        self._set(_LINK, unknown if self.asks_link else None)  # others may have held it before
 
     @property
     def asks_link(self) -> bool:

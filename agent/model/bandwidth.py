@@ -17,17 +17,29 @@ class Bandwidth:
     """
 
     def __init__(self, bytes_per_second: float, monotonic: Callable[[], float]) -> None:
-        """``bytes_per_second`` is the cap, above 0; ``monotonic`` tells the time in seconds."""
-        self._rate = bytes_per_second
+        """``bytes_per_second`` is the cap, 0 for none; ``monotonic`` tells the time in seconds."""
         self._monotonic = monotonic
         self._lock = threading.Lock()
-        self._free_at = float("-inf")
+        self._rate, self._free_at = 0.0, float("-inf")
+        self.limit(bytes_per_second)
+
+    def limit(self, bytes_per_second: float) -> None:
+        """Another cap, for all that asks from now on; 0 for none."""
+        with self._lock:
+            if bytes_per_second != self._rate:
+                self._rate, self._free_at = bytes_per_second, float("-inf")
+
+    @property
+    def turn(self) -> int:
+        """The bytes that one turn takes; 0 without a cap."""
         # A turn is short however narrow the cap: a connection that says nothing for long is cut by the store.
-        self.turn = max(_LEAST, min(_MOST, int(bytes_per_second * _TURN)))
+        return max(_LEAST, min(_MOST, int(self._rate * _TURN))) if self._rate else 0
 
     def reserve(self, count: int) -> float:
         """Take ``count`` bytes; returns the seconds from now after which they may go, 0 for at once."""
         with self._lock:
+            if not self._rate:
+                return 0.0
             now = self._monotonic()
             start = max(self._free_at, now - _BURST)
             self._free_at = start + count / self._rate

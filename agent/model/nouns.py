@@ -275,12 +275,12 @@ class Transfer:
 
         A transfer that is stopped waits no longer: who asked must look at :attr:`stopped` then.
         """
-        if self._bandwidth is None or count == 0:
+        if self._bandwidth is None or not self._bandwidth.turn or count == 0:
             return count
         # Parts of one upload queue here, so that each upload has one place in the queue of all, however many parts.
         with self._turn:
             if not self.stopped:
-                count = min(count, self._bandwidth.turn)
+                count = min(count, self._bandwidth.turn or count)
                 self._stop.wait(self._bandwidth.reserve(count))
         return count
 
@@ -369,6 +369,18 @@ class Absences:
     day: int = 0
     date: str = ""
     since: Mapping[int, int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Upgrade:
+    """The version of the agent that runs on this history, and the one before it, "" for one that told nobody.
+
+    ``again`` holds the ids of the documents that had failed for good by then and get another try by this version.
+    """
+
+    version: str
+    before: str = ""
+    again: frozenset[int] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)

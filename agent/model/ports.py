@@ -28,6 +28,7 @@ from agent.model.nouns import (
     StoredObject,
     SyncLog,
     Transfer,
+    Upgrade,
     UploadSession,
 )
 from agent.model.states import Event
@@ -312,6 +313,14 @@ class History(Protocol):
 
     def note_absences(self, absences: Absences) -> None:
         """Replace what :meth:`absences` tells."""
+        ...
+
+    def upgrade(self) -> Upgrade | None:
+        """The version that runs on this history, as noted last."""
+        ...
+
+    def note_upgrade(self, upgrade: Upgrade) -> None:
+        """Replace what :meth:`upgrade` tells."""
         ...
 
     def get(self, id_: int) -> SyncLog:

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from agent.model.nouns import Absences, Debt, Fault, Marker, SyncLog
+from agent.model.nouns import Absences, Debt, Fault, Marker, SyncLog, Upgrade
 from agent.model.ports import History
 from agent.model.states import Event, IllegalMoveError
 from tests.fakes.clock import FakeClock
@@ -168,6 +168,16 @@ class HistoryContract:
             assert [log.id for log in history.of_episode("episode-a")] == [1]
             assert history.absences() == Absences()
             history = reopen(history)
+
+    def test_the_version_that_runs_is_kept_as_it_was_noted_last(
+        self, history: History, reopen: Callable[[History], History]
+    ) -> None:
+        assert history.upgrade() is None
+        for noted in (Upgrade("1.0"), Upgrade("1.1", "1.0", frozenset({2, 70_000}))):
+            history.note_upgrade(noted)
+            assert history.upgrade() == noted
+            history = reopen(history)
+            assert history.upgrade() == noted
 
     def test_absences_are_kept_as_they_were_noted_last(
         self, history: History, reopen: Callable[[History], History]

@@ -11,11 +11,11 @@ from typing import Any, get_args
 
 from agent.model import states
 from agent.model.errors import HistoryFullError
-from agent.model.nouns import Absences, Debt, Marker, Status, SyncLog, utc_text
+from agent.model.nouns import Absences, Debt, Marker, Status, SyncLog, Upgrade, utc_text
 from agent.model.ports import Clock
 from agent.model.states import Event
 
-_State = tuple[dict[int, SyncLog], dict[str, Marker], set[str], Absences]
+_State = tuple[dict[int, SyncLog], dict[str, Marker], set[str], Absences, Upgrade | None]
 
 
 class MemoryHistory:
@@ -30,6 +30,7 @@ class MemoryHistory:
         self.markers: dict[str, Marker] = {}
         self.forgotten: set[str] = set()
         self.absent = Absences()
+        self.upgraded: Upgrade | None = None
         self.before: Callable[[str], None] = lambda _call: None
         self._clock = clock
         self._lock = threading.RLock()
@@ -41,7 +42,7 @@ class MemoryHistory:
         history.aborts = dict(self.aborts)
         history.markers = dict(self.markers)
         history.forgotten, history.absent = set(self.forgotten), self.absent
-        history.before = self.before
+        history.upgraded, history.before = self.upgraded, self.before
         return history
 
     def add(self, log: SyncLog) -> SyncLog:
@@ -118,6 +119,15 @@ class MemoryHistory:
         with self.transaction():
             self.absent = absences
 
+    def upgrade(self) -> Upgrade | None:
+        """As noted."""
+        return self.upgraded
+
+    def note_upgrade(self, upgrade: Upgrade) -> None:
+        """Note it."""
+        with self.transaction():
+            self.upgraded = upgrade
+
     @contextmanager
     def transaction(self) -> Iterator[None]:
         """All or none."""
@@ -130,7 +140,7 @@ class MemoryHistory:
                 yield
                 self._write(self._before)
             except BaseException:
-                self.documents, self.markers, self.forgotten, self.absent = self._before
+                self.documents, self.markers, self.forgotten, self.absent, self.upgraded = self._before
                 raise
             finally:
                 self._before = None
@@ -181,7 +191,7 @@ class MemoryHistory:
         """Nothing to let go."""
 
     def _state(self) -> _State:
-        return dict(self.documents), dict(self.markers), set(self.forgotten), self.absent
+        return dict(self.documents), dict(self.markers), set(self.forgotten), self.absent, self.upgraded
 
     def _write(self, before: _State) -> None:
         self.before("write")

@@ -37,7 +37,7 @@ class ControlServer:
     def __init__(self, state_dir: Path, operator: Operator) -> None:
         """Nothing is served before :meth:`start`."""
         self._state_dir = state_dir
-        self._operator = operator
+        self.operator = operator  # another one may be set at any time
         self._lock = threading.RLock()  # a stream that nobody reads any more may end in any thread, at any time
         self._idle = threading.Condition(self._lock)
         self._calls = 0
@@ -83,13 +83,13 @@ class ControlServer:
     def _handlers(self) -> grpc.GenericRpcHandler:
         acts: dict[str, Callable[[Any], Any]] = {
             "Resync": self._resync,
-            "First": lambda request: _told(self._operator.first(_targets(request))),
-            "Pause": lambda _: self._operator.pause(),
-            "Resume": lambda _: self._operator.resume(),
-            "Rescan": lambda _: self._operator.rescan(),
-            "ListAssets": lambda _: control_pb2.ListAssetsReply(assets=self._operator.assets()),
-            "SetAsset": lambda request: self._operator.set_asset(request.robot, request.asset),
-            "UnsetAsset": lambda request: self._operator.unset_asset(request.robot),
+            "First": lambda request: _told(self.operator.first(_targets(request))),
+            "Pause": lambda _: self.operator.pause(),
+            "Resume": lambda _: self.operator.resume(),
+            "Rescan": lambda _: self.operator.rescan(),
+            "ListAssets": lambda _: control_pb2.ListAssetsReply(assets=self.operator.assets()),
+            "SetAsset": lambda request: self.operator.set_asset(request.robot, request.asset),
+            "UnsetAsset": lambda request: self.operator.unset_asset(request.robot),
         }
         handlers = {}
         for method in _SERVICE.methods:
@@ -120,15 +120,15 @@ class ControlServer:
                 return  # it has hung up already
             while True:
                 # Escaped: it may name files whose names are no UTF-8.
-                yield control_pb2.StatusReply(document=json.dumps(self._operator.status()))
+                yield control_pb2.StatusReply(document=json.dumps(self.operator.status()))
                 every = request.interval_seconds
                 if not every > 0 or ended.wait(min(max(every, _SHORTEST), _LONGEST)):
                     return
 
     def _resync(self, request: Any) -> control_pb2.AskReply:
         if request.failed:
-            return _told(self._operator.resync_failed(request.error_code, request.reason))
-        return _told(self._operator.resync(_targets(request), request.reason))
+            return _told(self.operator.resync_failed(request.error_code, request.reason))
+        return _told(self.operator.resync(_targets(request), request.reason))
 
     @contextmanager
     def _watching(self, ended: threading.Event) -> Iterator[None]:

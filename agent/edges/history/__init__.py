@@ -21,13 +21,14 @@ from agent.edges.history.forgotten import Forgotten
 from agent.edges.history.index import Index
 from agent.edges.journal import RESERVE, JournalDB, JournalStorage
 from agent.model import states
-from agent.model.nouns import Absences, Debt, Fault, Marker, Status, SyncLog, utc_text
+from agent.model.nouns import Absences, Debt, Fault, Marker, Status, SyncLog, Upgrade, utc_text
 from agent.model.ports import Clock
 from agent.model.states import Event
 
 TABLE = "sync_logs"
 ABORTS = "aborts"
 MARKERS = "markers"
+UPGRADE = "upgrade"
 
 _FIELDS = tuple(field.name for field in fields(SyncLog))
 _KNOWN = frozenset(_FIELDS)
@@ -61,6 +62,7 @@ class TinyHistory:
         self._table = self.db.table(TABLE)
         self._aborts = self.db.table(ABORTS)
         self._marker_table = self.db.table(MARKERS)
+        self._upgrade_table = self.db.table(UPGRADE)
         self._markers = self._known_markers()
         self._forgotten = Forgotten(self.db)
         self._gone: list[SyncLog] = []  # in the transaction that is under way
@@ -157,6 +159,20 @@ class TinyHistory:
         """Remember this instead."""
         with self.transaction():
             self._forgotten.note_absences(absences)
+
+    def upgrade(self) -> Upgrade | None:
+        """The version that runs on this history."""
+        with self._lock:
+            noted = self._upgrade_table.get(doc_id=1)
+            if not isinstance(noted, Document):
+                return None
+            known = _known(noted, Upgrade)
+            return Upgrade(**{**known, "again": frozenset(known["again"])})
+
+    def note_upgrade(self, upgrade: Upgrade) -> None:
+        """Note another one."""
+        with self.transaction():
+            self._upgrade_table.upsert(Document({**asdict(upgrade), "again": sorted(upgrade.again)}, 1))
 
     @contextmanager
     def transaction(self) -> Iterator[None]:
