@@ -35,7 +35,7 @@ from agent.edges.clock import RealClock
 from agent.edges.config import Settings
 from agent.edges.history import TinyHistory
 from agent.flow.credentials import Credentials
-from agent.flow.dispatch import Dispatch
+from agent.flow.dispatch import Dispatch, Terms
 from agent.flow.enrol import Enrolling
 from agent.flow.examine import Examiner
 from agent.flow.gate import Delays, Gate
@@ -145,18 +145,8 @@ class Robot:
             sidecar_required=False,
             agent_version=__version__,
         )
-        dispatch = Dispatch(
-            history=history,
-            gate=gate,
-            prepare=prepare,
-            upload=upload,
-            clock=clock,
-            executor=later,
-            delays=delays,
-            max_concurrent=1,
-            max_attempts=retry.max_attempts,
-            settle_seconds=settings.watch.settle_seconds,
-        )
+        terms = Terms(prepare, upload, delays, 1, retry.max_attempts, settings.watch.settle_seconds)
+        dispatch = Dispatch(history=history, gate=gate, clock=clock, executor=later, terms=terms)
         enrolling.prepare(power_on.until)
         power_on.look()
         found = examiner.look(self.file, sidecar_overdue=True)
