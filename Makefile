@@ -6,10 +6,12 @@ SERVERS := $(CURDIR)/.servers
 STAMP := $(VENV)/.installed
 PB := agent/pb
 PROTOS := $(wildcard proto/*.proto)
+ARCH ?=
+VERSION ?=
 SEED := $(or $(SEED),$(shell date +%s))
 export PYTHONDONTWRITEBYTECODE = 1
 
-.PHONY: help demo test check format bench soak picture servers proto lock clean
+.PHONY: help demo test check format bench soak picture servers proto deb lock clean
 help:  ## what there is to run
 	@grep -E '^[a-z-]+:.*##' Makefile | sed 's/:.*##/\t/' | expand -t 12
 
@@ -59,8 +61,12 @@ proto: $(STAMP)  ## generate agent/pb from proto/
 	$(BIN)/python -m grpc_tools.protoc -Iagent/pb=proto --python_out=$(VENV)/pb --pyi_out=$(VENV)/pb --grpc_python_out=$(VENV)/pb $(PROTOS:proto/%=agent/pb/%)
 	test "$(PB)" != agent/pb || cp $(VENV)/pb/agent/pb/*.py* agent/pb/
 
+deb: $(STAMP)  ## the Debian package with all libraries in it, in dist/; ARCH=amd64 or arm64 for another machine than this
+	$(BIN)/python deploy/debian/build.py $(ARCH:%=--arch=%) $(VERSION:%=--version=%)
+
 lock: $(STAMP)  ## choose new versions of everything (needs uv)
 	uv pip compile --quiet --universal --upgrade --generate-hashes --python-version 3.10 --no-emit-index-url --no-annotate --no-header --all-extras pyproject.toml -o requirements.lock
+	uv pip compile --quiet --universal --generate-hashes --python-version 3.10 --no-emit-index-url --no-annotate --no-header --constraints requirements.lock pyproject.toml -o deploy/requirements.lock
 
 clean:  ## forget all that was installed and built
-	rm -rf $(VENV) $(SERVERS) .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis
+	rm -rf $(VENV) $(SERVERS) .wheels dist .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis

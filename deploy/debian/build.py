@@ -1,0 +1,193 @@
+"""Builds the Debian package: the agent with all its libraries, for each Python that a robot may have."""
+
+from __future__ import annotations
+
+import argparse
+import gzip
+import hashlib
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+import zipfile
+from email.utils import formatdate
+from pathlib import Path
+
+from wheels import MACHINES, PYTHONS, REPOSITORY, gather
+
+HERE = Path(__file__).resolve().parent
+_LIBRARIES = Path("opt/keystone-agent/lib")
+_NOT_FOR_ROBOTS = re.compile(r"\.(pyi|pyx|pxd|c|h|proto)$|(^|/)SelfTest/|\.dist-info/(RECORD|sboms/)")
+_SCRIPTS = ("preinst", "postinst", "prerm", "postrm")
+# What is laid into the package as it is: where from, where to, its mode.
+_FILES = (
+    ("deploy/debian/launcher.py", "opt/keystone-agent/bin/keystone-agent", 0o755),
+    ("deploy/debian/rtupdate", "usr/share/python3/runtime.d/keystone-agent.rtupdate", 0o755),
+    ("deploy/debian/completion", "usr/share/bash-completion/completions/keystone-agent", 0o644),
+    ("deploy/debian/copyright", "usr/share/doc/keystone-agent/copyright", 0o644),
+    ("deploy/systemd/keystone-agent.service", "usr/lib/systemd/system/keystone-agent.service", 0o644),
+    ("deploy/systemd/keystone-agent.sysusers", "usr/lib/sysusers.d/keystone-agent.conf", 0o644),
+    ("config/agent.toml", "etc/keystone-agent/agent.toml", 0o644),
+    ("README.md", "usr/share/doc/keystone-agent/README.md", 0o644),
+)
+
+
+def build(architecture: str, version: str, folder: Path, *, level: int = 6) -> Path:
+    """Build the package into ``folder``, the same bytes each time; the package on return.
+
+    Args:
+        architecture: As dpkg calls it: amd64 or arm64.
+        version: Of the package and of the agent in it, "" for the one that agent/__init__.py says.
+        folder: Made when it is missing.
+        level: How hard xz tries, 0 to 9.
+
+    Raises:
+        subprocess.CalledProcessError: pip or dpkg-deb has failed, and has said why.
+    """
+    version = version or _version()
+    os.environ["SOURCE_DATE_EPOCH"] = str(_epoch())
+    folder.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory() as name:
+        work, root = Path(name), Path(name, "root")
+        _lay_files(root)
+        _lay_libraries(root / _LIBRARIES, work / "wheels", architecture)
+        _unpack(_agent(work, version), root / _LIBRARIES / "common")
+        _lay_changes(root / "usr/share/doc/keystone-agent", version)
+        _lay_control(root, architecture, version)
+        _smooth(root)
+        package = folder / f"keystone-agent_{version}_{architecture}.deb"
+        command = ["dpkg-deb", "--root-owner-group", "-Zxz", f"-z{level}", "--build", str(root), str(package)]
+        subprocess.run(command, check=True, stdout=subprocess.DEVNULL, env={**os.environ, "DPKG_DEB_THREADS_MAX": "1"})
+    return package
+
+
+def _version() -> str:
+    return _said(REPOSITORY / "agent/__init__.py", r'^__version__ = "(.+)"$')
+
+
+def _epoch() -> int:
+    """Seconds since 1970 that stand for the time of this build: those of the commit it is made of."""
+    if told := os.environ.get("SOURCE_DATE_EPOCH"):
+        return int(told)
+    command = ["git", "-C", str(REPOSITORY), "log", "-1", "--format=%ct"]
+    return int(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+
+
+def _lay_files(root: Path) -> None:
+    for source, target, mode in _FILES:
+        (root / target).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(REPOSITORY / source, root / target)
+        (root / target).chmod(mode)
+    (root / "etc/keystone-agent/agent.toml.d").mkdir()
+    (root / "usr/bin").mkdir()
+    (root / "usr/bin/keystone-agent").symlink_to("/opt/keystone-agent/bin/keystone-agent")
+
+
+def _lay_libraries(libraries: Path, work: Path, architecture: str) -> None:
+    """What every Python needs in the same version goes to ``common``, the rest to ``python3.N``.
+
+    Modules in C for several Pythons lie side by side, as their names tell which is whose.
+    """
+    wheels = {python: gather(work / str(python), architecture, python) for python in PYTHONS}
+    releases = {python: {_release(wheel) for wheel in found} for python, found in wheels.items()}
+    shared = set.intersection(*releases.values())
+    for python, found in wheels.items():
+        for wheel in found:
+            _unpack(wheel, libraries / ("common" if _release(wheel) in shared else f"python3.{python}"))
+
+
+def _release(wheel: Path) -> str:
+    return "-".join(wheel.name.split("-")[:2])
+
+
+def _unpack(wheel: Path, target: Path) -> None:
+    """Raises ValueError when another wheel has put something else where this one puts a file."""
+    with zipfile.ZipFile(wheel) as archive:
+        for member in archive.infolist():
+            if member.is_dir() or _NOT_FOR_ROBOTS.search(member.filename) or ".data/" in member.filename:
+                continue
+            path, content = target / member.filename, archive.read(member)
+            if path.exists() and path.read_bytes() != content and ".dist-info/" not in member.filename:
+                raise ValueError(f"{wheel.name} has another {member.filename} than the wheel for another Python")
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(content)
+
+
+def _agent(work: Path, version: str) -> Path:
+    """The agent's own wheel, with ``version`` in it."""
+    source = work / "source"
+    shutil.copytree(REPOSITORY / "agent", source / "agent", ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copytree(REPOSITORY / "config", source / "config")
+    for name in ("pyproject.toml", "README.md", "LICENSE"):
+        shutil.copyfile(REPOSITORY / name, source / name)
+    init = source / "agent/__init__.py"
+    init.write_text(init.read_text("utf-8").replace(f'"{_version()}"', f'"{version}"'), encoding="utf-8")
+    command = [sys.executable, "-m", "pip", "wheel", "--quiet", "--disable-pip-version-check", "--no-deps"]
+    command += ["--no-index", "--no-build-isolation", f"--wheel-dir={work / 'agent'}", str(source)]
+    subprocess.run(command, check=True)
+    return next((work / "agent").glob("*.whl"))
+
+
+def _lay_changes(documents: Path, version: str) -> None:
+    """The list of changes for people, and the one in Debian's form, which names it."""
+    changes = (REPOSITORY / "CHANGELOG.md").read_bytes()
+    debian = (
+        f"keystone-agent ({version}) unstable; urgency=medium\n\n  * See CHANGELOG.md.gz.\n\n"
+        f" -- {_said(HERE / 'control', '^Maintainer: (.+)$')}  {formatdate(_epoch())}\n"
+    )
+    for name, content in (("CHANGELOG.md.gz", changes), ("changelog.gz", debian.encode())):
+        (documents / name).write_bytes(gzip.compress(content, mtime=0))
+
+
+def _said(file: Path, pattern: str) -> str:
+    (said,) = re.findall(pattern, file.read_text(encoding="utf-8"), re.MULTILINE)
+    return str(said)
+
+
+def _lay_control(root: Path, architecture: str, version: str) -> None:
+    files = sorted(path for path in root.rglob("*") if path.is_file() and not path.is_symlink())
+    sums = [f"{hashlib.md5(path.read_bytes()).hexdigest()}  {path.relative_to(root)}\n" for path in files]  # noqa: S324
+    size = sum(-(-path.stat().st_size // 1024) for path in files)
+    control = root / "DEBIAN"
+    control.mkdir()
+    head = f"Package: keystone-agent\nVersion: {version}\nArchitecture: {architecture}\nInstalled-Size: {size}\n"
+    (control / "control").write_text(head + (HERE / "control").read_text("utf-8"), encoding="utf-8")
+    (control / "conffiles").write_text("/etc/keystone-agent/agent.toml\n", encoding="utf-8")
+    (control / "md5sums").write_text("".join(sums), encoding="utf-8")
+    for script in _SCRIPTS:
+        if (HERE / script).exists():
+            shutil.copyfile(HERE / script, control / script)
+            (control / script).chmod(0o755)
+
+
+def _smooth(root: Path) -> None:
+    """Leave no trace of this machine's clock and umask."""
+    for path in sorted(root.rglob("*"), reverse=True):
+        if not path.is_symlink():
+            path.chmod(0o755 if path.is_dir() or path.stat().st_mode & 0o100 else 0o644)
+        os.utime(path, (_epoch(), _epoch()), follow_symlinks=False)
+    root.chmod(0o755)
+    os.utime(root, (_epoch(), _epoch()))
+
+
+def main() -> None:
+    """Build one package and say where it is."""
+    told = argparse.ArgumentParser(description=__doc__)
+    told.add_argument("--arch", choices=sorted(MACHINES), default=_this_architecture(), help="the robot's")
+    told.add_argument("--version", default="", help="another one than agent/__init__.py says")
+    told.add_argument("--folder", type=Path, default=REPOSITORY / "dist", help="where the package goes")
+    told.add_argument("--level", type=int, default=6, help="how hard xz tries, 0 to 9")
+    wanted = told.parse_args()
+    package = build(wanted.arch, wanted.version, wanted.folder, level=wanted.level)
+    print(f"{package}: {package.stat().st_size / 2**20:.1f} MiB")
+
+
+def _this_architecture() -> str:
+    machines = {machine: architecture for architecture, machine in MACHINES.items()}
+    return machines.get(os.uname().machine, "amd64")
+
+
+if __name__ == "__main__":
+    main()
