@@ -60,7 +60,7 @@ install_package() {
 	name=$(dpkg-deb --field "$work/agent.deb" Package 2>/dev/null) || fail "$(public "$package") is no Debian package"
 	[ "$name" = keystone-agent ] || fail "$(public "$package") is the package $name, not keystone-agent"
 	architecture=$(dpkg-deb --field "$work/agent.deb" Architecture)
-	[ "$architecture" = "$(dpkg --print-architecture)" ] ||
+	[ "$architecture" = "$(dpkg --print-architecture)" ] || [ "$architecture" = all ] ||
 		fail "$(public "$package") is for $architecture, this robot is $(dpkg --print-architecture)"
 	version=$(dpkg-deb --field "$work/agent.deb" Version)
 	there=$(dpkg-query --show --showformat='${db:Status-Status} ${Version}' keystone-agent 2>/dev/null) || there=
