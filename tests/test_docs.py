@@ -94,3 +94,12 @@ def test_a_python_that_is_too_old_is_refused_before_anything_is_made(tmp_path: P
     assert told.returncode == 2
     assert f"Python 3.10 or newer is needed; {old} is 3.9. Name another one, as in: make demo" in told.stderr
     assert not venv.exists()
+
+
+def test_robots_get_the_versions_that_were_tested() -> None:
+    tested, robots = (
+        set(re.findall(r"^\S.*", (REPOSITORY / name).read_text(encoding="utf-8"), re.MULTILINE))
+        for name in ("requirements.lock", "deploy/requirements.lock")
+    )
+    assert len(robots) > 20
+    assert robots - tested == set()

@@ -1,0 +1,159 @@
+"""A fresh Debian without a network, in namespaces of its own, for tests of the package; only root can make one."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+
+REPOSITORY = Path(__file__).parents[1]
+_MISSING = [name for name in ("debootstrap", "dpkg-deb", "unshare", "nsenter") if shutil.which(name) is None]
+CANT = "only root can make a Debian" if os.geteuid() != 0 else f"no {', '.join(_MISSING)} here" if _MISSING else ""
+
+_CLONE_NEWNET = 0x40000000
+# As the unit starts it.
+_AS_SERVICE = (
+    "setpriv", "--reuid=keystone-agent", "--regid=keystone-agent", "--init-groups",
+    "--bounding-set=-all,+lease", "--inh-caps=-all,+lease", "--ambient-caps=-all,+lease", "--no-new-privs",
+)  # fmt: skip
+# Run in the new namespaces, with the folders as arguments: what lies above the base is this Debian's own. Recordings
+# lie on a disk of their own, which the system's removal can't take with it.
+_MADE = """
+set -e
+mount --make-rprivate /
+mount -t overlay -o "lowerdir=$1,upperdir=$2/upper,workdir=$2/work" overlay "$2/root"
+mount -t proc proc "$2/root/proc"
+mount -t tmpfs tmpfs "$2/root/dev"
+for device in null zero random urandom; do
+    touch "$2/root/dev/$device"
+    mount --bind "/dev/$device" "$2/root/dev/$device"
+done
+mkdir -p "$2/root/data"
+mount --bind "$2/data" "$2/root/data"
+python=$3; shift
+"$python" -c "$3"
+exec chroot "$1/root" sh -c "echo ready; exec sleep infinity"
+"""
+_LOOPBACK_UP = """
+import fcntl, socket, struct
+fcntl.ioctl(socket.socket(), 0x8914, struct.pack("16sH14x", b"lo", 1))  # SIOCSIFFLAGS, IFF_UP
+"""
+
+
+def bootstrap(folder: Path) -> str:
+    """Lay the smallest Debian with Python into ``folder``; "" or why that can't be had."""
+    command = ["debootstrap", "--variant=minbase", "--include=python3", "bookworm", str(folder)]
+    made = subprocess.run(command, capture_output=True, text=True, timeout=600, check=False)
+    return f"debootstrap: {made.stdout[-500:]}{made.stderr[-500:]}" if made.returncode else ""
+
+
+def build_package(folder: Path, version: str = "") -> Path:
+    """Build the package, hardly compressed."""
+    command = [sys.executable, str(REPOSITORY / "deploy/debian/build.py"), "--level=0", f"--folder={folder}"]
+    subprocess.run([*command, f"--version={version}"], check=True, timeout=600)
+    (package,) = folder.glob(f"*_{version}_*.deb" if version else "*.deb")
+    return package
+
+
+class Debian:
+    """A Debian that runs nothing of its own; all that was started in it ends with it."""
+
+    def __init__(self, base: Path, folder: Path) -> None:
+        """``base`` is not changed; what is, lies in ``folder``."""
+        for name in ("upper", "work", "root", "data/recordings"):
+            (folder / name).mkdir(parents=True)
+        # What temporary folders of tests are closed to, users of this Debian must pass.
+        for path in (folder / "upper", folder / "root", folder / "data", folder / "data/recordings"):
+            path.chmod(0o755)
+        unshare = ("unshare", "--net", "--mount", "--pid", "--fork", "--kill-child")
+        made = (*unshare, "sh", "-c", _MADE, "sh", base, folder, sys.executable, _LOOPBACK_UP)
+        self._holder = subprocess.Popen(made, stdout=subprocess.PIPE, text=True)
+        assert self._holder.stdout is not None
+        assert self._holder.stdout.readline() == "ready\n"
+        self.recordings = folder / "data/recordings"
+        self._root = folder / "root"
+        self._started: list[subprocess.Popen[str]] = []
+        (self._first,) = map(
+            int, Path(f"/proc/{self._holder.pid}/task/{self._holder.pid}/children").read_text().split()
+        )
+
+    def path(self, inside: str) -> Path:
+        """Where this process sees a path of it."""
+        return Path(f"/proc/{self._first}/root{inside}")
+
+    def close(self) -> None:
+        """End all that runs in it."""
+        self._holder.kill()
+        self._holder.communicate(timeout=60)
+        for started in self._started:
+            started.wait(timeout=60)
+
+    def start(self, *command: str | Path, log: Path, environ: Mapping[str, str] | None = None) -> subprocess.Popen[str]:
+        """Start a command in it; what it says goes to ``log``."""
+        with log.open("a") as output:
+            started = subprocess.Popen(
+                self._inside(command), env=self._environ(environ), stdout=output, stderr=output, text=True
+            )
+        self._started.append(started)
+        return started
+
+    def run(self, *command: str | Path, code: int | None = 0) -> str:
+        """Run a command in it; all that it said. Fails when it ends with another ``code``."""
+        told = subprocess.run(
+            self._inside(command),
+            env=self._environ(None),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            timeout=300,
+            check=False,
+        )
+        assert code is None or told.returncode == code, f"{command}: {told.returncode}\n{told.stdout}"
+        return told.stdout
+
+    def install(self, package: Path) -> str:
+        """Install or upgrade."""
+        here = self.path("/root") / package.name
+        shutil.copyfile(package, here)
+        said = self.run("dpkg", "--install", f"/root/{package.name}")
+        here.unlink()
+        return said
+
+    def as_service(self, *arguments: str) -> tuple[str, ...]:
+        """The agent's command as the unit's user, with the unit's rights."""
+        return (*_AS_SERVICE, "keystone-agent", *arguments)
+
+    def files(self) -> set[str]:
+        """All that lies on its disk."""
+        return set(self.run("find", "/", "-xdev", "-printf", "%y %m %u %g %p\n").splitlines())
+
+    @contextmanager
+    def network(self) -> Iterator[None]:
+        """This thread, and what it starts, is on its network while the block lasts."""
+        library = ctypes.CDLL(None, use_errno=True)
+        own, there = (
+            os.open(f"/proc/{who}/ns/net", os.O_RDONLY | os.O_CLOEXEC) for who in ("thread-self", self._first)
+        )
+        try:
+            if library.setns(there, _CLONE_NEWNET):
+                raise OSError(ctypes.get_errno(), "setns")
+            try:
+                yield
+            finally:
+                library.setns(own, _CLONE_NEWNET)
+        finally:
+            os.close(own)
+            os.close(there)
+
+    def _inside(self, command: tuple[str | Path, ...]) -> list[str | Path]:
+        return ["nsenter", f"--target={self._first}", "--net", "--mount", "--pid", "chroot", self._root, *command]
+
+    @staticmethod
+    def _environ(more: Mapping[str, str] | None) -> dict[str, str]:
+        path = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+        return {"PATH": path, "LANG": "C.UTF-8", "DEBIAN_FRONTEND": "noninteractive", **(more or {})}
