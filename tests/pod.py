@@ -40,6 +40,7 @@ class Image:
     entrypoint: Sequence[str]
     command: Sequence[str]
     volumes: Sequence[str]
+    healthcheck: Sequence[str]
 
 
 class Container:
