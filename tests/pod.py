@@ -161,7 +161,6 @@ class Pod:
             return self._begun([*network, *command], stdout=log, stderr=log, env=environment)
 
     def _begun(self, command: Sequence[str], **options: Any) -> subprocess.Popen[bytes]:
-        process = subprocess.Popen(command, **options)
-        self._ending.callback(process.wait)
+        process = self._ending.enter_context(subprocess.Popen(command, **options))
         self._ending.callback(process.kill)
         return process
