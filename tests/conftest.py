@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator
+from collections.abc import Generator, Iterator
+from pathlib import Path
 
 import pytest
+from filelock import FileLock
 from hypothesis import HealthCheck, settings
+
+from agent import __version__
+from tests import debian
+from tests.debian import OLD, Debian
 
 # A busy machine is no fault of the code.
 settings.register_profile("any machine", deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -18,3 +24,45 @@ def pytest_runtest_makereport() -> Generator[None, pytest.TestReport, pytest.Tes
     report = yield
     report.sections = [(name, text.encode("utf-8", "replace").decode()) for name, text in report.sections]
     return report
+
+
+# Robots on which nothing is installed yet, and what there is to install
+
+
+@pytest.fixture(scope="session")
+def shared(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> Path:
+    """What is made once, however many processes share the tests: ``base``, a Debian, and the packages."""
+    folder = tmp_path_factory.getbasetemp()
+    folder = (folder if worker_id == "master" else folder.parent) / "debian"
+    with FileLock(f"{folder}.lock"):
+        if not folder.exists():
+            folder.mkdir()
+            folder.chmod(0o755)
+            (folder / "failed").write_text(debian.bootstrap(folder / "base"))
+            if not (folder / "failed").read_text():
+                debian.build_package(folder)
+                debian.build_package(folder, OLD)
+    if failed := (folder / "failed").read_text():
+        pytest.skip(failed)
+    return folder
+
+
+@pytest.fixture
+def robot(shared: Path, tmp_path: Path) -> Iterator[Debian]:
+    robot = Debian(shared / "base", tmp_path / "robot")
+    try:
+        robot.recordings.chmod(0o777)
+        with robot.network():
+            yield robot
+    finally:
+        robot.close()
+
+
+@pytest.fixture(scope="session")
+def package(shared: Path) -> Path:
+    return next(shared.glob(f"*_{__version__}_*.deb"))
+
+
+@pytest.fixture(scope="session")
+def older(shared: Path) -> Path:
+    return next(shared.glob(f"*_{OLD}_*.deb"))

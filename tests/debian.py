@@ -15,6 +15,7 @@ REPOSITORY = Path(__file__).parents[1]
 _MISSING = [name for name in ("debootstrap", "dpkg-deb", "unshare", "nsenter") if shutil.which(name) is None]
 CANT = "only root can make a Debian" if os.geteuid() != 0 else f"no {', '.join(_MISSING)} here" if _MISSING else ""
 
+OLD = "0.0.9"  # of a package that came before this one
 _CLONE_NEWNET = 0x40000000
 # As the unit starts it.
 _AS_SERVICE = (
@@ -46,8 +47,9 @@ fcntl.ioctl(socket.socket(), 0x8914, struct.pack("16sH14x", b"lo", 1))  # SIOCSI
 
 
 def bootstrap(folder: Path) -> str:
-    """Lay the smallest Debian with Python into ``folder``; "" or why that can't be had."""
-    command = ["debootstrap", "--variant=minbase", "--include=python3", "bookworm", str(folder)]
+    """Lay a small Debian with Python into ``folder``; "" or why that can't be had."""
+    more = "--include=ca-certificates,python3,python3-apt,systemd"  # the last two are what Ansible asks for
+    command = ["debootstrap", "--variant=minbase", more, "bookworm", str(folder)]
     made = subprocess.run(command, capture_output=True, text=True, timeout=600, check=False)
     return f"debootstrap: {made.stdout[-500:]}{made.stderr[-500:]}" if made.returncode else ""
 

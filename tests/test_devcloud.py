@@ -669,6 +669,23 @@ def test_any_s3_server_can_stand_behind_the_gateway(tmp_path: Path) -> None:
         assert store.secret_key not in cloud.store_kind
 
 
+def test_a_cloud_with_a_name_is_reached_from_everywhere_and_others_from_this_machine_alone(tmp_path: Path) -> None:
+    elsewhere = "127.0.0.2"
+    with DevCloud(tmp_path / "open", store="rclone", tls=True, host="localhost") as cloud:
+        device = Device(cloud)
+        with contextlib.closing(device.channel):
+            session = device.create()
+            assert session.credentials.endpoint == cloud.store_url.removeprefix("https://")
+            device.complete(session, 5, upload(session, b"bytes", cloud.ca_file))
+        for url in (cloud.gateway_url, cloud.store_url):
+            assert url.startswith("https://localhost:")
+            socket.create_connection((elsewhere, int(url.rpartition(":")[2]))).close()
+    with DevCloud(tmp_path / "closed", store="rclone") as cloud:
+        for url in (cloud.gateway_url, cloud.store_url):
+            with pytest.raises(ConnectionRefusedError):
+                socket.create_connection((elsewhere, int(url.rpartition(":")[2])))
+
+
 def test_a_store_that_is_not_there_is_named(tmp_path: Path) -> None:
     with pytest.raises(ServerError, match="no program for the store 'ceph'"):
         DevCloud(tmp_path / "cloud", store="ceph").start()

@@ -9,12 +9,11 @@ import shutil
 import signal
 import subprocess
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
-from filelock import FileLock
 
 from agent import __version__
 from agent.devcloud.cloud import DevCloud
@@ -22,7 +21,7 @@ from agent.devcloud.sigv4 import Request
 from agent.edges.journal.lines import encode, line
 from agent.edges.journal.storage import FORMAT
 from tests import debian
-from tests.debian import Debian
+from tests.debian import OLD, Debian
 from tests.recorders import write_mcap
 
 pytestmark = [pytest.mark.skipif(bool(debian.CANT), reason=debian.CANT), pytest.mark.timeout(600)]
@@ -36,46 +35,6 @@ settle_seconds = 0.2
 sidecar_wait_seconds = 0.2
 polling = "never"
 """
-OLD = "0.0.9"
-
-
-@pytest.fixture(scope="session")
-def shared(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> Path:
-    """What is made once, however many processes share the tests: ``base``, a Debian, and the packages."""
-    folder = tmp_path_factory.getbasetemp()
-    folder = (folder if worker_id == "master" else folder.parent) / "debian"
-    with FileLock(f"{folder}.lock"):
-        if not folder.exists():
-            folder.mkdir()
-            folder.chmod(0o755)
-            (folder / "failed").write_text(debian.bootstrap(folder / "base"))
-            if not (folder / "failed").read_text():
-                debian.build_package(folder)
-                debian.build_package(folder, OLD)
-    if failed := (folder / "failed").read_text():
-        pytest.skip(failed)
-    return folder
-
-
-@pytest.fixture
-def robot(shared: Path, tmp_path: Path) -> Iterator[Debian]:
-    robot = Debian(shared / "base", tmp_path / "robot")
-    try:
-        robot.recordings.chmod(0o777)
-        with robot.network():
-            yield robot
-    finally:
-        robot.close()
-
-
-@pytest.fixture
-def package(shared: Path) -> Path:
-    return next(shared.glob(f"*_{__version__}_*.deb"))
-
-
-@pytest.fixture
-def older(shared: Path) -> Path:
-    return next(shared.glob(f"*_{OLD}_*.deb"))
 
 
 def cloud(folder: Path, **terms: Any) -> DevCloud:

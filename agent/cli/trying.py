@@ -156,6 +156,7 @@ def _sha256(file: Path) -> str:
 @click.option("--part-size-mib", type=click.IntRange(5), default=8, show_default=True)
 @click.option("--bandwidth", type=click.IntRange(0), default=0, show_default=True, help="Bytes per second, 0 = all.")
 @click.option("--device", "devices", multiple=True, default=("robot-1",), show_default=True)
+@click.option("--host", default="127.0.0.1", show_default=True, help="How robots reach it; another: from anywhere.")
 @click.option("--gateway-port", type=click.IntRange(0, 65535), default=0, help="[default: any that is free]")
 @click.option("--store-port", type=click.IntRange(0, 65535), default=0, help="[default: any that is free]")
 def devcloud(
@@ -168,6 +169,7 @@ def devcloud(
     part_size_mib: int,
     bandwidth: int,
     devices: tuple[str, ...],
+    host: str,
     gateway_port: int,
     store_port: int,
 ) -> None:
@@ -193,6 +195,7 @@ def devcloud(
                 part_size_bytes=part_size_mib * _MIB,
                 bandwidth=bandwidth,
                 devices=devices,
+                host=host,
                 gateway_port=gateway_port,
                 store_port=store_port,
             )

@@ -1,4 +1,4 @@
-"""A certificate authority of one folder, and a certificate for the loopback by it."""
+"""A certificate authority of one folder, and a certificate for one host by it."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from agent.devcloud.ledger import write_private
+from agent.devcloud.servers import LOOPBACK
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,15 +24,16 @@ class Certificates:
         return context
 
 
-def certificates(folder: Path) -> Certificates:
+def certificates(folder: Path, host: str) -> Certificates:
     """The certificates in ``folder``; made when they are missing, kept so that clients go on trusting them."""
-    made = Certificates(folder / "ca.pem", folder / "server.pem")
+    suffix = "" if host == LOOPBACK else f"-{host}"
+    made = Certificates(folder / f"ca{suffix}.pem", folder / f"server{suffix}.pem")
     if made.ca_file.exists() and made.server_file.exists():
         return made
     import trustme  # noqa: PLC0415 - only the few who want TLS pay for it
 
     authority = trustme.CA()
-    issued = authority.issue_cert("127.0.0.1", "localhost")
+    issued = authority.issue_cert(host, "localhost")
     write_private(made.server_file, issued.private_key_and_cert_chain_pem.bytes().decode())
     made.ca_file.write_bytes(authority.cert_pem.bytes())
     return made

@@ -19,7 +19,7 @@ from agent.devcloud.front import Front
 from agent.devcloud.gateway import Details, Gateway
 from agent.devcloud.ledger import Device, Lease, Ledger, Session, Token, write_private
 from agent.devcloud.rules import Rules, Terms
-from agent.devcloud.servers import RunningStore
+from agent.devcloud.servers import LOOPBACK, RunningStore
 
 LOG = logging.getLogger(__name__)
 
@@ -42,6 +42,7 @@ class DevCloud:
         part_size_bytes: int = 8 * 1024 * 1024,
         bandwidth: float = 0,
         devices: Sequence[str] = ("robot-1",),
+        host: str = LOOPBACK,
         gateway_port: int = 0,
         store_port: int = 0,
         details: Details = "wrapped",
@@ -59,6 +60,8 @@ class DevCloud:
             part_size_bytes: Of new sessions.
             bandwidth: Bytes a second of the store's link, all connections together; 0 is unlimited.
             devices: Enrolled from the start, each with a profile.
+            host: The name or address by which devices reach this machine; all its addresses are listened on, but with
+                the default, which is for this machine alone.
             gateway_port: 0 keeps the folder's own, or finds a free one.
             store_port: Likewise.
             details: How error details travel (``gateway.Gateway``).
@@ -80,7 +83,9 @@ class DevCloud:
         self._keys = tuple(known.get("store_keys") or (secrets.token_hex(8), secrets.token_hex(16)))
         self._gateway_port = gateway_port or known.get("gateway_port", 0)
         self._store_port = store_port or known.get("store_port", 0)
-        self._certificates = certificates(self.folder) if tls else None
+        self._host = host
+        self._listen = LOOPBACK if host == LOOPBACK else "0.0.0.0"  # noqa: S104 - it was asked for
+        self._certificates = certificates(self.folder, host) if tls else None
         self._bandwidth = bandwidth
         self._details = details
         self._now = now
@@ -156,7 +161,9 @@ class DevCloud:
         """Start the gateway, on the port it had."""
         if self._gateway is None:
             tls = self._certificates.server_file if self._certificates else None
-            self._gateway = Gateway(self.rules, port=self._gateway_port, tls=tls, details=self._details)
+            self._gateway = Gateway(
+                self.rules, address=self._listen, port=self._gateway_port, tls=tls, details=self._details
+            )
             self._gateway_port = self._gateway.port
 
     def stop_gateway(self) -> None:
@@ -174,7 +181,13 @@ class DevCloud:
         self._root.ensure()
         tls = self._certificates.context() if self._certificates else None
         self._front = Front(
-            self._ledger, self._store.endpoint, now=self._now, port=self._store_port, tls=tls, bandwidth=self._bandwidth
+            self._ledger,
+            self._store.endpoint,
+            now=self._now,
+            address=self._listen,
+            port=self._store_port,
+            tls=tls,
+            bandwidth=self._bandwidth,
         )
         self._store_port = self._front.port
 
@@ -245,7 +258,7 @@ class DevCloud:
         return self._running().head(key)
 
     def _url(self, port: int) -> str:
-        return f"{'https' if self._certificates else 'http'}://127.0.0.1:{port}"
+        return f"{'https' if self._certificates else 'http'}://{self._host}:{port}"
 
     def _store_endpoint(self) -> str:
         """As the platform tells it: a place without a scheme is https."""

@@ -28,7 +28,7 @@ from xml.sax.saxutils import escape
 from agent.devcloud import sigv4
 from agent.devcloud.admission import Admission, RefusedError
 from agent.devcloud.ledger import Ledger
-from agent.devcloud.servers import Endpoint
+from agent.devcloud.servers import LOOPBACK, Endpoint
 
 LOG = logging.getLogger(__name__)
 _BLOCK = 128 * 1024
@@ -78,17 +78,18 @@ class Front:
         store: Endpoint,
         *,
         now: Callable[[], float] = time.time,
+        address: str = LOOPBACK,
         port: int = 0,
         tls: ssl.SSLContext | None = None,
         bandwidth: float = 0,
     ) -> None:
-        """Listen on the loopback; ``port`` 0 lets the system choose. ``bandwidth`` is bytes a second, 0 unlimited."""
+        """Listen; ``port`` 0 lets the system choose. ``bandwidth`` is bytes a second, 0 unlimited."""
         self.store = store
         self.admission = Admission(ledger, now)
         self.pace = Pace(bandwidth)
-        self._server = _Server(("127.0.0.1", port), self, tls)
+        self._server = _Server((address, port), self, tls)
         self.port = self._server.server_port
-        self.url = f"{'https' if tls else 'http'}://127.0.0.1:{self.port}"
+        self.url = f"{'https' if tls else 'http'}://{address}:{self.port}"
         self._thread = threading.Thread(target=self._server.serve_forever, args=(0.05,), name="front", daemon=True)
         self._thread.start()
         LOG.info("store front answers at %s", self.url, extra={"event": "front_started"})

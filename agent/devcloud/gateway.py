@@ -15,6 +15,7 @@ from google.protobuf.descriptor import ServiceDescriptor
 from google.protobuf.message_factory import GetMessageClass
 
 from agent.devcloud.rules import PlatformError, Rules
+from agent.devcloud.servers import LOOPBACK
 from agent.pb import auth_pb2, common_pb2, data_gateway_pb2
 
 LOG = logging.getLogger(__name__)
@@ -24,16 +25,24 @@ Handler = Callable[[Any, grpc.ServicerContext], Any]
 
 
 class Gateway:
-    """AuthService, DataGatewayService and DeviceInitService on the loopback."""
+    """AuthService, DataGatewayService and DeviceInitService."""
 
     def __init__(
-        self, rules: Rules, *, port: int = 0, tls: Path | None = None, details: Details = "wrapped", threads: int = 8
+        self,
+        rules: Rules,
+        *,
+        address: str = LOOPBACK,
+        port: int = 0,
+        tls: Path | None = None,
+        details: Details = "wrapped",
+        threads: int = 8,
     ) -> None:
         """Listen; ``port`` 0 lets the system choose.
 
         Args:
             rules: What to answer.
-            port: On the loopback.
+            address: Where to listen.
+            port: Likewise.
             tls: A PEM file with the server's key and certificate chain.
             details: How ErrorDetail travels: inside a google.rpc.Status, bare, or only as the message's text.
             threads: Calls answered at once.
@@ -68,12 +77,11 @@ class Gateway:
                 ),
             ]
         )
-        address = f"127.0.0.1:{port}"
         try:
-            self.port = self._listen(address, tls)
+            self.port = self._listen(f"{address}:{port}", tls)
         except RuntimeError as error:
-            raise OSError(f"cannot listen on {address}") from error
-        self.url = f"{'https' if tls else 'http'}://127.0.0.1:{self.port}"
+            raise OSError(f"cannot listen on {address}:{port}") from error
+        self.url = f"{'https' if tls else 'http'}://{address}:{self.port}"
         self._server.start()
         LOG.info("gateway answers at %s", self.url, extra={"event": "gateway_started"})
 

@@ -20,6 +20,7 @@ from urllib.parse import unquote, urlsplit
 
 LOG = logging.getLogger(__name__)
 REGION = "us-east-1"
+LOOPBACK = "127.0.0.1"
 MINIO_READY = "/minio/health/cluster"  # the last thing to say yes: signed requests get 503 before it does
 _STARTED_WITHIN = 30.0  # seconds
 _STOPPED_WITHIN = 10.0
@@ -99,24 +100,27 @@ class Child:
 def free_port() -> int:
     """A TCP port on the loopback that nobody listens on just now."""
     with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
+        probe.bind((LOOPBACK, 0))
         return int(probe.getsockname()[1])
 
 
-def await_answer(url: str, child: Child, path: str = "/") -> None:
-    """Return once ``url`` answers HTTP without a server error.
+def await_answer(url: str, child: Child | None, path: str = "/") -> None:
+    """Return once ``url`` answers HTTP without a server error; ``child`` is the server, where it is ours.
 
     Raises:
         ServerError: the process ended, or did not answer in time.
     """
     deadline = time.monotonic() + _STARTED_WITHIN
     while time.monotonic() < deadline:
-        if child.ended_within(_POLL):
+        if child is None:
+            time.sleep(_POLL)
+        elif child.ended_within(_POLL):
             raise ServerError(f"the server for {url} ended at once: {child.last_words()}")
         with contextlib.suppress(OSError, http.client.HTTPException):
             if _status(url, path) < 500:
                 return
-    raise ServerError(f"no answer from {url} within {_STARTED_WITHIN:.0f} s: {child.last_words()}")
+    words = f": {child.last_words()}" if child else ""
+    raise ServerError(f"no answer from {url} within {_STARTED_WITHIN:.0f} s{words}")
 
 
 def _status(url: str, path: str) -> int:
@@ -198,7 +202,9 @@ def start(kind: str, folder: Path, port: int = 0, keys: tuple[str, str] | None =
         ServerError: it is not installed or does not come up.
     """
     if "://" in kind:
-        return RunningStore(kind, _endpoint_of(kind))
+        endpoint = _endpoint_of(kind)
+        await_answer(endpoint.url, None)
+        return RunningStore(kind, endpoint)
     tries = 1 if port else 3  # a port found free may be taken by somebody else before the server has it
     for attempt in range(1, tries + 1):
         try:
@@ -215,7 +221,7 @@ def _start(kind: str, folder: Path, port: int, keys: tuple[str, str]) -> Running
         raise ServerError(f"no program for the store {kind!r} here")
     data = folder / kind
     data.mkdir(parents=True, exist_ok=True)
-    address = f"127.0.0.1:{port}"
+    address = f"{LOOPBACK}:{port}"
     endpoint = Endpoint(f"http://{address}", *keys)
     log = folder / f"{kind}.log"
     if kind == "minio":
