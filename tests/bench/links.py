@@ -31,7 +31,7 @@ EACH = 25e6 / 8  # for one connection: eight of them fill the link
 STREAMS = 16  # of the raw measurement
 LEAST = 95  # per cent
 AGENT, FIRST, RAW = "agent", "agent, its first", "raw stream"
-QUICK = ("mc", "rclone", "boto3")  # peers of the short run: one of each kind
+CALLS = 9  # that an upload of the agent makes one after the other, beside its parts: connecting is two of them
 _TITLE = "Share of an emulated link that an upload fills, %"
 
 
@@ -90,28 +90,29 @@ class Filled:
 
     share: float
     busy: float
+    seconds: float
 
 
 def table(*, full: bool) -> Table:
-    """Four recordings of 256 MiB, or of 32 with fewer peers and one run each."""
+    """Four recordings of 256 MiB; or two of 64, one run each and mc as the only peer."""
     columns = ("tool", *(link.name for link in LINKS))
     if shutil.which("minio") is None:
         return Table(2, _TITLE, columns, [["no minio here: make servers", *(None for _ in LINKS)]])
-    mib = 256 if full else 32
-    peers = [peer for peer in PEERS if full or peer.name in QUICK]
+    count, mib = (4, 256) if full else (2, 64)
+    peers = PEERS if full else PEERS[:1]
     with stage.scratch(12 * mib * MIB) as folder:
-        made = stage.make_recordings(folder / "made", 4, mib)
+        made = stage.make_recordings(folder / "made", count, mib)
         with stage.minio(folder / "server", tls=True) as bucket:
             found = [_measure(link, bucket, made, peers, rounds=5 if full else 1) for link in LINKS]
     names = [RAW, AGENT, FIRST, *(peer.name for peer in peers)]
     rows = [[_named(name, peers), *(_cell(filled.get(name)) for filled in found)] for name in names]
     goals = [goal for link, filled in zip(LINKS, found, strict=True) for goal in _goals(link, filled)]
-    notes = [
-        f"{ALL * 8 / 1e6:.0f} Mbit/s in all, {EACH * 8 / 1e6:.0f} for a connection; 4 recordings of {mib} MiB, https.",
-        "With resets every fourth connection is reset after 6 MiB. The agent's first upload on a link begins with",
-        "one part and finds how many fill it; it remembers that.",
-    ]
-    return Table(2, _TITLE, columns, rows, goals, notes)
+    note = (
+        f"{ALL * 8 / 1e6:.0f} Mbit/s in all, {EACH * 8 / 1e6:.0f} for a connection; {count} x {mib} MiB, https. "
+        "With resets every fourth connection is reset after 6 MiB. The agent's first upload on a link has yet to find "
+        "how many parts fill it."
+    )
+    return Table(2, _TITLE, columns, rows, goals, [note])
 
 
 def _measure(
@@ -133,8 +134,8 @@ def _measure(
             measures = {name: functools.partial(_fill, run, near, bucket, size) for name, run in runs.items()}
             turns = take_turns(measures, rounds=rounds)
     found = {name: [one for one in filled if one is not None] for name, filled in turns.items()}
-    raw = _raw(link, size)
-    return {**found, FIRST: [first] if first else [], RAW: [Filled(raw, raw)]}
+    raw = _raw(link, size // 2)
+    return {**found, FIRST: [first] if first else [], RAW: [Filled(raw, raw, 0)]}
 
 
 @contextlib.contextmanager
@@ -153,7 +154,7 @@ def _fill(run: Callable[[], Cost], near: Emulated, bucket: stage.Bucket, size: i
         return None
     sent = near.passed() - before
     bucket.empty(size)
-    return Filled(100 * size / cost.wall / ALL, 100 * sent / cost.wall / ALL)
+    return Filled(100 * size / cost.wall / ALL, 100 * sent / cost.wall / ALL, cost.wall)
 
 
 def _raw(link: Link, size: int) -> float:
@@ -204,12 +205,12 @@ def _goals(link: Link, found: Mapping[str, Sequence[Filled]]) -> list[Goal]:
     agent = shares[AGENT]
     # What a reset destroys must be sent again by anybody: there, all that is sent counts.
     busy = Figure.of(one.busy for one in found[AGENT]).median if link.reset_after else agent
-    goals = [Goal(f"{link.name}: the agent fills ≥ {LEAST} %", f"{busy:.0f} %", busy >= LEAST)]
+    seconds = Figure.of(one.seconds for one in found[AGENT]).median
+    calls = 100 * CALLS * link.round_trip / seconds
+    why = f"so short an upload waits {calls:.0f} % of its time for {CALLS} calls" if busy + calls >= LEAST else ""
+    goals = [Goal(f"{link.name}: the agent fills ≥ {LEAST} %", f"{busy:.0f} %", busy >= LEAST, why)]
     if rivals:
         best = max(rivals, key=lambda name: rivals[name])
-        goals.append(
-            Goal(
-                f"{link.name}: not behind the best peer, {best}", f"{agent / rivals[best]:.2f} x", agent >= rivals[best]
-            )
-        )
+        times = agent / rivals[best]
+        goals.append(Goal(f"{link.name}: not behind the best peer, {best}", f"{times:.2f} x", times >= 1))
     return goals
