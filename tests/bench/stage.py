@@ -5,6 +5,8 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
+import subprocess
+import sys
 import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -94,6 +96,21 @@ def minio(folder: Path, *, tls: bool) -> Iterator[Bucket]:
         bucket = Bucket(server, folder)
         bucket.library.make_bucket(BUCKET)
         yield bucket
+
+
+@contextlib.contextmanager
+def sink(folder: Path, *, tls: bool) -> Iterator[Bucket]:
+    """A store that keeps nothing (``sink.py``), in a process of its own, while the block lasts."""
+    made = servers.certificate(folder / "certs") if tls else None
+    command = [sys.executable, "-m", "tests.bench.sink", *([str(folder / "certs")] if tls else [])]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as child:
+        assert child.stdin is not None
+        assert child.stdout is not None
+        try:
+            endpoint = f"{'https' if tls else 'http'}://127.0.0.1:{int(child.stdout.readline())}"
+            yield Bucket(S3Server("sink", endpoint, ca_file=made.ca_file if made else None), folder)
+        finally:
+            child.stdin.close()
 
 
 @dataclass(frozen=True, slots=True)
