@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
+from tests.bench import stage
 from tests.bench.__main__ import BELOW, write_page
 from tests.bench.figures import WIDTH, Cell, Figure, Goal, Table, take_turns
 from tests.bench.peers import HERE
@@ -73,6 +74,21 @@ def test_the_cost_of_a_tool_is_its_own_and_not_that_of_who_started_it() -> None:
     assert cost["code"] == 0
     assert 0.3 <= cost["cpu"] < 1
     assert 3 < cost["peak"] < 100
+
+
+@pytest.mark.parametrize("tls", [False, True])
+def test_the_agent_is_measured_against_a_store_that_keeps_nothing(tmp_path: Path, tls: bool) -> None:
+    made = stage.make_recordings(tmp_path / "made", 2, 9)
+    with stage.sink(tmp_path / "sink", tls=tls) as bucket, stage.resident(bucket.server, tmp_path / "agent") as agent:
+        for _ in range(2):  # the second time they are other recordings
+            cost = stage.upload(agent, made)
+            bucket.empty(stage.size_of(made))
+            assert cost.cpu > 0
+            assert cost.wall > 0
+            assert 20 < cost.peak < 120
+            assert len(list(made.iterdir())) == 2
+    with pytest.raises(AssertionError, match="0 bytes were uploaded"), stage.sink(tmp_path / "other", tls=tls) as other:
+        other.empty(stage.size_of(made))
 
 
 def test_a_link_resets_a_connection_after_so_many_bytes_and_counts_what_has_passed() -> None:

@@ -94,11 +94,11 @@ class Filled:
 
 
 def table(*, full: bool) -> Table:
-    """Four recordings of 256 MiB; or two of 64, one run each and mc as the only peer."""
+    """Four recordings of 256 MiB; or two of 48, one run each and mc as the only peer."""
     columns = ("tool", *(link.name for link in LINKS))
     if shutil.which("minio") is None:
         return Table(2, _TITLE, columns, [["no minio here: make servers", *(None for _ in LINKS)]])
-    count, mib = (4, 256) if full else (2, 64)
+    count, mib = (4, 256) if full else (2, 48)
     peers = PEERS if full else PEERS[:1]
     with stage.scratch(12 * mib * MIB) as folder:
         made = stage.make_recordings(folder / "made", count, mib)
