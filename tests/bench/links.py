@@ -30,6 +30,7 @@ ALL = 200e6 / 8  # bytes a second
 EACH = 25e6 / 8  # for one connection: eight of them fill the link
 STREAMS = 16  # of the raw measurement
 LEAST = 95  # per cent
+NOISE = 0.03  # of a share: who differs by less is not behind
 AGENT, FIRST, RAW = "agent", "agent, its first", "raw stream"
 CALLS = 9  # that an upload of the agent makes one after the other, beside its parts: connecting is two of them
 _TITLE = "Share of an emulated link that an upload fills, %"
@@ -94,11 +95,11 @@ class Filled:
 
 
 def table(*, full: bool) -> Table:
-    """Four recordings of 256 MiB; or two of 48, one run each and mc as the only peer."""
+    """Four recordings of 256 MiB; or two of 64, one run each and mc as the only peer."""
     columns = ("tool", *(link.name for link in LINKS))
     if shutil.which("minio") is None:
         return Table(2, _TITLE, columns, [["no minio here: make servers", *(None for _ in LINKS)]])
-    count, mib = (4, 256) if full else (2, 48)
+    count, mib = (4, 256) if full else (2, 64)
     peers = PEERS if full else PEERS[:1]
     with stage.scratch(12 * mib * MIB) as folder:
         made = stage.make_recordings(folder / "made", count, mib)
@@ -212,5 +213,5 @@ def _goals(link: Link, found: Mapping[str, Sequence[Filled]]) -> list[Goal]:
     if rivals:
         best = max(rivals, key=lambda name: rivals[name])
         times = agent / rivals[best]
-        goals.append(Goal(f"{link.name}: not behind the best peer, {best}", f"{times:.2f} x", times >= 1))
+        goals.append(Goal(f"{link.name}: not behind the best peer, {best}", f"{times:.2f} x", times >= 1 - NOISE))
     return goals

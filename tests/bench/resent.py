@@ -42,7 +42,7 @@ def table(*, full: bool) -> Table:
     """One recording of 512 MiB, or of 128."""
     if shutil.which("minio") is None:
         return Table(6, _TITLE, COLUMNS, [["no minio here: make servers", None, None, None]])
-    mib, rate = (512, 100 * MIB) if full else (128, 40 * MIB)
+    mib, rate = (512, 100 * MIB) if full else (128, 80 * MIB)
     with stage.scratch(12 * mib * MIB) as folder:
         made = stage.make_recordings(folder / "made", 1, mib)
         with (
