@@ -25,6 +25,7 @@ from tests.slowlink import SlowLink, slow_link
 
 MIB = 1024 * 1024
 PART = 8  # MiB, the agent's default
+MOMENT = 0.45  # of the recording, when it is killed: at the half, parts that began together have ended together
 COLUMNS = ("tool", "sent again, MiB", "of what had been sent, %", "connections in use")
 _TITLE = "Sent again after kill -9 in the middle of an upload"
 
@@ -70,7 +71,7 @@ def table(*, full: bool) -> Table:
         f"at worst {worst.again:.1f} MiB with {worst.connections} in flight",
         worst.again <= worst.connections * PART,
     )
-    note = f"A recording of {mib} MiB over http, killed when half of it has been sent, then the same command again."
+    note = f"A recording of {mib} MiB over http, killed when {MOMENT:.0%} have been sent, then the same command again."
     return Table(6, _TITLE, COLUMNS, rows, [goal], [note])
 
 
@@ -92,7 +93,7 @@ def _agent(agent: Agent, made: Path, link: SlowLink) -> Loss:
     stage.make_new(path)
     known, began = len(agent.documents()), link.passed
     path = path.rename(agent.root / path.name)
-    _await_half(link, began, path.stat().st_size)
+    _await_moment(link, began, path.stat().st_size)
     connections, _ = link.busy, agent.stop(signal.SIGKILL)
     before = _drained(link) - began
     agent.start()
@@ -104,7 +105,7 @@ def _agent(agent: Agent, made: Path, link: SlowLink) -> Loss:
 def _peer(peer: Peer, made: Path, link: SlowLink, server: S3Server, home: Path) -> Loss:
     began = link.passed
     with peer.start(made, server, "peer", home) as child:
-        _await_half(link, began, stage.size_of(made))
+        _await_moment(link, began, stage.size_of(made))
         connections = link.busy
         assert child.poll() is None, f"{peer.name} was through before it was killed"
         os.killpg(child.pid, signal.SIGKILL)
@@ -127,10 +128,10 @@ def _drained(link: SlowLink) -> int:
     return passed
 
 
-def _await_half(link: SlowLink, began: int, size: int) -> None:
+def _await_moment(link: SlowLink, began: int, size: int) -> None:
     nap = threading.Event()
     for _ in range(60_000):
-        if link.passed - began >= size / 2:
+        if link.passed - began >= size * MOMENT:
             return
         nap.wait(0.002)
     raise AssertionError("nothing was sent in two minutes")
