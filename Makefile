@@ -11,7 +11,7 @@ VERSION ?=
 SEED := $(or $(SEED),$(shell date +%s))
 export PYTHONDONTWRITEBYTECODE = 1
 
-.PHONY: help demo test check format bench soak picture servers proto deb lock clean
+.PHONY: help demo test check format bench bench-full soak picture servers peers proto deb lock clean
 help:  ## what there is to run
 	@grep -E '^[a-z-]+:.*##' Makefile | sed 's/:.*##/\t/' | expand -t 12
 
@@ -40,11 +40,15 @@ format: $(STAMP)  ## bring the code into shape
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-bench: $(STAMP)  ## measure what the README claims
+bench: $(STAMP)  ## the seven tables of BENCHMARKS.md, short; with MinIO and the peers where they were built
 	PATH="$(SERVERS):$$PATH" $(BIN)/python -m tests.bench
 
-soak: $(STAMP)  ## the long versions of kills and simulation, for an hour or so; SEED=N repeats one
+bench-full: $(STAMP)  ## the same with large files and many rounds, for hours; writes BENCHMARKS.md and bench.json
+	PATH="$(SERVERS):$$PATH" $(BIN)/python -m tests.bench --full --json bench.json --markdown BENCHMARKS.md
+
+soak: $(STAMP)  ## bursts, narrow links, crowds; the long versions of kills and simulation; for an hour or so; SEED=N repeats one
 	@echo "SEED=$(SEED)"
+	for ordeal in uploads link crowd; do PATH="$(SERVERS):$$PATH" $(BIN)/python -m tests.bench.$$ordeal || exit 1; done
 	PATH="$(SERVERS):$$PATH" $(BIN)/python -m tests.bench.kills --kills 200 --seed $(SEED)
 	SOAK_RUNS=10000 $(BIN)/python -m pytest tests/test_simulation.py --timeout=0 --hypothesis-seed=$(SEED)
 
@@ -55,6 +59,12 @@ servers:  ## build MinIO and VersityGW for the tests (needs Go)
 	mkdir -p $(SERVERS)
 	test -x $(SERVERS)/minio || GOBIN=$(SERVERS) go install github.com/minio/minio@v0.0.0-20260212201848-7aac2a2c5b7c
 	test -x $(SERVERS)/versitygw || GOBIN=$(SERVERS) go install github.com/versity/versitygw/cmd/versitygw@v1.8.0
+
+peers:  ## the tools that `make bench` compares with: mc (needs Go), and those of tests/bench/peers.txt
+	mkdir -p $(SERVERS)
+	test -x $(SERVERS)/mc || ! command -v go || GOBIN=$(SERVERS) go install github.com/minio/mc@v0.0.0-20250313080218-cf909e1063a9
+	test -x $(SERVERS)/peers/bin/python || $(PYTHON) -m venv $(SERVERS)/peers
+	$(SERVERS)/peers/bin/python -m pip install --quiet --disable-pip-version-check -r tests/bench/peers.txt
 
 proto: $(STAMP)  ## generate agent/pb from proto/
 	rm -rf $(VENV)/pb && mkdir -p $(VENV)/pb
