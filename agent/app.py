@@ -185,20 +185,6 @@ class App:
         self._schedule = self._build_schedule()
         self._status = StatusFile(state)
         self._status.remove()  # an agent that was killed could not
-        self._snapshot = Snapshot(
-            device_id=self._robot,
-            history=self.history,
-            gate=self.gate,
-            dispatch=self.dispatch,
-            discover=self.discover,
-            finder=self._finder,
-            credentials=self._credentials,
-            watcher_up=lambda: self._watch.alive,
-            watch_failures=lambda: self._watch.failures,
-            unasked=lambda: intake.unasked,
-            waiting_markers=lambda: self._markers.report().waiting,
-            clock=self._clock,
-        )
         self._stamp_seen = self._cause_stamp()
         platform = settings.cloud.mode == "platform"
         bindings = Bindings(self._assets, self._cloud.profiles if platform else None)
@@ -219,6 +205,20 @@ class App:
             clock=self._clock,
             rescan=self._rescan,
             bindings=bindings,
+        )
+        self._snapshot = Snapshot(
+            device_id=self._robot,
+            history=self.history,
+            gate=self.gate,
+            dispatch=self.dispatch,
+            discover=self.discover,
+            finder=self._finder,
+            credentials=self._credentials,
+            watcher_up=lambda: self._watch.alive,
+            watch_failures=lambda: self._watch.failures,
+            unasked=lambda: intake.unasked,
+            waiting_markers=self._markers.waiting,
+            clock=self._clock,
         )
         desk = Desk(
             snapshot=self._snapshot.take,

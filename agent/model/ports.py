@@ -346,6 +346,10 @@ class History(Protocol):
         """How many documents stand in each status. Costs no scan."""
         ...
 
+    def changes(self) -> int:
+        """Another number after each write: while it is the same, whatever was read of the history still holds."""
+        ...
+
     def room(self) -> bool:
         """Whether the room set aside for a full disk is still there in full."""
         ...
