@@ -9,7 +9,7 @@ PROTOS := $(wildcard proto/*.proto)
 SEED := $(or $(SEED),$(shell date +%s))
 export PYTHONDONTWRITEBYTECODE = 1
 
-.PHONY: help demo test check format bench soak picture servers proto lock clean
+.PHONY: help demo test check format bench bench-full soak picture servers peers proto lock clean
 help:  ## what there is to run
 	@grep -E '^[a-z-]+:.*##' Makefile | sed 's/:.*##/\t/' | expand -t 12
 
@@ -38,8 +38,11 @@ format: $(STAMP)  ## bring the code into shape
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-bench: $(STAMP)  ## measure what the README claims
+bench: $(STAMP)  ## the seven tables of BENCHMARKS.md, short; with MinIO and the peers where they were built
 	PATH="$(SERVERS):$$PATH" $(BIN)/python -m tests.bench
+
+bench-full: $(STAMP)  ## the same with large files and many rounds, for hours; writes bench.json and bench.md
+	PATH="$(SERVERS):$$PATH" $(BIN)/python -m tests.bench --full --json bench.json --markdown bench.md
 
 soak: $(STAMP)  ## the long versions of kills and simulation, for an hour or so; SEED=N repeats one
 	@echo "SEED=$(SEED)"
@@ -53,6 +56,12 @@ servers:  ## build MinIO and VersityGW for the tests (needs Go)
 	mkdir -p $(SERVERS)
 	test -x $(SERVERS)/minio || GOBIN=$(SERVERS) go install github.com/minio/minio@v0.0.0-20260212201848-7aac2a2c5b7c
 	test -x $(SERVERS)/versitygw || GOBIN=$(SERVERS) go install github.com/versity/versitygw/cmd/versitygw@v1.8.0
+
+peers: $(STAMP)  ## the tools that `make bench` compares with: mc (needs Go), and those of tests/bench/peers.txt
+	mkdir -p $(SERVERS)
+	test -x $(SERVERS)/mc || ! command -v go || GOBIN=$(SERVERS) go install github.com/minio/mc@v0.0.0-20250313080218-cf909e1063a9
+	test -x $(SERVERS)/peers/bin/python || $(PYTHON) -m venv $(SERVERS)/peers
+	$(SERVERS)/peers/bin/python -m pip install --quiet --disable-pip-version-check -r tests/bench/peers.txt
 
 proto: $(STAMP)  ## generate agent/pb from proto/
 	rm -rf $(VENV)/pb && mkdir -p $(VENV)/pb

