@@ -15,7 +15,7 @@ import math
 import os
 import stat
 import threading
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -142,7 +142,9 @@ class Discover:
         """
         wanted = mark_of(fingerprint)
         with self._lock:
-            known = [(path, file.stamp) for path, file in self._known.files() if file.mark == wanted]
+            known = [
+                (f"{folder}/{name}", file.stamp) for folder, name, file in self._known.files() if file.mark == wanted
+            ]
         there = []
         for path, stamp in known:
             try:
@@ -159,7 +161,7 @@ class Discover:
     def there(self) -> Callable[[str], bool]:
         """Tells of a fingerprint (its text) whether its bytes lay below the watched folders just now."""
         with self._lock:
-            known = {file.mark for _, file in self._known.files()}
+            known = self._known.marks()
         return lambda fingerprint: mark_of(fingerprint) in known
 
     def may_lie(self) -> Callable[[str], bool] | None:
@@ -168,8 +170,8 @@ class Discover:
         What was not examined, or passed over by its age, may be any recording of its size.
         """
         with self._lock:
-            marks = {file.mark for _, file in self._known.files()}
-            unexamined, scanned = [path for path, file in self._known.files() if not file.mark], self.scans > 0
+            marks, scanned = self._known.marks(), self.scans > 0
+            unexamined = [f"{folder}/{name}" for folder, name, file in self._known.files() if not file.mark]
         sizes = {_size(path) for path in unexamined}
         return (lambda mark: mark_of(mark) in marks or mark.partition("-")[0] in sizes) if scanned else None
 
@@ -202,22 +204,19 @@ class Discover:
         now = self._clock.monotonic()
         held: dict[str, list[Held]] = {"recording": [], "unfinished": [], "waiting": [], "skipped": []}
         counts: Counter[str] = Counter()
-        names: defaultdict[int, list[str]] = defaultdict(list)
         with self._lock:
-            for path, file in self._known.files():
+            for folder, name, file in self._known.files():
                 counts[file.state] += 1
-                if file.state == "complete":
-                    names[file.mark].append(path)
                 if file.state not in ("complete", "damaged"):
                     kind = "waiting" if file.state in ("settling", "unreadable") else file.state
-                    held[kind].append(Held(Path(path), file.why or file.state, now - file.since))
-            survey = self._survey
+                    held[kind].append(Held(Path(folder, name), file.why or file.state, now - file.since))
+            copies, survey = self._known.copies(), self._survey
         return DiskReport(
             recording=held["recording"],
             unfinished=held["unfinished"],
             waiting=held["waiting"],
             skipped=[item.path for item in held["skipped"]],
-            copies=[[Path(path) for path in sorted(paths)] for paths in names.values() if len(paths) > 1],
+            copies=[[Path(path) for path in paths] for paths in copies],
             complete=counts["complete"],
             damaged=counts["damaged"],
             ignored=dict(survey.ignored),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import math
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -50,11 +50,30 @@ class Known:
         """Remember it from now on."""
         self._folders.setdefault(folder, {})[name] = file
 
-    def files(self) -> Iterator[tuple[str, File]]:
-        """All, with their paths."""
+    def files(self) -> Iterator[tuple[str, str, File]]:
+        """All, with folder and name: 100,000 paths would be made for nothing."""
         for folder, files in self._folders.items():
             for name, file in files.items():
-                yield f"{folder}/{name}", file
+                yield folder, name, file
+
+    def marks(self) -> set[int]:
+        """Of all that were examined."""
+        return {file.mark for _, _, file in self.files() if file.mark}
+
+    def copies(self) -> Sequence[Sequence[str]]:
+        """The names of each complete recording that has several."""
+        seen: set[int] = set()
+        several: dict[int, list[str]] = {}
+        for _, _, file in self.files():
+            if file.state == "complete":
+                if file.mark in seen:
+                    several[file.mark] = []
+                seen.add(file.mark)
+        if several:
+            for folder, name, file in self.files():
+                if file.state == "complete" and file.mark in several:
+                    several[file.mark].append(f"{folder}/{name}")
+        return [sorted(paths) for paths in several.values()]
 
     def below(self, top: str) -> Iterator[tuple[str, File]]:
         """Those in this folder and below."""
