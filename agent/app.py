@@ -393,6 +393,7 @@ class App:
             (self._watch.supervise, _SUPERVISE),
             (self._publish, _PUBLISH),
             (self._pay_debts, _PAY),
+            (self._cloud.gateway.rest, _TEND),
             (self.history.tidy, _TIDY),
             (self._forgetting.forget, _FORGET),
             *([(self._look_at_clock, _TICK)] if self._settings.upload.windows else []),

@@ -149,6 +149,10 @@ class Gateway(Protocol):
         """Whether the object of the completed ``log`` is in the bucket now, as the document has it. May be repeated."""
         ...
 
+    def rest(self) -> None:
+        """Let go of connections that nobody has used for a while; the next call makes its own. May be repeated."""
+        ...
+
     def close(self) -> None:
         """Let go of connections; calls that still run end with CloudError."""
         ...
