@@ -41,11 +41,12 @@ format: $(STAMP)  ## bring the code into shape
 bench: $(STAMP)  ## the seven tables of BENCHMARKS.md, short; with MinIO and the peers where they were built
 	PATH="$(SERVERS):$$PATH" $(BIN)/python -m tests.bench
 
-bench-full: $(STAMP)  ## the same with large files and many rounds, for hours; writes bench.json and bench.md
-	PATH="$(SERVERS):$$PATH" $(BIN)/python -m tests.bench --full --json bench.json --markdown bench.md
+bench-full: $(STAMP)  ## the same with large files and many rounds, for hours; writes BENCHMARKS.md and bench.json
+	PATH="$(SERVERS):$$PATH" $(BIN)/python -m tests.bench --full --json bench.json --markdown BENCHMARKS.md
 
-soak: $(STAMP)  ## the long versions of kills and simulation, for an hour or so; SEED=N repeats one
+soak: $(STAMP)  ## bursts, narrow links, crowds; the long versions of kills and simulation; for an hour or so; SEED=N repeats one
 	@echo "SEED=$(SEED)"
+	for ordeal in uploads link crowd; do PATH="$(SERVERS):$$PATH" $(BIN)/python -m tests.bench.$$ordeal || exit 1; done
 	PATH="$(SERVERS):$$PATH" $(BIN)/python -m tests.bench.kills --kills 200 --seed $(SEED)
 	SOAK_RUNS=10000 $(BIN)/python -m pytest tests/test_simulation.py --timeout=0 --hypothesis-seed=$(SEED)
 
@@ -57,7 +58,7 @@ servers:  ## build MinIO and VersityGW for the tests (needs Go)
 	test -x $(SERVERS)/minio || GOBIN=$(SERVERS) go install github.com/minio/minio@v0.0.0-20260212201848-7aac2a2c5b7c
 	test -x $(SERVERS)/versitygw || GOBIN=$(SERVERS) go install github.com/versity/versitygw/cmd/versitygw@v1.8.0
 
-peers: $(STAMP)  ## the tools that `make bench` compares with: mc (needs Go), and those of tests/bench/peers.txt
+peers:  ## the tools that `make bench` compares with: mc (needs Go), and those of tests/bench/peers.txt
 	mkdir -p $(SERVERS)
 	test -x $(SERVERS)/mc || ! command -v go || GOBIN=$(SERVERS) go install github.com/minio/mc@v0.0.0-20250313080218-cf909e1063a9
 	test -x $(SERVERS)/peers/bin/python || $(PYTHON) -m venv $(SERVERS)/peers

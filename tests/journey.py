@@ -94,16 +94,18 @@ class Agent:
         finally:
             history.close()
 
-    def wait(self, until: Callable[[list[SyncLog]], Any], seconds: float = 60) -> list[SyncLog]:
+    def wait(
+        self, until: Callable[[list[SyncLog]], Any], seconds: float = 60, every: float = _LOOK_EVERY
+    ) -> list[SyncLog]:
         """Look at the history until ``until`` is true of it; fails with all that is known after ``seconds``."""
         nap = threading.Event()
-        for _ in range(int(seconds / _LOOK_EVERY)):
+        for _ in range(int(seconds / every)):
             if self.process is not None and self.process.poll() is not None:
                 raise AssertionError(f"the agent ended: {self.said()}")
             documents = self.documents() if (self.state / "history").exists() else []
             if until(documents):
                 return documents
-            nap.wait(_LOOK_EVERY)
+            nap.wait(every)
         shown = "\n".join(f"{log.id} {log.status} {log.phase} {log.path} {log.error}" for log in documents)
         raise AssertionError(f"not within {seconds} s:\n{shown}\n{self.said()[-4000:]}")
 

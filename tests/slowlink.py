@@ -1,35 +1,44 @@
-"""A TCP proxy that is a bad link: far away, narrow for each connection, and dead after so many bytes."""
+"""A TCP proxy that is a bad link: far away, narrow for each connection and in all, dead or cut after so many bytes."""
 
 from __future__ import annotations
 
 import argparse
 import contextlib
+import dataclasses
+import functools
 import queue
 import socket
+import struct
 import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 
 _CHUNK = 64 * 1024
 _BUFFER = 32 * 1024  # of the kernel: little is taken before it can be passed on
 
 
-@dataclass(frozen=True, slots=True)
+@dataclasses.dataclass(frozen=True, slots=True)
 class Wire:
     """One connection. ``rate``: bytes a second on the way to the server, 0 is unlimited."""
 
     delay: float = 0.0  # seconds, one way
     rate: float = 0.0
     stall_after: int | None = None  # bytes on the way to the server, after which nothing moves any more
+    reset_after: int | None = None  # likewise, after which the connection is reset
 
 
 class SlowLink:
-    """Listens on the loopback and passes on to ``target``, as ``wire`` says for each connection from 0 on."""
+    """Listens on the loopback and passes on to ``target``, as ``wire`` says for each connection from 0 on.
 
-    def __init__(self, target: str, wire: Callable[[int], Wire] = lambda _: Wire()) -> None:
+    ``rate``: bytes a second to the server of all connections together, 0 is unlimited.
+    """
+
+    def __init__(self, target: str, wire: Callable[[int], Wire] = lambda _: Wire(), rate: float = 0.0) -> None:
         host, _, port = target.rpartition(":")
+        self._rate, self._free, self._sharing = rate, 0.0, threading.Lock()
+        self.passed = 0  # bytes on the way to the server
+        self._last: dict[socket.socket, float] = {}  # when each connection sent something
         self._target = (host, int(port))
         self._wire = wire
         self._ended = threading.Event()
@@ -76,18 +85,50 @@ class SlowLink:
         self._sockets.append(far)
         for end in (near, far):
             end.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        self._pump(near, far, wire, threading.Event())
-        self._pump(far, near, Wire(delay=wire.delay), self.mute)
+        self._pump(near, far, wire, threading.Event(), functools.partial(self._share, near))
+        self._pump(far, near, Wire(delay=wire.delay), self.mute, lambda _: 0.0)
 
-    def _pump(self, source: socket.socket, sink: socket.socket, wire: Wire, mute: threading.Event) -> None:
+    @property
+    def busy(self) -> int:
+        """How many connections have sent something within the last second."""
+        with self._sharing:
+            return sum(time.monotonic() - last < 1 for last in self._last.values())
+
+    def _share(self, sender: socket.socket, size: int) -> float:
+        """When so many bytes have had their turn on the way to the server."""
+        with self._sharing:
+            self.passed += size
+            self._last[sender] = time.monotonic()
+            if self._rate:
+                self._free = max(time.monotonic(), self._free) + size / self._rate
+            return self._free
+
+    def _pump(
+        self,
+        source: socket.socket,
+        sink: socket.socket,
+        wire: Wire,
+        mute: threading.Event,
+        share: Callable[[int], float],
+    ) -> None:
         under_way: queue.SimpleQueue[tuple[float, bytes]] = queue.SimpleQueue()
-        self._start(self._read, source, under_way, wire)
+        self._start(self._read, source, under_way, wire, share)
         self._start(self._write, sink, under_way, mute)
 
-    def _read(self, source: socket.socket, under_way: queue.SimpleQueue[tuple[float, bytes]], wire: Wire) -> None:
-        left, free = wire.stall_after, time.monotonic()
+    def _read(
+        self,
+        source: socket.socket,
+        under_way: queue.SimpleQueue[tuple[float, bytes]],
+        wire: Wire,
+        share: Callable[[int], float],
+    ) -> None:
+        left, free = wire.stall_after if wire.reset_after is None else wire.reset_after, time.monotonic()
         size = min(_CHUNK, max(1024, int(wire.rate / 20))) if wire.rate else _CHUNK
         while True:
+            if left == 0 and wire.reset_after is not None:
+                _reset(source)
+                under_way.put((0.0, b""))
+                return
             if left == 0:
                 self.stalled.set()
                 self._ended.wait()
@@ -98,6 +139,8 @@ class SlowLink:
             now = time.monotonic()
             if wire.rate:
                 free = max(now, free) + len(data) / wire.rate
+            free = max(free, share(len(data)))
+            if free > now:
                 self._ended.wait(free - now)
             under_way.put((max(now, free) + wire.delay, data))
             if not data:
@@ -120,10 +163,17 @@ class SlowLink:
                 sink.sendall(data)
 
 
+def _reset(end: socket.socket) -> None:
+    """Close it as a link does that has lost its state: with RST."""
+    with contextlib.suppress(OSError):
+        end.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    end.close()
+
+
 @contextlib.contextmanager
-def slow_link(target: str, wire: Callable[[int], Wire] = lambda _: Wire()) -> Iterator[SlowLink]:
+def slow_link(target: str, wire: Callable[[int], Wire] = lambda _: Wire(), rate: float = 0.0) -> Iterator[SlowLink]:
     """A link that lasts as long as the block."""
-    link = SlowLink(target, wire)
+    link = SlowLink(target, wire, rate)
     try:
         yield link
     finally:
@@ -131,16 +181,23 @@ def slow_link(target: str, wire: Callable[[int], Wire] = lambda _: Wire()) -> It
 
 
 def main() -> None:
-    """Be one in a process of its own, for benches: print its address, end with standard input."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    """Be one in a process of its own, for benches.
+
+    It prints its address, then for each line that it reads how many bytes have passed, and ends with standard input.
+    """
+    parser = argparse.ArgumentParser(description=main.__doc__)
     parser.add_argument("target")
     parser.add_argument("--round-trip", type=float, default=0.0, help="seconds")
-    parser.add_argument("--rate", type=float, default=0.0, help="bytes a second for each connection")
+    parser.add_argument("--each", type=float, default=0.0, help="bytes a second for each connection")
+    parser.add_argument("--all", type=float, default=0.0, help="bytes a second for all together")
+    parser.add_argument("--reset-after", type=int, help="bytes after which every fourth connection is reset")
     options = parser.parse_args()
-    wire = Wire(delay=options.round_trip / 2, rate=options.rate)
-    with slow_link(options.target, lambda _: wire) as link:
+    wire = Wire(delay=options.round_trip / 2, rate=options.each)
+    cut = dataclasses.replace(wire, reset_after=options.reset_after)
+    with slow_link(options.target, lambda number: wire if number % 4 else cut, options.all) as link:
         print(link.address, flush=True)  # noqa: T201 - for who started it
-        sys.stdin.read()
+        for _ in sys.stdin:
+            print(link.passed, flush=True)  # noqa: T201 - likewise
 
 
 if __name__ == "__main__":

@@ -11,6 +11,7 @@ import importlib
 import json
 import sys
 import time
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import cast
 
@@ -27,6 +28,7 @@ TABLES = {
     6: "tests.bench.resent",
     7: "tests.bench.scan",
 }
+BELOW = "<!-- What `make bench-full` measured; everything below this line is written by it. -->"
 
 
 def run(number: int, *, full: bool) -> Table:
@@ -34,6 +36,14 @@ def run(number: int, *, full: bool) -> Table:
     began = time.monotonic()
     table = cast("Table", importlib.import_module(TABLES[number]).table(full=full))
     return dataclasses.replace(table, seconds=time.monotonic() - began)
+
+
+def write_page(page: Path, where: Mapping[str, str], tables: Sequence[Table]) -> None:
+    """Put the tables into a page, below what people have written there."""
+    before, line, _ = (page.read_text(encoding="utf-8") if page.exists() else "").partition(BELOW)
+    lines = [f"- {name}: {said}" for name, said in where.items()]
+    text = "\n".join(["", *lines, "", *(table.markdown() for table in tables)])
+    page.write_text((before + line + "\n" if line else before) + text, encoding="utf-8")
 
 
 def main() -> int:
@@ -55,8 +65,7 @@ def main() -> int:
         document = {"machine": where, "full": options.full, "tables": [table.document() for table in tables]}
         options.json.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
     if options.markdown:
-        lines = [f"- {name}: {said}" for name, said in where.items()]
-        options.markdown.write_text("\n".join([*lines, "", *(table.markdown() for table in tables)]), encoding="utf-8")
+        write_page(options.markdown, where, tables)
     failed = [table.number for table in tables if table.failed]
     if failed:
         print(f"a goal is missed in table {', '.join(map(str, failed))}")

@@ -12,7 +12,7 @@ from pathlib import Path
 import psutil
 
 from agent.devcloud.cloud import DevCloud
-from tests.bench.uploads import peak_mib
+from tests.bench.stage import peak_mib
 from tests.journey import Agent, running
 from tests.recorders import write_mcap
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import statistics
+import textwrap
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -127,9 +128,9 @@ class Table:
         for row in self.rows:
             grid.add_row(*(Text(shown(cell)) for cell in row))
         console.print(grid)
-        for line in (*self.notes, *map(str, self.goals)):
-            console.print(Text(f"  {line}"))
-        console.print(Text(f"  took {self.seconds:.0f} s\n"))
+        for line in (*self.notes, *(f"- {goal}" for goal in self.goals), f"took {self.seconds:.0f} s"):
+            console.print(Text(textwrap.fill(line, WIDTH, initial_indent="  ", subsequent_indent="    ")))
+        console.print()
 
     def markdown(self) -> str:
         """For a page."""

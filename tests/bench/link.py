@@ -12,7 +12,8 @@ from pathlib import Path
 
 from agent.devcloud.cloud import DevCloud
 from agent.model.nouns import SyncLog
-from tests.bench.uploads import peak_mib, sha256
+from tests.bench.stage import peak_mib
+from tests.bench.uploads import sha256
 from tests.journey import running
 from tests.recorders import write_mcap
 

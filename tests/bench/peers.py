@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import signal
 import subprocess
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -66,7 +67,11 @@ class Peer:
     def upload(self, folder: Path, server: S3Server, prefix: str, home: Path) -> Cost:
         """Upload all files of ``folder``; fails with the tool's own words."""
         with self.start(folder, server, prefix, home) as child:
-            told, said = child.communicate(timeout=1800)
+            try:
+                told, said = child.communicate(timeout=1800)
+            except BaseException:
+                os.killpg(child.pid, signal.SIGKILL)
+                raise
         found = json.loads(told)
         if found.pop("code") != 0:
             raise RuntimeError(f"{self.name} failed: {said[-2000:]}")

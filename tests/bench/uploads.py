@@ -20,6 +20,7 @@ from pathlib import Path
 import psutil
 
 from agent.devcloud.cloud import DevCloud
+from tests.bench.stage import peak_mib, pid_of
 from tests.journey import Agent, running
 from tests.recorders import write_mcap
 
@@ -71,18 +72,11 @@ def main() -> int:
 def _cpu_share(agent: Agent, seconds: float) -> float:
     """CPU time of the agent's process per second of time, once it has started."""
     agent.wait(lambda _: (agent.state / "status.json").exists())
-    process = psutil.Process(_pid(agent))
+    process = psutil.Process(pid_of(agent))
     before = process.cpu_times()
     time.sleep(seconds)
     after = process.cpu_times()
     return float(after.user + after.system - before.user - before.system) / seconds
-
-
-def peak_mib(agent: Agent) -> float:
-    """The most memory that the agent's process has had, in MiB."""
-    status = Path(f"/proc/{_pid(agent)}/status").read_text()
-    peak = next(line for line in status.splitlines() if line.startswith("VmHWM"))
-    return int(peak.split()[1]) / 1024
 
 
 def sha256(path: Path) -> str:
@@ -92,11 +86,6 @@ def sha256(path: Path) -> str:
         while block := file.read(MIB):
             digest.update(block)
     return digest.hexdigest()
-
-
-def _pid(agent: Agent) -> int:
-    assert agent.process is not None
-    return agent.process.pid
 
 
 def _bursts(agent: Agent, folder: Path, count: int, most_mib: int) -> tuple[list[Path], float]:

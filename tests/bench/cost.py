@@ -1,0 +1,142 @@
+"""Table 1: CPU, memory and time of an upload on this machine alone.
+
+A real MinIO over http and https, with one large recording and with many; and a store that throws everything away, where
+nothing but the client limits the time. The agent is the resident process as it runs on a robot, in bucket mode; each
+peer is its whole process. What the server needs is nobody's.
+"""
+
+from __future__ import annotations
+
+import functools
+import itertools
+import shutil
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from tests.bench.figures import Cell, Figure, Goal, Table, take_turns
+from tests.bench.peers import PEERS, Cost, Peer
+from tests.bench.stage import Bucket, make_recordings, minio, resident, scratch, sink, size_of, upload
+
+GIB = 1024**3
+AGENT = "agent"
+SCHEMES = ("http", "https")
+COLUMNS = ("what", "CPU s/GiB", "peak MiB", "seconds")
+QUICK = ("mc", "boto3")  # of the short run, where there is no goal to compare all with
+PYTHON = tuple(peer.name for peer in PEERS if peer.python)
+LEAST_CPU, TLS_CPU, PYTHON_CPU, TLS_WALL = 0.9, 1.3, 0.5, 1.5  # times a peer's
+PEAK = 80  # MiB
+
+Costs = Mapping[str, Sequence[Cost]]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Setting:
+    """What is uploaded where, by whom."""
+
+    count: int
+    mib: int
+    store: str  # "MinIO", or "sink", which throws away what it gets
+    scheme: str
+    peers: Sequence[Peer]
+
+    def __str__(self) -> str:
+        return f"{self.count} x {self.mib} MiB, {self.store}, {self.scheme}"
+
+    def serve(self, folder: Path) -> AbstractContextManager[Bucket]:
+        """Its store."""
+        return (minio if self.store == "MinIO" else sink)(folder, tls=self.scheme == "https")
+
+
+def table(*, full: bool) -> Table:
+    """1 x 4 GiB and 64 x 64 MiB; or an eighth and a sixteenth of that, some of it beside few peers."""
+    if shutil.which("minio") is None:
+        return Table(1, _TITLE, COLUMNS, [["no minio here: make servers", None, None, None]])
+    few = [peer for peer in PEERS if full or peer.name in QUICK]
+    large, many = ((1, 4096), (64, 64)) if full else ((1, 512), (16, 16))
+    settings = [Setting(*large, "MinIO", scheme, PEERS) for scheme in SCHEMES]
+    settings += [Setting(*large, "sink", scheme, few) for scheme in SCHEMES]
+    settings += [Setting(*many, "MinIO", scheme, few) for scheme in SCHEMES]
+    found: dict[Setting, Costs] = {}
+    rows: list[Sequence[Cell]] = []
+    with scratch(3 * large[0] * large[1] << 20) as folder:
+        for size, alike in itertools.groupby(settings, lambda setting: (setting.count, setting.mib)):
+            made = make_recordings(folder / "made", *size)
+            for setting in alike:
+                found[setting] = _measure(folder / "work", made, setting, full=full)
+                rows += _rows(setting, found[setting], size_of(made) / GIB)
+            shutil.rmtree(made)
+    return Table(1, _TITLE, COLUMNS, rows, _goals(found), [_NOTE])
+
+
+def _measure(folder: Path, made: Path, setting: Setting, *, full: bool) -> Costs:
+    """What each of them costs, in turns."""
+    with setting.serve(folder / "server") as bucket, resident(bucket.server, folder / "agent") as agent:
+        runs: dict[str, Callable[[], Cost]] = {AGENT: functools.partial(upload, agent, made)}
+        for peer in setting.peers:
+            if peer.installed:
+                runs[peer.name] = functools.partial(peer.upload, made, bucket.server, "peer", folder / "home")
+        measures = {name: functools.partial(_clean, run, bucket, made) for name, run in runs.items()}
+        found = take_turns(measures, rounds=5, within=float("inf") if full else 4 * len(measures), least=2)
+    shutil.rmtree(folder, ignore_errors=True)
+    return found
+
+
+def _clean(run: Callable[[], Cost], bucket: Bucket, made: Path) -> Cost:
+    """A run on an empty bucket, whose upload is checked."""
+    cost = run()
+    bucket.empty(size_of(made))
+    return cost
+
+
+def _rows(setting: Setting, costs: Costs, gib: float) -> list[Sequence[Cell]]:
+    rows: list[Sequence[Cell]] = [[f"{setting}:", "", "", ""]]
+    for name in (AGENT, *(peer.name for peer in setting.peers)):
+        if runs := costs.get(name):
+            cpu, peak, wall = zip(*((run.cpu / gib, run.peak, run.wall) for run in runs), strict=True)
+            rows.append([f"  {name}", Figure(cpu), Figure(peak), Figure(wall)])
+        else:
+            rows.append([f"  {name}: not installed", None, None, None])
+    return rows
+
+
+def _goals(found: Mapping[Setting, Costs]) -> list[Goal]:
+    """Of one large recording to MinIO; what its server slows down, the sink explains."""
+    large = {(setting.store, setting.scheme): costs for setting, costs in found.items() if setting.count == 1}
+    cpu, wall = ({where: _medians(costs, what) for where, costs in large.items()} for what in ("cpu", "wall"))
+    goals = [
+        _against("http, CPU", cpu["MinIO", "http"], LEAST_CPU, ["mc"]),
+        _against("https, CPU", cpu["MinIO", "https"], TLS_CPU, ["mc"]),
+        _against("https, CPU", cpu["MinIO", "https"], PYTHON_CPU, PYTHON),
+    ]
+    for scheme, most in (("http", 1.0), ("https", TLS_WALL)):
+        alone = _against("", wall["sink", scheme], most, ["mc"])
+        why = f"the store's work; where it does none, {alone.measured}" if alone.met else ""
+        goal = _against(f"{scheme}, time", wall["MinIO", scheme], most, ["mc"])
+        goals.append(replace(goal, explanation=why))
+    peak = max(run.peak for costs in found.values() for run in costs[AGENT])
+    return [*goals, Goal(f"the agent's peak memory ≤ {PEAK} MiB", f"{peak:.0f} MiB", peak <= PEAK)]
+
+
+def _medians(costs: Costs, what: str) -> dict[str, float]:
+    return {name: Figure.of(getattr(run, what) for run in runs).median for name, runs in costs.items()}
+
+
+def _against(what: str, found: Mapping[str, float], most: float, peers: Sequence[str]) -> Goal:
+    """That the agent needs at most so many times what the best of the ``peers`` needs."""
+    there = {name: found[name] for name in peers if name in found}
+    if not there:
+        return Goal(f"{what} ≤ {most} x {' or '.join(peers)}", "no such peer here", None)
+    best = min(there, key=lambda name: there[name])
+    times = found[AGENT] / there[best]
+    rival = best if len(peers) == 1 else f"the best Python peer, {best}"
+    return Goal(f"{what} ≤ {most} x {rival}", f"{times:.2f} x", times <= most)
+
+
+_TITLE = "CPU, memory and time of an upload to a store on the same machine"
+_NOTE = (
+    "The agent is resident, with history, logs, metrics, watching and verification on: CPU of its process from the "
+    "file's appearing to completed, time from its claim to completed, peak of its whole life. A peer is one run of its "
+    "whole process. The sink throws away what it gets."
+)

@@ -1,0 +1,216 @@
+"""Table 2: how much of a link an upload fills.
+
+A real MinIO over https, behind links that are emulated by a process of their own: a round trip, a rate for all
+connections together, and a smaller one for each, as where a distant network gives every connection its share. The
+kernel's own emulation (netem) is not in every kernel. What a raw stream gets through a link is measured, too: the
+emulation must not be what limits the tools.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import functools
+import shutil
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+
+from tests.bench import stage
+from tests.bench.figures import Cell, Figure, Goal, Table, take_turns
+from tests.bench.peers import PEERS, Cost, Peer
+from tests.bench.stage import MIB
+from tests.servers import S3Server
+
+ALL = 200e6 / 8  # bytes a second
+EACH = 25e6 / 8  # for one connection: eight of them fill the link
+STREAMS = 16  # of the raw measurement
+LEAST = 95  # per cent
+AGENT, FIRST, RAW = "agent", "agent, its first", "raw stream"
+CALLS = 9  # that an upload of the agent makes one after the other, beside its parts: connecting is two of them
+_TITLE = "Share of an emulated link that an upload fills, %"
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Link:
+    """One that is emulated."""
+
+    name: str
+    round_trip: float  # seconds
+    reset_after: int | None = None  # bytes, of every fourth connection
+
+
+LINKS = (Link("5 ms", 0.005), Link("50 ms", 0.05), Link("200 ms", 0.2), Link("50 ms, resets", 0.05, 6 * MIB))
+
+
+class Emulated:
+    """A link that runs."""
+
+    def __init__(self, child: subprocess.Popen[str]) -> None:
+        self._child = child
+        self.address = self._said()
+
+    def passed(self) -> int:
+        """Bytes that were sent to the server."""
+        assert self._child.stdin is not None
+        self._child.stdin.write("\n")
+        self._child.stdin.flush()
+        return int(self._said())
+
+    def _said(self) -> str:
+        assert self._child.stdout is not None
+        return self._child.stdout.readline().strip()
+
+
+@contextlib.contextmanager
+def emulated(link: Link, target: str) -> Iterator[Emulated]:
+    """That link to ``target``, in a process of its own, while the block lasts."""
+    options = ["--round-trip", str(link.round_trip), "--each", str(EACH), "--all", str(ALL)]
+    options += ["--reset-after", str(link.reset_after)] if link.reset_after else []
+    with subprocess.Popen(
+        [sys.executable, "-m", "tests.slowlink", target, *options],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as child:
+        assert child.stdin is not None
+        try:
+            yield Emulated(child)
+        finally:
+            child.stdin.close()
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Filled:
+    """Of a link, per cent: by the recordings' own bytes, and by all that was sent."""
+
+    share: float
+    busy: float
+    seconds: float
+
+
+def table(*, full: bool) -> Table:
+    """Four recordings of 256 MiB; or two of 64, one run each and mc as the only peer."""
+    columns = ("tool", *(link.name for link in LINKS))
+    if shutil.which("minio") is None:
+        return Table(2, _TITLE, columns, [["no minio here: make servers", *(None for _ in LINKS)]])
+    count, mib = (4, 256) if full else (2, 64)
+    peers = PEERS if full else PEERS[:1]
+    with stage.scratch(12 * mib * MIB) as folder:
+        made = stage.make_recordings(folder / "made", count, mib)
+        with stage.minio(folder / "server", tls=True) as bucket:
+            found = [_measure(link, bucket, made, peers, rounds=5 if full else 1) for link in LINKS]
+    names = [RAW, AGENT, FIRST, *(peer.name for peer in peers)]
+    rows = [[_named(name, peers), *(_cell(filled.get(name)) for filled in found)] for name in names]
+    goals = [goal for link, filled in zip(LINKS, found, strict=True) for goal in _goals(link, filled)]
+    note = (
+        f"{ALL * 8 / 1e6:.0f} Mbit/s in all, {EACH * 8 / 1e6:.0f} for a connection; {count} x {mib} MiB, https. "
+        "With resets every fourth connection is reset after 6 MiB. The agent's first upload on a link has yet to find "
+        "how many parts fill it."
+    )
+    return Table(2, _TITLE, columns, rows, goals, [note])
+
+
+def _measure(
+    link: Link, bucket: stage.Bucket, made: Path, peers: Sequence[Peer], *, rounds: int
+) -> Mapping[str, Sequence[Filled]]:
+    """All of them on one link, in turns; none where a tool gave up."""
+    size = stage.size_of(made)
+    home = bucket.folder.parent / "home"
+    with emulated(link, bucket.server.endpoint.partition("://")[2]) as near:
+        server = dataclasses.replace(bucket.server, endpoint=f"https://{near.address}")
+        with _agent(server, bucket.folder.parent / link.name) as upload:
+            first = _fill(functools.partial(upload, made), near, bucket, size)
+            runs = {AGENT: functools.partial(upload, made)}
+            runs |= {
+                peer.name: functools.partial(peer.upload, made, server, "peer", home)
+                for peer in peers
+                if peer.installed
+            }
+            measures = {name: functools.partial(_fill, run, near, bucket, size) for name, run in runs.items()}
+            turns = take_turns(measures, rounds=rounds)
+    found = {name: [one for one in filled if one is not None] for name, filled in turns.items()}
+    raw = _raw(link, size // 2)
+    return {**found, FIRST: [first] if first else [], RAW: [Filled(raw, raw, 0)]}
+
+
+@contextlib.contextmanager
+def _agent(server: S3Server, folder: Path) -> Iterator[Callable[[Path], Cost]]:
+    with stage.resident(server, folder) as agent:
+        yield functools.partial(stage.upload, agent)
+
+
+def _fill(run: Callable[[], Cost], near: Emulated, bucket: stage.Bucket, size: int) -> Filled | None:
+    before = near.passed()
+    try:
+        cost = run()
+    except RuntimeError as error:
+        print(error, file=sys.stderr)
+        bucket.clear()
+        return None
+    sent = near.passed() - before
+    bucket.empty(size)
+    return Filled(100 * size / cost.wall / ALL, 100 * sent / cost.wall / ALL, cost.wall)
+
+
+def _raw(link: Link, size: int) -> float:
+    """What plain streams fill, that nobody resets."""
+    with socket.create_server(("127.0.0.1", 0), backlog=STREAMS) as server:
+        target = f"127.0.0.1:{server.getsockname()[1]}"
+        with emulated(dataclasses.replace(link, reset_after=None), target) as near:
+            host, _, port = near.address.partition(":")
+            began = time.monotonic()
+            senders = [threading.Thread(target=_pour, args=(host, int(port), size // STREAMS)) for _ in range(STREAMS)]
+            for sender in senders:
+                sender.start()
+            drains = [threading.Thread(target=_drain, args=(server.accept()[0],)) for _ in range(STREAMS)]
+            for drain in drains:
+                drain.start()
+            for each in (*senders, *drains):
+                each.join()
+            return 100 * (size // STREAMS) * STREAMS / (time.monotonic() - began) / ALL
+
+
+def _pour(host: str, port: int, size: int) -> None:
+    block = bytes(64 * 1024)
+    with socket.create_connection((host, port)) as stream:
+        for start in range(0, size, len(block)):
+            stream.sendall(block[: size - start])
+
+
+def _drain(stream: socket.socket) -> None:
+    with stream:
+        while stream.recv(1 << 18):
+            pass
+
+
+def _named(name: str, peers: Sequence[Peer]) -> str:
+    absent = any(peer.name == name and not peer.installed for peer in peers)
+    return f"{name}: not installed" if absent else name
+
+
+def _cell(filled: Sequence[Filled] | None) -> Cell:
+    if filled is None:
+        return None
+    return Figure.of(one.share for one in filled) if filled else "gave up"
+
+
+def _goals(link: Link, found: Mapping[str, Sequence[Filled]]) -> list[Goal]:
+    shares = {name: Figure.of(one.share for one in filled).median for name, filled in found.items() if filled}
+    rivals = {name: share for name, share in shares.items() if name not in {AGENT, FIRST, RAW}}
+    agent = shares[AGENT]
+    # What a reset destroys must be sent again by anybody: there, all that is sent counts.
+    busy = Figure.of(one.busy for one in found[AGENT]).median if link.reset_after else agent
+    seconds = Figure.of(one.seconds for one in found[AGENT]).median
+    calls = 100 * CALLS * link.round_trip / seconds
+    why = f"so short an upload waits {calls:.0f} % of its time for {CALLS} calls" if busy + calls >= LEAST else ""
+    goals = [Goal(f"{link.name}: the agent fills ≥ {LEAST} %", f"{busy:.0f} %", busy >= LEAST, why)]
+    if rivals:
+        best = max(rivals, key=lambda name: rivals[name])
+        times = agent / rivals[best]
+        goals.append(Goal(f"{link.name}: not behind the best peer, {best}", f"{times:.2f} x", times >= 1))
+    return goals

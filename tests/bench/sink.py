@@ -1,0 +1,210 @@
+"""A store that keeps nothing: where the client alone is measured, no server works for it.
+
+It answers what uploads ask of S3, remembers names, sizes and digests, and throws the bytes away. No signature and no
+digest is checked; a checksum that a part declares is said back. ``python -m tests.bench.sink [FOLDER]`` is one in a
+process of its own, over https with the certificate in that folder: it prints its port and ends with standard input.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import io
+import itertools
+import re
+import socket
+import ssl
+import sys
+import threading
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from email.utils import formatdate
+from typing import NamedTuple
+from urllib.parse import parse_qs, unquote, urlsplit
+from xml.sax.saxutils import escape
+
+_BLOCK = 1 << 20
+_CHECKSUM = re.compile(r"x-amz-checksum-(crc32|crc32c|crc64nvme|sha1|sha256)")
+_PHRASES = {200: "OK", 204: "No Content", 404: "Not Found"}
+
+
+class Stored(NamedTuple):
+    """All that is kept of a part or an object."""
+
+    size: int
+    etag: str
+    checksums: Mapping[str, str]
+
+
+class Request(NamedTuple):
+    """One that has been read, its body is gone unless it is small."""
+
+    method: str
+    key: str  # "" is the bucket
+    query: Mapping[str, str]
+    body: bytes
+    stored: Stored
+
+
+@dataclass
+class Contents:
+    """What it would hold."""
+
+    objects: dict[str, Stored] = field(default_factory=dict)
+    uploads: dict[str, tuple[str, dict[int, Stored]]] = field(default_factory=dict)
+    numbers: itertools.count[int] = field(default_factory=lambda: itertools.count(1))
+
+    def answer(self, asked: Request) -> tuple[int, str, Mapping[str, str]]:
+        """Status, document and headers."""
+        if asked.method == "PUT" and asked.key:
+            return self._put(asked)
+        if asked.method == "POST":
+            return self._post(asked)
+        if asked.method == "DELETE":
+            self.objects.pop(asked.key, None)
+            self.uploads.pop(asked.query.get("uploadId", ""), None)
+            return 204, "", {}
+        return self._get(asked) if asked.key else self._about_the_bucket(asked)
+
+    def _put(self, asked: Request) -> tuple[int, str, Mapping[str, str]]:
+        if upload := self.uploads.get(asked.query.get("uploadId", "")):
+            upload[1][int(asked.query["partNumber"])] = asked.stored
+        elif "uploadId" in asked.query:
+            return 404, _error("NoSuchUpload"), {}
+        else:
+            self.objects[asked.key] = asked.stored
+        return 200, "", {"ETag": f'"{asked.stored.etag}"', **asked.stored.checksums}
+
+    def _post(self, asked: Request) -> tuple[int, str, Mapping[str, str]]:
+        if "uploads" in asked.query:
+            upload = f"upload-{next(self.numbers)}"
+            self.uploads[upload] = (asked.key, {})
+            return 200, _document("InitiateMultipartUploadResult", UploadId=upload, Key=asked.key, Bucket="bench"), {}
+        if "delete" in asked.query:
+            for key in re.findall(r"<Key>([^<]*)</Key>", asked.body.decode()):
+                self.objects.pop(key, None)
+            return 200, _document("DeleteResult"), {}
+        _, parts = self.uploads.pop(asked.query["uploadId"])
+        digests = b"".join(bytes.fromhex(parts[number].etag) for number in sorted(parts))
+        etag = f"{hashlib.md5(digests, usedforsecurity=False).hexdigest()}-{len(parts)}"
+        self.objects[asked.key] = Stored(sum(part.size for part in parts.values()), etag, {})
+        return 200, _document("CompleteMultipartUploadResult", Key=asked.key, Bucket="bench", ETag=f'"{etag}"'), {}
+
+    def _get(self, asked: Request) -> tuple[int, str, Mapping[str, str]]:
+        if asked.key not in self.objects:
+            return 404, _error("NoSuchKey"), {}
+        found = self.objects[asked.key]
+        return (
+            200,
+            "",
+            {"ETag": f'"{found.etag}"', "Content-Length": str(found.size), "Last-Modified": formatdate(usegmt=True)},
+        )
+
+    def _about_the_bucket(self, asked: Request) -> tuple[int, str, Mapping[str, str]]:
+        if "location" in asked.query:
+            return 200, "<LocationConstraint></LocationConstraint>", {}
+        if "uploads" in asked.query:
+            return 200, _document("ListMultipartUploadsResult", IsTruncated="false"), {}
+        entries = "".join(
+            f'<Contents><Key>{escape(key)}</Key><Size>{found.size}</Size><ETag>"{found.etag}"</ETag>'
+            "<LastModified>2026-01-01T00:00:00.000Z</LastModified></Contents>"
+            for key, found in sorted(self.objects.items())
+            if key.startswith(asked.query.get("prefix", ""))
+        )
+        return (
+            200,
+            f"<ListBucketResult><Name>bench</Name><IsTruncated>false</IsTruncated>{entries}</ListBucketResult>",
+            {},
+        )
+
+
+def _document(name: str, **texts: str) -> str:
+    return f"<{name}>{''.join(f'<{key}>{escape(text)}</{key}>' for key, text in texts.items())}</{name}>"
+
+
+def _error(code: str) -> str:
+    return _document("Error", Code=code, Message=code)
+
+
+def serve(stream: socket.socket, contents: Contents) -> None:
+    """Answer all requests of one connection."""
+    block = memoryview(bytearray(_BLOCK))
+    with stream, stream.makefile("rb") as source:
+        while line := source.readline().decode():
+            method, target, _ = line.split()
+            headers = {}
+            while header := source.readline().decode().strip():
+                name, _, text = header.partition(":")
+                headers[name.lower()] = text.strip()
+            if headers.get("expect"):
+                stream.sendall(b"HTTP/1.1 100 Continue\r\n\r\n")
+            url = urlsplit(target)
+            query = {name: texts[0] for name, texts in parse_qs(url.query, keep_blank_values=True).items()}
+            body, size = _body(source, headers, block, kept=method == "POST")
+            key = unquote(url.path).strip("/").partition("/")[2]
+            asked = Request(method, key, query, body, _stored(headers, size, contents))
+            status, document, more = contents.answer(asked)
+            said = {"Content-Length": str(len(document.encode())), "x-amz-request-id": "0", **more}
+            head = "".join(f"{name}: {text}\r\n" for name, text in said.items())
+            text = "" if method == "HEAD" else document
+            stream.sendall(f"HTTP/1.1 {status} {_PHRASES[status]}\r\n{head}\r\n{text}".encode())
+
+
+def _body(source: io.BufferedReader, headers: Mapping[str, str], block: memoryview, *, kept: bool) -> tuple[bytes, int]:
+    """Read the body away; what it said where that is to be kept, and its size."""
+    if "chunked" not in headers.get("transfer-encoding", ""):
+        size = int(headers.get("content-length") or 0)
+        return (source.read(size), size) if kept else (b"", _discard(source, size, block))
+    total = 0
+    while size := int(source.readline().split(b";")[0], 16):
+        total += _discard(source, size, block)
+        source.readline()
+    while source.readline().strip():
+        pass
+    return b"", total
+
+
+def _discard(source: io.BufferedReader, size: int, block: memoryview) -> int:
+    left = size
+    while left:
+        got = source.readinto(block[: min(left, len(block))])
+        if not got:
+            raise ConnectionResetError
+        left -= got
+    return size
+
+
+def _stored(headers: Mapping[str, str], size: int, contents: Contents) -> Stored:
+    digest = headers.get("content-md5", "")
+    etag = base64.b64decode(digest).hex() if digest else f"{next(contents.numbers):032x}"
+    checksums = {name: text for name, text in headers.items() if _CHECKSUM.fullmatch(name)}
+    return Stored(int(headers.get("x-amz-decoded-content-length") or size), etag, checksums)
+
+
+def main() -> None:
+    """Be one."""
+    contents = Contents()
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER) if sys.argv[1:] else None
+    if context:
+        context.load_cert_chain(f"{sys.argv[1]}/public.crt", f"{sys.argv[1]}/private.key")
+
+    def accept() -> None:
+        while True:
+            stream, _ = listener.accept()
+            stream.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            threading.Thread(target=carry, args=(stream,), daemon=True).start()
+
+    def carry(stream: socket.socket) -> None:
+        try:
+            serve(context.wrap_socket(stream, server_side=True) if context else stream, contents)
+        except OSError:  # whoever is gone is gone
+            stream.close()
+
+    with socket.create_server(("127.0.0.1", 0), backlog=64) as listener:
+        threading.Thread(target=accept, daemon=True).start()
+        print(listener.getsockname()[1], flush=True)
+        sys.stdin.read()
+
+
+if __name__ == "__main__":
+    main()
