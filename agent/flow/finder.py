@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import queue
+from collections.abc import Sequence
 
 from agent.flow.discover import Discover
 from agent.flow.intake import Intake
@@ -40,6 +41,11 @@ class Finder:
         except queue.Empty:
             pass
         found = self._discover.step()
+        self.looks += 1
+        return bool(found) and self._taken(found)
+
+    def _taken(self, found: Sequence[Recording | Damaged]) -> bool:
+        """Whether some of it is new work. Raises HistoryFullError."""
         try:
             with self._intake.together():
                 new = [self._accepted(item) for item in found]
@@ -47,8 +53,6 @@ class Finder:
             for item in found:
                 self._discover.again(item.path)
             raise
-        finally:
-            self.looks += 1
         return any(new)
 
     def _accepted(self, found: Recording | Damaged) -> bool:

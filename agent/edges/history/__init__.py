@@ -65,7 +65,6 @@ class TinyHistory:
         self._forgotten = Forgotten(self.db)
         self._gone: list[SyncLog] = []  # in the transaction that is under way
         self._undo: list[tuple[int, SyncLog | None]] | None = None
-        self._changes = 0
         self._open: dict[int, SyncLog] = {}
         self._statuses = bytearray(1)  # by id
         self._indexes = self._by_fingerprint, self._by_path, self._by_episode = Index(), Index(), Index()
@@ -187,7 +186,6 @@ class TinyHistory:
             finally:
                 self._undo = None
                 self._gone = []
-                self._changes += 1
 
     def get(self, id_: int) -> SyncLog:
         """One document."""
@@ -243,7 +241,7 @@ class TinyHistory:
 
     def changes(self) -> int:
         """Another number after each write."""
-        return self._changes
+        return self._storage.commits
 
     def room(self) -> bool:
         """Whether the room set aside for a full disk is there in full; asks the disk for what is missing."""
