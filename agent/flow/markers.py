@@ -201,7 +201,8 @@ class Markers:
         target = target_of(path.name)
         if not target or path.parent == self._folder:
             return None
-        return self._discover.state(path.parent / target), self._discover.scans
+        # A scan tells something new only of what was not found before.
+        return self._discover.state(path.parent / target) or self._discover.scans
 
     # -- serving
 
