@@ -444,7 +444,9 @@ class Discover:
             if self._examiner.send_unfinished:
                 self._schedule(*os.path.split(path), file, self._clock.monotonic(), state.st_mtime_ns)
             _log.warning("%s has no end and no writer", path, extra={"event": "unfinished", "path": path})
-        if file.state != "unfinished" and file.since + patience > self._clock.monotonic():
+        # What is waited for only so long is looked at once more, though its time may have come while this look lasted.
+        bounded = lacking.why in ("sidecar", "done_marker")
+        if file.state != "unfinished" and (bounded or file.since + patience > self._clock.monotonic()):
             self._schedule(*os.path.split(path), file, file.since + patience, state.st_mtime_ns)
 
     def _recording_state(self, path: str, file: File, mtime: float) -> State:
