@@ -171,22 +171,6 @@ class App:
         )
         self.health = self._build_health()
         self._telemetry = self._build_telemetry()
-        self._snapshot = Snapshot(
-            device_id=self._robot,
-            history=self.history,
-            gate=self.gate,
-            dispatch=self.dispatch,
-            discover=discover,
-            finder=self.lookout.finder,
-            credentials=self._route.credentials,
-            watcher_up=lambda: self.lookout.watch.alive,
-            watch_failures=lambda: self.lookout.watch.failures,
-            unasked=lambda: self.lookout.intake.unasked,
-            waiting_markers=lambda: self._markers.report().waiting,
-            clock=self._clock,
-            settings=lambda: {"restart_for": list(self._restart_for), "refused": self._refused},
-            upgrade=self._upgrade if self._upgraded else None,
-        )
         self._stamp_seen = self._cause_stamp()
         self._requests = Requests(
             history=self.history,
@@ -205,6 +189,22 @@ class App:
             clock=self._clock,
             rescan=self.lookout.rescan,
             bindings=self._route.bindings,
+        )
+        self._snapshot = Snapshot(
+            device_id=self._robot,
+            history=self.history,
+            gate=self.gate,
+            dispatch=self.dispatch,
+            discover=discover,
+            finder=self.lookout.finder,
+            credentials=self._route.credentials,
+            watcher_up=lambda: self.lookout.watch.alive,
+            watch_failures=lambda: self.lookout.watch.failures,
+            unasked=lambda: self.lookout.intake.unasked,
+            waiting_markers=self._markers.waiting,
+            clock=self._clock,
+            settings=lambda: {"restart_for": list(self._restart_for), "refused": self._refused},
+            upgrade=self._upgrade if self._upgraded else None,
         )
 
     def _desk(self) -> Desk:
@@ -402,6 +402,7 @@ class App:
         yield self.lookout.watch.supervise, _SUPERVISE
         yield self._publish, _PUBLISH
         yield self._route.pay_debts, _PAY
+        yield self._route.rest, _TEND
         yield self.history.tidy, _TIDY
         yield self._forgetting.forget, _FORGET
         if self.settings.upload.windows:

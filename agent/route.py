@@ -108,6 +108,10 @@ class Route:
             except CloudError as error:
                 _log.warning("could not give up old uploads yet: %s", error.message, extra={"event": "debts"})
 
+    def rest(self) -> None:
+        """Hang up where nobody calls any more."""
+        self.cloud.gateway.rest()
+
     def close(self) -> None:
         """Let go of connections; calls that are still under way end."""
         self.cloud.gateway.close()

@@ -71,7 +71,7 @@ class Snapshot:
         watcher_up: Callable[[], bool],
         watch_failures: Callable[[], Mapping[Path, str]],
         unasked: Callable[[], int],
-        waiting_markers: Callable[[], Sequence[Path]],
+        waiting_markers: Callable[[int], Sequence[Path]],
         clock: Clock,
         settings: Callable[[], Mapping[str, Any]],
         upgrade: Upgrade | None = None,
@@ -97,6 +97,7 @@ class Snapshot:
         self._looks = -1
         self._walk_due = 0.0
         self._standing: dict[str, Any] = {}
+        self._changes = -1  # of the history, when it was counted
         self._count_due = 0.0
 
     def take(self) -> dict[str, Any]:
@@ -116,7 +117,7 @@ class Snapshot:
                 "last_error": self._last_error(),
                 "watcher_up": self._watcher_up(),
                 "watch_failures": [f"{root} ({why})" for root, why in self._watch_failures().items()],
-                "waiting_markers": [str(path) for path in self._waiting_markers()[:_NAMED]],
+                "waiting_markers": [str(path) for path in self._waiting_markers(_NAMED)],
                 "files": self._files_now(),
                 "standing": self._standing_now(),
             }
@@ -160,8 +161,9 @@ class Snapshot:
         return {"at": self._utc(failure.at), "path": failure.path, **asdict(failure.fault)}
 
     def _standing_now(self) -> dict[str, Any]:
-        now = self._clock.monotonic()
-        if now >= self._count_due:
+        now, changes = self._clock.monotonic(), self._history.changes()
+        if changes != self._changes and now >= self._count_due:
+            self._changes = changes
             self._standing = standing(self._history, NAMED)
             self._count_due = now + self._standing["queue_length"] / _COUNT_EVERY
         return self._standing

@@ -13,8 +13,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from minio import Minio, MinioAdmin
+from minio import Minio
 from minio.credentials.providers import StaticProvider
+from minio.minioadmin import MinioAdmin
 
 from agent.model.nouns import SyncLog
 from tests import servers

@@ -358,3 +358,78 @@ def test_the_library_prints_nothing_of_its_own(tmp_path: Path) -> None:
         [sys.executable, "-c", QUIET, str(tmp_path)], capture_output=True, text=True, timeout=60, check=True
     )
     assert (told.stdout, told.stderr) == ("not_running\n", "")
+
+
+IDLE = """
+import os, socket, sys, time
+from contextlib import closing, suppress
+from pathlib import Path
+from agent.edges.control import Control, ControlServer
+from tests.fakes.operator import FakeOperator
+
+state, tasks = Path(sys.argv[1]), Path("/proc/self/task")
+
+def names():
+    found = []
+    for task in tasks.iterdir():
+        with suppress(OSError):  # it has just ended
+            found.append(task.joinpath("comm").read_text().strip())
+    return found
+
+def of_grpc():  # they end a moment after the last of them is needed
+    end = time.monotonic() + 20
+    while (found := [name for name in names() if name.startswith(("event_engine", "grpc", "lifeguard"))]):
+        if time.monotonic() > end:
+            break
+        time.sleep(0.02)
+    return found
+
+server = ControlServer(state, FakeOperator())
+server.start()
+print(of_grpc(), len(names()))
+with socket.socket(socket.AF_UNIX) as knock:
+    knock.connect(str(state / "control.sock"))
+print(of_grpc())
+if os.fork() == 0:
+    for _ in range(30):
+        with closing(Control(state)) as control:
+            assert control.status()["version"] == "0"
+    os._exit(0)
+_, status = os.wait()
+print(os.waitstatus_to_exitcode(status), of_grpc())
+assert server.stop(5)
+print(list(state.iterdir()))
+"""
+
+
+def test_the_library_runs_only_while_somebody_asks(tmp_path: Path) -> None:
+    told = subprocess.run(
+        [sys.executable, "-c", IDLE, str(tmp_path)], capture_output=True, text=True, timeout=60, check=True
+    )
+    assert told.stdout.splitlines() == ["[] 2", "[]", "0 []", "[]"]
+
+
+def test_very_many_ask_at_once_while_others_come_and_go(tmp_path: Path) -> None:
+    faults: list[Exception] = []
+
+    def ask() -> None:
+        try:
+            for _ in range(10):
+                with closing(Control(tmp_path)) as control:
+                    assert control.status()["version"] == "0"
+        except Exception as error:  # noqa: BLE001 - told below, whatever it is
+            faults.append(error)
+
+    with served(tmp_path):
+        threads = [threading.Thread(target=ask) for _ in range(8)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    assert faults == []
+
+
+def test_behind_the_door_only_the_agent_itself_may_enter(tmp_path: Path) -> None:
+    with asking(tmp_path) as control:
+        control.status()
+        assert stat.S_IMODE((tmp_path / ".control").stat().st_mode) == 0o700

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import gc
+import itertools
 import logging
 import os
 import shutil
@@ -101,6 +102,35 @@ def test_a_complete_file_is_given_once_after_two_looks(finder: Finder, tmp_path:
     assert finder.step(1.9) == []
     assert finder.step(0.1) == ["a.mcap"]
     assert finder.run(600) == []
+
+
+def test_very_many_files_of_one_scan_are_given_by_time_then_path_whatever_folders_they_lie_in(
+    finder: Finder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    content = recorders.write_mcap(tmp_path / "aside.tmp").read_bytes()
+    paths = []
+    for number in range(600):
+        path = tmp_path / f"{number % 7}" / f"{number % 2}" / f"{number}.mcap"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(content)
+        moment = 1_790_000_000 - number // 300  # two times for 600 files
+        os.utime(path, (moment, moment))
+        paths.append((moment, path))
+    ticks = itertools.count()
+    with monkeypatch.context() as patch:  # time goes on while the scan lasts
+        patch.setattr(finder.clock, "monotonic", lambda: 1000 + next(ticks) / 1000)
+        assert finder.step() == []
+    assert [item.path for item in finder.run(5)] == [path for _, path in sorted(paths)]
+
+
+def test_a_scan_asks_once_for_the_state_of_each_file_that_is_known(finder: Finder, tmp_path: Path) -> None:
+    for number in range(20):
+        recorders.write_mcap(tmp_path / f"{number}.mcap", seed=number)
+    finder.run(10)
+    with counted_stats() as counts:
+        finder.run(60)
+    assert counts["stat"] <= 22  # and the folder itself
+    assert not counts["open"]
 
 
 def test_the_finder_sleeps_until_something_is_due(finder: Finder, tmp_path: Path) -> None:

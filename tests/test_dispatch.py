@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from agent.model.errors import CloudError, FileChangedError
-from agent.model.nouns import SyncLog
+from agent.model.nouns import SyncLog, utc_text
 from tests.fakes.gateway import PROFILE
 from tests.recorders import write_mcap, write_sidecar
 from tests.robot import Robot
@@ -50,6 +50,29 @@ def test_an_outage_closes_the_gate_once_and_costs_no_attempt_and_no_history(robo
     robot.advance(1800)
     assert states(robot) == ["completed"] * 3
     assert [log.attempt_count for log in robot.history.documents.values()] == [1, 1, 1]
+
+
+def test_a_queue_in_which_everything_waits_is_looked_through_once_and_when_its_first_date_has_come(
+    robot: Robot, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for number in range(5):
+        log = robot.record(f"{number}.mcap", seed=number)
+        robot.history.move(log.id, "claimed")
+        robot.history.move(log.id, "blocked_alone", next_retry_at=utc_text(robot.clock.now() + 60 + number))
+    reads = 0
+    read = robot.history.open
+
+    def counted() -> Sequence[SyncLog]:
+        nonlocal reads
+        reads += 1
+        return read()
+
+    monkeypatch.setattr(robot.history, "open", counted)
+    for _ in range(50):
+        robot.advance(1)
+    assert reads == 1
+    robot.advance(15)
+    assert states(robot) == ["completed"] * 5
 
 
 def test_probes_go_through_the_queue_in_turn(robot: Robot) -> None:

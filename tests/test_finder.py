@@ -95,3 +95,16 @@ def test_a_full_disk_is_told_and_nothing_is_lost(found: Found) -> None:
     found.intake.error = None
     found.pass_time(70)
     assert found.queued() == {"a.mcap", "b.mcap", "c.mcap"}
+
+
+def test_all_that_one_look_has_found_is_written_at_once_and_found_again_when_that_fails(found: Found) -> None:
+    writes: list[str] = []
+    found.history.before = writes.append
+    found.history.full = True
+    with pytest.raises(HistoryFullError):
+        found.pass_time(10)
+    assert (found.queued(), len(writes)) == (set(), 1)
+    found.history.full = False
+    found.pass_time(10)
+    assert found.queued() == {"a.mcap", "b.mcap", "c.mcap"}
+    assert len(writes) == 2

@@ -344,3 +344,42 @@ def test_a_proxy_in_the_environment_is_not_asked(
     script.answer = lambda _request, _context: data_gateway_pb2.AbortUploadResponse()
     gateway.abort(at_script(script), TOKEN, "logical", "why")
     assert len(script.seen) == 1
+
+
+def test_after_a_minute_without_a_call_it_hangs_up_and_the_next_call_connects_anew(
+    script: Script, gateway: GrpcGateway, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    script.answer = lambda *_: data_gateway_pb2.AbortUploadResponse()
+    gateway.abort(at_script(script), TOKEN, "logical", "why")
+    channels = dict(gateway._channels)
+    gateway.rest()
+    assert gateway._channels == channels
+    monkeypatch.setattr("agent.edges.gateway._REST", -1.0)
+    gateway.rest()
+    assert gateway._channels == {}
+    gateway.abort(at_script(script), TOKEN, "logical", "why")
+    assert len(script.seen) == 2
+
+
+def test_it_does_not_hang_up_on_a_call_that_lasts(
+    script: Script, gateway: GrpcGateway, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def answer(_request: Any, _context: grpc.ServicerContext) -> Any:
+        gateway.rest()
+        return data_gateway_pb2.AbortUploadResponse()
+
+    monkeypatch.setattr("agent.edges.gateway._REST", -1.0)
+    script.answer = answer
+    gateway.abort(at_script(script), TOKEN, "logical", "why")
+    assert len(script.seen) == 1
+
+
+def test_once_closed_it_connects_no_more_though_it_had_hung_up(
+    script: Script, gateway: GrpcGateway, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("agent.edges.gateway._REST", -1.0)
+    gateway.rest()
+    gateway.close()
+    with pytest.raises(CloudError) as raised:
+        gateway.abort(at_script(script), TOKEN, "logical", "why")
+    assert raised.value.code == "CANCELLED"

@@ -35,7 +35,7 @@ def snapshot(robot: WatchingRobot, failures: dict[Path, str] | None = None) -> S
         watcher_up=lambda: not failures,
         watch_failures=lambda: failures or {},
         unasked=lambda: 0,
-        waiting_markers=lambda: [Path("/data/a.mcap.resync")],
+        waiting_markers=lambda _: [Path("/data/a.mcap.resync")],
         clock=robot.clock,
         settings=lambda: {"restart_for": ["agent.state_dir"], "refused": ""},
     )

@@ -7,6 +7,7 @@ import os
 import re
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
@@ -50,6 +51,8 @@ from agent.pb.data_gateway_pb2_grpc import DataGatewayServiceStub, DeviceInitSer
 _DETAILS = "grpc-status-details-bin"
 _STATUS_DETAILS_FIELD = 3  # google.rpc.Status: repeated google.protobuf.Any details
 _LONGEST_MESSAGE = 300
+_STOPPING = ("CANCELLED", "the agent is stopping")
+_REST = 60.0  # seconds without a call
 _SOURCE = "keystone-agent"  # who uploads, as the platform files it
 _PREFIX = re.compile(r"(?:DATA_GATEWAY|AUTH)_ERROR_CODE_|DATA_GATEWAY_")
 _CODES = frozenset(
@@ -105,6 +108,7 @@ class GrpcGateway:
             *([("grpc.http_proxy", proxy)] if proxy else []),
         )
         self._channels: dict[str, grpc.Channel] = {}
+        self._calls, self._called, self._closed = 0, 0.0, False
         self._lock = threading.Lock()
 
     def enrol(self, endpoint: str, device_id: str, *, rotate: bool) -> Enrolled:
@@ -195,9 +199,18 @@ class GrpcGateway:
             return False
         return known.stage == "completed" and same_etag(known.etag, log.etag)
 
+    def rest(self) -> None:
+        """Hang up after a minute without a call: the library's threads wake up several times a second till then."""
+        with self._lock:
+            idle = self._calls == 0 and time.monotonic() > self._called + _REST
+            hung_up = [self._channels.pop(endpoint) for endpoint in list(self._channels)] if idle else []
+        for channel in hung_up:
+            channel.close()
+
     def close(self) -> None:
         """Close all channels; calls that still run end with CloudError("CANCELLED")."""
         with self._lock:
+            self._closed = True
             for channel in self._channels.values():
                 channel.close()
 
@@ -208,17 +221,26 @@ class GrpcGateway:
         return self._ask(call, method, request, token.value, profile.api_key, metadata=metadata)
 
     def _ask(self, call: str, method: Callable[..., Any], request: Message, *secrets: str, metadata: Any = None) -> Any:
+        with self._lock:
+            self._calls += 1
         try:
             return method(request, timeout=self._timeout, metadata=metadata)
         except grpc.RpcError as error:
             raise _translated(call, error, secrets) from None  # its own text quotes what the server said
         except ValueError:  # the channel is closed; the library has no error for that
-            raise CloudError(call, "CANCELLED", "the agent is stopping") from None
+            raise CloudError(call, *_STOPPING) from None
+        finally:
+            with self._lock:
+                self._calls -= 1
+                self._called = time.monotonic()
 
     def _channel(self, endpoint: str) -> grpc.Channel:
         with self._lock:
             if endpoint not in self._channels:
+                if self._closed:
+                    raise CloudError("Connect", *_STOPPING)
                 self._channels[endpoint] = self._connected(endpoint)
+            self._called = time.monotonic()
             return self._channels[endpoint]
 
     def _connected(self, endpoint: str) -> grpc.Channel:

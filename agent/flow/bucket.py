@@ -140,6 +140,9 @@ class Bucket:
                 found = target.stat()
         return found is not None and found.size == log.file_size and same_etag(found.etag, log.etag)
 
+    def rest(self) -> None:
+        """Connections are the store's."""
+
     def close(self) -> None:
         """Connections are the store's."""
 

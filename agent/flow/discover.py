@@ -9,21 +9,19 @@ Sightings only say where to look sooner; a scan is the truth. A file must be fou
 
 from __future__ import annotations
 
-import hashlib
 import heapq
 import logging
 import math
 import os
 import stat
 import threading
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 from agent.flow.examine import COMPRESSED, Examiner, NotYet, SidecarRule, has_writer
+from agent.flow.known import QUIET, File, Known, State, mark_of, stamp_of
 from agent.flow.report import DiskReport, Held
 from agent.flow.survey import GONE, Rules, Survey, is_below, related, sidecar_name, tell, tops, walk
 from agent.model.errors import FileChangedError, RecordingError
@@ -32,23 +30,11 @@ from agent.model.ports import Clock
 
 _log = logging.getLogger(__name__)
 
-State = Literal["settling", "recording", "unfinished", "waiting", "unreadable", "skipped", "damaged", "complete"]
+_Look = tuple[float, int, str, str]  # due, mtime, folder, name
+_Fresh = tuple[int, str, str, File]  # mtime, folder, name, and what is remembered of it
 
 _SETTLE_COMPRESSED = 60.0  # seconds; a compressor has no end mark that could be checked
 _LOOKS = 256  # in one step, so that the first of very many files go on their way soon
-
-
-@dataclass(slots=True)
-class _File:
-    """What is remembered of one path. There may be 100,000 of them."""
-
-    stamp: int  # of device, inode, size, mtime
-    sidecar: int  # of its mtime and size; 0 = none
-    since: float  # monotonic time of the first look that saw this stamp
-    state: State = "settling"
-    why: str = ""
-    due: float = math.inf  # monotonic time of the next look
-    name: bytes = b""  # of the fingerprint
 
 
 class Discover:
@@ -89,13 +75,14 @@ class Discover:
         self._follow = follow_symlinks
         self._boot_time = boot_time
         self._lock = threading.RLock()
-        self._folders: dict[str, dict[str, _File]] = {}
-        self._looks: list[tuple[float, int, str]] = []  # a heap: due, mtime, path; void where the file's due differs
+        self._known = Known()
+        self._looks: list[_Look] = []  # a heap; void where the file's due differs
         self._hints: set[str] = set()
         self._tops: list[str] = []  # roots that are there, none below another
         self._survey = Survey()
         self._markers: set[str] = set()
         self.begun, self.scans = 0, 0  # scans begun and ended
+        self.changes = 0  # another number whenever a file may stand otherwise than before
         self._scan_due = -math.inf
         self._scanned = -math.inf
 
@@ -120,7 +107,7 @@ class Discover:
     def below(self, folder: Path) -> Sequence[Path]:
         """What may be a recording in ``folder`` and below, by path: the complete ones, and those skipped by age."""
         with self._lock:
-            known = [path for path, file in self._files_below(folder) if file.state in ("complete", "skipped")]
+            known = [path for path, file in self._known.below(str(folder)) if file.state in ("complete", "skipped")]
         return [Path(path) for path in sorted(known)]
 
     def unsettled(self, folder: Path, since: float) -> bool:
@@ -128,16 +115,18 @@ class Discover:
         with self._lock:
             return any(
                 file.state == "settling" or (file.state == "waiting" and file.due <= file.since + self._sidecar_wait)
-                for _, file in self._files_below(folder)
+                for _, file in self._known.below(str(folder))
                 if file.since <= since
             )
 
     def again(self, path: Path) -> None:
         """What ``step`` gave for ``path`` could not be taken: give it once more after settling again."""
         with self._lock:
-            if file := self._find(str(path)):
+            if file := self._known.find(str(path)):
                 file.state = "settling"
-                self._schedule(str(path), file, self._clock.monotonic() + self._settling(path.name))
+                due = self._clock.monotonic() + self._settling(path.name)
+                self._schedule(str(path.parent), path.name, file, due)
+                self.changes += 1
 
     def next_step(self) -> float:
         """The monotonic time at which ``step`` has something to do."""
@@ -151,13 +140,15 @@ class Discover:
 
         What has left its place since it was seen is new when it comes back: its document may have ended meanwhile.
         """
-        wanted = _short(fingerprint)
+        wanted = mark_of(fingerprint)
         with self._lock:
-            known = [(path, file.stamp) for path, file in self._files() if file.name == wanted]
+            known = [
+                (f"{folder}/{name}", file.stamp) for folder, name, file in self._known.files() if file.mark == wanted
+            ]
         there = []
         for path, stamp in known:
             try:
-                changed = _stamp(os.stat(path, follow_symlinks=self._follow)) != stamp
+                changed = stamp_of(os.stat(path, follow_symlinks=self._follow)) != stamp
             except OSError as error:
                 if error.errno in GONE:
                     self._forget(path)
@@ -170,8 +161,8 @@ class Discover:
     def there(self) -> Callable[[str], bool]:
         """Tells of a fingerprint (its text) whether its bytes lay below the watched folders just now."""
         with self._lock:
-            known = {file.name for _, file in self._files()}
-        return lambda fingerprint: _short(fingerprint) in known
+            known = self._known.marks()
+        return lambda fingerprint: mark_of(fingerprint) in known
 
     def may_lie(self) -> Callable[[str], bool] | None:
         """Tells of a fingerprint (its text) whether its bytes may lie there; None before the first scan has ended.
@@ -179,24 +170,25 @@ class Discover:
         What was not examined, or passed over by its age, may be any recording of its size.
         """
         with self._lock:
-            files, scanned = [(path, file.name) for path, file in self._files()], self.scans > 0
-        names, sizes = {name for _, name in files}, {_size(path) for path, name in files if not name}
-        return (lambda mark: _short(mark) in names or mark.partition("-")[0] in sizes) if scanned else None
+            marks, scanned = self._known.marks(), self.scans > 0
+            unexamined = [f"{folder}/{name}" for folder, name, file in self._known.files() if not file.mark]
+        sizes = {_size(path) for path in unexamined}
+        return (lambda mark: mark_of(mark) in marks or mark.partition("-")[0] in sizes) if scanned else None
 
     def state(self, path: Path) -> tuple[State, str] | None:
         """How a file stands and why; None for one that is not known."""
         with self._lock:
-            file = self._find(str(path))
+            file = self._known.find(str(path))
             return (file.state, file.why) if file else None
 
     def stands(self, path: Path) -> tuple[State, str] | None:
         """The same at this very moment: what has changed since it was seen has to settle anew."""
         with self._lock:
-            file = self._find(str(path))
+            file = self._known.find(str(path))
         if file is None:
             return None
         with suppress(OSError):
-            if _stamp(os.stat(path, follow_symlinks=self._follow)) != file.stamp:
+            if stamp_of(os.stat(path, follow_symlinks=self._follow)) != file.stamp:
                 self.sight(Sighting(path))
                 return "settling", "it was changed just now; it is still settling"
         return file.state, file.why
@@ -212,22 +204,19 @@ class Discover:
         now = self._clock.monotonic()
         held: dict[str, list[Held]] = {"recording": [], "unfinished": [], "waiting": [], "skipped": []}
         counts: Counter[str] = Counter()
-        names: defaultdict[bytes, list[str]] = defaultdict(list)
         with self._lock:
-            for path, file in self._files():
+            for folder, name, file in self._known.files():
                 counts[file.state] += 1
-                if file.state == "complete":
-                    names[file.name].append(path)
                 if file.state not in ("complete", "damaged"):
                     kind = "waiting" if file.state in ("settling", "unreadable") else file.state
-                    held[kind].append(Held(Path(path), file.why or file.state, now - file.since))
-            survey = self._survey
+                    held[kind].append(Held(Path(folder, name), file.why or file.state, now - file.since))
+            copies, survey = self._known.copies(), self._survey
         return DiskReport(
             recording=held["recording"],
             unfinished=held["unfinished"],
             waiting=held["waiting"],
             skipped=[item.path for item in held["skipped"]],
-            copies=[[Path(path) for path in sorted(paths)] for paths in names.values() if len(paths) > 1],
+            copies=[[Path(path) for path in paths] for paths in copies],
             complete=counts["complete"],
             damaged=counts["damaged"],
             ignored=dict(survey.ignored),
@@ -248,7 +237,8 @@ class Discover:
             self._scan()
         for path in hints:
             self._take_hint(path)
-        found = [result for path, file in self._due() if (result := self._look_safely(path, file))]
+        found = [result for folder, name, file in self._due() if (result := self._look_safely(folder, name, file))]
+        self.changes += 1
         return sorted(found, key=lambda item: (item.mtime_ns, str(item.path)))
 
     def _scan(self) -> None:
@@ -262,9 +252,7 @@ class Discover:
         for top in tops_:
             self._walk(top, survey)
         with self._lock:
-            for folder in self._folders.keys() - survey.listed:
-                if not any(is_below(folder, closed) for closed in survey.unreadable):  # else it may be there or not
-                    del self._folders[folder]
+            self._known.keep_folders(survey.listed, survey.unreadable)
             previous, self._survey, self._tops = self._survey, survey, tops_
             self._scanned = self._clock.monotonic()
             self.scans = self.begun
@@ -274,15 +262,32 @@ class Discover:
 
     def _walk(self, top: str, survey: Survey) -> None:
         """See every file below ``top``, and forget those that its folders no longer hold."""
-        for folder, entries in walk(top, self._rules, survey):
-            for entry in entries:
-                self._see(folder, entry.name, entry.state, with_sidecar=entry.beside)
+        began, fresh = self._clock.monotonic(), list[_Fresh]()
+        for folder, entries in walk(top, self._rules, survey, self._known.within):
+            known = self._known.within(folder)
+            for name, state, beside in entries:
+                sidecar = self._sidecar_stamp(folder, name) if beside else 0
+                file = known.get(name)
+                if file is None or file.stamp != stamp_of(state) or file.sidecar != sidecar or file.state not in QUIET:
+                    self._see(folder, name, state, sidecar, fresh=fresh)
             with self._lock:
-                known = self._folders.get(folder, {})
-                for name in known.keys() - {entry.name for entry in entries}:
-                    del known[name]
+                self._known.keep(folder, {entry.name for entry in entries})
+        self._settle(fresh, began)
         with self._lock:
             self._markers.update(survey.markers)
+
+    def _settle(self, fresh: list[_Fresh], began: float) -> None:
+        """Have all that one walk found settle from its end on: so they are looked at in the order of their times."""
+        now = self._clock.monotonic()
+        due = now + self._settle_seconds  # one object for all of them
+        with self._lock:
+            for mtime_ns, folder, name, file in fresh:
+                if file.since >= began:
+                    file.since = now
+                file.due = now + self._settling(name) if name.endswith(COMPRESSED) else due
+                self._looks.append((file.due, mtime_ns, folder, name))
+            if fresh:
+                heapq.heapify(self._looks)
 
     def _take_hint(self, path: str) -> None:
         """Look where something happened."""
@@ -303,7 +308,8 @@ class Discover:
             self._forget(path)
         for base in filter(self._rules.wanted, related(name)):
             try:
-                self._see(folder, base, os.stat(os.path.join(folder, base), follow_symlinks=self._follow))
+                state = os.stat(os.path.join(folder, base), follow_symlinks=self._follow)
+                self._see(folder, base, state, self._sidecar_stamp(folder, base))
             except OSError:
                 self._forget(os.path.join(folder, base))
 
@@ -312,38 +318,45 @@ class Discover:
         folder: str,
         name: str,
         state: os.stat_result,
+        sidecar: int,
         *,
-        with_sidecar: bool = True,
         pause: float | None = None,
+        fresh: list[_Fresh] | None = None,
     ) -> None:
-        """Note how a file stands; look again at what is new or has changed, after ``pause`` or after settling."""
-        path = os.path.join(folder, name)
+        """Note how a file stands; look again at what is new or has changed, after ``pause`` or after settling.
+
+        Where ``fresh`` is given that is put there instead, to be scheduled together.
+        """
         if not stat.S_ISREG(state.st_mode):
-            self._forget(path)
+            self._forget(os.path.join(folder, name))
             return
-        now = self._clock.monotonic()
-        due = now + (self._settling(name) if pause is None else pause)
-        stamp, sidecar = _stamp(state), self._sidecar_stamp(folder, name) if with_sidecar else 0
+        now, stamp, mtime_ns = self._clock.monotonic(), stamp_of(state), state.st_mtime_ns
         with self._lock:
-            files = self._folders.setdefault(folder, {})
-            file = files.get(name)
+            file = self._known.within(folder).get(name)
             if file is None or file.stamp != stamp:
                 before = "skipped" if file is None else file.state
-                file = files[name] = _File(stamp, sidecar, now)
+                file = File(stamp, sidecar, now)
+                self._known.put(folder, name, file)
                 if before == "skipped" and self._too_old(state):
                     file.state = "skipped"
                     return
                 if before in ("settling", "recording", "unfinished"):
                     file.state, file.why = "recording", "it is being written to"
-                self._schedule(path, file, due, state.st_mtime_ns)
             elif file.sidecar != sidecar:
                 file.sidecar = sidecar
-                if file.state not in ("skipped", "damaged"):
-                    file.state = "settling"
-                    self._schedule(path, file, due, state.st_mtime_ns)
-            elif file.state in ("settling", "recording", "waiting", "unreadable"):
-                soonest = max(now, file.since + self._settling(name))
-                self._schedule(path, file, min(file.due, soonest), state.st_mtime_ns)
+                if file.state in ("skipped", "damaged"):
+                    return
+                file.state = "settling"
+            else:
+                if file.state not in QUIET:
+                    soonest = max(now, file.since + self._settling(name))
+                    self._schedule(folder, name, file, min(file.due, soonest), mtime_ns)
+                return
+            if fresh is not None:
+                fresh.append((mtime_ns, folder, name, file))
+            else:
+                due = now + (self._settling(name) if pause is None else pause)
+                self._schedule(folder, name, file, due, mtime_ns)
 
     def _too_old(self, state: os.stat_result) -> bool:
         limit = self._newer_than()
@@ -358,36 +371,40 @@ class Discover:
             return 0
         return hash((state.st_mtime_ns, state.st_size))
 
-    def _due(self) -> Iterator[tuple[str, _File]]:
-        """The next files to be looked at, the oldest of one scan first."""
-        now = self._clock.monotonic()
-        for _ in range(_LOOKS):
+    def _due(self) -> Iterator[tuple[str, str, File]]:
+        """The next files to be looked at, the oldest of one scan first; those of one time together."""
+        now, last, looks = self._clock.monotonic(), (0.0, 0), 0
+        while True:
             with self._lock:
-                if not self._looks or self._looks[0][0] > now:
+                if not self._looks or self._looks[0][0] > now or (looks >= _LOOKS and self._looks[0][:2] != last):
                     return
-                due, _, path = heapq.heappop(self._looks)
-                file = self._find(path)
+                due, mtime_ns, folder, name = heapq.heappop(self._looks)
+                file = self._known.within(folder).get(name)
+            last, looks = (due, mtime_ns), looks + 1
             if file is not None and file.due == due:
-                yield path, file
+                yield folder, name, file
 
-    def _look_safely(self, path: str, file: _File) -> Recording | Damaged | None:
+    def _look_safely(self, folder: str, name: str, file: File) -> Recording | Damaged | None:
         """A mistake over one file must not lose the others of this step; that file is looked at by the next scan."""
         try:
-            return self._look(path, file)
+            return self._look(folder, name, file)
         except Exception:  # noqa: BLE001 - whatever it is
+            path = os.path.join(folder, name)
             _log.exception("could not look at %s", path, extra={"event": "bug", "path": path})
             file.state, file.why = "unreadable", "a mistake in the agent; see the log"
             return None
 
-    def _look(self, path: str, file: _File) -> Recording | Damaged | None:
+    def _look(self, folder: str, name: str, file: File) -> Recording | Damaged | None:
         """Look a second time at a file that is due, and examine it if it stayed as it was."""
-        folder, name = os.path.split(path)
+        path = os.path.join(folder, name)
         pause, file.due = 2 * (file.due - file.since), math.inf
         try:
             state = os.stat(path, follow_symlinks=self._follow)
-            if (_stamp(state), self._sidecar_stamp(folder, name)) != (file.stamp, file.sidecar):
+            sidecar = self._sidecar_stamp(folder, name)
+            if (stamp_of(state), sidecar) != (file.stamp, file.sidecar):
                 # What keeps growing is looked at ever more rarely: a recorder may write for hours.
-                self._see(folder, name, state, pause=min(pause, max(self._rescan_seconds, self._settle_seconds)))
+                pause = min(pause, max(self._rescan_seconds, self._settle_seconds))
+                self._see(folder, name, state, sidecar, pause=pause)
                 return None
             now = self._clock.monotonic()
             result = self._examiner.look(
@@ -403,17 +420,17 @@ class Discover:
             self._forget(path)
             return None
         except FileChangedError:
-            self._see(folder, name, state)
+            self._see(folder, name, state, sidecar)
             return None
         except OSError as error:
             self._fail(path, file, error)
             return None
         file.state = "damaged" if isinstance(result, Damaged) else "complete"
         file.why = result.reason if isinstance(result, Damaged) else ""
-        file.name = _short(str(result.fingerprint))
+        file.mark = mark_of(str(result.fingerprint))
         return result
 
-    def _hold(self, path: str, file: _File, lacking: NotYet, state: os.stat_result) -> None:
+    def _hold(self, path: str, file: File, lacking: NotYet, state: os.stat_result) -> None:
         """Keep a file that lacks something, and set the time of the next look where time changes anything."""
         was, file.why = file.state, lacking.message
         patience = self._unfinished_seconds
@@ -425,12 +442,14 @@ class Discover:
                 patience = self._sidecar_wait
         if file.state == "unfinished" and was != "unfinished":
             if self._examiner.send_unfinished:
-                self._schedule(path, file, self._clock.monotonic(), state.st_mtime_ns)
+                self._schedule(*os.path.split(path), file, self._clock.monotonic(), state.st_mtime_ns)
             _log.warning("%s has no end and no writer", path, extra={"event": "unfinished", "path": path})
-        if file.state != "unfinished" and file.since + patience > self._clock.monotonic():
-            self._schedule(path, file, file.since + patience, state.st_mtime_ns)
+        # What is waited for only so long is looked at once more, though its time may have come while this look lasted.
+        bounded = lacking.why in ("sidecar", "done_marker")
+        if file.state != "unfinished" and (bounded or file.since + patience > self._clock.monotonic()):
+            self._schedule(*os.path.split(path), file, file.since + patience, state.st_mtime_ns)
 
-    def _recording_state(self, path: str, file: _File, mtime: float) -> State:
+    def _recording_state(self, path: str, file: File, mtime: float) -> State:
         """Whether somebody may still be writing a file that has no end."""
         quiet = self._clock.monotonic() >= file.since + self._unfinished_seconds
         before_boot = mtime < self._boot_time
@@ -444,7 +463,7 @@ class Discover:
             file.why = "no end; whether a program still writes to it can't be seen"
         return "recording"
 
-    def _fail(self, path: str, file: _File, error: OSError) -> None:
+    def _fail(self, path: str, file: File, error: OSError) -> None:
         if error.errno in GONE:
             self._forget(path)
             return
@@ -453,40 +472,19 @@ class Discover:
             _log.warning("can't read %s: %s", path, why, extra={"event": "unreadable", "path": path})
         file.state, file.why = "unreadable", why
 
-    def _schedule(self, path: str, file: _File, due: float, mtime_ns: int = 0) -> None:
+    def _schedule(self, folder: str, name: str, file: File, due: float, mtime_ns: int = 0) -> None:
         if due != file.due:
             file.due = due
-            heapq.heappush(self._looks, (due, mtime_ns, path))
+            heapq.heappush(self._looks, (due, mtime_ns, folder, name))
 
     def _forget(self, path: str) -> None:
         """Drop a file, or a folder and all below it."""
-        folder, name = os.path.split(path)
         with self._lock:
-            self._folders.get(folder, {}).pop(name, None)
-            for known in [known for known in self._folders if is_below(known, path)]:
-                del self._folders[known]
-
-    def _find(self, path: str) -> _File | None:
-        folder, name = os.path.split(path)
-        return self._folders.get(folder, {}).get(name)
-
-    def _files(self) -> Iterator[tuple[str, _File]]:
-        for folder, files in self._folders.items():
-            for name, file in files.items():
-                yield f"{folder}/{name}", file
-
-    def _files_below(self, top: Path) -> Iterator[tuple[str, _File]]:
-        for folder, files in self._folders.items():
-            if is_below(folder, str(top)):
-                for name, file in files.items():
-                    yield f"{folder}/{name}", file
+            self._known.forget(path)
+            self.changes += 1
 
     def _settling(self, name: str) -> float:
         return max(self._settle_seconds, _SETTLE_COMPRESSED) if name.endswith(COMPRESSED) else self._settle_seconds
-
-
-def _stamp(state: os.stat_result) -> int:
-    return hash((state.st_dev, state.st_ino, state.st_size, state.st_mtime_ns))
 
 
 def _size(path: str) -> str:
@@ -494,7 +492,3 @@ def _size(path: str) -> str:
         return str(os.stat(path).st_size)
     except OSError:
         return ""
-
-
-def _short(fingerprint: str) -> bytes:
-    return hashlib.sha256(fingerprint.encode()).digest()[:16]

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import logging
+import math
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass, field
+from itertools import chain
 from typing import Any
 
 from agent.flow.gate import Delays, Gate
@@ -113,6 +115,8 @@ class Dispatch:
         self._failed_at: dict[int, float] = {}  # document id -> monotonic time of its last failure
         self.last_failure: Failure | None = None
         self._last_probe = 0
+        self._seen = -1  # changes of the history when nothing in the queue was due ...
+        self._next_due = 0.0  # ... before this monotonic time
         self._disk_retry_at = 0.0
         self._disk_told = False
         self._causes = 0  # how often what blocks was changed on this robot
@@ -187,16 +191,30 @@ class Dispatch:
             if self._gate.probe_due():
                 self._probe()
             return
-        for log in self._in_turn() if len(self._flight) < self.terms.max_concurrent else ():
+        if len(self._flight) >= self.terms.max_concurrent:
+            return
+        changes, now = self._history.changes(), self._clock.monotonic()
+        if changes == self._seen and now < self._next_due:
+            return  # thousands may wait for their date
+        self._seen, next_due = -1, math.inf
+        for log in self._in_turn():
+            if log.id in self._flight:
+                continue
+            due = self.not_before(log)
+            if due > now:
+                next_due = min(next_due, due)
+                continue
+            self._start(log, probe=False)
             if len(self._flight) >= self.terms.max_concurrent:
                 return
-            if log.id not in self._flight and self._due(log):
-                self._start(log, probe=False)
+        self._seen, self._next_due = changes, next_due
 
-    def _in_turn(self) -> Sequence[SyncLog]:
-        """What has not ended, in the order in which it goes."""
-        back = -1 if self.terms.newest_first else 1
-        return sorted(self._history.open(), key=lambda log: (-log.ahead, back * log.id))
+    def _in_turn(self) -> Iterable[SyncLog]:
+        """What has not ended, in the order in which it goes: what was put ahead comes first."""
+        waiting = self._history.open()
+        ahead = sorted((log for log in waiting if log.ahead), key=lambda log: -log.ahead)
+        rest = (log for log in (reversed(waiting) if self.terms.newest_first else waiting) if not log.ahead)
+        return chain(ahead, rest)
 
     def _probe(self) -> None:
         """One recording at a time, in turn, so that one which fails by itself can't keep the gate closed."""
@@ -265,6 +283,7 @@ class Dispatch:
                 if claim.probe:
                     self._gate.end_probe(synced=error is None)
                 self._flight.unmark(claim.log.id)
+                self._seen = -1
                 self._tally.bytes_sent += claim.transfer.sent
                 self._idle.notify_all()
         self.tick()

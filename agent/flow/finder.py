@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import logging
 import queue
+from collections.abc import Sequence
 
 from agent.flow.discover import Discover
 from agent.flow.intake import Intake
 from agent.model.errors import HistoryFullError
-from agent.model.nouns import Sighting
+from agent.model.nouns import Damaged, Recording, Sighting
 from agent.model.ports import Clock
 
 _log = logging.getLogger(__name__)
@@ -39,18 +40,28 @@ class Finder:
                 self._discover.sight(self._sightings.get_nowait())
         except queue.Empty:
             pass
-        new = False
-        full: HistoryFullError | None = None
-        for found in self._discover.step():
-            try:
-                new = self._intake.accept(found) is not None or new
-            except Exception as error:  # noqa: BLE001 - one recording's trouble is not the others'
-                self._discover.again(found.path)
-                if isinstance(error, HistoryFullError):
-                    full = error
-                else:
-                    _log.exception("could not take in %s; it is tried again", found.path, extra={"event": "bug"})
+        found = self._discover.step()
         self.looks += 1
-        if full is not None:
-            raise full
-        return new
+        return bool(found) and self._taken(found)
+
+    def _taken(self, found: Sequence[Recording | Damaged]) -> bool:
+        """Whether some of it is new work. Raises HistoryFullError."""
+        try:
+            with self._intake.together():
+                new = [self._accepted(item) for item in found]
+        except HistoryFullError:
+            for item in found:
+                self._discover.again(item.path)
+            raise
+        return any(new)
+
+    def _accepted(self, found: Recording | Damaged) -> bool:
+        """Whether it is new work. Raises HistoryFullError."""
+        try:
+            return self._intake.accept(found) is not None
+        except HistoryFullError:
+            raise
+        except Exception:  # noqa: BLE001 - one recording's trouble is not the others'
+            self._discover.again(found.path)
+            _log.exception("could not take in %s; it is tried again", found.path, extra={"event": "bug"})
+            return False

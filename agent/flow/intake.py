@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Container
+from contextlib import AbstractContextManager
 
 from agent.flow.identity import episode_id
 from agent.model.nouns import Answer, Ask, Damaged, Fault, Recording, SyncLog, Trigger, utc_text
@@ -53,6 +54,10 @@ class Intake:
     def unasked(self) -> int:
         """How many recordings wait for somebody to ask for them."""
         return len(self._unasked)
+
+    def together(self) -> AbstractContextManager[None]:
+        """What is accepted inside becomes durable at its end, at the price of one: all or none."""
+        return self._history.transaction()
 
     def accept(self, found: Recording | Damaged) -> SyncLog | None:
         """Make or wake the document of what was found; None when nothing is to be done. Raises HistoryFullError."""

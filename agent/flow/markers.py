@@ -6,6 +6,7 @@ So one that is seen again, after a crash or in a folder where nothing can be rem
 
 from __future__ import annotations
 
+import heapq
 import logging
 import math
 import os
@@ -96,6 +97,9 @@ class Markers:
         self._rescan = rescan
         self._bindings = bindings
         self._waiting: dict[Path, _Seen] = {}
+        self._comings = 0  # and goings
+        self._named: tuple[int, Sequence[Path]] = -1, ()  # the first of them, after so many
+        self._changes = -1  # of what is known of the disk, when it was looked at whether they may go on
         self._kept: dict[Path, Marker] = {}
         self._rejected: set[Path] = set()
         self._scans_known: int | None = None  # scans that had ended when what is remembered was last looked at
@@ -112,8 +116,10 @@ class Markers:
         """Serve what can be served now; tells whether there is new work. Raises HistoryFullError."""
         self.look_at_pause()
         for path in (*self._remembered(), *self._in_folder(), *self._discover.markers()):
-            self._waiting.setdefault(path, _Seen(self._clock.monotonic(), self._discover.begun)).stood = None
-        due = deque(sorted(path for path, seen in self._waiting.items() if self._may_go_on(path, seen)))
+            self._see(path).stood = None
+        changes = self._discover.changes
+        same, self._changes = changes == self._changes, changes
+        due = deque(sorted(path for path, seen in self._waiting.items() if self._may_go_on(path, seen, same=same)))
         new = False
         while due:
             new = self._serve(due) or new
@@ -129,12 +135,32 @@ class Markers:
         elif self._gate.release(PAUSE):
             _log.info("uploads go on: the pause marker is gone", extra={"event": "resume"})
 
+    def waiting(self, most: int) -> Sequence[Path]:
+        """The first of those that are not served yet, by path; always ask for as many. Thousands may wait."""
+        comings = self._comings
+        if self._named[0] != comings:
+            self._named = comings, heapq.nsmallest(most, tuple(self._waiting))
+        return self._named[1]
+
     def report(self) -> MarkerReport:
         """What is not as simple as served and gone."""
         waiting, kept, rejected_ = tuple(self._waiting), tuple(self._kept), tuple(self._rejected)  # of one moment
         return MarkerReport(sorted(waiting), sorted(kept), sorted(rejected_))
 
     # -- seeing
+
+    def _see(self, path: Path) -> _Seen:
+        """Begin to wait for what this marker asks for."""
+        seen = self._waiting.get(path)
+        if seen is None:
+            seen = self._waiting[path] = _Seen(self._clock.monotonic(), self._discover.begun)
+            self._comings += 1
+        return seen
+
+    def _leave(self, path: Path) -> None:
+        """Wait no longer."""
+        self._waiting.pop(path, None)
+        self._comings += 1
 
     def _remembered(self) -> Iterator[Path]:
         """What was served and not removed, at the start and after each scan: it may be gone or go now."""
@@ -166,16 +192,17 @@ class Markers:
             with suppress(OSError):
                 touched.unlink(marker)
 
-    def _may_go_on(self, path: Path, seen: _Seen) -> bool:
-        """Whether anything has changed for a marker that waits for its recording."""
-        return seen.stood is None or seen.stood != self._how_it_stands(path)
+    def _may_go_on(self, path: Path, seen: _Seen, *, same: bool) -> bool:
+        """Whether anything has changed for a marker that waits for its recording; ``same``: nothing on the disk."""
+        return seen.stood is None or not (same or seen.stood == self._how_it_stands(path))
 
     def _how_it_stands(self, path: Path) -> object:
         """Changes whenever the recording that a marker is for may have become one; None where nobody can say."""
         target = target_of(path.name)
         if not target or path.parent == self._folder:
             return None
-        return self._discover.state(path.parent / target), self._discover.scans
+        # A scan tells something new only of what was not found before.
+        return self._discover.state(path.parent / target) or self._discover.scans
 
     # -- serving
 
@@ -245,7 +272,7 @@ class Markers:
 
     def _drop(self, path: Path) -> None:
         """Somebody took it back, or removed it after it was served."""
-        self._waiting.pop(path, None)
+        self._leave(path)
         self._kept.pop(path, None)
         if path.parent.is_dir():  # else it lies on a disk that was taken out
             self._history.forget_marker(str(path))
@@ -333,7 +360,7 @@ class Markers:
         gone, kept = [], []
         for marker, why in (*((marker, "") for marker in batch.served), *batch.refused):
             path = Path(marker.path)
-            self._waiting.pop(path, None)
+            self._leave(path)
             try:
                 if why:
                     self._leave_reason(marker, why)

@@ -7,9 +7,9 @@ from collections.abc import Callable, Iterator, Sequence
 from itertools import islice
 from pathlib import Path
 
-from agent.flow.discover import State
 from agent.flow.examine import Examiner, NotYet
 from agent.flow.intake import Intake
+from agent.flow.known import State
 from agent.model.errors import AgentError, RecordingError
 from agent.model.nouns import Answer, Ask, Damaged, Recording, SyncLog, Trigger
 from agent.model.ports import History

@@ -11,8 +11,9 @@ import logging
 import os
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from agent.flow.examine import COMPRESSED, DONE
 from agent.model.touch_files import FIRST, REJECTED, RESYNC, is_rejected, target_of
@@ -20,6 +21,7 @@ from agent.model.touch_files import FIRST, REJECTED, RESYNC, is_rejected, target
 _log = logging.getLogger(__name__)
 
 GONE = (errno.ENOENT, errno.ENOTDIR)
+_SIDECAR = ".json"
 _OURS = (DONE, RESYNC, FIRST, REJECTED)
 
 
@@ -48,8 +50,7 @@ class Rules:
         return not any(self.excluded(part) for part in os.path.relpath(path, top).split(os.sep) if part != os.curdir)
 
 
-@dataclass(frozen=True, slots=True)
-class Entry:
+class Entry(NamedTuple):
     """What may become a recording, by its name. ``beside``: there is a file of its sidecar's name."""
 
     name: str
@@ -84,8 +85,13 @@ def tops(roots: Sequence[str], rules: Rules, survey: Survey) -> list[str]:
     return list(found.values())
 
 
-def walk(top: str, rules: Rules, survey: Survey) -> Iterator[tuple[str, list[Entry]]]:
-    """Give each folder below ``top`` with its files. One that can't be read is named in ``survey``, and only it."""
+def walk(
+    top: str, rules: Rules, survey: Survey, known: Callable[[str], Container[str]] = lambda _folder: ()
+) -> Iterator[tuple[str, list[Entry]]]:
+    """Give each folder below ``top`` with its files. One that can't be read is named in ``survey``, and only it.
+
+    ``known`` tells of a folder which files in it were given before: their names need not be judged again.
+    """
     folders = [top]
     while folders:
         folder = folders.pop()
@@ -99,14 +105,22 @@ def walk(top: str, rules: Rules, survey: Survey) -> Iterator[tuple[str, list[Ent
                 survey.unreadable[folder] = error.strerror or str(error)
             continue
         survey.listed.add(folder)
-        names = {entry.name for entry in entries}
+        before = known(folder)
+        sidecars = {entry.name for entry in entries if entry.name.endswith(_SIDECAR)}
         files: list[Entry] = []
         for entry in entries:
+            name = entry.name
             try:
-                if _is_folder(entry, rules):
+                if name in before and entry.is_file(follow_symlinks=False):
+                    state = entry.stat(follow_symlinks=False)
+                elif _is_folder(entry, rules):
                     folders.append(entry.path)
-                elif (state := _candidate(entry, rules, survey)) is not None:
-                    files.append(Entry(entry.name, state, sidecar_name(entry.name) in names))
+                    continue
+                elif (judged := _candidate(entry, rules, survey)) is None:
+                    continue
+                else:
+                    state = judged
+                files.append(Entry(name, state, bool(sidecars) and sidecar_name(name) in sidecars))
             except OSError:
                 continue  # it vanished, or is a link to nowhere
         yield folder, files
@@ -157,7 +171,7 @@ def is_below(path: str, folder: str) -> bool:
 
 def sidecar_name(name: str) -> str:
     """The base name of a recording's sidecar."""
-    return os.path.splitext(name.removesuffix(COMPRESSED))[0] + ".json"
+    return os.path.splitext(name.removesuffix(COMPRESSED))[0] + _SIDECAR
 
 
 def related(name: str) -> set[str]:

@@ -150,6 +150,10 @@ class Gateway(Protocol):
         """Whether the object of the completed ``log`` is in the bucket now, as the document has it. May be repeated."""
         ...
 
+    def rest(self) -> None:
+        """Let go of connections that nobody has used for a while; the next call makes its own. May be repeated."""
+        ...
+
     def close(self) -> None:
         """Let go of connections; calls that still run end with CloudError."""
         ...
@@ -353,6 +357,10 @@ class History(Protocol):
 
     def counts(self) -> Mapping[Status, int]:
         """How many documents stand in each status. Costs no scan."""
+        ...
+
+    def changes(self) -> int:
+        """Another number after each write: while it is the same, whatever was read of the history still holds."""
         ...
 
     def room(self) -> bool:

@@ -123,6 +123,23 @@ class HistoryContract:
         assert history.forget(["1000-a", "1000-b"]) == 0
         assert [log.id for log in history.newest_first()] == [4, 3, 2, 1]
 
+    def test_every_write_is_told_by_another_number_of_changes_and_reading_is_not(self, history: History) -> None:
+        seen = [history.changes()]
+        for write in (
+            lambda: history.add(document("a")),
+            lambda: history.amend(1, reason="because"),
+            lambda: history.move(1, "claimed"),
+            lambda: history.owe(debt("a")),
+            lambda: history.mark_served(Marker("/data/a.mcap.resync", 7, 1)),
+            lambda: history.settle(history.debts()[0].id),
+        ):
+            write()
+            seen.append(history.changes())
+        assert len(set(seen)) == len(seen)
+        assert history.open()
+        assert history.counts()
+        assert history.changes() == seen[-1]
+
     def test_debts_and_markers_outlive_what_is_forgotten(
         self, history: History, reopen: Callable[[History], History]
     ) -> None:

@@ -179,6 +179,9 @@ class FakeGateway:
             return False
         return known.stage == "completed" and same_etag(known.etag, log.etag)
 
+    def rest(self) -> None:
+        """Nothing to let go of."""
+
     def close(self) -> None:
         """Nothing to let go of."""
 

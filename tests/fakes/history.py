@@ -35,6 +35,7 @@ class MemoryHistory:
         self._clock = clock
         self._lock = threading.RLock()
         self._before: _State | None = None
+        self._changes = 0
 
     def reopened(self) -> MemoryHistory:
         """What the next start of the agent finds."""
@@ -65,6 +66,7 @@ class MemoryHistory:
         if self.full:
             raise HistoryFullError("the test says that the disk is full")
         with self._lock:
+            self._changes += 1
             id_ = max(self.aborts, default=0) + 1
             self.aborts[id_] = replace(debt, id=id_)
 
@@ -76,6 +78,7 @@ class MemoryHistory:
     def settle(self, debt_id: int) -> None:
         """Forget it."""
         with self._lock:
+            self._changes += 1
             self.aborts.pop(debt_id, None)
 
     def mark_served(self, marker: Marker) -> None:
@@ -144,6 +147,7 @@ class MemoryHistory:
                 raise
             finally:
                 self._before = None
+                self._changes += 1
 
     def get(self, id_: int) -> SyncLog:
         """One document."""
@@ -178,6 +182,10 @@ class MemoryHistory:
     def counts(self) -> Mapping[Status, int]:
         """Each status has a number."""
         return {status: len(list(self.newest_first(status))) for status in get_args(Status)}
+
+    def changes(self) -> int:
+        """Counted."""
+        return self._changes
 
     def room(self) -> bool:
         """Whether the disk is not full."""

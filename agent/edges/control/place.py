@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 NAME = "control.sock"
+_INNER = ".control/grpc.sock"  # in a folder that nobody else may enter
 ERROR = "keystone-agent-error-bin"  # the key of an AgentError in the metadata of an answer
 KEEPALIVE = (  # neither end waits for ever for another one that was suspended
     ("grpc.keepalive_time_ms", 10_000),
@@ -29,6 +30,7 @@ class Place:
         """Raises OSError when there is no such folder, or none that this user may enter."""
         self._folder = os.open(state_dir, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
         self.path = f"/proc/self/fd/{self._folder}/{NAME}"
+        self.inner = f"/proc/self/fd/{self._folder}/{_INNER}"
 
     def close(self) -> None:
         """Nothing may be bound or connected any more."""

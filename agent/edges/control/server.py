@@ -16,6 +16,7 @@ from typing import Any, NoReturn
 import grpc
 from google.protobuf.message_factory import GetMessageClass
 
+from agent.edges.control.door import Door
 from agent.edges.control.place import ERROR, KEEPALIVE, Place, packed, text
 from agent.model.errors import AgentError, RefusedError
 from agent.model.nouns import Answer
@@ -45,22 +46,40 @@ class ControlServer:
         self._stopping = False
         self._pool = ThreadPoolExecutor(_THREADS, thread_name_prefix="control")
         self._place: Place | None = None
+        self._door: Door | None = None
         self._server: grpc.Server | None = None
 
     def start(self) -> None:
         """Listen, in the place of an agent that was killed. Raises OSError."""
         self._place = Place(self._state_dir)
-        self._server = grpc.server(self._pool, options=_OPTIONS)
-        self._server.add_generic_rpc_handlers([self._handlers()])
+        self._door = Door(self._place.path, self._place.inner, start=self._begin, stop=self._end)
         try:
-            self._server.add_insecure_port(f"unix:{self._place.path}")
-        except RuntimeError as error:
-            raise OSError(f"cannot listen on {self._state_dir}/control.sock") from error
-        owner = self._state_dir.stat()
-        with suppress(PermissionError):  # a user who is not root can't give everything away
-            os.chown(self._place.path, owner.st_uid, owner.st_gid, follow_symlinks=False)
-        Path(self._place.path).chmod(0o660)
-        self._server.start()
+            Path(self._place.inner).parent.mkdir(mode=0o700, exist_ok=True)
+            self._door.open(self._state_dir.stat())
+        except OSError as error:
+            raise OSError(f"cannot listen on {self._state_dir}/control.sock: {error.strerror}") from error
+
+    def _begin(self) -> None:
+        """Somebody is at the door. Raises OSError."""
+        with self._lock:
+            if self._stopping or self._place is None:
+                raise OSError("the agent stops")
+            server = grpc.server(self._pool, options=_OPTIONS)
+            server.add_generic_rpc_handlers([self._handlers()])
+            try:
+                server.add_insecure_port(f"unix:{self._place.inner}")
+            except RuntimeError as error:
+                raise OSError(f"cannot listen on {self._place.inner}") from error
+            server.start()
+            self._server = server
+
+    def _end(self) -> None:
+        """Nobody is there any more."""
+        with self._lock:
+            server = None if self._stopping else self._server
+            self._server = self._server if self._stopping else None
+        if server is not None:
+            server.stop(0).wait()
 
     def stop(self, seconds: float) -> bool:
         """Take no more calls, end the streams at once, and let the calls under way end within ``seconds``.
@@ -71,10 +90,14 @@ class ControlServer:
             self._stopping = True
             for ended in tuple(self._watchers):
                 ended.set()
+        if self._door is not None:
+            self._door.close()
         if self._server is not None:
             self._server.stop(seconds).wait()
         self._pool.shutdown(wait=False)
         if self._place is not None:
+            with suppress(OSError):
+                Path(self._place.inner).parent.rmdir()
             self._place.close()
             self._place = None
         with self._idle:  # gRPC is done with a call before its thread is

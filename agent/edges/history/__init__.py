@@ -255,6 +255,10 @@ class TinyHistory:
         with self._lock:
             return {status: self._statuses.count(_CODES[status]) for status in get_args(Status)}
 
+    def changes(self) -> int:
+        """Another number after each write."""
+        return self._storage.commits
+
     def room(self) -> bool:
         """Whether the room set aside for a full disk is there in full; asks the disk for what is missing."""
         return self._storage.room

@@ -73,6 +73,7 @@ class JournalStorage(DocumentStorage):
         self._reserve = reserve
         self._guard = FileLock(path.with_name("lock"), timeout=_PATIENCE, mode=0o640, thread_local=False)
         self._descriptor = -1
+        self.commits = 0  # transactions that have written something
         self._loads = 0  # how often the file was read: each time its entries may lie elsewhere
         self._folder_synced = False  # the last agent may have died between renaming and syncing
         self._pending: dict[tuple[str, int], str | None] | None = None
@@ -382,6 +383,7 @@ class JournalStorage(DocumentStorage):
         offset = self._end
         self._append(payload)
         self._apply(offset, payload)
+        self.commits += 1
 
     def _append(self, payload: bytes) -> None:
         if self._read_only:

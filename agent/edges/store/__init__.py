@@ -8,6 +8,7 @@ from urllib.parse import SplitResult, urlsplit
 
 import urllib3
 
+from agent.edges.store import lean  # noqa: F401 - before anything else imports minio
 from agent.edges.store.line import Line
 from agent.edges.store.target import MinioTarget
 from agent.edges.store.wire import Client, Keys, StoreTime, connections_of

@@ -1,0 +1,81 @@
+"""Very many recordings in nested folders, and a history in which they are uploaded."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from itertools import islice
+from pathlib import Path
+
+from agent.edges.clock import RealClock
+from agent.edges.history import TinyHistory
+from agent.flow.examine import fingerprint
+from agent.model.nouns import SyncLog, utc_text
+from tests.recorders import write_mcap
+
+_IN_A_FOLDER = 500
+_AT_ONCE = 2000  # documents in a transaction
+
+
+def recordings(root: Path, count: int) -> Sequence[Path]:
+    """So many complete recordings of a few hundred bytes, each with bytes of its own, 500 in a folder."""
+    one, other = (write_mcap(root / "made.tmp", size=64, seed=seed, crc=False).read_bytes() for seed in (0, 1))
+    (root / "made.tmp").unlink()
+    at = next(place for place, (a, b) in enumerate(zip(one, other, strict=True)) if a != b)
+    content, paths = bytearray(one), []
+    for number in range(count):
+        folder = root / f"day-{number // 10_000:03}" / f"session-{number // _IN_A_FOLDER:04}"
+        if number % _IN_A_FOLDER == 0:
+            folder.mkdir(parents=True)
+        content[at : at + 8] = number.to_bytes(8, "big")
+        path = folder / f"recording_2026-09-21_{number:06}.mcap"
+        path.write_bytes(content)
+        paths.append(path)
+    return paths
+
+
+def uploaded(state: Path, paths: Sequence[Path]) -> None:
+    """Write the history of an agent that has uploaded them all, as it is after its next compaction."""
+    history = TinyHistory(state / "history", RealClock())
+    logs = enumerate(map(_document, paths))
+    while batch := list(islice(logs, _AT_ONCE)):
+        with history.transaction():
+            for number, document in batch:
+                log = history.add(document)
+                history.move(log.id, "claimed", phase="opening", multipart_upload_id=f"{number:096x}")
+                history.move(log.id, "done", phase="completing", etag=f'"{number:032x}-1"', part_count=1)
+    history._storage.compact()
+    history.close()
+
+
+def _document(path: Path) -> SyncLog:
+    descriptor = os.open(path, os.O_RDONLY)
+    state = os.fstat(descriptor)
+    mark = str(fingerprint(descriptor, state.st_size))
+    os.close(descriptor)
+    return SyncLog(
+        id=0,
+        episode_id=f"task-{path.stem}",
+        path=str(path),
+        file_size=state.st_size,
+        mtime=utc_text(state.st_mtime),
+        fingerprint=mark,
+        queued_at="2026-09-21T14:13:22.000Z",
+        device_id="robot-1",
+        asset_id="robot-1",
+        raw_tags={f"tag_{index}": "a value of usual length" for index in range(10)},
+        bucket="recordings",
+        object_key=f"robot-1/{path.name}",
+        logical_upload_id=f"lu-{mark[-32:]}",
+        upload_id=f"u-{mark[-32:]}",
+        part_size_bytes=8 << 20,
+    )
+
+
+def with_markers(paths: Sequence[Path]) -> Iterator[Path]:
+    """Take the ends of these recordings away, and ask for each again: the markers wait until they are finished."""
+    for path in paths:
+        os.truncate(path, path.stat().st_size - 20)
+        marker = path.with_name(f"{path.name}.resync")
+        marker.touch()
+        yield marker
