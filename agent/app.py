@@ -147,12 +147,12 @@ class App:
             agent_version=__version__,
         )
         return Terms(
-            prepare,
-            self._route.upload,
-            delays(settings),
-            settings.upload.max_concurrent,
-            settings.retry.max_attempts,
-            settings.watch.settle_seconds,
+            prepare=prepare,
+            upload=self._route.upload,
+            delays=delays(settings),
+            max_concurrent=settings.upload.max_concurrent,
+            max_attempts=settings.retry.max_attempts,
+            settle_seconds=settings.watch.settle_seconds,
             newest_first=settings.upload.order == "newest",
         )
 
@@ -285,7 +285,7 @@ class App:
         settings = changed.settings
         route = self._new_route(settings)
         self.settings, self._restart_for = settings, changed.restart_for
-        self._routes = [*self._routes, route]
+        self._routes.append(route)
         self.gate.delays = delays(settings)
         self._bandwidth.limit(bytes_per_second(settings))
         if changed.touches("upload.windows", "upload.interfaces", "upload.metered"):

@@ -122,7 +122,15 @@ class Robot:
             gate=self.gate,
             clock=self.clock,
             executor=self.later,
-            terms=Terms(prepare, self.upload, delays, self._max_concurrent, 5, 2, newest_first=self.newest_first),
+            terms=Terms(
+                prepare=prepare,
+                upload=self.upload,
+                delays=delays,
+                max_concurrent=self._max_concurrent,
+                max_attempts=5,
+                settle_seconds=2,
+                newest_first=self.newest_first,
+            ),
             built=BUILT,
         )
 

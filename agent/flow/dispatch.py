@@ -25,7 +25,7 @@ _log = logging.getLogger(__name__)
 _DISK = "disk_full"
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Terms:
     """What may change while the agent runs; a claim keeps those that it began with."""
 

@@ -29,6 +29,7 @@ from pathlib import Path
 from typing import Any
 
 from agent import __version__, cloud
+from agent.allowed import delays
 from agent.devcloud.cloud import DevCloud
 from agent.edges.assets import AssetFile
 from agent.edges.clock import RealClock
@@ -38,7 +39,7 @@ from agent.flow.credentials import Credentials
 from agent.flow.dispatch import Dispatch, Terms
 from agent.flow.enrol import Enrolling
 from agent.flow.examine import Examiner
-from agent.flow.gate import Delays, Gate
+from agent.flow.gate import Gate
 from agent.flow.intake import Intake
 from agent.flow.pace import Pace
 from agent.flow.power_on import PowerOn
@@ -117,12 +118,11 @@ class Robot:
         settings, clock, later = self._settings, self._clock, Later()
         history, away = self._history, self._cloud
         clock.switch_on()
-        retry = settings.retry
-        delays = Delays(retry.base_seconds, retry.max_seconds, retry.jitter_seconds)
-        gate = Gate(clock, delays)
-        power_on = PowerOn(gate, clock, delays)
+        waits = delays(settings)
+        gate = Gate(clock, waits)
+        power_on = PowerOn(gate, clock, waits)
         assert away.enrol is not None
-        enrolling = Enrolling(away.enrol, self.id, gate, clock, delays)
+        enrolling = Enrolling(away.enrol, self.id, gate, clock, waits)
         credentials = Credentials(away.gateway, clock, lambda *_, **__: None, lambda: away.store.offset)
         upload = Upload(
             store=away.store,
@@ -145,7 +145,14 @@ class Robot:
             sidecar_required=False,
             agent_version=__version__,
         )
-        terms = Terms(prepare, upload, delays, 1, retry.max_attempts, settings.watch.settle_seconds)
+        terms = Terms(
+            prepare=prepare,
+            upload=upload,
+            delays=waits,
+            max_concurrent=1,
+            max_attempts=settings.retry.max_attempts,
+            settle_seconds=settings.watch.settle_seconds,
+        )
         dispatch = Dispatch(history=history, gate=gate, clock=clock, executor=later, terms=terms)
         enrolling.prepare(power_on.until)
         power_on.look()
