@@ -22,7 +22,7 @@ HERE = Path(__file__).resolve().parent
 INIT = REPOSITORY / "agent/__init__.py"
 _LIBRARIES = Path("opt/keystone-agent/lib")
 _NOT_FOR_ROBOTS = re.compile(r"\.(pyi|pyx|pxd|c|h|proto)$|(^|/)SelfTest/|\.dist-info/(RECORD|sboms/)")
-_SCRIPTS = ("preinst", "postinst", "prerm", "postrm")
+_SCRIPTS = ("postinst", "prerm", "postrm")
 # What is laid into the package as it is: where from, where to, its mode.
 _FILES = (
     ("deploy/debian/launcher.py", "opt/keystone-agent/bin/keystone-agent", 0o755),
@@ -152,7 +152,10 @@ def _said(file: Path, pattern: str) -> str:
 
 def _lay_control(root: Path, architecture: str, version: str) -> None:
     files = sorted(path for path in root.rglob("*") if path.is_file() and not path.is_symlink())
-    sums = [f"{hashlib.md5(path.read_bytes()).hexdigest()}  {path.relative_to(root)}\n" for path in files]  # noqa: S324
+    sums = [
+        f"{hashlib.md5(path.read_bytes(), usedforsecurity=False).hexdigest()}  {path.relative_to(root)}\n"
+        for path in files
+    ]
     size = sum(-(-path.stat().st_size // 1024) for path in files)
     control = root / "DEBIAN"
     control.mkdir()
@@ -161,9 +164,8 @@ def _lay_control(root: Path, architecture: str, version: str) -> None:
     (control / "conffiles").write_text("/etc/keystone-agent/agent.toml\n", encoding="utf-8")
     (control / "md5sums").write_text("".join(sums), encoding="utf-8")
     for script in _SCRIPTS:
-        if (HERE / script).exists():
-            shutil.copyfile(HERE / script, control / script)
-            (control / script).chmod(0o755)
+        shutil.copyfile(HERE / script, control / script)
+        (control / script).chmod(0o755)
 
 
 def _smooth(root: Path) -> None:
@@ -178,13 +180,13 @@ def _smooth(root: Path) -> None:
 
 def main() -> None:
     """Build one package and say where it is."""
-    told = argparse.ArgumentParser(description=__doc__)
-    told.add_argument("--arch", choices=sorted(MACHINES), default=_this_architecture(), help="the robot's")
-    told.add_argument("--version", default="", help="another one than agent/__init__.py says")
-    told.add_argument("--folder", type=Path, default=REPOSITORY / "dist", help="where the package goes")
-    told.add_argument("--level", type=int, default=9, help="how hard xz tries, 0 to 9")
-    wanted = told.parse_args()
-    package = build(wanted.arch, wanted.version, wanted.folder, level=wanted.level)
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--arch", choices=sorted(MACHINES), default=_this_architecture(), help="the robot's")
+    parser.add_argument("--version", default="", help="another one than agent/__init__.py says")
+    parser.add_argument("--folder", type=Path, default=REPOSITORY / "dist", help="where the package goes")
+    parser.add_argument("--level", type=int, default=9, help="how hard xz tries, 0 to 9")
+    options = parser.parse_args()
+    package = build(options.arch, options.version, options.folder, level=options.level)
     print(f"{package}: {package.stat().st_size / 2**20:.1f} MiB")
 
 
