@@ -32,8 +32,8 @@ _HEAD = 64 * 1024  # bytes of an answer's status and headers, interim answers in
 _SOON, _LATER = 0.001, 0.05  # seconds between looks at what is held back, first and at most
 # Little waits unsent in the kernel, so that bytes handed out are bytes that leave: what goes in this many seconds, as
 # the last body went; every wake-up for less costs as much as the bytes themselves.
-_UNSENT = (socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT)
 _AHEAD, _LEAST_UNSENT = 0.02, 128 * 1024
+_UNSENT = (socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT)
 _AT_ONCE = (socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
 
 
