@@ -80,13 +80,12 @@ class Debian:
         self.recordings = folder / "data/recordings"
         self._root = folder / "root"
         self._started: list[subprocess.Popen[str]] = []
-        (self._first,) = map(
-            int, Path(f"/proc/{self._holder.pid}/task/{self._holder.pid}/children").read_text().split()
-        )
+        # Its process 1, as it is called outside.
+        (self.first,) = map(int, Path(f"/proc/{self._holder.pid}/task/{self._holder.pid}/children").read_text().split())
 
     def path(self, inside: str) -> Path:
         """Where this process sees a path of it."""
-        return Path(f"/proc/{self._first}/root{inside}")
+        return Path(f"/proc/{self.first}/root{inside}")
 
     def close(self) -> None:
         """End all that runs in it."""
@@ -138,9 +137,7 @@ class Debian:
     def network(self) -> Iterator[None]:
         """This thread, and what it starts, is on its network while the block lasts."""
         library = ctypes.CDLL(None, use_errno=True)
-        own, there = (
-            os.open(f"/proc/{who}/ns/net", os.O_RDONLY | os.O_CLOEXEC) for who in ("thread-self", self._first)
-        )
+        own, there = (os.open(f"/proc/{who}/ns/net", os.O_RDONLY | os.O_CLOEXEC) for who in ("thread-self", self.first))
         try:
             if library.setns(there, _CLONE_NEWNET):
                 raise OSError(ctypes.get_errno(), "setns")
@@ -153,7 +150,7 @@ class Debian:
             os.close(there)
 
     def _inside(self, command: tuple[str | Path, ...]) -> list[str | Path]:
-        return ["nsenter", f"--target={self._first}", "--net", "--mount", "--pid", "chroot", self._root, *command]
+        return ["nsenter", f"--target={self.first}", "--net", "--mount", "--pid", "chroot", self._root, *command]
 
     @staticmethod
     def _environ(more: Mapping[str, str] | None) -> dict[str, str]:
