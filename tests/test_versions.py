@@ -22,6 +22,7 @@ from agent.flow.examine import Examiner
 from agent.flow.intake import Intake
 from agent.flow.versions import note_version
 from agent.model.nouns import Fault, Kind, Recording, SyncLog, Upgrade
+from agent.model.ports import History
 from tests.contracts.history import document
 from tests.fakes.clock import FakeClock
 from tests.fakes.history import MemoryHistory
@@ -36,12 +37,12 @@ def history() -> MemoryHistory:
     return MemoryHistory(FakeClock())
 
 
-def fail(history: MemoryHistory | TinyHistory, log: SyncLog, kind: Kind = "counted") -> SyncLog:
+def fail(history: History, log: SyncLog, kind: Kind = "counted") -> SyncLog:
     history.move(log.id, "claimed")
     return history.move(log.id, "gave_up", error=Fault(kind, "X", "it failed", ""))
 
 
-def start(history: MemoryHistory, version: str, path: Path) -> SyncLog | None:
+def start(history: History, version: str, path: Path) -> SyncLog | None:
     """What a start of this version queues when it finds the recording at ``path``."""
     upgrade, _ = note_version(history, version)
     intake = Intake(history=history, clock=FakeClock(), device_id="robot-1", snapshot=lambda _: "", again=upgrade.again)
@@ -162,7 +163,7 @@ def test_killed_at_any_step_it_is_tried_once(tmp_path: Path) -> None:
         folder.mkdir()
         path = write_mcap(folder / "a.mcap")
         history = TinyHistory(folder / "history", FakeClock())
-        log = start(history, "1.0", path)  # type: ignore[arg-type] # either history
+        log = start(history, "1.0", path)
         assert log is not None
         fail(history, log)
         history.close()
@@ -170,7 +171,7 @@ def test_killed_at_any_step_it_is_tried_once(tmp_path: Path) -> None:
         assert ended.returncode == (-signal.SIGKILL if step < 3 else 0), "noted, then queued"
         history = TinyHistory(folder / "history", FakeClock())
         for _ in range(2):
-            start(history, "1.1", path)  # type: ignore[arg-type]
+            start(history, "1.1", path)
         assert [log.trigger for log in history.newest_first()] == ["upgrade", "discovered"]
         history.close()
 
