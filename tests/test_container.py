@@ -7,8 +7,7 @@ import os
 import re
 import shutil
 import subprocess
-import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +20,7 @@ from agent.edges.config import KEYS
 from agent.edges.history import TinyHistory
 from agent.model.nouns import SyncLog
 from tests import debian
+from tests.eventually import eventually
 from tests.pod import Image, Pod
 from tests.recorders import write_mcap
 
@@ -80,15 +80,6 @@ def image(shared: Path, package: Path, tmp_path_factory: pytest.TempPathFactory)
         shutil.rmtree(folder)
 
 
-def wait(until: Callable[[], Any], why: Callable[[], str]) -> Any:
-    nap = threading.Event()
-    for _ in range(_WITHIN * 10):
-        if found := until():
-            return found
-        nap.wait(0.1)
-    raise AssertionError(why())
-
-
 def completed(state: Path) -> list[SyncLog]:
     if not (state / "history/journal").exists():
         return []
@@ -133,10 +124,10 @@ def test_the_compose_files_robot_enrols_uploads_and_stops_in_order(image: Image,
         devcloud = pod.start("devcloud", image)
         assert pod.start("endpoints", image).process.wait(_WITHIN) == 0, pod.log("endpoints")
         probe = services["devcloud"]["healthcheck"]["test"][1:]
-        wait(lambda: devcloud.execute(*probe).returncode == 0, lambda: pod.log("devcloud"))
+        eventually(lambda: devcloud.execute(*probe).returncode == 0, lambda: pod.log("devcloud"))
         robot = pod.start("robot", image)
         recording = write_mcap(recordings / "a.mcap", size=20 * MIB)
-        (log,) = wait(lambda: completed(pod.volume("state")), lambda: pod.log("robot") + pod.log("devcloud"))
+        (log,) = eventually(lambda: completed(pod.volume("state")), lambda: pod.log("robot") + pod.log("devcloud"))
         stored = pod.volume("objects") / log.bucket / log.object_key
         assert log.device_id == "robot-7"
         assert stored.read_bytes() == recording.read_bytes()
@@ -154,7 +145,7 @@ def test_the_compose_files_robot_enrols_uploads_and_stops_in_order(image: Image,
         assert pod.start("endpoints", image).process.wait(_WITHIN) == 0
         robot = pod.start("robot", image)
         write_mcap(recordings / "b.mcap", size=MIB, seed=1)
-        wait(lambda: len(completed(pod.volume("state"))) == 2, lambda: pod.log("robot"))
+        eventually(lambda: len(completed(pod.volume("state"))) == 2, lambda: pod.log("robot"))
         assert (pod.volume("state") / "dp-config.json").read_text() == key
         assert robot.stop() == 0
         assert devcloud.stop() == 0

@@ -5,16 +5,16 @@ from __future__ import annotations
 import json
 import signal
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from agent.devcloud.cloud import DevCloud
 from agent.edges.control import Control
 from agent.model.errors import NotRunningError
+from tests.eventually import eventually
 from tests.journey import Agent, running
 from tests.recorders import write_mcap
 
@@ -34,16 +34,6 @@ def done(agent: Agent, *arguments: str) -> str:
     told = agent.command(*arguments)
     assert told.returncode == 0, told.stderr
     return told.stdout
-
-
-def when(answer: Callable[[], Any]) -> Any:
-    """The first answer that is one."""
-    nap = threading.Event()
-    for _ in range(400):
-        if told := answer():
-            return told
-        nap.wait(0.05)
-    raise AssertionError("never")
 
 
 def code_of(agent: Agent) -> str:
@@ -97,7 +87,7 @@ def test_an_open_upload_keeps_its_session_unless_its_robot_became_another_asset(
     bound: str, cloud: DevCloud, tmp_path: Path
 ) -> None:
     with running(cloud, tmp_path, UPLOAD__BANDWIDTH_MBIT="20", AGENT__DEVICE_ID="arm-7") as agent:
-        when((agent.state / "control.sock").exists)
+        eventually((agent.state / "control.sock").exists)
         done(agent, "asset", "set", "arm-7", "robot-1")
         recording = write_mcap(agent.root / "a.mcap", size=40 * MIB)
         agent.wait(lambda logs: logs and logs[0].phase == "uploading" and cloud.sessions())
@@ -117,7 +107,7 @@ def test_an_open_upload_keeps_its_session_unless_its_robot_became_another_asset(
 def test_progress_comes_as_a_stream_until_the_agent_stops(cloud: DevCloud, tmp_path: Path) -> None:
     with running(cloud, tmp_path, UPLOAD__BANDWIDTH_MBIT="40", ASSETS__DEFAULT="robot-1") as agent:
         write_mcap(agent.root / "a.mcap", size=20 * MIB)
-        when((agent.state / "control.sock").exists)
+        eventually((agent.state / "control.sock").exists)
         with closing(Control(agent.state)) as control:
             stream = control.watch(0.1)
             sent = {
@@ -155,7 +145,7 @@ def test_a_recording_is_sent_again_by_command_whether_the_agent_runs_or_not(clou
         assert "it is done when one starts" in done(agent, "resync", first.episode_id, "--reason", "once more")
         agent.start()
         logs = agent.wait_completed(3)
-        when(lambda: not list((agent.state / "markers").iterdir()))
+        eventually(lambda: not list((agent.state / "markers").iterdir()))
         assert agent.stop() == 0
     assert [(log.resync, log.trigger, log.reason) for log in logs] == [
         (False, "discovered", ""),
@@ -167,14 +157,14 @@ def test_a_recording_is_sent_again_by_command_whether_the_agent_runs_or_not(clou
 
 def test_a_pause_holds_at_once_and_across_a_restart(cloud: DevCloud, tmp_path: Path) -> None:
     with running(cloud, tmp_path) as agent:
-        when((agent.state / "control.sock").exists)
+        eventually((agent.state / "control.sock").exists)
         done(agent, "pause")
         write_mcap(agent.root / "a.mcap")
         agent.wait(lambda logs: len(logs) == 1)
         assert json.loads(done(agent, "status", "--json"))["agent"]["gate"]["code"] == "pause"
         assert agent.stop() == 0
         agent.start()
-        gate = when(lambda: (json.loads(done(agent, "status", "--json"))["agent"] or {}).get("gate"))
+        gate = eventually(lambda: (json.loads(done(agent, "status", "--json"))["agent"] or {}).get("gate"))
         assert gate["code"] == "pause"
         assert "keystone-agent resume" in gate["hint"]
         (log,) = agent.documents()

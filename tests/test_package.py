@@ -8,8 +8,6 @@ import re
 import shutil
 import signal
 import subprocess
-import threading
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +20,7 @@ from agent.edges.journal.lines import encode, line
 from agent.edges.journal.storage import FORMAT
 from tests import debian
 from tests.debian import OLD, Debian
+from tests.eventually import eventually
 from tests.recorders import write_mcap
 
 pytestmark = [pytest.mark.skipif(bool(debian.CANT), reason=debian.CANT), pytest.mark.timeout(600)]
@@ -57,15 +56,6 @@ def history(robot: Debian) -> list[dict[str, Any]]:
     return list(json.loads(robot.run("sh", "-c", "keystone-agent history --json 2>/dev/null")))
 
 
-def wait(until: Callable[[], Any], seconds: float = 60) -> Any:
-    nap = threading.Event()
-    for _ in range(int(seconds / 0.1)):
-        if found := until():
-            return found
-        nap.wait(0.1)
-    raise AssertionError(f"not within {seconds} s")
-
-
 def completed(robot: Debian) -> list[dict[str, Any]]:
     return [log for log in history(robot) if log["status"] == "completed"]
 
@@ -96,7 +86,7 @@ def test_a_robot_installs_it_without_a_network_enrols_and_uploads(robot: Debian,
         point(robot, platform)
         recording = write_mcap(robot.recordings / "first.mcap", size=2 * MIB)
         agent = robot.start(*robot.as_service("run"), log=tmp_path / "agent.log")
-        (log,) = wait(lambda: completed(robot))
+        (log,) = eventually(lambda: completed(robot))
         assert [device.id for device in platform.devices()] == ["robot-7"]
         assert platform.object_sha256(log["object_key"]) == sha256(recording)
         assert robot.run("stat", "-c", "%a %U", f"{STATE}/dp-config.json") == "600 keystone-agent\n"
@@ -106,7 +96,7 @@ def test_a_robot_installs_it_without_a_network_enrols_and_uploads(robot: Debian,
         as_ann = ("setpriv", "--reuid=ann", "--regid=ann", "--init-groups")
         assert "accepted" in robot.run(*as_ann, "keystone-agent", "resync", "/data/recordings/first.mcap")
         robot.run(*as_ann, "touch", f"{STATE}/markers/rescan")
-        wait(lambda: len(completed(robot)) == 2 and not robot.path(f"{STATE}/markers/rescan").exists())
+        eventually(lambda: len(completed(robot)) == 2 and not robot.path(f"{STATE}/markers/rescan").exists())
         assert "first.mcap" in robot.run(*as_ann, "keystone-agent", "logs", "-n", "1000")
         robot.run("useradd", "bob")
         as_bob = ("setpriv", "--reuid=bob", "--regid=bob", "--init-groups")
@@ -137,7 +127,7 @@ def test_an_upgrade_in_mid_upload_goes_on_where_the_old_one_stood(
         point(robot, platform)
         recording = write_mcap(robot.recordings / "long.mcap", size=60 * MIB)
         agent = robot.start(*robot.as_service("run"), log=tmp_path / "agent.log")
-        wait(lambda: len(set(sent)) >= 6)
+        eventually(lambda: len(set(sent)) >= 6)
         (before,) = history(robot)
         assert before["status"] == "in_progress"
         stop(agent, robot, signal.SIGKILL)
@@ -149,7 +139,7 @@ def test_an_upgrade_in_mid_upload_goes_on_where_the_old_one_stood(
         assert configuration.read_text() == edited
         assert robot.run("keystone-agent", "--version") == f"keystone-agent, version {__version__}\n"
         agent = robot.start(*robot.as_service("run"), log=tmp_path / "agent.log")
-        (after,) = wait(lambda: completed(robot))
+        (after,) = eventually(lambda: completed(robot))
         stop(agent, robot)
         assert set(sent).isdisjoint(stored)
         assert set(earlier) | set(sent) == set(range(1, after["part_count"] + 1))
@@ -190,7 +180,7 @@ def test_a_removal_keeps_what_is_the_owners_and_a_purge_leaves_nothing_but_recor
         point(robot, platform)
         write_mcap(robot.recordings / "a.mcap")
         agent = robot.start(*robot.as_service("run"), log=tmp_path / "agent.log")
-        wait(lambda: completed(robot))
+        eventually(lambda: completed(robot))
         stop(agent, robot)
     robot.run("keystone-agent", "resync", "/data/recordings/a.mcap")
     for name in ("journal.format-1", "journal.damaged", "../markers/a.resync", "../markers/b.resync.rejected"):

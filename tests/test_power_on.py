@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -12,6 +11,7 @@ import pytest
 from agent.flow import power_on as room
 from agent.flow.gate import Closed, Delays, Gate
 from agent.flow.power_on import PowerOn
+from tests.eventually import eventually
 from tests.fakes.clock import FakeClock
 from tests.scene import Scene, World
 
@@ -77,10 +77,5 @@ def test_the_agent_waits_for_its_moment_says_so_and_goes_on(scene: Scene, device
         assert closed.code == code
         assert closed.next_probe is not None
         assert code == "power_on" or closed.reason.endswith("the platform is asked in 2 s")
-        nap = threading.Event()
-        for _ in range(200):
-            if agent.gate.closed() is None:
-                break
-            nap.wait(0.1)
-        assert agent.gate.closed() is None
+        eventually(lambda: agent.gate.closed() is None)
         assert device in scene.profile_path.read_text()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import signal
-import threading
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -17,27 +16,18 @@ from agent.devcloud.servers import free_port
 from agent.edges.config import KEYS, PREFIX, Settings, load
 from agent.reload import NEEDS_RESTART, change
 from agent.schedule import Schedule
+from tests.eventually import eventually
 from tests.journey import Agent, running
 from tests.prometheus import fetch
 from tests.recorders import unfinished, write_mcap
 
 MIB = 1024 * 1024
-_LOOK_EVERY = 0.05
 
 
 @pytest.fixture
 def cloud(tmp_path: Path) -> Iterator[DevCloud]:
     with DevCloud(tmp_path / "cloud") as cloud:
         yield cloud
-
-
-def wait(until: Callable[[], Any], seconds: float = 30) -> None:
-    nap = threading.Event()
-    for _ in range(int(seconds / _LOOK_EVERY)):
-        if until():
-            return
-        nap.wait(_LOOK_EVERY)
-    raise AssertionError(f"not within {seconds} s")
 
 
 def settings_with(**changes: Any) -> Settings:
@@ -108,7 +98,7 @@ def test_what_flies_keeps_its_route_which_is_let_go_of_after_that(
 ) -> None:
     app = reload(UPLOAD__BANDWIDTH_MBIT="1")
     recording = write_mcap(tmp_path / "recordings" / "a.mcap", size=9 * MIB)
-    wait(lambda: any(claim.transfer.sent for claim in app.dispatch.in_flight()))
+    eventually(lambda: any(claim.transfer.sent for claim in app.dispatch.in_flight()))
     (claim,) = app.dispatch.in_flight()
     reload(CLOUD__REQUEST_TIMEOUT_SECONDS="7", RETRY__MAX_ATTEMPTS="9")
     app._refresh()
@@ -116,15 +106,15 @@ def test_what_flies_keeps_its_route_which_is_let_go_of_after_that(
     assert app.dispatch.terms.max_attempts == 9
     assert claim.terms.max_attempts == 5
     reload(UPLOAD__BANDWIDTH_MBIT="0")
-    wait(lambda: app.history.counts()["completed"])
+    eventually(lambda: app.history.counts()["completed"])
     log = app.history.get(1)
     assert (log.attempt_count, log.bytes_sent) == (1, recording.stat().st_size)
     assert cloud.read_object(log.object_key) == recording.read_bytes()
-    wait(lambda: not app.dispatch.in_flight())
+    eventually(lambda: not app.dispatch.in_flight())
     app._refresh()
     assert len(app._routes) == 1
     write_mcap(tmp_path / "recordings" / "b.mcap", seed=2)
-    wait(lambda: app.history.counts()["completed"] == 2)
+    eventually(lambda: app.history.counts()["completed"] == 2)
 
 
 def test_a_route_that_claims_are_still_made_for_is_kept(reload: Callable[..., App]) -> None:
@@ -146,11 +136,11 @@ def test_a_marker_that_waits_goes_on_waiting(reload: Callable[..., App], tmp_pat
     begun = unfinished(tmp_path / "recordings" / "a.mcap")
     marker = Path(f"{begun}.resync")
     marker.touch()
-    wait(lambda: marker in app._markers.report().waiting)
+    eventually(lambda: marker in app._markers.report().waiting)
     markers = app._markers
     reload()
     assert app._markers is not markers
-    wait(lambda: marker in app._markers.report().waiting)
+    eventually(lambda: marker in app._markers.report().waiting)
 
 
 def test_hours_and_links_are_heeded_at_once_and_forgotten_at_once(reload: Callable[..., App]) -> None:
@@ -172,9 +162,9 @@ def test_metrics_are_served_where_the_new_configuration_says(reload: Callable[..
     first, second = (f"127.0.0.1:{free_port()}" for _ in range(2))
     app = reload()
     reload(METRICS__LISTEN=first)
-    wait(lambda: served(first))
+    eventually(lambda: served(first))
     reload(METRICS__LISTEN=second)
-    wait(lambda: served(second))
+    eventually(lambda: served(second))
     assert not served(first)
     reload(METRICS__LISTEN="")
     assert not served(second)
@@ -185,11 +175,11 @@ def test_other_rules_for_recordings_hold_for_those_that_lie_there(reload: Callab
     app = reload(WATCH__AUTO="false", UPLOAD__MAX_CONCURRENT="1")
     for number in range(3):
         write_mcap(tmp_path / "recordings" / f"{number}.mcap", seed=number)
-    wait(lambda: app.lookout.intake.unasked == 3)
+    eventually(lambda: app.lookout.intake.unasked == 3)
     reload(WATCH__AUTO="true", WATCH__EXCLUDE='["2.*"]', UPLOAD__MAX_CONCURRENT="3")
-    wait(lambda: app.history.counts()["completed"] == 2)
+    eventually(lambda: app.history.counts()["completed"] == 2)
     reload(WATCH__EXCLUDE="[]")
-    wait(lambda: app.history.counts()["completed"] == 3)
+    eventually(lambda: app.history.counts()["completed"] == 3)
 
 
 def test_what_is_refused_changes_nothing(reload: Callable[..., App], tmp_path: Path) -> None:
@@ -222,7 +212,7 @@ def hang_up(agent: Agent, until: str) -> None:
     before = agent.said().count(until)
     assert agent.process is not None
     agent.process.send_signal(signal.SIGHUP)
-    wait(lambda: agent.said().count(until) > before)
+    eventually(lambda: agent.said().count(until) > before)
 
 
 def test_a_reload_takes_effect_while_an_upload_goes_on_and_a_wrong_file_changes_nothing(
@@ -286,7 +276,7 @@ def test_a_reload_takes_effect_while_an_upload_goes_on_and_a_wrong_file_changes_
 
 def test_a_storm_of_signals_is_one_reload_and_a_stop_gets_through(cloud: DevCloud, tmp_path: Path) -> None:
     with running(cloud, tmp_path) as agent:
-        wait(lambda: "watches" in agent.said())
+        eventually(lambda: "watches" in agent.said())
         hang_up(agent, "settings reloaded: all as before")
         assert agent.process is not None
         for _ in range(200):
