@@ -156,7 +156,7 @@ def _sha256(file: Path) -> str:
 @click.option("--part-size-mib", type=click.IntRange(5), default=8, show_default=True)
 @click.option("--bandwidth", type=click.IntRange(0), default=0, show_default=True, help="Bytes per second, 0 = all.")
 @click.option("--device", "devices", multiple=True, default=("robot-1",), show_default=True)
-@click.option("--host", default="127.0.0.1", show_default=True, help="How robots reach it; another: from anywhere.")
+@click.option("--host", default="127.0.0.1", show_default=True, help="How robots reach it; any other is open to all.")
 @click.option("--gateway-port", type=click.IntRange(0, 65535), default=0, help="[default: any that is free]")
 @click.option("--store-port", type=click.IntRange(0, 65535), default=0, help="[default: any that is free]")
 def devcloud(

@@ -60,8 +60,8 @@ class DevCloud:
             part_size_bytes: Of new sessions.
             bandwidth: Bytes a second of the store's link, all connections together; 0 is unlimited.
             devices: Enrolled from the start, each with a profile.
-            host: The name or address by which devices reach this machine; all its addresses are listened on, but with
-                the default, which is for this machine alone.
+            host: The name or address by which devices reach this machine. The default is for this machine alone; with
+                any other, all its addresses are listened on.
             gateway_port: 0 keeps the folder's own, or finds a free one.
             store_port: Likewise.
             details: How error details travel (``gateway.Gateway``).

@@ -41,8 +41,8 @@ class Gateway:
 
         Args:
             rules: What to answer.
-            address: Where to listen.
-            port: Likewise.
+            address: Of this machine, to listen on.
+            port: Of that address.
             tls: A PEM file with the server's key and certificate chain.
             details: How ErrorDetail travels: inside a google.rpc.Status, bare, or only as the message's text.
             threads: Calls answered at once.

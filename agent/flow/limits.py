@@ -59,7 +59,7 @@ class Limits:
         self._pause_metered = pause_metered
         self._asked, self._opens = 0.0, 0.0  # the closed time for which it is known when the hours open
         unknown = _Pause("it is not known yet by which link the cloud is reached", "wait a few seconds")
-        self._set(_LINK, unknown if self.asks_link else None)  # others may have held it before
+        self._set(_LINK, unknown if self.asks_link else None)  # those before a reload may have held it
 
     @property
     def asks_link(self) -> bool:

@@ -12,7 +12,7 @@ _log = logging.getLogger(__name__)
 
 
 def note_version(history: History, version: str) -> tuple[Upgrade, bool]:
-    """Note the version that runs; tells what is noted, and whether it ran on this history for the first time just now.
+    """Note the version that runs; tells what is noted, and whether another one ran before.
 
     Every change of version counts, back to an older one, too. What failed for good by counted errors until then is
     noted in the same line as the version, by document: intake makes a new one when it meets the recording, and that
