@@ -84,7 +84,8 @@ class App:
         self._power_on = PowerOn(self.gate, self._clock, delays(settings))
         self._limits = limits(settings, self.gate, self._clock, _BUILT)
         self._bandwidth = Bandwidth(bytes_per_second(settings), self._clock.monotonic)
-        self._routes = [self._new_route(settings)]  # the last one is taken; on others something is still under way
+        self._routes: list[Route] = []
+        self._routes.append(self._new_route(settings))  # the last one is taken; on others something is still under way
         self.lookout = self._new_lookout()
         self.dispatch = Dispatch(
             history=self.history,
@@ -117,6 +118,7 @@ class App:
             clock=self._clock,
             delays=delays(settings),
             hide=self._hide,
+            before=self._routes[-1] if self._routes else None,
         )
 
     def _new_lookout(self) -> Lookout:
@@ -344,6 +346,7 @@ class App:
         self.dispatch.stop(_GRACE, _DROPPED)
         self._schedule.stop()
         for route in self._routes:
+            route.end(_DROPPED)
             route.close()
         found = self.lookout.stop(_DROPPED)
         quiet = self._end_upkeep()
@@ -419,7 +422,7 @@ class App:
         # Asked in this order: what is claimed after the first goes by it.
         taken = {self.dispatch.terms.upload, *(claim.terms.upload for claim in self.dispatch.in_flight())}
         for route in self._routes[:-1]:
-            if route.upload not in taken:
+            if route.upload not in taken and route.end():
                 self._routes.remove(route)
                 route.close()
         for route in self._routes:
