@@ -292,17 +292,18 @@ class App:
         self._bandwidth.limit(bytes_per_second(settings))
         if changed.touches("upload.windows", "upload.interfaces", "upload.metered"):
             self._limits = limits(settings, self.gate, self._clock, _BUILT)
-        if changed.touches("watch."):
+        if looks := changed.touches("watch."):
             self.lookout.stop(_DROPPED)
             self.lookout = self._new_lookout()
-            self.lookout.watch.start()
-            self.lookout.start(self.dispatch)
         self._end_telemetry()
         self._end_upkeep()
         self._build()
         self._control.operator = self._desk()
         self._prepare()
         self.dispatch.terms = self._terms()
+        if looks:  # not before: what it finds is not for the old terms, to which it may lie in no watched folder
+            self.lookout.watch.start()
+            self.lookout.start(self.dispatch)
         self._schedule.set(self._jobs())
         self.lookout.rescan()  # markers that waited are seen again
         self.dispatch.cause_changed()

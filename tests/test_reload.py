@@ -15,6 +15,8 @@ from agent.app import App
 from agent.devcloud.cloud import DevCloud
 from agent.devcloud.servers import free_port
 from agent.edges.config import KEYS, PREFIX, Settings, load
+from agent.flow.dispatch import Dispatch
+from agent.lookout import Lookout
 from agent.pb.data_gateway_pb2 import InitDeviceRequest, InitDeviceResponse
 from agent.reload import NEEDS_RESTART, change
 from agent.schedule import Schedule
@@ -228,6 +230,24 @@ def test_other_rules_for_recordings_hold_for_those_that_lie_there(reload: Callab
     wait(lambda: app.history.counts()["completed"] == 2)
     reload(WATCH__EXCLUDE="[]")
     wait(lambda: app.history.counts()["completed"] == 3)
+
+
+def test_what_other_rules_find_is_carried_by_them(
+    reload: Callable[..., App], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    app = reload()
+    start, told = Lookout.start, []
+
+    def begun(lookout: Lookout, dispatch: Dispatch) -> None:
+        told.append(dispatch.terms.prepare._examiner is lookout.examiner)
+        start(lookout, dispatch)
+
+    monkeypatch.setattr(Lookout, "start", begun)
+    (tmp_path / "other").mkdir()
+    write_mcap(tmp_path / "other" / "a.mcap")
+    reload(WATCH__ROOTS=json.dumps([str(tmp_path / "other")]))
+    assert told == [True], "else it would be refused: it lies in none of the old folders"
+    wait(lambda: app.history.counts()["completed"] == 1)
 
 
 def test_what_is_refused_changes_nothing(reload: Callable[..., App], tmp_path: Path) -> None:
