@@ -84,7 +84,8 @@ class App:
         self._power_on = PowerOn(self.gate, self._clock, delays(settings))
         self._limits = limits(settings, self.gate, self._clock, _BUILT)
         self._bandwidth = Bandwidth(bytes_per_second(settings), self._clock.monotonic)
-        self._routes = [self._new_route(settings)]  # the last one is taken; on others something is still under way
+        self._routes: list[Route] = []
+        self._routes.append(self._new_route(settings))  # the last one is taken; on others something is still under way
         self.lookout = self._new_lookout()
         self.dispatch = Dispatch(
             history=self.history,
@@ -117,6 +118,7 @@ class App:
             clock=self._clock,
             delays=delays(settings),
             hide=self._hide,
+            before=self._routes[-1] if self._routes else None,
         )
 
     def _new_lookout(self) -> Lookout:
@@ -290,17 +292,18 @@ class App:
         self._bandwidth.limit(bytes_per_second(settings))
         if changed.touches("upload.windows", "upload.interfaces", "upload.metered"):
             self._limits = limits(settings, self.gate, self._clock, _BUILT)
-        if changed.touches("watch."):
+        if looks := changed.touches("watch."):
             self.lookout.stop(_DROPPED)
             self.lookout = self._new_lookout()
-            self.lookout.watch.start()
-            self.lookout.start(self.dispatch)
         self._end_telemetry()
         self._end_upkeep()
         self._build()
         self._control.operator = self._desk()
         self._prepare()
         self.dispatch.terms = self._terms()
+        if looks:  # not before: what it finds is not for the old terms, to which it may lie in no watched folder
+            self.lookout.watch.start()
+            self.lookout.start(self.dispatch)
         self._schedule.set(self._jobs())
         self.lookout.rescan()  # markers that waited are seen again
         self.dispatch.cause_changed()
@@ -344,6 +347,7 @@ class App:
         self.dispatch.stop(_GRACE, _DROPPED)
         self._schedule.stop()
         for route in self._routes:
+            route.end(_DROPPED)
             route.close()
         found = self.lookout.stop(_DROPPED)
         quiet = self._end_upkeep()
@@ -420,7 +424,7 @@ class App:
         # Asked in this order: what is claimed after the first goes by it.
         taken = {self.dispatch.terms.upload, *(claim.terms.upload for claim in self.dispatch.in_flight())}
         for route in self._routes[:-1]:
-            if route.upload not in taken:
+            if route.upload not in taken and route.end():
                 self._routes.remove(route)
                 route.close()
         for route in self._routes:

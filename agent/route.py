@@ -38,8 +38,9 @@ class Route:
         clock: Clock,
         delays: Delays,
         hide: Callable[..., None],
+        before: Route | None = None,
     ) -> None:
-        """Nothing is asked yet. Raises SetupError where a setting can't be used."""
+        """Nothing is asked yet; ``before`` is the route that this one follows. Raises SetupError for a bad setting."""
         self._history = history
         self._gate = gate
         self.assets = AssetFile(settings.agent.state_dir, settings.assets.map)
@@ -55,6 +56,8 @@ class Route:
         )
         self.bindings = Bindings(self.assets, self.cloud.profiles if settings.cloud.mode == "platform" else None)
         self.enrolling = Enrolling(enrol, robot, gate, clock, delays) if (enrol := self.cloud.enrol) else None
+        if self.enrolling and before and before.enrolling:
+            self.enrolling.succeed(before.enrolling)
         self.credentials = Credentials(self.cloud.gateway, clock, hide, lambda: self.cloud.store.offset)
         self.upload = Upload(
             store=self.cloud.store,
@@ -111,6 +114,10 @@ class Route:
     def rest(self) -> None:
         """Hang up where nobody calls any more."""
         self.cloud.gateway.rest()
+
+    def end(self, seconds: float = 0.0) -> bool:
+        """Tells whether within ``seconds`` nobody is being asked for this robot's key, which is told only once."""
+        return self.enrolling is None or self.enrolling.end(seconds)
 
     def close(self) -> None:
         """Let go of connections; calls that are still under way end."""

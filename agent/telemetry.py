@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import threading
 from collections.abc import Callable
 from pathlib import Path
 
@@ -28,6 +29,7 @@ class Telemetry:
         self._pages: Pages | None = None
         self._told: dict[str, str] = {}  # setting -> what is wrong with it
         self._stopped = False
+        self._lock = threading.Lock()
 
     def tend(self) -> None:
         """Serve if nobody does, and replace the textfile. To be called each minute."""
@@ -38,7 +40,8 @@ class Telemetry:
 
     def stop(self) -> None:
         """Serve no longer. The textfile goes, too: what it says would seem to hold for ever."""
-        self._stopped = True
+        with self._lock:
+            self._stopped = True
         if self._pages is not None:
             self._pages.close()
         if self._textfile is not None:
@@ -50,12 +53,20 @@ class Telemetry:
             if self._pages.alive:
                 return
             self._pages.close()  # it still has the port
-        self._pages = Pages(self._listen, {"/metrics": self._metrics, "/healthz": self._health})
+        pages = Pages(self._listen, {"/metrics": self._metrics, "/healthz": self._health})
+        with self._lock:
+            if not self._stopped:
+                self._pages = pages
+        if self._pages is not pages:
+            pages.close()  # or it would keep the port from whoever serves next
+            return
         _log.info("serves /metrics and /healthz on %s", self._listen, extra={"event": "metrics_served"})
 
     def _write(self) -> None:
         assert self._textfile is not None  # noqa: S101 - tend has looked
         replace_textfile(self._textfile, self._exporter.text())
+        if self._stopped:
+            self._textfile.unlink(missing_ok=True)
 
     def _metrics(self) -> Page:
         return Page(self._exporter.text(), content_type=CONTENT_TYPE)

@@ -268,3 +268,21 @@ def test_a_key_that_could_not_be_written_is_written_later_and_not_asked_for_agai
     robot.enrolling.look()
     assert robot.gate.closed() is None
     assert robot.profiles.load()[robot.device].api_key == key_of(cloud, robot.device)
+
+
+def test_whoever_takes_the_place_of_an_asker_writes_what_that_one_could_not(
+    robot: Robot, cloud: DevCloud, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(_asset_id: str, _enrolled: Enrolled) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    next_one = Enrol(robot.gateway, ProfileFile(robot.path), lambda *_, **__: None)
+    next_one.succeed(robot.enrol)  # a reload, before the answer has come
+    monkeypatch.setattr(robot.profiles, "put", full)
+    with pytest.raises(AgentError, match="the new key can't be written"):
+        robot.enrol.once(robot.device)
+    assert next_one.once(robot.device)
+    assert next_one.profiles.load()[robot.device].api_key == key_of(cloud, robot.device)
+    assert robot.enrol.end(0)
+    with pytest.raises(CloudError, match="goes on by another configuration"):
+        robot.enrol.once(robot.device, rotate=True)

@@ -144,10 +144,16 @@ def test_one_robot_is_installed_again_and_again_and_keeps_its_key(robot: Debian,
         "gateway": other,
         "deviceInit": other,
     }
-    profile.write_text(with_key("robot-7"))
+    # What the installer lays as the agent's user, another user can't read meanwhile: it may hold keys.
+    looks = robot.path("/usr/local/sbin/runuser")
+    looks.write_text('#!/bin/sh\nfind /tmp -perm -o=x -name "tmp.*" >>/root/open\nexec /usr/sbin/runuser "$@"\n')
+    looks.chmod(0o755)
+    installer.endpoints(with_key("robot-7"))
+    assert KEY not in installer.run()
+    assert robot.path("/root/open").read_text() == ""
     said = installer.run()
     assert f"this robot has a key already: {PROFILE} stays as it is" in said
-    assert profile.read_text() == with_key("robot-7")
+    assert json.loads(profile.read_text()) == json.loads(with_key("robot-7"))
     assert KEY not in said
 
     assert f"{__version__} is installed, which is newer than 0.0.9" in installer.run(package="/root/older.deb", code=1)

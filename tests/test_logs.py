@@ -90,6 +90,24 @@ def test_a_second_start_writes_nothing_twice_and_keeps_the_secrets(tmp_path: Pat
     assert [line["message"] for line in lines(tmp_path)] == [f"once {HIDDEN}"]
 
 
+def test_what_is_said_while_it_starts_anew_shows_no_secret(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    redactor = logs.start("INFO", tmp_path / "a", 10, 10)
+    redactor.hide("the-key-of-this-robot")
+    add_files = logs._add_files
+
+    def slow(*arguments: Any) -> None:
+        logging.getLogger("agent.upload").warning("refused: the-key-of-this-robot")
+        add_files(*arguments)
+
+    monkeypatch.setattr(logs, "_add_files", slow)
+    logs.start("INFO", tmp_path / "b", 10, 10, redactor=redactor)
+    said = capfd.readouterr().err
+    assert "refused: ***" in said
+    assert "the-key" not in said
+
+
 def test_files_are_readable_for_the_group_and_nobody_else(tmp_path: Path) -> None:
     old = os.umask(0)
     try:

@@ -226,6 +226,14 @@ def test_a_purge_spares_recordings_wherever_state_and_roots_lie_and_follows_no_l
     assert "/var/log/keystone-agent is left: it is a link" in told
 
 
+def test_a_purge_takes_the_key_from_wherever_the_state_lay(robot: Debian, package: Path) -> None:
+    robot.install(package)
+    robot.path(f"{CONFIG}/agent.toml.d/own.toml").write_text('[agent]\nstate_dir = "/srv/state"\n')
+    robot.run("install", "-D", "-o", "keystone-agent", "-m", "600", "/dev/null", "/srv/state/dp-config.json")
+    assert "is left" not in robot.run("dpkg", "--purge", "keystone-agent")
+    assert not robot.path("/srv/state").exists()
+
+
 def test_a_robot_with_another_python_is_told_which_ones_it_is_for(robot: Debian, package: Path) -> None:
     shutil.copyfile(package, robot.path("/root/agent.deb"))
     robot.run("dpkg-deb", "--extract", "/root/agent.deb", "/")

@@ -14,6 +14,9 @@ from agent.app import App
 from agent.devcloud.cloud import DevCloud
 from agent.devcloud.servers import free_port
 from agent.edges.config import KEYS, PREFIX, Settings, load
+from agent.flow.dispatch import Dispatch
+from agent.lookout import Lookout
+from agent.pb.data_gateway_pb2 import InitDeviceRequest, InitDeviceResponse
 from agent.reload import NEEDS_RESTART, change
 from agent.schedule import Schedule
 from tests.eventually import eventually
@@ -143,6 +146,43 @@ def test_a_marker_that_waits_goes_on_waiting(reload: Callable[..., App], tmp_pat
     eventually(lambda: marker in app._markers.report().waiting)
 
 
+@pytest.mark.parametrize("stops", [False, True])
+def test_a_key_that_is_just_being_told_is_not_lost(
+    reload: Callable[..., App], cloud: DevCloud, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stops: bool
+) -> None:
+    asked, told, init_device = threading.Event(), threading.Event(), cloud.rules.init_device
+
+    def slow(request: InitDeviceRequest) -> InitDeviceResponse:
+        """The platform has made the key, and its answer is under way."""
+        answer = init_device(request)
+        asked.set()
+        assert told.wait(30)
+        return answer
+
+    monkeypatch.setattr(cloud.rules, "init_device", slow)
+    cloud.stop_gateway()
+    cloud.start_gateway()
+    file = tmp_path / "dp-config.json"
+    file.write_text(json.dumps({"endpoints": dict.fromkeys(("auth", "gateway", "deviceInit"), cloud.gateway_url)}))
+    app = reload(CLOUD__DP_CONFIG=str(file), AGENT__DEVICE_ID="arm-7")
+    app._power_on.until = 0.0
+    if app._route.enrolling is not None:
+        app._route.enrolling.prepare()
+    assert asked.wait(30)
+    if stops:
+        threading.Timer(0.5, told.set).start()
+        app.stop()
+        app._schedule = Schedule()  # for the end of the test
+        app._schedule.start()
+    else:
+        reload(RETRY__MAX_ATTEMPTS="9")
+        app._refresh()
+        told.set()
+    wait(app._route.cloud.profiles.load)
+    if not stops:
+        wait(lambda: app.gate.closed() is None)
+
+
 def test_hours_and_links_are_heeded_at_once_and_forgotten_at_once(reload: Callable[..., App]) -> None:
     app = reload()
     assert app.gate.closed() is None
@@ -180,6 +220,24 @@ def test_other_rules_for_recordings_hold_for_those_that_lie_there(reload: Callab
     eventually(lambda: app.history.counts()["completed"] == 2)
     reload(WATCH__EXCLUDE="[]")
     eventually(lambda: app.history.counts()["completed"] == 3)
+
+
+def test_what_other_rules_find_is_carried_by_them(
+    reload: Callable[..., App], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    app = reload()
+    start, told = Lookout.start, []
+
+    def begun(lookout: Lookout, dispatch: Dispatch) -> None:
+        told.append(dispatch.terms.prepare._examiner is lookout.examiner)
+        start(lookout, dispatch)
+
+    monkeypatch.setattr(Lookout, "start", begun)
+    (tmp_path / "other").mkdir()
+    write_mcap(tmp_path / "other" / "a.mcap")
+    reload(WATCH__ROOTS=json.dumps([str(tmp_path / "other")]))
+    assert told == [True], "else it would be refused: it lies in none of the old folders"
+    wait(lambda: app.history.counts()["completed"] == 1)
 
 
 def test_what_is_refused_changes_nothing(reload: Callable[..., App], tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ import threading
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -170,3 +171,36 @@ def test_what_has_stopped_does_not_begin_again(tmp_path: Path, address: str) -> 
     assert list(tmp_path.iterdir()) == []
     with pytest.raises(ConnectionError):
         fetch(address, "/healthz")
+
+
+def test_what_is_stopped_while_it_begins_leaves_neither_port_nor_textfile(
+    tmp_path: Path, address: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun, stopped = threading.Event(), threading.Event()
+
+    class Slow(Pages):
+        def __init__(self, *arguments: Any) -> None:
+            begun.set()
+            assert stopped.wait(30)
+            super().__init__(*arguments)
+
+    monkeypatch.setattr("agent.telemetry.Pages", Slow)
+    telemetry = Told(address)
+    thread = threading.Thread(target=telemetry.tend)
+    thread.start()
+    assert begun.wait(30)
+    telemetry.stop()  # a reload, in the next moment
+    stopped.set()
+    thread.join(30)
+    Pages(address, {}).close()
+
+    textfile = tmp_path / "agent.prom"
+    last = Told(textfile=textfile)
+
+    def write(path: Path, _text: bytes) -> None:
+        last.stop()
+        path.touch()
+
+    monkeypatch.setattr("agent.telemetry.replace_textfile", write)
+    last.tend()
+    assert not textfile.exists()

@@ -146,7 +146,7 @@ def start(
         redactor: the one of an earlier start, which knows the secrets.
     """
     redactor = redactor or Redactor()
-    stop()
+    _end_sinks()
     problem = None
     if console or directory is None:
         _add_console(redactor)
@@ -158,7 +158,8 @@ def start(
             logger.remove()
             _add_console(redactor)
     root = logging.getLogger()
-    root.addHandler(_Intercept())
+    if not _intercepts():  # else it stays: without one Python itself prints what is said meanwhile, secrets and all
+        root.addHandler(_Intercept())
     root.setLevel(max(logging.WARNING, int(logging.getLevelName(level))))
     logging.getLogger("agent").setLevel(level)
     if problem:
@@ -170,9 +171,16 @@ def start(
 
 def stop() -> None:
     """Write out what is left and let go of the files."""
-    root = logging.getLogger()
-    for handler in [handler for handler in root.handlers if isinstance(handler, _Intercept)]:
-        root.removeHandler(handler)
+    for handler in _intercepts():
+        logging.getLogger().removeHandler(handler)
+    _end_sinks()
+
+
+def _intercepts() -> Sequence[logging.Handler]:
+    return [handler for handler in logging.getLogger().handlers if isinstance(handler, _Intercept)]
+
+
+def _end_sinks() -> None:
     with suppress(OSError):  # a full disk
         logger.remove()
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import math
+import threading
 from collections.abc import Callable
 
 from agent.flow.gate import Delays, Gate
@@ -34,7 +35,21 @@ class Enrol:
         self._platform = platform
         self.profiles = profiles
         self._hide = hide
-        self._unkept: Enrolled | None = None  # told by the platform, not written yet
+        self._unkept: dict[str, Enrolled] = {}  # told by the platform, not written yet
+        self._asking = threading.Lock()
+        self._ended = False
+
+    def succeed(self, before: Enrol) -> None:
+        """Take the place of ``before``: what it is told and can't write, this one writes."""
+        self._unkept = before._unkept
+
+    def end(self, seconds: float) -> bool:
+        """Begin to ask no more; tells whether within ``seconds`` what was asked is answered and written."""
+        self._ended = True
+        if not self._asking.acquire(timeout=seconds):
+            return False
+        self._asking.release()
+        return True
 
     def wanted(self) -> bool:
         """Whether the profile file says where to enrol, and names no device yet. Raises CloudError("profile_file")."""
@@ -47,16 +62,16 @@ class Enrol:
         "profile_unwritable" before anything was asked, "key_unkept" after that; then calling again writes it.
         """
         try:
-            with self.profiles.changing():
-                if self._unkept is None:
+            with self._asking, self.profiles.changing():
+                if device not in self._unkept:
                     known = self.profiles.load().get(device)
                     if known is not None and known.api_key and not rotate:
                         return False
-                    self._unkept = self._asked(device, rotate=rotate)
-                self.profiles.put(device, self._unkept)
-                self._unkept = None
+                    self._unkept[device] = self._asked(device, rotate=rotate)
+                self.profiles.put(device, self._unkept[device])
+                del self._unkept[device]
         except (CloudError, OSError) as error:
-            if self._unkept is not None:
+            if device in self._unkept:
                 raise AgentError(
                     f"the new key can't be written: {_text(error)}", code="key_unkept", hint=_RISK
                 ) from error
@@ -68,6 +83,8 @@ class Enrol:
         return True
 
     def _asked(self, device: str, *, rotate: bool) -> Enrolled:
+        if self._ended:
+            raise CloudError("InitDevice", "CANCELLED", "the agent goes on by another configuration, or stops")
         endpoint = self.profiles.device_init()
         if not endpoint:
             raise RefusedError("the device profile file does not say where devices enrol", hint=_NO_PLACE)
@@ -104,6 +121,14 @@ class Enrolling:
         self._due = 0.0
         self._stamp: object = None
         self._told = ""
+
+    def succeed(self, before: Enrolling) -> None:
+        """Take the place of ``before``."""
+        self._enrol.succeed(before._enrol)
+
+    def end(self, seconds: float) -> bool:
+        """Begin to ask no more; tells whether within ``seconds`` what was asked is answered and written."""
+        return self._enrol.end(seconds)
 
     def prepare(self, not_before: float = 0.0) -> None:
         """Hold the gate where this robot is to enrol. Asks nobody; ``not_before`` (monotonic) is when ``look`` may."""

@@ -83,25 +83,23 @@ install_package() {
 }
 
 # Done as the agent's user, so that it owns what is made, and under the lock that enrolment takes: a key that the agent is
-# just writing is not lost. Never a word of what is in the files.
+# just writing is not lost. It is handed the file open: one with keys is for no other eyes. Never a word of what is in it.
 lay_profile() {
 	profile=$(keystone-agent config show --json | python3 -IS -c '
 import json, sys
 settings = json.load(sys.stdin)
 print(settings["cloud"]["dp_config"] or settings["agent"]["state_dir"] + "/dp-config.json")') ||
 		fail "the configuration is wrong: mend it, and run this again"
-	chmod 644 "$work/endpoints.json"
-	chmod 711 "$work"
 	runuser -u keystone-agent -- python3 -IS -c '
 import fcntl, json, os, sys
 
-new, profile = sys.argv[1:]
+profile = sys.argv[1]
 def read(path):
     with open(path, encoding="utf-8") as file:
         document = json.load(file)
     return document if isinstance(document, dict) else {}
 try:
-    given = read(new)
+    given = read(0)
     endpoints = given["endpoints"]
     for name in ("gateway", "auth") + (() if given.get("devices") else ("deviceInit",)):
         if not isinstance(endpoints[name], str) or not endpoints[name]:
@@ -128,7 +126,7 @@ try:
         print("endpoints: " + profile)
 except (OSError, ValueError, TypeError, AttributeError) as error:
     sys.exit("install.sh: " + profile + " can not be read or written by keystone-agent (" + type(error).__name__ + "): nothing was changed")
-' "$work/endpoints.json" "$profile"
+' "$profile" <"$work/endpoints.json"
 }
 
 package='' sum='' file='' gateway='' auth='' device_init=''
