@@ -138,8 +138,15 @@ def test_fewer_parts_fly_once_the_pace_falls() -> None:
     assert late.most <= 2  # the last of the four may still be on its way out
 
 
-def test_a_part_that_fails_on_its_way_is_told_to_the_pace_and_sent_again() -> None:
-    failing = iter([CloudError("UploadPart", "timeout"), CloudError("UploadPart", "SlowDown", status=503)])
+STALLED, BUSY = CloudError("UploadPart", "timeout"), CloudError("UploadPart", "SlowDown", status=503)
+CUT = CloudError("UploadPart", "reset")
+
+
+@pytest.mark.parametrize(("errors", "told"), [([STALLED, BUSY], 2), ([CUT, CUT], 0)], ids=["stalled", "cut"])
+def test_a_part_that_fails_is_sent_again_and_the_pace_is_told_unless_its_connection_was_cut(
+    errors: list[CloudError], told: int
+) -> None:
+    failing = iter(errors)
 
     def act(part: Part) -> None:
         if part.number == 2 and (error := next(failing, None)) is not None:
@@ -147,7 +154,7 @@ def test_a_part_that_fails_on_its_way_is_told_to_the_pace_and_sent_again() -> No
 
     pace = Steady(2)
     assert send(Counting(act), pace, 4) == [1, 2, 3, 4]
-    assert pace.failures == 2
+    assert pace.failures == told
 
 
 def test_after_a_failure_that_stays_no_further_part_begins() -> None:

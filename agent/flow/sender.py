@@ -113,7 +113,7 @@ class Sender:
             except (FileChangedError, CloudError) as error:
                 if isinstance(error, FileChangedError) or error.code == "checksum":
                     source.check()
-                elif judge(error).kind == "offline":
+                elif judge(error).kind == "offline" and error.code != "reset":  # a cut does not say: too many
                     self._pace.failed(self._clock.monotonic())
                 raise
 
