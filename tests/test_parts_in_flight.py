@@ -157,6 +157,28 @@ def test_a_part_that_fails_is_sent_again_and_the_pace_is_told_unless_its_connect
     assert pace.failures == told
 
 
+def test_a_part_is_tried_as_long_as_others_get_through_and_no_longer() -> None:
+    tries = 0
+    going_on = threading.Event()
+
+    def act(part: Part) -> None:
+        nonlocal tries
+        if part.number == 3:  # it begins when the second has got through
+            going_on.set()
+        if part.number == 1:
+            tries += 1
+            assert going_on.wait(20)
+            raise CUT
+
+    with pytest.raises(CloudError):
+        send(Counting(act), Steady(2), 20)
+    assert tries > 3
+    tries = 0
+    with pytest.raises(CloudError):
+        send(Counting(act), Steady(1), 20)
+    assert tries == 3
+
+
 def test_after_a_failure_that_stays_no_further_part_begins() -> None:
     begun: list[int] = []
 

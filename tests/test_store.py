@@ -13,7 +13,8 @@ from typing import Literal
 
 import pytest
 import urllib3
-from minio import Minio, MinioAdmin
+from minio import Minio
+from minio.minioadmin import MinioAdmin
 from minio.credentials.credentials import Credentials
 from minio.credentials.providers import AssumeRoleProvider, StaticProvider
 
