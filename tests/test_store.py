@@ -14,9 +14,9 @@ from typing import Literal
 import pytest
 import urllib3
 from minio import Minio
-from minio.minioadmin import MinioAdmin
 from minio.credentials.credentials import Credentials
 from minio.credentials.providers import AssumeRoleProvider, StaticProvider
+from minio.minioadmin import MinioAdmin
 
 from agent.edges.clock import RealClock
 from agent.edges.store import MinioStore
