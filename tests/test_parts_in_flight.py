@@ -138,8 +138,15 @@ def test_fewer_parts_fly_once_the_pace_falls() -> None:
     assert late.most <= 2  # the last of the four may still be on its way out
 
 
-def test_a_part_that_fails_on_its_way_is_told_to_the_pace_and_sent_again() -> None:
-    failing = iter([CloudError("UploadPart", "timeout"), CloudError("UploadPart", "SlowDown", status=503)])
+STALLED, BUSY = CloudError("UploadPart", "timeout"), CloudError("UploadPart", "SlowDown", status=503)
+CUT = CloudError("UploadPart", "reset")
+
+
+@pytest.mark.parametrize(("errors", "told"), [([STALLED, BUSY], 2), ([CUT, CUT], 0)], ids=["stalled", "cut"])
+def test_a_part_that_fails_is_sent_again_and_the_pace_is_told_unless_its_connection_was_cut(
+    errors: list[CloudError], told: int
+) -> None:
+    failing = iter(errors)
 
     def act(part: Part) -> None:
         if part.number == 2 and (error := next(failing, None)) is not None:
@@ -147,7 +154,29 @@ def test_a_part_that_fails_on_its_way_is_told_to_the_pace_and_sent_again() -> No
 
     pace = Steady(2)
     assert send(Counting(act), pace, 4) == [1, 2, 3, 4]
-    assert pace.failures == 2
+    assert pace.failures == told
+
+
+def test_a_part_is_tried_as_long_as_others_get_through_and_no_longer() -> None:
+    tries = 0
+    going_on = threading.Event()
+
+    def act(part: Part) -> None:
+        nonlocal tries
+        if part.number == 3:  # it begins when the second has got through
+            going_on.set()
+        if part.number == 1:
+            tries += 1
+            assert going_on.wait(20)
+            raise CUT
+
+    with pytest.raises(CloudError):
+        send(Counting(act), Steady(2), 20)
+    assert tries > 3
+    tries = 0
+    with pytest.raises(CloudError):
+        send(Counting(act), Steady(1), 20)
+    assert tries == 3
 
 
 def test_after_a_failure_that_stays_no_further_part_begins() -> None:

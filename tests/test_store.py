@@ -13,9 +13,10 @@ from typing import Literal
 
 import pytest
 import urllib3
-from minio import Minio, MinioAdmin
+from minio import Minio
 from minio.credentials.credentials import Credentials
 from minio.credentials.providers import AssumeRoleProvider, StaticProvider
+from minio.minioadmin import MinioAdmin
 
 from agent.edges.clock import RealClock
 from agent.edges.store import MinioStore

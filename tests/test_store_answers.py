@@ -124,7 +124,7 @@ def test_each_operation_names_itself_in_its_errors(
         (OSError(errno.EHOSTUNREACH, "No route to host"), "unreachable"),
         (socket.gaierror(socket.EAI_AGAIN, "Temporary failure in name resolution"), "dns"),
         (ssl.SSLCertVerificationError(1, "certificate verify failed"), "certificate"),
-        (ssl.SSLEOFError(8, "EOF occurred in violation of protocol"), "tls"),
+        (ssl.SSLEOFError(8, "EOF occurred in violation of protocol"), "reset"),
         (ssl.SSLError(1, "wrong version number"), "tls"),
     ],
 )

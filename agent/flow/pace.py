@@ -3,7 +3,7 @@
 A search over powers of two. While every upload has the width in flight and more parts wait, the bytes that leave
 within a span of time are the throughput of that width. Then the width is doubled, and kept if that was faster; or
 halved, and kept if that was as fast. What brought nothing is undone, and tried again after a rest that grows.
-Failures halve the width at once. What was found outlives the upload that found it.
+Failures on a way that is too narrow halve the width at once. What was found outlives the upload that found it.
 """
 
 from __future__ import annotations

@@ -21,6 +21,7 @@ _TRIES = 3
 _LOOK = 0.5  # seconds between looks at the pace
 _PAUSE = 0.5  # seconds before the second try, doubled for the third
 _LONGEST_PAUSE = 20.0  # of a Retry-After that is honoured here; a longer one is the gate's business
+_CUT = frozenset({"reset", "timeout"})  # what one connection may suffer while others live
 _MAYBE_LEASE = frozenset({"AccessDenied", "HTTP_403"})  # stores say that of an ended lease too
 
 
@@ -60,6 +61,7 @@ class Sender:
         self._who = who
         self._transfer = transfer
         self._probe = probe
+        self._proven = 0  # parts
 
     def call(self, name: str, ask: Callable[[], Answer]) -> Answer:
         """Ask the store once with good keys: a refused lease is renewed once. Tells the gate of a success."""
@@ -97,6 +99,7 @@ class Sender:
                     ended, flying = wait(flying, timeout=_LOOK, return_when=FIRST_COMPLETED)
                     errors += [error for part in ended if (error := part.exception()) is not None]
                     sent += [part.result() for part in ended if part.exception() is None]
+                    self._proven = len(sent)
                     if errors:
                         waiting.clear()
         finally:
@@ -104,6 +107,16 @@ class Sender:
         if errors:  # one that says most: a closed gate is only a consequence
             raise min(errors, key=lambda error: (isinstance(error, AgentError), isinstance(error, GateClosedError)))
         return sorted(sent, key=lambda part: part.number)
+
+    def _persist(self, ask: Callable[[], SentPart]) -> SentPart:
+        """Repeat, and repeat that while other parts get through: a line that is cut now and then is no outage."""
+        while True:
+            proven = self._proven
+            try:
+                return self.repeat("UploadPart", ask)
+            except CloudError as error:
+                if error.code not in _CUT or self._proven == proven:
+                    raise
 
     def _send_one(self, multipart_id: str, part: Part, source: Source) -> SentPart:
         def ask() -> SentPart:
@@ -113,12 +126,12 @@ class Sender:
             except (FileChangedError, CloudError) as error:
                 if isinstance(error, FileChangedError) or error.code == "checksum":
                     source.check()
-                elif judge(error).kind == "offline":
+                elif judge(error).kind == "offline" and error.code != "reset":  # a cut does not say: too many
                     self._pace.failed(self._clock.monotonic())
                 raise
 
         try:
-            return self.repeat("UploadPart", ask)
+            return self._persist(ask)
         except FileChangedError:
             source.check()  # nothing differs: the read was the fault, not the file
         try:

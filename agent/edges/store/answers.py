@@ -53,6 +53,7 @@ _CUTS: tuple[tuple[type[BaseException], str], ...] = (
     (ConnectionRefusedError, "refused"),
     (ConnectionError, "reset"),
     (TimeoutError, "timeout"),
+    (ssl.SSLEOFError, "reset"),  # the connection was cut, in the middle of a part as in the handshake
     (ssl.SSLError, "tls"),
     (http.client.HTTPException, "reset"),
     (OSError, "unreachable"),

@@ -8,7 +8,7 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 from datetime import datetime, timezone
-from typing import Any
+from typing import Any, cast
 from urllib.parse import unquote_to_bytes
 
 import urllib3
@@ -131,9 +131,10 @@ class Client(Minio):
     def hang_up(self) -> None:
         """Let idle connections go: what failed is tried again on a fresh one, by another way perhaps.
 
-        An answer that makes no sense may also be that to an earlier request of its connection.
+        An answer that makes no sense may also be that to an earlier request of its connection. Connections on which
+        others send meanwhile stay: on a bad line those are the good ones.
         """
-        self._http.clear()
+        cast("Pool", self._http).hang_up()
 
     def _build_headers(
         self, host: str, headers: Any = None, body: Any = None, creds: Credentials | None = None
@@ -195,6 +196,15 @@ class Pool(urllib3.PoolManager):
 
     time: StoreTime
     patience: float = 60
+
+    def hang_up(self) -> None:
+        """Close the connections that nobody uses now; who takes one of them connects anew."""
+        for place in self.pools.keys():  # noqa: SIM118 - the library's, which can't be iterated over
+            waiting = getattr(self.pools.get(place), "pool", None)
+            if waiting is not None:
+                with waiting.mutex:
+                    for connection in filter(None, waiting.queue):
+                        connection.close()
 
     # Redirects are not followed: they would need a new signature.
     def urlopen(  # type: ignore[override]  # the overloads of the base differ in nothing that is used here
