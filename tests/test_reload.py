@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import signal
+import threading
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -178,9 +179,9 @@ def test_a_key_that_is_just_being_told_is_not_lost(
         reload(RETRY__MAX_ATTEMPTS="9")
         app._refresh()
         told.set()
-    wait(app._route.cloud.profiles.load)
+    eventually(app._route.cloud.profiles.load)
     if not stops:
-        wait(lambda: app.gate.closed() is None)
+        eventually(lambda: app.gate.closed() is None)
 
 
 def test_hours_and_links_are_heeded_at_once_and_forgotten_at_once(reload: Callable[..., App]) -> None:
@@ -237,7 +238,7 @@ def test_what_other_rules_find_is_carried_by_them(
     write_mcap(tmp_path / "other" / "a.mcap")
     reload(WATCH__ROOTS=json.dumps([str(tmp_path / "other")]))
     assert told == [True], "else it would be refused: it lies in none of the old folders"
-    wait(lambda: app.history.counts()["completed"] == 1)
+    eventually(lambda: app.history.counts()["completed"] == 1)
 
 
 def test_what_is_refused_changes_nothing(reload: Callable[..., App], tmp_path: Path) -> None:
