@@ -368,8 +368,8 @@ def test_ansible_rolls_out_to_robots_of_which_it_knows_the_names_alone(
                     "[Service]",
                     "ReadWritePaths=-/data/recordings",
                     "ReadWritePaths=-/srv/bags",
-                    "SupplementaryGroups=recorder",
                 ]
+                assert one.run("id", "-nG", "keystone-agent").split() == ["keystone-agent", "recorder"]
                 shown = json.loads(one.run("keystone-agent", "config", "show", "--json"))
                 assert shown["watch"]["roots"] == settings["keystone_agent_roots"]
                 assert f"ok  device id: {name}" in one.run("keystone-agent", "check", code=1)
