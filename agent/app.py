@@ -206,6 +206,7 @@ class App:
             waiting_markers=self._markers.waiting,
             clock=self._clock,
             settings=lambda: {"restart_for": list(self._restart_for), "refused": self._refused},
+            fault=lambda: self._route.fault,
             upgrade=self._upgrade if self._upgraded else None,
         )
 
@@ -258,8 +259,7 @@ class App:
 
     def _prepare(self) -> None:
         """What must be known before anything can be claimed."""
-        self._route.check_profiles()
-        self._route.check_assets()
+        self._route.check()
         self._limits.look_at_clock()
         if self._route.enrolling is not None:
             self._route.enrolling.prepare(self._power_on.until)
@@ -438,7 +438,7 @@ class App:
             _log.info(
                 "the file of profiles, keys or assets was changed, or the clock set", extra={"event": "cause_changed"}
             )
-            self._route.check_assets()
+            self._route.check()
             self.dispatch.cause_changed()
 
     def _cause_stamp(self) -> object:

@@ -69,6 +69,7 @@ class Route:
             pace=Pace(settings.upload.part_concurrency),
         )
         proxy = settings.cloud.proxy.get_secret_value()
+        self.fault: Mapping[str, str] | None = None  # what was wrong with the profiles or keys at the last check
         self._proxy = {proxy} if proxy else set()
 
     def places(self) -> set[str]:
@@ -82,15 +83,14 @@ class Route:
         except AgentError:
             return ""
 
-    def check_profiles(self) -> None:
-        """Say at once, not only with the first recording, that nothing can be sent yet."""
+    def check(self) -> None:
+        """Say at once, not only with the first recording, that nothing can be sent or no asset id be told."""
+        self.fault = None
         try:
             self.cloud.profiles.load()
         except CloudError as error:
+            self.fault = {"message": error.message, "hint": judge(error).hint}
             _log.warning("%s (%s)", error.message, judge(error).hint, extra={"event": error.code})
-
-    def check_assets(self) -> None:
-        """Say once that no asset id can be told; the recordings that wait for that say so, too."""
         try:
             self.assets.known()
         except WaitingError as error:

@@ -74,6 +74,7 @@ class Snapshot:
         waiting_markers: Callable[[int], Sequence[Path]],
         clock: Clock,
         settings: Callable[[], Mapping[str, Any]],
+        fault: Callable[[], Mapping[str, str] | None],
         upgrade: Upgrade | None = None,
     ) -> None:
         """Every argument is asked at each picture, but the first and ``upgrade``: the one that came with this start."""
@@ -90,6 +91,7 @@ class Snapshot:
         self._waiting_markers = waiting_markers
         self._clock = clock
         self._settings = settings
+        self._fault = fault
         self._upgrade = upgrade
         self._rates = Rates(clock)
         self._lock = threading.Lock()
@@ -109,6 +111,7 @@ class Snapshot:
                 "device_id": self._device_id,
                 "upgrade": self._upgraded(),
                 "settings": self._settings(),
+                "profiles": self._fault(),
                 "gate": self._gate_now(),
                 "uploads": [
                     self._upload(claim, rate) for claim, rate in zip(claims, self._rates.of(claims), strict=True)

@@ -32,6 +32,7 @@ def told(agent: dict[str, Any] | None = None, **more: Any) -> list[str]:
     ("lines", "named", "remedy"),
     [
         (told({"gate": {**FULL, "next_probe": None}}), "no room", "make room"),
+        (told({"profiles": {"message": "no such file", "hint": "drop one"}}), "no such file", "drop one"),
         (told({"watcher_up": False, "watch_failures": ["/data (No space left)"]}), "/data", "max_user_watches"),
         (told({"watcher_up": False, "watch_failures": []}), "down: it is being rebuilt", "max_user_watches"),
         (told({"waiting_markers": ["/data/x/.resync"]}), "/data/x/.resync waits", "nothing to do"),

@@ -38,6 +38,7 @@ def snapshot(robot: WatchingRobot, failures: dict[Path, str] | None = None) -> S
         waiting_markers=lambda _: [Path("/data/a.mcap.resync")],
         clock=robot.clock,
         settings=lambda: {"restart_for": ["agent.state_dir"], "refused": ""},
+        fault=lambda: {"message": "no such file", "hint": "put one there"},
     )
 
 
@@ -66,6 +67,7 @@ def test_its_keys_are_promised(robot: WatchingRobot) -> None:
         "device_id",
         "upgrade",
         "settings",
+        "profiles",
         "gate",
         "uploads",
         "lease_remaining_seconds",

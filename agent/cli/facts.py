@@ -54,6 +54,7 @@ def facts(answer: Mapping[str, Any]) -> Iterator[Fact]:
         yield Fact("agent", f"running{pid}", "good")
         yield from _upgrade(agent.get("upgrade"))
         yield from _settings(agent.get("settings", {}))
+        yield from _profiles(agent.get("profiles"))
     yield from _gate(agent)
     counts = answer["recordings"]
     yield Fact("documents", ", ".join(f"{counts[name]} {name}" for name in counts))
@@ -116,6 +117,12 @@ def _settings(settings: Mapping[str, Any]) -> Iterator[Fact]:
     if settings.get("restart_for"):
         yield Fact("settings", f"restart for {', '.join(settings['restart_for'])}", "bad")
         yield Fact("", "→ restart the agent: a reload can't change that", "advice")
+
+
+def _profiles(fault: Mapping[str, str] | None) -> Iterator[Fact]:
+    if fault is not None:
+        yield Fact("profiles", fault["message"], "bad")
+        yield Fact("", f"→ {fault['hint']}", "advice")
 
 
 def _queue(answer: Mapping[str, Any]) -> Iterator[Fact]:

@@ -87,7 +87,7 @@ class Robot:
         if not os.access(folder, os.R_OK | os.W_OK | os.X_OK):
             raise AgentError(
                 f"{folder} belongs to {owner}, and {me()} can't write to it",
-                hint=f"check as root or as {owner}; or give the folder to the agent's user: chown -R {me()} {folder}",
+                hint=f"check as root or as {owner}; only if {me()} is to run the agent: chown -R {me()} {folder}",
             )
         if found.st_mode & stat.S_IWOTH:
             raise AgentError(f"everybody can write to {folder}", hint=f"chmod o-w {folder}")
