@@ -169,11 +169,13 @@ class Discover:
 
         What was not examined, or passed over by its age, may be any recording of its size.
         """
+        if not self.scans:
+            return None
         with self._lock:
-            marks, scanned = self._known.marks(), self.scans > 0
-            unexamined = [f"{folder}/{name}" for folder, name, file in self._known.files() if not file.mark]
-        sizes = {_size(path) for path in unexamined}
-        return (lambda mark: mark_of(mark) in marks or mark.partition("-")[0] in sizes) if scanned else None
+            marks = self._known.marks()
+            unexamined = [(folder, name) for folder, name, file in self._known.files() if not file.mark]
+        sizes = {_size(f"{folder}/{name}") for folder, name in unexamined}
+        return lambda mark: mark_of(mark) in marks or mark.partition("-")[0] in sizes
 
     def state(self, path: Path) -> tuple[State, str] | None:
         """How a file stands and why; None for one that is not known."""
@@ -199,26 +201,25 @@ class Discover:
         with self._lock:
             return self._survey.seconds
 
-    def report(self) -> DiskReport:
-        """All that people want to know of the disk."""
+    def report(self, most: int = 20) -> DiskReport:
+        """All that people want to know of the disk; at most so many files of a kind are named: 100,000 may settle."""
         now = self._clock.monotonic()
         held: dict[str, list[Held]] = {"recording": [], "unfinished": [], "waiting": [], "skipped": []}
-        counts: Counter[str] = Counter()
+        counts = Counter({**dict.fromkeys(held, 0), "complete": 0, "damaged": 0})
         with self._lock:
             for folder, name, file in self._known.files():
-                counts[file.state] += 1
-                if file.state not in ("complete", "damaged"):
-                    kind = "waiting" if file.state in ("settling", "unreadable") else file.state
+                kind = "waiting" if file.state in ("settling", "unreadable") else file.state
+                counts[kind] += 1
+                if kind in held and len(held[kind]) < most:
                     held[kind].append(Held(Path(folder, name), file.why or file.state, now - file.since))
             copies, survey = self._known.copies(), self._survey
         return DiskReport(
+            counts=counts,
             recording=held["recording"],
             unfinished=held["unfinished"],
             waiting=held["waiting"],
             skipped=[item.path for item in held["skipped"]],
-            copies=[[Path(path) for path in paths] for paths in copies],
-            complete=counts["complete"],
-            damaged=counts["damaged"],
+            copies=[[Path(path) for path in paths] for paths in copies[:most]],
             ignored=dict(survey.ignored),
             links=survey.links,
             rejected=[Path(path) for path in survey.rejected],
