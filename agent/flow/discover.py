@@ -171,10 +171,15 @@ class Discover:
         """
         if not self.scans:
             return None
+        sizes: set[str] = set()
         with self._lock:
-            marks = self._known.marks()
-            unexamined = [(folder, name) for folder, name, file in self._known.files() if not file.mark]
-        sizes = {_size(f"{folder}/{name}") for folder, name in unexamined}
+            folders = self._known.folders()
+        for folder in folders:  # one by one: 100,000 may lie there
+            with self._lock:
+                unexamined = [name for name, file in self._known.within(folder).items() if not file.mark]
+            sizes.update(_size(f"{folder}/{name}") for name in unexamined)
+        with self._lock:
+            marks = self._known.marks()  # at last: what was examined meanwhile is among them
         return lambda mark: mark_of(mark) in marks or mark.partition("-")[0] in sizes
 
     def state(self, path: Path) -> tuple[State, str] | None:
@@ -282,12 +287,14 @@ class Discover:
         now = self._clock.monotonic()
         due = now + self._settle_seconds  # one object for all of them
         with self._lock:
-            for mtime_ns, folder, name, file in fresh:
+            heaped = not fresh
+            while fresh:  # one goes where the other comes: 100,000 never stand in both
+                mtime_ns, folder, name, file = fresh.pop()
                 if file.since >= began:
                     file.since = now
                 file.due = now + self._settling(name) if name.endswith(COMPRESSED) else due
                 self._looks.append((file.due, mtime_ns, folder, name))
-            if fresh:
+            if not heaped:
                 heapq.heapify(self._looks)
 
     def _take_hint(self, path: str) -> None:

@@ -16,6 +16,8 @@ State = Literal["settling", "recording", "unfinished", "waiting", "unreadable", 
 QUIET = frozenset({"unfinished", "skipped", "damaged", "complete"})
 """States in which a scan has nothing to do about a file that stayed as it was."""
 
+_STAMP = (1 << 60) - 1
+
 
 @dataclass(slots=True)
 class File:
@@ -49,6 +51,10 @@ class Known:
     def put(self, folder: str, name: str, file: File) -> None:
         """Remember it from now on."""
         self._folders.setdefault(folder, {})[name] = file
+
+    def folders(self) -> Sequence[str]:
+        """Those in which files are known."""
+        return list(self._folders)
 
     def files(self) -> Iterator[tuple[str, str, File]]:
         """All, with folder and name: 100,000 paths would be made for nothing."""
@@ -108,5 +114,8 @@ def mark_of(fingerprint: str) -> int:
 
 
 def stamp_of(state: os.stat_result) -> int:
-    """Another number when it is another file, or has other bytes as far as size and time tell."""
-    return hash((state.st_dev, state.st_ino, state.st_size, state.st_mtime_ns))
+    """Another number when it is another file, or has other bytes as far as size and time tell.
+
+    Of 60 bits: Python's number of one more takes 16 bytes more.
+    """
+    return hash((state.st_dev, state.st_ino, state.st_size, state.st_mtime_ns)) & _STAMP
