@@ -9,7 +9,6 @@ Sightings only say where to look sooner; a scan is the truth. A file must be fou
 
 from __future__ import annotations
 
-import heapq
 import logging
 import math
 import os
@@ -22,6 +21,7 @@ from pathlib import Path
 
 from agent.flow.examine import COMPRESSED, Examiner, NotYet, SidecarRule, has_writer
 from agent.flow.known import QUIET, File, Known, State, mark_of, stamp_of
+from agent.flow.looks import Batch, Looks
 from agent.flow.report import DiskReport, Held
 from agent.flow.survey import GONE, Rules, Survey, is_below, related, sidecar_name, tell, tops, walk
 from agent.model.errors import FileChangedError, RecordingError
@@ -29,9 +29,6 @@ from agent.model.nouns import Damaged, Recording, Sighting
 from agent.model.ports import Clock
 
 _log = logging.getLogger(__name__)
-
-_Look = tuple[float, int, str, str]  # due, mtime, folder, name
-_Fresh = tuple[int, str, str, File]  # mtime, folder, name, and what is remembered of it
 
 _SETTLE_COMPRESSED = 60.0  # seconds; a compressor has no end mark that could be checked
 _LOOKS = 256  # in one step, so that the first of very many files go on their way soon
@@ -76,7 +73,7 @@ class Discover:
         self._boot_time = boot_time
         self._lock = threading.RLock()
         self._known = Known()
-        self._looks: list[_Look] = []  # a heap; void where the file's due differs
+        self._looks = Looks()  # void where the file's due differs
         self._hints: set[str] = set()
         self._tops: list[str] = []  # roots that are there, none below another
         self._survey = Survey()
@@ -133,7 +130,7 @@ class Discover:
         with self._lock:
             if self._hints:
                 return self._clock.monotonic()
-            return min(self._scan_due, self._looks[0][0] if self._looks else math.inf)
+            return min(self._scan_due, self._looks.first()[0])
 
     def names(self, fingerprint: str) -> Sequence[Path]:
         """Where the bytes of ``fingerprint`` (its text) lie now, by name.
@@ -268,7 +265,7 @@ class Discover:
 
     def _walk(self, top: str, survey: Survey) -> None:
         """See every file below ``top``, and forget those that its folders no longer hold."""
-        began, fresh = self._clock.monotonic(), list[_Fresh]()
+        began, fresh = self._clock.monotonic(), Batch()
         for folder, entries in walk(top, self._rules, survey, self._known.within):
             known = self._known.within(folder)
             for name, state, beside in entries:
@@ -282,20 +279,21 @@ class Discover:
         with self._lock:
             self._markers.update(survey.markers)
 
-    def _settle(self, fresh: list[_Fresh], began: float) -> None:
+    def _settle(self, fresh: Batch, began: float) -> None:
         """Have all that one walk found settle from its end on: so they are looked at in the order of their times."""
         now = self._clock.monotonic()
         due = now + self._settle_seconds  # one object for all of them
         with self._lock:
-            heaped = not fresh
-            while fresh:  # one goes where the other comes: 100,000 never stand in both
-                mtime_ns, folder, name, file = fresh.pop()
+            for mtime_ns, folder, name in fresh:
+                file = self._known.within(folder).get(name)
+                if file is None:
+                    continue
                 if file.since >= began:
                     file.since = now
-                file.due = now + self._settling(name) if name.endswith(COMPRESSED) else due
-                self._looks.append((file.due, mtime_ns, folder, name))
-            if not heaped:
-                heapq.heapify(self._looks)
+                file.due = due
+                if name.endswith(COMPRESSED):
+                    self._schedule(folder, name, file, now + self._settling(name), mtime_ns)
+            self._looks.push_all(fresh, due)
 
     def _take_hint(self, path: str) -> None:
         """Look where something happened."""
@@ -329,7 +327,7 @@ class Discover:
         sidecar: int,
         *,
         pause: float | None = None,
-        fresh: list[_Fresh] | None = None,
+        fresh: Batch | None = None,
     ) -> None:
         """Note how a file stands; look again at what is new or has changed, after ``pause`` or after settling.
 
@@ -361,7 +359,7 @@ class Discover:
                     self._schedule(folder, name, file, min(file.due, soonest), mtime_ns)
                 return
             if fresh is not None:
-                fresh.append((mtime_ns, folder, name, file))
+                fresh.add(mtime_ns, folder, name)
             else:
                 due = now + (self._settling(name) if pause is None else pause)
                 self._schedule(folder, name, file, due, mtime_ns)
@@ -384,9 +382,10 @@ class Discover:
         now, last, looks = self._clock.monotonic(), (0.0, 0), 0
         while True:
             with self._lock:
-                if not self._looks or self._looks[0][0] > now or (looks >= _LOOKS and self._looks[0][:2] != last):
+                first = self._looks.first()
+                if first[0] > now or (looks >= _LOOKS and first != last):
                     return
-                due, mtime_ns, folder, name = heapq.heappop(self._looks)
+                due, mtime_ns, folder, name = self._looks.pop()
                 file = self._known.within(folder).get(name)
             last, looks = (due, mtime_ns), looks + 1
             if file is not None and file.due == due:
@@ -483,7 +482,7 @@ class Discover:
     def _schedule(self, folder: str, name: str, file: File, due: float, mtime_ns: int = 0) -> None:
         if due != file.due:
             file.due = due
-            heapq.heappush(self._looks, (due, mtime_ns, folder, name))
+            self._looks.push((due, mtime_ns, folder, name))
 
     def _forget(self, path: str) -> None:
         """Drop a file, or a folder and all below it."""
