@@ -158,8 +158,8 @@ class Discover:
     def there(self) -> Callable[[str], bool]:
         """Tells of a fingerprint (its text) whether its bytes lay below the watched folders just now."""
         with self._lock:
-            known = self._known.marks()
-        return lambda fingerprint: mark_of(fingerprint) in known
+            among = self._known.marks()
+        return lambda fingerprint: among(mark_of(fingerprint))
 
     def may_lie(self) -> Callable[[str], bool] | None:
         """Tells of a fingerprint (its text) whether its bytes may lie there; None before the first scan has ended.
@@ -176,8 +176,8 @@ class Discover:
                 unexamined = [name for name, file in self._known.within(folder).items() if not file.mark]
             sizes.update(_size(f"{folder}/{name}") for name in unexamined)
         with self._lock:
-            marks = self._known.marks()  # at last: what was examined meanwhile is among them
-        return lambda mark: mark_of(mark) in marks or mark.partition("-")[0] in sizes
+            among = self._known.marks()  # at last: what was examined meanwhile is among them
+        return lambda mark: among(mark_of(mark)) or mark.partition("-")[0] in sizes
 
     def state(self, path: Path) -> tuple[State, str] | None:
         """How a file stands and why; None for one that is not known."""
