@@ -175,8 +175,8 @@ class Snapshot:
         now = self._clock.monotonic()
         looks = self._finder.looks
         if looks != self._looks and now >= self._walk_due:
-            report = self._discover.report()
-            known = report.complete + report.damaged + len(report.skipped) + len(report.recording)
+            report = self._discover.report(_NAMED)
+            known = sum(report.counts[kind] for kind in ("complete", "damaged", "skipped", "recording"))
             self._looks, self._walk_due = looks, now + known / _WALK_EVERY
             self._files = self._described(report)
         return self._files
@@ -187,28 +187,19 @@ class Snapshot:
             "recording": self._named(report.recording),
             "unfinished": self._named(report.unfinished),
             "waiting": self._named(report.waiting),
-            "skipped": [str(path) for path in report.skipped[:_NAMED]],
-            "copies": [" = ".join(map(str, paths)) for paths in report.copies[:_NAMED]],
+            "skipped": [str(path) for path in report.skipped],
+            "copies": [" = ".join(map(str, paths)) for paths in report.copies],
             "missing": [str(root) for root in report.missing_roots],
             "unreadable": [f"{folder} ({why})" for folder, why in report.unreadable_folders.items()],
             "rejected": [str(path) for path in report.rejected[:_NAMED]],
             "unasked": {"recordings": unasked} if (unasked := self._unasked()) else {},
-            "files": {
-                "recording": len(report.recording),
-                "unfinished": len(report.unfinished),
-                "waiting": len(report.waiting),
-                "skipped": len(report.skipped),
-                "complete": report.complete,
-                "damaged": report.damaged,
-            },
+            "files": dict(report.counts),
             "ignored": {**report.ignored, **({"links": report.links} if report.links else {})},
         }
 
     def _named(self, held: Sequence[Held]) -> list[str]:
         now = self._clock.monotonic()
-        return [
-            f"{file.path} ({file.why}, no change since {self._utc(now - file.quiet_seconds)})" for file in held[:_NAMED]
-        ]
+        return [f"{file.path} ({file.why}, no change since {self._utc(now - file.quiet_seconds)})" for file in held]
 
     def _utc(self, monotonic: float) -> str:
         # Whole seconds: the two clocks are not read at the same instant.

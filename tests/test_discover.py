@@ -695,7 +695,7 @@ def test_a_damaged_file_is_given_once_and_keeps_nobody_waiting(finder: Finder, t
     found = finder.run(600)
     assert [type(item) for item in found] == [Damaged, Recording]
     assert finder.state(bad) == "damaged"
-    assert finder.discover.report().damaged == 1
+    assert finder.discover.report().counts["damaged"] == 1
 
 
 # -- recorders

@@ -9,7 +9,6 @@ Sightings only say where to look sooner; a scan is the truth. A file must be fou
 
 from __future__ import annotations
 
-import heapq
 import logging
 import math
 import os
@@ -22,6 +21,7 @@ from pathlib import Path
 
 from agent.flow.examine import COMPRESSED, Examiner, NotYet, SidecarRule, has_writer
 from agent.flow.known import QUIET, File, Known, State, mark_of, stamp_of
+from agent.flow.looks import Batch, Looks
 from agent.flow.report import DiskReport, Held
 from agent.flow.survey import GONE, Rules, Survey, is_below, related, sidecar_name, tell, tops, walk
 from agent.model.errors import FileChangedError, RecordingError
@@ -29,9 +29,6 @@ from agent.model.nouns import Damaged, Recording, Sighting
 from agent.model.ports import Clock
 
 _log = logging.getLogger(__name__)
-
-_Look = tuple[float, int, str, str]  # due, mtime, folder, name
-_Fresh = tuple[int, str, str, File]  # mtime, folder, name, and what is remembered of it
 
 _SETTLE_COMPRESSED = 60.0  # seconds; a compressor has no end mark that could be checked
 _LOOKS = 256  # in one step, so that the first of very many files go on their way soon
@@ -76,7 +73,7 @@ class Discover:
         self._boot_time = boot_time
         self._lock = threading.RLock()
         self._known = Known()
-        self._looks: list[_Look] = []  # a heap; void where the file's due differs
+        self._looks = Looks()  # void where the file's due differs
         self._hints: set[str] = set()
         self._tops: list[str] = []  # roots that are there, none below another
         self._survey = Survey()
@@ -133,7 +130,7 @@ class Discover:
         with self._lock:
             if self._hints:
                 return self._clock.monotonic()
-            return min(self._scan_due, self._looks[0][0] if self._looks else math.inf)
+            return min(self._scan_due, self._looks.first()[0])
 
     def names(self, fingerprint: str) -> Sequence[Path]:
         """Where the bytes of ``fingerprint`` (its text) lie now, by name.
@@ -161,19 +158,26 @@ class Discover:
     def there(self) -> Callable[[str], bool]:
         """Tells of a fingerprint (its text) whether its bytes lay below the watched folders just now."""
         with self._lock:
-            known = self._known.marks()
-        return lambda fingerprint: mark_of(fingerprint) in known
+            among = self._known.marks()
+        return lambda fingerprint: among(mark_of(fingerprint))
 
     def may_lie(self) -> Callable[[str], bool] | None:
         """Tells of a fingerprint (its text) whether its bytes may lie there; None before the first scan has ended.
 
         What was not examined, or passed over by its age, may be any recording of its size.
         """
+        if not self.scans:
+            return None
+        sizes: set[str] = set()
         with self._lock:
-            marks, scanned = self._known.marks(), self.scans > 0
-            unexamined = [f"{folder}/{name}" for folder, name, file in self._known.files() if not file.mark]
-        sizes = {_size(path) for path in unexamined}
-        return (lambda mark: mark_of(mark) in marks or mark.partition("-")[0] in sizes) if scanned else None
+            folders = self._known.folders()
+        for folder in folders:  # one by one: 100,000 may lie there
+            with self._lock:
+                unexamined = [name for name, file in self._known.within(folder).items() if not file.mark]
+            sizes.update(_size(f"{folder}/{name}") for name in unexamined)
+        with self._lock:
+            among = self._known.marks()  # at last: what was examined meanwhile is among them
+        return lambda mark: among(mark_of(mark)) or mark.partition("-")[0] in sizes
 
     def state(self, path: Path) -> tuple[State, str] | None:
         """How a file stands and why; None for one that is not known."""
@@ -199,26 +203,25 @@ class Discover:
         with self._lock:
             return self._survey.seconds
 
-    def report(self) -> DiskReport:
-        """All that people want to know of the disk."""
+    def report(self, most: int = 20) -> DiskReport:
+        """All that people want to know of the disk; at most so many files of a kind are named: 100,000 may settle."""
         now = self._clock.monotonic()
         held: dict[str, list[Held]] = {"recording": [], "unfinished": [], "waiting": [], "skipped": []}
-        counts: Counter[str] = Counter()
+        counts = Counter({**dict.fromkeys(held, 0), "complete": 0, "damaged": 0})
         with self._lock:
             for folder, name, file in self._known.files():
-                counts[file.state] += 1
-                if file.state not in ("complete", "damaged"):
-                    kind = "waiting" if file.state in ("settling", "unreadable") else file.state
+                kind = "waiting" if file.state in ("settling", "unreadable") else file.state
+                counts[kind] += 1
+                if kind in held and len(held[kind]) < most:
                     held[kind].append(Held(Path(folder, name), file.why or file.state, now - file.since))
             copies, survey = self._known.copies(), self._survey
         return DiskReport(
+            counts=counts,
             recording=held["recording"],
             unfinished=held["unfinished"],
             waiting=held["waiting"],
             skipped=[item.path for item in held["skipped"]],
-            copies=[[Path(path) for path in paths] for paths in copies],
-            complete=counts["complete"],
-            damaged=counts["damaged"],
+            copies=[[Path(path) for path in paths] for paths in copies[:most]],
             ignored=dict(survey.ignored),
             links=survey.links,
             rejected=[Path(path) for path in survey.rejected],
@@ -262,7 +265,7 @@ class Discover:
 
     def _walk(self, top: str, survey: Survey) -> None:
         """See every file below ``top``, and forget those that its folders no longer hold."""
-        began, fresh = self._clock.monotonic(), list[_Fresh]()
+        began, fresh = self._clock.monotonic(), Batch()
         for folder, entries in walk(top, self._rules, survey, self._known.within):
             known = self._known.within(folder)
             for name, state, beside in entries:
@@ -276,18 +279,21 @@ class Discover:
         with self._lock:
             self._markers.update(survey.markers)
 
-    def _settle(self, fresh: list[_Fresh], began: float) -> None:
+    def _settle(self, fresh: Batch, began: float) -> None:
         """Have all that one walk found settle from its end on: so they are looked at in the order of their times."""
         now = self._clock.monotonic()
         due = now + self._settle_seconds  # one object for all of them
         with self._lock:
-            for mtime_ns, folder, name, file in fresh:
+            for mtime_ns, folder, name in fresh:
+                file = self._known.within(folder).get(name)
+                if file is None:
+                    continue
                 if file.since >= began:
                     file.since = now
-                file.due = now + self._settling(name) if name.endswith(COMPRESSED) else due
-                self._looks.append((file.due, mtime_ns, folder, name))
-            if fresh:
-                heapq.heapify(self._looks)
+                file.due = due
+                if name.endswith(COMPRESSED):
+                    self._schedule(folder, name, file, now + self._settling(name), mtime_ns)
+            self._looks.push_all(fresh, due)
 
     def _take_hint(self, path: str) -> None:
         """Look where something happened."""
@@ -321,7 +327,7 @@ class Discover:
         sidecar: int,
         *,
         pause: float | None = None,
-        fresh: list[_Fresh] | None = None,
+        fresh: Batch | None = None,
     ) -> None:
         """Note how a file stands; look again at what is new or has changed, after ``pause`` or after settling.
 
@@ -353,7 +359,7 @@ class Discover:
                     self._schedule(folder, name, file, min(file.due, soonest), mtime_ns)
                 return
             if fresh is not None:
-                fresh.append((mtime_ns, folder, name, file))
+                fresh.add(mtime_ns, folder, name)
             else:
                 due = now + (self._settling(name) if pause is None else pause)
                 self._schedule(folder, name, file, due, mtime_ns)
@@ -376,9 +382,10 @@ class Discover:
         now, last, looks = self._clock.monotonic(), (0.0, 0), 0
         while True:
             with self._lock:
-                if not self._looks or self._looks[0][0] > now or (looks >= _LOOKS and self._looks[0][:2] != last):
+                first = self._looks.first()
+                if first[0] > now or (looks >= _LOOKS and first != last):
                     return
-                due, mtime_ns, folder, name = heapq.heappop(self._looks)
+                due, mtime_ns, folder, name = self._looks.pop()
                 file = self._known.within(folder).get(name)
             last, looks = (due, mtime_ns), looks + 1
             if file is not None and file.due == due:
@@ -475,7 +482,7 @@ class Discover:
     def _schedule(self, folder: str, name: str, file: File, due: float, mtime_ns: int = 0) -> None:
         if due != file.due:
             file.due = due
-            heapq.heappush(self._looks, (due, mtime_ns, folder, name))
+            self._looks.push((due, mtime_ns, folder, name))
 
     def _forget(self, path: str) -> None:
         """Drop a file, or a folder and all below it."""

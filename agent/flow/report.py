@@ -18,15 +18,14 @@ class Held:
 
 @dataclass(frozen=True, slots=True)
 class DiskReport:
-    """What lies on the disk, for people."""
+    """What lies on the disk, for people. Files are counted all, and of each kind the first are named."""
 
+    counts: Mapping[str, int] = field(default_factory=dict)  # by kind: the four below, complete and damaged
     recording: Sequence[Held] = ()
     unfinished: Sequence[Held] = ()
     waiting: Sequence[Held] = ()  # for a sidecar, for Axon, for a compressor; still settling; unreadable
     skipped: Sequence[Path] = ()  # older than watch.newer_than when first seen
     copies: Sequence[Sequence[Path]] = ()  # names of one recording, where it has several
-    complete: int = 0
-    damaged: int = 0
     ignored: Mapping[str, int] = field(default_factory=dict)  # by suffix
     links: int = 0  # skipped symbolic links
     rejected: Sequence[Path] = ()  # reasons why touch files were not served

@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from agent.devcloud.cloud import DevCloud
+from agent.devcloud.servers import free_port
 from tests.bench.figures import Cell, Goal, Table
 from tests.bench.many import recordings, uploaded, with_markers
 from tests.bench.toll import files_of, mib, pid_of, told, toll, wait_for
@@ -109,7 +110,7 @@ def known(count: int) -> Scene:
         f"{count:,} known files",
         lambda agent: uploaded(agent.state, recordings(agent.root, count)),
         lambda agent: files_of(agent) == count,
-        {"METRICS__LISTEN": "127.0.0.1:0"} if count > 10_000 else {},
+        {"METRICS__LISTEN": f"127.0.0.1:{free_port()}"} if count > 10_000 else {},
     )
 
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 
 class Index:
-    """Which documents may carry a text: hashes in arrays, chained in buckets, 22 bytes for each document.
+    """Which documents may carry a text: hashes in arrays, chained in buckets, 20 to 24 bytes for each document.
 
     Hashes may lie: who asks looks at the documents themselves.
     """
@@ -17,7 +17,7 @@ class Index:
         self._heads = array("I", bytes(4 * 1024))  # the newest row of each bucket; rows count from 1
         self._next = array("I", [0])
         self._hashes = array("q", [0])
-        self._ids = array("q", [0])  # 0: the row is free
+        self._ids = array("I", [0])  # 0: the row is free
         self._free = array("I")
         self._linked = 1  # rows from here on are in no bucket yet
 
@@ -63,7 +63,7 @@ class Index:
         rows = len(self._ids)
         if self._linked < rows:
             if rows > len(self._heads):
-                self._heads = array("I", bytes(4 * 4 * rows))
+                self._heads = array("I", bytes(4 * 2 * rows))
                 self._linked = 1
             self._link(self._linked, rows)
             self._linked = rows

@@ -1,0 +1,41 @@
+from __future__ import annotations
+
+import math
+import random
+
+from agent.flow.looks import Batch, Looks
+
+
+def batch_of(mtimes: list[int]) -> Batch:
+    batch = Batch()
+    for mtime in mtimes:
+        batch.add(mtime, "/r", f"{mtime}.mcap")
+    return batch
+
+
+def taken(looks: Looks) -> list[tuple[float, int]]:
+    found = []
+    while (first := looks.first()) != (math.inf, 0):
+        due, mtime_ns, folder, name = looks.pop()
+        assert (due, mtime_ns) == first
+        assert (folder, name) == ("/r", f"{mtime_ns}.mcap")
+        found.append(first)
+    return found
+
+
+def test_looks_come_by_due_and_then_by_the_age_of_the_file_however_they_were_given() -> None:
+    looks, expected = Looks(), []
+    for due, count in ((3.0, 2500), (2.0, 10), (2.0, 1500), (5.0, 1000)):
+        mtimes = random.Random(count).sample(range(10**18), count)
+        looks.push_all(batch_of(mtimes), due)
+        expected += [(due, mtime) for mtime in mtimes]
+    for mtime in (1, 10**18):
+        looks.push((2.0, mtime, "/r", f"{mtime}.mcap"))
+        expected.append((2.0, mtime))
+    assert taken(looks) == sorted(expected)
+
+
+def test_nothing_to_be_looked_at_is_never_due() -> None:
+    looks = Looks()
+    looks.push_all(Batch(), 1.0)
+    assert looks.first() == (math.inf, 0)
