@@ -54,7 +54,7 @@ def main() -> int:
     parser.add_argument("--json", type=Path)
     parser.add_argument("--markdown", type=Path)
     options = parser.parse_args()
-    where = machine()
+    where = {"run": "full" if options.full else "short", **machine()}
     print("\n".join(f"{name:10} {said}" for name, said in where.items()), end="\n\n", flush=True)
     tables = []
     for number in map(int, options.only.split(",")):
