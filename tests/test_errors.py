@@ -357,10 +357,10 @@ def test_every_failed_look_up_is_dns_bare_and_wrapped(name: str) -> None:
     [
         error
         for _, error in inspect.getmembers(ssl, inspect.isclass)
-        if issubclass(error, ssl.SSLError) and error is not ssl.SSLCertVerificationError
+        if issubclass(error, ssl.SSLError) and error not in (ssl.SSLCertVerificationError, ssl.SSLEOFError)
     ],
 )
-def test_every_ssl_error_is_a_cut_handshake_bare_and_wrapped(kind_of_error: type[ssl.SSLError]) -> None:
+def test_every_other_ssl_error_is_a_failed_handshake_bare_and_wrapped(kind_of_error: type[ssl.SSLError]) -> None:
     for form in wrappings(kind_of_error(1, "no")):
         judged(cut("UploadPart", form), "offline", "tls")
 
@@ -373,6 +373,7 @@ def test_a_certificate_that_does_not_verify_blocks_bare_and_wrapped() -> None:
 @pytest.mark.parametrize(
     "error",
     [
+        ssl.SSLEOFError(8, "EOF occurred in violation of protocol"),
         http.client.BadStatusLine("x"),
         http.client.IncompleteRead(b""),
         http.client.LineTooLong("header"),
