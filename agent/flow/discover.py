@@ -168,15 +168,10 @@ class Discover:
         """
         if not self.scans:
             return None
-        sizes: set[str] = set()
         with self._lock:
-            folders = self._known.folders()
-        for folder in folders:  # one by one: 100,000 may lie there
-            with self._lock:
-                unexamined = [name for name, file in self._known.within(folder).items() if not file.mark]
-            sizes.update(_size(f"{folder}/{name}") for name in unexamined)
-        with self._lock:
-            among = self._known.marks()  # at last: what was examined meanwhile is among them
+            among = self._known.marks()
+            unexamined = [(folder, name) for folder, name, file in self._known.files() if not file.mark]
+        sizes = {_size(f"{folder}/{name}") for folder, name in unexamined}
         return lambda mark: among(mark_of(mark)) or mark.partition("-")[0] in sizes
 
     def state(self, path: Path) -> tuple[State, str] | None:

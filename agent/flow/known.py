@@ -54,10 +54,6 @@ class Known:
         """Remember it from now on."""
         self._folders.setdefault(folder, {})[name] = file
 
-    def folders(self) -> Sequence[str]:
-        """Those in which files are known."""
-        return list(self._folders)
-
     def files(self) -> Iterator[tuple[str, str, File]]:
         """All, with folder and name: 100,000 paths would be made for nothing."""
         for folder, files in self._folders.items():
