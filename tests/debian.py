@@ -27,18 +27,18 @@ _AS_SERVICE = (
 _MADE = """
 set -e
 mount --make-rprivate /
-mount -t overlay -o "lowerdir=$1,upperdir=$2/upper,workdir=$2/work" overlay "$2/root"
-mount -t proc proc "$2/root/proc"
-mount -t tmpfs tmpfs "$2/root/dev"
+mount -t overlay -o "lowerdir=$1,upperdir=$2/upper,workdir=$2/work" overlay "$2/system"
+mount -t proc proc "$2/system/proc"
+mount -t tmpfs tmpfs "$2/system/dev"
 for device in null zero random urandom; do
-    touch "$2/root/dev/$device"
-    mount --bind "/dev/$device" "$2/root/dev/$device"
+    touch "$2/system/dev/$device"
+    mount --bind "/dev/$device" "$2/system/dev/$device"
 done
-mkdir -p "$2/root/data"
-mount --bind "$2/data" "$2/root/data"
+mkdir -p "$2/system/data"
+mount --bind "$2/data" "$2/system/data"
 python=$3; shift
 "$python" -c "$3"
-exec chroot "$1/root" sh -c "echo ready; exec sleep infinity"
+exec chroot "$1/system" sh -c "echo ready; exec sleep infinity"
 """
 _LOOPBACK_UP = """
 import fcntl, socket, struct
@@ -67,10 +67,10 @@ class Debian:
 
     def __init__(self, base: Path, folder: Path) -> None:
         """``base`` is not changed; what is, lies in ``folder``."""
-        for name in ("upper", "work", "root", "data/recordings"):
+        for name in ("upper", "work", "system", "data/recordings"):
             (folder / name).mkdir(parents=True)
         # What temporary folders of tests are closed to, users of this Debian must pass.
-        for path in (folder / "upper", folder / "root", folder / "data", folder / "data/recordings"):
+        for path in (folder / "upper", folder / "system", folder / "data", folder / "data/recordings"):
             path.chmod(0o755)
         unshare = ("unshare", "--net", "--mount", "--pid", "--fork", "--kill-child")
         made = (*unshare, "sh", "-c", _MADE, "sh", base, folder, sys.executable, _LOOPBACK_UP)
@@ -78,7 +78,7 @@ class Debian:
         assert self._holder.stdout is not None
         assert self._holder.stdout.readline() == "ready\n"
         self.recordings = folder / "data/recordings"
-        self._root = folder / "root"
+        self._root = folder / "system"
         self._started: list[subprocess.Popen[str]] = []
         # Its process 1, as it is called outside.
         (self.first,) = map(int, Path(f"/proc/{self._holder.pid}/task/{self._holder.pid}/children").read_text().split())

@@ -17,9 +17,9 @@ import psutil
 
 _TERM_WITHIN = 10  # seconds, as docker gives without being told more
 _ROOT = """
-mkdir -p "$1/root" "$1/upper" "$1/work"
-mount -t overlay overlay -o "lowerdir=$2,upperdir=$1/upper,workdir=$1/work" "$1/root"
-cd "$1/root"
+mkdir -p "$1/system" "$1/upper" "$1/work"
+mount -t overlay overlay -o "lowerdir=$2,upperdir=$1/upper,workdir=$1/work" "$1/system"
+cd "$1/system"
 """
 _CLOSED = """
 mount -t proc proc proc
