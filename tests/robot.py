@@ -308,3 +308,21 @@ class WatchingRobot(Robot):
 
     def _names(self, fingerprint: str) -> list[Path]:
         return list(self.discover.names(fingerprint))
+
+
+class UploadedRobot(WatchingRobot):
+    """A robot that has uploaded some recordings."""
+
+    def __init__(self, folder: Path, *names: str) -> None:
+        """``names`` below its root."""
+        super().__init__(folder)
+        for seed, name in enumerate(names):
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            write_mcap(folder / name, size=1000, seed=seed)
+        self.settle()
+        assert [log.status for log in self.history.documents.values()] == ["completed"] * len(names)
+
+    def settle(self) -> None:
+        """The time after which everything that was there has been looked at and sent."""
+        self.discover.rescan()
+        self.pass_time(20, turns=10)

@@ -20,24 +20,11 @@ from agent.model.nouns import Marker, Sighting
 from agent.model.touch_files import target_of
 from tests.fakes.gateway import PROFILE
 from tests.recorders import damaged, write_mcap, write_sidecar
-from tests.robot import WatchingRobot
+from tests.robot import UploadedRobot
 
 
-class Marked(WatchingRobot):
+class Marked(UploadedRobot):
     """A robot whose recordings are uploaded already, and what an operator does to it."""
-
-    def __init__(self, folder: Path, *names: str) -> None:
-        super().__init__(folder)
-        for seed, name in enumerate(names):
-            (folder / name).parent.mkdir(parents=True, exist_ok=True)
-            write_mcap(folder / name, size=1000, seed=seed)
-        self.settle()
-        assert [log.status for log in self.history.documents.values()] == ["completed"] * len(names)
-
-    def settle(self) -> None:
-        """The time after which everything that was there has been looked at and sent."""
-        self.discover.rescan()
-        self.pass_time(20, turns=10)
 
     def touch(self, name: str, text: str = "", *, noticed: bool = True) -> Path:
         """Drop a marker beside the recordings."""

@@ -8,7 +8,6 @@ import pytest
 
 from agent.edges.assets import AssetFile
 from agent.flow.binding import Bindings
-from agent.flow.requests import Requests
 from agent.model.errors import RefusedError
 from agent.operator import Desk
 from tests.contracts.operator import Desk as Asked
@@ -30,17 +29,9 @@ class Rig:
         self.path = write_mcap(folder / "recordings" / "a.mcap")
         while not robot.history.counts()["completed"]:
             robot.pass_time(1)
-        requests = Requests(
-            history=robot.history,
-            intake=robot.intake,
-            examiner=robot.examiner,
-            state=robot.discover.stands,
-            below=robot.discover.below,
-            names=robot.discover.names,
-        )
         self.desk = Desk(
             snapshot=lambda: {"version": "0", "gate": None, "uploads": []},
-            requests=requests,
+            requests=robot.requests,
             bindings=Bindings(AssetFile(self.state, {}), robot.known_profiles()),
             markers=self.markers,
             look_at_pause=lambda: self.did.append("look at pause"),

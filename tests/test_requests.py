@@ -12,23 +12,11 @@ from agent.flow.requests import Requests
 from agent.model.errors import CloudError
 from agent.model.nouns import Answer, Ask
 from tests.recorders import damaged, write_mcap, write_sidecar
-from tests.robot import WatchingRobot
+from tests.robot import UploadedRobot
 
 
-class Asking(WatchingRobot):
-    """A robot that has uploaded some recordings."""
-
-    def __init__(self, folder: Path, *names: str) -> None:
-        super().__init__(folder)
-        for seed, name in enumerate(names):
-            (folder / name).parent.mkdir(parents=True, exist_ok=True)
-            write_mcap(folder / name, size=1000, seed=seed)
-        self.settle()
-
-    def settle(self) -> None:
-        """The time after which everything that was there has been looked at and sent."""
-        self.discover.rescan()
-        self.pass_time(20, turns=10)
+class Asking(UploadedRobot):
+    """What commands ask of it."""
 
     def ask(self, target: Path | str, ask: Ask = "resync") -> Sequence[Answer]:
         """As a command does."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from agent.edges.clock import RealClock
 from agent.edges.history import TinyHistory
 from agent.flow.examine import fingerprint
 from agent.model.nouns import SyncLog, utc_text
+from tests.bench.history import recording
 from tests.recorders import write_mcap
 
 _IN_A_FOLDER = 500
@@ -37,7 +39,7 @@ def recordings(root: Path, count: int) -> Sequence[Path]:
 def uploaded(state: Path, paths: Sequence[Path]) -> None:
     """Write the history of an agent that has uploaded them all, as it is after its next compaction."""
     history = TinyHistory(state / "history", RealClock())
-    logs = enumerate(map(_document, paths))
+    logs = ((number, _document(number, path)) for number, path in enumerate(paths))
     while batch := list(islice(logs, _AT_ONCE)):
         with history.transaction():
             for number, document in batch:
@@ -48,27 +50,18 @@ def uploaded(state: Path, paths: Sequence[Path]) -> None:
     history.close()
 
 
-def _document(path: Path) -> SyncLog:
+def _document(number: int, path: Path) -> SyncLog:
     descriptor = os.open(path, os.O_RDONLY)
     state = os.fstat(descriptor)
     mark = str(fingerprint(descriptor, state.st_size))
     os.close(descriptor)
-    return SyncLog(
-        id=0,
+    return replace(
+        recording(number),
         episode_id=f"task-{path.stem}",
         path=str(path),
         file_size=state.st_size,
         mtime=utc_text(state.st_mtime),
         fingerprint=mark,
-        queued_at="2026-09-21T14:13:22.000Z",
-        device_id="robot-1",
-        asset_id="robot-1",
-        raw_tags={f"tag_{index}": "a value of usual length" for index in range(10)},
-        bucket="recordings",
-        object_key=f"robot-1/{path.name}",
-        logical_upload_id=f"lu-{mark[-32:]}",
-        upload_id=f"u-{mark[-32:]}",
-        part_size_bytes=8 << 20,
     )
 
 
