@@ -17,7 +17,8 @@ from urllib3.connection import HTTPConnection
 
 from agent.edges.clock import RealClock
 from agent.edges.store import MinioStore
-from agent.edges.store.line import Connection, Line
+from agent.edges.store.connections import Connection
+from agent.edges.store.line import Line
 from agent.edges.store.target import MinioTarget
 from agent.model.errors import CloudError, GateClosedError
 from agent.model.nouns import Part, Transfer, UploadSession

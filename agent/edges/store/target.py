@@ -27,7 +27,8 @@ from agent.edges.store.answers import (
     xml,
 )
 from agent.edges.store.line import Line
-from agent.edges.store.wire import Client, Keys, RefusedError, Window
+from agent.edges.store.window import Window
+from agent.edges.store.wire import Client, Keys, RefusedError
 from agent.model.digests import b64, contradiction, md5, md5_of, proves, quoted
 from agent.model.errors import CloudError, GateClosedError
 from agent.model.nouns import Part, SentPart, StoredObject, Transfer, UploadSession

@@ -1,10 +1,7 @@
-"""How a request goes out: the body, the keys, the time and the connections."""
+"""How a request goes out: the keys, the time and the connections."""
 
 from __future__ import annotations
 
-import os
-import ssl
-import threading
 import time
 from collections.abc import Callable, Mapping
 from datetime import datetime, timezone
@@ -12,88 +9,22 @@ from typing import Any, cast
 from urllib.parse import unquote_to_bytes
 
 import urllib3
-from isal.isal_zlib import crc32
 from minio import Minio
 from minio.credentials.credentials import Credentials
 from minio.credentials.providers import Provider
 from minio.helpers import sha256_hash
 
 from agent.edges.store.answers import SUCCESSES, date_of, read
-from agent.edges.store.line import POOLS, Line, in_use
-from agent.model.digests import Crc32, Hasher, b64, hasher
-from agent.model.errors import FileChangedError, GateClosedError
-from agent.model.nouns import CredentialLease, Part, Transfer
+from agent.edges.store.connections import POOLS
+from agent.edges.store.line import Line, in_use
+from agent.edges.store.sockets import trusting
+from agent.edges.store.window import PIECE, Window
+from agent.model.digests import b64
+from agent.model.nouns import CredentialLease
 from agent.model.ports import Clock
 
-BLOCK = 128 * 1024  # read from the disk and handed to the socket at once; a stop is noticed in between
 _SMALL, _LISTING = 64 * 1024, 4 * 1024 * 1024  # bytes of an answer; 1,000 entries with the longest keys
 _SKEW_NOTICED = 60.0  # seconds between the clocks from which requests are signed with the store's time
-_BUFFER = threading.local()  # one block per thread that sends
-
-
-class Window:
-    """A part as an HTTP body: read from the file in blocks, so that memory depends on no size."""
-
-    def __init__(self, part: Part, descriptor: int, transfer: Transfer) -> None:
-        """Read nothing yet; ``descriptor`` stays the caller's."""
-        self.sha256 = ""  # hex, where the signature covers the payload
-        self._part = part
-        self._descriptor = descriptor
-        self._transfer = transfer
-        self._position = 0
-
-    def __len__(self) -> int:
-        return self._part.size
-
-    def tell(self) -> int:
-        """Where the next read begins."""
-        return self._position
-
-    def seek(self, position: int) -> None:
-        """Go there, and count the bytes in between as not sent, or as sent."""
-        self._transfer.advance(position - self._position)
-        self._position = position
-
-    def read(self, size: int) -> memoryview:
-        """The next bytes that may go, at most ``size``; raises GateClosedError and FileChangedError."""
-        granted = self._transfer.grant(min(size, BLOCK, self._part.size - self._position))
-        block = self._block(self._position, granted)
-        self._position += len(block)
-        self._transfer.advance(len(block))
-        return block
-
-    def digest(self, *algorithms: str) -> list[bytes]:
-        """The digests of all its bytes, in one pass."""
-        hashers = [_hasher(algorithm) for algorithm in algorithms]
-        for position in range(0, self._part.size, BLOCK):
-            block = self._block(position, BLOCK)
-            for each in hashers:
-                each.update(block)
-        return [each.digest() for each in hashers]
-
-    def _block(self, position: int, size: int) -> memoryview:
-        """The next bytes, in this thread's only buffer: they hold until the next call."""
-        if self._transfer.stopped:
-            raise GateClosedError("the upload was told to stop")
-        size = min(size, self._part.size - position)
-        if len(getattr(_BUFFER, "bytes", b"")) < size:
-            _BUFFER.bytes = bytearray(min(BLOCK, self._part.size))
-        view = memoryview(_BUFFER.bytes)[:size]
-        filled = 0
-        while filled < len(view):
-            try:
-                count = os.preadv(self._descriptor, [view[filled:]], self._part.offset + position + filled)
-            except OSError as error:
-                raise FileChangedError(f"the file can't be read: {error.strerror}") from error
-            if count == 0:
-                raise FileChangedError("the file is shorter than it was")
-            filled += count
-        return view
-
-
-def _hasher(algorithm: str) -> Hasher:
-    """Intel's CRC-32 costs a tenth of the standard library's, which would be a sixth of all that an upload costs."""
-    return Crc32(crc32=crc32) if algorithm == "CRC32" else hasher(algorithm)
 
 
 class Keys(Provider):
@@ -242,8 +173,8 @@ def connections_of(time: StoreTime, ca_file: str, proxy: str, **options: Any) ->
     """Connections that tell ``time`` what each answer says; raises OSError where ``ca_file`` can't be read."""
     options |= {
         "retries": False,  # a retry needs a new signature
-        "blocksize": BLOCK,
-        "ssl_context": ssl.create_default_context(cafile=ca_file or None),
+        "blocksize": PIECE,
+        "ssl_context": trusting(ca_file),
     }
     pool = _proxied(proxy, **options) if proxy else Pool(**options)
     pool.time = time
