@@ -6,6 +6,7 @@ import logging
 import os
 import shutil
 import sys
+import time
 import tracemalloc
 from collections import Counter
 from collections.abc import Iterator
@@ -130,7 +131,16 @@ def test_a_scan_asks_once_for_the_state_of_each_file_that_is_known(finder: Finde
     with counted_stats() as counts:
         finder.run(60)
     assert counts["stat"] <= 22  # and the folder itself
-    assert not counts["open"]
+    assert counts["open"] == 1  # only the folder
+
+
+def test_scans_that_take_long_are_made_more_rarely(finder: Finder, monkeypatch: pytest.MonkeyPatch) -> None:
+    start, ticks = finder.clock.monotonic(), itertools.count()
+    monkeypatch.setattr(time, "thread_time", lambda: float(next(ticks)))  # a scan takes a second of CPU
+    finder.step()
+    assert finder.discover.next_step() == start + 150
+    finder.discover.rescan()  # who asks for one is not kept waiting
+    assert finder.discover.next_step() == start + 2
 
 
 def test_the_finder_sleeps_until_something_is_due(finder: Finder, tmp_path: Path) -> None:
@@ -414,15 +424,15 @@ def test_an_unreadable_folder_is_said_once_and_its_files_are_not_forgotten(
     closed.mkdir()
     path = recorders.write_mcap(closed / "a.mcap")
     recorders.write_mcap(tmp_path / "b.mcap", seed=1)
-    scandir = os.scandir
+    open_ = os.open
 
-    def failing(folder: str) -> Any:
-        if folder == str(closed):
+    def failing(path: Any, *arguments: Any, **options: Any) -> int:
+        if path == str(closed):
             raise PermissionError(13, "Permission denied")
-        return scandir(folder)
+        return open_(path, *arguments, **options)
 
     assert finder.names(5) == ["a.mcap", "b.mcap"]
-    monkeypatch.setattr(os, "scandir", failing)
+    monkeypatch.setattr(os, "open", failing)
     finder.run(180)
     assert finder.discover.report().unreadable_folders == {closed: "Permission denied"}
     assert finder.state(path) == "complete"
@@ -808,7 +818,7 @@ def test_what_is_known_costs_a_scan_one_stat(tmp_path: Path) -> None:
     with counted_stats() as counts:
         assert finder.step() == []
     assert 10_000 <= counts["stat"] < 10_100
-    assert counts["open"] == counts["pread"] == 0
+    assert (counts["open"], counts["pread"]) == (11, 0)  # the folders
 
 
 def test_a_sighting_costs_no_scan(tmp_path: Path) -> None:

@@ -1,7 +1,7 @@
 """What lies below the watched folders by name: files that may become recordings, and what is passed over."""
 
 # Paths are plain text here: a scan goes over 100,000 files, and a Path for each would be most of its cost.
-# ruff: noqa: PTH112, PTH116, PTH122, PTH206
+# ruff: noqa: PTH112, PTH116, PTH118, PTH122, PTH206
 
 from __future__ import annotations
 
@@ -98,32 +98,43 @@ def walk(
         try:
             if rules.follow and not _first_visit(folder, survey):
                 continue
-            with os.scandir(folder) as listing:
-                entries = list(listing)
+            files, below = _listed(folder, rules, survey, known(folder))
         except OSError as error:
             if error.errno not in GONE:
                 survey.unreadable[folder] = error.strerror or str(error)
             continue
         survey.listed.add(folder)
-        before = known(folder)
+        folders += [os.path.join(folder, name) for name in below]
+        yield folder, files
+
+
+def _listed(folder: str, rules: Rules, survey: Survey, before: Container[str]) -> tuple[list[Entry], list[str]]:
+    """The files and the folders in this very one; raises OSError where it can't be read."""
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)  # from here the kernel finds each file sooner
+    try:
+        with os.scandir(descriptor) as listing:
+            entries = list(listing)
         sidecars = {entry.name for entry in entries if entry.name.endswith(_SIDECAR)}
         files: list[Entry] = []
+        folders: list[str] = []
         for entry in entries:
             name = entry.name
             try:
                 if name in before and entry.is_file(follow_symlinks=False):
                     state = entry.stat(follow_symlinks=False)
                 elif _is_folder(entry, rules):
-                    folders.append(entry.path)
+                    folders.append(name)
                     continue
-                elif (judged := _candidate(entry, rules, survey)) is None:
+                elif (judged := _candidate(folder, entry, rules, survey)) is None:
                     continue
                 else:
                     state = judged
                 files.append(Entry(name, state, bool(sidecars) and sidecar_name(name) in sidecars))
             except OSError:
                 continue  # it vanished, or is a link to nowhere
-        yield folder, files
+        return files, folders
+    finally:
+        os.close(descriptor)
 
 
 def _is_folder(entry: os.DirEntry[str], rules: Rules) -> bool:
@@ -131,16 +142,16 @@ def _is_folder(entry: os.DirEntry[str], rules: Rules) -> bool:
     return not rules.excluded(entry.name) and entry.is_dir(follow_symlinks=rules.follow)
 
 
-def _candidate(entry: os.DirEntry[str], rules: Rules, survey: Survey) -> os.stat_result | None:
+def _candidate(folder: str, entry: os.DirEntry[str], rules: Rules, survey: Survey) -> os.stat_result | None:
     """The state of what may become a recording; what is passed over instead is counted."""
     if not rules.follow and entry.is_symlink():
         survey.links += not rules.excluded(entry.name)
         return None
     if rules.asks(entry.name):
-        survey.markers.append(entry.path)
+        survey.markers.append(os.path.join(folder, entry.name))
         return None
     if is_rejected(entry.name):
-        survey.rejected.append(entry.path)
+        survey.rejected.append(os.path.join(folder, entry.name))
         return None
     if not rules.wanted(entry.name):
         if suffix := foreign(entry.name):
