@@ -175,14 +175,14 @@ def folder_unreadable(scene: Scene) -> None:
     """Where tests are root no right is missing, so the kernel's answer is played."""
     closed = scene.root / "closed"
     closed.mkdir()
-    scandir = os.scandir
+    open_ = os.open
 
-    def refuse(folder: Any) -> Any:
-        if str(folder) == str(closed):
-            raise PermissionError(13, "Permission denied", str(folder))
-        return scandir(folder)
+    def refuse(path: Any, *arguments: Any, **options: Any) -> int:
+        if str(path) == str(closed):
+            raise PermissionError(13, "Permission denied", str(path))
+        return open_(path, *arguments, **options)
 
-    scene.patch.setattr(os, "scandir", refuse)
+    scene.patch.setattr(os, "open", refuse)
 
 
 def few_watches(scene: Scene) -> None:
