@@ -121,7 +121,7 @@ class Discover:
     def again(self, path: Path) -> None:
         """What ``step`` gave for ``path`` could not be taken: give it once more after settling again."""
         with self._lock:
-            if file := self._known.find(str(path)):
+            if file := self._known.find(*os.path.split(path)):
                 file.state = "settling"
                 due = self._clock.monotonic() + self._settling(path.name)
                 self._schedule(str(path.parent), path.name, file, due)
@@ -179,13 +179,13 @@ class Discover:
     def state(self, path: Path) -> tuple[State, str] | None:
         """How a file stands and why; None for one that is not known."""
         with self._lock:
-            file = self._known.find(str(path))
+            file = self._known.find(*os.path.split(path))
             return (file.state, file.why) if file else None
 
     def stands(self, path: Path) -> tuple[State, str] | None:
         """The same at this very moment: what has changed since it was seen has to settle anew."""
         with self._lock:
-            file = self._known.find(str(path))
+            file = self._known.find(*os.path.split(path))
         if file is None:
             return None
         with suppress(OSError):
@@ -264,12 +264,11 @@ class Discover:
     def _walk(self, top: str, survey: Survey) -> None:
         """See every file below ``top``, and forget those that its folders no longer hold."""
         began, fresh = self._clock.monotonic(), Batch()
-        for folder, entries in walk(top, self._rules, survey, self._known.within):
-            known = self._known.within(folder)
+        for folder, entries in walk(top, self._rules, survey, self._known.names):
+            is_settled = self._known.settled(folder)
             for name, state, beside in entries:
                 sidecar = self._sidecar_stamp(folder, name) if beside else 0
-                file = known.get(name)
-                if file is None or file.stamp != stamp_of(state) or file.sidecar != sidecar or file.state not in QUIET:
+                if not is_settled(name, stamp_of(state), sidecar):
                     self._see(folder, name, state, sidecar, fresh=fresh)
             with self._lock:
                 self._known.keep(folder, {entry.name for entry in entries})
@@ -283,7 +282,7 @@ class Discover:
         due = now + self._settle_seconds  # one object for all of them
         with self._lock:
             for mtime_ns, folder, name in fresh:
-                file = self._known.within(folder).get(name)
+                file = self._known.find(folder, name)
                 if file is None:
                     continue
                 if file.since >= began:
@@ -336,11 +335,10 @@ class Discover:
             return
         now, stamp, mtime_ns = self._clock.monotonic(), stamp_of(state), state.st_mtime_ns
         with self._lock:
-            file = self._known.within(folder).get(name)
+            file = self._known.find(folder, name)
             if file is None or file.stamp != stamp:
                 before = "skipped" if file is None else file.state
-                file = File(stamp, sidecar, now)
-                self._known.put(folder, name, file)
+                file = self._known.add(folder, name, stamp, sidecar, now)
                 if before == "skipped" and self._too_old(state):
                     file.state = "skipped"
                     return
@@ -384,7 +382,7 @@ class Discover:
                 if first[0] > now or (looks >= _LOOKS and first != last):
                     return
                 due, mtime_ns, folder, name = self._looks.pop()
-                file = self._known.within(folder).get(name)
+                file = self._known.find(folder, name)
             last, looks = (due, mtime_ns), looks + 1
             if file is not None and file.due == due:
                 yield folder, name, file
