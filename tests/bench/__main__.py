@@ -61,11 +61,11 @@ def main() -> int:
         tables.append(run(number, full=options.full))
         tables[-1].print()
         sys.stdout.flush()
-    if options.json:
-        document = {"machine": where, "full": options.full, "tables": [table.document() for table in tables]}
-        options.json.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
-    if options.markdown:
-        write_page(options.markdown, where, tables)
+        if options.json:  # each time: what was measured is not lost when the next fails
+            document = {"machine": where, "full": options.full, "tables": [table.document() for table in tables]}
+            options.json.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
+        if options.markdown:
+            write_page(options.markdown, where, tables)
     failed = [table.number for table in tables if table.failed]
     if failed:
         print(f"a goal is missed in table {', '.join(map(str, failed))}")

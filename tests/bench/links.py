@@ -31,6 +31,7 @@ EACH = 25e6 / 8  # for one connection: eight of them fill the link
 STREAMS = 16  # of the raw measurement
 LEAST = 95  # per cent
 NOISE = 0.03  # of a share: who differs by less is not behind
+BEST = ("mc", "rclone")  # of the peers: one that sends parts side by side, one that sends files side by side
 AGENT, FIRST, RAW = "agent", "agent, its first", "raw stream"
 CALLS = 9  # that an upload of the agent makes one after the other, beside its parts: connecting is two of them
 _TITLE = "Share of an emulated link that an upload fills, %"
@@ -95,13 +96,13 @@ class Filled:
 
 
 def table(*, full: bool) -> Table:
-    """Four recordings of 256 MiB; or two of 64, one run each and mc as the only peer."""
+    """Four recordings of 96 MiB beside two peers; or two of 64, one run each and mc as the only peer."""
     columns = ("tool", *(link.name for link in LINKS))
     if shutil.which("minio") is None:
         return Table(2, _TITLE, columns, [["no minio here: make servers", *(None for _ in LINKS)]])
-    count, mib = (4, 256) if full else (2, 64)
-    peers = PEERS if full else PEERS[:1]
-    with stage.scratch(12 * mib * MIB) as folder:
+    count, mib = (4, 96) if full else (2, 64)
+    peers = [peer for peer in PEERS if peer.name in (BEST if full else BEST[:1])]
+    with stage.scratch(3 * count * mib * MIB) as folder:
         made = stage.make_recordings(folder / "made", count, mib)
         with stage.minio(folder / "server", tls=True) as bucket:
             found = [_measure(link, bucket, made, peers, rounds=5 if full else 1) for link in LINKS]

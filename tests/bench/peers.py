@@ -132,6 +132,11 @@ def _library(which: str) -> Callable[[Path, S3Server, str], list[str]]:
     return arguments
 
 
+def _bare(folder: Path, server: S3Server, prefix: str) -> list[str]:
+    where = [f"{server.endpoint}/{BUCKET}/{prefix}", str(server.ca_file or "")]
+    return [str(HERE / "bare.py"), *where, *map(str, sorted(folder.iterdir()))]
+
+
 def _s5cmd_program() -> Path:
     """The tool itself, which its package starts by way of a Python script."""
     return next((SERVERS / "peers").glob("lib/python3*/site-packages/s5cmd/bin/s5cmd"), SERVERS / "s5cmd")
@@ -146,6 +151,10 @@ PEERS = (
     Peer("aws-cli", PYTHON, _aws, "awscli", python=True),
     Peer("fput_object", PYTHON, _library("fput"), "minio", python=True),
 )
+
+
+BARE = Peer("the bytes alone", Path(sys.executable), _bare, "")
+"""No tool, but what every tool has to do; for a store that asks for no signature."""
 
 
 def versions() -> Mapping[str, str]:
