@@ -34,13 +34,13 @@ class Socket(socket.socket):
         del flags
         view = memoryview(data)
         while view:
-            view = view[self._moved(lambda: os.write(self.fileno(), view)) :]  # noqa: B023 - called at once
+            view = view[self._moved(os.write, view) :]
 
     def send_file(self, piece: Piece) -> None:
         """Send what the kernel can without showing it to us: what is left then must be read."""
         while piece:
             try:
-                count = self._moved(lambda: os.sendfile(self.fileno(), piece.descriptor, piece.offset, len(piece)))
+                count = self._moved(os.sendfile, piece.descriptor, piece.offset, len(piece))
             except OSError as error:
                 if error.errno not in _OF_THE_FILE:
                     raise
@@ -49,10 +49,10 @@ class Socket(socket.socket):
                 return
             piece.take(count)
 
-    def _moved(self, push: Callable[[], int]) -> int:
-        """What ``push`` moves, once it moves anything."""
+    def _moved(self, push: Callable[..., int], *what: Any) -> int:
+        """What ``push`` moves into this socket, once it moves anything."""
         try:
-            return push()
+            return push(self.fileno(), *what)
         except BlockingIOError:
             pass
         stall, poll = Stall(self.fileno()), select.poll()
@@ -60,7 +60,7 @@ class Socket(socket.socket):
         while True:
             poll.poll(stall.look * 1000)
             try:
-                return push()
+                return push(self.fileno(), *what)
             except BlockingIOError:
                 stall.check()
 
