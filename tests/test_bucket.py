@@ -400,16 +400,21 @@ def test_metadata_that_is_no_file_is_passed_over(robot: BucketRobot) -> None:
 
 
 @pytest.mark.parametrize(
-    ("size", "part_size"),
+    ("setting", "size", "part_size"),
     [
-        (1, 8 * MIB),
-        (80_000 * MIB, 8 * MIB),
-        (80_000 * MIB + 1, 9 * MIB),
-        (5 * 1024 * 1024 * MIB, 525 * MIB),
+        (8 * MIB, 1, 8 * MIB),
+        (8 * MIB, 1024 * MIB - 1, 8 * MIB),
+        (8 * MIB, 1024 * MIB, 16 * MIB),
+        (8 * MIB, 160_000 * MIB, 16 * MIB),
+        (8 * MIB, 160_000 * MIB + 1, 17 * MIB),
+        (8 * MIB, 5 * 1024 * 1024 * MIB, 525 * MIB),
+        (5 * 1024 * MIB, 5 * 1024 * 1024 * MIB, 5 * 1024 * MIB),
     ],
 )
-def test_parts_grow_so_that_ten_thousand_suffice(robot: BucketRobot, size: int, part_size: int) -> None:
-    robot.part_size = 8 * MIB
+def test_parts_are_twice_as_large_where_they_are_many_and_grow_so_that_ten_thousand_suffice(
+    robot: BucketRobot, setting: int, size: int, part_size: int
+) -> None:
+    robot.part_size = setting
     robot.restart()
     log = replace(robot.record(), file_size=size)
     session = robot.bucket.create(NOBODY, robot.bucket.exchange(NOBODY), log).session
