@@ -942,3 +942,19 @@ def test_a_folder_is_unsettled_while_what_lay_there_waits_to_be_examined(tmp_pat
     assert not finder.discover.unsettled(tmp_path, now), "it came later"
     assert finder.discover.unsettled(tmp_path, finder.clock.monotonic())
     assert not finder.discover.unsettled(tmp_path / "other", finder.clock.monotonic())
+
+
+def test_how_a_file_stands_is_never_told_of_another_one(
+    finder: Finder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = recorders.write_mcap(tmp_path / "a.mcap")
+    assert finder.names(5) == ["a.mcap"]
+
+    def meanwhile(*_: object, **__: object) -> None:
+        finder.discover._known.forget(str(path))
+        finder.discover._known.add(str(tmp_path), "b.mcap", 1, 0, 0.0).why = "another one"
+        raise FileNotFoundError
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "stat", meanwhile)
+        assert finder.discover.stands(path) == ("complete", "")

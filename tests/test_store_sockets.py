@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import os
-import ssl
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -12,7 +11,6 @@ import pytest
 
 from agent.edges.clock import RealClock
 from agent.edges.store import MinioStore
-from agent.edges.store.sockets import trusting
 from agent.edges.store.target import MinioTarget
 from agent.model.errors import CloudError, FileChangedError
 from agent.model.nouns import Part, Transfer, UploadSession
@@ -64,7 +62,7 @@ def refusing(number: int, sendfile: Callable[[int, int, int, int], int]) -> Call
     return push
 
 
-@pytest.mark.parametrize("number", [errno.EINVAL, errno.EIO], ids=errno.errorcode.get)
+@pytest.mark.parametrize("number", [errno.EINVAL, errno.EIO, errno.ENOTCONN], ids=errno.errorcode.get)
 def test_what_the_kernel_does_not_send_by_itself_is_read_and_sent(
     server: servers.S3Server, file: int, monkeypatch: pytest.MonkeyPatch, number: int
 ) -> None:
@@ -104,11 +102,3 @@ def test_no_byte_goes_to_a_store_whose_certificate_does_not_prove_its_name(
     with pytest.raises(CloudError) as raised:
         target_at(server, host=host, ca_file=ca_file).begin()
     assert raised.value.code == "certificate"
-
-
-def test_the_context_is_as_strict_as_the_standard_librarys() -> None:
-    ours, theirs = trusting(""), ssl.create_default_context()
-    assert (ours.verify_mode, ours.check_hostname) == (theirs.verify_mode, theirs.check_hostname)
-    assert ours.minimum_version == theirs.minimum_version
-    assert ours.options == theirs.options
-    assert len(ours.get_ca_certs()) == len(theirs.get_ca_certs())

@@ -32,7 +32,7 @@ from agent.model.ports import Clock
 _log = logging.getLogger(__name__)
 
 _SETTLE_COMPRESSED = 60.0  # seconds; a compressor has no end mark that could be checked
-_LEAST_REST = 150.0  # times its CPU seconds until the next scan: so scans never take more than 0.7 % of a core
+_REST, _LONGEST_REST = 150.0, 300.0  # times its CPU seconds until the next scan, 0.7 % of a core; seconds at most
 _LOOKS = 256  # in one step, so that the first of very many files go on their way soon
 
 
@@ -186,13 +186,14 @@ class Discover:
         """The same at this very moment: what has changed since it was seen has to settle anew."""
         with self._lock:
             file = self._known.find(*os.path.split(path))
-        if file is None:
-            return None
+            if file is None:
+                return None
+            stamp, state, why = file.stamp, file.state, file.why  # before the row may be another file's
         with suppress(OSError):
-            if stamp_of(os.stat(path, follow_symlinks=self._follow)) != file.stamp:
+            if stamp_of(os.stat(path, follow_symlinks=self._follow)) != stamp:
                 self.sight(Sighting(path))
                 return "settling", "it was changed just now; it is still settling"
-        return file.state, file.why
+        return state, why
 
     @property
     def scan_seconds(self) -> float:
@@ -256,7 +257,7 @@ class Discover:
             previous, self._survey, self._tops = self._survey, survey, tops_
             self._scanned = self._clock.monotonic()
             self.scans = self.begun
-            rest = max(self._rescan_seconds, _LEAST_REST * (time.thread_time() - cpu))
+            rest = max(self._rescan_seconds, min(_REST * (time.thread_time() - cpu), _LONGEST_REST))
             self._scan_due = min(self._scan_due, self._scanned + rest)
             survey.seconds = self._scanned - started
         tell(previous, survey)

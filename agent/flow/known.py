@@ -41,7 +41,10 @@ class _Column(Generic[_Value]):
 
 
 class File:
-    """What is remembered of one path: a row. Who holds it may write to it even when the path is forgotten meanwhile."""
+    """What is remembered of one path: a row, which is another file's once the path is forgotten and one is added.
+
+    So without the lock only the thread that adds may hold it. What that writes to a forgotten one is seen by nobody.
+    """
 
     __slots__ = ("columns", "row")
 

@@ -39,7 +39,11 @@ def put(connection: http.client.HTTPConnection, path: str, file: Path) -> None:
     else:
         position = 0
         while position < size:
-            position += os.sendfile(connection.sock.fileno(), descriptor, position, size - position)
+            sent = os.sendfile(connection.sock.fileno(), descriptor, position, size - position)
+            if sent == 0:
+                raise SystemExit(f"{file} is shorter than it was")
+            position += sent
+    os.close(descriptor)
     answer = connection.getresponse()
     answer.read()
     if answer.status != 200:

@@ -113,7 +113,7 @@ def _goals(found: Mapping[Setting, Costs]) -> list[Goal]:
         goal = _against(f"{scheme}, CPU", cpu["MinIO", scheme], most, peers)
         best = min((cpu["MinIO", scheme][name] for name in peers if name in cpu["MinIO", scheme]), default=math.inf)
         floor = cpu["sink", scheme][BARE.name] / best
-        why = f"{BARE.name}, without signature, HTTP library and history, cost {floor:.2f} x"
+        why = f"{BARE.name}, sent to the sink without signature, HTTP library and history, cost {floor:.2f} x"
         goals.append(replace(goal, explanation=why if floor >= MOST_OF_IT * most else ""))
     for scheme, most in (("http", 1.0), ("https", TLS_WALL)):
         alone = _against("", wall["sink", scheme], most + NOISE, ["mc"])

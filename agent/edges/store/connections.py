@@ -5,6 +5,7 @@ from __future__ import annotations
 import http.client
 import select
 import socket
+import ssl
 from typing import Any
 
 from urllib3.connection import HTTPConnection, HTTPSConnection
@@ -14,7 +15,7 @@ from urllib3.response import HTTPResponse
 
 from agent.edges.store.answers import TooLongError
 from agent.edges.store.line import used_line
-from agent.edges.store.sockets import Socket, Stall, held_back
+from agent.edges.store.sockets import Stall, held_back, send_all, send_file
 from agent.edges.store.window import Piece
 
 _LITTLE = 32 * 1024  # held back when the body is out: what the timeout of the answer has room for
@@ -57,7 +58,6 @@ class Connection(HTTPConnection):
     """A connection whose time runs out only while nothing moves. It belongs to the line that is used."""
 
     response_class = _Answer
-    _plain: Socket  # below TLS
     _sends_part = False
     _began = 0.0
     _sent = 0
@@ -70,15 +70,14 @@ class Connection(HTTPConnection):
                 self._dns_host, self.port, type=socket.SOCK_STREAM
             ):
                 try:
-                    return self._connected(Socket(family, kind, protocol), address)
+                    return self._connected(socket.socket(family, kind, protocol), address)
                 except OSError as error:
                     problem = error
         except socket.gaierror as error:
             raise NameResolutionError(self.host, self, error) from error
         raise NewConnectionError(self, str(problem)) from problem
 
-    def _connected(self, sock: Socket, address: Any) -> socket.socket:
-        self._plain = sock
+    def _connected(self, sock: socket.socket, address: Any) -> socket.socket:
         try:
             used_line().take(sock.fileno())
             sock.setsockopt(*_AT_ONCE)
@@ -95,24 +94,21 @@ class Connection(HTTPConnection):
         self._sends_part = method == "PUT"
         self._began, self._sent = used_line().monotonic(), 0
         if self.sock is not None:
-            used_line().take(self._plain.fileno())
+            used_line().take(self.sock.fileno())
         super().request(method, *arguments, **options)
 
     def send(self, data: Any) -> None:
         """Send all of ``data``, bytes or a piece of a file; raises TimeoutError when nothing moves for too long."""
+        if self.sock is None:
+            self.connect()
         self._sent += len(data)
-        if isinstance(data, Piece):
-            self._send_piece(data)
-        else:
-            super().send(data)
-
-    def _send_piece(self, piece: Piece) -> None:
-        self._plain.send_file(piece)
-        self._send_read(piece)
-
-    def _send_read(self, piece: Piece) -> None:
-        for block in piece.blocks():
-            super().send(block)
+        if not isinstance(data, Piece):
+            send_all(self.sock, data)
+            return
+        if not isinstance(self.sock, ssl.SSLSocket):
+            send_file(self.sock, data)
+        for block in data.blocks():
+            send_all(self.sock, block)
 
     def getresponse(self) -> HTTPResponse:  # type: ignore[override]  # as in the library
         """Wait for the answer; its time runs from when the request has left, not from when the kernel took it."""
@@ -126,25 +122,22 @@ class Connection(HTTPConnection):
         """Let as much wait unsent as the body's pace tells."""
         seconds = used_line().monotonic() - self._began
         if self.sock is not None and seconds > 0:
-            self._plain.setsockopt(*_UNSENT, max(_LEAST_UNSENT, int(self._sent / seconds * _AHEAD)))
+            self.sock.setsockopt(*_UNSENT, max(_LEAST_UNSENT, int(self._sent / seconds * _AHEAD)))
 
     def _await_departure(self) -> None:
         if self.sock is None:
             return
         poll = select.poll()
         # Over TLS there may be something to read that is no answer.
-        poll.register(self._plain, select.POLLRDHUP if isinstance(self, HTTPSConnection) else select.POLLIN)
-        stall, pause = Stall(self._plain.fileno()), _SOON
-        while held_back(self._plain.fileno()) > _LITTLE and not poll.poll(pause * 1000):
+        poll.register(self.sock, select.POLLRDHUP if isinstance(self, HTTPSConnection) else select.POLLIN)
+        stall, pause = Stall(self.sock.fileno()), _SOON
+        while held_back(self.sock.fileno()) > _LITTLE and not poll.poll(pause * 1000):
             stall.check()
             pause = min(pause * 2, _LATER)
 
 
 class SecureConnection(Connection, HTTPSConnection):
     """The same over TLS."""
-
-    def _send_piece(self, piece: Piece) -> None:
-        self._send_read(piece)
 
 
 class ConnectionPool(HTTPConnectionPool):

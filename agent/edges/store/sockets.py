@@ -1,4 +1,4 @@
-"""Sockets that are patient with a slow line and done with a dead one, and TLS in few calls.
+"""Sending that is patient with a slow line and done with a dead one.
 
 The library's timeout would bound the sending of a block as a whole. Here only a line on which nothing moves is given
 up: the kernel tells how much it still holds back, and as long as that shrinks, however slowly, there is progress.
@@ -11,78 +11,58 @@ import fcntl
 import os
 import select
 import socket
-import ssl
 import struct
 import termios
-from collections.abc import Callable
 from typing import Any
-
-from urllib3.util.ssltransport import SSLTransport
 
 from agent.edges.store.line import used_line
 from agent.edges.store.window import Piece
 
 _LOOK = 1.0  # seconds between looks at a line that takes nothing
-_OF_THE_FILE = frozenset({errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP, errno.EIO, errno.ESTALE})
+_OF_THE_WAY = frozenset({errno.EBADF, errno.ENETDOWN, errno.ENETUNREACH, errno.EHOSTUNREACH, errno.ENOBUFS})
 
 
-class Socket(socket.socket):
-    """A connection's, with a timeout: it raises TimeoutError only when nothing moves for too long."""
-
-    def sendall(self, data: Any, flags: int = 0, /) -> None:
-        """Send all of ``data``."""
-        del flags
-        view = memoryview(data)
+def send_all(sock: socket.socket, data: Any) -> None:
+    """Send all of ``data``, over TLS or not; raises TimeoutError when nothing moves for too long."""
+    view, stall = memoryview(data), Stall(sock.fileno())
+    before = sock.gettimeout()
+    sock.settimeout(stall.look)
+    try:
         while view:
-            view = view[self._moved(os.write, view) :]
-
-    def send_file(self, piece: Piece) -> None:
-        """Send what the kernel can without showing it to us: what is left then must be read."""
-        while piece:
             try:
-                count = self._moved(os.sendfile, piece.descriptor, piece.offset, len(piece))
-            except OSError as error:
-                if error.errno not in _OF_THE_FILE:
-                    raise
-                return
-            if count == 0:
-                return
-            piece.take(count)
+                view = view[sock.send(view) :]
+            except TimeoutError:
+                stall.check()  # to be sent again as it is: TLS may have taken its first records
+            else:
+                stall.over()
+    finally:
+        sock.settimeout(before)
 
-    def _moved(self, push: Callable[..., int], *what: Any) -> int:
-        """What ``push`` moves into this socket, once it moves anything."""
+
+def send_file(sock: socket.socket, piece: Piece) -> None:
+    """Send what the kernel can without showing it to us, over plain TCP; what is left then must be read.
+
+    Raises TimeoutError when nothing moves for too long.
+    """
+    stall, poll = Stall(sock.fileno()), select.poll()
+    poll.register(sock, select.POLLOUT)
+    while piece:
         try:
-            return push(self.fileno(), *what)
+            count = os.sendfile(sock.fileno(), piece.descriptor, piece.offset, len(piece))
         except BlockingIOError:
-            pass
-        stall, poll = Stall(self.fileno()), select.poll()
-        poll.register(self, select.POLLOUT)
-        while True:
-            poll.poll(stall.look * 1000)
-            try:
-                return push(self.fileno(), *what)
-            except BlockingIOError:
+            if not poll.poll(stall.look * 1000):
                 stall.check()
-
-
-class Context(ssl.SSLContext):
-    """TLS in memory: a block goes out by one call, where the standard library's sockets need one for each 16 KiB."""
-
-    def wrap_socket(  # type: ignore[override]  # of what the base knows, urllib3 asks for this
-        self, sock: socket.socket, *, server_hostname: str | None = None
-    ) -> SSLTransport:
-        """Shake hands, and return what sends and receives over ``sock``."""
-        return SSLTransport(sock, self, server_hostname)
-
-
-def trusting(ca_file: str) -> Context:
-    """A client's context; raises OSError where ``ca_file``, in place of the system's authorities, can't be read."""
-    context = Context(ssl.PROTOCOL_TLS_CLIENT)
-    if ca_file:
-        context.load_verify_locations(ca_file)
-    else:
-        context.load_default_certs()
-    return context
+            continue
+        except (ConnectionError, TimeoutError):
+            raise
+        except OSError as error:
+            if error.errno in _OF_THE_WAY:
+                raise
+            return  # of the file, or a file system that can't: reading tells
+        if count == 0:
+            return
+        piece.take(count)
+        stall.over()
 
 
 class Stall:
@@ -92,9 +72,13 @@ class Stall:
         """It is the line that is used which knows patience."""
         self._line = used_line()
         self._descriptor = descriptor
+        self.look = min(_LOOK, self._line.patience / 4)
+        self.over()
+
+    def over(self) -> None:
+        """Something was taken: begin anew."""
         self._held = -1
         self._since = self._line.monotonic()
-        self.look = min(_LOOK, self._line.patience / 4)
 
     def check(self) -> None:
         """Raise TimeoutError when nothing has been acknowledged for too long."""

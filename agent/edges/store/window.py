@@ -12,7 +12,7 @@ from agent.model.digests import Crc32, Hasher, hasher
 from agent.model.errors import FileChangedError, GateClosedError
 from agent.model.nouns import Part, Transfer
 
-PIECE = 1024 * 1024  # may go at once, at most
+PIECE = 256 * 1024  # may go at once, at most
 _BLOCK = 128 * 1024  # read from the disk at once
 _BUFFER = threading.local()  # one block per thread that reads
 
@@ -79,23 +79,24 @@ class Window:
 
     def seek(self, position: int) -> None:
         """Go there, and count the bytes in between as not sent, or as sent."""
-        self._gone(position - self._position)
+        self._move(position - self._position)
 
     def read(self, size: int) -> Piece:
         """The next bytes that may go, at most ``size``, once those before have gone; raises GateClosedError."""
         granted = self._transfer.grant(min(size, self._part.size - self._position))
         self._check()
-        return Piece(self._descriptor, self._part.offset + self._position, granted, self._gone)
+        return Piece(self._descriptor, self._part.offset + self._position, granted, self._move)
 
     def digest(self, *algorithms: str) -> list[bytes]:
         """The digests of all its bytes, in one pass; raises GateClosedError and FileChangedError."""
         hashers = [_hasher(algorithm) for algorithm in algorithms]
+        self._check()
         for block in Piece(self._descriptor, self._part.offset, self._part.size, lambda _: self._check()).blocks():
             for each in hashers:
                 each.update(block)
         return [each.digest() for each in hashers]
 
-    def _gone(self, count: int) -> None:
+    def _move(self, count: int) -> None:
         self._position += count
         self._transfer.advance(count)
 

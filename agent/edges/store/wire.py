@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ssl
 import time
 from collections.abc import Callable, Mapping
 from datetime import datetime, timezone
@@ -17,7 +18,6 @@ from minio.helpers import sha256_hash
 from agent.edges.store.answers import SUCCESSES, date_of, read
 from agent.edges.store.connections import POOLS
 from agent.edges.store.line import Line, in_use
-from agent.edges.store.sockets import trusting
 from agent.edges.store.window import PIECE, Window
 from agent.model.digests import b64
 from agent.model.nouns import CredentialLease
@@ -174,7 +174,7 @@ def connections_of(time: StoreTime, ca_file: str, proxy: str, **options: Any) ->
     options |= {
         "retries": False,  # a retry needs a new signature
         "blocksize": PIECE,
-        "ssl_context": trusting(ca_file),
+        "ssl_context": ssl.create_default_context(cafile=ca_file or None),
     }
     pool = _proxied(proxy, **options) if proxy else Pool(**options)
     pool.time = time
