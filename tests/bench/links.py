@@ -34,6 +34,7 @@ NOISE = 0.03  # of a share: who differs by less is not behind
 BEST = ("mc", "rclone")  # of the peers: one that sends parts side by side, one that sends files side by side
 AGENT, FIRST, RAW = "agent", "agent, its first", "raw stream"
 CALLS = 9  # that an upload of the agent makes one after the other, beside its parts: connecting is two of them
+AT_ONCE = 2  # recordings, by default
 _TITLE = "Share of an emulated link that an upload fills, %"
 
 
@@ -108,7 +109,7 @@ def table(*, full: bool) -> Table:
             found = [_measure(link, bucket, made, peers, rounds=5 if full else 1) for link in LINKS]
     names = [RAW, AGENT, FIRST, *(peer.name for peer in peers)]
     rows = [[_named(name, peers), *(_cell(filled.get(name)) for filled in found)] for name in names]
-    goals = [goal for link, filled in zip(LINKS, found, strict=True) for goal in _goals(link, filled)]
+    goals = [goal for link, filled in zip(LINKS, found, strict=True) for goal in _goals(link, count, filled)]
     note = (
         f"{ALL * 8 / 1e6:.0f} Mbit/s in all, {EACH * 8 / 1e6:.0f} for a connection; {count} x {mib} MiB, https. "
         "With resets every fourth connection is reset after 6 MiB. The agent's first upload on a link has yet to find "
@@ -201,15 +202,16 @@ def _cell(filled: Sequence[Filled] | None) -> Cell:
     return Figure.of(one.share for one in filled) if filled else "gave up"
 
 
-def _goals(link: Link, found: Mapping[str, Sequence[Filled]]) -> list[Goal]:
+def _goals(link: Link, count: int, found: Mapping[str, Sequence[Filled]]) -> list[Goal]:
     shares = {name: Figure.of(one.share for one in filled).median for name, filled in found.items() if filled}
     rivals = {name: share for name, share in shares.items() if name not in {AGENT, FIRST, RAW}}
     agent = shares[AGENT]
     # What a reset destroys must be sent again by anybody: there, all that is sent counts.
     busy = Figure.of(one.busy for one in found[AGENT]).median if link.reset_after else agent
     seconds = Figure.of(one.seconds for one in found[AGENT]).median
-    calls = 100 * CALLS * link.round_trip / seconds
-    why = f"so short an upload waits {calls:.0f} % of its time for {CALLS} calls" if busy + calls >= LEAST else ""
+    calls = CALLS * -(-count // AT_ONCE)
+    waits = 100 * calls * link.round_trip / seconds
+    why = f"so short an upload waits {waits:.0f} % of its time for {calls} calls" if busy + waits >= LEAST else ""
     goals = [Goal(f"{link.name}: the agent fills ≥ {LEAST} %", f"{busy:.0f} %", busy >= LEAST, why)]
     if rivals:
         best = max(rivals, key=lambda name: rivals[name])
