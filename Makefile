@@ -43,7 +43,7 @@ format: $(STAMP)  ## bring the code into shape
 bench: $(STAMP)  ## the seven tables of BENCHMARKS.md, short; with MinIO and the peers where they were built
 	PATH="$(SERVERS):$$PATH" $(BIN)/python -m tests.bench
 
-bench-full: $(STAMP)  ## the same with large files and many rounds, for hours; writes BENCHMARKS.md and bench.json
+bench-full: $(STAMP)  ## the same with large files and all rounds, for over an hour; writes BENCHMARKS.md and bench.json
 	PATH="$(SERVERS):$$PATH" $(BIN)/python -m tests.bench --full --json bench.json --markdown BENCHMARKS.md
 
 soak: $(STAMP)  ## bursts, narrow links, crowds; the long versions of kills and simulation; for an hour or so; SEED=N repeats one
