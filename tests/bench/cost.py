@@ -27,7 +27,6 @@ COLUMNS = ("what", "CPU s/GiB", "peak MiB", "seconds")
 FEW = ("mc", "boto3")  # where there is no goal to compare all with
 PYTHON = tuple(peer.name for peer in PEERS if peer.python)
 LEAST_CPU, TLS_CPU, PYTHON_CPU, TLS_WALL = 0.9, 1.3, 0.5, 1.5  # times a peer's
-MOST_OF_IT = 0.8  # of what a goal allows: where the bytes alone need that, little is left to be saved
 NOISE = 0.03  # of a time: who differs by less is not behind
 PEAK = 80  # MiB
 
@@ -114,7 +113,7 @@ def _goals(found: Mapping[Setting, Costs]) -> list[Goal]:
         best = min((cpu["MinIO", scheme][name] for name in peers if name in cpu["MinIO", scheme]), default=math.inf)
         floor = cpu["sink", scheme][BARE.name] / best
         why = f"{BARE.name}, sent to the sink without signature, HTTP library and history, cost {floor:.2f} x"
-        goals.append(replace(goal, explanation=why if floor >= MOST_OF_IT * most else ""))
+        goals.append(replace(goal, explanation=why if floor > most else ""))
     for scheme, most in (("http", 1.0), ("https", TLS_WALL)):
         alone = _against("", wall["sink", scheme], most + NOISE, ["mc"])
         why = f"the store's work; where it does none, {alone.measured}" if alone.met else ""
