@@ -18,7 +18,6 @@ State = Literal["settling", "recording", "unfinished", "waiting", "unreadable", 
 QUIET = frozenset({"unfinished", "skipped", "damaged", "complete"})
 """States in which a scan has nothing to do about a file that stayed as it was."""
 
-_STAMP = (1 << 60) - 1
 _PARTS = 4  # that marks are sorted in: 100,000 numbers at once would take 4 MiB
 _STATES: tuple[State, ...] = get_args(State)
 _CODES: dict[str, int] = {state: code for code, state in enumerate(_STATES)}
@@ -101,7 +100,7 @@ class Known:
         """Nothing was seen yet."""
         self._folders: dict[str, dict[str, int]] = {}  # rows by name
         self._free: list[int] = []  # rows without a name
-        self._stamps, self._sidecars, self._marks = array("Q"), array("q"), array("Q")
+        self._stamps, self._sidecars, self._marks = array("q"), array("q"), array("Q")
         self._sinces, self._dues, self._states, self._reasons = array("d"), array("d"), _States(), _Reasons()
         self._columns = {
             "stamp": self._stamps,
@@ -218,4 +217,4 @@ def mark_of(fingerprint: str) -> int:
 
 def stamp_of(state: os.stat_result) -> int:
     """Another number when it is another file, or has other bytes as far as size and time tell."""
-    return hash((state.st_dev, state.st_ino, state.st_size, state.st_mtime_ns)) & _STAMP
+    return hash((state.st_dev, state.st_ino, state.st_size, state.st_mtime_ns))
