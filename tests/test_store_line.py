@@ -1,7 +1,8 @@
-"""Slow, stalled and stuck connections, over plain TCP and over TLS."""
+"""Connections over plain TCP and over TLS: slow, stalled and stuck ones, what they send of a file, whom they trust."""
 
 from __future__ import annotations
 
+import errno
 import inspect
 import os
 import socket
@@ -20,7 +21,7 @@ from agent.edges.store import MinioStore
 from agent.edges.store.connections import Connection
 from agent.edges.store.line import Line
 from agent.edges.store.target import MinioTarget
-from agent.model.errors import CloudError, GateClosedError
+from agent.model.errors import CloudError, FileChangedError, GateClosedError
 from agent.model.nouns import Part, Transfer, UploadSession
 from tests import servers
 from tests.oracle import LEASE, opened
@@ -211,3 +212,75 @@ def _take_in(server: socket.socket, size: int) -> None:
         while size > 0:
             size -= len(there.recv(64 * KIB))
         there.sendall(b"HTTP/1.1 204 No Content\r\n\r\n")
+
+
+# -- files and certificates
+
+
+def _at(server: servers.S3Server, host: str = "127.0.0.1", ca_file: str | None = None) -> MinioTarget:
+    """A target at that name of the server; ``ca_file`` is trusted, or the server's own."""
+    trusted = str(server.ca_file or "") if ca_file is None else ca_file
+    return _target(MinioStore(clock=RealClock(), ca_file=trusted), server.endpoint.replace("127.0.0.1", host))
+
+
+def sent(target: MinioTarget, file: int, transfer: Transfer) -> None:
+    """One part with all of the file, which the store has proven."""
+    multipart, part = target.begin(), Part(1, 0, SIZE)
+    proven = target.send(multipart, part, file, transfer)
+    assert target.matches(target.parts(multipart)[0], part, file)
+    assert proven.size == transfer.sent == SIZE
+
+
+def refusing(number: int, sendfile: Callable[[int, int, int, int], int]) -> Callable[[int, int, int, int], int]:
+    """A kernel that sends a little of a file, and then no more of it."""
+    calls: list[int] = []
+
+    def push(out: int, source: int, offset: int, count: int) -> int:
+        calls.append(count)
+        if len(calls) % 2 == 0:
+            raise OSError(number, os.strerror(number))
+        return sendfile(out, source, offset, min(count, 1000))
+
+    return push
+
+
+@pytest.mark.parametrize("number", [errno.EINVAL, errno.EIO, errno.ENOTCONN], ids=errno.errorcode.get)
+def test_what_the_kernel_does_not_send_by_itself_is_read_and_sent(
+    server: servers.S3Server, file: int, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    monkeypatch.setattr(os, "sendfile", refusing(number, os.sendfile))
+    sent(_at(server), file, Transfer(SIZE))
+
+
+def test_progress_is_told_as_bytes_leave_and_taken_back_when_the_file_ends_too_soon(
+    server: servers.S3Server, file: int
+) -> None:
+    class Cut(Transfer):
+        """Cuts the file a little further on once a third of it has left."""
+
+        told = 0
+
+        def advance(self, count: int) -> None:
+            super().advance(count)
+            if self.told <= SIZE // 3 < self.sent:
+                os.ftruncate(file, self.sent + 1000)
+            self.told = max(self.told, self.sent)
+
+    target, transfer = _at(server), Cut(SIZE)
+    with pytest.raises(FileChangedError, match="shorter than it was"):
+        target.send(target.begin(), Part(1, 0, SIZE), file, transfer)
+    assert SIZE // 3 < transfer.told < SIZE
+    assert transfer.sent == 0
+
+
+@pytest.mark.parametrize(
+    ("host", "ca_file"), [("127.1", None), ("127.0.0.1", "")], ids=["another name", "an unknown authority"]
+)
+def test_no_byte_goes_to_a_store_whose_certificate_does_not_prove_its_name(
+    server: servers.S3Server, host: str, ca_file: str | None
+) -> None:
+    if server.ca_file is None:
+        pytest.skip("only over TLS")
+    with pytest.raises(CloudError) as raised:
+        _at(server, host, ca_file).begin()
+    assert raised.value.code == "certificate"
