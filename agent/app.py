@@ -55,11 +55,9 @@ _log = logging.getLogger(__name__)
 _WORKERS = 1_000_000  # as many as can be asked for: a thread is made only when one more is needed
 _GRACE, _DROPPED = 8.0, 2.0  # seconds that parts in flight have at a stop, and then to be dropped
 _HANGING_UP = 0.5  # seconds that an answer to a command has at a stop
-_TICK, _REFRESH, _SUPERVISE, _PUBLISH = 1.0, 2.0, 10.0, 2.0  # seconds
-_PAY, _TIDY = 300.0, 3600.0
-_TEND = 60.0
-_RETAIN, _FORGET = 10.0, 600.0
-_LINK = 3.0  # seconds between looks at the way to the cloud
+_TICK, _REFRESH, _PUBLISH, _LINK = 1.0, 2.0, 2.0, 3.0  # seconds; the last between looks at the way to the cloud
+_SUPERVISE, _RETAIN, _TEND = 10.0, 10.0, 60.0
+_PAY, _FORGET, _TIDY = 300.0, 600.0, 3600.0
 _GIB = 1024**3
 _BUILT = utc_seconds(BUILD_DATE)
 _DEAD, _STUCK = 60.0, 600.0  # seconds without a tick of the dispatcher; after a scan was due, without a look
@@ -399,8 +397,7 @@ class App:
     # -- the scheduler
 
     def _jobs(self) -> Iterator[tuple[Callable[[], Any], float]]:
-        yield self._power_on.look, _TICK
-        yield self.dispatch.tick, _TICK
+        yield self._tick, _TICK
         yield self._look_at_markers, _TICK
         yield self._refresh, _REFRESH
         yield self.lookout.watch.supervise, _SUPERVISE
@@ -419,6 +416,10 @@ class App:
             yield self._telemetry.tend, _TEND
         if self._retention is not None:
             yield self._retention.look, _RETAIN
+
+    def _tick(self) -> None:
+        self._power_on.look()
+        self.dispatch.tick()
 
     def _refresh(self) -> None:
         # Asked in this order: what is claimed after the first goes by it.

@@ -14,19 +14,26 @@ from apscheduler.triggers.base import BaseTrigger
 
 _log = logging.getLogger(__name__)
 
+_SECOND = timedelta(seconds=1)
 _THREADS = 6  # some jobs may hang for a while, in the network or at a disk; the others must not
 
 
 class Every(BaseTrigger):  # type: ignore[misc] # apscheduler has no types
-    """Fires a period after now, never at a date fixed before: a clock that jumps neither stalls nor floods it."""
+    """Fires a period after now, never at a date fixed before: a clock that jumps neither stalls nor floods it.
+
+    From a second on, on the second: jobs that wake the machine wake it together.
+    """
 
     def __init__(self, seconds: float) -> None:
         """``seconds`` is the period."""
         self.period = timedelta(seconds=seconds)
 
     def get_next_fire_time(self, previous_fire_time: datetime | None, now: datetime) -> datetime:
-        """A period after ``now``; at once the first time."""
-        return now if previous_fire_time is None else now + self.period
+        """A period after ``now``, or less by part of a second; at once the first time."""
+        if previous_fire_time is None:
+            return now
+        due = now + self.period
+        return due.replace(microsecond=0) if self.period >= _SECOND else due
 
 
 class Schedule:

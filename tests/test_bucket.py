@@ -405,13 +405,15 @@ def test_metadata_that_is_no_file_is_passed_over(robot: BucketRobot) -> None:
         (8 * MIB, 1, 8 * MIB),
         (8 * MIB, 1024 * MIB - 1, 8 * MIB),
         (8 * MIB, 1024 * MIB, 16 * MIB),
-        (8 * MIB, 160_000 * MIB, 16 * MIB),
-        (8 * MIB, 160_000 * MIB + 1, 17 * MIB),
+        (8 * MIB, 2048 * MIB - 1, 16 * MIB),
+        (8 * MIB, 2048 * MIB, 32 * MIB),
+        (8 * MIB, 320_000 * MIB, 32 * MIB),
+        (8 * MIB, 320_000 * MIB + 1, 33 * MIB),
         (8 * MIB, 5 * 1024 * 1024 * MIB, 525 * MIB),
         (5 * 1024 * MIB, 5 * 1024 * 1024 * MIB, 5 * 1024 * MIB),
     ],
 )
-def test_parts_are_twice_as_large_where_they_are_many_and_grow_so_that_ten_thousand_suffice(
+def test_parts_are_larger_where_they_are_many_and_grow_so_that_ten_thousand_suffice(
     robot: BucketRobot, setting: int, size: int, part_size: int
 ) -> None:
     robot.part_size = setting

@@ -71,6 +71,16 @@ def test_a_width_is_doubled_only_while_that_makes_it_faster() -> None:
     assert sorted(road.widths)[len(road.widths) // 2] == 8
 
 
+def test_the_wait_for_answers_is_filled_with_more_parts() -> None:
+    road = Road(Pace(), lambda flying: 80 * MBIT if flying < 8 and answers_are_awaited() else 160 * MBIT)
+
+    def answers_are_awaited() -> bool:
+        return int(road.now / LOOK) % 6 == 0  # once in the 3 s that a part takes
+
+    road.drive(HOUR)
+    assert sorted(road.widths)[len(road.widths) // 2] == 8
+
+
 def test_what_one_upload_found_serves_the_next() -> None:
     road = Road(Pace(), capped(20 * MBIT, 1000 * MBIT))
     road.drive(30)
@@ -105,7 +115,7 @@ def test_throughput_is_not_judged_while_parts_beyond_the_width_still_fly() -> No
 
 def test_a_trial_that_an_upload_breaks_off_by_ending_is_undone() -> None:
     road = Road(Pace(), capped(20 * MBIT, 1000 * MBIT), uploads=2)
-    road.drive(4)
+    road.drive(6)
     assert road.pace.width == 8
     road.end(road.runs[0])
     assert road.pace.width == 4

@@ -77,6 +77,16 @@ def test_a_lease_that_ends_under_several_parts_is_renewed_once(bench: Bench) -> 
     assert bench.keys.refreshes == 1
 
 
+@pytest.mark.parametrize(("code", "pause"), [("reset", 0.0), ("refused", 0.5)])
+def test_a_cut_connection_is_replaced_at_once_and_a_store_that_is_away_is_not(
+    bench: Bench, code: str, pause: float
+) -> None:
+    bench.store.fail("UploadPart", error=CloudError("UploadPart", code), times=1)
+    before = bench.clock.monotonic()
+    assert len(bench.send(width=1)) == len(bench.parts)
+    assert bench.clock.monotonic() - before == pause
+
+
 def test_after_the_first_failure_no_further_part_starts(bench: Bench) -> None:
     bench.store.fail("UploadPart", error=REFUSED, times=1000)
     with pytest.raises(CloudError, match="AccessDenied"):

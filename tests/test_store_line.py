@@ -99,6 +99,38 @@ def test_a_part_without_an_answer_is_given_up(server: servers.S3Server, file: in
         assert (raised.value.code, transfer.sent) == ("timeout", 0)
 
 
+def sent_together(target: MinioTarget, file: int, multipart: str) -> list[BaseException | None]:
+    """Send two parts at once; what became of each."""
+    with ThreadPoolExecutor(2) as pool:
+        sending = [
+            pool.submit(target.send, multipart, Part(number, 0, SIZE), file, Transfer(SIZE)) for number in (1, 2)
+        ]
+        return [each.exception(20) for each in sending]
+
+
+def test_after_a_reset_the_connection_that_got_through_meanwhile_is_used(server: servers.S3Server, file: int) -> None:
+    slow = Wire(rate=100 * KIB, reset_after=100 * KIB)
+    with target_behind(server, lambda number: slow if number == 1 else Wire(rate=SIZE * 2)) as (target, link):
+        multipart = target.begin()
+        problem, _ = sorted(sent_together(target, file, multipart), key=lambda problem: problem is None)
+        assert isinstance(problem, CloudError)
+        assert problem.code == "reset"
+        assert len(target.parts(multipart)) == 1
+        assert link.accepted == 2
+
+
+def test_after_a_reset_connections_that_only_lay_idle_are_not_trusted(server: servers.S3Server, file: int) -> None:
+    cut = Wire(rate=SIZE * 4, reset_after=3 * SIZE // 2)
+    with target_behind(server, lambda number: cut if number < 2 else Wire()) as (target, link):
+        multipart = target.begin()
+        assert sent_together(target, file, multipart) == [None, None]
+        with pytest.raises(CloudError) as raised:
+            target.send(multipart, Part(3, 0, SIZE), file, Transfer(SIZE))
+        assert raised.value.code == "reset"
+        assert len(target.parts(multipart)) == 2
+        assert link.accepted == 3
+
+
 def broken_off(target: MinioTarget, link: SlowLink, file: int, multipart: str) -> None:
     """Send a part, stop it once the link is dead, and see it end."""
     transfer = Transfer(SIZE)

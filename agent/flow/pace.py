@@ -17,9 +17,9 @@ MOST = 16  # parts of one recording in flight
 MOST_IN_ALL = 32  # parts of all recordings: each costs a thread, a block and a connection
 
 _FIRST = 4
-_GAIN = 1.1  # times the throughput that a doubled width must have to be kept
+_GAIN = 1.05  # times the throughput that a doubled width must have to be kept
 _KEEPS = 0.95  # times the throughput that a halved width must have to be kept
-_SETTLE, _MEASURE = 1.0, 2.0  # seconds that connections have to get going, and then to show what they can
+_SETTLE, _MEASURE = 1.0, 3.0  # seconds that connections have to get going, and then to show what they can
 _SETTLE_BYTES, _MEASURE_BYTES = 256 * 1024, 512 * 1024  # and for each part in flight: less may lie in buffers
 _REST, _LONGEST_REST = 60.0, 960.0  # seconds after a trial that brought nothing, doubled by each further one
 _SAME_FAULT = 10.0  # seconds within which failures count as one

@@ -26,14 +26,18 @@ _MAYBE_LEASE = frozenset({"AccessDenied", "HTTP_403"})  # stores say that of an 
 
 
 def again(clock: Clock, ask: Callable[[], Answer]) -> Answer:
-    """Ask up to three times while the cloud is away. Only for what may be repeated. Raises CloudError."""
+    """Ask up to three times while the cloud is away. Only for what may be repeated. Raises CloudError.
+
+    After a reset the second try follows at once: it tells little of the cloud, and much of an old connection.
+    """
     for attempt in range(1, _TRIES):
         try:
             return ask()
         except CloudError as error:
             if (judge(error).kind != "offline" and error.code != "checksum") or error.retry_after > _LONGEST_PAUSE:
                 raise
-            clock.wait(max(_PAUSE * 2 ** (attempt - 1), error.retry_after))
+            if attempt > 1 or error.code != "reset":
+                clock.wait(max(_PAUSE * 2 ** (attempt - 1), error.retry_after))
     return ask()
 
 

@@ -31,10 +31,10 @@ EACH = 25e6 / 8  # for one connection: eight of them fill the link
 STREAMS = 16  # of the raw measurement
 LEAST = 95  # per cent
 NOISE = 0.03  # of a share: who differs by less is not behind
-BEST = ("mc", "rclone")  # of the peers: one that sends parts side by side, one that sends files side by side
+PEER = "mc"  # the best of them on a link; rclone, which sends files side by side, fills half of what it does
 AGENT, FIRST, RAW = "agent", "agent, its first", "raw stream"
 CALLS = 9  # that an upload of the agent makes one after the other, beside its parts: connecting is two of them
-AT_ONCE = 2  # recordings, by default
+AT_ONCE = 2  # recordings, by default; as many are sent
 _TITLE = "Share of an emulated link that an upload fills, %"
 
 
@@ -97,21 +97,21 @@ class Filled:
 
 
 def table(*, full: bool) -> Table:
-    """Four recordings of 96 MiB beside two peers; or two of 64, one run each and mc as the only peer."""
+    """Two recordings of 512 MiB and five runs; or two of 64 MiB and one run."""
     columns = ("tool", *(link.name for link in LINKS))
     if shutil.which("minio") is None:
         return Table(2, _TITLE, columns, [["no minio here: make servers", *(None for _ in LINKS)]])
-    count, mib = (4, 96) if full else (2, 64)
-    peers = [peer for peer in PEERS if peer.name in (BEST if full else BEST[:1])]
-    with stage.scratch(3 * count * mib * MIB) as folder:
-        made = stage.make_recordings(folder / "made", count, mib)
+    mib = 512 if full else 64
+    peers = [peer for peer in PEERS if peer.name == PEER]
+    with stage.scratch(3 * AT_ONCE * mib * MIB) as folder:
+        made = stage.make_recordings(folder / "made", AT_ONCE, mib)
         with stage.minio(folder / "server", tls=True) as bucket:
             found = [_measure(link, bucket, made, peers, rounds=5 if full else 1) for link in LINKS]
     names = [RAW, AGENT, FIRST, *(peer.name for peer in peers)]
     rows = [[_named(name, peers), *(_cell(filled.get(name)) for filled in found)] for name in names]
-    goals = [goal for link, filled in zip(LINKS, found, strict=True) for goal in _goals(link, count, filled)]
+    goals = [goal for link, filled in zip(LINKS, found, strict=True) for goal in _goals(link, filled)]
     note = (
-        f"{ALL * 8 / 1e6:.0f} Mbit/s in all, {EACH * 8 / 1e6:.0f} for a connection; {count} x {mib} MiB, https. "
+        f"{ALL * 8 / 1e6:.0f} Mbit/s in all, {EACH * 8 / 1e6:.0f} for a connection; {AT_ONCE} x {mib} MiB, https. "
         "With resets every fourth connection is reset after 6 MiB. The agent's first upload on a link has yet to find "
         "how many parts fill it."
     )
@@ -137,7 +137,7 @@ def _measure(
             measures = {name: functools.partial(_fill, run, near, bucket, size) for name, run in runs.items()}
             turns = take_turns(measures, rounds=rounds)
     found = {name: [one for one in filled if one is not None] for name, filled in turns.items()}
-    raw = _raw(link, size // 2)
+    raw = _raw(link, min(size // 2, 128 * MIB))
     return {**found, FIRST: [first] if first else [], RAW: [Filled(raw, raw, 0)]}
 
 
@@ -202,16 +202,15 @@ def _cell(filled: Sequence[Filled] | None) -> Cell:
     return Figure.of(one.share for one in filled) if filled else "gave up"
 
 
-def _goals(link: Link, count: int, found: Mapping[str, Sequence[Filled]]) -> list[Goal]:
+def _goals(link: Link, found: Mapping[str, Sequence[Filled]]) -> list[Goal]:
     shares = {name: Figure.of(one.share for one in filled).median for name, filled in found.items() if filled}
     rivals = {name: share for name, share in shares.items() if name not in {AGENT, FIRST, RAW}}
     agent = shares[AGENT]
     # What a reset destroys must be sent again by anybody: there, all that is sent counts.
     busy = Figure.of(one.busy for one in found[AGENT]).median if link.reset_after else agent
     seconds = Figure.of(one.seconds for one in found[AGENT]).median
-    calls = CALLS * -(-count // AT_ONCE)
-    waits = 100 * calls * link.round_trip / seconds
-    why = f"so short an upload waits {waits:.0f} % of its time for {calls} calls" if busy + waits >= LEAST else ""
+    waits = 100 * CALLS * link.round_trip / seconds
+    why = f"so short an upload waits {waits:.0f} % of its time for {CALLS} calls" if busy + waits >= LEAST else ""
     goals = [Goal(f"{link.name}: the agent fills ≥ {LEAST} %", f"{busy:.0f} %", busy >= LEAST, why)]
     if rivals:
         best = max(rivals, key=lambda name: rivals[name])

@@ -61,6 +61,7 @@ class Connection(HTTPConnection):
     _sends_part = False
     _began = 0.0
     _sent = 0
+    answered = float("-inf")  # when an answer to it last began, monotonic
 
     def _new_conn(self) -> socket.socket:
         """Connect to the first address that answers, on a socket that can be broken off meanwhile."""
@@ -116,7 +117,9 @@ class Connection(HTTPConnection):
         if self._sends_part:  # joining them may take a store long, but not taking in one
             self.timeout = min(self.timeout or used_line().patience, used_line().patience)
             self._make_room()
-        return super().getresponse()
+        answer = super().getresponse()
+        self.answered = used_line().monotonic()
+        return answer
 
     def _make_room(self) -> None:
         """Let as much wait unsent as the body's pace tells."""

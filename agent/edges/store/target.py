@@ -6,6 +6,7 @@ holds that method's signature fast.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Literal, cast
 from xml.etree import ElementTree as ET
@@ -106,16 +107,17 @@ class MinioTarget:
 
     def send(self, multipart_id: str, part: Part, descriptor: int, transfer: Transfer) -> SentPart:
         """Send one window of the file and have the store prove it."""
-        window = Window(part, descriptor, transfer)
+        window, began = Window(part, descriptor, transfer), self._line.monotonic()
         try:
             sent = self._put(multipart_id, part, window)
             if sent is None:
                 self._learn_etags(multipart_id, part.number)
                 window.seek(0)
                 sent = self._put(multipart_id, part, window)
-        except BaseException:
+        except BaseException as error:
             window.seek(0)  # takes its progress back
-            self._client.hang_up()
+            cut_alone = isinstance(error, CloudError) and error.code == "reset"
+            self._client.hang_up(began if cut_alone else math.inf)  # others that got through meanwhile are good
             raise
         assert sent is not None  # noqa: S101 - once the ETags are known, an answer proves or refutes
         return sent

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import ssl
 import time
 from collections.abc import Callable, Mapping
@@ -59,13 +60,13 @@ class Client(Minio):
     def __del__(self) -> None:
         """Leave the connections alone; the library would close those of everybody."""
 
-    def hang_up(self) -> None:
-        """Let idle connections go: what failed is tried again on a fresh one, by another way perhaps.
+    def hang_up(self, silent_since: float = math.inf) -> None:
+        """Let idle connections go that had no answer since then: what failed is tried again, by another way perhaps.
 
         An answer that makes no sense may also be that to an earlier request of its connection. Connections on which
         others send meanwhile stay: on a bad line those are the good ones.
         """
-        cast("Pool", self._http).hang_up()
+        cast("Pool", self._http).hang_up(silent_since)
 
     def _build_headers(
         self, host: str, headers: Any = None, body: Any = None, creds: Credentials | None = None
@@ -128,14 +129,19 @@ class Pool(urllib3.PoolManager):
     time: StoreTime
     patience: float = 60
 
-    def hang_up(self) -> None:
-        """Close the connections that nobody uses now; who takes one of them connects anew."""
+    def hang_up(self, silent_since: float) -> None:
+        """Close those that nobody uses now and that had no answer since then; the others are taken first."""
         for place in self.pools.keys():  # noqa: SIM118 - the library's, which can't be iterated over
             waiting = getattr(self.pools.get(place), "pool", None)
             if waiting is not None:
                 with waiting.mutex:
-                    for connection in filter(None, waiting.queue):
-                        connection.close()
+                    idle = list(filter(None, waiting.queue))
+                    good = [connection for connection in idle if connection.answered >= silent_since]
+                    for connection in idle:
+                        if connection not in good:
+                            connection.close()
+                    # The last is taken first, and where there is none a new one is made.
+                    waiting.queue[:] = [None] * (len(waiting.queue) - len(good)) + good
 
     # Redirects are not followed: they would need a new signature.
     def urlopen(  # type: ignore[override]  # the overloads of the base differ in nothing that is used here

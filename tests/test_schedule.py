@@ -1,0 +1,35 @@
+"""When periodic work is done."""
+
+from __future__ import annotations
+
+from datetime import datetime, timedelta, timezone
+
+import pytest
+
+from agent.schedule import Every
+
+NOON = datetime(2030, 1, 1, 12, tzinfo=timezone.utc)
+
+
+def after(seconds: float) -> datetime:
+    return NOON + timedelta(seconds=seconds)
+
+
+@pytest.mark.parametrize(("period", "now", "due"), [(1, 0.004, 1), (1, 0.9, 1), (2, 0.004, 2), (10, 3.7, 13)])
+def test_jobs_fall_on_the_second_so_that_the_machine_wakes_for_all_at_once(
+    period: float, now: float, due: float
+) -> None:
+    assert Every(period).get_next_fire_time(NOON, after(now)) == after(due)
+
+
+def test_what_is_done_more_often_than_each_second_is_done_so() -> None:
+    assert Every(0.05).get_next_fire_time(NOON, after(0.5)) == after(0.55)
+
+
+def test_the_first_time_is_at_once() -> None:
+    assert Every(3600).get_next_fire_time(None, after(0.5)) == after(0.5)
+
+
+@pytest.mark.parametrize("jump", [-86400.0, 86400.0])
+def test_a_clock_that_jumps_neither_stalls_nor_floods(jump: float) -> None:
+    assert Every(2).get_next_fire_time(NOON, after(jump)) == after(jump + 2)
