@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -11,7 +11,7 @@ import pytest
 from agent.flow.credentials import Credentials, SessionKeys
 from agent.flow.examine import Examiner
 from agent.flow.gate import Delays, Gate
-from agent.flow.pace import Pace
+from agent.flow.pace import Pace, Run
 from agent.flow.sender import Sender
 from agent.flow.source import Source
 from agent.model.errors import AgentError, CloudError, FileChangedError, GateClosedError, RecordingError, judge
@@ -44,9 +44,16 @@ class Bench:
         self.parts = parts_of(found.size, 1024)
         self.multipart = self.target.begin()
 
-    def send(self, width: int = 4) -> list[int]:
+    def send(self, width: int = 4, pace: Pace | None = None, transfer: Transfer | None = None) -> list[int]:
         sender = Sender(
-            self.target, self.keys, self.gate, Pace(width), self.clock, who=1, transfer=Transfer(0), probe=False
+            self.target,
+            self.keys,
+            self.gate,
+            pace or Pace(width),
+            self.clock,
+            who=1,
+            transfer=transfer or Transfer(0),
+            probe=False,
         )
         return [part.number for part in sender.send(self.multipart, self.parts, self.source)]
 
@@ -69,6 +76,20 @@ def test_parts_fly_together_and_come_back_in_order(bench: Bench) -> None:
     bench.store.before = meet
     assert bench.send() == [part.number for part in bench.parts]
     assert sorted(bench.store.sent_parts) == [part.number for part in bench.parts]
+
+
+def test_the_pace_goes_by_what_the_way_let_through_though_a_cut_destroyed_it(bench: Bench) -> None:
+    class Asked(Pace):
+        def begin(self, sent: Callable[[], int]) -> Run:
+            self.sent = sent
+            return super().begin(sent)
+
+    pace, transfer = Asked(4), Transfer(0)
+    bench.send(pace=pace, transfer=transfer)
+    sent, passed = transfer.sent, pace.sent()
+    transfer.advance(6)
+    transfer.advance(-6)
+    assert (transfer.sent, pace.sent()) == (sent, passed + 6)
 
 
 def test_a_lease_that_ends_under_several_parts_is_renewed_once(bench: Bench) -> None:

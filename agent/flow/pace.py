@@ -29,7 +29,7 @@ class Run:
     """One upload's share in the pace; made by :meth:`Pace.begin`."""
 
     def __init__(self, sent: Callable[[], int]) -> None:
-        """``sent`` tells the bytes handed to the network so far."""
+        """``sent`` tells the bytes handed to the network so far, those of parts that failed included."""
         self.sent = sent
         self.flying = 0
         self.more = False

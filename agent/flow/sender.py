@@ -93,7 +93,7 @@ class Sender:
         flying: set[Future[SentPart]] = set()
         sent: list[SentPart] = []
         errors: list[BaseException] = []
-        run = self._pace.begin(lambda: self._transfer.sent)
+        run = self._pace.begin(lambda: self._transfer.passed)
         try:
             with ThreadPoolExecutor(MOST, thread_name_prefix="part") as pool:
                 while waiting or flying:

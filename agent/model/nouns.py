@@ -248,7 +248,7 @@ class Transfer:
         """``total`` bytes are to be sent, within a ``bandwidth`` that is shared with other uploads."""
         self.total = total
         self.kept = 0  # bytes that the store had already when this claim began
-        self._sent = 0
+        self._sent = self._passed = 0
         self._bandwidth = bandwidth
         self._turn = threading.Lock()
         self._stop = threading.Event()
@@ -261,6 +261,11 @@ class Transfer:
         return self._sent
 
     @property
+    def passed(self) -> int:
+        """The same with what had to be taken back: what the way let through."""
+        return self._passed
+
+    @property
     def stopped(self) -> bool:
         """Whether the upload was told to stop at once."""
         return self._stop.is_set()
@@ -269,6 +274,7 @@ class Transfer:
         """Count bytes that went out; a negative count takes back those of a part that is sent again."""
         with self._lock:
             self._sent += count
+            self._passed += max(count, 0)
 
     def grant(self, count: int) -> int:
         """Wait until some of the next ``count`` bytes may go; returns how many, all where there is no cap.
