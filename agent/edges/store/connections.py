@@ -104,12 +104,11 @@ class Connection(HTTPConnection):
             self.connect()
         self._sent += len(data)
         if not isinstance(data, Piece):
-            send_all(self.sock, data)
+            send_all(self.sock, [data])
             return
         if not isinstance(self.sock, ssl.SSLSocket):
             send_file(self.sock, data)
-        for block in data.blocks():
-            send_all(self.sock, block)
+        send_all(self.sock, data.blocks())
 
     def getresponse(self) -> HTTPResponse:  # type: ignore[override]  # as in the library
         """Wait for the answer; its time runs from when the request has left, not from when the kernel took it."""

@@ -13,28 +13,31 @@ import select
 import socket
 import struct
 import termios
+from collections.abc import Iterable
 from typing import Any
 
 from agent.edges.store.line import used_line
 from agent.edges.store.window import Piece
 
 _LOOK = 1.0  # seconds between looks at a line that takes nothing
+_TAKEN = 256 * 1024  # bytes of a file that the kernel may take at once: then they count as gone
 _OF_THE_WAY = frozenset({errno.EBADF, errno.ENETDOWN, errno.ENETUNREACH, errno.EHOSTUNREACH, errno.ENOBUFS})
 
 
-def send_all(sock: socket.socket, data: Any) -> None:
-    """Send all of ``data``, over TLS or not; raises TimeoutError when nothing moves for too long."""
-    view, stall = memoryview(data), Stall(sock.fileno())
-    before = sock.gettimeout()
+def send_all(sock: socket.socket, blocks: Iterable[Any]) -> None:
+    """Send all of these bytes, over TLS or not; raises TimeoutError when nothing moves for too long."""
+    stall, before = Stall(sock.fileno()), sock.gettimeout()
     sock.settimeout(stall.look)
     try:
-        while view:
-            try:
-                view = view[sock.send(view) :]
-            except TimeoutError:
-                stall.check()  # to be sent again as it is: TLS may have taken its first records
-            else:
-                stall.over()
+        for block in blocks:
+            view = memoryview(block)
+            while view:
+                try:
+                    view = view[sock.send(view) :]
+                except TimeoutError:
+                    stall.check()  # to be sent again as it is: TLS may have taken its first records
+                else:
+                    stall.over()
     finally:
         sock.settimeout(before)
 
@@ -48,7 +51,7 @@ def send_file(sock: socket.socket, piece: Piece) -> None:
     poll.register(sock, select.POLLOUT)
     while piece:
         try:
-            count = os.sendfile(sock.fileno(), piece.descriptor, piece.offset, len(piece))
+            count = os.sendfile(sock.fileno(), piece.descriptor, piece.offset, min(len(piece), _TAKEN))
         except BlockingIOError:
             if not poll.poll(stall.look * 1000):
                 stall.check()
@@ -73,12 +76,12 @@ class Stall:
         self._line = used_line()
         self._descriptor = descriptor
         self.look = min(_LOOK, self._line.patience / 4)
+        self._since = 0.0
         self.over()
 
     def over(self) -> None:
-        """Something was taken: begin anew."""
+        """Something was taken: the next check begins anew."""
         self._held = -1
-        self._since = self._line.monotonic()
 
     def check(self) -> None:
         """Raise TimeoutError when nothing has been acknowledged for too long."""

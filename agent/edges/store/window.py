@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Callable, Iterator
+from typing import cast
 
 from isal.isal_zlib import crc32
 
@@ -12,7 +13,7 @@ from agent.model.digests import Crc32, Hasher, hasher
 from agent.model.errors import FileChangedError, GateClosedError
 from agent.model.nouns import Part, Transfer
 
-PIECE = 256 * 1024  # may go at once, at most
+PIECE = 1024 * 1024  # may go at once, at most
 _BLOCK = 128 * 1024  # read from the disk at once
 _BUFFER = threading.local()  # one block per thread that reads
 
@@ -41,8 +42,9 @@ class Piece:
 
         Raises FileChangedError where the file has no such bytes.
         """
+        buffer = _buffer()
         while self._size:
-            block = _buffer(min(_BLOCK, self._size))
+            block = buffer[: self._size]
             self._read_into(block)
             yield block
             self.take(len(block))
@@ -105,11 +107,11 @@ class Window:
             raise GateClosedError("the upload was told to stop")
 
 
-def _buffer(size: int) -> memoryview:
-    """So many bytes of this thread's only buffer."""
-    if len(getattr(_BUFFER, "bytes", b"")) < size:
-        _BUFFER.bytes = bytearray(size)
-    return memoryview(_BUFFER.bytes)[:size]
+def _buffer() -> memoryview:
+    """This thread's only one."""
+    if not hasattr(_BUFFER, "block"):
+        _BUFFER.block = memoryview(bytearray(_BLOCK))
+    return cast("memoryview", _BUFFER.block)
 
 
 def _hasher(algorithm: str) -> Hasher:
