@@ -38,7 +38,8 @@ from agent.model.ports import Clock, History, ObjectStore, StorageKeys, Target
 _log = logging.getLogger(__name__)
 
 _MIB = 1024 * 1024
-_MANY_PARTS, _DOUBLED = 128, 2  # half as many cost robot and store a sixth less; so often, that little is sent again
+_MANY_PARTS = 128  # 1 GiB at 8 MiB: half as many cost robot and store a sixth less
+_DOUBLINGS = 2  # at most: what a cut makes the agent send again grows with a part
 _LARGEST_PART = 5 * 1024 * _MIB  # of S3
 _SCHEMA = 1  # of the manifest
 _LONGEST_KEY = 1024 - len(MANIFEST) - len("-01234567")  # bytes; S3 takes 1024
@@ -272,7 +273,7 @@ def _called(call: str) -> Iterator[None]:
 def _grown(part_size: int, size: int) -> int:
     """``part_size``, doubled while there would be many, or the next whole MiB with which MAX_PARTS parts suffice."""
     wanted = part_size
-    for _ in range(_DOUBLED):
+    for _ in range(_DOUBLINGS):
         if size >= _MANY_PARTS * wanted:
             wanted = min(2 * wanted, _LARGEST_PART)
     least = -(-size // MAX_PARTS)

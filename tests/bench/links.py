@@ -33,7 +33,7 @@ LEAST = 95  # per cent
 NOISE = 0.03  # of a share: who differs by less is not behind
 PEER = "mc"  # the best of them on a link; rclone, which sends files side by side, fills half of what it does
 AGENT, FIRST, RAW = "agent", "agent, its first", "raw stream"
-PART = 8 * MIB  # of recordings of this size
+PART = 8 * MIB  # that the agent cuts recordings of this size into
 CALLS = 9  # that an upload of the agent makes one after the other, beside its parts: connecting is two of them
 AT_ONCE = 2  # recordings, by default; as many are sent
 _TITLE = "Share of an emulated link that an upload fills, %"
@@ -212,10 +212,10 @@ def _goals(link: Link, found: Mapping[str, Sequence[Filled]]) -> list[Goal]:
     seconds = Figure.of(one.seconds for one in found[AGENT]).median
     waits = 100 * CALLS * link.round_trip / seconds
     why = f"so short an upload waits {waits:.0f} % of its time for {CALLS} calls"
-    if link.reset_after:  # whatever is sent again ends after all others, on one connection
-        alone = 100 * PART / EACH / seconds
-        waits, why = waits + alone, f"{why}, and {alone:.0f} % for the part that was cut last"
-    why = why if busy + waits >= LEAST else ""
+    alone = 100 * PART / EACH / seconds if link.reset_after else 0.0  # what is sent again ends after all others
+    if alone:
+        why += f", and {alone:.0f} % for the part that was cut last"
+    why = why if busy + waits + alone >= LEAST else ""
     goals = [Goal(f"{link.name}: the agent fills ≥ {LEAST} %", f"{busy:.0f} %", busy >= LEAST, why)]
     if rivals:
         best = max(rivals, key=lambda name: rivals[name])
