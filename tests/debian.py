@@ -119,9 +119,9 @@ class Debian:
 
     def install(self, package: Path) -> str:
         """Install or upgrade."""
-        here = self.path("/root") / package.name
+        here = self.path("/srv") / package.name
         shutil.copyfile(package, here)
-        said = self.run("dpkg", "--install", f"/root/{package.name}")
+        said = self.run("dpkg", "--install", f"/srv/{package.name}")
         here.unlink()
         return said
 

@@ -97,20 +97,20 @@ class Installer:
 
     def __init__(self, robot: Debian, package: Path) -> None:
         self.robot = robot
-        self.package = f"/root/{package.name}"
+        self.package = f"/srv/{package.name}"
         self.sum = hashlib.sha256(package.read_bytes()).hexdigest()
-        shutil.copyfile(FLEET / "install.sh", robot.path("/root/install.sh"))
+        shutil.copyfile(FLEET / "install.sh", robot.path("/srv/install.sh"))
         shutil.copyfile(package, robot.path(self.package))
         self.endpoints(json.dumps(ENDPOINTS))
 
     def endpoints(self, content: str) -> None:
         """What the file of endpoints says."""
-        self.robot.path("/root/endpoints.json").write_text(content)
+        self.robot.path("/srv/endpoints.json").write_text(content)
 
-    def run(self, *arguments: str, code: int = 0, package: str = "", endpoints: str = "/root/endpoints.json") -> str:
+    def run(self, *arguments: str, code: int = 0, package: str = "", endpoints: str = "/srv/endpoints.json") -> str:
         """All that it says."""
         given = ["--package", package or self.package, *(["--endpoints", endpoints] if endpoints else [])]
-        return self.robot.run("sh", "/root/install.sh", *given, *arguments, code=code)
+        return self.robot.run("sh", "/srv/install.sh", *given, *arguments, code=code)
 
 
 @on_a_debian
@@ -120,8 +120,8 @@ def test_one_robot_is_installed_again_and_again_and_keeps_its_key(robot: Debian,
 
     assert "is not what --sha256 says: nothing was changed" in installer.run("--sha256", "0" * 64, code=1)
     assert not robot.path("/usr/bin/keystone-agent").is_symlink()
-    empty_package(tmp_path, robot.path("/root/older.deb"), Version="0.0.9")
-    assert "keystone-agent 0.0.9 is installed" in installer.run(package="/root/older.deb", endpoints="")
+    empty_package(tmp_path, robot.path("/srv/older.deb"), Version="0.0.9")
+    assert "keystone-agent 0.0.9 is installed" in installer.run(package="/srv/older.deb", endpoints="")
     assert not profile.exists()
 
     said = installer.run("--sha256", installer.sum)
@@ -146,17 +146,17 @@ def test_one_robot_is_installed_again_and_again_and_keeps_its_key(robot: Debian,
     }
     # What the installer lays as the agent's user, another user can't read meanwhile: it may hold keys.
     looks = robot.path("/usr/local/sbin/runuser")
-    looks.write_text('#!/bin/sh\nfind /tmp -perm -o=x -name "tmp.*" >>/root/open\nexec /usr/sbin/runuser "$@"\n')
+    looks.write_text('#!/bin/sh\nfind /tmp -perm -o=x -name "tmp.*" >>/srv/open\nexec /usr/sbin/runuser "$@"\n')
     looks.chmod(0o755)
     installer.endpoints(with_key("robot-7"))
     assert KEY not in installer.run()
-    assert robot.path("/root/open").read_text() == ""
+    assert robot.path("/srv/open").read_text() == ""
     said = installer.run()
     assert f"this robot has a key already: {PROFILE} stays as it is" in said
     assert json.loads(profile.read_text()) == json.loads(with_key("robot-7"))
     assert KEY not in said
 
-    assert f"{__version__} is installed, which is newer than 0.0.9" in installer.run(package="/root/older.deb", code=1)
+    assert f"{__version__} is installed, which is newer than 0.0.9" in installer.run(package="/srv/older.deb", code=1)
 
     profile.unlink()
     for content, why in (
@@ -182,15 +182,15 @@ def test_each_thing_that_keeps_the_installer_from_its_work_is_said(
     robot: Debian, package: Path, tmp_path: Path
 ) -> None:
     installer = Installer(robot, package)
-    assert "the package is not there: /root/none.deb" in installer.run(package="/root/none.deb", code=1)
+    assert "the package is not there: /srv/none.deb" in installer.run(package="/srv/none.deb", code=1)
     assert "the endpoints file is not there: /none" in installer.run(endpoints="/none", code=1)
-    assert "endpoints.json is no Debian package" in installer.run(package="/root/endpoints.json", code=1)
+    assert "endpoints.json is no Debian package" in installer.run(package="/srv/endpoints.json", code=1)
     for field, value, said in (
         ("Package", "other", "is the package other, not keystone-agent"),
         ("Architecture", "riscv64", "is for riscv64, this robot is "),
     ):
-        empty_package(tmp_path / field, robot.path("/root/wrong.deb"), **{field: value})
-        assert said in installer.run(package="/root/wrong.deb", code=1)
+        empty_package(tmp_path / field, robot.path("/srv/wrong.deb"), **{field: value})
+        assert said in installer.run(package="/srv/wrong.deb", code=1)
     assert "can't be fetched from https://127.0.0.1:1/a.deb: " in installer.run(
         package="https://me:secret@127.0.0.1:1/a.deb?X-Signature=secret", code=1
     )

@@ -43,10 +43,10 @@ def cloud(folder: Path, **terms: Any) -> DevCloud:
 def point(robot: Debian, at: DevCloud) -> None:
     """As the README says: the platform's endpoints, and a drop-in beside the configuration."""
     profile = {"version": 3, "endpoints": dict.fromkeys(("auth", "gateway", "deviceInit"), at.gateway_url)}
-    left = robot.path("/root/dp-config.json")
+    left = robot.path("/srv/dp-config.json")
     left.write_text(json.dumps(profile))
     owner = ("-o", "keystone-agent", "-g", "keystone-agent", "-m", "600")
-    robot.run("install", *owner, "/root/dp-config.json", STATE)
+    robot.run("install", *owner, "/srv/dp-config.json", STATE)
     left.unlink()
     robot.path(f"{CONFIG}/agent.toml.d/quick.toml").write_text(QUICK)
     robot.path(f"{CONFIG}/device-id").write_text("robot-7\n")
@@ -235,8 +235,8 @@ def test_a_purge_takes_the_key_from_wherever_the_state_lay(robot: Debian, packag
 
 
 def test_a_robot_with_another_python_is_told_which_ones_it_is_for(robot: Debian, package: Path) -> None:
-    shutil.copyfile(package, robot.path("/root/agent.deb"))
-    robot.run("dpkg-deb", "--extract", "/root/agent.deb", "/")
+    shutil.copyfile(package, robot.path("/srv/agent.deb"))
+    robot.run("dpkg-deb", "--extract", "/srv/agent.deb", "/")
     shutil.rmtree(robot.path("/opt/keystone-agent/lib/python3.11"))
     said = robot.run("keystone-agent", "--version", code=1)
     assert said.startswith("keystone-agent: this robot has python3.11, the package is for python3.10, python3.12")
