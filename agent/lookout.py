@@ -6,7 +6,6 @@ import logging
 import queue
 import threading
 from collections.abc import Callable, Container
-from pathlib import Path
 
 from agent.allowed import oldest_wanted
 from agent.edges.config import Settings
@@ -50,8 +49,8 @@ class Lookout:
         """
         watch = settings.watch
         self._ended = threading.Event()
-        self._sightings: queue.SimpleQueue[Sighting] = queue.SimpleQueue()
-        self.watch = Watch(watch.roots, self._sightings, exclude=watch.exclude, polling=watch.polling)
+        self._sightings: queue.SimpleQueue[Sighting | None] = queue.SimpleQueue()
+        self.watch = Watch(watch.roots, self._sightings.put, exclude=watch.exclude, polling=watch.polling)
         self.examiner = Examiner(
             watch.roots,
             watch.sidecar,
@@ -113,7 +112,7 @@ class Lookout:
         return not self.alive
 
     def _wake(self) -> None:
-        self._sightings.put(Sighting(Path()))
+        self._sightings.put(None)
 
     def _find(self, dispatch: Dispatch) -> None:
         while not self._ended.is_set():

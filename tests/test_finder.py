@@ -48,8 +48,8 @@ class Found:
             sidecar_wait_seconds=5,
             unfinished_minutes=10,
         )
-        sightings: queue.SimpleQueue[Sighting] = queue.SimpleQueue()
-        self.finder = Finder(self.discover, self.intake, sightings, self.clock)
+        self.sightings: queue.SimpleQueue[Sighting | None] = queue.SimpleQueue()
+        self.finder = Finder(self.discover, self.intake, self.sightings, self.clock)
 
     def pass_time(self, seconds: float) -> None:
         """Look whenever something is due."""
@@ -86,6 +86,14 @@ def test_one_that_can_not_be_taken_in_is_found_again_and_holds_up_no_other(
     found.intake.error = None
     found.pass_time(10)
     assert found.queued() == {"a.mcap", "b.mcap", "c.mcap"}
+
+
+def test_an_end_of_the_wait_is_no_reason_to_look_anywhere(found: Found) -> None:
+    found.pass_time(10)
+    due = found.discover.next_step()
+    found.sightings.put(None)
+    found.finder.once()
+    assert (found.discover.scans, found.discover.next_step()) == (1, due)
 
 
 def test_a_full_disk_is_told_and_nothing_is_lost(found: Found) -> None:

@@ -32,7 +32,7 @@ class Watched:
 
     def __init__(self, *roots: Path, polling: Any = "never") -> None:
         self.queue: queue.SimpleQueue[Sighting] = queue.SimpleQueue()
-        self.watch = Watch(roots, self.queue, exclude=[".*", "*.tmp"], polling=polling)
+        self.watch = Watch(roots, self.queue.put, exclude=[".*", "*.tmp"], polling=polling)
 
     def wait_for(self, path: Path) -> set[Path]:
         """Wait until ``path`` is sighted; all that was seen until then."""

@@ -9,7 +9,6 @@ from __future__ import annotations
 import fnmatch
 import logging
 import os
-import queue
 import re
 import threading
 import warnings
@@ -94,14 +93,14 @@ class Watch:
     def __init__(
         self,
         roots: Sequence[Path],
-        sightings: queue.SimpleQueue[Sighting],
+        sight: Callable[[Sighting], object],
         *,
         exclude: Sequence[str],
         polling: Literal["auto", "always", "never"],
     ) -> None:
         """Watch nothing yet. ``exclude`` are shell patterns for base names and folder names."""
         self._roots = list(dict.fromkeys(roots))
-        self._sightings = sightings
+        self._sight = sight
         self._excluded = re.compile("|".join(fnmatch.translate(pattern) for pattern in exclude) or r"(?!)")
         self._polling = polling
         self._posts: dict[Path, _Post] = {}
@@ -184,7 +183,7 @@ class Watch:
             return
         self._failures.pop(root, None)
         self._posts[root] = _Post(place, observer)
-        self._sightings.put(Sighting(root))
+        self._sight(Sighting(root))
         text = "watches %s again" if again else "watches %s"
         _log.info(text, root, extra={"event": "watch_rebuilt" if again else "watch_started", "polling": bool(polls)})
 
@@ -207,11 +206,11 @@ class Watch:
         """Something happened at ``relative`` below ``root``."""
         # A marker is hidden by its name alone, not by the names of its folders.
         if not self._is_excluded(relative.parent if is_marker(relative.name) else relative):
-            self._sightings.put(Sighting(root / relative))
+            self._sight(Sighting(root / relative))
 
     def _everything_seen(self) -> None:
         for root in self._roots:
-            self._sightings.put(Sighting(root))
+            self._sight(Sighting(root))
 
 
 class _Handler(FileSystemEventHandler):

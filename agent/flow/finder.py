@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import queue
 from collections.abc import Sequence
+from contextlib import suppress
 
 from agent.flow.discover import Discover
 from agent.flow.intake import Intake
@@ -19,9 +20,9 @@ class Finder:
     """Used by one thread."""
 
     def __init__(
-        self, discover: Discover, intake: Intake, sightings: queue.SimpleQueue[Sighting], clock: Clock
+        self, discover: Discover, intake: Intake, sightings: queue.SimpleQueue[Sighting | None], clock: Clock
     ) -> None:
-        """``sightings`` is where whoever watches the disk puts them."""
+        """``sightings`` is where whoever watches the disk puts them; None only ends the wait."""
         self._discover = discover
         self._intake = intake
         self._sightings = sightings
@@ -34,15 +35,17 @@ class Finder:
         Raises HistoryFullError when a document could not be written; what it was for is found again.
         """
         wait = max(0.0, self._discover.next_step() - self._clock.monotonic())
-        try:
-            self._discover.sight(self._sightings.get(timeout=wait))
+        with suppress(queue.Empty):
+            self._sight(self._sightings.get(timeout=wait))
             while True:
-                self._discover.sight(self._sightings.get_nowait())
-        except queue.Empty:
-            pass
+                self._sight(self._sightings.get_nowait())
         found = self._discover.step()
         self.looks += 1
         return bool(found) and self._taken(found)
+
+    def _sight(self, sighting: Sighting | None) -> None:
+        if sighting is not None:
+            self._discover.sight(sighting)
 
     def _taken(self, found: Sequence[Recording | Damaged]) -> bool:
         """Whether some of it is new work. Raises HistoryFullError."""
