@@ -196,7 +196,6 @@ class App:
             gate=self.gate,
             dispatch=self.dispatch,
             discover=discover,
-            finder=self.lookout.finder,
             credentials=self._route.credentials,
             watcher_up=lambda: self.lookout.watch.alive,
             watch_failures=lambda: self.lookout.watch.failures,

@@ -13,7 +13,6 @@ from agent import __version__
 from agent.flow.credentials import Credentials
 from agent.flow.discover import Discover
 from agent.flow.dispatch import Claim, Dispatch
-from agent.flow.finder import Finder
 from agent.flow.gate import Gate
 from agent.flow.report import DiskReport, Held
 from agent.model.nouns import Upgrade, utc_text
@@ -66,7 +65,6 @@ class Snapshot:
         gate: Gate,
         dispatch: Dispatch,
         discover: Discover,
-        finder: Finder,
         credentials: Credentials,
         watcher_up: Callable[[], bool],
         watch_failures: Callable[[], Mapping[Path, str]],
@@ -83,7 +81,6 @@ class Snapshot:
         self._gate = gate
         self._dispatch = dispatch
         self._discover = discover
-        self._finder = finder
         self._credentials = credentials
         self._watcher_up = watcher_up
         self._watch_failures = watch_failures
@@ -96,7 +93,7 @@ class Snapshot:
         self._rates = Rates(clock)
         self._lock = threading.Lock()
         self._files: dict[str, Any] = {}
-        self._looks = -1
+        self._described_at = -1, 0  # changes on the disk, and by how many minutes the clock was ahead of its start
         self._walk_due = 0.0
         self._standing: dict[str, Any] = {}
         self._changes = -1  # of the history, when it was counted
@@ -121,7 +118,10 @@ class Snapshot:
                 "watcher_up": self._watcher_up(),
                 "watch_failures": [f"{root} ({why})" for root, why in self._watch_failures().items()],
                 "waiting_markers": [str(path) for path in self._waiting_markers(_NAMED)],
-                "files": self._files_now(),
+                "files": {
+                    **self._files_now(),
+                    "unasked": {"recordings": unasked} if (unasked := self._unasked()) else {},
+                },
                 "standing": self._standing_now(),
             }
 
@@ -173,11 +173,11 @@ class Snapshot:
 
     def _files_now(self) -> dict[str, Any]:
         now = self._clock.monotonic()
-        looks = self._finder.looks
-        if looks != self._looks and now >= self._walk_due:
+        at = self._discover.changes, round((self._clock.now() - now) / 60)  # a clock that is set alters all times
+        if at != self._described_at and now >= self._walk_due:
             report = self._discover.report(_NAMED)
             known = sum(report.counts[kind] for kind in ("complete", "damaged", "skipped", "recording"))
-            self._looks, self._walk_due = looks, now + known / _WALK_EVERY
+            self._described_at, self._walk_due = at, now + known / _WALK_EVERY
             self._files = self._described(report)
         return self._files
 
@@ -192,7 +192,6 @@ class Snapshot:
             "missing": [str(root) for root in report.missing_roots],
             "unreadable": [f"{folder} ({why})" for folder, why in report.unreadable_folders.items()],
             "rejected": [str(path) for path in report.rejected[:_NAMED]],
-            "unasked": {"recordings": unasked} if (unasked := self._unasked()) else {},
             "files": dict(report.counts),
             "ignored": {**report.ignored, **({"links": report.links} if report.links else {})},
         }

@@ -30,7 +30,6 @@ def snapshot(robot: WatchingRobot, failures: dict[Path, str] | None = None) -> S
         gate=robot.gate,
         dispatch=robot.dispatch,
         discover=robot.discover,
-        finder=robot.finder,
         credentials=robot.credentials,
         watcher_up=lambda: not failures,
         watch_failures=lambda: failures or {},

@@ -1,7 +1,8 @@
 """Finds what is complete below the watched folders: sightings and scans in, settled recordings out.
 
 Sightings only say where to look sooner; a scan is the truth. A file must be found unchanged by two looks of our own,
-``settle_seconds`` apart on the monotonic clock, before it is examined. What is known already costs a scan one stat.
+``settle_seconds`` apart on the monotonic clock, before it is examined. What is done with costs a scan its name, and
+one scan in five a stat.
 """
 
 # Paths are plain text here: a scan goes over 100,000 files, and a Path for each would be most of its cost.
@@ -15,7 +16,6 @@ import os
 import stat
 import threading
 import time
-from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -23,7 +23,7 @@ from pathlib import Path
 from agent.flow.examine import COMPRESSED, Examiner, NotYet, SidecarRule, has_writer
 from agent.flow.known import QUIET, File, Known, State, mark_of, stamp_of
 from agent.flow.looks import Batch, Looks
-from agent.flow.report import DiskReport, Held
+from agent.flow.report import DiskReport, report_of
 from agent.flow.survey import GONE, Rules, Survey, is_below, related, sidecar_name, tell, tops, walk
 from agent.model.errors import FileChangedError, RecordingError
 from agent.model.nouns import Damaged, Recording, Sighting
@@ -64,10 +64,9 @@ class Discover:
         self._examiner = examiner
         self._clock = clock
         self._roots = [os.path.abspath(root) for root in roots]
-        self._rules = Rules(include, exclude, follow_symlinks=follow_symlinks)
+        self._rules = Rules(include, exclude, follow_symlinks=follow_symlinks, sidecars=sidecar != "ignore")
         self._settle_seconds = settle_seconds
         self._rescan_seconds = rescan_seconds
-        self._with_sidecar = sidecar != "ignore"
         self._sidecar_wait = sidecar_wait_seconds
         self._unfinished_seconds = unfinished_minutes * 60
         self._newer_than = newer_than if callable(newer_than) else lambda: newer_than
@@ -82,7 +81,7 @@ class Discover:
         self._markers: set[str] = set()
         self.begun, self.scans = 0, 0  # scans begun and ended
         self.changes = 0  # another number whenever a file may stand otherwise than before
-        self._scan_due = -math.inf
+        self._scan_due, self._asked = -math.inf, False
         self._scanned = -math.inf
 
     # -- from any thread
@@ -95,6 +94,7 @@ class Discover:
     def rescan(self) -> None:
         """Scan everything soon; asked for again and again, still not more often than every ``settle_seconds``."""
         with self._lock:
+            self._asked = True
             self._scan_due = min(self._scan_due, max(self._clock.monotonic(), self._scanned + self._settle_seconds))
 
     def markers(self) -> Sequence[Path]:
@@ -125,7 +125,7 @@ class Discover:
                 file.state = "settling"
                 due = self._clock.monotonic() + self._settling(path.name)
                 self._schedule(str(path.parent), path.name, file, due)
-                self.changes += 1
+                self._changed()
 
     def next_step(self) -> float:
         """The monotonic time at which ``step`` has something to do."""
@@ -203,30 +203,8 @@ class Discover:
 
     def report(self, most: int = 20) -> DiskReport:
         """All that people want to know of the disk; at most so many files of a kind are named: 100,000 may settle."""
-        now = self._clock.monotonic()
-        held: dict[str, list[Held]] = {"recording": [], "unfinished": [], "waiting": [], "skipped": []}
-        counts = Counter({**dict.fromkeys(held, 0), "complete": 0, "damaged": 0})
         with self._lock:
-            for folder, name, file in self._known.files():
-                kind = "waiting" if file.state in ("settling", "unreadable") else file.state
-                counts[kind] += 1
-                if kind in held and len(held[kind]) < most:
-                    held[kind].append(Held(Path(folder, name), file.why or file.state, now - file.since))
-            copies, survey = self._known.copies(), self._survey
-        return DiskReport(
-            counts=counts,
-            recording=held["recording"],
-            unfinished=held["unfinished"],
-            waiting=held["waiting"],
-            skipped=[item.path for item in held["skipped"]],
-            copies=[[Path(path) for path in paths] for paths in copies[:most]],
-            ignored=dict(survey.ignored),
-            links=survey.links,
-            rejected=[Path(path) for path in survey.rejected],
-            missing_roots=[Path(root) for root in survey.missing],
-            unreadable_folders={Path(folder): why for folder, why in survey.unreadable.items()},
-            scan_seconds=survey.seconds,
-        )
+            return report_of(self._known, self._survey, self._clock.monotonic(), most)
 
     # -- the finder thread
 
@@ -239,7 +217,6 @@ class Discover:
         for path in hints:
             self._take_hint(path)
         found = [result for folder, name, file in self._due() if (result := self._look_safely(folder, name, file))]
-        self.changes += 1
         return sorted(found, key=lambda item: (item.mtime_ns, str(item.path)))
 
     def _scan(self) -> None:
@@ -248,10 +225,11 @@ class Discover:
         self.begun += 1
         with self._lock:
             self._scan_due = math.inf  # one asked for from now on is another one
+            scan, self._asked = None if self._asked else self.begun, False
         survey = Survey()
         tops_ = tops(self._roots, self._rules, survey)
         for top in tops_:
-            self._walk(top, survey)
+            self._walk(top, survey, scan)
         with self._lock:
             self._known.keep_folders(survey.listed, survey.unreadable)
             previous, self._survey, self._tops = self._survey, survey, tops_
@@ -261,18 +239,21 @@ class Discover:
             self._scan_due = min(self._scan_due, self._scanned + rest)
             survey.seconds = self._scanned - started
         tell(previous, survey)
+        if survey != previous:
+            self._changed()
 
-    def _walk(self, top: str, survey: Survey) -> None:
-        """See every file below ``top``, and forget those that its folders no longer hold."""
+    def _walk(self, top: str, survey: Survey, scan: int | None = None) -> None:
+        """See every file below ``top`` that the ``scan`` does not spare, and forget those that are gone."""
         began, fresh = self._clock.monotonic(), Batch()
-        for folder, entries in walk(top, self._rules, survey, self._known.names):
+        for folder, entries, spared in walk(top, self._rules, survey, lambda folder: self._known.memory(folder, scan)):
             is_settled = self._known.settled(folder)
             for name, state, beside in entries:
                 sidecar = self._sidecar_stamp(folder, name) if beside else 0
                 if not is_settled(name, stamp_of(state), sidecar):
                     self._see(folder, name, state, sidecar, fresh=fresh)
             with self._lock:
-                self._known.keep(folder, {entry.name for entry in entries})
+                if self._known.keep(folder, {entry.name for entry in entries}.union(spared)):
+                    self._changed()
         self._settle(fresh, began)
         with self._lock:
             self._markers.update(survey.markers)
@@ -337,6 +318,12 @@ class Discover:
         now, stamp, mtime_ns = self._clock.monotonic(), stamp_of(state), state.st_mtime_ns
         with self._lock:
             file = self._known.find(folder, name)
+            if file is not None and (file.stamp, file.sidecar) == (stamp, sidecar):
+                if file.state not in QUIET:
+                    soonest = max(now, file.since + self._settling(name))
+                    self._schedule(folder, name, file, min(file.due, soonest), mtime_ns)
+                return
+            self._changed()
             if file is None or file.stamp != stamp:
                 before = "skipped" if file is None else file.state
                 file = self._known.add(folder, name, stamp, sidecar, now)
@@ -345,16 +332,11 @@ class Discover:
                     return
                 if before in ("settling", "recording", "unfinished"):
                     file.state, file.why = "recording", "it is being written to"
-            elif file.sidecar != sidecar:
+            else:
                 file.sidecar = sidecar
                 if file.state in ("skipped", "damaged"):
                     return
                 file.state = "settling"
-            else:
-                if file.state not in QUIET:
-                    soonest = max(now, file.since + self._settling(name))
-                    self._schedule(folder, name, file, min(file.due, soonest), mtime_ns)
-                return
             if fresh is not None:
                 fresh.add(mtime_ns, folder, name)
             else:
@@ -366,7 +348,7 @@ class Discover:
         return limit is not None and state.st_mtime < limit
 
     def _sidecar_stamp(self, folder: str, name: str) -> int:
-        if not self._with_sidecar:
+        if not self._rules.sidecars:
             return 0
         try:
             state = os.stat(os.path.join(folder, sidecar_name(name)))
@@ -397,6 +379,8 @@ class Discover:
             _log.exception("could not look at %s", path, extra={"event": "bug", "path": path})
             file.state, file.why = "unreadable", "a mistake in the agent; see the log"
             return None
+        finally:
+            self._changed()
 
     def _look(self, folder: str, name: str, file: File) -> Recording | Damaged | None:
         """Look a second time at a file that is due, and examine it if it stayed as it was."""
@@ -485,6 +469,10 @@ class Discover:
         """Drop a file, or a folder and all below it."""
         with self._lock:
             self._known.forget(path)
+            self._changed()
+
+    def _changed(self) -> None:
+        with self._lock:
             self.changes += 1
 
     def _settling(self, name: str) -> float:

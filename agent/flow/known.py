@@ -7,21 +7,23 @@ import math
 import os
 from array import array
 from bisect import bisect_left
-from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import chain, pairwise
 from typing import Any, Generic, Literal, TypeVar, cast, get_args
 
-from agent.flow.survey import is_below
+from agent.flow.survey import Memory, is_below
 
 State = Literal["settling", "recording", "unfinished", "waiting", "unreadable", "skipped", "damaged", "complete"]
 
 QUIET = frozenset({"unfinished", "skipped", "damaged", "complete"})
 """States in which a scan has nothing to do about a file that stayed as it was."""
 
+_TURNS = 5  # scans in which each file that is spared by the others is asked for its state once
 _PARTS = 4  # that marks are sorted in: 100,000 numbers at once would take 4 MiB
 _STATES: tuple[State, ...] = get_args(State)
 _CODES: dict[str, int] = {state: code for code, state in enumerate(_STATES)}
 _QUIET = frozenset(_CODES[state] for state in QUIET)
+_SPARED = frozenset({_CODES["skipped"], _CODES["complete"]})  # others may be mended, and somebody waits for that
 
 _Value = TypeVar("_Value")
 
@@ -112,10 +114,6 @@ class Known:
             "why": self._reasons,
         }
 
-    def names(self, folder: str) -> Container[str]:
-        """Those of the files that are remembered of this very folder."""
-        return self._folders.get(folder, {})
-
     def find(self, folder: str, name: str) -> File | None:
         """What is remembered of this file."""
         row = self._folders.get(folder, {}).get(name)
@@ -130,6 +128,24 @@ class Known:
             return row is not None and stamps[row] == stamp and sidecars[row] == sidecar and states.codes[row] in _QUIET
 
         return is_settled
+
+    def memory(self, folder: str, scan: int | None) -> Memory:
+        """The files of this very folder. The scan of this number spares most that are done with; None: it spares none.
+
+        To ask for a file's state is most of what it costs a scan. Each has its turn; notifications tell sooner.
+        """
+        rows = self._folders.get(folder, {})
+        if scan is None:
+            return rows, None
+        row_of, sidecars, codes = rows.get, self._sidecars, self._states.codes
+
+        def is_spared(name: str, beside: bool) -> bool:
+            row = row_of(name)
+            if row is None or (row + scan) % _TURNS == 0:
+                return False
+            return codes[row] in _SPARED and (sidecars[row] != 0) == beside
+
+        return rows, is_spared
 
     def add(self, folder: str, name: str, stamp: int, sidecar: int, since: float) -> File:
         """Remember a file from now on, and nothing else of that name; it is settling."""
@@ -183,9 +199,11 @@ class Known:
         for known in [known for known in self._folders if is_below(known, path)]:
             self._drop(known)
 
-    def keep(self, folder: str, names: set[str]) -> None:
-        """Drop what was in this very folder and has none of these names."""
-        self._free_rows(folder, self._folders.get(folder, {}).keys() - names)
+    def keep(self, folder: str, names: set[str]) -> bool:
+        """Drop what was in this very folder and has none of these names; tells whether there was any."""
+        gone = self._folders.get(folder, {}).keys() - names
+        self._free_rows(folder, gone)
+        return bool(gone)
 
     def keep_folders(self, listed: set[str], unreadable: Mapping[str, str]) -> None:
         """Drop the folders that were not listed, but not what may lie behind those that can't be read."""

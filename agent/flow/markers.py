@@ -99,7 +99,7 @@ class Markers:
         self._waiting: dict[Path, _Seen] = {}
         self._comings = 0  # and goings
         self._named: tuple[int, Sequence[Path]] = -1, ()  # the first of them, after so many
-        self._changes = -1  # of what is known of the disk, when it was looked at whether they may go on
+        self._looked = -1, -1  # changes of what is known of the disk, and scans, when it was seen who may go on
         self._kept: dict[Path, Marker] = {}
         self._rejected: set[Path] = set()
         self._scans_known: int | None = None  # scans that had ended when what is remembered was last looked at
@@ -117,8 +117,8 @@ class Markers:
         self.look_at_pause()
         for path in (*self._remembered(), *self._in_folder(), *self._discover.markers()):
             self._see(path).stood = None
-        changes = self._discover.changes
-        same, self._changes = changes == self._changes, changes
+        looked = self._discover.changes, self._discover.scans
+        same, self._looked = looked == self._looked, looked
         due = deque(sorted(path for path, seen in self._waiting.items() if self._may_go_on(path, seen, same=same)))
         new = False
         while due:

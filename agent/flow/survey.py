@@ -28,11 +28,14 @@ _OURS = (DONE, RESYNC, FIRST, REJECTED)
 class Rules:
     """Which names count: ``include`` and ``exclude`` are shell patterns for base names, exclude for folders too."""
 
-    def __init__(self, include: Iterable[str], exclude: Iterable[str], *, follow_symlinks: bool = False) -> None:
-        """Links are passed over unless ``follow_symlinks``."""
+    def __init__(
+        self, include: Iterable[str], exclude: Iterable[str], *, follow_symlinks: bool = False, sidecars: bool = True
+    ) -> None:
+        """Links are passed over unless ``follow_symlinks``, sidecars unless ``sidecars``."""
         self._included = _globs(include)
         self.excluded = _globs(exclude)
         self.follow = follow_symlinks
+        self.sidecars = sidecars
 
     def wanted(self, name: str) -> bool:
         """Whether a file of this base name may become a recording."""
@@ -58,6 +61,11 @@ class Entry(NamedTuple):
     beside: bool
 
 
+Memory = tuple[Container[str], Callable[[str, bool], bool] | None]
+"""Of the files in a folder: which were given before, so that their names need not be judged again; and of those, by
+name and ``beside``, which are spared: their state is not asked for this time. None: ask for all."""
+
+
 @dataclass(slots=True)
 class Survey:
     """What one walk has seen."""
@@ -71,7 +79,7 @@ class Survey:
     links: int = 0
     told_links: bool = False  # in this agent's life
     missing: list[str] = field(default_factory=list)
-    seconds: float = 0.0
+    seconds: float = field(default=0.0, compare=False)
 
 
 def tops(roots: Sequence[str], rules: Rules, survey: Survey) -> list[str]:
@@ -86,11 +94,11 @@ def tops(roots: Sequence[str], rules: Rules, survey: Survey) -> list[str]:
 
 
 def walk(
-    top: str, rules: Rules, survey: Survey, known: Callable[[str], Container[str]] = lambda _folder: ()
-) -> Iterator[tuple[str, list[Entry]]]:
-    """Give each folder below ``top`` with its files. One that can't be read is named in ``survey``, and only it.
+    top: str, rules: Rules, survey: Survey, known: Callable[[str], Memory] = lambda _folder: ((), None)
+) -> Iterator[tuple[str, list[Entry], list[str]]]:
+    """Give each folder below ``top`` with its files, less the spared ones, and the names of those.
 
-    ``known`` tells of a folder which files in it were given before: their names need not be judged again.
+    One that can't be read is named in ``survey``, and only it. ``known`` is asked about each folder.
     """
     folders = [top]
     while folders:
@@ -98,29 +106,35 @@ def walk(
         try:
             if rules.follow and not _first_visit(folder, survey):
                 continue
-            files, below = _listed(folder, rules, survey, known(folder))
+            files, spared, below = _listed(folder, rules, survey, known(folder))
         except OSError as error:
             if error.errno not in GONE:
                 survey.unreadable[folder] = error.strerror or str(error)
             continue
         survey.listed.add(folder)
         folders += [os.path.join(folder, name) for name in below]
-        yield folder, files
+        yield folder, files, spared
 
 
-def _listed(folder: str, rules: Rules, survey: Survey, before: Container[str]) -> tuple[list[Entry], list[str]]:
-    """The files and the folders in this very one; raises OSError where it can't be read."""
+def _listed(folder: str, rules: Rules, survey: Survey, known: Memory) -> tuple[list[Entry], list[str], list[str]]:
+    """The files, those spared and the folders in this very one; raises OSError where it can't be read."""
+    before, is_spared = known
     descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)  # from here the kernel finds each file sooner
     try:
         with os.scandir(descriptor) as listing:
             entries = list(listing)
-        sidecars = {entry.name for entry in entries if entry.name.endswith(_SIDECAR)}
+        sidecars = {entry.name for entry in entries if rules.sidecars and entry.name.endswith(_SIDECAR)}
         files: list[Entry] = []
+        spared: list[str] = []
         folders: list[str] = []
         for entry in entries:
             name = entry.name
+            beside = bool(sidecars) and sidecar_name(name) in sidecars
             try:
                 if name in before and entry.is_file(follow_symlinks=False):
+                    if is_spared is not None and is_spared(name, beside):
+                        spared.append(name)
+                        continue
                     state = entry.stat(follow_symlinks=False)
                 elif _is_folder(entry, rules):
                     folders.append(name)
@@ -129,10 +143,10 @@ def _listed(folder: str, rules: Rules, survey: Survey, before: Container[str]) -
                     continue
                 else:
                     state = judged
-                files.append(Entry(name, state, bool(sidecars) and sidecar_name(name) in sidecars))
+                files.append(Entry(name, state, beside))
             except OSError:
                 continue  # it vanished, or is a link to nowhere
-        return files, folders
+        return files, spared, folders
     finally:
         os.close(descriptor)
 

@@ -98,7 +98,7 @@ class Robot:
         rules = Rules(watch.include, watch.exclude, follow_symlinks=watch.follow_symlinks)
         survey, unreadable, files = Survey(), list[str](), 0
         for top in tops([str(root)], rules, survey):
-            for folder, entries in walk(top, rules, survey):
+            for folder, entries, _ in walk(top, rules, survey):
                 files += len(entries)
                 paths = (os.path.join(folder, entry.name) for entry in entries)  # noqa: PTH118 - plain text, as there
                 unreadable += [path for path in paths if not os.access(path, os.R_OK)]
