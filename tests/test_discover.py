@@ -196,6 +196,23 @@ def test_a_report_can_only_be_another_one_where_changes_are_counted(finder: Find
         finder.run(62)
         assert finder.discover.changes > before
         before = finder.discover.changes
+    for name in ("log.txt", "b.mcap.active", "d.mcap"):  # nothing that is known or will be
+        finder.sight(tmp_path / name)
+    finder.step()
+    assert finder.discover.changes == before
+
+
+def test_a_folder_that_comes_by_a_hint_and_goes_unnoticed_counts_as_changes(finder: Finder, tmp_path: Path) -> None:
+    finder.run(10)
+    folder = tmp_path / "day"
+    folder.mkdir()
+    recorders.write_mcap(folder / "a.mcap")
+    finder.sight(folder)
+    finder.run(10)
+    before = finder.discover.changes
+    shutil.rmtree(folder)
+    finder.run(62)
+    assert finder.discover.changes > before
 
 
 def test_scans_that_take_long_are_made_more_rarely(finder: Finder, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -206,6 +206,27 @@ def test_pause_holds_the_gate_while_it_exists_also_across_a_restart(robot: Marke
     assert robot.log(2).status == "completed"
 
 
+def test_a_folder_is_asked_for_with_what_has_changed_unnoticed_though_a_scan_began_that_spares_most(
+    tmp_path: Path,
+) -> None:
+    robot = Marked(tmp_path / "recordings", *(f"d/{number}.mcap" for number in range(6)))
+    for number in range(6):
+        write_mcap(robot.folder / "d" / f"{number}.mcap", seed=50 + number)
+    marker = robot.folder / "d" / ".resync"
+    with marker.open("w") as writing:  # until its reason is there, it is not answered
+        robot.clock.advance(robot.discover.next_step() - robot.clock.monotonic() - 3)
+        robot.discover.sight(Sighting(marker))
+        robot.look()
+        robot.clock.advance(4)
+        robot.look()
+        assert marker.exists()
+        writing.write("calibration")
+    robot.pass_time(20, turns=20)
+    assert not marker.exists()
+    asked = [found for found in robot.asked(since=6) if found[2] == "marker"]  # that scan has found one of them
+    assert sorted(asked) == [(f"{number}.mcap", True, "marker", "calibration") for number in range(6)]
+
+
 def test_rescan_looks_at_everything_and_goes_when_that_is_done(robot: Marked) -> None:
     scans = robot.discover.scans
     marker = robot.touch_by_name("rescan")

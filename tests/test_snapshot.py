@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from agent.flow.dispatch import Claim
+from agent.flow.report import DiskReport
 from agent.model.errors import CloudError
 from agent.model.nouns import SyncLog, Transfer
 from agent.snapshot import Rates, Snapshot, line
@@ -119,6 +120,33 @@ def test_what_failed_for_good_is_named_until_it_is_tried_anew(robot: WatchingRob
     assert [item["id"] for item in taken(robot)["standing"]["failed"]] == [log.id]
     robot.history.add(log)
     assert taken(robot)["standing"]["failed"] == []
+
+
+def test_what_lies_on_the_disk_is_walked_over_again_only_when_it_or_the_clock_has_changed(
+    robot: WatchingRobot, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    walks: list[float] = []
+    report = robot.discover.report
+
+    def counted(most: int) -> DiskReport:
+        walks.append(robot.clock.monotonic())
+        return report(most)
+
+    def looked() -> tuple[int, list[str]]:
+        """Once a scan is over: the walks so far, and the files that wait."""
+        robot.clock.advance(61)
+        robot.discover.step()
+        waiting = picture.take()["files"]["waiting"]
+        return len(walks), waiting
+
+    monkeypatch.setattr(robot.discover, "report", counted)
+    picture = snapshot(robot)
+    assert [looked(), looked(), looked()] == [(1, [])] * 3
+    (robot.folder / "a.mcap").write_bytes(b"\x89MCAP0\r\n")
+    walked, [told] = looked()
+    assert (walked, "2026" in told) == (2, True)
+    robot.clock.set_now(2_000_000_000.0)
+    assert "2033" in picture.take()["files"]["waiting"][0]
 
 
 def test_folders_that_cannot_be_watched_are_named(robot: WatchingRobot) -> None:

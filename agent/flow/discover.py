@@ -79,9 +79,10 @@ class Discover:
         self._tops: list[str] = []  # roots that are there, none below another
         self._survey = Survey()
         self._markers: set[str] = set()
-        self.begun, self.scans = 0, 0  # scans begun and ended
+        self.scans = 0  # that have ended
+        self.begun, self.ended = 0, 0  # of those that spare nothing
         self.changes = 0  # another number whenever a file may stand otherwise than before
-        self._scan_due, self._asked = -math.inf, False
+        self._scan_due, self._asked = -math.inf, True
         self._scanned = -math.inf
 
     # -- from any thread
@@ -222,24 +223,24 @@ class Discover:
     def _scan(self) -> None:
         """See everything there is, and forget what is gone."""
         started, cpu = self._clock.monotonic(), time.thread_time()
-        self.begun += 1
         with self._lock:
             self._scan_due = math.inf  # one asked for from now on is another one
-            scan, self._asked = None if self._asked else self.begun, False
+            scan, self._asked = None if self._asked else self.scans, False
+            self.begun += scan is None
         survey = Survey()
         tops_ = tops(self._roots, self._rules, survey)
         for top in tops_:
             self._walk(top, survey, scan)
         with self._lock:
-            self._known.keep_folders(survey.listed, survey.unreadable)
+            forgotten = self._known.keep_folders(survey.listed, survey.unreadable)
             previous, self._survey, self._tops = self._survey, survey, tops_
             self._scanned = self._clock.monotonic()
-            self.scans = self.begun
+            self.scans, self.ended = self.scans + 1, self.begun
             rest = max(self._rescan_seconds, min(_REST * (time.thread_time() - cpu), _LONGEST_REST))
             self._scan_due = min(self._scan_due, self._scanned + rest)
             survey.seconds = self._scanned - started
         tell(previous, survey)
-        if survey != previous:
+        if forgotten or survey != previous:
             self._changed()
 
     def _walk(self, top: str, survey: Survey, scan: int | None = None) -> None:
@@ -468,8 +469,8 @@ class Discover:
     def _forget(self, path: str) -> None:
         """Drop a file, or a folder and all below it."""
         with self._lock:
-            self._known.forget(path)
-            self._changed()
+            if self._known.forget(path):
+                self._changed()
 
     def _changed(self) -> None:
         with self._lock:

@@ -192,24 +192,28 @@ class Known:
                 for name, row in rows.items():
                     yield f"{folder}/{name}", File(self._columns, row)
 
-    def forget(self, path: str) -> None:
-        """Drop a file, or a folder and all below it."""
+    def forget(self, path: str) -> bool:
+        """Drop a file, or a folder and all below it; tells whether there was any."""
         folder, name = os.path.split(path)
+        before = len(self._free)
         self._free_rows(folder, {name})
         for known in [known for known in self._folders if is_below(known, path)]:
             self._drop(known)
+        return len(self._free) > before
 
     def keep(self, folder: str, names: set[str]) -> bool:
         """Drop what was in this very folder and has none of these names; tells whether there was any."""
-        gone = self._folders.get(folder, {}).keys() - names
-        self._free_rows(folder, gone)
-        return bool(gone)
+        before = len(self._free)
+        self._free_rows(folder, self._folders.get(folder, {}).keys() - names)
+        return len(self._free) > before
 
-    def keep_folders(self, listed: set[str], unreadable: Mapping[str, str]) -> None:
-        """Drop the folders that were not listed, but not what may lie behind those that can't be read."""
+    def keep_folders(self, listed: set[str], unreadable: Mapping[str, str]) -> bool:
+        """Drop folders that were not listed, but not what may lie behind those that can't be read; tells as above."""
+        before = len(self._free)
         for folder in self._folders.keys() - listed:
             if not any(is_below(folder, closed) for closed in unreadable):
                 self._drop(folder)
+        return len(self._free) > before
 
     def _drop(self, folder: str) -> None:
         self._free += self._folders.pop(folder).values()

@@ -37,7 +37,7 @@ class _Seen:
     """A marker that is not served yet. There may be 10,000 of them."""
 
     since: float  # monotonic time when it was first seen
-    begun: int  # scans, by then
+    begun: int  # scans that spare nothing, by then
     looked: float = math.inf  # monotonic time when all that lay there before it had been seen
     stood: object = None  # how its recording stood when it was tried
     broken: bool = False  # by a mistake in the agent
@@ -121,6 +121,8 @@ class Markers:
         same, self._looked = looked == self._looked, looked
         due = deque(sorted(path for path, seen in self._waiting.items() if self._may_go_on(path, seen, same=same)))
         new = False
+        for path in due:
+            self._waiting[path].stood = None  # until there is an answer
         while due:
             new = self._serve(due) or new
             self.look_at_pause()  # very many markers take their time
@@ -188,7 +190,7 @@ class Markers:
         if self._rescans is None or self._rescans[0] != marker:
             self._rescans = marker, self._discover.begun
             self._rescan()
-        elif self._discover.scans > self._rescans[1]:
+        elif self._discover.ended > self._rescans[1]:
             with suppress(OSError):
                 touched.unlink(marker)
 
@@ -347,11 +349,11 @@ class Markers:
         return not self._discover.unsettled(folder, seen.looked)
 
     def _scanned(self, path: Path) -> bool:
-        """Whether a scan has ended that began after the marker was seen."""
+        """Whether a scan that spares nothing has ended, and began after the marker was seen."""
         begun = self._waiting[path].begun
-        if self._discover.scans <= begun == self._discover.begun:
+        if self._discover.ended <= begun == self._discover.begun:
             self._rescan()
-        return self._discover.scans > begun
+        return self._discover.ended > begun
 
     # -- removing
 
