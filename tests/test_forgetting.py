@@ -143,6 +143,7 @@ def test_a_file_that_was_not_examined_may_be_any_recording_of_its_size(robot: Fo
     robot.days(2 * KEEP)
     assert robot.newest(path).synced
     (robot.folder / "notes" / "b.mcap").write_bytes(b"of another size")
+    robot.settle()
     robot.days(1 + KEEP)
     assert not robot.history.at_path(path)
 
