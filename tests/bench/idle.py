@@ -92,7 +92,7 @@ def table(*, full: bool) -> Table:
     how = (
         f"CPU and wakeups over {2 * _PERIOD} s with the scans in them, which are fewer with 100,000 files."
         if full
-        else f"CPU of {_IDLE:.0f} s without a scan, and of one scan each {_PERIOD} s, by default's period."
+        else f"CPU of {_IDLE:.0f} s without a scan, and of one each {_PERIOD} s that spares no file: an upper bound."
     )
     notes = [
         how,
