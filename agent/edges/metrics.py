@@ -80,7 +80,7 @@ class Exporter(Collector):
         yield _gauge(
             "watcher_up", "1 while changes are noticed in every watched folder that is there, else 0.", now.watcher_up
         )
-        yield _gauge("scan_seconds", "How long the last full scan of the watched folders took.", now.scan_seconds)
+        yield _gauge("scan_seconds", "How long the last scan of the watched folders took.", now.scan_seconds)
         yield _gauges("build_info", "1, with the version of the agent.", "version", [(now.version, 1)])
 
 

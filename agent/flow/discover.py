@@ -198,7 +198,7 @@ class Discover:
 
     @property
     def scan_seconds(self) -> float:
-        """How long the last full scan took."""
+        """How long the last scan took."""
         with self._lock:
             return self._survey.seconds
 

@@ -90,7 +90,7 @@ def table(*, full: bool) -> Table:
         _goal("peak <= 110 MiB with 100,000 documents, metrics on", "MiB", many.peak if many else None, 110),
     ]
     how = (
-        f"CPU and wakeups over {2 * _PERIOD} s with the scans in them, which are fewer with 100,000 files."
+        f"CPU and wakeups over {2 * _PERIOD} s with the scans in them."
         if full
         else f"CPU of {_IDLE:.0f} s without a scan, and of one each {_PERIOD} s that spares no file: an upper bound."
     )
