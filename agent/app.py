@@ -143,6 +143,8 @@ class App:
             names=self.lookout.discover.names,
             asset_id=self._route.cloud.asset_id,
             profiles=self._route.cloud.profiles,
+            clock=self._clock,
+            unfinished_minutes=settings.watch.unfinished_minutes,
             sidecar_required=settings.watch.sidecar == "required",
             agent_version=__version__,
         )

@@ -181,6 +181,7 @@ def _bucket(plan: _Plan, history: History, hide: Callable[..., None]) -> Cloud:
         template=bucket.key,
         part_size=settings.upload.part_size_mib * _MIB,
         roots=settings.watch.roots,
+        follow_symlinks=settings.watch.follow_symlinks,
     )
     return Cloud(
         store=store,

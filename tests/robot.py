@@ -114,6 +114,8 @@ class Robot:
             names=self._names,
             asset_id=self._asset_id,
             profiles=self.known_profiles(),
+            clock=self.clock,
+            unfinished_minutes=10,
             sidecar_required=self.sidecar_required,
             agent_version="0",
         )

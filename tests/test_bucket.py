@@ -396,6 +396,30 @@ def test_metadata_that_is_no_file_is_passed_over(robot: BucketRobot) -> None:
     assert robot.store.calls.count("PutObject") == 1
 
 
+@pytest.mark.parametrize("linked", ["file", "folder"])
+def test_metadata_behind_a_link_is_not_sent_unless_links_are_followed(
+    robot: BucketRobot, tmp_path: Path, caplog: pytest.LogCaptureFixture, linked: str
+) -> None:
+    secret = tmp_path / "private" / "metadata.yaml"
+    secret.parent.mkdir()
+    secret.write_text("aws_secret_access_key = x")
+    (robot.folder / "bag").mkdir()
+    log = robot.record("bag/a.mcap")
+    if linked == "file":
+        (robot.folder / "bag" / "metadata.yaml").symlink_to(secret)
+    else:
+        (robot.folder / "bag" / "a.mcap").rename(secret.with_name("a.mcap"))
+        (robot.folder / "bag").rmdir()
+        (robot.folder / "bag").symlink_to(secret.parent)
+    stored = replace(log, phase="completing", bucket=NAME, object_key="bag/a.mcap", etag='"e"')
+    robot.bucket.complete(NOBODY, robot.bucket.exchange(NOBODY), stored)
+    assert [key for _, key in robot.store.objects] == ["bag/a.mcap.manifest.json"]
+    assert "metadata.yaml is not sent" in caplog.text
+    robot.bucket._follow_symlinks = True
+    robot.bucket.complete(NOBODY, robot.bucket.exchange(NOBODY), stored)
+    assert robot.store.content(NAME, "bag/metadata.yaml") == secret.read_bytes()
+
+
 # -- part sizes, asset ids
 
 

@@ -740,6 +740,38 @@ def test_a_file_with_a_writer_is_recording_however_long_it_is_quiet(finder: Find
     assert finder.state(path) == "unfinished"
 
 
+def test_a_complete_file_with_a_writer_is_given_once_the_writer_has_closed_it(finder: Finder, tmp_path: Path) -> None:
+    path = recorders.write_mcap(tmp_path / "a.mcap")
+    with path.open("r+b"):
+        assert finder.run(300) == []
+        assert finder.state(path) == "recording"
+        [held] = finder.discover.report().recording
+        assert "open for writing" in held.why
+    finder.sight(path)
+    assert finder.names(1) == ["a.mcap"]
+
+
+def test_a_writer_that_closes_without_a_notification_is_noticed_by_the_next_scan(
+    finder: Finder, tmp_path: Path
+) -> None:
+    path = recorders.write_mcap(tmp_path / "a.mcap")
+    with path.open("r+b"):
+        finder.run(90)
+    assert finder.names(60) == ["a.mcap"]
+
+
+def test_a_writer_is_waited_for_only_so_long_after_the_last_change(finder: Finder, tmp_path: Path) -> None:
+    path = recorders.write_mcap(tmp_path / "a.mcap")
+    with path.open("r+b") as writer:
+        assert finder.run(500) == []
+        writer.write(path.read_bytes()[:8])
+        writer.flush()
+        os.utime(path)
+        finder.sight(path)
+        assert finder.run(590) == []
+        assert finder.names(15) == ["a.mcap"]
+
+
 def test_an_unfinished_file_is_given_once_as_it_is_where_that_is_wanted(tmp_path: Path) -> None:
     path = recorders.unfinished(tmp_path / "a.mcap")
     (tmp_path / "empty.mcap").touch()

@@ -293,6 +293,30 @@ def test_a_recording_that_is_being_compressed_waits_and_is_not_taken_for_another
     assert states(robot) == ["completed"]
 
 
+def test_a_recording_that_a_program_has_open_for_writing_is_put_back_and_goes_once_it_is_closed(robot: Robot) -> None:
+    log = robot.record()
+    robot.clock.advance(Path(log.path).stat().st_mtime - robot.clock.now())
+    with Path(log.path).open("r+b"):
+        robot.run()
+        assert (robot.log().status, robot.log().attempt_count) == ("pending", 0)
+        robot.advance(29)
+        assert robot.store.calls == []
+    robot.advance(2)
+    assert robot.log().status == "completed"
+
+
+def test_a_writer_that_never_closes_keeps_a_recording_back_only_so_long_after_its_last_change(robot: Robot) -> None:
+    log = robot.record()
+    robot.clock.advance(Path(log.path).stat().st_mtime - robot.clock.now())
+    with Path(log.path).open("r+b"):
+        for _ in range(20):
+            robot.run()
+            assert robot.log().status == "pending"
+            robot.clock.advance(30)
+        robot.run()
+    assert robot.log().status == "completed"
+
+
 def test_a_day_of_refusals_by_the_bucket_ends_by_itself(robot: Robot) -> None:
     denied = CloudError("UploadPart", "AccessDenied", status=403)
     robot.store.fail("UploadPart", error=denied, times=100_000)

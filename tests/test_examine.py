@@ -322,6 +322,43 @@ def test_a_compressed_split_has_the_split_s_sidecar(tmp_path: Path) -> None:
     assert sidecar_path(tmp_path / "a.b.mcap.zstd") == sidecar_path(tmp_path / "a.b.mcap") == tmp_path / "a.b.json"
 
 
+def test_a_folder_that_was_swapped_for_a_link_hides_recording_and_sidecar_alike(tmp_path: Path) -> None:
+    private, root = tmp_path / "private", tmp_path / "root"
+    private.mkdir()
+    root.mkdir()
+    recorders.write_sidecar(recorders.write_mcap(private / "a.mcap"), {"episode_id": "secret"})
+    (root / "bag").symlink_to(private)
+    with pytest.raises(RecordingError) as caught:
+        Examiner([root], "optional").look(root / "bag" / "a.mcap")
+    assert caught.value.code == "not_in_root"
+    found = Examiner([root], "optional", follow_symlinks=True).look(root / "bag" / "a.mcap")
+    assert isinstance(found, Recording)
+    assert found.sidecar is not None
+
+
+def test_a_done_marker_that_is_a_link_proves_nothing(tmp_path: Path) -> None:
+    path = recorders.write_mcap(tmp_path / "a.mcap", metadata={"axon.task": {"task_id": "t"}})
+    (tmp_path / "fresh").touch()
+    (tmp_path / "a.mcap.done").symlink_to(tmp_path / "fresh")
+    os.utime(tmp_path / "a.mcap.done", (1, 1), follow_symlinks=False)
+    assert why(look(path)) == "done_marker"
+
+
+def test_a_complete_file_with_a_writer_is_not_taken_until_nobody_waits_any_longer(tmp_path: Path) -> None:
+    path = recorders.write_mcap(tmp_path / "a.mcap")
+    with path.open("r+b"):
+        assert why(look(path)) == "writer"
+        assert isinstance(look(path, writer_overdue=True), Recording)
+    assert isinstance(look(path), Recording)
+
+
+def test_a_damaged_file_with_a_writer_is_not_judged_yet(tmp_path: Path) -> None:
+    path = recorders.damaged(tmp_path / "a.mcap")
+    with path.open("r+b"):
+        assert why(look(path)) == "writer"
+    assert isinstance(look(path), Damaged)
+
+
 def test_a_writer_is_seen_while_it_has_the_file_open(tmp_path: Path) -> None:
     path = recorders.unfinished(tmp_path / "a.mcap")
     assert has_writer(path) is False

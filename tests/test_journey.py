@@ -81,6 +81,24 @@ def test_each_file_ends_as_it_should_and_nothing_is_sent_twice(cloud: DevCloud, 
     assert why[0]["rules"][-1]["ok"] is False
 
 
+def test_a_recording_that_is_rewritten_in_place_is_not_uploaded_before_its_writer_has_closed_it(
+    cloud: DevCloud, tmp_path: Path
+) -> None:
+    with running(cloud, tmp_path) as agent:
+        recording = write_mcap(agent.root / "a.mcap", size=9 * MIB, seed=1)
+        agent.wait_completed(1)
+        old, new = recording.read_bytes(), write_mcap(tmp_path / "new.mcap", size=9 * MIB, seed=2).read_bytes()
+        assert len(new) == len(old)
+        with recording.open("r+b") as writer:  # as rsync --inplace does it, here with a pause
+            writer.write(new[: 2 * MIB])
+            writer.flush()
+            agent.wait(lambda _: "open for writing" in agent.command("status", "--json").stdout)
+            assert len(agent.documents()) == 1
+            writer.write(new[2 * MIB :])
+        logs = agent.wait_completed(2)
+        assert [stored(cloud, log) for log in logs] == [old, new]
+
+
 def test_a_recording_renamed_while_it_uploads_is_sent_once(tmp_path: Path) -> None:
     with DevCloud(tmp_path / "cloud", bandwidth=8 * MIB) as cloud, running(cloud, tmp_path) as agent:
         recording = write_mcap(agent.root / "a.mcap", size=24 * MIB)

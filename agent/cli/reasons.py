@@ -20,6 +20,7 @@ from agent.model.ports import Clock, History
 
 _REMEDIES = {
     "recording": "nothing to do: it goes once its recorder has closed it",
+    "writer": "nothing to do: it goes once it is closed, or watch.unfinished_minutes after its last change",
     "sidecar": "nothing to do: its turn comes without one after watch.sidecar_wait_seconds",
     "done_marker": "nothing to do: it goes once its recorder has written the rest",
     "compressing": "nothing to do: the compressed file replaces it",
@@ -147,6 +148,7 @@ class Rules:
             found = self._examiner.look(
                 path,
                 sidecar_overdue=age >= watch.sidecar_wait_seconds,
+                writer_overdue=age >= watch.unfinished_minutes * 60,
                 done_overdue=age >= watch.unfinished_minutes * 60,
             )
         except FileChangedError:
@@ -160,7 +162,8 @@ class Rules:
             return Reason("complete", True, "a whole recording")
         if found.why == "recording":
             return self._without_end(path, state, found)
-        return _reason("complete", False, found.message, _REMEDIES[found.why], state="waiting")
+        file_state = "recording" if found.why == "writer" else "waiting"
+        return _reason("complete", False, found.message, _REMEDIES[found.why], state=file_state)
 
     def _without_end(self, path: Path, state: os.stat_result, found: NotYet) -> Reason:
         """Still being recorded, or left unfinished: by the same signs as the agent's own."""

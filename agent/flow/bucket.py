@@ -11,15 +11,15 @@ import hashlib
 import json
 import logging
 import os
-import stat
 import threading
 from collections import OrderedDict
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from pathlib import Path
 
+from agent.flow.below_root import open_regular_file, opened_folder, root_of
 from agent.model.digests import same_etag
-from agent.model.errors import CloudError
+from agent.model.errors import CloudError, RecordingError
 from agent.model.nouns import (
     MAX_PARTS,
     AccessToken,
@@ -66,6 +66,7 @@ class Bucket:
         template: str,
         part_size: int,
         roots: Sequence[Path],
+        follow_symlinks: bool = False,
     ) -> None:
         """Ask for nothing yet.
 
@@ -80,6 +81,7 @@ class Bucket:
             template: bucket.key.
             part_size: Bytes; grown for files that would have too many parts.
             roots: The watched folders.
+            follow_symlinks: Whether links below them are followed.
         """
         self._store = store
         self._keys = keys
@@ -91,6 +93,7 @@ class Bucket:
         self._template = template
         self._part_size = part_size
         self._roots = roots
+        self._follow_symlinks = follow_symlinks
         self._lock = threading.Lock()
         self._given: OrderedDict[str, str] = OrderedDict()  # key → fingerprint, until the history has it
 
@@ -221,7 +224,7 @@ class Bucket:
 
     def _put_bag_metadata(self, log: SyncLog, lease: CredentialLease) -> None:
         """A bag's metadata.yaml goes beside its splits; another bag's there is not overwritten."""
-        data = _bag_metadata(Path(log.path).with_name(_BAG_METADATA))
+        data = self._bag_metadata(Path(log.path).with_name(_BAG_METADATA))
         if data is None:
             return
         key = log.object_key[: log.object_key.rfind("/") + 1] + _BAG_METADATA
@@ -237,6 +240,30 @@ class Bucket:
             elif there != data:
                 with self._at(spare_key(key, hashlib.sha256(data).hexdigest()[:8]), lease) as spare:
                     spare.put(data, "application/yaml")
+
+    def _bag_metadata(self, path: Path) -> bytes | None:
+        """Return what the file says; None where there is none that can be sent.
+
+        A link there could lead to any file that the agent can read, its own keys among them.
+        """
+        root = root_of(path, self._roots)
+        if root is None:
+            return None
+        try:
+            with opened_folder(path.parent, root, follow_symlinks=self._follow_symlinks) as folder:
+                descriptor = open_regular_file(path, folder, follow_symlinks=self._follow_symlinks)
+            with os.fdopen(descriptor, "rb") as file:
+                if os.fstat(descriptor).st_size <= _LARGEST_METADATA:
+                    return file.read(_LARGEST_METADATA)
+            why = "it is too large"
+        except FileNotFoundError:
+            return None
+        except RecordingError as error:
+            why = error.message
+        except OSError as error:
+            why = error.strerror or "it can't be read"
+        _log.warning("%s is not sent: %s", path, why, extra={"event": "bag_metadata", "path": str(path)})
+        return None
 
 
 class AnyAsset(Mapping[str, DeviceProfile]):
@@ -305,20 +332,3 @@ def _object(data: bytes | None) -> Mapping[str, object]:
     except (ValueError, RecursionError):
         return {}
     return told if isinstance(told, dict) else {}
-
-
-def _bag_metadata(path: Path) -> bytes | None:
-    """What the file says; None where there is none that can be sent."""
-    try:
-        # A named pipe must not keep the upload waiting for a writer.
-        with os.fdopen(os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK), "rb") as file:
-            status = os.fstat(file.fileno())
-            if stat.S_ISREG(status.st_mode) and status.st_size <= _LARGEST_METADATA:
-                return file.read(_LARGEST_METADATA)
-        why = "is no regular file" if not stat.S_ISREG(status.st_mode) else "is too large"
-    except FileNotFoundError:
-        return None
-    except OSError as error:
-        why = error.strerror or "can't be read"
-    _log.warning("%s is not sent: it %s", path, why, extra={"event": "bag_metadata", "path": str(path)})
-    return None

@@ -396,10 +396,12 @@ class Discover:
                 self._see(folder, name, state, sidecar, pause=pause)
                 return None
             now = self._clock.monotonic()
+            patience_over = now >= file.since + self._unfinished_seconds
             result = self._examiner.look(
                 Path(path),
                 sidecar_overdue=now >= file.since + self._sidecar_wait,
-                done_overdue=now >= file.since + self._unfinished_seconds,
+                writer_overdue=patience_over,
+                done_overdue=patience_over,
                 end_overdue=file.state == "unfinished",
             )
             if isinstance(result, NotYet):
@@ -425,6 +427,8 @@ class Discover:
         patience = self._unfinished_seconds
         if lacking.why == "recording":
             file.state = self._recording_state(path, file, state.st_mtime)
+        elif lacking.why == "writer":
+            file.state = "recording"
         else:
             file.state = "waiting"
             if lacking.why == "sidecar":
@@ -434,7 +438,7 @@ class Discover:
                 self._schedule(*os.path.split(path), file, self._clock.monotonic(), state.st_mtime_ns)
             _log.warning("%s has no end and no writer", path, extra={"event": "unfinished", "path": path})
         # What is waited for only so long is looked at once more, though its time may have come while this look lasted.
-        bounded = lacking.why in ("sidecar", "done_marker")
+        bounded = lacking.why in ("sidecar", "writer", "done_marker")
         if file.state != "unfinished" and (bounded or file.since + patience > self._clock.monotonic()):
             self._schedule(*os.path.split(path), file, file.since + patience, state.st_mtime_ns)
 

@@ -16,7 +16,7 @@ from agent.flow.outcome import Outcome, outcome_of
 from agent.flow.prepare import Prepare
 from agent.flow.upload import Job, Upload
 from agent.model.bandwidth import Bandwidth
-from agent.model.errors import CloudError, HistoryFullError, blame_clock
+from agent.model.errors import CloudError, FileChangedError, HistoryFullError, blame_clock
 from agent.model.measures import Tally
 from agent.model.nouns import Fault, SyncLog, Transfer, utc_seconds, utc_text
 from agent.model.ports import Clock, History
@@ -330,12 +330,12 @@ class Dispatch:
             return  # a failed probe writes nothing
         with self._history.transaction():
             self._make_durable(claim)
-            log = self._history.move(id_, outcome.event, **self._changes(claim, outcome))
+            log = self._history.move(id_, outcome.event, **self._changes(claim, outcome, error))
         self._tell(log, outcome, error)
         if not log.open:
             self._failed_at.pop(id_, None)
 
-    def _changes(self, claim: Claim, outcome: Outcome) -> dict[str, Any]:
+    def _changes(self, claim: Claim, outcome: Outcome, error: Exception | None) -> dict[str, Any]:
         log = self._history.get(claim.log.id)
         changes: dict[str, Any] = {
             "bytes_sent": log.bytes_sent + claim.transfer.sent,
@@ -350,7 +350,8 @@ class Dispatch:
         elif outcome.event == "blocked_alone":
             wait = claim.terms.delays.maximum
         elif outcome.event == "changed":
-            wait = claim.terms.settle_seconds
+            asked = error.wait_seconds if isinstance(error, FileChangedError) else 0.0
+            wait = asked or claim.terms.settle_seconds
         if outcome.event in ("counted", "blocked_alone"):
             changes["next_retry_at"] = utc_text(self._clock.now() + wait)
         if wait:

@@ -18,11 +18,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from agent.flow.below_root import open_regular_file, opened_folder, root_of
 from agent.model.errors import FileChangedError, RecordingError
 from agent.model.mcap_tail import DamagedError, NoTailError, Tail, read_tail
 from agent.model.nouns import Damaged, Fingerprint, Recording, Sidecar
 
-Reason = Literal["recording", "sidecar", "done_marker", "compressing", "unknown"]
+Reason = Literal["recording", "writer", "sidecar", "done_marker", "compressing", "unknown"]
 SidecarRule = Literal["optional", "required", "ignore"]
 
 COMPRESSED = ".zstd"  # what rosbag2 appends to the name of a split that it compresses
@@ -70,42 +71,60 @@ class Examiner:
         ``send_unfinished``: what its recorder never finished is a recording as it is.
         """
         self.send_unfinished = send_unfinished
-        self._roots = sorted(roots, key=lambda root: len(root.parts), reverse=True)
+        self.follow_symlinks = follow_symlinks
+        self._roots = roots
         self._sidecar = sidecar
-        self._follow = follow_symlinks
         self._contents: OrderedDict[tuple[int, int, int, int], _Content] = OrderedDict()
         self._lock = threading.Lock()
 
     def look(
-        self, path: Path, *, sidecar_overdue: bool = False, done_overdue: bool = False, end_overdue: bool = False
+        self,
+        path: Path,
+        *,
+        sidecar_overdue: bool = False,
+        writer_overdue: bool = False,
+        done_overdue: bool = False,
+        end_overdue: bool = False,
     ) -> Recording | Damaged | NotYet:
         """Say what lies at ``path``.
 
-        Nobody waits any longer for: ``sidecar_overdue``, a sidecar; ``done_overdue``, Axon's last steps;
-        ``end_overdue``, the end of a file that has no writer.
+        Nobody waits any longer for: ``sidecar_overdue``, a sidecar; ``writer_overdue``, a program that has the file
+        open for writing; ``done_overdue``, Axon's last steps; ``end_overdue``, the end of a file that has no writer.
 
         Raises:
             RecordingError: ``not_regular`` or ``not_in_root``: this can't be a recording of ours.
             FileChangedError: it became shorter while it was looked at.
             OSError: it can't be read just now; FileNotFoundError when it is gone.
         """
-        root = self._root_of(path)
-        with self._opened(path) as (descriptor, before):
-            if reason := compressing(path):
+        root = root_of(path, self._roots)
+        if root is None:
+            raise RecordingError(
+                f"{path} lies in none of the watched folders", code="not_in_root", hint="see watch.roots"
+            )
+        # The recording and all that belongs to it are opened in this one folder, whatever becomes of its path.
+        with (
+            opened_folder(path.parent, root, follow_symlinks=self.follow_symlinks) as folder,
+            self._opened(path, folder) as (descriptor, before),
+        ):
+            if reason := compressing(path, folder):
                 return reason
             content = self._content(path, descriptor, before)
             own_tags = {"compression": "zstd"} if path.name.endswith(COMPRESSED) else {}
             if content is None and end_overdue and self.send_unfinished and before.st_size > 0:
                 content = _Content(fingerprint(descriptor, before.st_size), Tail())
                 own_tags = {"mcap_complete": "false"}
-            after = path.stat(follow_symlinks=self._follow)  # the path, not the descriptor: it may have been replaced
-        if content is None or _key(before) != _key(after):
-            return NotYet(path, "recording", "no end yet: it is still being recorded")
-        if content.damage:
-            return Damaged(path, content.fingerprint, before.st_mtime_ns, content.damage)
-        if not done_overdue and (reason := self._unfinished_by_axon(path, content.tail, before.st_mtime_ns)):
-            return reason
-        sidecar = None if self._sidecar == "ignore" else self._read_sidecar(sidecar_path(path))
+            # The name, not the descriptor: another file may have taken it.
+            after = os.stat(path.name, dir_fd=folder, follow_symlinks=self.follow_symlinks)
+            if content is None or _key(before) != _key(after):
+                return NotYet(path, "recording", "no end yet: it is still being recorded")
+            reason = None if writer_overdue else _unfinished_by_writer(path, descriptor)
+            if reason is None and not done_overdue:
+                reason = self._unfinished_by_axon(path, folder, content.tail, before)
+            if reason is not None:
+                return reason
+            if content.damage:
+                return Damaged(path, content.fingerprint, before.st_mtime_ns, content.damage)
+            sidecar = None if self._sidecar == "ignore" else self._read_sidecar(sidecar_path(path), folder)
         if sidecar is None and self._sidecar != "ignore" and not sidecar_overdue:
             return NotYet(path, "sidecar", f"waits for its sidecar {sidecar_path(path).name}")
         return Recording(
@@ -120,24 +139,12 @@ class Examiner:
             own_tags=own_tags,
         )
 
-    def _root_of(self, path: Path) -> Path:
-        for root in self._roots:
-            if path.is_relative_to(root):
-                return root
-        raise RecordingError(f"{path} lies in none of the watched folders", code="not_in_root", hint="see watch.roots")
-
     @contextmanager
-    def _opened(self, path: Path) -> Iterator[tuple[int, os.stat_result]]:
-        """The file open for reading, and its state; never waits for another program, as a pipe or a lease would."""
-        if not stat.S_ISREG(path.stat(follow_symlinks=self._follow).st_mode):
-            raise RecordingError(f"{path} is no regular file", code="not_regular")
-        flags = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | (0 if self._follow else os.O_NOFOLLOW)
-        descriptor = os.open(path, flags)
+    def _opened(self, path: Path, folder: int) -> Iterator[tuple[int, os.stat_result]]:
+        """The file of this name in ``folder``, open for reading, and its state."""
+        descriptor = open_regular_file(path, folder, follow_symlinks=self.follow_symlinks)
         try:
-            state = os.fstat(descriptor)
-            if not stat.S_ISREG(state.st_mode):
-                raise RecordingError(f"{path} is no regular file", code="not_regular")
-            yield descriptor, state
+            yield descriptor, os.fstat(descriptor)
         finally:
             os.close(descriptor)
 
@@ -159,27 +166,28 @@ class Examiner:
                     self._contents.popitem(last=False)
         return content
 
-    def _unfinished_by_axon(self, path: Path, tail: Tail, mtime_ns: int) -> NotYet | None:
+    def _unfinished_by_axon(self, path: Path, folder: int, tail: Tail, state: os.stat_result) -> NotYet | None:
         """Axon patches its metadata into the closed file, then writes the sidecar, then the done marker."""
         if not any(name.startswith("axon.") for name in tail.metadata):
             return None
-        for proof in (path.with_name(path.name + DONE), sidecar_path(path)):
+        for proof in (path.name + DONE, sidecar_path(path).name):
             try:
-                if proof.stat().st_mtime_ns >= mtime_ns:
-                    return None
+                proven = os.stat(proof, dir_fd=folder, follow_symlinks=self.follow_symlinks)
             except FileNotFoundError:
                 continue
+            if proven.st_mtime_ns >= state.st_mtime_ns:
+                return None
         return NotYet(path, "done_marker", f"Axon has not finished it: neither {path.name}{DONE} nor a sidecar yet")
 
-    def _read_sidecar(self, path: Path) -> Sidecar | None:
-        """The sidecar at ``path``; None when there is none, or only a link that is not to be followed."""
+    def _read_sidecar(self, path: Path, folder: int) -> Sidecar | None:
+        """The sidecar ``path``; None when there is none, or only a link that is not to be followed."""
         try:
-            with self._opened(path) as (descriptor, _):
+            with self._opened(path, folder) as (descriptor, _):
                 raw = _read_up_to(descriptor, _MAX_SIDECAR + 1)
         except FileNotFoundError:
             return None
         except RecordingError:
-            if path.is_symlink():
+            if _is_link(path.name, folder):
                 return None
             return Sidecar(path, hashlib.sha256().hexdigest(), None, "it is no regular file")
         try:
@@ -235,6 +243,24 @@ def has_writer(path: Path) -> bool | None:
     return None if kept_out is None else not kept_out
 
 
+def _unfinished_by_writer(path: Path, descriptor: int) -> NotYet | None:
+    """A program that rewrites a file in place can leave its old end there for a long time."""
+    if not is_open_for_writing(descriptor):
+        return None
+    return NotYet(path, "writer", "it has an end, but a program has it open for writing")
+
+
+def is_open_for_writing(descriptor: int) -> bool:
+    """Return whether the kernel shows that a program has the open file open for writing, too.
+
+    Where that can't be seen the answer is False. Nobody is kept out of the file afterwards.
+    """
+    kept_out = keep_writers_out(descriptor)
+    if kept_out:
+        fcntl.fcntl(descriptor, fcntl.F_SETLEASE, fcntl.F_UNLCK)
+    return kept_out is False
+
+
 def keep_writers_out(descriptor: int) -> bool | None:
     """Let whoever opens the file for writing wait until ``descriptor``, open for reading, is closed.
 
@@ -247,6 +273,15 @@ def keep_writers_out(descriptor: int) -> bool | None:
     except OSError as error:
         return False if error.errno == errno.EAGAIN else None
     return True
+
+
+def _is_link(name: str, folder: int) -> bool:
+    """Return whether a symbolic link has this name in the open folder, or nothing any more."""
+    try:
+        state = os.stat(name, dir_fd=folder, follow_symlinks=False)
+    except FileNotFoundError:
+        return True
+    return stat.S_ISLNK(state.st_mode)
 
 
 def _key(state: os.stat_result) -> tuple[int, int, int, int]:
@@ -268,11 +303,16 @@ def _read_content(path: Path, descriptor: int, size: int) -> _Content:
     return _Content(fingerprint(descriptor, size), tail, damage)
 
 
-def compressing(path: Path) -> NotYet | None:
-    """While both are there, rosbag2 compresses the one into the other, and will then delete it."""
+def compressing(path: Path, folder: int) -> NotYet | None:
+    """While both are there, rosbag2 compresses the one into the other, and will then delete it.
+
+    ``folder`` is the folder of ``path``, open.
+    """
     plain = path.name.removesuffix(COMPRESSED)
-    other = path.with_name(plain + COMPRESSED if path.name == plain else plain)
-    if not os.path.lexists(other):
+    other = plain + COMPRESSED if path.name == plain else plain
+    try:
+        os.stat(other, dir_fd=folder, follow_symlinks=False)
+    except FileNotFoundError:
         return None
     return NotYet(path, "compressing", f"{plain} is being compressed into {plain}{COMPRESSED}")
 

@@ -13,11 +13,14 @@ from agent.flow.gate import Gate
 from agent.flow.identity import raw_tags
 from agent.flow.source import Source
 from agent.flow.upload import Job, Upload
-from agent.model.errors import AgentError, CloudError, RecordingError, WaitingError
+from agent.model.errors import AgentError, CloudError, FileChangedError, RecordingError, WaitingError
 from agent.model.nouns import NO_SESSION, Damaged, DeviceProfile, Recording, SyncLog, Transfer
-from agent.model.ports import History, Profiles
+from agent.model.ports import Clock, History, Profiles
 
 _log = logging.getLogger(__name__)
+
+# How long a recording that a program has open for writing is put back each time.
+_WRITER_WAIT_SECONDS = 30.0
 
 ResolveAsset = Callable[[Recording, str, Mapping[str, DeviceProfile]], str]
 """The asset id of a recording, given the one that its document has and all profiles; raises WaitingError."""
@@ -36,10 +39,16 @@ class Prepare:
         names: Callable[[str], Sequence[Path]],
         asset_id: ResolveAsset,
         profiles: Profiles,
+        clock: Clock,
+        unfinished_minutes: float,
         sidecar_required: bool,
         agent_version: str,
     ) -> None:
-        """``names`` tells where the bytes of a fingerprint lie now."""
+        """``names`` tells where the bytes of a fingerprint lie now.
+
+        ``unfinished_minutes``: how long after its last change a recording is kept back for a program that has it
+        open for writing.
+        """
         self._history = history
         self._gate = gate
         self._upload = upload
@@ -47,13 +56,16 @@ class Prepare:
         self._names = names
         self._asset_id = asset_id
         self._profiles = profiles
+        self._clock = clock
+        self._unfinished_seconds = unfinished_minutes * 60
         self._sidecar_required = sidecar_required
         self._agent_version = agent_version
 
     def job(self, log: SyncLog, transfer: Transfer, *, probe: bool) -> Job:
         """What the upload of ``log`` needs; whoever gets it closes it.
 
-        Raises RecordingError, WaitingError, CloudError("profile_file"), and OSError where the file can't be read.
+        Raises RecordingError, WaitingError, FileChangedError where a program writes to the file,
+        CloudError("profile_file"), and OSError where the file can't be read.
         """
         profiles = self._profiles.load()
         self._gate.passed("DeviceProfiles", log.id)
@@ -72,7 +84,19 @@ class Prepare:
         except RecordingError:
             self._history.amend(log.id, sidecar_sha256=recording.sidecar_sha256)  # by this one it failed
             raise
-        return Job(log, profile, Source(recording), transfer, probe, identity)
+        return Job(log, profile, self._opened(recording), transfer, probe, identity)
+
+    def _opened(self, recording: Recording) -> Source:
+        """Open the recording; one that a program may still write to is put back, but not for ever."""
+        source = Source(recording, follow_symlinks=self._examiner.follow_symlinks)
+        age = self._clock.now() - recording.mtime_ns / 1e9
+        # An age below 0 means that the clock was set: it says nothing about the last change.
+        if 0 <= age < self._unfinished_seconds and source.is_open_for_writing:
+            source.close()
+            raise FileChangedError(
+                f"a program has {recording.path} open for writing", wait_seconds=_WRITER_WAIT_SECONDS
+            )
+        return source
 
     def profile_of(self, log: SyncLog) -> DeviceProfile | None:
         """The profile of the asset id that a document has; None where there is none."""
@@ -96,7 +120,9 @@ class Prepare:
         problem: AgentError | None = None
         for candidate in self._places(log):
             try:
-                found = self._examiner.look(candidate, sidecar_overdue=True, done_overdue=True, end_overdue=True)
+                found = self._examiner.look(
+                    candidate, sidecar_overdue=True, writer_overdue=True, done_overdue=True, end_overdue=True
+                )
             except FileNotFoundError:
                 continue
             except OSError:

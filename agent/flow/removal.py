@@ -72,7 +72,7 @@ class Removal:
         with self._opened_folder(path) as folder:
             if _exists(path.name + RESYNC, folder):
                 raise StaysError("a marker asks for its resync")
-            if reason := compressing(path):
+            if reason := compressing(path, folder):
                 raise StaysError(reason.message)
             if not stat.S_ISREG(os.stat(path.name, dir_fd=folder, follow_symlinks=False).st_mode):
                 raise StaysError("it is no regular file")

@@ -97,7 +97,9 @@ class Requests:
         if state == "unfinished":
             raise RecordingError("it has no end, and no program writes to it", hint="see watch.unfinished")
         over = state in ("complete", "skipped")
-        return self._examiner.look(path, sidecar_overdue=state != "waiting", done_overdue=over, end_overdue=over)
+        return self._examiner.look(
+            path, sidecar_overdue=state != "waiting", writer_overdue=over, done_overdue=over, end_overdue=over
+        )
 
     def episode(self, episode_id: str, *, ask: Ask, trigger: Trigger, reason: str = "") -> Sequence[Answer]:
         """Ask for every recording of an episode."""
@@ -145,7 +147,9 @@ class Requests:
     def _first_of(self, paths: Sequence[Path], log: SyncLog) -> Recording | Damaged | None:
         for path in paths:
             try:
-                found = self._examiner.look(path, sidecar_overdue=True, done_overdue=True, end_overdue=True)
+                found = self._examiner.look(
+                    path, sidecar_overdue=True, writer_overdue=True, done_overdue=True, end_overdue=True
+                )
             except (AgentError, OSError):
                 continue
             if not isinstance(found, NotYet) and str(found.fingerprint) == log.fingerprint:

@@ -119,7 +119,8 @@ def walk(
 def _listed(folder: str, rules: Rules, survey: Survey, known: Memory) -> tuple[list[Entry], list[str], list[str]]:
     """The files, those spared and the folders in this very one; raises OSError where it can't be read."""
     before, is_spared = known
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)  # from here the kernel finds each file sooner
+    # From the open folder the kernel finds each file sooner.
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         with os.scandir(descriptor) as listing:
             entries = list(listing)

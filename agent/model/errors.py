@@ -76,9 +76,14 @@ class WaitingError(AgentError):
 
 
 class FileChangedError(AgentError):
-    """A read came up short or the store saw other bytes than were announced."""
+    """A read came up short, the store saw other bytes than were announced, or a program still writes."""
 
     code = "file_changed"
+
+    def __init__(self, message: str, *, wait_seconds: float = 0.0) -> None:
+        """``wait_seconds``: how long to wait before it is tried again; 0: as long as a file has to settle."""
+        super().__init__(message)
+        self.wait_seconds = wait_seconds
 
 
 class GateClosedError(AgentError):

@@ -142,6 +142,8 @@ class Robot:
             names=lambda _: [],
             asset_id=away.asset_id,
             profiles=away.profiles,
+            clock=clock,
+            unfinished_minutes=10,
             sidecar_required=False,
             agent_version=__version__,
         )
