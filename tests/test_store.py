@@ -16,11 +16,13 @@ import urllib3
 from minio import Minio
 from minio.credentials.credentials import Credentials
 from minio.credentials.providers import AssumeRoleProvider, StaticProvider
+from minio.helpers import BaseURL
 from minio.minioadmin import MinioAdmin
 
 from agent.edges.clock import RealClock
 from agent.edges.store import MinioStore
 from agent.edges.store import target as target_room
+from agent.edges.store.wire import ConfiguredURL
 from agent.model.errors import CloudError, judge
 from agent.model.nouns import CredentialLease, Part, Transfer, parts_of
 from tests import servers
@@ -118,6 +120,13 @@ def test_the_private_methods_of_the_library_are_still_these() -> None:
     ]  # fmt: skip
     assert list(inspect.signature(Minio._build_headers).parameters) == ["self", "host", "headers", "body", "creds"]
     assert {"_user_agent", "_base_url"} <= vars(Minio("localhost", region="r")).keys()
+
+
+def test_the_address_of_the_library_consists_of_what_the_agents_own_sets() -> None:
+    ours = vars(ConfiguredURL("https://s3.eu-west-1.amazonaws.com", "eu-west-1", virtual_hosted=True))
+    assert ours.keys() == vars(BaseURL("https://s3.eu-west-1.amazonaws.com", "eu-west-1")).keys()
+    unknown = vars(BaseURL("https://s3.example.org:443", "eu-west-1"))
+    assert unknown == vars(ConfiguredURL("https://s3.example.org:443", "eu-west-1", virtual_hosted=False))
 
 
 # Real servers beyond the contract

@@ -10,6 +10,7 @@ import urllib3
 
 from agent.edges.store import lean  # noqa: F401 - before anything else imports minio
 from agent.edges.store.line import Line
+from agent.edges.store.regions import StoreHost, store_host
 from agent.edges.store.target import MinioTarget
 from agent.edges.store.wire import Client, Keys, StoreTime, connections_of
 from agent.model.errors import CloudError
@@ -76,20 +77,26 @@ class MinioStore:
         self.endpoint = session.endpoint
         try:
             url = _address(session.endpoint)
+            known = store_host(url.hostname or "")
             client = Client(
                 self._time,
                 url.netloc,
                 secure=url.scheme != "http",
-                region=session.region or _region_of(url.hostname or ""),
+                region=session.region or known.region,
+                virtual_hosted=self._virtual_hosted(known),
                 http_client=self._pool,
                 credentials=keys,
             )
         except ValueError:
             raise CloudError("Connect", "lying_server", "the session's endpoint is no address of a store") from None
-        if self._addressing == "virtual":
-            client.enable_virtual_style_endpoint()  # type: ignore[no-untyped-call]  # the library's
-        elif self._addressing == "path":
-            client.disable_virtual_style_endpoint()  # type: ignore[no-untyped-call]  # the library's
+        # A bucket in the endpoint and again in front of it, or in the path, would be another bucket or
+        # another key.
+        if known.bucket:
+            raise CloudError(
+                "Connect",
+                "IncorrectEndpoint",
+                f"{url.hostname} begins with the bucket {known.bucket}: an endpoint has no bucket's name in it",
+            )
         return MinioTarget(
             client,
             keys,
@@ -104,6 +111,12 @@ class MinioStore:
         """Close all connections."""
         self._pool.clear()
 
+    def _virtual_hosted(self, known: StoreHost) -> bool:
+        """Return whether requests name the bucket in the host, as the operator or the store wants it."""
+        if self._addressing == "auto":
+            return known.virtual_hosted
+        return self._addressing == "virtual"
+
 
 def _address(endpoint: str) -> SplitResult:
     """The parts of an endpoint, which is https without a scheme; raises ValueError where there is no host."""
@@ -111,9 +124,3 @@ def _address(endpoint: str) -> SplitResult:
     if not url.hostname:
         raise ValueError(endpoint)
     return url
-
-
-def _region_of(host: str) -> str:
-    """The region to sign for where nobody names one: Alibaba OSS has it in the host's first label."""
-    label = host.partition(".")[0].removesuffix("-internal")
-    return label if host.endswith(".aliyuncs.com") else "us-east-1"

@@ -14,7 +14,7 @@ import urllib3
 from minio import Minio
 from minio.credentials.credentials import Credentials
 from minio.credentials.providers import Provider
-from minio.helpers import sha256_hash
+from minio.helpers import BaseURL, _parse_url, sha256_hash
 
 from agent.edges.store.answers import SUCCESSES, date_of, read
 from agent.edges.store.connections import POOLS
@@ -49,12 +49,54 @@ class Keys(Provider):
         return text
 
 
+class ConfiguredURL(BaseURL):
+    """The address of a store, exactly as it was configured.
+
+    The library's own class takes the host names of AWS apart and puts others in their place, such as
+    that of another region or one that does not exist, and it refuses names that it does not know. An
+    operator may have opened a firewall for one host alone. So the requests go to the configured host,
+    and their signature is for it.
+    """
+
+    def __init__(self, endpoint: str, region: str, *, virtual_hosted: bool) -> None:
+        """Set what the library's class would have found out.
+
+        Args:
+            endpoint: ``http://HOST[:PORT]`` or ``https://HOST[:PORT]``.
+            region: The region to sign for.
+            virtual_hosted: Whether requests go to ``BUCKET.HOST``; else the bucket is in the path.
+
+        Raises:
+            ValueError: ``endpoint`` is no such address.
+        """
+        self._url = _parse_url(endpoint)
+        self._region = region
+        self._virtual_style_flag = virtual_hosted
+        # With these two the library leaves the host alone.
+        self._aws_info = None
+        self._accelerate_host_flag = False
+
+
 class Client(Minio):
     """The library, signing what it did not read, with the store's time."""
 
-    def __init__(self, time: StoreTime, host: str, *, secure: bool, region: str, **options: Any) -> None:
+    def __init__(
+        self,
+        time: StoreTime,
+        host: str,
+        *,
+        secure: bool,
+        region: str,
+        virtual_hosted: bool,
+        **options: Any,
+    ) -> None:
         """Raise ValueError where ``host`` or ``region`` can't be one; ``options`` are the library's."""
-        super().__init__(host, secure=secure, region=region, **options)
+        # The library checks the region. It gets another host, because it would refuse or alter the
+        # real one.
+        super().__init__("localhost", secure=secure, region=region, **options)
+        self._base_url = ConfiguredURL(
+            f"{'https' if secure else 'http'}://{host}", region, virtual_hosted=virtual_hosted
+        )
         self._time = time
 
     def __del__(self) -> None:
