@@ -15,6 +15,7 @@ from agent.edges.clock import RealClock
 from agent.edges.store.keys import ProviderKeys, Source
 from agent.model.errors import CloudError, judge
 from tests.oracle import Answer, Oracle, Request
+from tests.resolver import every_name_leads_to_one_server
 
 ENDS = datetime(2031, 5, 6, 7, 8, 9, tzinfo=timezone.utc)
 VARIABLES = (
@@ -220,3 +221,65 @@ def test_an_answer_that_quotes_a_secret_is_told_without_it(
 @pytest.mark.usefixtures("user")
 def test_a_token_service_that_is_away_is_offline(make: Make) -> None:
     assert judge(refusal(make("assume-role"))).kind == "offline"
+
+
+FRANKFURT = "https://s3.eu-central-1.amazonaws.com"
+
+
+@pytest.mark.usefixtures("user")
+@pytest.mark.parametrize(
+    ("endpoint", "region", "sts_endpoint", "host", "signed"),
+    [
+        (FRANKFURT, "", "", "sts.eu-central-1.amazonaws.com", "eu-central-1"),
+        ("s3.dualstack.us-gov-west-1.amazonaws.com", "", "", "sts.us-gov-west-1.amazonaws.com", "us-gov-west-1"),
+        ("https://s3.cn-north-1.amazonaws.com.cn", "", "", "sts.cn-north-1.amazonaws.com.cn", "cn-north-1"),
+        ("https://s3.amazonaws.com", "", "", "sts.us-east-1.amazonaws.com", "us-east-1"),
+        ("https://s3.amazonaws.com", "eu-west-1", "", "sts.eu-west-1.amazonaws.com", "eu-west-1"),
+        # A token service that is named is signed for its own region, whatever the bucket's is.
+        (FRANKFURT, "", "https://sts.eu-west-1.amazonaws.com", "sts.eu-west-1.amazonaws.com", "eu-west-1"),
+        (FRANKFURT, "eu-central-1", "sts.amazonaws.com", "sts.amazonaws.com", "us-east-1"),
+        # Where its name tells no region, the bucket's is signed for.
+        (FRANKFURT, "", "https://sts.example.org", "sts.example.org", "eu-central-1"),
+        # A store on a machine of AWS is no part of AWS: it answers for its keys itself.
+        ("https://ec2-1.eu-west-1.compute.amazonaws.com", "", "", "ec2-1.eu-west-1.compute.amazonaws.com", "us-east-1"),
+    ],
+)
+def test_a_role_is_assumed_at_the_token_service_of_its_region(
+    *,
+    make: Make,
+    endpoint: str,
+    region: str,
+    sts_endpoint: str,
+    host: str,
+    signed: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    with every_name_leads_to_one_server(host, tmp_path, monkeypatch) as internet:
+        internet.oracle.say = lambda _request: granted("AssumeRole")
+        make(
+            "assume-role",
+            endpoint=endpoint,
+            region=region,
+            sts_endpoint=sts_endpoint,
+            ca_file=str(internet.ca_file),
+        ).lease()
+    assert internet.resolved == [host]
+    (request,) = internet.oracle.seen
+    assert request.headers["host"] == host
+    assert f"/{signed}/sts/aws4_request" in request.headers["authorization"]
+
+
+def test_a_token_service_without_a_scheme_gets_the_token_over_tls(
+    make: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    token = private(tmp_path / "token", "token-1")
+    with every_name_leads_to_one_server("sts.example.org", tmp_path, monkeypatch) as internet:
+        internet.oracle.say = lambda _request: granted("AssumeRoleWithWebIdentity")
+        keys = make(
+            "web-identity",
+            sts_endpoint="sts.example.org",
+            web_identity_token_file=token,
+            ca_file=str(internet.ca_file),
+        )
+        assert keys.lease().access_key_id == "session-1"

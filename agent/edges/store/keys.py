@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from datetime import timezone
 from pathlib import Path
 from typing import Literal
-from urllib.parse import urlsplit
+from urllib.parse import SplitResult, urlsplit
 from xml.etree import ElementTree as ET
 
 from minio.credentials.providers import (
@@ -26,6 +26,7 @@ from minio.credentials.providers import (
 from urllib3.exceptions import HTTPError
 
 from agent.edges.store.answers import cut, refused
+from agent.edges.store.regions import store_host, token_service_region
 from agent.edges.store.wire import RefusedError, StoreTime, connections_of
 from agent.model.errors import CloudError
 from agent.model.nouns import CredentialLease
@@ -38,7 +39,6 @@ _CALL = "StorageKeys"
 _SESSION_NAME = "keystone-agent"
 _AWS_FILE = "~/.aws/credentials"
 _REMEMBERED = 100  # secrets that error texts are searched for
-_REGION = "us-east-1"  # where nobody names one
 # What the providers raise when an answer or a file is not what they expect. Their texts may quote it.
 _UNFIT = (ValueError, KeyError, TypeError, AttributeError, configparser.Error, ET.ParseError)
 
@@ -70,10 +70,10 @@ class ProviderKeys:
             clock: Judges nothing here; the connections learn from it.
             hide: Told each secret when it arrives; ``lasting=True`` for those that live long.
             endpoint: Of the store.
-            region: To sign for, "" for the usual one.
+            region: Of the store, "" for the one that the endpoint tells.
             credentials_file: In AWS's format, or mc's where it ends with ``.json``; None for ~/.aws/credentials.
             profile: In that file, or the alias; "" for the usual one.
-            sts_endpoint: Of the token service; "" for AWS's own with AWS, else the store.
+            sts_endpoint: Of the token service; "" for that of the region with AWS, else the store.
             role_arn: The role, where the token service wants one.
             external_id: Likewise.
             web_identity_token_file: Holds the token that somebody else keeps fresh.
@@ -85,10 +85,11 @@ class ProviderKeys:
         """
         self._source = source
         self._hide = hide
-        self._region = region or _REGION
         self._file = credentials_file
         self._profile = profile
-        self._sts = sts_endpoint or _sts_of(endpoint, self._region)
+        region = region or store_host(_url(endpoint).hostname or "").region
+        self._sts = _url(sts_endpoint).geturl() if sts_endpoint else _sts_of(endpoint, region)
+        self._sts_region = token_service_region(_url(self._sts).hostname or "") or region
         self._role_arn = role_arn
         self._external_id = external_id
         self._token_file = web_identity_token_file
@@ -153,7 +154,7 @@ class ProviderKeys:
             sts_endpoint=self._sts,
             access_key=user.access_key,
             secret_key=user.secret_key,
-            region=self._region,
+            region=self._sts_region,
             role_arn=self._role_arn or None,
             role_session_name=_SESSION_NAME,
             external_id=self._external_id or None,
@@ -188,8 +189,12 @@ class ProviderKeys:
 
 
 def _sts_of(endpoint: str, region: str) -> str:
-    """The token service that belongs to a store: AWS has its own, others answer for it themselves."""
-    url = urlsplit(endpoint if "://" in endpoint else f"https://{endpoint}")
-    if (url.hostname or "").endswith(".amazonaws.com"):
-        return f"https://sts.{region}.amazonaws.com"
-    return f"{url.scheme}://{url.netloc}"
+    """Return the token service of a store: AWS has one in each region, others answer for it themselves."""
+    url = _url(endpoint)
+    domain = store_host(url.hostname or "").aws_domain
+    return f"https://sts.{region}.{domain}" if domain else f"{url.scheme}://{url.netloc}"
+
+
+def _url(endpoint: str) -> SplitResult:
+    """Return the parts of an endpoint, which is https where it does not say."""
+    return urlsplit(endpoint if "://" in endpoint else f"https://{endpoint}")
