@@ -207,6 +207,7 @@ class App:
             settings=lambda: {"restart_for": list(self._restart_for), "refused": self._refused},
             fault=lambda: self._route.fault,
             upgrade=self._upgrade if self._upgraded else None,
+            not_deleted=lambda: self._retention.kept() if self._retention else (),
         )
 
     def _desk(self) -> Desk:

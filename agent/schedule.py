@@ -15,6 +15,10 @@ from apscheduler.triggers.base import BaseTrigger
 _log = logging.getLogger(__name__)
 
 _SECOND = timedelta(seconds=1)
+# The library warns each time that a job is due while it still runs. Some jobs may take long: what
+# retention reads before it deletes, for one.
+logging.getLogger("apscheduler.scheduler").setLevel(logging.ERROR)
+
 _THREADS = 6  # some jobs may hang for a while, in the network or at a disk; the others must not
 
 

@@ -74,8 +74,12 @@ class Snapshot:
         settings: Callable[[], Mapping[str, Any]],
         fault: Callable[[], Mapping[str, str] | None],
         upgrade: Upgrade | None = None,
+        not_deleted: Callable[[], Sequence[Mapping[str, Any]]] = tuple,
     ) -> None:
-        """Every argument is asked at each picture, but the first and ``upgrade``: the one that came with this start."""
+        """Every argument is asked at each picture, but the first and ``upgrade``: the one that came with this start.
+
+        ``not_deleted`` gives the uploaded files that retention has to leave: how many, some paths, why, and the remedy.
+        """
         self._device_id = device_id
         self._history = history
         self._gate = gate
@@ -90,6 +94,7 @@ class Snapshot:
         self._settings = settings
         self._fault = fault
         self._upgrade = upgrade
+        self._not_deleted = not_deleted
         self._rates = Rates(clock)
         self._lock = threading.Lock()
         self._files: dict[str, Any] = {}
@@ -122,6 +127,7 @@ class Snapshot:
                     **self._files_now(),
                     "unasked": {"recordings": unasked} if (unasked := self._unasked()) else {},
                 },
+                "not_deleted": [dict(kept) for kept in self._not_deleted()],
                 "standing": self._standing_now(),
             }
 

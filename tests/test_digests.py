@@ -18,6 +18,8 @@ from agent.model.digests import (
     hasher,
     md5,
     md5_of,
+    parts_in_checksum,
+    parts_in_etag,
     proves,
     quoted,
     same_etag,
@@ -55,6 +57,20 @@ def test_a_composite_checksum_is_the_digest_of_the_parts_digests() -> None:
     sums = [b64(hashlib.sha256(piece).digest()) for piece in PIECES]
     whole = hashlib.sha256(b"".join(base64.b64decode(each) for each in sums)).digest()
     assert composite_checksum("SHA256", sums) == f"{b64(whole)}-3"
+
+
+def test_the_form_of_an_etag_tells_how_many_parts_it_joins() -> None:
+    assert parts_in_etag(S3_ETAG) == 3
+    assert parts_in_etag(OSS_ETAG) == 3
+    assert parts_in_etag(quoted(md5(DATA).hex())) == 0
+    assert [parts_in_etag(etag) for etag in ("", '"opaque"', f"{'g' * 32}-3", f"{'0' * 32}-")] == [None] * 4
+
+
+def test_the_length_of_a_composite_checksum_tells_its_algorithm() -> None:
+    sha256 = b64(hashlib.sha256(DATA).digest())
+    assert parts_in_checksum(CHECKSUM) == ("CRC32", 3)
+    assert parts_in_checksum(f"{sha256}-10000") == ("SHA256", 10_000)
+    assert [parts_in_checksum(text) for text in ("", sha256, f"{sha256}-", f"{b64(b'12345')}-3")] == [("", 0)] * 4
 
 
 def test_crc32_goes_on_over_blocks() -> None:

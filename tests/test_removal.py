@@ -194,12 +194,15 @@ def test_a_recording_that_is_open_for_writing_stays(root: Path) -> None:
     delete(path, root)
 
 
-def test_nobody_can_begin_to_write_between_the_look_and_the_deed(root: Path) -> None:
+def test_nobody_can_begin_to_write_between_the_look_and_the_deed_and_who_tries_keeps_the_file(root: Path) -> None:
     path = write_mcap(root / "a.mcap")
     with Removal([root], with_sidecar=True).checked(path, print_of(path), mtime_of(path)) as doomed:
         with pytest.raises(BlockingIOError):
             os.close(os.open(path, os.O_WRONLY | os.O_NONBLOCK))
-        doomed.unlink()
+        with pytest.raises(StaysError, match="wants to write"):
+            doomed.unlink()
+    assert path.exists()
+    delete(path, root)
     assert not path.exists()
 
 

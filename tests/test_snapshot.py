@@ -76,6 +76,7 @@ def test_its_keys_are_promised(robot: WatchingRobot) -> None:
         "watch_failures",
         "waiting_markers",
         "files",
+        "not_deleted",
         "standing",
     ]
     assert list(document["uploads"][0]) == [

@@ -67,6 +67,7 @@ def facts(answer: Mapping[str, Any]) -> Iterator[Fact]:
         yield Fact("", "all that ever failed: keystone-agent history --status failed", "advice")
     for name, files in (agent or {}).get("files", {}).items():
         yield from _files(name, files)
+    yield from _not_deleted((agent or {}).get("not_deleted", ()))
     yield from _upkeep(answer)
 
 
@@ -187,6 +188,19 @@ def _files(name: str, files: Mapping[str, int] | Sequence[str]) -> Iterator[Fact
         yield Fact(label, _SINCE.sub(lambda since: local(since[0]), file))
     if files and name in _REMEDIES:
         yield Fact("", f"→ {_REMEDIES[name]}", "advice")
+
+
+def _not_deleted(kinds: Sequence[Mapping[str, Any]]) -> Iterator[Fact]:
+    """Uploaded files that retention has to leave, the first of each kind by name."""
+    for kind in kinds:
+        count = kind["count"]
+        yield Fact("kept", f"{count} uploaded file{'s are' if count > 1 else ' is'} not deleted by retention:", "bad")
+        yield Fact("", kind["message"], "bad")
+        for path in kind["paths"]:
+            yield Fact("", path)
+        if count > len(kind["paths"]):
+            yield Fact("", f"{count - len(kind['paths'])} more")
+        yield Fact("", f"→ {kind['hint']}", "advice")
 
 
 def _upkeep(answer: Mapping[str, Any]) -> Iterator[Fact]:

@@ -137,6 +137,7 @@ class Examiner:
             tail=content.tail,
             sidecar=sidecar,
             own_tags=own_tags,
+            owner=before.st_uid,
         )
 
     @contextmanager

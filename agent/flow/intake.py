@@ -151,6 +151,7 @@ class Intake:
                 queued_at=utc_text(self._clock.now()),
                 device_id=self._device_id,
                 asset_id=self._snapshot(recording),
+                owner=recording.owner,
             )
         )
         _log.info(

@@ -79,6 +79,7 @@ class Prepare:
         try:
             asset_id = self._asset_now(log, recording, profiles)
             log = self._leave_other_asset(log, asset_id, profiles)
+            log = self._note_other_owner(log, recording)
             profile = profiles[asset_id]
             identity = {} if log.logical_upload_id else self._identity(log, recording, asset_id, profile)
         except RecordingError:
@@ -153,6 +154,15 @@ class Prepare:
         self._upload.abandon(log, profiles.get(log.asset_id), "the asset id has changed")
         return self._history.amend(log.id, **NO_SESSION)
 
+    def _note_other_owner(self, log: SyncLog, recording: Recording) -> SyncLog:
+        """An open session holds parts of the owner's file. If another user's file goes on with it, nobody owns it all.
+
+        A part that was sent is known again by its CRC-32 at some stores, which can be forged.
+        """
+        if not log.logical_upload_id or log.owner in (None, recording.owner):
+            return log
+        return self._history.amend(log.id, owner=None)
+
     def _identity(self, log: SyncLog, recording: Recording, asset_id: str, profile: DeviceProfile) -> Mapping[str, Any]:
         """What a new session begins with and keeps, whatever becomes of the sidecar: the document's own fields."""
         if recording.sidecar is None and self._sidecar_required:
@@ -178,6 +188,7 @@ class Prepare:
             "raw_tags": tags.tags,
             "left_out_tags": tags.left_out,
             "sidecar_sha256": recording.sidecar_sha256,
+            "owner": recording.owner,
         }
 
 

@@ -7,6 +7,7 @@ leads to other bytes. The recording goes before its companions: what a power cut
 from __future__ import annotations
 
 import errno
+import fcntl
 import os
 import stat
 from collections.abc import Iterator, Sequence
@@ -37,9 +38,25 @@ class Doomed:
     folder: int
     descriptor: int
     state: os.stat_result
+    leased: bool
+
+    @property
+    def key(self) -> tuple[int, ...]:
+        """Another one for another file, and after any change of this file, its times included."""
+        return _key(self.state)
+
+    def refuse_waiting_writer(self) -> None:
+        """Raise StaysError where a program began to open the file for writing since it was looked at.
+
+        The kernel lets that program wait while the lease is held. What it would write into a file
+        without a name would be lost.
+        """
+        if self.leased and fcntl.fcntl(self.descriptor, fcntl.F_GETLEASE) != fcntl.F_RDLCK:
+            raise StaysError("a program wants to write to it")
 
     def unlink(self) -> None:
         """Delete the name if it still is what was looked at. Raises StaysError, and OSError where nobody may."""
+        self.refuse_waiting_writer()
         there = os.stat(self.path.name, dir_fd=self.folder, follow_symlinks=False)
         if not _key(there) == _key(os.fstat(self.descriptor)) == _key(self.state):
             raise StaysError("it changed while it was looked at")
@@ -66,6 +83,7 @@ class Removal:
         """The name ``path``, if the bytes of fingerprint ``wanted`` lie there and nothing speaks for them.
 
         A fingerprint sees three windows only, so a file that was written to since ``mtime`` (utc_text) stays, too.
+        Whether all of its bytes were uploaded is for ``agent.flow.verify`` to say.
 
         Raises StaysError, and OSError when it can't be read; FileNotFoundError when it is gone.
         """
@@ -83,11 +101,12 @@ class Removal:
                     raise StaysError("it is no regular file")
                 if utc_text(state.st_mtime_ns / 1e9) != mtime:
                     raise StaysError("it was written to or copied since it was uploaded")
-                if keep_writers_out(descriptor) is False:
+                kept_out = keep_writers_out(descriptor)
+                if kept_out is False:
                     raise StaysError("a program writes to it")
                 if _fingerprint(descriptor, state.st_size) != wanted:
                     raise StaysError("it has other bytes now")
-                yield Doomed(path, folder, descriptor, state)
+                yield Doomed(path, folder, descriptor, state, leased=kept_out is True)
             finally:
                 os.close(descriptor)
 

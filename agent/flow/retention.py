@@ -1,6 +1,6 @@
 """What of the uploaded recordings may leave this disk, and when: some time after the upload, or when space is short.
 
-Nothing goes that is not proven to be in the bucket at that moment. The history is only read.
+Nothing goes that is not proven to be in the bucket at that moment, all of its bytes included. The history is only read.
 """
 
 from __future__ import annotations
@@ -13,10 +13,12 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from agent.flow.ages import Ages
 from agent.flow.confirm import Confirm
 from agent.flow.removal import Doomed, Removal, StaysError
+from agent.flow.verify import Finding, Verify, reason_of, remedy_of
 from agent.model.nouns import SyncLog, utc_seconds
 from agent.model.ports import Clock, History
 
@@ -26,6 +28,9 @@ _SURVEY = 10.0  # seconds between two readings of the history, at least
 _SHARE = 1000  # after a reading there is none for so many times its own duration
 _AGAIN = 600.0  # seconds until what could not be deleted is tried again
 _GIB = 1024**3
+# Comparing files with their uploads takes long. After so many seconds no other file is begun, so that
+# the space on the disk is looked at again.
+_LOOK_SECONDS = 60.0
 
 Free = Callable[[Path], tuple[int, float]]
 """The device that a folder lies on, and the bytes free there; raises OSError."""
@@ -46,6 +51,8 @@ class _Uploaded:
     device: int | None  # None: not known
     not_before: float = 0.0  # monotonic time at which it may be tried again
     told: str = ""  # why it stays
+    # What was found in its files and logged.
+    findings: frozenset[Finding] = frozenset()
 
 
 class Retention:
@@ -95,6 +102,7 @@ class Retention:
         self._keep_seconds = keep_seconds
         self._min_free = min_free
         self._free = free
+        self._verify = Verify(clock.now)
         self._working = threading.Lock()
         self._stopped = False
         self._uploaded: dict[int, _Uploaded] = {}  # by document id, the oldest first
@@ -111,11 +119,16 @@ class Retention:
         self._working.release()
         return True
 
+    def kept(self) -> Sequence[dict[str, Any]]:
+        """Files that stay because nothing shows that all of their bytes were uploaded; JSON, from any thread."""
+        return self._verify.kept()
+
     def look(self) -> None:
         """Delete what may go now."""
         with self._working:
             if self._stopped:
                 return
+            began = self._clock.monotonic()
             self._ages.look()
             short = dict(self._short())
             if (short or self._keep_seconds is not None) and self._clock.monotonic() >= self._survey_due:
@@ -123,7 +136,7 @@ class Retention:
             self._confirm.begin()
             for device, root in short.items():
                 self._make_room(device, root)
-            while self._outlived and self._may_go_on():
+            while self._outlived and self._may_go_on() and self._clock.monotonic() < began + _LOOK_SECONDS:
                 id_ = self._outlived.popleft()
                 if id_ in self._uploaded and self._is_outlived(self._uploaded[id_]):
                     self._delete(id_, "retention.keep_hours have passed")
@@ -145,6 +158,7 @@ class Retention:
                 known.add(log.fingerprint)
                 seen[log.id] = self._uploaded.get(log.id) or _first_sight(log, began)
         self._uploaded = dict(sorted(seen.items()))
+        self._verify.keep(self._uploaded.keys())
         self._outlived = deque(id_ for id_, uploaded in self._ready() if self._is_outlived(uploaded))
         now = self._clock.monotonic()
         self._survey_due = now + max(_SURVEY, _SHARE * (now - began))
@@ -218,6 +232,7 @@ class Retention:
         uploaded.not_before = self._clock.monotonic() + _AGAIN  # unless it goes
         log = self._newest(id_)
         everywhere = self._names(log.fingerprint) if log else ()
+        self._verify.keep_names(id_, everywhere if log else ())
         if log is None or not everywhere:
             del self._uploaded[id_]  # it was asked for again, or is gone
             return 0
@@ -225,7 +240,7 @@ class Retention:
         if self._busy(log.fingerprint):
             return 0
         names = [path for path in names if self._is_writable(path.parent)]
-        names = [path for path in names if self._at(path, log, lambda _: 0) is not None]
+        names = [path for path in names if self._at(path, log, lambda doomed: self._promise(doomed, log)) is not None]
         if not names:
             return 0  # then nobody need be asked
         wait = self._confirm.ask(log)
@@ -259,8 +274,25 @@ class Retention:
             self._tell_folder(path.parent, error.strerror or str(error))
         return None
 
+    def _promise(self, doomed: Doomed, log: SyncLog) -> int | None:
+        """0 where reading the file may show that it was uploaded or has shown it; None when it stays."""
+        finding = self._verify.known(doomed, log)
+        if finding is None or finding == "same":
+            return 0
+        self._tell_finding(doomed.path, log, finding)
+        return None
+
+    def _is_uploaded(self, doomed: Doomed, log: SyncLog) -> bool:
+        """Whether all bytes of the file are those that were uploaded."""
+        finding = self._verify.compare(doomed, log, lambda: self._stopped)
+        if finding is not None and finding != "same":
+            self._tell_finding(doomed.path, log, finding)
+        return finding == "same"
+
     def _unlink(self, doomed: Doomed, log: SyncLog, reason: str) -> int | None:
         """Bytes freed; None when it stays."""
+        if not self._is_uploaded(doomed, log):
+            return None
         with self._history.transaction():  # nobody asks for it again between the look and the deed
             if self._stopped or self._newest(log.id) is None:
                 return None
@@ -294,6 +326,23 @@ class Retention:
             uploaded.told = why
             text = "%s is not deleted: %s"
             _log.info(text, path, why, extra={"event": "not_deleted", "path": str(path), "document": log.id})
+
+    def _tell_finding(self, path: Path, log: SyncLog, finding: Finding) -> None:
+        """Once for a document and a finding."""
+        uploaded = self._uploaded[log.id]
+        if finding in uploaded.findings:
+            return
+        uploaded.findings |= {finding}
+        # A file that was changed is a loss that nobody may have noticed; the others tell of the store.
+        level = logging.WARNING if finding in ("differs", "unclear") else logging.INFO
+        _log.log(
+            level,
+            "%s is not deleted: %s (%s)",
+            path,
+            reason_of(finding),
+            remedy_of(finding, path),
+            extra={"event": "not_deleted", "path": str(path), "document": log.id, "reason": finding},
+        )
 
     def _tell_folder(self, folder: Path, why: str) -> None:
         """Once for a folder, until something could be deleted there."""

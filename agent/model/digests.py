@@ -19,6 +19,9 @@ from agent.model.nouns import Part, SentPart, StoredObject
 
 _DIGEST = re.compile(r"[0-9a-fA-F]{32}")
 _COMPOSITE = re.compile(r"[0-9a-fA-F]{32}-[0-9]+")
+_COMPOSITE_CHECKSUM = re.compile(r"([A-Za-z0-9+/]+=*)-([0-9]{1,5})")
+# The number of bytes in a digest tells which algorithm made it.
+_ALGORITHMS = {32: "SHA256", 4: "CRC32"}
 
 
 class Hasher(Protocol):
@@ -90,6 +93,28 @@ def same_etag(one: str, other: str) -> bool:
 def md5_of(etag: str) -> bytes | None:
     """The MD5 that a part's ETag seems to be; None where it is certainly something else."""
     return binascii.unhexlify(bare(etag)) if _DIGEST.fullmatch(bare(etag)) else None
+
+
+def parts_in_etag(etag: str) -> int | None:
+    """The number of parts whose MD5s an ETag joins, told by its form; 0 for an MD5 of all bytes.
+
+    None where the ETag is certainly no digest. An encrypting store's ETag may only look like one.
+    """
+    if _COMPOSITE.fullmatch(bare(etag)):
+        return int(bare(etag).partition("-")[2][:9])
+    return None if md5_of(etag) is None else 0
+
+
+def parts_in_checksum(checksum: str) -> tuple[str, int]:
+    """The algorithm of a composite checksum and the number of its parts; "" and 0 for any other text."""
+    found = _COMPOSITE_CHECKSUM.fullmatch(checksum)
+    if found is None:
+        return "", 0
+    try:
+        algorithm = _ALGORITHMS.get(len(base64.b64decode(found[1])), "")
+    except ValueError:
+        return "", 0
+    return algorithm, int(found[2]) if algorithm else 0
 
 
 def composite_etags(md5s: Sequence[bytes]) -> tuple[str, str]:

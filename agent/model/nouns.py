@@ -76,7 +76,10 @@ class Sidecar:
 
 @dataclass(frozen=True, slots=True)
 class Recording:
-    """A finished MCAP on this robot's disk, as it was when it was looked at."""
+    """A finished MCAP on this robot's disk, as it was when it was looked at.
+
+    ``owner`` is the uid of the file's owner; None: not known.
+    """
 
     path: Path
     root: Path
@@ -87,6 +90,7 @@ class Recording:
     tail: Tail
     sidecar: Sidecar | None = None
     own_tags: Mapping[str, str] = field(default_factory=dict)  # of its completeness: compression, mcap_complete
+    owner: int | None = None
 
     @property
     def size(self) -> int:
@@ -391,7 +395,11 @@ class Upgrade:
 
 @dataclass(frozen=True, slots=True)
 class SyncLog:
-    """One document of the history: one attempt chain of one recording. Times are :func:`utc_text`."""
+    """One document of the history: one attempt chain of one recording. Times are :func:`utc_text`.
+
+    ``owner`` is the uid of the user whose file was sent. It is None in documents of 0.1.0, and where
+    parts may come from files of several users.
+    """
 
     id: int
     episode_id: str
@@ -430,6 +438,8 @@ class SyncLog:
     restarts: int = 0
     source_deleted: bool = False
     ahead: int = 0  # above 0: asked to go before the queue, the highest first
+    # New fields stand behind all others: 0.1.0 passes over fields that it does not know.
+    owner: int | None = None
 
     @property
     def open(self) -> bool:
