@@ -18,6 +18,7 @@ from tests.fakes.clock import FakeClock
 from tests.fakes.history import MemoryHistory
 
 FULL = {"cause": "hold", "code": "disk_full", "reason": "no room", "hint": "make room", "since": QUEUED}
+KEPT = {"code": "x", "message": "nothing shows that", "count": 1, "paths": ["/data/k.mcap"], "hint": "compare it"}
 HELD = f"/data/a.mcap (no end, no change since {QUEUED})"
 
 
@@ -43,6 +44,7 @@ def told(agent: dict[str, Any] | None = None, **more: Any) -> list[str]:
         (told(damaged_lines=2), "2 damaged lines", "*.damaged"),
         (told(orphaned_uploads=3), "3 given-up uploads", "removed while the cloud answers"),
         (told(rejected_markers=["/s/markers/e.resync.rejected"]), "e.resync.rejected", "reason is in the file"),
+        (told({"not_deleted": [KEPT]}), "/data/k.mcap", "compare it"),
         (told(stuck_markers=["/data/a.mcap.resync"]), "/data/a.mcap.resync", "remove it"),
     ],
 )
@@ -51,6 +53,22 @@ def test_what_goes_wrong_is_named_with_its_remedy(lines: list[str], named: str, 
     following = "\n".join(lines[at + 1 : at + 2])
     assert re.match(r" {10}→ .*", following)
     assert remedy in following
+
+
+def test_files_that_retention_leaves_are_counted_and_the_first_are_named() -> None:
+    kinds = [
+        {**KEPT, "count": 1, "paths": ["/data/a.mcap"]},
+        {**KEPT, "count": 30, "message": "it differs", "paths": ["/data/b.mcap", "/data/c.mcap"]},
+    ]
+    lines = [line for line in told({"not_deleted": kinds}) if line.startswith("kept")]
+    assert lines == [
+        "kept      1 uploaded file is not deleted by retention:",
+        "kept      30 uploaded files are not deleted by retention:",
+    ]
+    shown = "\n".join(told({"not_deleted": kinds}))
+    assert (
+        "it differs\n          /data/b.mcap\n          /data/c.mcap\n          28 more\n          → compare it" in shown
+    )
 
 
 def test_an_agent_that_is_well_has_no_advice_to_give() -> None:

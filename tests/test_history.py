@@ -10,6 +10,7 @@ import resource
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -101,7 +102,7 @@ def test_a_document_has_the_promised_fields_in_the_promised_order(folder: Path) 
     with opened(folder) as history:
         id_ = history.add(document(left_out_tags=("long",))).id
         stored = history.db.table(TABLE).get(doc_id=id_)
-    assert list(stored or ()) == [*CONTRACT_FIELDS, "ahead"]
+    assert list(stored or ()) == [*CONTRACT_FIELDS, "ahead", "owner"]
     lines = (folder / "journal").read_bytes().rstrip(b"\0").splitlines()
     assert json.loads(lines[1][9:]) == [["sync_logs", 1, stored]]
 
@@ -125,6 +126,21 @@ def test_fields_of_a_newer_agent_are_passed_over_and_kept(folder: Path) -> None:
         stored = history.db.table(TABLE).get(doc_id=id_)
     assert isinstance(stored, dict)
     assert (stored["colour"], stored["status"]) == ("red", "in_progress")
+
+
+def test_a_document_of_0_1_0_has_no_owner_and_keeps_none(folder: Path) -> None:
+    """That version did not write down whose file was sent; what it wrote stands in the journal as it was."""
+    with opened(folder) as history:
+        id_ = history.add(document(owner=1000)).id
+    journal = folder / "journal"
+    head, *lines = journal.read_bytes().rstrip(b"\0").splitlines()
+    old = [line(content[9:].replace(b',"owner":1000', b"")) for content in lines]
+    assert b"owner" not in b"".join(old)
+    journal.write_bytes(b"".join([head, b"\n", *old]))
+    with opened(folder) as history:
+        assert history.damage() == 0
+        assert history.get(id_) == replace(document(owner=None), id=id_)
+        assert history.move(id_, "claimed").owner is None
 
 
 def _fault() -> dict[str, str]:

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -18,6 +19,7 @@ from agent.flow.removal import Removal
 from agent.model.errors import CloudError, HistoryFullError, judge
 from agent.model.nouns import DeviceProfile, StoredObject, SyncLog
 from tests.fakes.gateway import PROFILE
+from tests.fakes.store import FakeStore
 from tests.recorders import write_mcap, write_sidecar
 from tests.robot import BUILT, WatchingRobot
 from tests.test_bucket import BucketRobot
@@ -274,6 +276,229 @@ def test_a_folder_that_is_sealed_is_said_once(robot: Keeper, caplog: pytest.LogC
         subprocess.run(["chattr", "-i", robot.folder / "day"], check=True)
     assert robot.left() == ["day/a.mcap"]
     assert len(said(caplog, "undeletable")) == 1
+
+
+# -- all bytes
+
+
+def record_frames(robot: Keeper, name: str = "a.mcap") -> SyncLog:
+    """Upload a recording of 60 frames of 100 kB without compression."""
+    robot.gateway.part_size = 1024 * 1024
+    write_mcap(robot.folder / name, size=6_000_000, messages=60, chunked=False)
+    robot.discover.rescan()
+    robot.pass_time(16, turns=6)
+    log = robot.log(robot.history.last_id)
+    assert log.status == "completed"
+    return log
+
+
+def zero_frames(path: Path) -> None:
+    """Set frames 14 to 16 to zeros in place; size, windows of the fingerprint and time of change stay."""
+    before = path.stat()
+    with path.open("r+b") as file:
+        file.seek(1_400_000)
+        file.write(bytes(300_000))
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+
+
+def sparse_twin(path: Path, twin: Path) -> Path:
+    """A file with the same size, windows and time of change, and nothing else."""
+    content, window = path.read_bytes(), 65_536
+    with twin.open("wb") as file:
+        file.truncate(len(content))
+        for at in (0, (len(content) - window) // 2, len(content) - window):
+            file.seek(at)
+            file.write(content[at : at + window])
+    os.utime(twin, ns=(0, path.stat().st_mtime_ns))
+    return twin
+
+
+def made(tmp_path: Path, **store: Any) -> Keeper:
+    """A robot with such a store."""
+    return Keeper(tmp_path / "recordings", store=FakeStore(**store))
+
+
+@pytest.mark.parametrize(
+    ("store", "code"),
+    [
+        ({}, "differs"),
+        ({"algorithm": "CRC32"}, "differs"),
+        ({"algorithm": "CRC32", "etags": "opaque"}, "differs"),
+        ({"checksums": False}, "unclear"),
+        ({"checksums": False, "etags": "oss"}, "unclear"),
+    ],
+)
+def test_a_recording_that_was_changed_in_place_stays_though_no_window_and_no_time_shows_it(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, store: dict[str, Any], code: str
+) -> None:
+    robot = made(tmp_path, **store)
+    log = record_frames(robot)
+    zero_frames(Path(log.path))
+    for _ in range(4):
+        robot.retention.look()
+        robot.clock.advance(700)
+    assert robot.left() == ["a.mcap"]
+    assert robot.asked() == 1, "what is known to stay needs no question"
+    (record,) = said(caplog, "not_deleted")
+    assert (record.levelname, vars(record)["reason"]) == ("WARNING", code)
+    assert f"keystone-agent resync {log.path}" in record.getMessage()
+    assert f"touch {log.path}.resync" in record.getMessage()
+    (kept,) = robot.retention.kept()
+    assert (kept["code"], kept["count"], kept["paths"]) == (code, 1, [log.path])
+
+
+@pytest.mark.parametrize(
+    "store",
+    [
+        {},
+        {"algorithm": "CRC32"},
+        {"algorithm": "CRC32", "etags": "opaque"},
+        {"checksums": False},
+        {"checksums": False, "etags": "oss"},
+    ],
+)
+def test_a_recording_that_is_as_it_was_uploaded_goes_by_whatever_digest_is_known(
+    tmp_path: Path, store: dict[str, Any]
+) -> None:
+    robot = made(tmp_path, **store)
+    assert record_frames(robot).owner == os.getuid()
+    robot.retention.look()
+    assert robot.left() == []
+    assert robot.retention.kept() == []
+
+
+def test_space_that_is_short_lets_no_changed_recording_go(robot: Keeper) -> None:
+    log = record_frames(robot)
+    robot.send("b.mcap")
+    zero_frames(Path(log.path))
+    robot.retaining(min_free=10_000_000, free=Disk(robot.folder, 0)).look()
+    assert robot.left() == ["a.mcap"]
+
+
+@pytest.mark.parametrize("first", ["twin", "recording"])
+def test_a_sparse_twin_and_the_recording_never_stand_for_each_other(robot: Keeper, tmp_path: Path, first: str) -> None:
+    """Whoever may write into one folder can make a twin; the one that is uploaded is not the one that is deleted."""
+    robot.gateway.part_size = 1024 * 1024
+    recording = write_mcap(tmp_path / "recording", size=6_000_000, messages=60, chunked=False)
+    twin = sparse_twin(recording, tmp_path / "twin")
+    uploaded, other = (twin, recording) if first == "twin" else (recording, twin)
+    content = other.read_bytes()
+    uploaded.rename(robot.folder / "a.mcap")
+    robot.discover.rescan()
+    robot.pass_time(16, turns=6)
+    assert robot.log().status == "completed"
+    other.rename(robot.folder / "b.mcap")
+    robot.discover.rescan()
+    robot.pass_time(120, turns=20)
+    assert len(robot.history.documents) == 1, "both have one fingerprint"
+    robot.retention.look()
+    assert robot.left() == ["b.mcap"]
+    assert (robot.folder / "b.mcap").read_bytes() == content
+    (kept,) = robot.retention.kept()
+    assert (kept["code"], kept["paths"]) == ("differs", [str(robot.folder / "b.mcap")])
+
+
+@pytest.mark.parametrize("owner", [None, os.getuid() + 1])
+def test_a_crc_of_a_document_with_another_owner_or_none_lets_nothing_go(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, owner: int | None
+) -> None:
+    robot = made(tmp_path, algorithm="CRC32", etags="opaque")
+    (log,) = robot.send("a.mcap")
+    robot.history.documents[log.id] = replace(log, owner=owner)
+    for _ in range(3):
+        robot.retention.look()
+        robot.clock.advance(700)
+    assert robot.left() == ["a.mcap"]
+    assert [kept["code"] for kept in robot.retention.kept()] == ["other_owner"]
+    assert len(said(caplog, "not_deleted")) == 1
+
+
+def test_what_can_be_compared_with_nothing_stays_and_nobody_is_asked_about_it(
+    bucket: BucketKeeper, caplog: pytest.LogCaptureFixture
+) -> None:
+    logs = bucket.send("a.mcap", "b.mcap", "c.mcap")
+    for log in logs[:2]:
+        content, stored = bucket.store.objects[log.bucket, log.object_key]
+        bucket.store.objects[log.bucket, log.object_key] = content, replace(stored, etag='"opaque"', checksum="")
+        bucket.history.documents[log.id] = replace(log, etag='"opaque"', checksum="")
+    before = bucket.asked()
+    for _ in range(3):
+        bucket.retention.look()
+        bucket.clock.advance(700)
+    assert bucket.left() == ["a.mcap", "b.mcap"]
+    assert bucket.asked() - before == 1
+    (kept,) = bucket.retention.kept()
+    assert (kept["code"], kept["count"], kept["paths"]) == ("no_digest", 2, [logs[0].path, logs[1].path])
+    assert [vars(record)["document"] for record in said(caplog, "not_deleted")] == [1, 2]
+
+
+def test_a_changed_recording_that_is_uploaded_again_goes(robot: Keeper) -> None:
+    log = record_frames(robot)
+    zero_frames(Path(log.path))
+    content = Path(log.path).read_bytes()
+    robot.retention.look()
+    assert len(robot.retention.kept()) == 1
+    Path(f"{log.path}.resync").touch()
+    robot.discover.rescan()
+    robot.pass_time(120, turns=20)
+    assert robot.stored(robot.log(2)) == content
+    robot.clock.advance(700)
+    robot.retention.look()
+    assert robot.left() == []
+    assert robot.retention.kept() == []
+
+
+def test_a_file_that_stays_for_another_reason_is_read_once(robot: Keeper, monkeypatch: pytest.MonkeyPatch) -> None:
+    robot.send("a.mcap")
+    reads = counted_reads(monkeypatch)
+
+    def refused(*_: object, **__: object) -> None:
+        raise PermissionError("a folder with the sticky bit")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "unlink", refused)
+        for _ in range(3):
+            robot.retention.look()
+            robot.clock.advance(700)
+    assert len(reads) == 4, "once for each of its parts"
+    robot.retention.look()
+    assert robot.left() == []
+    assert len(reads) == 4
+
+
+def test_a_stop_ends_the_reading_of_a_recording_at_once(robot: Keeper, monkeypatch: pytest.MonkeyPatch) -> None:
+    record_frames(robot)
+    reads = counted_reads(monkeypatch, lambda: robot.retention.stop(0))
+    robot.retention.look()
+    assert len(reads) == 1
+    assert robot.retention.stop(0)
+    assert robot.left() == ["a.mcap"]
+
+
+def counted_reads(monkeypatch: pytest.MonkeyPatch, act: Callable[[], object] = lambda: None) -> list[int]:
+    """The reads that compare a recording with its upload; ``act`` comes before each."""
+    reads: list[int] = []
+    read = os.preadv
+
+    def counted(descriptor: int, buffers: list[memoryview], offset: int) -> int:
+        act()
+        reads.append(offset)
+        return read(descriptor, buffers, offset)
+
+    monkeypatch.setattr(os, "preadv", counted)
+    return reads
+
+
+def test_a_look_begins_no_other_recording_when_it_has_taken_long(
+    robot: Keeper, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    robot.send("a.mcap", "b.mcap", "c.mcap")
+    counted_reads(monkeypatch, lambda: robot.clock.advance(25))
+    robot.retention.look()
+    assert robot.left() == ["b.mcap", "c.mcap"], "space is looked at between two looks"
+    for _ in range(2):
+        robot.retention.look()
+    assert robot.left() == []
 
 
 # -- what the cloud says

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import threading
 from datetime import datetime, timedelta, timezone
 
 import pytest
 
-from agent.schedule import Every
+from agent.schedule import Every, Schedule
 
 NOON = datetime(2030, 1, 1, 12, tzinfo=timezone.utc)
 
@@ -33,3 +34,24 @@ def test_the_first_time_is_at_once() -> None:
 @pytest.mark.parametrize("jump", [-86400.0, 86400.0])
 def test_a_clock_that_jumps_neither_stalls_nor_floods(jump: float) -> None:
     assert Every(2).get_next_fire_time(NOON, after(jump)) == after(jump + 2)
+
+
+def test_a_job_that_takes_long_is_no_warning_each_time_it_is_due(caplog: pytest.LogCaptureFixture) -> None:
+    go_on, turns = threading.Event(), threading.Semaphore(0)
+
+    def take_long() -> None:
+        go_on.wait(60)
+
+    def take_a_turn() -> None:
+        turns.release()
+
+    schedule = Schedule()
+    schedule.set([(take_long, 0.05), (take_a_turn, 0.05)])
+    schedule.start()
+    try:
+        for _ in range(5):
+            assert turns.acquire(timeout=30)
+    finally:
+        go_on.set()
+        schedule.stop()
+    assert caplog.records == []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -497,3 +498,21 @@ def _is_part(call: str) -> bool:
 def _fail_after(robot: Robot, call: str, count: int) -> None:
     if call == "UploadPart" and len(robot.store.sent_parts) >= count:
         raise CUT
+
+
+def test_a_document_of_an_older_agent_takes_the_owner_of_the_file_that_its_session_begins_with(robot: Robot) -> None:
+    log = robot.record()
+    robot.history.amend(log.id, owner=None)
+    robot.run()
+    assert (robot.log().status, robot.log().owner) == ("completed", os.getuid())
+
+
+@pytest.mark.parametrize("owner", [None, os.getuid() + 1])
+def test_parts_of_files_of_several_owners_belong_to_nobody(robot: Robot, owner: int | None) -> None:
+    log = robot.record()
+    robot.store.fail("CompleteMultipartUpload")
+    robot.run()
+    assert robot.log().logical_upload_id
+    robot.history.amend(log.id, owner=owner)
+    robot.advance(3600)
+    assert (robot.log().status, robot.log().owner) == ("completed", None)

@@ -42,10 +42,7 @@ _UPLOAD_OR_DELETE = (
 
 _REASONS: Mapping[Finding, str] = {
     "differs": "its bytes are not those that were uploaded",
-    "unclear": (
-        "the ETag of its upload is not the MD5 of its bytes: they were changed since, "
-        "or the ETags of this store are no MD5s"
-    ),
+    "unclear": "its bytes are not those that were uploaded, or the ETags of this store are no MD5s",
     "no_digest": ("the history has no digest of what was uploaded, so its bytes can't be compared with that"),
     "other_owner": (
         "only a CRC-32 of what was uploaded is known, which can be forged, "

@@ -226,6 +226,7 @@ class HistoryContract:
                 part_size_bytes=8 << 20,
                 duration_seconds=1.25,
                 source_deleted=True,
+                owner=1000,
             )
         )
         assert reopen(history).get(log.id) == log
