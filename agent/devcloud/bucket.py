@@ -11,6 +11,7 @@ from minio import Minio
 
 from agent.devcloud import sigv4
 from agent.devcloud.servers import REGION, Endpoint
+from agent.model.tls import client_context
 
 
 class StoreAwayError(Exception):
@@ -32,7 +33,11 @@ class Bucket:
         """Look at bucket ``name``; nothing is asked yet."""
         self.name = name
         self._endpoint = endpoint
-        self._http = urllib3.PoolManager(retries=False, timeout=urllib3.Timeout(connect=10, read=300))
+        self._http = urllib3.PoolManager(
+            retries=False,
+            timeout=urllib3.Timeout(connect=10, read=300),
+            ssl_context=client_context() if endpoint.secure else None,
+        )
         self._client = Minio(
             endpoint.netloc,
             access_key=endpoint.access_key,

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from agent.devcloud.ledger import write_private
 from agent.devcloud.servers import LOOPBACK
+from agent.model.tls import server_context
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,9 +20,7 @@ class Certificates:
 
     def context(self) -> ssl.SSLContext:
         """A context for a server."""
-        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-        context.load_cert_chain(self.server_file)
-        return context
+        return server_context(self.server_file)
 
 
 def certificates(folder: Path, host: str) -> Certificates:

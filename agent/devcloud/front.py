@@ -29,6 +29,7 @@ from agent.devcloud import sigv4
 from agent.devcloud.admission import Admission, RefusedError
 from agent.devcloud.ledger import Ledger
 from agent.devcloud.servers import LOOPBACK, Endpoint
+from agent.model.tls import client_context
 
 LOG = logging.getLogger(__name__)
 _BLOCK = 128 * 1024
@@ -320,8 +321,12 @@ class _Handler(BaseHTTPRequestHandler):
                 return self._backend
             self._drop_backend()
         store = self.server.front.store
-        kind = http.client.HTTPSConnection if store.secure else http.client.HTTPConnection
-        self._backend = kind(store.netloc, timeout=_IDLE_SECONDS, blocksize=_BLOCK)
+        if store.secure:
+            self._backend = http.client.HTTPSConnection(
+                store.netloc, timeout=_IDLE_SECONDS, blocksize=_BLOCK, context=client_context()
+            )
+        else:
+            self._backend = http.client.HTTPConnection(store.netloc, timeout=_IDLE_SECONDS, blocksize=_BLOCK)
         self._backend.connect()
         self.server.serves(self._backend.sock)
         return self._backend

@@ -9,7 +9,6 @@ import os
 import secrets
 import shutil
 import socket
-import ssl
 import subprocess
 import sys
 import time
@@ -17,6 +16,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
+
+from agent.model.tls import unverified_client_context
 
 LOG = logging.getLogger(__name__)
 REGION = "us-east-1"
@@ -128,8 +129,7 @@ def _status(url: str, path: str) -> int:
     connection: http.client.HTTPConnection
     if where.scheme == "https":
         # It only asks whether anybody is there.
-        context = ssl._create_unverified_context()  # noqa: S323, SLF001
-        connection = http.client.HTTPSConnection(where.netloc, timeout=5, context=context)
+        connection = http.client.HTTPSConnection(where.netloc, timeout=5, context=unverified_client_context())
     else:
         connection = http.client.HTTPConnection(where.netloc, timeout=5)
     with contextlib.closing(connection):

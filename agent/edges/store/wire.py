@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import ssl
 import time
 from collections.abc import Callable, Mapping
 from datetime import datetime, timezone
@@ -23,6 +22,7 @@ from agent.edges.store.window import PIECE, Window
 from agent.model.digests import b64
 from agent.model.nouns import CredentialLease
 from agent.model.ports import Clock
+from agent.model.tls import client_context
 
 _SMALL, _LISTING = 64 * 1024, 4 * 1024 * 1024  # bytes of an answer; 1,000 entries with the longest keys
 _SKEW_NOTICED = 60.0  # seconds between the clocks from which requests are signed with the store's time
@@ -222,7 +222,7 @@ def connections_of(time: StoreTime, ca_file: str, proxy: str, **options: Any) ->
     options |= {
         "retries": False,  # a retry needs a new signature
         "blocksize": PIECE,
-        "ssl_context": ssl.create_default_context(cafile=ca_file or None),
+        "ssl_context": client_context(ca_file),
     }
     pool = _proxied(proxy, **options) if proxy else Pool(**options)
     pool.time = time
