@@ -11,7 +11,9 @@ from typing import Any
 from click.testing import CliRunner, Result
 
 from agent.cli import cli
+from agent.cli.opening import Opener
 from agent.cli.options import mark_of
+from agent.edges.config import Watch
 from agent.edges.history import TinyHistory
 from agent.edges.status import StatusFile
 from agent.model.nouns import SyncLog
@@ -61,7 +63,7 @@ class Console:
 
     def remember(self, path: Path | str, *, episode: str = "", **fields: Any) -> SyncLog:
         """Put a document for ``path`` into the history, as it ended or stands."""
-        mark = mark_of(Path(path)) or f"5-{path}"
+        mark = fields.pop("fingerprint", "") or mark_of(Path(path), Opener(Watch(roots=(self.root,)))) or f"5-{path}"
         given = {"episode_id": episode or Path(path).stem, "mtime": QUEUED, "queued_at": QUEUED, **fields}
         with self._writer() as history:
             return history.add(SyncLog(id=0, path=str(path), file_size=5, fingerprint=mark, **given))

@@ -1,4 +1,4 @@
-"""Nothing of the agent speaks TLS below 1.2, even where the system's OpenSSL allows older versions."""
+"""Nothing of the agent speaks TLS below 1.2, even where OpenSSL's configuration allows it."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ pytestmark = [
 
 @pytest.fixture(autouse=True)
 def _an_openssl_that_allows_old_versions(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Each context begins as on Debian's Python with an OpenSSL configuration that allows TLS 1.1."""
+    """Let each context begin as on Debian's Python where OpenSSL's configuration allows TLS 1.1."""
     create = ssl.SSLContext.__new__
 
     def lenient(kind: type[ssl.SSLContext], *arguments: Any) -> ssl.SSLContext:
@@ -74,7 +74,7 @@ def shake_hands(oracle: Oracle, context: ssl.SSLContext) -> str | None:
         return secure.version()
 
 
-def test_the_server_of_these_tests_speaks_with_whoever_allows_it(old: Oracle, made: servers.Certificate) -> None:
+def test_who_allows_tls_1_1_reaches_this_server(old: Oracle, made: servers.Certificate) -> None:
     assert shake_hands(old, ssl.create_default_context(cafile=made.ca_file)) == "TLSv1.1"
 
 

@@ -10,6 +10,7 @@ from typing import Any
 import click
 
 from agent.cli.completion import episodes
+from agent.cli.opening import Opener
 from agent.cli.options import (
     Moment,
     absolute,
@@ -48,11 +49,14 @@ def history(
 ) -> None:
     """Show the documents of the sync history, newest first."""
     earliest = since or ""
-    with opened_history(settings_of(config_path)) as documents:
+    settings = settings_of(config_path)
+    opener = Opener(settings.watch)
+    with opened_history(settings) as documents:
         if summary:
-            found = _summaries(_about(documents, target, None), wanted, earliest)
+            found = _summaries(_about(documents, opener, target, None), wanted, earliest)
         else:
-            every = documents.shown(wanted) if target is None else map(to_json, _about(documents, target, wanted))
+            about = (to_json(log) for log in _about(documents, opener, target, wanted))
+            every = documents.shown(wanted) if target is None else about
             found = (document for document in every if document["queued_at"] >= earliest)
         rows = islice(found, offset, offset + limit)
         if as_json:
@@ -66,12 +70,12 @@ def history(
         click.echo("no document", err=True)
 
 
-def _about(documents: TinyHistory, target: str | None, wanted: Status | None) -> Iterator[SyncLog]:
+def _about(documents: TinyHistory, opener: Opener, target: str | None, wanted: Status | None) -> Iterator[SyncLog]:
     if target is None:
         yield from documents.newest_first(wanted)
         return
     path = absolute(Path(target))
-    newest = documents.newest(mark) if (mark := mark_of(path)) else None
+    newest = documents.newest(mark) if (mark := mark_of(path, opener)) else None
     found = {log.id: log for log in [*documents.of_episode(target), *documents.at_path(path)]}
     if newest is not None:
         same = (log for log in documents.of_episode(newest.episode_id) if log.fingerprint == newest.fingerprint)

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from collections.abc import Iterator, Mapping
-from contextlib import closing
+from contextlib import ExitStack, closing
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from typing import Any
 import click
 
 from agent.cli.measures import size_text
+from agent.cli.opening import Opener
 from agent.cli.options import (
     Moment,
     absolute,
@@ -112,6 +114,7 @@ class _Listing:
         self._names = Names(watch.include, watch.exclude, follow_symlinks=watch.follow_symlinks)
         self._rules = Rules(settings, history, RealClock(), agent)
         self._history = history
+        self._opener = Opener(watch)
         self._sending = {upload["id"] for upload in (agent or {}).get("uploads", ())}
 
     def everything(self) -> Iterator[Row]:
@@ -124,36 +127,46 @@ class _Listing:
     def below(self, top: Path) -> Iterator[Row]:
         """A folder's files, then its folders, by name; only one folder's names are in memory."""
         if not top.is_dir():
-            yield self._row(str(top), top.stat())
+            yield self._row(str(top), top.stat(follow_symlinks=self._names.follow))
             return
         folders = [str(top)]
         while folders:
             folder = folders.pop()
-            try:
-                with os.scandir(folder) as found:
-                    entries = sorted(found, key=lambda entry: entry.name)
-            except OSError as error:
-                yield Row(folder, "unreadable", why=error.strerror or str(error))
-                continue
-            inner = []
-            for entry in entries:
-                if not entry.is_dir(follow_symlinks=self._names.follow):
-                    yield from self._file(entry)
-                elif self._names.excluded(entry.name):
-                    yield Row(entry.path, "excluded", why="a folder; watch.exclude")
-                else:
-                    inner.append(entry.path)
-            folders += reversed(inner)
+            # The entries ask the open folder for their state, so it stays open while they are used.
+            with ExitStack() as opened:
+                try:
+                    descriptor = opened.enter_context(self._opener.folder(Path(folder)))
+                    with os.scandir(descriptor) as found:
+                        entries = sorted(found, key=lambda entry: entry.name)
+                except OSError as error:
+                    yield self._closed(folder, error)
+                    continue
+                inner = []
+                for entry in entries:
+                    path = str(Path(folder, entry.name))
+                    if not entry.is_dir(follow_symlinks=self._names.follow):
+                        yield from self._file(path, entry)
+                    elif self._names.excluded(entry.name):
+                        yield Row(path, "excluded", why="a folder; watch.exclude")
+                    else:
+                        inner.append(path)
+                folders += reversed(inner)
 
-    def _file(self, entry: os.DirEntry[str]) -> Iterator[Row]:
+    def _closed(self, folder: str, error: OSError) -> Row:
+        """The row of a folder that could not be opened."""
+        if error.errno in (errno.ENOTDIR, errno.ELOOP) and not self._names.follow:
+            return Row(folder, "ignored", why="a symbolic link leads there; see watch.follow_symlinks")
+        return Row(folder, "unreadable", why=error.strerror or str(error))
+
+    def _file(self, path: str, entry: os.DirEntry[str]) -> Iterator[Row]:
         """Nothing for what nobody would take for a recording."""
         try:
             if self._include.wanted(entry.name):
-                yield self._row(entry.path, entry.stat(follow_symlinks=self._names.follow))
+                yield self._row(path, entry.stat(follow_symlinks=self._names.follow))
             elif foreign(entry.name):
                 state = entry.stat(follow_symlinks=False)
                 mtime = utc_text(state.st_mtime_ns / 1e9)
-                yield Row(entry.path, "ignored", state.st_size, mtime, why="watch.include does not name it")
+                yield Row(path, "ignored", state.st_size, mtime, why="watch.include does not name it")
         except FileNotFoundError:
             return  # it vanished, or is a link to nowhere
 
@@ -172,7 +185,7 @@ class _Listing:
         here = next(
             (log for log in self._history.at_path(Path(path)) if (log.file_size, log.mtime) == (size, mtime)), None
         )
-        return here.fingerprint if here else mark_of(Path(path))
+        return here.fingerprint if here else mark_of(Path(path), self._opener)
 
     def _known(self, path: str, size: int, mtime: str, log: SyncLog) -> Row:
         error = log.error

@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 
 import click
 
+from agent.cli.opening import Opener
 from agent.edges.clock import RealClock
 from agent.edges.config import Settings, load
 from agent.edges.config.kinds import newer_than
@@ -89,18 +90,13 @@ def absolute(path: Path) -> Path:
     return Path(os.path.abspath(path))  # noqa: PTH100 - pathlib has nothing that takes .. away and no link
 
 
-def mark_of(path: Path) -> str:
-    """The fingerprint of what lies at ``path``, "" when that is no file that can be read."""
+def mark_of(path: Path, opener: Opener) -> str:
+    """The fingerprint of the regular file at ``path``; "" where there is none that may be opened and read."""
     try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-    except OSError:
-        return ""
-    try:
-        return str(fingerprint(descriptor, os.fstat(descriptor).st_size))
+        with opener.file(path) as descriptor:
+            return str(fingerprint(descriptor, os.fstat(descriptor).st_size))
     except (OSError, FileChangedError):
         return ""
-    finally:
-        os.close(descriptor)
 
 
 def print_json(value: Any, *, indent: int | None = 2) -> None:

@@ -10,6 +10,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+from agent.cli.opening import Opener
 from agent.cli.options import mark_of
 from agent.edges.config import Settings
 from agent.edges.config.kinds import newer_than
@@ -57,6 +58,7 @@ class Rules:
         self._clock = clock
         self._agent = agent
         watch = settings.watch
+        self._opener = Opener(watch)
         self._examiner = Examiner(watch.roots, watch.sidecar, follow_symlinks=watch.follow_symlinks)
 
     def reasons(self, path: Path) -> Sequence[Reason]:
@@ -72,7 +74,7 @@ class Rules:
         if path.is_dir():
             yield _reason("file", False, "it is a folder", "name the files in it")
             return
-        log = self._history.newest(mark) if (mark := mark_of(path)) else None
+        log = self._history.newest(mark) if (mark := mark_of(path, self._opener)) else None
         if log is None and mark and self._history.synced(mark):
             yield Reason("uploaded", True, LONG_AGO)
             return
