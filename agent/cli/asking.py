@@ -10,7 +10,7 @@ from pathlib import Path
 import click
 
 from agent.cli.absent import operator
-from agent.cli.completion import episodes
+from agent.cli.completion import episodes_or_files
 from agent.cli.options import absolute, print_json, say, settings_of, with_config, with_json
 from agent.model.nouns import Answer
 
@@ -20,7 +20,7 @@ _SHOWN = ("target", "episode_id", "status", "message")
 @click.command()
 @with_config
 @with_json
-@click.argument("targets", nargs=-1, metavar="[EPISODE|PATH]...", shell_complete=episodes)
+@click.argument("targets", nargs=-1, metavar="[EPISODE|PATH]...", shell_complete=episodes_or_files)
 @click.option("--failed", is_flag=True, help="All that failed, instead of some that are named.")
 @click.option("--code", default="", help="With --failed: only what failed with this error code.")
 @click.option("--reason", default="", help="Kept in the history.")
@@ -43,7 +43,7 @@ def resync(
 @click.command()
 @with_config
 @with_json
-@click.argument("targets", nargs=-1, required=True, metavar="EPISODE|PATH...", shell_complete=episodes)
+@click.argument("targets", nargs=-1, required=True, metavar="EPISODE|PATH...", shell_complete=episodes_or_files)
 def first(config_path: Path | None, as_json: bool, targets: Sequence[str]) -> None:
     """Put recordings ahead of the queue."""
     with operator(settings_of(config_path)) as agent:

@@ -9,7 +9,7 @@ from typing import Any
 
 import click
 
-from agent.cli.completion import episodes
+from agent.cli.completion import episodes_or_files
 from agent.cli.opening import Opener
 from agent.cli.options import (
     Moment,
@@ -30,7 +30,7 @@ from agent.model.nouns import Status, SyncLog
 @click.command()
 @with_config
 @with_json
-@click.argument("target", required=False, metavar="[EPISODE|PATH]", shell_complete=episodes)
+@click.argument("target", required=False, metavar="[EPISODE|PATH]", shell_complete=episodes_or_files)
 @click.option("--status", "wanted", type=click.Choice(["pending", "in_progress", "completed", "failed"]))
 @click.option("--since", type=Moment(), help="ISO 8601, an age such as 12h, or yesterday.")
 @click.option("--limit", type=click.IntRange(1), default=100, show_default=True)
