@@ -386,7 +386,12 @@ class Simulation(RuleBasedStateMachine):
                 self.robot.turn()
             if not self.robot.history.open() and not self.robot.history.debts():
                 break
-        self.robot.pass_time(120)
+        # A scan looks again at a complete file only every fifth time. One that is asked for looks at
+        # all files, and what it finds has its documents only some turns later.
+        for _ in range(3):
+            self.robot.discover.rescan()
+            self.robot.pass_time(120, turns=20)
+        self.robot.pass_time(4000, turns=20)
 
     def _check_the_end(self) -> None:
         assert list(self.robot.history.open()) == []
