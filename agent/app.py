@@ -7,7 +7,6 @@ waits in :meth:`App.run`.
 from __future__ import annotations
 
 import logging
-import queue
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -42,7 +41,7 @@ from agent.model.bandwidth import Bandwidth
 from agent.model.errors import AgentError, HistoryFullError
 from agent.model.nouns import Recording, utc_seconds
 from agent.operator import Desk
-from agent.reload import Asked, Change, change, next_asked
+from agent.reload import AskedQueue, Change, change
 from agent.route import Route
 from agent.schedule import Schedule
 from agent.snapshot import Snapshot, line
@@ -222,10 +221,10 @@ class App:
             look_at_causes=self._look_at_causes,
         )
 
-    def run(self, asked: queue.SimpleQueue[Asked], reload: Callable[[], None]) -> None:
+    def run(self, asked: AskedQueue, reload: Callable[[], None]) -> None:
         """Start, work until "stop" is ``asked``, then stop in order and save what is known."""
         self.start()
-        while (ask := next_asked(asked, min(_SUPERVISE, self._notify.beat))) != "stop":
+        while (ask := asked.next(min(_SUPERVISE, self._notify.beat))) != "stop":
             if ask == "reload":
                 reload()
             self._schedule.pull_back()

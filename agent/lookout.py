@@ -49,7 +49,7 @@ class Lookout:
         """
         watch = settings.watch
         self._ended = threading.Event()
-        self._sightings: queue.SimpleQueue[Sighting | None] = queue.SimpleQueue()
+        self._sightings: queue.Queue[Sighting | None] = queue.Queue()
         self.watch = Watch(watch.roots, self._sightings.put, exclude=watch.exclude, polling=watch.polling)
         self.examiner = Examiner(
             watch.roots,
@@ -117,10 +117,15 @@ class Lookout:
     def _find(self, dispatch: Dispatch) -> None:
         while not self._ended.is_set():
             try:
-                if self.finder.once():
-                    dispatch.tick()
-            except HistoryFullError as error:
-                dispatch.disk_failed(error)
+                self._find_once(dispatch)
             except Exception:  # noqa: BLE001 - whatever it is, looking must go on
                 _log.exception("looking for recordings failed; it is tried again", extra={"event": "bug"})
                 self._ended.wait(_PAUSE)
+
+    def _find_once(self, dispatch: Dispatch) -> None:
+        """Find what is due, and tell ``dispatch``. Its own errors end the thread as little as the finder's."""
+        try:
+            if self.finder.once():
+                dispatch.tick()
+        except HistoryFullError as error:
+            dispatch.disk_failed(error)

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-import queue
+import math
+import os
+import select
+from collections import deque
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -12,6 +15,9 @@ from typing import Literal
 from agent.edges.config import KEYS, Settings
 
 Asked = Literal["stop", "reload"]
+
+# poll(2) counts milliseconds in 32 bits, so a longer wait would be an error.
+_LONGEST_WAIT_SECONDS = 3600.0
 
 NEEDS_RESTART = tuple(key for key in KEYS if key.startswith(("agent.", "bucket.")) or key == "cloud.mode")
 """Who this robot is, where it keeps what it knows, and to which place its sessions belong."""
@@ -43,11 +49,52 @@ def _unlike(one: Settings, other: Settings) -> Sequence[str]:
     return [key for key in KEYS if attrgetter(key)(one) != attrgetter(key)(other)]
 
 
-def next_asked(asked: queue.SimpleQueue[Asked], seconds: float) -> Asked | None:
-    """What is asked for within that time; many reloads are one, and a stop is more urgent."""
-    waiting: set[Asked] = set()
-    with suppress(queue.Empty):
-        waiting.add(asked.get(timeout=seconds))
-        while True:
-            waiting.add(asked.get_nowait())
-    return "stop" if "stop" in waiting else "reload" if waiting else None
+class AskedQueue:
+    """What this process is asked for by signals, and by other threads.
+
+    A signal handler runs in the middle of whatever the main thread does. So it may take no lock that the main thread
+    holds: ``queue.Queue`` has one. And a timed get of a ``queue.SimpleQueue`` can wait without a limit on Python 3.10.
+    Here a handler appends to a deque, which no handler can interrupt, and writes a byte to a pipe, which ends the wait
+    of the main thread.
+
+    ``put`` may be called by signal handlers and any thread, ``next`` by one thread.
+    """
+
+    def __init__(self) -> None:
+        """Nothing is asked for yet."""
+        self._asked: deque[Asked] = deque()
+        self._reader, self._writer = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+        self._poll = select.poll()
+        self._poll.register(self._reader, select.POLLIN)
+
+    def put(self, ask: Asked) -> None:
+        """Ask for it."""
+        self._asked.append(ask)
+        with suppress(BlockingIOError):  # a pipe that is full ends the wait as well
+            os.write(self._writer, b"!")
+
+    def next(self, seconds: float) -> Asked | None:
+        """What is asked for within that time, an hour at most; many reloads are one, and a stop is more urgent."""
+        if self._poll.poll(math.ceil(min(max(0.0, seconds), _LONGEST_WAIT_SECONDS) * 1000)):
+            # The bytes go first: what is asked for from here on ends the next wait.
+            with suppress(BlockingIOError):
+                while os.read(self._reader, 4096):
+                    pass
+        waiting: set[Asked] = set()
+        with suppress(IndexError):
+            while True:
+                waiting.add(self._asked.popleft())
+        return "stop" if "stop" in waiting else "reload" if waiting else None
+
+    def fileno(self) -> int:
+        """Where a byte ends the wait, for ``signal.set_wakeup_fd``.
+
+        Python runs the handler of a signal between two steps of the program. One that comes just before the wait
+        would be handled after it; the byte, which is written at once, ends the wait.
+        """
+        return self._writer
+
+    def close(self) -> None:
+        """Give the pipe back; nothing may be asked for afterwards."""
+        os.close(self._reader)
+        os.close(self._writer)

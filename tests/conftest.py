@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import tempfile
 from collections.abc import Generator, Iterator
 from pathlib import Path
 
@@ -24,6 +26,16 @@ def pytest_runtest_makereport() -> Generator[None, pytest.TestReport, pytest.Tes
     report = yield
     report.sections = [(name, text.encode("utf-8", "replace").decode()) for name, text in report.sections]
     return report
+
+
+@pytest.fixture
+def wide() -> Iterator[Path]:
+    """A folder of a file system that holds any date; that of ``tmp_path`` may end in the year 2446, or 2038."""
+    place = Path("/dev/shm")  # noqa: S108 - a folder of its own is made in it
+    if not os.access(place, os.W_OK):
+        pytest.skip("there is no /dev/shm here")
+    with tempfile.TemporaryDirectory(dir=place) as folder:
+        yield Path(folder)
 
 
 # Robots on which nothing is installed yet, and what there is to install

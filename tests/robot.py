@@ -235,7 +235,7 @@ class WatchingRobot(Robot):
         self.markers.prepare()
         self.markers.look_at_pause()
         self._paying = threading.Lock()  # the scheduler runs a job once at a time
-        self.finder = Finder(self.discover, self.intake, queue.SimpleQueue(), self.clock)
+        self.finder = Finder(self.discover, self.intake, queue.Queue(), self.clock)
         self.removal = Removal(self.roots, with_sidecar=True)
         self.retention = self.retaining(keep_seconds=0)
 

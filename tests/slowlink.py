@@ -111,14 +111,14 @@ class SlowLink:
         mute: threading.Event,
         share: Callable[[int], float],
     ) -> None:
-        under_way: queue.SimpleQueue[tuple[float, bytes]] = queue.SimpleQueue()
+        under_way: queue.Queue[tuple[float, bytes]] = queue.Queue()
         self._start(self._read, source, under_way, wire, share)
         self._start(self._write, sink, under_way, mute)
 
     def _read(
         self,
         source: socket.socket,
-        under_way: queue.SimpleQueue[tuple[float, bytes]],
+        under_way: queue.Queue[tuple[float, bytes]],
         wire: Wire,
         share: Callable[[int], float],
     ) -> None:
@@ -147,9 +147,7 @@ class SlowLink:
                 return
             left = None if left is None else left - len(data)
 
-    def _write(
-        self, sink: socket.socket, under_way: queue.SimpleQueue[tuple[float, bytes]], mute: threading.Event
-    ) -> None:
+    def _write(self, sink: socket.socket, under_way: queue.Queue[tuple[float, bytes]], mute: threading.Event) -> None:
         while True:
             due, data = under_way.get()
             if mute.is_set():

@@ -16,7 +16,7 @@ from agent.edges.control import ControlServer
 from agent.model.nouns import Fault, utc_text
 from tests.console import QUEUED, Console
 from tests.fakes.operator import FakeOperator
-from tests.recorders import damaged, unfinished, write_mcap
+from tests.recorders import damaged, dated, unfinished, write_mcap
 
 OFFLINE = Fault("offline", "refused", "CreateLogicalUpload: refused", "check the robot's network")
 
@@ -45,6 +45,32 @@ def recording(console: Console, name: str, *, seed: int = 0, age: float = 3600) 
 def queued(console: Console, path: Path, **fields: Any) -> None:
     mtime = utc_text(path.stat().st_mtime_ns / 1e9)
     console.remember(path, **{"mtime": mtime, **fields})
+
+
+@pytest.mark.parametrize("zone", ["UTC", "XYZ-14", "XYZ+12"])
+def test_files_of_any_date_are_listed_and_explained(wide: Path, zone: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TZ", zone)
+    time.tzset()
+    try:
+        console = Console(wide, 'sidecar = "ignore"', 'newer_than = "2020-01-01"')
+        dates = {"far.mcap": 2**62, "2300.mcap": 10_413_792_000, "1653.mcap": -10_000_000_000, "before.db3": -(2**62)}
+        for seed, (name, seconds) in enumerate(dates.items()):
+            dated(write_mcap(console.root / name, seed=seed), seconds)
+        found = {name: (row["state"], row["mtime"][:10]) for name, row in rows(console, "ls").items()}
+        assert found == {
+            "1653.mcap": ("skipped", "1653-02-10"),
+            "2300.mcap": ("new", "2300-01-01"),
+            "before.db3": ("ignored", "0001-01-01"),
+            "far.mcap": ("new", "9999-12-31"),
+        }
+        assert len(console.run("ls").stdout.splitlines()) == 4
+        assert [row for row in rows(console, "ls", "--since", "2299-01-01")] == ["2300.mcap", "far.mcap"]
+        for name in dates:
+            assert console.run("why", console.root / name).stdout
+        assert console.run("scan").exit_code == 0
+    finally:
+        monkeypatch.undo()
+        time.tzset()
 
 
 def test_every_state_has_its_word(console: Console) -> None:

@@ -198,7 +198,7 @@ class Watched:
 
     def __init__(self, state: Path) -> None:
         self.control = Control(state)
-        self.seen: queue.SimpleQueue[Mapping[str, Any] | BaseException] = queue.SimpleQueue()
+        self.seen: queue.Queue[Mapping[str, Any] | BaseException] = queue.Queue()
         self._thread = threading.Thread(target=self._follow)
         self._thread.start()
 

@@ -3,6 +3,7 @@ from __future__ import annotations
 import gc
 import itertools
 import logging
+import math
 import os
 import shutil
 import sys
@@ -909,6 +910,202 @@ def test_a_file_that_vanishes_between_two_looks_is_forgotten(finder: Finder, tmp
     path.unlink()
     assert finder.step(2) == []
     assert finder.state(path) == "unknown"
+
+
+# -- strange dates, and mistakes in the agent
+
+
+def test_files_of_any_date_are_given_by_their_dates(wide: Path) -> None:
+    dates = [-(2**62), -10_000_000_000, -1, 0, 1_790_000_000, 10_413_792_000, 2**62]
+    for seed, seconds in enumerate(dates):
+        recorders.dated(recorders.write_mcap(wide / f"{seconds}.mcap", seed=seed), seconds)
+    finder = Finder(wide)
+    assert finder.names(10) == [f"{seconds}.mcap" for seconds in dates]
+    assert [path.name for path in finder.discover.below(wide)] == sorted(f"{seconds}.mcap" for seconds in dates)
+
+
+def test_very_many_files_of_any_date_are_given_by_their_dates(wide: Path) -> None:
+    content = recorders.write_mcap(wide / "aside.tmp").read_bytes()
+    dates = [-(2**62), *range(1_790_000_000, 1_790_001_200), 2**62]
+    for seconds in dates:
+        path = wide / f"{seconds}.mcap"
+        path.write_bytes(content)
+        recorders.dated(path, seconds)
+    assert Finder(wide).names(10) == [f"{seconds}.mcap" for seconds in dates]
+
+
+def test_by_its_date_a_file_of_the_far_past_is_too_old_and_one_of_the_far_future_is_not(wide: Path) -> None:
+    recorders.dated(recorders.write_mcap(wide / "past.mcap"), -(2**62))
+    recorders.dated(recorders.write_mcap(wide / "future.mcap", seed=1), 2**62)
+    finder = Finder(wide, newer_than=0.0)
+    assert finder.names(10) == ["future.mcap"]
+    assert finder.state(wide / "past.mcap") == "skipped"
+
+
+class Mistaken:
+    """Lets a part of the discovery fail for what lies at one path, as a mistake in the agent would."""
+
+    def __init__(self, part: Callable[..., Any], path: Path, argument: int) -> None:
+        self.error: Exception | None = ZeroDivisionError("oops")
+        self._part, self._path, self._argument = part, path, argument
+
+    def __call__(self, *arguments: Any, **named: Any) -> Any:
+        given = arguments[self._argument]
+        if self.error and (
+            given == self._path.stat() if isinstance(given, os.stat_result) else given == str(self._path)
+        ):
+            raise self.error
+        return self._part(*arguments, **named)
+
+
+def said(caplog: pytest.LogCaptureFixture) -> list[tuple[Any, str]]:
+    """The paths and errors that the log names."""
+    told = [(getattr(record, "path", ""), record.exc_info) for record in caplog.records if record.levelname == "ERROR"]
+    return [(path, repr(about[1]) if about else "") for path, about in told]
+
+
+OOPS = "ZeroDivisionError('oops')"
+
+
+def test_a_mistake_over_one_file_is_said_once_and_keeps_no_other_from_being_found(
+    finder: Finder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    bad = recorders.write_mcap(tmp_path / "b.mcap", seed=1)
+    recorders.write_mcap(tmp_path / "a.mcap", seed=2)
+    recorders.write_mcap(tmp_path / "c.mcap", seed=3)
+    mistaken = Mistaken(discover_room.stamp_of, bad, 0)
+    monkeypatch.setattr(discover_room, "stamp_of", mistaken)
+    assert finder.names(FIVE_SCANS) == ["a.mcap", "c.mcap"]
+    assert said(caplog) == [(str(bad), OOPS)]
+    mistaken.error = ValueError("another one")
+    finder.run(FIVE_SCANS)
+    assert said(caplog) == [(str(bad), OOPS), (str(bad), "ValueError('another one')")]
+    mistaken.error = None
+    assert finder.names(65) == ["b.mcap"]
+
+
+def test_a_mistake_over_one_file_s_second_look_is_said_once(
+    finder: Finder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    bad = recorders.write_mcap(tmp_path / "b.mcap", seed=1)
+    recorders.write_mcap(tmp_path / "a.mcap", seed=2)
+    look = finder.examiner.look
+
+    def failing(path: Path, **overdue: bool) -> Any:
+        if path == bad:
+            raise ZeroDivisionError("oops")
+        return look(path, **overdue)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(finder.examiner, "look", failing)
+        assert finder.names(FIVE_SCANS) == ["a.mcap"]
+    assert said(caplog) == [(str(bad), OOPS)]
+    assert finder.names(65) == ["b.mcap"]
+
+
+def test_a_mistake_over_one_folder_is_said_once_and_its_files_are_not_forgotten(
+    finder: Finder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    for number, folder in enumerate(("a", "bad", "bad/below", "c")):
+        (tmp_path / folder).mkdir()
+        recorders.write_mcap(tmp_path / folder / f"{number}.mcap", seed=number)
+    assert len(finder.names(5)) == 4
+    mistaken = Mistaken(survey._listed, tmp_path / "bad", 0)
+    monkeypatch.setattr(survey, "_listed", mistaken)
+    recorders.write_mcap(tmp_path / "a" / "new.mcap", seed=4)
+    recorders.write_mcap(tmp_path / "c" / "newer.mcap", seed=5)
+    assert finder.names(FIVE_SCANS) == ["new.mcap", "newer.mcap"]
+    assert said(caplog) == [(str(tmp_path / "bad"), OOPS)]
+    assert finder.discover.report().unreadable_folders == {tmp_path / "bad": "a mistake in the agent; see the log"}
+    assert finder.state(tmp_path / "bad" / "below" / "2.mcap") == "complete"
+    mistaken.error = None
+    recorders.write_mcap(tmp_path / "bad" / "newest.mcap", seed=6)
+    assert finder.names(65) == ["newest.mcap"]
+    assert not finder.discover.report().unreadable_folders
+
+
+def test_a_mistake_over_one_watched_folder_keeps_no_other_from_being_found(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    roots = [tmp_path / "a", tmp_path / "b"]
+    for number, root in enumerate(roots):
+        root.mkdir()
+        recorders.write_mcap(root / f"{number}.mcap", seed=number)
+    monkeypatch.setattr(discover_room, "walk", Mistaken(discover_room.walk, roots[0], 0))
+    assert Finder(*roots).names(FIVE_SCANS) == ["1.mcap"]
+    assert said(caplog) == [(str(roots[0]), OOPS)]
+
+
+def test_a_mistake_over_one_hint_loses_no_other_and_the_next_scan_looks_there(
+    finder: Finder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    finder.step()
+    paths = [recorders.write_mcap(tmp_path / f"{name}.mcap", seed=seed) for seed, name in enumerate("abc")]
+    marker = tmp_path / "a.mcap.resync"
+    marker.touch()
+    with monkeypatch.context() as patch:
+        patch.setattr(discover_room, "stamp_of", Mistaken(discover_room.stamp_of, paths[1], 0))
+        for path in (*paths, marker):
+            finder.sight(path)
+        assert finder.names(5) == ["a.mcap", "c.mcap"]
+    assert finder.discover.markers() == [marker]
+    assert said(caplog) == [(str(paths[1]), OOPS)]
+    assert finder.names(60) == ["b.mcap"]
+
+
+def test_the_touch_files_of_a_folder_are_handed_over_whatever_happens_beside_them(
+    finder: Finder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    marker = tmp_path / "a.mcap.resync"
+    marker.touch()
+    recorders.write_mcap(tmp_path / "a.mcap")
+    monkeypatch.setattr(finder.discover, "_settle", lambda *_: 1 / 0)
+    finder.run(65)
+    assert finder.discover.markers() == [marker]
+
+
+def test_after_a_scan_that_failed_the_next_one_is_due_and_asks_for_as_much(
+    finder: Finder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    paths = [recorders.write_mcap(tmp_path / f"{number}.mcap", seed=number) for number in range(20)]
+    finder.run(10)
+    for seed, path in enumerate(paths):
+        recorders.write_mcap(path, seed=100 + seed)
+    with monkeypatch.context() as patch:
+        patch.setattr(discover_room, "tops", lambda *_: 1 / 0)
+        finder.discover.rescan()
+        assert finder.names(FIVE_SCANS) == []
+        assert math.isfinite(finder.discover.next_step())
+        assert said(caplog) == [(str(tmp_path), "ZeroDivisionError('division by zero')")]
+        assert (finder.discover.scans, finder.discover.ended) == (1, 1)
+    assert len(finder.run(65)) == 20
+    assert finder.discover.ended == finder.discover.begun
+
+
+def test_a_look_that_could_not_be_scheduled_is_made_after_the_next_scan(
+    finder: Finder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recorders.write_mcap(tmp_path / "a.mcap")
+
+    def fail(*_: Any) -> None:
+        raise MemoryError
+
+    with monkeypatch.context() as patch:
+        patch.setattr(finder.discover._looks, "push", fail)
+        patch.setattr(finder.discover._looks, "push_all", fail)
+        assert finder.names(30) == []
+    assert finder.names(65) == ["a.mcap"]
+
+
+def test_of_very_many_mistakes_the_first_are_named_and_the_rest_is_said_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    many(tmp_path, 1100)
+    finder = Finder(tmp_path)
+    monkeypatch.setattr(discover_room, "stamp_of", lambda _: 1 / 0)
+    finder.run(FIVE_SCANS)
+    assert len(said(caplog)) == 1001
+    assert len({path for path, _ in said(caplog)}) == 1001
 
 
 # -- cost

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import queue
 from pathlib import Path
 
@@ -13,6 +14,8 @@ from agent.flow.finder import Finder
 from agent.flow.intake import Intake
 from agent.model.errors import HistoryFullError
 from agent.model.nouns import Damaged, Recording, Sighting, SyncLog
+from agent.model.object_key import object_key
+from tests import recorders
 from tests.fakes.clock import FakeClock
 from tests.fakes.history import MemoryHistory
 from tests.recorders import write_mcap
@@ -48,7 +51,7 @@ class Found:
             sidecar_wait_seconds=5,
             unfinished_minutes=10,
         )
-        self.sightings: queue.SimpleQueue[Sighting | None] = queue.SimpleQueue()
+        self.sightings: queue.Queue[Sighting | None] = queue.Queue()
         self.finder = Finder(self.discover, self.intake, self.sightings, self.clock)
 
     def pass_time(self, seconds: float) -> None:
@@ -86,6 +89,56 @@ def test_one_that_can_not_be_taken_in_is_found_again_and_holds_up_no_other(
     found.intake.error = None
     found.pass_time(10)
     assert found.queued() == {"a.mcap", "b.mcap", "c.mcap"}
+
+
+def test_what_could_not_be_written_down_for_whatever_reason_is_found_again(found: Found) -> None:
+    def fail(_call: str) -> None:
+        raise ZeroDivisionError("oops")
+
+    found.history.before = fail
+    with pytest.raises(ZeroDivisionError):
+        found.pass_time(10)
+    found.history.before = lambda _call: None
+    found.pass_time(10)
+    assert found.queued() == {"a.mcap", "b.mcap", "c.mcap"}
+
+
+def test_documents_are_made_of_recordings_of_any_date(wide: Path) -> None:
+    dates = {"far.mcap": 2**62, "2300.mcap": 10_413_792_000, "1653.mcap": -10_000_000_000, "before.mcap": -(2**62)}
+    for seed, (name, seconds) in enumerate(dates.items()):
+        recorders.dated(write_mcap(wide / name, seed=seed), seconds)
+    found = Found(wide)
+    found.pass_time(10)
+    documents = sorted(found.history.documents.values(), key=lambda log: log.id)
+    assert {Path(log.path).name: log.mtime for log in documents} == {
+        "before.mcap": "0001-01-01T00:00:00.000Z",
+        "1653.mcap": "1653-02-10T06:13:20.000Z",
+        "2300.mcap": "2300-01-01T00:00:00.000Z",
+        "far.mcap": "9999-12-31T23:59:59.000Z",
+    }
+    assert [Path(log.path).name for log in documents] == list(reversed(dates))
+    assert [object_key("{date}", log, [wide]) for log in documents] == [log.mtime[:10] for log in documents]
+
+
+class Waits(queue.Queue[Sighting | None]):
+    """Notes how long it was waited for, and lets nobody wait."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.asked: list[float | None] = []
+
+    def get(self, block: bool = True, timeout: float | None = None) -> Sighting | None:
+        self.asked.append(timeout if block else 0)
+        return super().get(block=False)
+
+
+def test_no_wait_is_longer_than_the_platform_can_count(found: Found, monkeypatch: pytest.MonkeyPatch) -> None:
+    waits = Waits()
+    finder = Finder(found.discover, found.intake, waits, found.clock)
+    for due in (math.inf, 1e300, -math.inf):
+        monkeypatch.setattr(found.discover, "next_step", lambda due=due: due)
+        finder.once()
+    assert waits.asked == [3600, 3600, 0]
 
 
 def test_an_end_of_the_wait_is_no_reason_to_look_anywhere(found: Found) -> None:

@@ -35,6 +35,16 @@ def test_looks_come_by_due_and_then_by_the_age_of_the_file_however_they_were_giv
     assert taken(looks) == sorted(expected)
 
 
+def test_files_of_any_date_come_in_order_and_the_many_of_one_walk_too() -> None:
+    for count in (10, 2000):
+        looks, batch = Looks(), Batch()
+        mtimes = [-(2**100), -1, *range(count), 2**100]
+        for mtime in random.Random(count).sample(mtimes, len(mtimes)):
+            batch.add(mtime, "/r", f"{mtime}.mcap")
+        looks.push_all(batch, 1.0)
+        assert [looks.pop()[3] for _ in mtimes] == [f"{mtime}.mcap" for mtime in mtimes]
+
+
 def test_nothing_to_be_looked_at_is_never_due() -> None:
     looks = Looks()
     looks.push_all(Batch(), 1.0)

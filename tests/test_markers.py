@@ -19,7 +19,7 @@ from agent.flow.requests import BATCH
 from agent.model.nouns import Marker, Sighting
 from agent.model.touch_files import target_of
 from tests.fakes.gateway import PROFILE
-from tests.recorders import damaged, write_mcap, write_sidecar
+from tests.recorders import damaged, dated, write_mcap, write_sidecar
 from tests.robot import UploadedRobot
 
 
@@ -545,6 +545,58 @@ def test_a_marker_dropped_while_the_one_before_it_is_served_is_not_lost(
     robot.discover.sight(Sighting(marker))
     robot.turn()
     assert not marker.exists()
+
+
+# -- strange dates, and mistakes in the agent
+
+
+def test_a_touch_of_any_date_is_served_once(wide: Path) -> None:
+    robot = Marked(wide / "recordings", "a.mcap")
+    for number, seconds in enumerate((2**62, -(2**62))):
+        marker = dated(robot.touch("a.mcap.resync", noticed=False), seconds)
+        robot.discover.sight(Sighting(marker))
+        robot.settle()
+        assert not marker.exists()
+        assert len(robot.asked()) == number + 1
+
+
+def test_a_mistake_over_one_marker_is_said_once_and_keeps_no_other_waiting(
+    robot: Marked, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    bad, good = robot.touch_by_name("a.resync"), robot.touch("a.mcap.resync")
+    seen = touched.seen
+
+    def failing(path: Path) -> Marker | None:
+        if path == bad:
+            raise ZeroDivisionError("oops")
+        return seen(path)
+
+    monkeypatch.setattr(touched, "seen", failing)
+    for _ in range(3):
+        robot.turn()
+    assert not good.exists()
+    assert [str(bad) in record.getMessage() for record in caplog.records if record.exc_info] == [True]
+
+
+def test_a_marker_behind_a_folder_that_was_closed_keeps_no_other_waiting(
+    robot: Marked, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    (robot.folder / "closed" / "below").mkdir(parents=True)
+    behind = robot.touch("closed/below/a.mcap.resync")
+    good = robot.touch("a.mcap.resync")
+    lstat, stat = Path.lstat, os.stat
+
+    def closed(path: Any) -> None:
+        if str(path).startswith(f"{robot.folder}/closed/"):
+            raise PermissionError(errno.EACCES, "Permission denied")
+
+    monkeypatch.setattr(Path, "lstat", lambda path: closed(path) or lstat(path))
+    monkeypatch.setattr(os, "stat", lambda path, **named: closed(path) or stat(path, **named))
+    robot.turn()
+    monkeypatch.undo()
+    assert behind.exists()
+    assert not good.exists()
+    assert not caplog.records
 
 
 # -- crashes

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import queue
 import signal
 import socket
 import threading
@@ -21,7 +20,7 @@ from agent.edges.config import PREFIX, load
 from agent.edges.control import Control
 from agent.edges.notify import Notify
 from agent.model.errors import NotRunningError
-from agent.reload import Asked
+from agent.reload import AskedQueue
 from tests.journey import Agent
 from tests.recorders import write_mcap
 
@@ -152,7 +151,7 @@ def agent(tmp_path: Path, manager: Manager) -> Iterator[App]:
         settings = load(cloud.config_path, environ).settings
         notified = {"NOTIFY_SOCKET": manager.address, "WATCHDOG_USEC": str(int(_BEAT * 2e6))}
         app = App(settings, {**environ, **notified}, hide=lambda *_, **__: None)
-        asked: queue.SimpleQueue[Asked] = queue.SimpleQueue()
+        asked = AskedQueue()
         main = threading.Thread(target=app.run, args=(asked, lambda: app.reload(lambda: settings)))
         main.start()
         try:
@@ -160,6 +159,7 @@ def agent(tmp_path: Path, manager: Manager) -> Iterator[App]:
         finally:
             asked.put("stop")
             main.join(30)
+            asked.close()
 
 
 def test_signs_of_life_end_when_the_dispatcher_hangs_and_come_back_with_it(agent: App, manager: Manager) -> None:

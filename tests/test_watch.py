@@ -31,7 +31,7 @@ class Watched:
     """A Watch on real folders, and what it saw."""
 
     def __init__(self, *roots: Path, polling: Any = "never") -> None:
-        self.queue: queue.SimpleQueue[Sighting] = queue.SimpleQueue()
+        self.queue: queue.Queue[Sighting] = queue.Queue()
         self.watch = Watch(roots, self.queue.put, exclude=[".*", "*.tmp"], polling=polling)
 
     def wait_for(self, path: Path) -> set[Path]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import ctypes
 import logging
 import os
-import queue
 import signal
 import sys
 from pathlib import Path
@@ -16,7 +15,7 @@ from agent.app import App
 from agent.cli.options import settings_of, with_config
 from agent.edges import logs
 from agent.edges.config import Settings
-from agent.reload import Asked
+from agent.reload import AskedQueue
 
 _log = logging.getLogger(__name__)
 
@@ -29,7 +28,8 @@ _LARGE = 256 * 1024  # bytes
 def run(config_path: Path | None) -> None:
     """Watch, upload and report until SIGTERM or SIGINT; SIGHUP reloads the configuration."""
     _spare_memory()
-    asked: queue.SimpleQueue[Asked] = queue.SimpleQueue()
+    asked = AskedQueue()
+    signal.set_wakeup_fd(asked.fileno(), warn_on_full_buffer=False)
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: asked.put("stop"))
     signal.signal(signal.SIGHUP, lambda *_: asked.put("reload"))  # a terminal that closes ends nothing

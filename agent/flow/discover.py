@@ -23,8 +23,9 @@ from pathlib import Path
 from agent.flow.examine import COMPRESSED, Examiner, NotYet, SidecarRule, has_writer
 from agent.flow.known import QUIET, File, Known, State, mark_of, stamp_of
 from agent.flow.looks import Batch, Looks
+from agent.flow.mistakes import Mistakes
 from agent.flow.report import DiskReport, report_of
-from agent.flow.survey import GONE, Rules, Survey, is_below, related, sidecar_name, tell, tops, walk
+from agent.flow.survey import GONE, MISTAKE, Entry, Rules, Survey, is_below, related, sidecar_name, tell, tops, walk
 from agent.model.errors import FileChangedError, RecordingError
 from agent.model.nouns import Damaged, Recording, Sighting
 from agent.model.ports import Clock
@@ -79,6 +80,7 @@ class Discover:
         self._tops: list[str] = []  # roots that are there, none below another
         self._survey = Survey()
         self._markers: set[str] = set()
+        self._mistakes = Mistakes()
         self.scans = 0  # that have ended
         self.begun, self.ended = 0, 0  # of those that spare nothing
         self.changes = 0  # another number whenever a file may stand otherwise than before
@@ -214,31 +216,49 @@ class Discover:
         with self._lock:
             hints, self._hints = self._hints, set()
         if self._clock.monotonic() >= self._scan_due:
-            self._scan()
+            with self._mistakes.contained(", ".join(self._roots)):
+                self._scan()
         for path in hints:
-            self._take_hint(path)
+            with self._mistakes.contained(path):
+                self._take_hint(path)
         found = [result for folder, name, file in self._due() if (result := self._look_safely(folder, name, file))]
         return sorted(found, key=lambda item: (item.mtime_ns, str(item.path)))
 
     def _scan(self) -> None:
-        """See everything there is, and forget what is gone."""
+        """See everything there is, and forget what is gone. Whatever happens, the next scan has its date."""
         started, cpu = self._clock.monotonic(), time.thread_time()
         with self._lock:
             self._scan_due = math.inf  # one asked for from now on is another one
             scan, self._asked = None if self._asked else self.scans, False
             self.begun += scan is None
+        ended = False
+        try:
+            self._scan_all(scan, started)
+            ended = True
+        finally:
+            with self._lock:
+                self._scanned = self._clock.monotonic()
+                rest = max(self._rescan_seconds, min(_REST * (time.thread_time() - cpu), _LONGEST_REST))
+                self._scan_due = min(self._scan_due, self._scanned + rest)
+                # What a failed scan was to look at is still to be looked at.
+                self._asked = self._asked or (scan is None and not ended)
+            self._mistakes.scan_ended()
+
+    def _scan_all(self, scan: int | None, started: float) -> None:
+        """Walk over all roots, and take over what was seen."""
         survey = Survey()
         tops_ = tops(self._roots, self._rules, survey)
         for top in tops_:
-            self._walk(top, survey, scan)
+            try:
+                self._walk(top, survey, scan)
+            except Exception as error:  # noqa: BLE001 - whatever it is, the other watched folders must be found
+                survey.fail(top, error)
+                self._mistakes.log(top, error)
         with self._lock:
             forgotten = self._known.keep_folders(survey.listed, survey.unreadable)
             previous, self._survey, self._tops = self._survey, survey, tops_
-            self._scanned = self._clock.monotonic()
             self.scans, self.ended = self.scans + 1, self.begun
-            rest = max(self._rescan_seconds, min(_REST * (time.thread_time() - cpu), _LONGEST_REST))
-            self._scan_due = min(self._scan_due, self._scanned + rest)
-            survey.seconds = self._scanned - started
+            survey.seconds = self._clock.monotonic() - started
         tell(previous, survey)
         if forgotten or survey != previous:
             self._changed()
@@ -247,23 +267,37 @@ class Discover:
         """See every file below ``top`` that the ``scan`` does not spare, and forget those that are gone."""
         began, fresh = self._clock.monotonic(), Batch()
         for folder, entries, spared in walk(top, self._rules, survey, lambda folder: self._known.memory(folder, scan)):
-            is_settled = self._known.settled(folder)
-            for name, state, beside in entries:
+            try:
+                self._see_all(folder, entries, spared, fresh)
+            except Exception as error:  # noqa: BLE001 - whatever it is, the other folders must be found
+                survey.fail(folder, error)
+        for folder, mistake in survey.mistakes.items():
+            self._mistakes.log(folder, mistake)
+        with self._lock:
+            self._markers.update(survey.markers)
+        self._settle(fresh, began)
+
+    def _see_all(self, folder: str, entries: Sequence[Entry], spared: Sequence[str], fresh: Batch) -> None:
+        """See the files of this very folder, and forget those that are gone."""
+        is_settled = self._known.settled(folder)
+        for name, state, beside in entries:
+            try:
                 sidecar = self._sidecar_stamp(folder, name) if beside else 0
                 if not is_settled(name, stamp_of(state), sidecar):
                     self._see(folder, name, state, sidecar, fresh=fresh)
-            with self._lock:
-                if self._known.keep(folder, {entry.name for entry in entries}.union(spared)):
-                    self._changed()
-        self._settle(fresh, began)
+            except Exception as error:  # noqa: BLE001 - whatever it is, the other files must be found
+                self._mistakes.log(os.path.join(folder, name), error)
         with self._lock:
-            self._markers.update(survey.markers)
+            if self._known.keep(folder, {entry.name for entry in entries}.union(spared)):
+                self._changed()
 
     def _settle(self, fresh: Batch, began: float) -> None:
         """Have all that one walk found settle from its end on: so they are looked at in the order of their times."""
         now = self._clock.monotonic()
         due = now + self._settle_seconds  # one object for all of them
         with self._lock:
+            # First the looks, then their dates: what has a date without a look is not looked at again.
+            self._looks.push_all(fresh, due)
             for mtime_ns, folder, name in fresh:
                 file = self._known.find(folder, name)
                 if file is None:
@@ -273,7 +307,6 @@ class Discover:
                 file.due = due
                 if name.endswith(COMPRESSED):
                     self._schedule(folder, name, file, now + self._settling(name), mtime_ns)
-            self._looks.push_all(fresh, due)
 
     def _take_hint(self, path: str) -> None:
         """Look where something happened."""
@@ -375,10 +408,9 @@ class Discover:
         """A mistake over one file must not lose the others of this step; that file is looked at by the next scan."""
         try:
             return self._look(folder, name, file)
-        except Exception:  # noqa: BLE001 - whatever it is
-            path = os.path.join(folder, name)
-            _log.exception("could not look at %s", path, extra={"event": "bug", "path": path})
-            file.state, file.why = "unreadable", "a mistake in the agent; see the log"
+        except Exception as error:  # noqa: BLE001 - whatever it is
+            self._mistakes.log(os.path.join(folder, name), error)
+            file.state, file.why = "unreadable", MISTAKE
             return None
         finally:
             self._changed()
@@ -467,8 +499,9 @@ class Discover:
 
     def _schedule(self, folder: str, name: str, file: File, due: float, mtime_ns: int = 0) -> None:
         if due != file.due:
-            file.due = due
+            # In this order for the reason that stands in _settle.
             self._looks.push((due, mtime_ns, folder, name))
+            file.due = due
 
     def _forget(self, path: str) -> None:
         """Drop a file, or a folder and all below it."""

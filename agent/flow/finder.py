@@ -15,14 +15,21 @@ from agent.model.ports import Clock
 
 _log = logging.getLogger(__name__)
 
+# A wait that the platform can't count, an infinite one for example, would be an error each time. After a shorter one
+# nothing is due, and the next wait begins.
+_LONGEST_WAIT_SECONDS = 3600.0
+
 
 class Finder:
     """Used by one thread."""
 
     def __init__(
-        self, discover: Discover, intake: Intake, sightings: queue.SimpleQueue[Sighting | None], clock: Clock
+        self, discover: Discover, intake: Intake, sightings: queue.Queue[Sighting | None], clock: Clock
     ) -> None:
-        """``sightings`` is where whoever watches the disk puts them; None only ends the wait."""
+        """``sightings`` is where whoever watches the disk puts them; None only ends the wait.
+
+        It is no SimpleQueue: on Python 3.10 a timed get of one can wait without a limit.
+        """
         self._discover = discover
         self._intake = intake
         self._sightings = sightings
@@ -34,7 +41,7 @@ class Finder:
 
         Raises HistoryFullError when a document could not be written; what it was for is found again.
         """
-        wait = max(0.0, self._discover.next_step() - self._clock.monotonic())
+        wait = min(max(0.0, self._discover.next_step() - self._clock.monotonic()), _LONGEST_WAIT_SECONDS)
         with suppress(queue.Empty):
             self._sight(self._sightings.get(timeout=wait))
             while True:
@@ -48,11 +55,11 @@ class Finder:
             self._discover.sight(sighting)
 
     def _taken(self, found: Sequence[Recording | Damaged]) -> bool:
-        """Whether some of it is new work. Raises HistoryFullError."""
+        """Whether some of it is new work. What could not be written down is found again. Raises HistoryFullError."""
         try:
             with self._intake.together():
                 new = [self._accepted(item) for item in found]
-        except HistoryFullError:
+        except Exception:
             for item in found:
                 self._discover.again(item.path)
             raise

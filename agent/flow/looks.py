@@ -11,6 +11,9 @@ Look = tuple[float, int, str, str]  # due, mtime, folder, name
 
 _MANY = 1000
 
+# What a column of 8 bytes holds, the years 1677 to 2262. Files may be dated outside of it: they come first or last.
+_FIRST_NS, _LAST_NS = -(2**63), 2**63 - 1
+
 
 class Batch:
     """Files of one walk, to be looked at at one time: 24 bytes for each. As tuples 100,000 would take 12 MiB."""
@@ -30,7 +33,7 @@ class Batch:
 
     def add(self, mtime_ns: int, folder: str, name: str) -> None:
         """One more."""
-        self._mtimes.append(mtime_ns)
+        self._mtimes.append(min(max(mtime_ns, _FIRST_NS), _LAST_NS))
         self._folders.append(folder)
         self._names.append(name)
 
@@ -69,7 +72,7 @@ class Looks:
         heapq.heappush(self._heap, look)
 
     def push_all(self, batch: Batch, due: float) -> None:
-        """Many more of one time; the batch is no longer the caller's."""
+        """Many more of one time; the caller may still read the batch until the first of them is taken."""
         if len(batch) < _MANY:
             for mtime_ns, folder, name in batch:
                 self.push((due, mtime_ns, folder, name))

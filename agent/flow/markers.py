@@ -213,7 +213,13 @@ class Markers:
         batch = _Batch(BATCH)
         with self._history.transaction():
             while due and batch.room > 0:
-                self._serve_one(due.popleft(), batch)
+                path = due.popleft()
+                try:
+                    self._serve_one(path, batch)
+                except HistoryFullError:
+                    raise
+                except Exception:  # noqa: BLE001 - one marker's trouble is not the others'
+                    self._note_mistake(path)
         self._remove(batch)
         return bool(batch.served)
 
@@ -248,9 +254,7 @@ class Markers:
             _log.debug("%s waits: %s", path, error, extra={"event": "marker_waits"})
             return
         except Exception:  # noqa: BLE001 - one marker's trouble is not the others'
-            if not seen.broken:
-                _log.exception("could not serve %s; it is tried again", path, extra={"event": "bug"})
-            seen.broken = True
+            self._note_mistake(path)
             return
         if answer is None:
             seen.stood = stood
@@ -261,6 +265,13 @@ class Markers:
             _log.info("served %s: %s", path, answer.message, extra={"event": "marker", "episode_id": answer.episode_id})
         else:
             self._refuse(marker, known, f"{answer.target}: {answer.message}", batch)
+
+    def _note_mistake(self, path: Path) -> None:
+        """Log the exception that is being handled, once for each marker."""
+        seen = self._see(path)
+        if not seen.broken:
+            _log.exception("could not serve %s; it is tried again", path, extra={"event": "bug"})
+        seen.broken = True
 
     def _refuse(self, marker: Marker, known: Marker | None, why: str, batch: _Batch) -> None:
         """One whose reason can't be left beside it is answered again after the next scan, and said no more."""
@@ -276,7 +287,7 @@ class Markers:
         """Somebody took it back, or removed it after it was served."""
         self._leave(path)
         self._kept.pop(path, None)
-        if path.parent.is_dir():  # else it lies on a disk that was taken out
+        if os.path.isdir(path.parent):  # noqa: PTH112 - else it lies on a disk that was taken out; Path's may raise
             self._history.forget_marker(str(path))
 
     def _answer(self, marker: Marker, path: Path, batch: _Batch) -> Answer | None:

@@ -21,6 +21,7 @@ from agent.model.touch_files import FIRST, REJECTED, RESYNC, is_rejected, target
 _log = logging.getLogger(__name__)
 
 GONE = (errno.ENOENT, errno.ENOTDIR)
+MISTAKE = "a mistake in the agent; see the log"
 _SIDECAR = ".json"
 _OURS = (DONE, RESYNC, FIRST, REJECTED)
 
@@ -73,6 +74,8 @@ class Survey:
     listed: set[str] = field(default_factory=set)
     identities: set[tuple[int, int]] = field(default_factory=set)  # of folders, against loops of followed links
     unreadable: dict[str, str] = field(default_factory=dict)  # folder -> why
+    # Of these folders, the errors that nobody foresaw. Each scan makes new ones, and two surveys are compared.
+    mistakes: dict[str, Exception] = field(default_factory=dict, compare=False)
     ignored: Counter[str] = field(default_factory=Counter)  # suffix -> files
     markers: list[str] = field(default_factory=list)
     rejected: list[str] = field(default_factory=list)  # why markers were not served
@@ -80,6 +83,11 @@ class Survey:
     told_links: bool = False  # in this agent's life
     missing: list[str] = field(default_factory=list)
     seconds: float = field(default=0.0, compare=False)
+
+    def fail(self, folder: str, error: Exception) -> None:
+        """Note that a mistake in the agent kept it from looking at ``folder``, so that what lies there is kept."""
+        self.unreadable[folder] = MISTAKE
+        self.mistakes[folder] = error
 
 
 def tops(roots: Sequence[str], rules: Rules, survey: Survey) -> list[str]:
@@ -110,6 +118,9 @@ def walk(
         except OSError as error:
             if error.errno not in GONE:
                 survey.unreadable[folder] = error.strerror or str(error)
+            continue
+        except Exception as error:  # noqa: BLE001 - whatever it is, the other folders must be found
+            survey.fail(folder, error)
             continue
         survey.listed.add(folder)
         folders += [os.path.join(folder, name) for name in below]
@@ -181,7 +192,8 @@ def tell(before: Survey, after: Survey) -> None:
         _log.warning("watched folder %s is not there", root, extra={"event": "root_missing", "path": root})
     for root in sorted(set(before.missing) - set(after.missing)):
         _log.info("watched folder %s is there", root, extra={"event": "root_found", "path": root})
-    for folder in sorted(after.unreadable.keys() - before.unreadable.keys()):
+    # A mistake is in the log already, with its error.
+    for folder in sorted(after.unreadable.keys() - before.unreadable.keys() - after.mistakes.keys()):
         why = after.unreadable[folder]
         _log.warning("can't read folder %s: %s", folder, why, extra={"event": "unreadable", "path": folder})
     if after.links and not before.told_links:
