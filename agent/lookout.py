@@ -123,7 +123,7 @@ class Lookout:
                 self._ended.wait(_PAUSE)
 
     def _find_once(self, dispatch: Dispatch) -> None:
-        """Find what is due, and tell ``dispatch``. Its own errors end the thread as little as the finder's."""
+        """Find what is due, and tell ``dispatch``, whose errors are raised like the finder's."""
         try:
             if self.finder.once():
                 dispatch.tick()

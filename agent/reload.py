@@ -1,4 +1,4 @@
-"""What another configuration changes while the agent runs, and what only a restart can."""
+"""What signals ask for, and what another configuration changes with and without a restart."""
 
 from __future__ import annotations
 
@@ -52,10 +52,10 @@ def _unlike(one: Settings, other: Settings) -> Sequence[str]:
 class AskedQueue:
     """What this process is asked for by signals, and by other threads.
 
-    A signal handler runs in the middle of whatever the main thread does. So it may take no lock that the main thread
-    holds: ``queue.Queue`` has one. And a timed get of a ``queue.SimpleQueue`` can wait without a limit on Python 3.10.
-    Here a handler appends to a deque, which no handler can interrupt, and writes a byte to a pipe, which ends the wait
-    of the main thread.
+    A signal handler runs in the middle of whatever the main thread does. So it may take no lock
+    that the main thread may hold, and ``queue.Queue`` has one. A timed get of a
+    ``queue.SimpleQueue`` can wait without a limit on Python 3.10. Here a handler appends to a deque,
+    which no other handler can interrupt, and writes a byte to a pipe, which ends the wait.
 
     ``put`` may be called by signal handlers and any thread, ``next`` by one thread.
     """
@@ -74,7 +74,10 @@ class AskedQueue:
             os.write(self._writer, b"!")
 
     def next(self, seconds: float) -> Asked | None:
-        """What is asked for within that time, an hour at most; many reloads are one, and a stop is more urgent."""
+        """What is asked for within that time, an hour at most.
+
+        Many reloads are one, and a stop is more urgent.
+        """
         if self._poll.poll(math.ceil(min(max(0.0, seconds), _LONGEST_WAIT_SECONDS) * 1000)):
             # The bytes go first: what is asked for from here on ends the next wait.
             with suppress(BlockingIOError):
@@ -89,8 +92,9 @@ class AskedQueue:
     def fileno(self) -> int:
         """Where a byte ends the wait, for ``signal.set_wakeup_fd``.
 
-        Python runs the handler of a signal between two steps of the program. One that comes just before the wait
-        would be handled after it; the byte, which is written at once, ends the wait.
+        Python runs the handler of a signal between two steps of the program. The handler of a signal
+        that comes just before the wait would run after it. The byte is written at once, so it ends
+        the wait.
         """
         return self._writer
 

@@ -15,6 +15,8 @@ from agent import __version__
 from tests import debian
 from tests.debian import OLD, Debian
 
+pytest_plugins = ["tests.fast"]
+
 # A busy machine is no fault of the code.
 settings.register_profile("any machine", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("any machine")
@@ -30,7 +32,10 @@ def pytest_runtest_makereport() -> Generator[None, pytest.TestReport, pytest.Tes
 
 @pytest.fixture
 def wide() -> Iterator[Path]:
-    """A folder of a file system that holds any date; that of ``tmp_path`` may end in the year 2446, or 2038."""
+    """A folder of a file system that holds any date.
+
+    That of ``tmp_path`` may know none after the year 2446, or 2038.
+    """
     place = Path("/dev/shm")  # noqa: S108 - a folder of its own is made in it
     if not os.access(place, os.W_OK):
         pytest.skip("there is no /dev/shm here")

@@ -25,7 +25,10 @@ Metadata = Mapping[str, Mapping[str, str]]
 
 
 def dated(path: Path, seconds: int) -> Path:
-    """Give a file this modification time, seconds since 1970; fails where the file system can't hold it."""
+    """Give a file this modification time, in seconds since 1970.
+
+    Fails where the file system can't hold it.
+    """
     os.utime(path, ns=(0, seconds * 10**9))
     assert path.stat().st_mtime_ns == seconds * 10**9, "the file system holds no such date"
     return path

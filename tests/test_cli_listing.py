@@ -64,7 +64,7 @@ def test_files_of_any_date_are_listed_and_explained(wide: Path, zone: str, monke
             "far.mcap": ("new", "9999-12-31"),
         }
         assert len(console.run("ls").stdout.splitlines()) == 4
-        assert [row for row in rows(console, "ls", "--since", "2299-01-01")] == ["2300.mcap", "far.mcap"]
+        assert list(rows(console, "ls", "--since", "2299-01-01")) == ["2300.mcap", "far.mcap"]
         for name in dates:
             assert console.run("why", console.root / name).stdout
         assert console.run("scan").exit_code == 0

@@ -18,7 +18,7 @@ from typing import Any
 import pytest
 
 from agent.flow import discover as discover_room
-from agent.flow import survey
+from agent.flow import known, survey
 from agent.flow.discover import Discover
 from agent.flow.examine import Examiner
 from agent.model.nouns import Damaged, Recording, Sighting
@@ -973,7 +973,7 @@ def test_a_mistake_over_one_file_is_said_once_and_keeps_no_other_from_being_foun
     bad = recorders.write_mcap(tmp_path / "b.mcap", seed=1)
     recorders.write_mcap(tmp_path / "a.mcap", seed=2)
     recorders.write_mcap(tmp_path / "c.mcap", seed=3)
-    mistaken = Mistaken(discover_room.stamp_of, bad, 0)
+    mistaken = Mistaken(known.stamp_of, bad, 0)
     monkeypatch.setattr(discover_room, "stamp_of", mistaken)
     assert finder.names(FIVE_SCANS) == ["a.mcap", "c.mcap"]
     assert said(caplog) == [(str(bad), OOPS)]
@@ -1031,7 +1031,7 @@ def test_a_mistake_over_one_watched_folder_keeps_no_other_from_being_found(
     for number, root in enumerate(roots):
         root.mkdir()
         recorders.write_mcap(root / f"{number}.mcap", seed=number)
-    monkeypatch.setattr(discover_room, "walk", Mistaken(discover_room.walk, roots[0], 0))
+    monkeypatch.setattr(discover_room, "walk", Mistaken(survey.walk, roots[0], 0))
     assert Finder(*roots).names(FIVE_SCANS) == ["1.mcap"]
     assert said(caplog) == [(str(roots[0]), OOPS)]
 
@@ -1044,7 +1044,7 @@ def test_a_mistake_over_one_hint_loses_no_other_and_the_next_scan_looks_there(
     marker = tmp_path / "a.mcap.resync"
     marker.touch()
     with monkeypatch.context() as patch:
-        patch.setattr(discover_room, "stamp_of", Mistaken(discover_room.stamp_of, paths[1], 0))
+        patch.setattr(discover_room, "stamp_of", Mistaken(known.stamp_of, paths[1], 0))
         for path in (*paths, marker):
             finder.sight(path)
         assert finder.names(5) == ["a.mcap", "c.mcap"]

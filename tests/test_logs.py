@@ -329,6 +329,7 @@ def test_the_name_of_a_call_is_no_secret() -> None:
     assert logs.Redactor().redact("ExchangeCredential: RESOURCE_EXHAUSTED") == "ExchangeCredential: RESOURCE_EXHAUSTED"
 
 
+@pytest.mark.slow
 def test_telling_thousands_of_secrets_costs_no_memory_that_stays() -> None:
     redactor = logs.Redactor()
     for number in range(300):

@@ -16,6 +16,7 @@ from agent.edges.config import PREFIX, load
 from agent.flow.dispatch import Dispatch
 from agent.flow.finder import Finder
 from agent.lookout import Lookout
+from agent.model.errors import HistoryFullError
 from tests.fakes.history import MemoryHistory
 from tests.recorders import write_mcap
 
@@ -31,7 +32,8 @@ class Hearing(Dispatch):
     def tick(self) -> None:
         self.told.set()
 
-    def disk_failed(self, error: object) -> None:
+    def disk_failed(self, error: HistoryFullError) -> None:
+        assert error
         self.failed.set()
         if self.error is not None:
             raise self.error

@@ -584,14 +584,17 @@ def test_a_marker_behind_a_folder_that_was_closed_keeps_no_other_waiting(
     (robot.folder / "closed" / "below").mkdir(parents=True)
     behind = robot.touch("closed/below/a.mcap.resync")
     good = robot.touch("a.mcap.resync")
-    lstat, stat = Path.lstat, os.stat
 
-    def closed(path: Any) -> None:
-        if str(path).startswith(f"{robot.folder}/closed/"):
-            raise PermissionError(errno.EACCES, "Permission denied")
+    def closed(call: Callable[..., Any]) -> Callable[..., Any]:
+        def asked(path: Any, **named: Any) -> Any:
+            if str(path).startswith(f"{robot.folder}/closed/"):
+                raise PermissionError(errno.EACCES, "Permission denied")
+            return call(path, **named)
 
-    monkeypatch.setattr(Path, "lstat", lambda path: closed(path) or lstat(path))
-    monkeypatch.setattr(os, "stat", lambda path, **named: closed(path) or stat(path, **named))
+        return asked
+
+    monkeypatch.setattr(Path, "lstat", closed(Path.lstat))
+    monkeypatch.setattr(os, "stat", closed(os.stat))
     robot.turn()
     monkeypatch.undo()
     assert behind.exists()
@@ -702,6 +705,7 @@ def test_whenever_the_power_fails_a_rejected_marker_leaves_its_reason(
 # -- very many
 
 
+@pytest.mark.slow
 def test_a_storm_of_ten_thousand_markers_costs_few_transactions_and_little_memory(
     robot: Marked, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -6,6 +6,7 @@ import errno
 import json
 import logging
 import os
+import pathlib
 import shutil
 import sys
 import tempfile
@@ -471,7 +472,7 @@ def test_whenever_the_power_fails_the_real_history_knows_what_is_served(
         assert list(robot.history.newest_first("completed")) == before
         robot.history.close()
         if steps[0] < fails_at:
-            assert fails_at > 5
+            assert steps[0] >= 4
             return
     pytest.fail("it never ends")
 
@@ -489,11 +490,17 @@ def failing(monkeypatch: pytest.MonkeyPatch, fails_at: int) -> list[int]:
 
         return step
 
-    for place, name in ((os, "fsync"), (os, "fdatasync"), (os, "unlink"), (Path, "unlink"), (Path, "replace")):
-        monkeypatch.setattr(place, name, before(getattr(place, name)))
+    # pathlib of Python 3.10 keeps references of its own to the functions of os.
+    accessor = getattr(pathlib, "_NormalAccessor", None)
+    for name in ("fsync", "fdatasync", "unlink", "replace"):
+        step = before(getattr(os, name))
+        monkeypatch.setattr(os, name, step)
+        if hasattr(accessor, name):
+            monkeypatch.setattr(accessor, name, staticmethod(step))
     return made
 
 
+@pytest.mark.slow
 def test_ten_thousand_markers_are_served_on_the_real_history_in_seconds(
     robot: Kept, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:

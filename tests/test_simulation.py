@@ -641,6 +641,7 @@ def _quiet() -> Iterator[None]:
 
 @pytest.mark.usefixtures("_quiet")
 @pytest.mark.timeout(0 if SOAK else 300)
+@pytest.mark.slow
 def test_what_is_promised_holds_whatever_happens() -> None:
     SEEN.clear()
     run_state_machine_as_test(

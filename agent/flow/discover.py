@@ -225,7 +225,10 @@ class Discover:
         return sorted(found, key=lambda item: (item.mtime_ns, str(item.path)))
 
     def _scan(self) -> None:
-        """See everything there is, and forget what is gone. Whatever happens, the next scan has its date."""
+        """See everything there is, and forget what is gone.
+
+        Whatever happens, the next scan has its date.
+        """
         started, cpu = self._clock.monotonic(), time.thread_time()
         with self._lock:
             self._scan_due = math.inf  # one asked for from now on is another one
@@ -238,7 +241,8 @@ class Discover:
         finally:
             with self._lock:
                 self._scanned = self._clock.monotonic()
-                rest = max(self._rescan_seconds, min(_REST * (time.thread_time() - cpu), _LONGEST_REST))
+                rest = min(_REST * (time.thread_time() - cpu), _LONGEST_REST)
+                rest = max(self._rescan_seconds, rest)
                 self._scan_due = min(self._scan_due, self._scanned + rest)
                 # What a failed scan was to look at is still to be looked at.
                 self._asked = self._asked or (scan is None and not ended)
@@ -251,7 +255,7 @@ class Discover:
         for top in tops_:
             try:
                 self._walk(top, survey, scan)
-            except Exception as error:  # noqa: BLE001 - whatever it is, the other watched folders must be found
+            except Exception as error:  # noqa: BLE001 - the other roots must be found
                 survey.fail(top, error)
                 self._mistakes.log(top, error)
         with self._lock:
@@ -269,7 +273,7 @@ class Discover:
         for folder, entries, spared in walk(top, self._rules, survey, lambda folder: self._known.memory(folder, scan)):
             try:
                 self._see_all(folder, entries, spared, fresh)
-            except Exception as error:  # noqa: BLE001 - whatever it is, the other folders must be found
+            except Exception as error:  # noqa: BLE001 - the other folders must be found
                 survey.fail(folder, error)
         for folder, mistake in survey.mistakes.items():
             self._mistakes.log(folder, mistake)
@@ -285,7 +289,7 @@ class Discover:
                 sidecar = self._sidecar_stamp(folder, name) if beside else 0
                 if not is_settled(name, stamp_of(state), sidecar):
                     self._see(folder, name, state, sidecar, fresh=fresh)
-            except Exception as error:  # noqa: BLE001 - whatever it is, the other files must be found
+            except Exception as error:  # noqa: BLE001 - the other files must be found
                 self._mistakes.log(os.path.join(folder, name), error)
         with self._lock:
             if self._known.keep(folder, {entry.name for entry in entries}.union(spared)):
@@ -296,7 +300,8 @@ class Discover:
         now = self._clock.monotonic()
         due = now + self._settle_seconds  # one object for all of them
         with self._lock:
-            # First the looks, then their dates: what has a date without a look is not looked at again.
+            # First the looks, then their dates. A file that had a date without a look would not be
+            # looked at again.
             self._looks.push_all(fresh, due)
             for mtime_ns, folder, name in fresh:
                 file = self._known.find(folder, name)
@@ -499,7 +504,7 @@ class Discover:
 
     def _schedule(self, folder: str, name: str, file: File, due: float, mtime_ns: int = 0) -> None:
         if due != file.due:
-            # In this order for the reason that stands in _settle.
+            # First the look, then its date, for the reason that stands in _settle.
             self._looks.push((due, mtime_ns, folder, name))
             file.due = due
 

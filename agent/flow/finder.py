@@ -15,8 +15,8 @@ from agent.model.ports import Clock
 
 _log = logging.getLogger(__name__)
 
-# A wait that the platform can't count, an infinite one for example, would be an error each time. After a shorter one
-# nothing is due, and the next wait begins.
+# An infinite wait, or another one that the platform can't count, would be an error each time. After
+# a wait of this length nothing may be due; then the next wait begins.
 _LONGEST_WAIT_SECONDS = 3600.0
 
 
@@ -41,7 +41,8 @@ class Finder:
 
         Raises HistoryFullError when a document could not be written; what it was for is found again.
         """
-        wait = min(max(0.0, self._discover.next_step() - self._clock.monotonic()), _LONGEST_WAIT_SECONDS)
+        wait = max(0.0, self._discover.next_step() - self._clock.monotonic())
+        wait = min(wait, _LONGEST_WAIT_SECONDS)
         with suppress(queue.Empty):
             self._sight(self._sightings.get(timeout=wait))
             while True:
@@ -55,7 +56,10 @@ class Finder:
             self._discover.sight(sighting)
 
     def _taken(self, found: Sequence[Recording | Damaged]) -> bool:
-        """Whether some of it is new work. What could not be written down is found again. Raises HistoryFullError."""
+        """Whether some of it is new work. Raises HistoryFullError.
+
+        Whatever keeps it from being written down, it is found again.
+        """
         try:
             with self._intake.together():
                 new = [self._accepted(item) for item in found]

@@ -11,7 +11,8 @@ Look = tuple[float, int, str, str]  # due, mtime, folder, name
 
 _MANY = 1000
 
-# What a column of 8 bytes holds, the years 1677 to 2262. Files may be dated outside of it: they come first or last.
+# A column of 8 bytes holds the years 1677 to 2262. Files may have dates before or after them. They
+# come first or last, whatever their dates are.
 _FIRST_NS, _LAST_NS = -(2**63), 2**63 - 1
 
 
@@ -72,7 +73,7 @@ class Looks:
         heapq.heappush(self._heap, look)
 
     def push_all(self, batch: Batch, due: float) -> None:
-        """Many more of one time; the caller may still read the batch until the first of them is taken."""
+        """Many more of one time; the caller may read the batch until the first one is taken."""
         if len(batch) < _MANY:
             for mtime_ns, folder, name in batch:
                 self.push((due, mtime_ns, folder, name))

@@ -287,7 +287,8 @@ class Markers:
         """Somebody took it back, or removed it after it was served."""
         self._leave(path)
         self._kept.pop(path, None)
-        if os.path.isdir(path.parent):  # noqa: PTH112 - else it lies on a disk that was taken out; Path's may raise
+        # Otherwise it lies on a disk that was taken out. Path.is_dir would raise PermissionError.
+        if os.path.isdir(path.parent):  # noqa: PTH112
             self._history.forget_marker(str(path))
 
     def _answer(self, marker: Marker, path: Path, batch: _Batch) -> Answer | None:

@@ -8,16 +8,17 @@ from contextlib import contextmanager
 
 _log = logging.getLogger(__name__)
 
-# The most paths that are named between one scan and the next. An error that hits every file of a robot would otherwise
-# fill the log, and the memory, with 100,000 of them.
+# The most paths that are named between one scan and the next. Otherwise an error that hits every file
+# of a robot would fill the log, and the memory, with 100,000 of them.
 _MOST_PATHS = 1000
 
 
 class Mistakes:
     """Logs an unexpected error with the path it was met at, once for each path and error.
 
-    Every scan comes to the same file again and would log the same error again. So what was met since the scan before
-    the last one is remembered. What has not been met for so long is forgotten, and logged when it comes back.
+    Every scan comes to the same file again and would log the same error again. So the errors are
+    remembered that were met since the scan before the last one. An error that was not met for so
+    long is forgotten, and logged again when it comes back.
 
     Used only by the finder's thread.
     """
@@ -32,7 +33,7 @@ class Mistakes:
         """Let an error inside end only what is inside: it is logged as one over ``path``."""
         try:
             yield
-        except Exception as error:  # noqa: BLE001 - whatever it is, it must not end the search for recordings
+        except Exception as error:  # noqa: BLE001 - the search for recordings must go on
             self.log(path, error)
 
     def log(self, path: str, error: Exception) -> None:
@@ -40,8 +41,12 @@ class Mistakes:
         text = repr(error)
         if len(self._met) < _MOST_PATHS:
             if self._is_new(path, text):
-                extra = {"event": "bug", "path": path}
-                _log.error("could not look at %s; the next scan tries again", path, exc_info=error, extra=extra)
+                _log.error(
+                    "could not look at %s; the next scan tries again",
+                    path,
+                    exc_info=error,
+                    extra={"event": "bug", "path": path},
+                )
         elif self._is_new("", "too many"):
             _log.error(
                 "could not look at more than %d files and folders; the others are not named",

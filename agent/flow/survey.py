@@ -74,7 +74,7 @@ class Survey:
     listed: set[str] = field(default_factory=set)
     identities: set[tuple[int, int]] = field(default_factory=set)  # of folders, against loops of followed links
     unreadable: dict[str, str] = field(default_factory=dict)  # folder -> why
-    # Of these folders, the errors that nobody foresaw. Each scan makes new ones, and two surveys are compared.
+    # The unforeseen errors by folder. Each scan has new ones, so two surveys are compared without.
     mistakes: dict[str, Exception] = field(default_factory=dict, compare=False)
     ignored: Counter[str] = field(default_factory=Counter)  # suffix -> files
     markers: list[str] = field(default_factory=list)
@@ -85,7 +85,10 @@ class Survey:
     seconds: float = field(default=0.0, compare=False)
 
     def fail(self, folder: str, error: Exception) -> None:
-        """Note that a mistake in the agent kept it from looking at ``folder``, so that what lies there is kept."""
+        """Note that an unforeseen error kept the agent from looking at ``folder``.
+
+        As with a folder that can't be read, the files that are known there are not forgotten.
+        """
         self.unreadable[folder] = MISTAKE
         self.mistakes[folder] = error
 
@@ -119,7 +122,7 @@ def walk(
             if error.errno not in GONE:
                 survey.unreadable[folder] = error.strerror or str(error)
             continue
-        except Exception as error:  # noqa: BLE001 - whatever it is, the other folders must be found
+        except Exception as error:  # noqa: BLE001 - the other folders must be found
             survey.fail(folder, error)
             continue
         survey.listed.add(folder)
@@ -192,8 +195,9 @@ def tell(before: Survey, after: Survey) -> None:
         _log.warning("watched folder %s is not there", root, extra={"event": "root_missing", "path": root})
     for root in sorted(set(before.missing) - set(after.missing)):
         _log.info("watched folder %s is there", root, extra={"event": "root_found", "path": root})
-    # A mistake is in the log already, with its error.
-    for folder in sorted(after.unreadable.keys() - before.unreadable.keys() - after.mistakes.keys()):
+    # An unforeseen error is in the log already.
+    told = before.unreadable.keys() | after.mistakes.keys()
+    for folder in sorted(after.unreadable.keys() - told):
         why = after.unreadable[folder]
         _log.warning("can't read folder %s: %s", folder, why, extra={"event": "unreadable", "path": folder})
     if after.links and not before.told_links:
