@@ -1,6 +1,12 @@
 # Everything a developer runs. `make demo` and `make test` need Python 3.10 or newer and make, nothing else.
-PYTHON ?= python3
+# Each may be run with another Python than python3, as in: make test PYTHON=python3.12
+# A Python that is named has an environment of its own, so that none destroys another's.
+ifeq ($(origin PYTHON),undefined)
+PYTHON := python3
 VENV ?= .venv
+else ifndef VENV
+VENV := .venv-$(or $(shell $(PYTHON) -c 'import sys; print("%d.%d" % sys.version_info[:2])' 2>/dev/null),none)
+endif
 BIN := $(VENV)/bin
 SERVERS := $(CURDIR)/.servers
 STAMP := $(VENV)/.installed
@@ -11,7 +17,7 @@ VERSION ?=
 SEED := $(or $(SEED),$(shell date +%s))
 export PYTHONDONTWRITEBYTECODE = 1
 
-.PHONY: help demo test check format bench bench-full soak picture servers peers proto deb lock clean
+.PHONY: help demo test test-fast check format bench bench-full soak picture servers peers proto deb lock clean
 help:  ## what there is to run
 	@grep -E '^[a-z-]+:.*##' Makefile | sed 's/:.*##/\t/' | expand -t 12
 
@@ -27,6 +33,9 @@ demo: $(STAMP)  ## a recording's way into a bucket, on this machine alone
 
 test: $(STAMP)  ## all tests; those that need MinIO or VersityGW run where `make servers` built them
 	PATH="$(SERVERS):$$PATH" $(BIN)/python -m pytest -n 2
+
+test-fast: $(STAMP)  ## the unit tests that start no process, in a minute
+	$(BIN)/python -m pytest -n 2 --fast
 
 check: $(STAMP)  ## formatting, lint, types, the layers of the house, generated code
 	$(BIN)/ruff format --check .
@@ -79,4 +88,4 @@ lock: $(STAMP)  ## choose new versions of everything (needs uv)
 	uv pip compile --quiet --universal --generate-hashes --python-version 3.10 --no-emit-index-url --no-annotate --no-header --constraints requirements.lock pyproject.toml -o deploy/requirements.lock
 
 clean:  ## forget all that was installed and built
-	rm -rf $(VENV) $(SERVERS) .wheels dist .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis
+	rm -rf $(VENV) .venv .venv-* $(SERVERS) .wheels dist .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis
