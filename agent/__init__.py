@@ -1,5 +1,5 @@
 """Keystone Agent: uploads a robot's finished MCAP recordings to S3-compatible storage."""
 
-__version__ = "0.1.0"
+__version__ = "0.1.1"
 
-BUILD_DATE = "2026-01-01T00:00:00Z"  # no clock that is right says less
+BUILD_DATE = "2026-11-28T00:00:00Z"  # no clock that is right says less
