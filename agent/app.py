@@ -65,8 +65,18 @@ _DEAD, _STUCK = 60.0, 600.0  # seconds without a tick of the dispatcher; after a
 class App:
     """One agent in this process."""
 
-    def __init__(self, settings: Settings, environ: Mapping[str, str], *, hide: Callable[..., None]) -> None:
-        """Open the history and build every part; nothing runs yet. ``hide`` is told each secret. Raises AgentError."""
+    def __init__(
+        self,
+        settings: Settings,
+        environ: Mapping[str, str],
+        *,
+        hide: Callable[..., None],
+        unknown_keys: Sequence[str] = (),
+    ) -> None:
+        """Open the history and build every part; nothing runs yet. Raises AgentError.
+
+        ``hide`` is told each secret. ``unknown_keys`` of the configuration are ignored, and shown.
+        """
         state = settings.agent.state_dir
         self.settings = settings
         self._environ = environ
@@ -98,6 +108,7 @@ class App:
         self._status.remove()  # an agent that was killed could not
         self._restart_for: Sequence[str] = ()
         self._refused = ""  # why the configuration that was read last is not in force
+        self._unknown_keys = unknown_keys
         self._build()
         self._control = ControlServer(state, self._desk())
 
@@ -203,11 +214,18 @@ class App:
             unasked=lambda: self.lookout.intake.unasked,
             waiting_markers=self._markers.waiting,
             clock=self._clock,
-            settings=lambda: {"restart_for": list(self._restart_for), "refused": self._refused},
+            settings=self._settings_state,
             fault=lambda: self._route.fault,
             upgrade=self._upgrade if self._upgraded else None,
             not_deleted=lambda: self._retention.kept() if self._retention else (),
         )
+
+    def _settings_state(self) -> dict[str, Any]:
+        return {
+            "restart_for": list(self._restart_for),
+            "refused": self._refused,
+            "unknown_keys": list(self._unknown_keys),
+        }
 
     def _desk(self) -> Desk:
         return Desk(
@@ -265,12 +283,15 @@ class App:
         self._power_on.look()
         self._prepare_markers()
 
-    def reload(self, read: Callable[[], Settings]) -> None:
-        """Work by the configuration that ``read`` gives; one that can't be used is refused, and the old one stays."""
+    def reload(self, read: Callable[[], Settings]) -> bool:
+        """Work by the configuration that ``read`` gives; one that can't be used is refused, and the old one stays.
+
+        Returns whether it is accepted.
+        """
         self._notify.reloading()
         try:
             self._apply(change(self.settings, read()))
-            self._refused = ""
+            self._refused, self._unknown_keys = "", ()
         except AgentError as error:
             self._refused = "; ".join(error.message.splitlines())
             text = "the configuration is refused, and the old one stays: %s (%s)"
@@ -280,6 +301,7 @@ class App:
             _log.exception("the configuration could not be reloaded; restart the agent", extra={"event": "bug"})
         finally:
             self._notify.ready()
+        return not self._refused
 
     def _apply(self, changed: Change) -> None:
         """Raises SetupError, before anything has changed."""

@@ -41,6 +41,7 @@ def told(agent: dict[str, Any] | None = None, **more: Any) -> list[str]:
         (told({"files": {"unreadable": ["/data/x (Permission denied)"]}}), "/data/x", "right to read"),
         (told({"files": {"unfinished": [HELD]}}), "/data/a.mcap", "mcap recover"),
         (told({"files": {"skipped": ["/data/a.mcap"]}}), "/data/a.mcap", "newer_than"),
+        (told({"settings": {"unknown_keys": ["watch.a", "new.b"]}}), "ignores watch.a, new.b", "remove these keys"),
         (told(damaged_lines=2), "2 damaged lines", "*.damaged"),
         (told(orphaned_uploads=3), "3 given-up uploads", "removed while the cloud answers"),
         (told(rejected_markers=["/s/markers/e.resync.rejected"]), "e.resync.rejected", "reason is in the file"),

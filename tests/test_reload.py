@@ -248,7 +248,7 @@ def test_what_is_refused_changes_nothing(reload: Callable[..., App], tmp_path: P
     assert (app.settings, app.dispatch.terms, app.lookout, app._route) == before
     assert "cloud.tls_ca_file" in app._snapshot.take()["settings"]["refused"]
     reload(CLOUD__TLS_CA_FILE="")
-    assert app._snapshot.take()["settings"] == {"restart_for": [], "refused": ""}
+    assert app._snapshot.take()["settings"] == {"restart_for": [], "refused": "", "unknown_keys": []}
 
 
 # -- the real process

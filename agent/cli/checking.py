@@ -11,9 +11,9 @@ from pathlib import Path
 
 import click
 
-from agent.cli.options import local, print_json, say, with_config, with_json
+from agent.cli.options import configuration_at_start, local, print_json, say, with_config, with_json
 from agent.edges.clock import RealClock
-from agent.edges.config import ConfigError, ConfigFault, load
+from agent.edges.config import ConfigError, ConfigFault, Loaded, load_leniently
 from agent.edges.logs import Redactor
 from agent.preconditions import Finding, become_owner, me, preconditions
 
@@ -46,17 +46,26 @@ def check(config_path: Path | None, as_json: bool) -> None:
 
 def _findings(config_path: Path | None) -> Iterator[Finding]:
     """The configuration is read again as the agent's user: another may not be allowed to read it."""
-    become_owner(load(config_path, os.environ).settings.agent.state_dir, os.environ)
+    become_owner(load_leniently(config_path, os.environ).settings.agent.state_dir, os.environ)
     try:
-        loaded = load(config_path, os.environ)
+        loaded, newer = configuration_at_start(config_path)
     except OSError as error:
         fault = ConfigFault("", "", f"can't be read by {me()}: {error.strerror}", str(error.filename))
         raise ConfigError([fault]) from None
     redactor = Redactor()
     origins = sorted({*loaded.origin.values()} - {"default"})
-    yield Finding("configuration", True, f"valid: {', '.join(origins) or 'nothing but defaults'}")
+    yield Finding("configuration", True, *_judged(loaded, newer, ", ".join(origins) or "nothing but defaults"))
     for found in preconditions(loaded.settings, os.environ, RealClock(), redactor.hide):
         yield Finding(found.name, found.ok, redactor.redact(found.says), redactor.redact(found.remedy))
+
+
+def _judged(loaded: Loaded, newer: str, origins: str) -> tuple[str, str]:
+    """Return what is so with a configuration that can be used, and what to do about it."""
+    if not loaded.unknown:
+        return f"valid: {origins}", ""
+    names = ", ".join(loaded.unknown_keys)
+    says = f"version {newer} accepted it, this version does not know and ignores {names}: {origins}"
+    return says, f"install version {newer} again, or remove these keys before you change anything else"
 
 
 def _show(found: Finding) -> None:

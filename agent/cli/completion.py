@@ -15,7 +15,7 @@ from click.shell_completion import (
     add_completion_class,
 )
 
-from agent.cli.options import opened_history, settings_of
+from agent.cli.options import configuration_of, opened_history
 
 _MOST = 50  # that are offered
 _LOOKED_AT = 2000  # documents, newest first
@@ -30,7 +30,7 @@ def episodes(context: click.Context, parameter: click.Parameter, begun: str) -> 
     """Episode ids that begin so, those of the newest documents first. Never fails: a prompt is no place for errors."""
     del parameter
     try:
-        settings = settings_of(context.params.get("config_path"))
+        settings = configuration_of(context.params.get("config_path")).settings
         if (settings.agent.state_dir / "history" / "journal").stat().st_size > _LARGEST:
             return []
         with opened_history(settings) as documents:

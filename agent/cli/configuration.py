@@ -9,7 +9,7 @@ from pathlib import Path
 
 import click
 
-from agent.cli.options import print_json, with_config, with_json
+from agent.cli.options import configuration_of, print_json, warn_of_unknown_keys, with_config, with_json
 from agent.edges.config import ConfigError, load, to_toml
 
 
@@ -24,7 +24,8 @@ def config() -> None:
 @click.option("--origin", is_flag=True, help="Say where each value comes from.")
 def show(config_path: Path | None, as_json: bool, origin: bool) -> None:
     """Print the settings in force."""
-    loaded = load(config_path, os.environ)
+    loaded = configuration_of(config_path)
+    warn_of_unknown_keys(loaded)
     if as_json:
         values = loaded.settings.model_dump(mode="json")
         print_json({"settings": values, "origin": dict(loaded.origin)} if origin else values)

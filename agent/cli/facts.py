@@ -115,6 +115,11 @@ def _settings(settings: Mapping[str, Any]) -> Iterator[Fact]:
     if settings.get("refused"):
         yield Fact("settings", f"the configuration is refused, and an older one holds: {settings['refused']}", "bad")
         yield Fact("", "→ mend it (keystone-agent config validate), then reload the agent once more", "advice")
+    if settings.get("unknown_keys"):
+        names = ", ".join(settings["unknown_keys"])
+        yield Fact("settings", f"this version does not know and ignores {names}", "bad")
+        advice = "→ remove these keys, or install again the newer version that accepted them"
+        yield Fact("", advice, "advice")
     if settings.get("restart_for"):
         yield Fact("settings", f"restart for {', '.join(settings['restart_for'])}", "bad")
         yield Fact("", "→ restart the agent: a reload can't change that", "advice")

@@ -13,9 +13,11 @@ from typing import Any, TypeVar
 
 import click
 
+from agent import __version__
 from agent.cli.opening import Opener
+from agent.edges.accepted import AcceptedConfigurations
 from agent.edges.clock import RealClock
-from agent.edges.config import Settings, load
+from agent.edges.config import ConfigError, Loaded, Settings, load_leniently
 from agent.edges.config.kinds import newer_than
 from agent.edges.control import Control
 from agent.edges.history import TinyHistory
@@ -60,9 +62,57 @@ class Moment(click.ParamType):  # type: ignore[type-arg, unused-ignore] # generi
         raise click.BadParameter(message, ctx, param)
 
 
+def configuration_at_start(config_path: Path | None) -> tuple[Loaded, str]:
+    """Read the configuration for a start of the agent, and return the version that has accepted it.
+
+    Keys that this version does not know are a fault, unless a newer version has accepted exactly
+    this configuration: then the robot was rolled back, and must upload all the same. That version
+    is returned, "" where every key is known. Raises ConfigError.
+    """
+    loaded = load_leniently(config_path, os.environ)
+    if not loaded.unknown:
+        return loaded, ""
+    accepted = AcceptedConfigurations(loaded.settings.agent.state_dir)
+    with suppress(OSError):
+        if version := accepted.newer_that_accepted(loaded.canonical, than=__version__):
+            return loaded, version
+    raise ConfigError(loaded.unknown)
+
+
+def configuration_of(config_path: Path | None) -> Loaded:
+    """Read the configuration that a command other than `run` works with. Raises ConfigError.
+
+    A command may see another environment than the service does, so it can't tell whether this is
+    exactly what a newer version accepted. On a robot that was rolled back, it leaves out what this
+    version does not know. Who may not read which versions were here is taken for such a robot's
+    user: the agent's own start decides.
+    """
+    loaded = load_leniently(config_path, os.environ)
+    if loaded.unknown:
+        accepted = AcceptedConfigurations(loaded.settings.agent.state_dir)
+        try:
+            rolled_back = bool(accepted.newer(than=__version__))
+        except PermissionError:
+            rolled_back = True
+        except OSError:
+            rolled_back = False
+        if not rolled_back:
+            raise ConfigError(loaded.unknown)
+    return loaded
+
+
+def warn_of_unknown_keys(loaded: Loaded) -> None:
+    """Name on standard error the keys that this version does not know."""
+    if loaded.unknown_keys:
+        names = printable(", ".join(loaded.unknown_keys))
+        click.echo(f"warning: version {__version__} does not know and ignores: {names}", err=True)
+
+
 def settings_of(config_path: Path | None) -> Settings:
     """The configuration that a command works with; raises ConfigError."""
-    return load(config_path, os.environ).settings
+    loaded = configuration_of(config_path)
+    warn_of_unknown_keys(loaded)
+    return loaded.settings
 
 
 @contextmanager

@@ -11,10 +11,12 @@ from pathlib import Path
 
 import click
 
+from agent import __version__
 from agent.app import App
-from agent.cli.options import settings_of, with_config
+from agent.cli.options import configuration_at_start, with_config
 from agent.edges import logs
-from agent.edges.config import Settings
+from agent.edges.accepted import AcceptedConfigurations
+from agent.edges.config import Loaded, Settings, load
 from agent.reload import AskedQueue
 
 _log = logging.getLogger(__name__)
@@ -33,14 +35,28 @@ def run(config_path: Path | None) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: asked.put("stop"))
     signal.signal(signal.SIGHUP, lambda *_: asked.put("reload"))  # a terminal that closes ends nothing
-    settings = settings_of(config_path)
+    loaded, newer = configuration_at_start(config_path)
+    settings = loaded.settings
     redactor = _log_by(settings)
     try:
-        app = App(settings, os.environ, hide=redactor.hide)
+        if newer:
+            text = "version %s does not know and ignores %s: version %s accepted this configuration"
+            names = ", ".join(loaded.unknown_keys)
+            _log.warning(text, __version__, names, newer, extra={"event": "unknown_keys"})
+        app = App(settings, os.environ, hide=redactor.hide, unknown_keys=loaded.unknown_keys)
+        _note_accepted(settings, loaded)
 
         def reload() -> None:
             before = app.settings.log
-            app.reload(lambda: settings_of(config_path))
+            read: list[Loaded] = []
+
+            def read_again() -> Settings:
+                # Whoever changes the configuration now is there to mend it: unknown keys are refused.
+                read.append(load(config_path, os.environ))
+                return read[0].settings
+
+            if app.reload(read_again):
+                _note_accepted(app.settings, read[0])
             if app.settings.log != before:
                 _log_by(app.settings, redactor)
 
@@ -51,6 +67,15 @@ def run(config_path: Path | None) -> None:
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(0)
+
+
+def _note_accepted(settings: Settings, accepted: Loaded) -> None:
+    """Write down, in the state folder in use, what this version works by, for an older one to start with."""
+    try:
+        AcceptedConfigurations(settings.agent.state_dir).note(__version__, accepted.canonical)
+    except OSError as error:
+        text = "that this configuration was accepted can't be written down: %s"
+        _log.warning(text, error, extra={"event": "accepted_not_noted"})
 
 
 def _spare_memory() -> None:

@@ -13,7 +13,7 @@ import re
 import sys
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -45,6 +45,7 @@ from agent.edges.config.kinds import (
     Switch,
     Word,
 )
+from agent.edges.config.merging import canonical, merged, unknown_keys
 from agent.model.errors import AgentError
 
 if sys.version_info >= (3, 11):
@@ -254,35 +255,56 @@ class Loaded:
 
     settings: Settings
     origin: Mapping[str, str]
+    # What of the configuration this version does not know: as faults, and each key's name.
+    unknown: Sequence[ConfigFault] = ()
+    unknown_keys: Sequence[str] = ()
+    # Equal configurations have equal bytes here, in any version. They may hold secrets.
+    canonical: bytes = field(default=b"", repr=False)
 
 
 def load(path: Path | None, environ: Mapping[str, str]) -> Loaded:
     """Read the configuration: file, drop-ins beside it, environment; each wins over the one before.
 
     ``path`` is what ``--config`` named. Only the file at the default path may be missing. Raises
-    :class:`ConfigError`.
+    :class:`ConfigError`, also for keys that this version does not know.
+    """
+    loaded = load_leniently(path, environ)
+    if loaded.unknown:
+        raise ConfigError(loaded.unknown)
+    return loaded
+
+
+def load_leniently(path: Path | None, environ: Mapping[str, str]) -> Loaded:
+    """Read the configuration like :func:`load`, but leave out the keys that this version does not know.
+
+    The caller decides what becomes of them. Any other fault raises :class:`ConfigError`, which then
+    names the unknown keys, too.
     """
     named = path or (Path(environ[PATH_VARIABLE]) if environ.get(PATH_VARIABLE) else None)
     main = named or DEFAULT_PATH
     faults: list[ConfigFault] = []
+    unknown: list[ConfigFault] = []
+    documents: list[Mapping[str, Any]] = []
     values: dict[str, Any] = {}
     origin = dict.fromkeys(KEYS, "default")
     drop_ins = sorted(file for file in Path(f"{main}.d").glob("*.toml") if not file.name.startswith("."))
     for file in [main, *drop_ins]:
-        for key, value in _known(_read(file, file == DEFAULT_PATH and named is None, faults), str(file), faults):
+        document = _read(file, file == DEFAULT_PATH and named is None, faults)
+        documents.append(document)
+        for key, value in _known(document, str(file), faults, unknown):
             old = values.get(key)
             values[key] = {**old, **value} if isinstance(old, dict) and isinstance(value, dict) else value
             origin[key] = str(file)
-    for variable in sorted(environ):
-        if not variable.startswith(PREFIX) or variable == PATH_VARIABLE:
-            continue
+    variables = {name: text for name, text in environ.items() if name.startswith(PREFIX) and name != PATH_VARIABLE}
+    for variable in sorted(variables):
         if variable in _VARIABLES:
             key = _VARIABLES[variable]
             values[key], origin[key] = _parse(key, environ[variable]), variable
         else:
             close = difflib.get_close_matches(variable, _VARIABLES, n=1)
             expected = f"a known variable; did you mean {close[0]}?" if close else f"{PREFIX}<SECTION>__<KEY>"
-            faults.append(ConfigFault(variable, _shown(variable, environ[variable]), expected, "environment"))
+            unknown.append(ConfigFault(variable, _shown(variable, environ[variable]), expected, "environment"))
+            faults.append(unknown[-1])
     if values.get("cloud.mode") == "bucket":
         faults += [
             ConfigFault(key, '""', 'a value, because cloud.mode = "bucket"', origin[key])
@@ -290,9 +312,17 @@ def load(path: Path | None, environ: Mapping[str, str]) -> Loaded:
             if values.get(key, "") == ""
         ]
     settings = _validated(values, origin, environ, faults)
-    if faults or settings is None:
+    # Every unknown key is among the faults: more of them means that something else is wrong, too.
+    if settings is None or len(faults) > len(unknown):
         raise ConfigError(faults)
-    return Loaded(settings, origin)
+    whole = merged(documents)
+    names = [*unknown_keys(whole, _SECTIONS, KEYS), *sorted(set(variables) - set(_VARIABLES))]
+    try:
+        text = canonical(whole, variables)
+    except RecursionError:
+        fault = ConfigFault("", "", "has tables or lists that are nested too deeply", str(main))
+        raise ConfigError([*faults, fault]) from None
+    return Loaded(settings, origin, unknown, names, text)
 
 
 def _read(file: Path, may_miss: bool, faults: list[ConfigFault]) -> Mapping[str, Any]:
@@ -313,12 +343,18 @@ def _read(file: Path, may_miss: bool, faults: list[ConfigFault]) -> Mapping[str,
     return {}
 
 
-def _known(document: Mapping[str, Any], origin: str, faults: list[ConfigFault]) -> Sequence[tuple[str, Any]]:
-    """The document's settings by dotted key; whatever else it holds is a fault."""
+def _known(
+    document: Mapping[str, Any], origin: str, faults: list[ConfigFault], unknown: list[ConfigFault]
+) -> Sequence[tuple[str, Any]]:
+    """The document's settings by dotted key; whatever else it holds is a fault.
+
+    A key or section that this version does not know goes to ``unknown``, too.
+    """
     found = []
     for name, table in document.items():
         if name not in _SECTIONS:
-            faults.append(ConfigFault(name, "", _instead(name, _SECTIONS, "section"), origin))
+            unknown.append(ConfigFault(name, "", _instead(name, _SECTIONS, "section"), origin))
+            faults.append(unknown[-1])
         elif not isinstance(table, dict):
             faults.append(ConfigFault(name, _shown(name, table), f"a table [{name}]", origin))
         else:
@@ -330,6 +366,7 @@ def _known(document: Mapping[str, Any], origin: str, faults: list[ConfigFault]) 
                     fault = ConfigFault(
                         f"{name}.{key}", _shown(key, value), _instead(key, known, f"key of [{name}]"), origin
                     )
+                    unknown.append(fault)
                     faults.append(fault)
     return found
 
