@@ -58,7 +58,7 @@ def shared(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> Path:
             (folder / "failed").write_text(debian.bootstrap(folder / "base"))
             if not (folder / "failed").read_text():
                 debian.build_package(folder)
-                debian.build_package(folder, OLD)
+                debian.build_old_package(folder)
     if failed := (folder / "failed").read_text():
         pytest.skip(failed)
     return folder

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import ctypes
+import hashlib
 import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping
+import tempfile
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -15,7 +17,9 @@ REPOSITORY = Path(__file__).parents[1]
 _MISSING = [name for name in ("debootstrap", "dpkg-deb", "unshare", "nsenter") if shutil.which(name) is None]
 CANT = "only root can make a Debian" if os.geteuid() != 0 else f"no {', '.join(_MISSING)} here" if _MISSING else ""
 
-OLD = "0.0.9"  # of a package that came before this one
+# The first release. Its package is made anew from this tree, but with the layout and the scripts that it had.
+OLD = "0.1.0"
+_SCRIPTS_OF_OLD = REPOSITORY / "tests/data/debian-0.1.0"
 _CLONE_NEWNET = 0x40000000
 # As the unit starts it.
 _AS_SERVICE = (
@@ -46,6 +50,33 @@ fcntl.ioctl(socket.socket(), 0x8914, struct.pack("16sH14x", b"lo", 1))  # SIOCSI
 """
 
 
+# In the place of systemctl, where no systemd runs: starts and stops the agent as the unit says.
+_SYSTEMCTL = f"""#!/bin/sh
+ended() {{
+    # Nobody reaps a process here once it is left alone.
+    ! grep -q "^State:[[:space:]]*[^Z[:space:]]" "/proc/$1/status" 2>/dev/null
+}}
+running() {{ [ -s /srv/agent.pid ] && ! ended "$(cat /srv/agent.pid)"; }}
+for argument; do
+    case $argument in
+    is-enabled) echo enabled ;;
+    is-active) running; exit ;;
+    start)
+        running && exit
+        setsid {" ".join(_AS_SERVICE)} keystone-agent run >>/srv/agent.log 2>&1 </dev/null &
+        echo $! >/srv/agent.pid
+        ;;
+    stop)
+        running || exit 0
+        pid=$(cat /srv/agent.pid)
+        kill "$pid"
+        until ended "$pid"; do sleep 0.1; done
+        ;;
+    esac
+done
+"""
+
+
 def bootstrap(folder: Path) -> str:
     """Lay a small Debian with Python into ``folder``; "" or why that can't be had."""
     more = "--include=ca-certificates,python3,python3-apt,systemd"  # the last two are what Ansible asks for
@@ -60,6 +91,38 @@ def build_package(folder: Path, version: str = "") -> Path:
     subprocess.run([*command, f"--version={version}"], check=True, timeout=600)
     (package,) = folder.glob(f"*_{version}_*.deb" if version else "*.deb")
     return package
+
+
+def build_old_package(folder: Path) -> Path:
+    """Build the package of the first release: /etc/keystone-agent/agent.toml is a conffile of it."""
+    package = build_package(folder, OLD)
+
+    def as_it_was(root: Path) -> None:
+        configuration = root / "etc/keystone-agent/agent.toml"
+        (root / "usr/share/keystone-agent/agent.toml").rename(configuration)
+        (root / "usr/share/keystone-agent").rmdir()
+        # Another text than that of the new package: so a test sees which one lies there.
+        configuration.write_text(f"# Of version {OLD}.\n{configuration.read_text()}")
+        sums = root / "DEBIAN/md5sums"
+        kept = [line for line in sums.read_text().splitlines() if not line.endswith("/agent.toml")]
+        digest = hashlib.md5(configuration.read_bytes(), usedforsecurity=False).hexdigest()
+        sums.write_text("\n".join([*kept, f"{digest}  etc/keystone-agent/agent.toml"]) + "\n")
+        (root / "DEBIAN/conffiles").write_text("/etc/keystone-agent/agent.toml\n")
+        for script in ("postinst", "prerm", "postrm"):
+            shutil.copyfile(_SCRIPTS_OF_OLD / script, root / "DEBIAN" / script)
+
+    return rebuild_package(package, package, as_it_was)
+
+
+def rebuild_package(package: Path, target: Path, change: Callable[[Path], None]) -> Path:
+    """Pack ``package`` once more as ``target``, after ``change`` was made to what is in it."""
+    with tempfile.TemporaryDirectory() as name:
+        root = Path(name, "root")
+        subprocess.run(["dpkg-deb", "--raw-extract", package, root], check=True, timeout=600)
+        change(root)
+        command = ["dpkg-deb", "--root-owner-group", "-Znone", "--build", str(root), str(target)]
+        subprocess.run(command, check=True, timeout=600, stdout=subprocess.DEVNULL)
+    return target
 
 
 class Debian:
@@ -108,6 +171,7 @@ class Debian:
         told = subprocess.run(
             self._inside(command),
             env=self._environ(None),
+            stdin=subprocess.DEVNULL,  # nobody is there to be asked
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
@@ -117,13 +181,28 @@ class Debian:
         assert code is None or told.returncode == code, f"{command}: {told.returncode}\n{told.stdout}"
         return told.stdout
 
-    def install(self, package: Path) -> str:
-        """Install or upgrade."""
+    def install(self, package: Path, code: int = 0) -> str:
+        """Install or upgrade; all that dpkg said. Fails when it ends with another ``code``."""
         here = self.path("/srv") / package.name
         shutil.copyfile(package, here)
-        said = self.run("dpkg", "--install", f"/srv/{package.name}")
+        said = self.run("dpkg", "--install", f"/srv/{package.name}", code=code)
         here.unlink()
         return said
+
+    def manage_service(self) -> None:
+        """Let the package's scripts start and stop the agent from now on."""
+        self.run("mkdir", "-p", "/run/systemd/system")
+        self.put_in_place_of("systemctl", _SYSTEMCTL)
+
+    def service_runs(self) -> bool:
+        """Whether the agent runs that the package's scripts have started."""
+        return self.run("sh", "-c", "systemctl is-active && echo active", code=None) == "active\n"
+
+    def put_in_place_of(self, command: str, script: str) -> None:
+        """Let a shell script be found before the system's own ``command``."""
+        path = self.path(f"/usr/local/bin/{command}")
+        path.write_text(script)
+        path.chmod(0o755)
 
     def as_service(self, *arguments: str) -> tuple[str, ...]:
         """The agent's command as the unit's user, with the unit's rights."""

@@ -24,7 +24,7 @@ import yaml
 from agent import __version__
 from agent.devcloud.cloud import DevCloud
 from tests import debian
-from tests.debian import Debian
+from tests.debian import OLD, Debian
 
 FLEET = Path(__file__).parent.parent / "deploy" / "fleet"
 STATE, CONFIG = "/var/lib/keystone-agent", "/etc/keystone-agent"
@@ -361,7 +361,7 @@ def test_ansible_rolls_out_to_robots_of_which_it_knows_the_names_alone(
             assert all(changed > 5 for changed in fleet.play(older, **settings).values())
             assert fleet.play(older, **settings) == dict.fromkeys(names, 0)
             for name, one in robots.items():
-                assert "0.0.9" in one.run("keystone-agent", "--version")
+                assert OLD in one.run("keystone-agent", "--version")
                 assert one.run("systemctl", "is-enabled", "keystone-agent").startswith("enabled")
                 assert one.run("stat", "-c", "%a %U", PROFILE) == "600 keystone-agent\n"
                 assert one.path(UNIT).read_text().splitlines()[1:] == [
@@ -382,6 +382,6 @@ def test_ansible_rolls_out_to_robots_of_which_it_knows_the_names_alone(
             assert robot.path(PROFILE).read_text() == enrolled
             assert "apiKey" in enrolled
             assert __version__ in robot.run("keystone-agent", "--version")
-            assert "0.0.9" in other.run("keystone-agent", "--version")
+            assert OLD in other.run("keystone-agent", "--version")
     finally:
         other.close()

@@ -8,6 +8,7 @@ import re
 import shutil
 import signal
 import subprocess
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from agent.devcloud.sigv4 import Request
 from agent.edges.journal.lines import encode, line
 from agent.edges.journal.storage import FORMAT
 from tests import debian
-from tests.debian import OLD, Debian
+from tests.debian import OLD, Debian, rebuild_package
 from tests.eventually import eventually
 from tests.recorders import write_mcap
 
@@ -155,6 +156,221 @@ def test_an_upgrade_in_mid_upload_goes_on_where_the_old_one_stood(
     said = robot.run(*robot.as_service("run"), code=1)
     assert f"has format {FORMAT + 1}, of a newer agent; this one knows {FORMAT}" in said
     assert journal.read_bytes().rstrip(b"\0") == newer.rstrip(b"\0")
+
+
+def leftovers(robot: Debian) -> set[str]:
+    """What lies in the configuration's folder that the agent has not put there."""
+    return {path.name for path in robot.path(CONFIG).iterdir()} - {"agent.toml", "agent.toml.d", "device-id"}
+
+
+def edited(configuration: Path) -> bytes | None:
+    configuration.write_text(configuration.read_text().replace('level = "INFO"', 'level = "DEBUG"'))
+    return configuration.read_bytes()
+
+
+def unedited(configuration: Path) -> bytes | None:
+    return configuration.read_bytes()
+
+
+def deleted(configuration: Path) -> bytes | None:
+    configuration.unlink()
+    return None
+
+
+def content(path: Path) -> bytes | None:
+    return path.read_bytes() if path.exists() else None
+
+
+@pytest.mark.parametrize("left", [edited, unedited, deleted])
+def test_the_configuration_stays_as_its_operator_left_it_and_nobody_is_asked(
+    robot: Debian, package: Path, older: Path, left: Callable[[Path], bytes | None]
+) -> None:
+    robot.install(older)
+    configuration = robot.path(f"{CONFIG}/agent.toml")
+    mine = left(configuration)
+    # To the new package, to the same once more, and back. A file that is not there comes with the first release again.
+    versions = (package, package, older) if mine is not None else (package, package)
+    for number, version in enumerate(versions):
+        said = robot.install(version)
+        assert "Configuration file" not in said, number
+        assert content(configuration) == mine, number
+        assert leftovers(robot) == set(), number
+        status = robot.run("dpkg-query", "--show", "--showformat=${Status}", "keystone-agent")
+        assert status == "install ok installed", number
+        listed = robot.run("dpkg-query", "--show", "--showformat=${Conffiles}", "keystone-agent")
+        assert version == older or all(line.endswith(" obsolete") for line in listed.split("\n") if line), number
+    robot.install(package)
+    robot.run("dpkg", "--purge", "keystone-agent")
+    assert not robot.path(CONFIG).exists()
+
+
+def test_a_configuration_that_is_there_before_the_package_stays(robot: Debian, package: Path) -> None:
+    robot.path(CONFIG).mkdir()
+    configuration = robot.path(f"{CONFIG}/agent.toml")
+    configuration.write_text("# mine\n")
+    assert "Configuration file" not in robot.install(package)
+    assert configuration.read_text() == "# mine\n"
+    # A link that leads nowhere yet is the operator's, too.
+    robot.run("dpkg", "--purge", "keystone-agent")
+    robot.path(CONFIG).mkdir()
+    configuration.symlink_to("/mnt/none")
+    robot.install(package)
+    assert configuration.is_symlink()
+    assert leftovers(robot) == set()
+
+
+def test_a_first_installation_has_every_key_with_its_default(robot: Debian, package: Path) -> None:
+    robot.install(package)
+    shipped = (debian.REPOSITORY / "config/agent.toml").read_bytes()
+    assert robot.path(f"{CONFIG}/agent.toml").read_bytes() == shipped
+    assert robot.path("/usr/share/keystone-agent/agent.toml").read_bytes() == shipped
+    assert robot.run("stat", "-c", "%a %U", f"{CONFIG}/agent.toml") == "644 root\n"
+    assert leftovers(robot) == set()
+
+
+def test_what_the_first_release_left_half_configured_is_mended_by_the_next_one(
+    robot: Debian, package: Path, older: Path
+) -> None:
+    robot.path(CONFIG).mkdir()
+    configuration = robot.path(f"{CONFIG}/agent.toml")
+    configuration.write_text("# mine\n")
+    assert "end of file on stdin at conffile prompt" in robot.install(older, code=1)
+    assert leftovers(robot) == {"agent.toml.dpkg-new"}
+    robot.install(package)
+    assert configuration.read_text() == "# mine\n"
+    assert leftovers(robot) == set()
+    assert robot.run("keystone-agent", "--version") == f"keystone-agent, version {__version__}\n"
+
+
+def broken(package: Path, folder: Path, how: str) -> Path:
+    """A newer package whose installation fails in some place."""
+
+    def change(root: Path) -> None:
+        control = root / "DEBIAN/control"
+        control.write_text(control.read_text().replace(f"Version: {__version__}", "Version: 99"))
+        if how == "preinst":
+            script = root / "DEBIAN/preinst"
+            script.write_text("#!/bin/sh\nexit 1\n")
+            script.chmod(0o755)
+
+    made = rebuild_package(package, folder / f"{how}.deb", change)
+    if how == "unpacking":  # it ends in the midst of its files
+        with made.open("r+b") as file:
+            file.truncate(made.stat().st_size * 2 // 3)
+    return made
+
+
+def fail(robot: Debian, *commands: str) -> None:
+    for command in commands:
+        robot.put_in_place_of(command, "#!/bin/sh\necho this one fails >&2\nexit 1\n")
+
+
+def mend(robot: Debian, *commands: str) -> None:
+    for command in commands:
+        robot.path(f"/usr/local/bin/{command}").unlink()
+
+
+def test_an_upgrade_that_fails_starts_the_agent_again(robot: Debian, package: Path, tmp_path: Path) -> None:
+    robot.manage_service()
+    robot.install(package)
+    assert robot.service_runs()
+    for how in ("preinst", "unpacking"):
+        newer = broken(package, tmp_path, how)
+        pid = robot.path("/srv/agent.pid").read_text()
+        robot.install(newer, code=1)
+        assert robot.path("/srv/agent.pid").read_text() != pid, "it was stopped, as its files were to be exchanged"
+        assert robot.service_runs(), how
+        assert robot.run("keystone-agent", "--version") == f"keystone-agent, version {__version__}\n"
+    # A disk without room for compiled modules, say.
+    fail(robot, "py3compile")
+    robot.install(broken(package, tmp_path, "preinst"), code=1)
+    assert robot.service_runs()
+
+
+def test_an_upgrade_that_can_not_be_configured_starts_the_agent_all_the_same(
+    robot: Debian, package: Path, older: Path
+) -> None:
+    robot.manage_service()
+    robot.install(older)
+    fail(robot, "mkdir")
+    assert "this one fails" in robot.install(package, code=1)
+    assert robot.service_runs()
+    mend(robot, "mkdir")
+    robot.run("dpkg", "--configure", "--pending")
+    assert robot.service_runs()
+
+
+def test_a_removal_that_fails_starts_the_agent_again(robot: Debian, package: Path) -> None:
+    robot.manage_service()
+    robot.install(package)
+    fail(robot, "py3clean", "py3compile")
+    robot.run("dpkg", "--remove", "keystone-agent", code=1)
+    assert robot.service_runs()
+    mend(robot, "py3clean", "py3compile")
+    robot.run("dpkg", "--remove", "keystone-agent")
+    assert not robot.service_runs()
+
+
+def test_the_first_release_is_upgraded_in_mid_upload_and_the_upload_goes_on(
+    robot: Debian, package: Path, older: Path, tmp_path: Path
+) -> None:
+    """All that stops and starts the agent is dpkg."""
+    robot.manage_service()
+    robot.install(older)
+    mine = edited(robot.path(f"{CONFIG}/agent.toml"))
+    with cloud(tmp_path, part_size_bytes=PART, bandwidth=10 * MIB) as platform:
+        point(robot, platform)
+        robot.run("systemctl", "stop", "keystone-agent.service")
+        recording = write_mcap(robot.recordings / "long.mcap", size=60 * MIB)
+        robot.run("systemctl", "start", "keystone-agent.service")
+        (before,) = eventually(lambda: [log for log in history(robot) if log["multipart_upload_id"]])
+        eventually(lambda: len(parts_of(platform, before)) >= 3)
+        robot.install(package)
+        assert completed(robot) == []
+        (after,) = eventually(lambda: completed(robot))
+        assert after["multipart_upload_id"] == before["multipart_upload_id"]
+        assert len(platform.sessions()) == 1
+        assert platform.object_sha256(after["object_key"]) == sha256(recording)
+        assert robot.service_runs()
+        assert robot.path(f"{CONFIG}/agent.toml").read_bytes() == mine
+        robot.run("systemctl", "stop", "keystone-agent.service")
+
+
+def test_a_robot_that_is_rolled_back_uploads_with_a_newer_versions_configuration(
+    robot: Debian, package: Path, tmp_path: Path
+) -> None:
+    def newer_agent(root: Path) -> None:
+        agent = root / "opt/keystone-agent/lib/common/agent"
+        for path, old, new in (
+            (agent / "__init__.py", f'"{__version__}"', '"99.0"'),
+            (agent / "edges/config/__init__.py", "    auto: Switch", "    depth: Count = 3\n    auto: Switch"),
+            (root / "DEBIAN/control", f"Version: {__version__}", "Version: 99.0"),
+        ):
+            text = path.read_text()
+            assert old in text
+            path.write_text(text.replace(old, new))
+
+    robot.manage_service()
+    with cloud(tmp_path) as platform:
+        robot.install(package)
+        point(robot, platform)
+        robot.install(rebuild_package(package, tmp_path / "newer.deb", newer_agent))
+        robot.path(f"{CONFIG}/agent.toml.d/new.toml").write_text("[watch]\ndepth = 5\n")
+        robot.run("systemctl", "stop", "keystone-agent.service")
+        robot.run("systemctl", "start", "keystone-agent.service")
+        write_mcap(robot.recordings / "a.mcap", size=MIB)
+        eventually(lambda: len(completed(robot)) == 1)
+        robot.install(package)
+        assert robot.run("keystone-agent", "--version") == f"keystone-agent, version {__version__}\n"
+        write_mcap(robot.recordings / "b.mcap", size=MIB, seed=2)
+        eventually(lambda: len(completed(robot)) == 2)
+        assert "does not know and ignores watch.depth" in robot.run("keystone-agent", "status")
+        # Who may operate it without root may go on to do so.
+        robot.run("useradd", "--groups", "keystone-agent", "ann")
+        as_ann = ("setpriv", "--reuid=ann", "--regid=ann", "--init-groups")
+        assert "ignores: watch.depth" in robot.run(*as_ann, "keystone-agent", "status")
+        assert robot.run("stat", "-c", "%a %U", f"{STATE}/accepted.json") == "600 keystone-agent\n"
+        robot.run("systemctl", "stop", "keystone-agent.service")
 
 
 def parts_of(platform: DevCloud, log: dict[str, Any]) -> set[int]:

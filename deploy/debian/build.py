@@ -31,7 +31,9 @@ _FILES = (
     ("deploy/debian/copyright", "usr/share/doc/keystone-agent/copyright", 0o644),
     ("deploy/systemd/keystone-agent.service", "usr/lib/systemd/system/keystone-agent.service", 0o644),
     ("deploy/systemd/keystone-agent.sysusers", "usr/lib/sysusers.d/keystone-agent.conf", 0o644),
-    ("config/agent.toml", "etc/keystone-agent/agent.toml", 0o644),
+    # No conffile: postinst copies it to /etc where none is there. From then on the file there is the operator's, and an
+    # upgrade neither replaces it nor asks about it.
+    ("config/agent.toml", "usr/share/keystone-agent/agent.toml", 0o644),
     ("README.md", "usr/share/doc/keystone-agent/README.md", 0o644),
 )
 
@@ -84,7 +86,7 @@ def _lay_files(root: Path) -> None:
         (root / target).parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(REPOSITORY / source, root / target)
         (root / target).chmod(mode)
-    (root / "etc/keystone-agent/agent.toml.d").mkdir()
+    (root / "etc/keystone-agent/agent.toml.d").mkdir(parents=True)
     (root / "usr/bin").mkdir()
     (root / "usr/bin/keystone-agent").symlink_to("/opt/keystone-agent/bin/keystone-agent")
 
@@ -161,7 +163,6 @@ def _lay_control(root: Path, architecture: str, version: str) -> None:
     control.mkdir()
     head = f"Package: keystone-agent\nVersion: {version}\nArchitecture: {architecture}\nInstalled-Size: {size}\n"
     (control / "control").write_text(head + (HERE / "control").read_text("utf-8"), encoding="utf-8")
-    (control / "conffiles").write_text("/etc/keystone-agent/agent.toml\n", encoding="utf-8")
     (control / "md5sums").write_text("".join(sums), encoding="utf-8")
     for script in _SCRIPTS:
         shutil.copyfile(HERE / script, control / script)
