@@ -66,7 +66,7 @@ def test_a_signal_ends_the_wait_whenever_it_comes(by_signal: AskedQueue) -> None
     for _ in range(200):
         thread = threading.Thread(target=os.kill, args=(os.getpid(), signal.SIGUSR2))
         thread.start()
-        # The byte of a signal may end one wait before its handler has run, which then ends the next.
+        # The byte of a signal may end a wait before its handler has run, which then ends the next.
         assert by_signal.next(60) or by_signal.next(60) == "stop"
         thread.join()
 
@@ -105,7 +105,7 @@ def test_waits_end_on_every_python_when_they_follow_one_another_fast(asked: Aske
 
 
 def test_no_module_uses_a_queue_whose_timed_get_may_wait_for_ever() -> None:
-    """On Python 3.10 SimpleQueue.get(timeout=...) can count a negative rest, which means no limit."""
+    """On Python 3.10 SimpleQueue.get(timeout=...) may count a negative rest, which means no limit."""
     sources = [*REPOSITORY.glob("agent/**/*.py"), *REPOSITORY.glob("tests/**/*.py")]
     assert len(sources) > 200
     suspects = [source for source in sources if "SimpleQueue" in source.read_text("utf-8")]

@@ -8,8 +8,8 @@ from contextlib import contextmanager
 
 _log = logging.getLogger(__name__)
 
-# The most paths that are named between one scan and the next. Otherwise an error that hits every file
-# of a robot would fill the log, and the memory, with 100,000 of them.
+# The most paths that are named between one scan and the next. Otherwise an error that hits every
+# file of a robot would fill the log, and the memory, with 100,000 of them.
 _MOST_PATHS = 1000
 
 

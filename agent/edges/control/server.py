@@ -143,7 +143,13 @@ class ControlServer:
                 return  # it has hung up already
             while True:
                 # Escaped: it may name files whose names are no UTF-8.
-                yield control_pb2.StatusReply(document=json.dumps(self.operator.status()))
+                reply = control_pb2.StatusReply(document=json.dumps(self.operator.status()))
+                try:
+                    yield reply
+                except GeneratorExit:
+                    # On Python 3.10 an exception that leaves a context manager made of a generator
+                    # stays in a reference cycle, and with it gRPC's call and its idle threads.
+                    return
                 every = request.interval_seconds
                 if not every > 0 or ended.wait(min(max(every, _SHORTEST), _LONGEST)):
                     return
