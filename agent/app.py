@@ -9,7 +9,6 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
 from agent import BUILD_DATE, __version__
@@ -40,6 +39,7 @@ from agent.measuring import Measuring
 from agent.model.bandwidth import Bandwidth
 from agent.model.errors import AgentError, HistoryFullError
 from agent.model.nouns import Recording, utc_seconds
+from agent.model.threads import Threads
 from agent.operator import Desk
 from agent.reload import AskedQueue, Change, change
 from agent.route import Route
@@ -51,7 +51,6 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger(__name__)
 
-_WORKERS = 1_000_000  # as many as can be asked for: a thread is made only when one more is needed
 _GRACE, _DROPPED = 8.0, 2.0  # seconds that parts in flight have at a stop, and then to be dropped
 _HANGING_UP = 0.5  # seconds that an answer to a command has at a stop
 _TICK, _REFRESH, _PUBLISH, _LINK = 1.0, 2.0, 2.0, 3.0  # seconds; the last between looks at the way to the cloud
@@ -98,7 +97,7 @@ class App:
             history=self.history,
             gate=self.gate,
             clock=self._clock,
-            executor=ThreadPoolExecutor(_WORKERS, thread_name_prefix="upload"),
+            executor=Threads("upload"),
             terms=self._terms(),
             built=_BUILT,
             bandwidth=self._bandwidth,

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import logging
+import threading
 from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime, timedelta, timezone
 from typing import Any
 
 from apscheduler.events import EVENT_JOB_ERROR, JobExecutionEvent
-from apscheduler.executors.pool import ThreadPoolExecutor
+from apscheduler.executors.pool import BasePoolExecutor
 from apscheduler.schedulers.background import BackgroundScheduler
 from apscheduler.triggers.base import BaseTrigger
 
@@ -40,13 +42,33 @@ class Every(BaseTrigger):  # type: ignore[misc] # apscheduler has no types
         return due.replace(microsecond=0) if self.period >= _SECOND else due
 
 
+class _ThreadsFromTheStart(BasePoolExecutor):  # type: ignore[misc] # apscheduler has no types
+    """A pool whose threads are all there before the first job.
+
+    A pool that needs one more thread and does not get it keeps the job that it has refused, and runs it some time
+    later, perhaps beside itself. This pool never needs one more.
+    """
+
+    def __init__(self) -> None:
+        """Raises RuntimeError where the system refuses a thread."""
+        pool = ThreadPoolExecutor(_THREADS, thread_name_prefix="scheduler")
+        together = threading.Barrier(_THREADS)
+        try:
+            for _ in range(_THREADS):
+                pool.submit(together.wait)
+        except BaseException:
+            together.abort()
+            raise
+        super().__init__(pool)
+
+
 class Schedule:
     """Jobs in a few threads, each at most once at a time."""
 
     def __init__(self) -> None:
         """Nothing is done yet."""
         self._scheduler = BackgroundScheduler(
-            executors={"default": ThreadPoolExecutor(_THREADS)},
+            executors={"default": _ThreadsFromTheStart()},
             job_defaults={"misfire_grace_time": None, "coalesce": True, "max_instances": 1},
             timezone=timezone.utc,
         )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import socket
 import ssl
 import threading
 from collections.abc import Callable, Iterator
@@ -16,6 +17,7 @@ from agent.edges.store import MinioStore
 from agent.model.nouns import CredentialLease, UploadSession
 from agent.model.ports import Target
 from tests import servers
+from tests.faults.wire import Port
 
 LEASE = CredentialLease(servers.ACCESS_KEY, servers.SECRET_KEY, "", 0.0)
 
@@ -109,3 +111,19 @@ def opened(folder: Path, content: bytes) -> Iterator[int]:
         yield descriptor
     finally:
         os.close(descriptor)
+
+
+@contextlib.contextmanager
+def raw_server(says: bytes) -> Iterator[str]:
+    """The endpoint of a port that answers every request with these bytes, whatever they are, and then hangs up."""
+
+    def serve(client: socket.socket) -> None:
+        client.recv(64 * 1024)
+        client.sendall(says)
+        client.shutdown(socket.SHUT_WR)
+
+    port = Port(serve)
+    try:
+        yield f"http://127.0.0.1:{port.number}"
+    finally:
+        port.stop()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import re
@@ -20,12 +21,14 @@ import pytest
 from agent.edges.clock import RealClock
 from agent.edges.config import ConfigError
 from agent.edges.store import MinioStore
-from agent.model.errors import AgentError
+from agent.model.errors import TABLE, AgentError
 from agent.model.nouns import CredentialLease, UploadSession
+from agent.model.unforeseen import SHORTAGES
 from agent.preconditions.finding import Finding, Note, Precondition, findings
 from tests.faults.gateway import refused
 from tests.faults.script import FOREVER
 from tests.faults.store import Exchange, says
+from tests.oracle import raw_server
 from tests.scene import Scene, World
 from tests.test_naming import LIBRARY
 
@@ -94,9 +97,32 @@ def test_a_look_that_does_not_come_back_is_given_up() -> None:
     assert second.ok
 
 
-def test_a_mistake_of_its_own_is_no_finding() -> None:
-    with pytest.raises(ZeroDivisionError):
-        list(findings([Precondition("a", lambda: str(1 / 0))]))
+def test_a_mistake_of_its_own_is_a_line_that_says_what_it_was() -> None:
+    first, second = findings([Precondition("a", lambda: str(1 / 0)), Precondition("b", lambda: "fine")])
+    assert (first.ok, first.says) == (False, "ZeroDivisionError: division by zero")
+    assert "report" in first.remedy
+    assert second.ok
+
+
+@pytest.mark.parametrize(
+    ("lack", "code"),
+    [(OSError(errno.EMFILE, "Too many open files", "/a"), "out_of_descriptors"), (MemoryError(), "out_of_memory")],
+)
+def test_what_this_robot_lacks_is_a_line_of_its_own(lack: Exception, code: str) -> None:
+    def fail() -> str:
+        raise lack
+
+    assert list(findings([Precondition("a", fail)])) == [Finding("a", False, SHORTAGES[code], TABLE[code].hint)]
+
+
+def test_a_look_for_which_there_is_no_thread_is_a_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(_thread: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(threading.Thread, "start", refuse)
+        (found,) = findings([Precondition("a", lambda: "fine")])
+    assert found == Finding("a", False, SHORTAGES["out_of_threads"], TABLE["out_of_threads"].hint)
 
 
 # -- all is well
@@ -324,3 +350,15 @@ def test_the_sample_in_the_readme_is_what_it_prints(scene: Scene) -> None:
     lines = [line for line in sample[1].splitlines() if line != "…"]
     assert len(lines) > 5
     assert [line for line in lines if line not in shown.splitlines()] == []
+
+
+@pytest.mark.parametrize("says", [b"SSH-2.0-OpenSSH_9.6\r\n", b"\x00\xff\x17\x80\n", b"HTTP/1.1 abc\r\n\r\n"])
+def test_a_port_that_answers_no_http_is_a_line_and_no_traceback(scene: Scene, says: bytes) -> None:
+    in_bucket_mode(scene)
+    with raw_server(says) as endpoint:
+        scene.settings["bucket.endpoint"] = endpoint
+        scene.write()
+        told = found(scene, "store")
+    assert not told.ok
+    assert "no_http" in told.says
+    assert told.remedy == TABLE["no_http"].hint

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import queue
+import socket
 import stat
 import subprocess
 import sys
@@ -17,13 +18,14 @@ from typing import Any
 import grpc
 import pytest
 
-from agent.edges.control import Control, ControlServer
+from agent.edges.control import Control, ControlServer, client, door
 from agent.edges.control.place import Place
 from agent.model.errors import AgentError, HistoryFullError, NotRunningError
 from agent.model.nouns import Answer
 from agent.model.ports import Operator
 from tests.contracts.operator import Desk, OperatorContract
 from tests.fakes.operator import FakeOperator
+from tests.lacks import NoThreads, no_descriptors
 
 
 @contextmanager
@@ -110,6 +112,7 @@ import os, sys
 from pathlib import Path
 from agent.edges.control import ControlServer
 from tests.fakes.operator import FakeOperator
+from tests.lacks import NoThreads, no_descriptors
 ControlServer(Path(sys.argv[1]), FakeOperator()).start()
 os.kill(os.getpid(), 9)
 """
@@ -129,6 +132,7 @@ import os, signal, sys
 from pathlib import Path
 from agent.edges.control import ControlServer
 from tests.fakes.operator import FakeOperator
+from tests.lacks import NoThreads, no_descriptors
 ControlServer(Path(sys.argv[1]), FakeOperator()).start()
 print("listens", flush=True)
 os.kill(os.getpid(), signal.SIGSTOP)
@@ -332,9 +336,10 @@ def test_a_hundred_thousand_answers_are_no_problem(tmp_path: Path) -> None:
 QUIET = """
 import sys
 from pathlib import Path
-from agent.edges.control import Control, ControlServer
+from agent.edges.control import Control, ControlServer, client, door
 from agent.model.errors import AgentError
 from tests.fakes.operator import FakeOperator
+from tests.lacks import NoThreads, no_descriptors
 server = ControlServer(Path(sys.argv[1]), FakeOperator())
 server.start()
 control = Control(Path(sys.argv[1]))
@@ -364,8 +369,9 @@ IDLE = """
 import os, socket, sys, time
 from contextlib import closing, suppress
 from pathlib import Path
-from agent.edges.control import Control, ControlServer
+from agent.edges.control import Control, ControlServer, client, door
 from tests.fakes.operator import FakeOperator
+from tests.lacks import NoThreads, no_descriptors
 
 state, tasks = Path(sys.argv[1]), Path("/proc/self/task")
 
@@ -433,3 +439,65 @@ def test_behind_the_door_only_the_agent_itself_may_enter(tmp_path: Path) -> None
     with asking(tmp_path) as control:
         control.status()
         assert stat.S_IMODE((tmp_path / ".control").stat().st_mode) == 0o700
+
+
+def test_commands_are_answered_again_once_there_are_threads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(door, "_AGAIN", 0.01)
+    lack = NoThreads(monkeypatch)
+    with served(tmp_path):
+        for _ in range(3):
+            lack.refused_event.clear()
+            lack.lacking = True
+            with socket.socket(socket.AF_UNIX) as guest:
+                guest.connect(str(tmp_path / "control.sock"))
+                assert lack.refused_event.wait(10)
+                lack.lacking = False
+            with closing(Control(tmp_path)) as control:
+                assert control.status()
+
+
+@pytest.mark.parametrize("name", ["control", "answers", "_work"])
+def test_a_thread_that_is_lacking_anywhere_behind_the_door_stops_only_the_command_that_needed_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    start, refused = threading.Thread.start, threading.Event()
+
+    def refuse_one(thread: threading.Thread) -> None:
+        target = getattr(getattr(thread, "_target", None), "__name__", "")
+        if not refused.is_set() and (thread.name == name or (target == name and thread.name != "guest")):
+            refused.set()
+            raise RuntimeError("can't start new thread")
+        start(thread)
+
+    monkeypatch.setattr(client, "_GLANCE", 1.0)
+    monkeypatch.setattr(threading.Thread, "start", refuse_one)
+    with served(tmp_path):
+        with closing(Control(tmp_path)) as control, pytest.raises((AgentError, grpc.RpcError)):
+            control.status()
+        assert refused.is_set()
+        with closing(Control(tmp_path)) as control:
+            assert control.status()
+
+
+def test_commands_are_answered_again_once_there_are_descriptors(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(door, "_AGAIN", 0.01)
+    told = threading.Event()
+    monkeypatch.setattr(door, "_log", _Telling(told))
+    with served(tmp_path):
+        with socket.socket(socket.AF_UNIX) as guest, no_descriptors():
+            guest.connect(str(tmp_path / "control.sock"))
+            assert told.wait(10)
+        with closing(Control(tmp_path)) as control:
+            assert control.status()
+
+
+class _Telling:
+    """A logger that says when it was used."""
+
+    def __init__(self, told: threading.Event) -> None:
+        self._told = told
+
+    def warning(self, *_arguments: object, **_named: object) -> None:
+        self._told.set()

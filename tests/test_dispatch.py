@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import logging
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -11,7 +13,9 @@ import pytest
 
 from agent.model.errors import CloudError, FileChangedError
 from agent.model.nouns import SyncLog, utc_text
+from agent.model.unforeseen import SHORTAGES
 from tests.fakes.gateway import PROFILE
+from tests.lacks import no_descriptors
 from tests.recorders import write_mcap, write_sidecar
 from tests.robot import Robot
 
@@ -331,15 +335,131 @@ def test_a_day_of_refusals_by_the_bucket_ends_by_itself(robot: Robot) -> None:
     assert states(robot) == ["completed"] * 3
 
 
-def test_a_mistake_in_the_agent_is_counted_and_stops_nobody_else(robot: Robot) -> None:
-    robot.store.fail("HeadObject", error=ZeroDivisionError("oops"), times=1)
+@pytest.mark.parametrize("error", [ZeroDivisionError("oops"), OSError(5, "Input/output error")])
+def test_what_nobody_foresaw_costs_no_attempt_and_stops_nobody_else(robot: Robot, error: Exception) -> None:
+    robot.store.fail("HeadObject", error=error, times=1)
     robot.record("a.mcap", seed=1)
     robot.record("b.mcap", seed=2)
     robot.run()
-    assert states(robot) == ["failed", "completed"]
-    assert robot.log().error is not None
-    robot.advance(60)
     assert states(robot) == ["completed", "completed"]
+    assert [log.attempt_count for log in robot.history.documents.values()] == [1, 1]
+
+
+@pytest.mark.parametrize("error", [ZeroDivisionError("oops"), OSError(5, "Input/output error")])
+def test_what_nobody_foresaw_and_everybody_meets_fails_nobody_and_is_told_once(
+    robot: Robot, error: Exception, caplog: pytest.LogCaptureFixture
+) -> None:
+    robot.store.fail("CompleteMultipartUpload", error=error, times=10_000)
+    for number in range(5):
+        robot.record(f"{number}.mcap", seed=number)
+    for _ in range(48):
+        robot.advance(1800)
+    assert states(robot) == ["pending"] * 5
+    assert [log.attempt_count for log in robot.history.documents.values()] == [0] * 5
+    closed = robot.gate.closed()
+    assert closed is not None
+    assert (closed.kind, closed.reason) == ("offline", f"{type(error).__name__}: {error}")
+    assert len([record for record in caplog.records if record.levelno >= logging.WARNING]) <= 2
+    assert len([record for record in caplog.records if record.exc_info]) == isinstance(error, ZeroDivisionError)
+    robot.store.mend()
+    robot.advance(1800)
+    assert states(robot) == ["completed"] * 5
+
+
+def test_a_recording_that_meets_what_nobody_foresaw_alone_ends_and_keeps_nobody_waiting(robot: Robot) -> None:
+    bad = robot.record("bad.mcap", seed=1)
+
+    def fail(call: str) -> None:
+        flying = robot.dispatch.in_flight()
+        if call == "UploadPart" and flying and flying[0].log.id == bad.id:
+            raise ZeroDivisionError("oops")
+
+    robot.store.before = fail
+    for number in range(12):
+        late = robot.record(f"later-{number}.mcap", seed=100 + number)
+        robot.advance(1800)
+        assert robot.log(late.id).status == "completed"
+    failed = robot.log(bad.id)
+    assert failed.error is not None
+    assert (failed.status, failed.next_retry_at, failed.attempt_count) == ("failed", None, 5)
+    assert failed.error.code == "bug"
+
+
+@pytest.mark.parametrize(
+    "error", [RuntimeError("can't start new thread"), OSError(errno.EMFILE, "Too many open files")]
+)
+def test_what_this_robot_lacks_closes_the_gate_until_there_is_enough_again(
+    robot: Robot, error: Exception, caplog: pytest.LogCaptureFixture
+) -> None:
+    robot.record("first.mcap", seed=99)
+    robot.run()
+    robot.store.fail("UploadPart", error=error, times=10_000)
+    for number in range(5):
+        robot.record(f"{number}.mcap", seed=number)
+    for _ in range(48):
+        robot.advance(1800)
+    assert states(robot) == ["completed"] + ["pending"] * 5
+    closed = robot.gate.closed()
+    assert closed is not None
+    assert closed.reason in SHORTAGES.values()
+    assert closed.code in SHORTAGES
+    assert len([record for record in caplog.records if record.levelno >= logging.WARNING]) == 1
+    robot.store.mend()
+    robot.advance(1800)
+    assert states(robot) == ["completed"] * 6
+    assert {log.attempt_count for log in robot.history.documents.values()} == {1}
+
+
+def test_a_file_that_can_not_be_opened_for_want_of_descriptors_is_not_taken_for_one_on_a_missing_disk(
+    robot: Robot,
+) -> None:
+    robot.record()
+    with no_descriptors():
+        robot.run()
+    closed = robot.gate.closed()
+    assert closed is not None
+    assert closed.code == "out_of_descriptors"
+    assert states(robot) == ["pending"]
+    robot.advance(30)
+    assert states(robot) == ["completed"]
+    assert robot.log().attempt_count == 1
+
+
+def test_a_recording_that_alone_is_too_much_for_the_memory_keeps_nobody_waiting(robot: Robot) -> None:
+    bad = robot.record("bad.mcap", seed=1)
+
+    def fail(call: str) -> None:
+        flying = robot.dispatch.in_flight()
+        if call == "UploadPart" and flying and flying[0].log.id == bad.id:
+            raise MemoryError
+
+    robot.store.before = fail
+    for number in range(12):
+        late = robot.record(f"later-{number}.mcap", seed=100 + number)
+        robot.advance(30)
+        robot.advance(1800)
+        assert robot.log(late.id).status == "completed"
+    waiting = robot.log(bad.id)
+    assert waiting.error is not None
+    assert (waiting.error.kind, waiting.error.code, waiting.attempt_count) == ("blocked", "out_of_memory", 0)
+    robot.store.before = lambda _call: None
+    robot.advance(1800)
+    assert robot.log(bad.id).status == "completed"
+
+
+def test_an_upload_that_can_not_be_given_up_leaves_its_document_at_its_end(robot: Robot) -> None:
+    robot.store.flip(1_000)
+    robot.store.fail("AbortMultipartUpload", error=LookupError("unknown encoding"), times=1_000)
+    robot.store.fail(
+        "ListMultipartUploads", error=CloudError("ListMultipartUploads", "AccessDenied", status=403), times=1_000
+    )
+    robot.record()
+    for _ in range(10):
+        robot.advance(1800)
+    log = robot.log()
+    assert log.error is not None
+    assert (log.status, log.next_retry_at, log.attempt_count) == ("failed", None, 5)
+    assert len(robot.history.debts()) == 1
 
 
 def _refuse(robot: Robot, bad: int, call: str) -> None:
@@ -456,15 +576,25 @@ def test_a_long_retry_after_is_left_to_the_gate(robot: Robot) -> None:
     assert states(robot) == ["completed"]
 
 
-def test_a_worker_that_can_not_be_started_leaves_nothing_claimed(robot: Robot) -> None:
-    robot.record()
+def test_workers_that_can_not_be_started_close_the_gate_and_leave_nothing_claimed(
+    robot: Robot, caplog: pytest.LogCaptureFixture
+) -> None:
+    for number in range(3):
+        robot.record(f"{number}.mcap", seed=number)
     robot.later.broken = True
-    with pytest.raises(RuntimeError):
-        robot.dispatch.tick()
+    for _ in range(48):
+        robot.advance(1800)
     assert robot.dispatch.in_flight() == ()
+    assert states(robot) == ["pending"] * 3
+    assert [log.attempt_count for log in robot.history.documents.values()] == [0] * 3
+    closed = robot.gate.closed()
+    assert closed is not None
+    assert (closed.code, closed.reason) == ("out_of_threads", SHORTAGES["out_of_threads"])
+    assert len([record for record in caplog.records if record.levelno >= logging.WARNING]) == 1
     robot.later.broken = False
-    robot.run()
-    assert states(robot) == ["completed"]
+    robot.advance(1800)
+    assert states(robot) == ["completed"] * 3
+    assert {log.attempt_count for log in robot.history.documents.values()} == {1}
 
 
 def test_a_probe_that_can_not_begin_is_not_the_last_one(robot: Robot) -> None:
@@ -472,12 +602,26 @@ def test_a_probe_that_can_not_begin_is_not_the_last_one(robot: Robot) -> None:
     robot.record()
     robot.run()
     robot.later.broken = True
-    robot.clock.advance(1800)
-    with pytest.raises(RuntimeError):
-        robot.dispatch.tick()
+    robot.advance(1800)
+    closed = robot.gate.closed()
+    assert closed is not None
+    assert closed.code == "out_of_threads"
     robot.later.broken = False
     robot.advance(1800)
     assert states(robot) == ["completed"]
+
+
+def test_what_a_kill_left_in_progress_waits_where_no_worker_can_be_started(robot: Robot) -> None:
+    robot.record()
+    robot.dispatch.tick()
+    assert robot.log().status == "in_progress"
+    robot.restart()
+    robot.later.broken = True
+    robot.run()
+    assert robot.log().status == "pending"
+    robot.later.broken = False
+    robot.advance(30)
+    assert (robot.log().status, robot.log().attempt_count) == ("completed", 1)
 
 
 def test_a_certificate_refused_in_1970_is_blamed_on_the_clock(robot: Robot) -> None:

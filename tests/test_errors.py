@@ -24,6 +24,7 @@ from agent.flow.outcome import outcome_of
 from agent.model import errors
 from agent.model.errors import TABLE, CloudError, judge
 from agent.model.nouns import Kind
+from agent.model.unforeseen import SHORTAGES, foreign
 from agent.pb.auth_pb2 import AuthErrorCode
 from agent.pb.common_pb2 import ErrorDetail
 from agent.pb.data_gateway_pb2 import DataGatewayErrorCode
@@ -164,11 +165,14 @@ _NETWORK_ERRNOS = {
     "timeout": ["ETIMEDOUT"],
     "unreachable": [
         "EACCES", "EADDRINUSE", "EADDRNOTAVAIL", "EAFNOSUPPORT", "EAGAIN", "EALREADY", "EBADF", "EHOSTDOWN",
-        "EHOSTUNREACH", "EINPROGRESS", "EINTR", "EINVAL", "EIO", "EISCONN", "EMFILE", "EMSGSIZE", "ENETDOWN",
-        "ENETRESET", "ENETUNREACH", "ENFILE", "ENOBUFS", "ENOMEM", "ENOPROTOOPT", "ENOTCONN", "ENOTSOCK", "EPERM",
-        "EPROTO",
+        "EHOSTUNREACH", "EINPROGRESS", "EINTR", "EINVAL", "EIO", "EISCONN", "EMSGSIZE", "ENETDOWN", "ENETRESET",
+        "ENETUNREACH", "ENOBUFS", "ENOPROTOOPT", "ENOTCONN", "ENOTSOCK", "EPERM", "EPROTO",
     ],
+    "out_of_descriptors": ["EMFILE", "ENFILE"],
+    "out_of_memory": ["ENOMEM"],
+    "out_of_space": ["EDQUOT", "ENOSPC"],
 }  # fmt: skip
+_UNFORESEEN = {"unexpected_answer", "bug", "io_error"}
 
 
 def flat(codes: Codes) -> list[tuple[str, Kind]]:
@@ -239,6 +243,8 @@ def test_every_code_of_the_platform_has_its_class(name: str, kind: Kind, form: s
         ("errors resolving x: [Domain name not found]", "dns"),
         ("Ssl handshake failed: SSL_ERROR_SSL: CERTIFICATE_VERIFY_FAILED: unable to get issuer", "certificate"),
         ("Ssl handshake failed: SSL_ERROR_SSL: WRONG_VERSION_NUMBER", "tls"),
+        ("last error: INTERNAL: ipv4:127.0.0.1:10: socket: Too many open files", "out_of_descriptors"),
+        ("last error: INTERNAL: ipv4:127.0.0.1:10: socket: Cannot allocate memory", "out_of_memory"),
         ("recvmsg:Connection reset by peer", "UNAVAILABLE"),
         ("Socket closed", "UNAVAILABLE"),
         ("GOAWAY received", "UNAVAILABLE"),
@@ -291,9 +297,11 @@ def test_no_code_stands_in_two_classes() -> None:
 
 def test_every_code_of_the_table_stands_in_a_list() -> None:
     """So that no row is added, or moved, without a test that knows it."""
-    here = {"proxy", "profile_file", "storage_keys", "lying_server", "checksum", "InvalidResponse"}
-    ways = {"dns", "unreachable", "refused", "reset", "timeout", "tls", "portal", "certificate"}
-    listed = {name for codes in (GRPC, AUTH, GATEWAY, ENROLMENT, S3) for name, _ in flat(codes)} | ways | here
+    here = {"proxy", "profile_file", "storage_keys", "lying_server", "checksum", "InvalidResponse"} | _UNFORESEEN
+    ways = {"dns", "unreachable", "refused", "reset", "timeout", "tls", "portal", "certificate", "no_http"}
+    listed = (
+        {name for codes in (GRPC, AUTH, GATEWAY, ENROLMENT, S3) for name, _ in flat(codes)} | ways | here | {*SHORTAGES}
+    )
     assert {code for code in TABLE if not code.startswith("HTTP_")} - listed == set()
 
 
@@ -374,18 +382,56 @@ def test_a_certificate_that_does_not_verify_blocks_bare_and_wrapped() -> None:
     "error",
     [
         ssl.SSLEOFError(8, "EOF occurred in violation of protocol"),
-        http.client.BadStatusLine("x"),
         http.client.IncompleteRead(b""),
-        http.client.LineTooLong("header"),
         http.client.RemoteDisconnected("closed"),
-        http.client.UnknownProtocol("HTTP/9"),
         http.client.ResponseNotReady(),
         http.client.CannotSendRequest(),
     ],
 )
-def test_every_garbled_answer_is_a_reset_bare_and_wrapped(error: Exception) -> None:
+def test_every_answer_that_breaks_off_is_a_reset_bare_and_wrapped(error: Exception) -> None:
     for form in wrappings(error):
         judged(cut("UploadPart", form), "offline", "reset")
+
+
+@pytest.mark.parametrize(
+    "error", [http.client.BadStatusLine("x"), http.client.LineTooLong("header"), http.client.UnknownProtocol("HTTP/9")]
+)
+def test_every_answer_that_is_no_http_counts_only_where_others_pass_bare_and_wrapped(error: Exception) -> None:
+    for form in wrappings(error):
+        judged(cut("UploadPart", form), "counted", "no_http")
+
+
+@pytest.mark.parametrize("lack", [MemoryError(), RuntimeError("can't start new thread")])
+def test_every_lack_that_has_no_number_is_known_bare_and_wrapped(lack: Exception) -> None:
+    for form in wrappings(lack):
+        judged(
+            cut("UploadPart", form), "offline", "out_of_memory" if isinstance(lack, MemoryError) else "out_of_threads"
+        )
+
+
+def test_a_lack_of_descriptors_in_a_call_is_known_before_it_leaves_the_border() -> None:
+    with pytest.raises(CloudError) as raised, foreign("CreateLogicalUpload"):
+        raise OSError(errno.EMFILE, "Too many open files", "library.py")
+    judged(raised.value, "offline", "out_of_descriptors")
+
+
+@pytest.mark.parametrize("call", ["CreateLogicalUpload", "UploadPart"])
+def test_what_nobody_foresaw_is_an_error_of_its_call_and_quotes_nothing(call: str) -> None:
+    with pytest.raises(CloudError) as raised, foreign(call):
+        raise KeyError("a key that is secret")
+    assert raised.value.call == call
+    assert raised.value.message == f"{call}: unexpected_answer: KeyError"
+    assert isinstance(raised.value.__cause__, KeyError)
+    judged(raised.value, "counted", "unexpected_answer")
+
+
+@pytest.mark.parametrize(
+    "error", [errors.FileChangedError("touched"), errors.GateClosedError("closed"), OSError(5, "EIO")]
+)
+def test_errors_of_the_agent_and_of_files_pass_the_border_as_they_are(error: Exception) -> None:
+    with pytest.raises(type(error)) as raised, foreign("UploadPart"):
+        raise error
+    assert raised.value is error
 
 
 _POOL = urllib3.HTTPConnectionPool("h")
@@ -418,13 +464,16 @@ _URLLIB3: Mapping[str, tuple[Callable[[type[Any]], Exception], str]] = {
     "IncompleteRead": (lambda kind: kind(1, 2), "reset"),
     "InvalidChunkLength": (
         lambda kind: kind(urllib3.HTTPResponse(b""), b"zz"),
-        "reset",
+        "no_http",
     ),
-    "InvalidHeader": (lambda kind: kind("no"), "reset"),
+    "InvalidHeader": (lambda kind: kind("no"), "no_http"),
     "ProxySchemeUnknown": (lambda kind: kind("ftp"), "lying_server"),
     "HeaderParsingError": (lambda kind: kind([], b""), "reset"),
     "UnrewindableBodyError": (lambda kind: kind("no"), "reset"),
 }
+
+
+_KINDS: Mapping[str, Kind] = {"lying_server": "blocked", "no_http": "counted"}
 
 
 def test_every_exception_of_urllib3_is_in_the_list() -> None:
@@ -444,7 +493,7 @@ def test_every_exception_of_urllib3_has_its_class_bare_and_wrapped(name: str) ->
         exceptions.MaxRetryError(_POOL, "/", make(getattr(exceptions, name))),
         exceptions.ProxyError("no", make(getattr(exceptions, name))),
     ):
-        judged(cut("UploadPart", form), "blocked" if code == "lying_server" else "offline", code)
+        judged(cut("UploadPart", form), _KINDS.get(code, "offline"), code)
 
 
 # -- what follows

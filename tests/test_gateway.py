@@ -27,6 +27,7 @@ from tests.contracts.gateway import LOG, GatewayContract, Platform
 from tests.fakes.clock import FakeClock
 from tests.fakes.gateway import PROFILE, FakeGateway
 from tests.fakes.store import FakeStore
+from tests.lacks import no_descriptors
 
 TOKEN = AccessToken("token-of-this-device", 0.0)
 
@@ -383,3 +384,34 @@ def test_once_closed_it_connects_no_more_though_it_had_hung_up(
     with pytest.raises(CloudError) as raised:
         gateway.abort(at_script(script), TOKEN, "logical", "why")
     assert raised.value.code == "CANCELLED"
+
+
+def test_what_nobody_foresaw_in_a_call_is_an_error_of_that_call_without_a_secret(
+    script: Script, gateway: GrpcGateway, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def surprise(*_arguments: object) -> CloudError:
+        raise LookupError(f"nobody foresaw {TOKEN.value}")
+
+    script.answer = lambda _request, context: context.abort(grpc.StatusCode.INTERNAL, "no")
+    monkeypatch.setattr("agent.edges.gateway._translated", surprise)
+    with pytest.raises(CloudError) as raised:
+        gateway.recover(at_script(script), TOKEN, "logical")
+    assert raised.value.message == "GetUploadRecovery: unexpected_answer: LookupError"
+    assert judge(raised.value).kind == "counted"
+
+
+def test_a_robot_without_descriptors_says_so_and_goes_on_when_it_has_some(script: Script, gateway: GrpcGateway) -> None:
+    script.answer = lambda _request, _context: data_gateway_pb2.AbortUploadResponse()
+    with pytest.raises(CloudError) as raised, no_descriptors():
+        gateway.abort(at_script(script), TOKEN, "logical", "why")
+    assert (raised.value.call, raised.value.code) == ("AbortUpload", "out_of_descriptors")
+
+
+def test_a_robot_without_threads_says_so(gateway: GrpcGateway, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_arguments: object) -> grpc.Channel:
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(grpc, "insecure_channel", refuse)
+    with pytest.raises(CloudError) as raised:
+        gateway.exchange(at("http://127.0.0.1:9"))
+    assert (raised.value.call, raised.value.code) == ("ExchangeCredential", "out_of_threads")

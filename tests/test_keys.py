@@ -194,6 +194,7 @@ def user(monkeypatch: pytest.MonkeyPatch) -> None:
         (Answer(403, body=b"<E><Code>InvalidClientTokenId</Code></E>"), "InvalidClientTokenId", "blocked"),
         (Answer(503), "HTTP_503", "offline"),
         (Answer(200, body=b"<Something/>"), "storage_keys", "blocked"),
+        (Answer(200, body=b'<?xml version="1.0" encoding="klingon"?><R/>'), "storage_keys", "blocked"),
         (Answer(302, {"Location": "http://portal"}), "portal", "offline"),
     ],
 )

@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import errno
+
 import pytest
 
 from agent.flow.outcome import outcome_of
 from agent.model.errors import (
     TABLE,
+    AgentError,
     CloudError,
     FileChangedError,
     GateClosedError,
+    HistoryFullError,
     RecordingError,
     SessionLostError,
     WaitingError,
 )
+from agent.model.unforeseen import SHORTAGES, understood
 
 QUIET = [(GateClosedError("closed"), "gate_closed"), (FileChangedError("touched"), "changed"), (None, "done")]
 
@@ -49,7 +54,8 @@ def test_a_lost_session_keeps_its_attempt_until_there_are_none_left() -> None:
 @pytest.mark.parametrize("code", [code for code, verdict in TABLE.items() if verdict.kind in ("offline", "blocked")])
 def test_what_the_cloud_does_to_everybody_closes_the_gate_and_costs_no_attempt(code: str) -> None:
     kind = TABLE[code].kind
-    assert end(CloudError("UploadPart", code), attempts=5, others_passed=True) == ("gate_closed", kind, kind)
+    others_passed = code != "out_of_memory"  # that one may be a recording's own
+    assert end(CloudError("UploadPart", code), attempts=5, others_passed=others_passed) == ("gate_closed", kind, kind)
 
 
 @pytest.mark.parametrize("code", [code for code, verdict in TABLE.items() if verdict.kind == "lease_lost"])
@@ -80,9 +86,65 @@ def test_an_answer_counts_only_where_others_pass_the_same_call(error: CloudError
     assert end(error, attempts=5, others_passed=True)[0] == "gave_up"
 
 
-def test_trouble_on_this_robot_is_counted_and_says_what_it_was() -> None:
-    outcome = outcome_of(OSError(5, "Input/output error"), attempts=1, max_attempts=5, others_passed=False)
-    assert outcome.event == "counted"
+@pytest.mark.parametrize(
+    ("error", "code", "message"),
+    [
+        (OSError(5, "Input/output error"), "io_error", "OSError: [Errno 5] Input/output error"),
+        (ZeroDivisionError("oops"), "bug", "ZeroDivisionError: oops"),
+    ],
+)
+def test_what_nobody_foresaw_counts_only_where_others_come_through_whole(
+    error: Exception, code: str, message: str
+) -> None:
+    outcome = outcome_of(error, attempts=5, max_attempts=5, others_passed=False)
+    assert (outcome.event, outcome.answered) == ("gate_closed", True)
+    assert outcome.closes is not None
+    assert outcome.closes.kind == "offline"
     assert outcome.fault is not None
-    assert (outcome.fault.code, outcome.fault.message) == ("io_error", "OSError: [Errno 5] Input/output error")
-    assert end(ZeroDivisionError("oops")) == ("counted", "counted", "")
+    assert (outcome.fault.code, outcome.fault.message) == (code, message)
+    assert end(error, others_passed=True) == ("counted", "counted", "")
+    assert end(error, attempts=5, others_passed=True) == ("gave_up", "counted", "")
+
+
+def wrapped(lack: Exception, *, openly: bool) -> Exception:
+    """As an adapter raises it that hides where it comes from, or does not."""
+    error = AgentError("the file can't be used")
+    error.__context__ = lack
+    error.__cause__ = lack if openly else None
+    error.__suppress_context__ = True
+    return error
+
+
+@pytest.mark.parametrize(
+    ("lack", "code"),
+    [
+        (RuntimeError("can't start new thread"), "out_of_threads"),
+        (MemoryError(), "out_of_memory"),
+        (OSError(errno.ENOMEM, "Cannot allocate memory"), "out_of_memory"),
+        (OSError(errno.EMFILE, "Too many open files"), "out_of_descriptors"),
+        (OSError(errno.ENFILE, "Too many open files in system"), "out_of_descriptors"),
+        (OSError(errno.ENOSPC, "No space left on device"), "out_of_space"),
+        (OSError(errno.EDQUOT, "Disk quota exceeded"), "out_of_space"),
+        (CloudError("UploadPart", "out_of_descriptors"), "out_of_descriptors"),
+    ],
+)
+def test_what_this_robot_lacks_closes_the_gate_with_a_reason_of_its_own_however_it_is_wrapped(
+    lack: Exception, code: str
+) -> None:
+    for form in (lack, wrapped(lack, openly=True), wrapped(lack, openly=False)):
+        outcome = outcome_of(form, attempts=5, max_attempts=5, others_passed=False)
+        assert outcome.event == "gate_closed"
+        assert outcome.closes is not None
+        assert outcome.fault is not None
+        assert (outcome.fault.kind, outcome.fault.code, outcome.fault.message) == ("offline", code, SHORTAGES[code])
+        assert outcome.fault.hint == TABLE[code].hint
+
+
+def test_a_recording_that_alone_needs_too_much_memory_waits_alone_and_spends_no_attempt() -> None:
+    assert end(MemoryError(), attempts=5, others_passed=True) == ("blocked_alone", "blocked", "")
+
+
+def test_a_closed_gate_and_a_full_history_are_never_taken_for_a_lack() -> None:
+    for error in (GateClosedError("closed"), HistoryFullError("full")):
+        error.__cause__ = OSError(errno.ENOSPC, "No space left on device")
+        assert understood(error) is error

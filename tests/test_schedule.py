@@ -8,6 +8,7 @@ from datetime import datetime, timedelta, timezone
 import pytest
 
 from agent.schedule import Every, Schedule
+from tests.lacks import NoThreads
 
 NOON = datetime(2030, 1, 1, 12, tzinfo=timezone.utc)
 
@@ -55,3 +56,30 @@ def test_a_job_that_takes_long_is_no_warning_each_time_it_is_due(caplog: pytest.
         go_on.set()
         schedule.stop()
     assert caplog.records == []
+
+
+def test_jobs_are_done_though_no_thread_can_be_started_any_more(monkeypatch: pytest.MonkeyPatch) -> None:
+    lack = NoThreads(monkeypatch)
+    schedule = Schedule()
+    together = threading.Barrier(4, timeout=10)
+    done = threading.Event()
+
+    def first() -> None:
+        together.wait()
+
+    def second() -> None:
+        together.wait()
+
+    def third() -> None:
+        together.wait()
+
+    schedule.set([(first, 3600), (second, 3600), (third, 3600)])
+    schedule.start()
+    try:
+        lack.lacking = True
+        together.wait()
+        schedule.set([(done.set, 3600)])
+        assert done.wait(10)
+    finally:
+        lack.lacking = False
+        schedule.stop()

@@ -20,6 +20,7 @@ from tests.contracts.gateway import LOG
 from tests.fakes.clock import FakeClock
 from tests.fakes.gateway import PROFILE, FakeGateway
 from tests.fakes.store import FakeStore
+from tests.lacks import NoThreads
 from tests.recorders import write_mcap
 
 REFUSED = CloudError("UploadPart", "AccessDenied", status=403)
@@ -56,6 +57,18 @@ class Bench:
             probe=False,
         )
         return [part.number for part in sender.send(self.multipart, self.parts, self.source)]
+
+
+class WaitsFor(Pace):
+    """One part at first, four once the event is set."""
+
+    def __init__(self, met: threading.Event) -> None:
+        super().__init__(4)
+        self._met = met
+
+    @property
+    def width(self) -> int:
+        return 4 if self._met.wait(0.1) else 1
 
 
 @pytest.fixture
@@ -137,6 +150,22 @@ def test_the_failure_that_says_most_is_the_one_that_is_raised(bench: Bench) -> N
     bench.store.fail("UploadPart", error=FileChangedError("short"), times=1)
     with pytest.raises(RecordingError):
         bench.send()
+
+
+def test_without_a_thread_for_a_part_those_in_flight_end_and_no_further_part_is_sent(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    threads, met = NoThreads(monkeypatch), threading.Event()
+
+    def wait_until_refused(_call: str) -> None:
+        threads.lacking = True
+        met.set()
+        assert threads.refused_event.wait(10)
+
+    bench.store.before = wait_until_refused
+    with pytest.raises(RuntimeError, match="can't start new thread"):
+        bench.send(width=4, pace=WaitsFor(met))
+    assert bench.store.sent_parts == [1]
 
 
 def test_a_file_that_can_not_be_read_ends_in_a_counted_error(bench: Bench) -> None:

@@ -41,10 +41,11 @@ OTHER = DeviceProfile("robot-2", "api-key-2", {"site": "there"}, "http://auth", 
 STORE_ERRORS = {
     "reset": 0, "timeout": 0, "ServiceUnavailable": 503, "SlowDown": 503, "HTTP_500": 500, "AccessDenied": 403,
     "ExpiredToken": 400, "NoSuchBucket": 404, "checksum": 0, "Peculiar": 400, "EntityTooLarge": 400, "certificate": 0,
+    "no_http": 0, "unexpected_answer": 0, "out_of_descriptors": 0, "out_of_memory": 0,
 }  # fmt: skip
 GATEWAY_ERRORS = (
     "UNAVAILABLE", "DEADLINE_EXCEEDED", "INTERNAL", "UNAUTHENTICATED", "PERMISSION_DENIED", "KEY_DISABLED", "dns",
-    "INVALID_ARGUMENT", "UNKNOWN",
+    "INVALID_ARGUMENT", "UNKNOWN", "unexpected_answer", "out_of_threads",
 )  # fmt: skip
 MAYBE_DONE = frozenset(
     {"reset", "timeout", "ServiceUnavailable", "HTTP_500", "UNAVAILABLE", "DEADLINE_EXCEEDED", "INTERNAL", "UNKNOWN"}

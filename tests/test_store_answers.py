@@ -10,19 +10,22 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import pytest
 import urllib3
 
 from agent.edges.clock import RealClock
-from agent.edges.store import MinioStore
+from agent.edges.store import MinioStore, wire
 from agent.edges.store.answers import cut
 from agent.model.digests import md5, quoted
 from agent.model.errors import CloudError, judge
 from agent.model.nouns import CredentialLease, Part, SentPart, StoredObject, Transfer
 from agent.model.ports import Target
 from tests import servers
-from tests.oracle import HTML, LEASE, PAGE, XML, Answer, Oracle, opened, session_at, target_at, xml
+from tests.faults.wire import Port
+from tests.lacks import no_descriptors
+from tests.oracle import HTML, LEASE, PAGE, XML, Answer, Oracle, opened, raw_server, session_at, target_at, xml
 
 
 @pytest.fixture
@@ -73,6 +76,12 @@ def store() -> Iterator[MinioStore]:
         (Answer(200, XML, xml("SlowDown")), "SlowDown"),
         (Answer(200, XML, b"<other/>"), "InvalidResponse"),
         (Answer(200, XML, b""), "InvalidResponse"),
+        (Answer(200, XML, b'<?xml version="1.0" encoding="klingon"?><R/>'), "InvalidResponse"),
+        (Answer(200, XML, b'<?xml version="1.0" encoding="utf-7"?><R/>'), "InvalidResponse"),
+        (Answer(200, XML, b'<?xml version="1.0" encoding="shift_jis"?><R/>'), "InvalidResponse"),
+        (Answer(200, XML, b"<a>" * 100_000), "InvalidResponse"),
+        (Answer(200, XML, b'<?xml version="1.0"?><!DOCTYPE r [<!ENTITY a "a">]><r>&a;</r>'), "InvalidResponse"),
+        (Answer(400, XML, b"<Error><Message>&#" + b"9" * 5000 + b";</Message></Error>"), "HTTP_400"),
         (Answer(302, {"location": "http://portal.example/"}), "portal"),
         (Answer(301, {"x-amz-bucket-region": "eu-west-1"}), "PermanentRedirect"),
         (Answer(307, XML, xml("TemporaryRedirect")), "TemporaryRedirect"),
@@ -109,6 +118,137 @@ def test_each_operation_names_itself_in_its_errors(
     assert raised.value.call == call
     assert raised.value.retry_after == 7
     assert judge(raised.value).kind == "offline"
+
+
+CALLS: list[tuple[str, Callable[[Target, int], object]]] = [
+    ("CreateMultipartUpload", lambda target, _: target.begin()),
+    ("ListMultipartUploads", lambda target, _: target.multiparts()),
+    ("UploadPart", lambda target, file: target.send("m", Part(1, 0, 10), file, Transfer(10))),
+    ("ListParts", lambda target, _: target.parts("m")),
+    ("CompleteMultipartUpload", lambda target, _: target.complete("m", [SentPart(1, 10, '"e"')])),
+    ("HeadObject", lambda target, _: target.stat()),
+    ("AbortMultipartUpload", lambda target, _: target.abort("m")),
+    ("PutObject", lambda target, _: target.put(b"x", "text/plain")),
+    ("GetObject", lambda target, _: target.read(10)),
+]
+
+
+@pytest.mark.parametrize(("call", "act"), CALLS)
+@pytest.mark.parametrize(
+    "says",
+    [
+        b"SSH-2.0-OpenSSH_9.6\r\n",
+        b"\x16\x03\x01\x00\xff\x80\n",
+        b"hello\n",
+        b"<html>hello</html>",
+        b"HTTP/1.1 abc\r\n\r\n",
+        b"HTTP/1.1 99 too few\r\n\r\n",
+        b"HTTP/3.0 200 OK\r\n\r\n",
+        b"HTTP/1.1 200 OK\r\n" + b"a: b\r\n" * 200 + b"\r\n",
+    ],
+)
+def test_what_is_no_http_counts_only_where_others_pass_whatever_was_asked(
+    store: MinioStore, tmp_path: Path, call: str, act: Callable[[Target, int], object], says: bytes
+) -> None:
+    with raw_server(says) as endpoint, opened(tmp_path, b"x" * 10) as file, pytest.raises(CloudError) as raised:
+        act(target_at(store, endpoint), file)
+    assert (raised.value.call, raised.value.code, raised.value.status) == (call, "no_http", 0)
+    assert judge(raised.value).kind == "counted"
+
+
+def test_a_head_without_an_end_is_cut_off_though_it_is_no_http(store: MinioStore) -> None:
+    with raw_server(b"\x00" * 200_000) as endpoint, pytest.raises(CloudError) as raised:
+        target_at(store, endpoint).begin()
+    assert raised.value.code in {"InvalidResponse", "no_http", "reset"}
+
+
+def test_the_rest_of_an_answer_that_is_too_long_spoils_no_later_request(store: MinioStore) -> None:
+    said = iter([b"HTTP/1.1 200 OK\r\nETag: e\r\nContent-Length: 2\r\n\r\nabc", b"defghi\r\n"])
+
+    def serve(client: socket.socket) -> None:
+        while client.recv(64 * 1024) and (text := next(said, b"")):
+            client.sendall(text)
+
+    port = Port(serve)
+    try:
+        target = target_at(store, f"http://127.0.0.1:{port.number}")
+        target.put(b"x", "text/plain")
+        with pytest.raises(CloudError) as raised:
+            target.put(b"x", "text/plain")
+    finally:
+        port.stop()
+    assert raised.value.code in {"no_http", "reset"}
+
+
+PARTS = "<R><Part><PartNumber>{}</PartNumber><Size>{}</Size><ETag>e</ETag></Part></R>"
+
+
+@pytest.mark.parametrize(
+    ("number", "size"),
+    [("x", "1"), ("", "1"), ("-1", "1"), ("1", "1e3"), ("1", "9" * 5000), ("1", "-5"), ("\u0663", "1"), ("1", "1.5")],
+)
+def test_a_part_whose_number_is_none_is_no_answer_of_a_store(
+    oracle: Oracle, store: MinioStore, number: str, size: str
+) -> None:
+    oracle.say = lambda _request: Answer(200, XML, PARTS.format(number, size).encode())
+    with pytest.raises(CloudError) as raised:
+        target_at(store, oracle.endpoint).parts("m")
+    assert (raised.value.call, raised.value.code) == ("ListParts", "InvalidResponse")
+
+
+@pytest.mark.parametrize("length", ["abc", "-5", "9" * 5000, "1e3", "0x10"])
+def test_a_length_that_is_no_number_is_no_answer_of_a_store(store: MinioStore, length: str) -> None:
+    head = f"HTTP/1.1 200 OK\r\nETag: e\r\nContent-Length: {length}\r\n\r\n"
+    with raw_server(head.encode()) as endpoint, pytest.raises(CloudError) as raised:
+        target_at(store, endpoint).stat()
+    assert (raised.value.call, raised.value.code) == ("HeadObject", "InvalidResponse")
+
+
+@pytest.mark.parametrize(
+    "date",
+    ["Fri, 31 Dec 9999 23:59:59 GMT", "Sat, 99 Foo 99999999999 99:99:99", "0", " "],
+)
+def test_a_date_that_can_not_be_teaches_nothing_and_breaks_nothing(secure: tuple[Oracle, str], date: str) -> None:
+    oracle, ca_file = secure
+    told = {"retry-after": date, "date": date} | XML
+    store = MinioStore(clock=RealClock(), ca_file=ca_file, connect_timeout=2, read_timeout=2)
+    try:
+        for _ in range(2):  # the second one is signed with what the first has taught
+            oracle.say = lambda _request: Answer(503, told, xml("SlowDown"))
+            with pytest.raises(CloudError) as raised:
+                target_at(store, oracle.endpoint).begin()
+            assert (raised.value.code, raised.value.retry_after) == ("SlowDown", 0)
+        assert store.offset is None
+    finally:
+        store.close()
+
+
+def test_a_retry_after_that_is_too_large_is_only_long(oracle: Oracle, store: MinioStore) -> None:
+    oracle.say = lambda _request: Answer(503, XML | {"retry-after": "9" * 5000}, xml("SlowDown"))
+    with pytest.raises(CloudError) as raised:
+        target_at(store, oracle.endpoint).begin()
+    assert raised.value.retry_after > 1e9
+
+
+@pytest.mark.parametrize(("call", "act"), CALLS)
+def test_what_nobody_foresaw_leaves_each_call_as_its_own_error(
+    oracle: Oracle, store: MinioStore, tmp_path: Path, call: str, act: Callable[[Target, int], object]
+) -> None:
+    surprise = mock.patch.object(wire, "read", side_effect=AttributeError("nobody foresaw this"))
+    with surprise, opened(tmp_path, b"x" * 10) as file, pytest.raises(CloudError) as raised:
+        act(target_at(store, oracle.endpoint), file)
+    assert (raised.value.call, raised.value.code) == (call, "unexpected_answer")
+    assert isinstance(raised.value.__cause__, AttributeError)
+
+
+@pytest.mark.parametrize(("call", "act"), CALLS)
+def test_a_robot_without_descriptors_says_so_in_each_call(
+    oracle: Oracle, store: MinioStore, tmp_path: Path, call: str, act: Callable[[Target, int], object]
+) -> None:
+    with opened(tmp_path, b"x" * 10) as file, no_descriptors(), pytest.raises(CloudError) as raised:
+        act(target_at(store, oracle.endpoint), file)
+    assert (raised.value.call, raised.value.code) == (call, "out_of_descriptors")
+    assert oracle.seen == []
 
 
 @pytest.mark.parametrize(

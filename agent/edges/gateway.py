@@ -33,6 +33,7 @@ from agent.model.nouns import (
     SyncLog,
     UploadSession,
 )
+from agent.model.unforeseen import foreign
 from agent.pb.auth_pb2 import AuthErrorCode, ExchangeCredentialRequest
 from agent.pb.auth_pb2_grpc import AuthServiceStub
 from agent.pb.common_pb2 import ErrorDetail
@@ -70,6 +71,8 @@ _CUTS = (
     ("dns", re.compile(r"DNS|Domain name not found|[Nn]ame resolution")),
     ("refused", re.compile(r"[Cc]onnection refused")),
     ("tls", re.compile(r"handshake failed|SSL_ERROR")),
+    ("out_of_descriptors", re.compile(r"[Tt]oo many open files")),
+    ("out_of_memory", re.compile(r"Cannot allocate memory")),
 )
 _LONGEST = 1024 * 1024  # bytes of an answer: 256 tags of the longest kind are half of it
 _OPTIONS = (
@@ -111,6 +114,7 @@ class GrpcGateway:
         self._calls, self._called, self._closed = 0, 0.0, False
         self._lock = threading.Lock()
 
+    @foreign("InitDevice")
     def enrol(self, endpoint: str, device_id: str, *, rotate: bool) -> Enrolled:
         """Ask for a device's key: its first, or another one in place of its old one."""
         call = "ReinitDevice" if rotate else "InitDevice"
@@ -127,6 +131,7 @@ class GrpcGateway:
             raise CloudError(call, "lying_server", "the answer has no api_key")
         return Enrolled(answer.api_key.strip(), dict(answer.tags))
 
+    @foreign("ExchangeCredential")
     def exchange(self, profile: DeviceProfile) -> AccessToken:
         """Trade the API key for an access token."""
         call = "ExchangeCredential"
@@ -138,6 +143,7 @@ class GrpcGateway:
             raise CloudError(call, "lying_server", "the token can't be used")
         return AccessToken(token, float(answer.expires_at_unix))
 
+    @foreign("CreateLogicalUpload")
     def create(self, profile: DeviceProfile, token: AccessToken, log: SyncLog, restart_from: str = "") -> Grant:
         """Open a session."""
         call = "CreateLogicalUpload"
@@ -145,12 +151,14 @@ class GrpcGateway:
         request = _built(call, CreateLogicalUploadRequest, client_hints=hints, restart_from_upload_id=restart_from)
         return _grant(call, self._call(profile, token, call, request))
 
+    @foreign("ReissueUploadCredentials")
     def reissue(self, profile: DeviceProfile, token: AccessToken, upload_id: str) -> Grant:
         """Fresh keys for a running session."""
         call = "ReissueUploadCredentials"
         request = _built(call, ReissueUploadCredentialsRequest, upload_id=upload_id)
         return _grant(call, self._call(profile, token, call, request))
 
+    @foreign("GetUploadRecovery")
     def recover(self, profile: DeviceProfile, token: AccessToken, logical_upload_id: str) -> Recovery:
         """How far the session has come."""
         call = "GetUploadRecovery"
@@ -168,12 +176,14 @@ class GrpcGateway:
             reason=answer.terminal_reason,
         )
 
+    @foreign("AbortUpload")
     def abort(self, profile: DeviceProfile, token: AccessToken, logical_upload_id: str, reason: str) -> None:
         """Give the session up."""
         call = "AbortUpload"
         request = _built(call, AbortUploadRequest, logical_upload_id=logical_upload_id, reason=reason)
         self._call(profile, token, call, request)
 
+    @foreign("CompleteUpload")
     def complete(self, profile: DeviceProfile, token: AccessToken, log: SyncLog) -> None:
         """Say that the object is stored."""
         call = "CompleteUpload"
@@ -189,6 +199,7 @@ class GrpcGateway:
         )
         self._call(profile, token, call, request)
 
+    @foreign("GetUploadRecovery")
     def stored(self, profile: DeviceProfile, token: AccessToken, log: SyncLog) -> bool:
         """Whether the platform has it as completed, with the object that the document names."""
         try:

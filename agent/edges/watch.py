@@ -177,7 +177,7 @@ class Watch:
             handler = _Handler(self, root, place.real)
             observer.schedule(handler, place.real, recursive=True, event_filter=events)
             observer.start()
-        except OSError as error:
+        except (OSError, RuntimeError) as error:  # the latter where there is no thread for it
             observer.stop()
             self._fail(root, error)
             return
@@ -195,8 +195,8 @@ class Watch:
         elif _place(root) is None:
             self._failures.pop(root, None)
 
-    def _fail(self, root: Path, error: OSError) -> None:
-        why = error.strerror or str(error)
+    def _fail(self, root: Path, error: OSError | RuntimeError) -> None:
+        why = getattr(error, "strerror", None) or str(error)
         if self._failures.get(root) != why:
             text = "can't watch %s (%s): only scans find recordings there; see fs.inotify.max_user_watches"
             _log.warning(text, root, why, extra={"event": "watch_failed"})

@@ -16,10 +16,11 @@ from agent.flow.outcome import Outcome, outcome_of
 from agent.flow.prepare import Prepare
 from agent.flow.upload import Job, Upload
 from agent.model.bandwidth import Bandwidth
-from agent.model.errors import CloudError, FileChangedError, HistoryFullError, blame_clock
+from agent.model.errors import WHOLE, AgentError, CloudError, FileChangedError, HistoryFullError, blame_clock
 from agent.model.measures import Tally
 from agent.model.nouns import Fault, SyncLog, Transfer, utc_seconds, utc_text
 from agent.model.ports import Clock, History
+from agent.model.unforeseen import UNFORESEEN, understood
 
 _log = logging.getLogger(__name__)
 _DISK = "disk_full"
@@ -100,7 +101,7 @@ class Dispatch:
         built: float = 0.0,
         bandwidth: Bandwidth | None = None,
     ) -> None:
-        """``executor`` has workers for all that may be in flight; a clock that says less than ``built`` is wrong."""
+        """Where ``executor.submit`` raises, nothing was begun; a clock that says less than ``built`` is wrong."""
         self._history = history
         self._gate = gate
         self._clock = clock
@@ -119,6 +120,7 @@ class Dispatch:
         self._next_due = 0.0  # ... before this monotonic time
         self._disk_retry_at = 0.0
         self._disk_told = False
+        self._traced = ""  # the last error whose traceback was logged
         self._causes = 0  # how often what blocks was changed on this robot
         self._tally = Tally()
         self.ticks = 0  # how often the queue was looked at
@@ -204,8 +206,7 @@ class Dispatch:
             if due > now:
                 next_due = min(next_due, due)
                 continue
-            self._start(log, probe=False)
-            if len(self._flight) >= self.terms.max_concurrent:
+            if not self._start(log, probe=False) or len(self._flight) >= self.terms.max_concurrent:
                 return
         self._seen, self._next_due = changes, next_due
 
@@ -224,17 +225,21 @@ class Dispatch:
         if log is None or not self._gate.begin_probe(log.id):
             return
         self._last_probe = log.id
+        begun = False
         try:
-            self._start(log, probe=True)
-        except BaseException:
-            self._gate.end_probe(synced=False)
-            raise
+            begun = self._start(log, probe=True)
+        finally:
+            if not begun:
+                self._gate.end_probe(synced=False)
 
     def _due(self, log: SyncLog) -> bool:
         return self.not_before(log) <= self._clock.monotonic()
 
-    def _start(self, log: SyncLog, *, probe: bool) -> None:
-        """Claim: durable before the first byte; what a stop left in progress is taken up with no attempt lost."""
+    def _start(self, log: SyncLog, *, probe: bool) -> bool:
+        """Claim: durable before the first byte; what a stop left in progress is taken up with no attempt lost.
+
+        Tells whether a worker has it. Where none can be started, the gate is closed and the document waits.
+        """
         if log.status == "failed":
             log = self._history.move(log.id, "due")
         durable = log.status == "in_progress"
@@ -245,8 +250,16 @@ class Dispatch:
         self._disk_told = False
         transfer = Transfer(log.file_size, self._bandwidth)
         claim = Claim(log, self.terms, transfer, probe, durable, self._clock.monotonic(), self._causes)
-        self._executor.submit(self._work, claim)
         self._flight.mark(claim)
+        try:
+            self._executor.submit(self._work, claim)
+        except Exception as problem:  # noqa: BLE001 - whatever it is, it is nothing that this recording has done
+            self._flight.unmark(log.id)
+            error = understood(problem)
+            outcome = outcome_of(error, attempts=0, max_attempts=self.terms.max_attempts, others_passed=False)
+            self._settle(claim, outcome, error)
+            return False
+        return True
 
     def _confirm_probes(self) -> None:
         if self._gate.closed() is None:
@@ -261,7 +274,7 @@ class Dispatch:
     # -- carrying
 
     def _work(self, claim: Claim) -> None:
-        error: Exception | None = None
+        error: AgentError | None = None
         try:
             claim.job = claim.terms.prepare.job(claim.log, claim.transfer, probe=claim.probe)
             try:
@@ -269,7 +282,7 @@ class Dispatch:
             finally:
                 claim.job.close()
         except Exception as problem:  # noqa: BLE001 - whatever it is, the document says so and the queue goes on
-            error = problem
+            error = understood(problem)
             blame_clock(error, self._clock.now(), self._built)
         try:
             self._end(claim, error)
@@ -288,7 +301,7 @@ class Dispatch:
                 self._idle.notify_all()
         self.tick()
 
-    def _end(self, claim: Claim, error: Exception | None) -> None:
+    def _end(self, claim: Claim, error: AgentError | None) -> None:
         """Record how it ended; what is given up here is given up in the cloud first."""
         if isinstance(error, HistoryFullError):
             raise error
@@ -302,9 +315,9 @@ class Dispatch:
 
     # -- recording how it ended
 
-    def _judge(self, claim: Claim, error: Exception | None) -> Outcome:
+    def _judge(self, claim: Claim, error: AgentError | None) -> Outcome:
         log = self._history.get(claim.log.id)
-        call = error.call if isinstance(error, CloudError) else ""
+        call = error.call if isinstance(error, CloudError) else WHOLE
         since = self._failed_at.get(log.id, float("inf"))  # a first failure is taken for everybody's
         return outcome_of(
             error,
@@ -313,8 +326,13 @@ class Dispatch:
             others_passed=self._gate.others_passed(call, log.id, since),
         )
 
-    def _settle(self, claim: Claim, outcome: Outcome, error: Exception | None) -> None:
+    def _settle(self, claim: Claim, outcome: Outcome, error: AgentError | None) -> None:
         id_ = claim.log.id
+        if outcome.code in UNFORESEEN:
+            self._trace(error)
+        if outcome.event == "done":
+            self._gate.passed(WHOLE, id_)
+            self._traced = ""
         closes, alone = outcome.closes, id_ if outcome.answered else 0
         if closes is not None and isinstance(error, CloudError) and self._gate.close(error, closes, alone):
             self._last_probe = id_
@@ -334,6 +352,12 @@ class Dispatch:
         self._tell(log, outcome, error)
         if not log.open:
             self._failed_at.pop(id_, None)
+
+    def _trace(self, error: AgentError | None) -> None:
+        """Log where it happened; once for all that meet the same, however often it is tried."""
+        if str(error) != self._traced:
+            self._traced = str(error)
+            _log.error("nobody foresaw this: %s", error, extra={"event": "bug"}, exc_info=error)
 
     def _changes(self, claim: Claim, outcome: Outcome, error: Exception | None) -> dict[str, Any]:
         log = self._history.get(claim.log.id)
@@ -358,7 +382,7 @@ class Dispatch:
             self._wait(log.id, changes.get("next_retry_at"), wait)
         return changes
 
-    def _tell(self, log: SyncLog, outcome: Outcome, error: Exception | None) -> None:
+    def _tell(self, log: SyncLog, outcome: Outcome, error: AgentError | None) -> None:
         about = {"event": outcome.event, "episode_id": log.episode_id, "document": log.id, "path": log.path}
         if outcome.event == "done":
             speed = log.file_size / max(log.duration_seconds, 0.001) / 1e6
@@ -367,10 +391,7 @@ class Dispatch:
             _log.info("put back %s: %s", log.path, error, extra=about)
         elif outcome.fault is not None:
             again = f"; tried again at {log.next_retry_at}" if log.next_retry_at else ""
-            trace = error if outcome.fault.code == "bug" else None
-            _log.error(
-                "%s: %s%s. %s", log.path, outcome.fault.message, again, outcome.fault.hint, extra=about, exc_info=trace
-            )
+            _log.error("%s: %s%s. %s", log.path, outcome.fault.message, again, outcome.fault.hint, extra=about)
 
     def disk_failed(self, error: HistoryFullError) -> None:
         """Nothing can be written down: close the gate, and try again in a while."""

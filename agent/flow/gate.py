@@ -4,7 +4,8 @@ Two things close the gate. A *hold* has a name and lasts until it is released: t
 operator allows no upload at this hour or over this link, this robot has no key of the platform yet or was just
 switched on.
 The *cloud* closes it when a call failed that would fail for everybody; then one recording at a time probes, and the
-first success of that call opens the gate for all.
+first success of that call opens the gate for all. Where no single call is to blame, because this robot lacks something
+or nobody foresaw what happened, the first recording that comes through whole opens it.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ import threading
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from agent.model.errors import CloudError, GateClosedError, Verdict
+from agent.model.errors import WHOLE, CloudError, GateClosedError, Verdict
 from agent.model.nouns import Kind
 from agent.model.ports import Clock
 
@@ -50,7 +51,7 @@ class Closed:
     since: float
     next_probe: float | None = None
     kind: Kind = "offline"
-    call: str = ""
+    call: str = WHOLE
     probes: int = 0
     alone: int = 0  # the only document that was refused so far, where that may be its own fault; 0 = none such
 
@@ -101,7 +102,8 @@ class Gate:
     def close(self, error: CloudError, verdict: Verdict, alone: int = 0) -> bool:
         """Close because the cloud failed a call for everybody; tells whether the gate was open before.
 
-        A gate that is closed already keeps the call that closed it. ``alone`` is the document that was refused, where
+        A gate that is closed already keeps the call that closed it; where that was none, the call that fails now is
+        better known. ``alone`` is the document that was refused, where
         that may be its own fault: then the next one needn't wait to find out.
         """
         with self._lock:
@@ -119,14 +121,17 @@ class Gate:
                 since=before.since if before else now,
                 next_probe=now + max(wait, min(error.retry_after, self.delays.maximum)),
                 kind=verdict.kind,
-                call=before.call if before else error.call,
+                call=(before.call if before else WHOLE) or error.call,
                 probes=probes,
                 alone=alone if not error.retry_after and (before is None or before.alone == alone) else 0,
             )
             return before is None
 
     def passed(self, call: str, who: int) -> None:
-        """Note that ``call`` succeeded for document ``who``; opens the gate if this is the call that closed it."""
+        """Note that ``call`` succeeded for document ``who``; opens the gate if this is the call that closed it.
+
+        WHOLE stands for an upload that came through from its beginning to its end.
+        """
         with self._lock:
             others = [entry for entry in self._passes.get(call, []) if entry[0] != who]
             self._passes[call] = [(who, self._clock.monotonic()), *others[:1]]

@@ -20,8 +20,8 @@ from agent.model.errors import (
 )
 from agent.model.nouns import Fault, Kind
 from agent.model.states import Event
+from agent.model.unforeseen import understood
 
-_FAULTY = "the recording could not be stored; look into the log"
 # An empty event is one that counts.
 _TABLE: Sequence[tuple[type[AgentError], Event | Literal[""], Kind]] = (
     (GateClosedError, "gate_closed", "offline"),
@@ -40,7 +40,7 @@ class Outcome:
     event: Event
     fault: Fault | None = None
     closes: Verdict | None = None
-    answered: bool = False  # by a cloud that is there: what closes may still be this recording's own fault
+    answered: bool = False  # by a cloud that is there, or nobody: what closes may still be this recording's own fault
 
     @property
     def code(self) -> str:
@@ -52,20 +52,19 @@ def outcome_of(error: Exception | None, *, attempts: int, max_attempts: int, oth
     """Judge an attempt by how it ended; None is success.
 
     ``attempts`` counts this one. ``others_passed`` says that another recording has passed the call that failed since
-    this recording's previous failure: then the fault is the recording's own, else the cloud's.
+    this recording's previous failure (where no call is to blame: has come through whole): then the fault is the
+    recording's own, else the cloud's, or this robot's.
     """
     counted: Event = "counted" if attempts < max_attempts else "gave_up"
     if error is None:
         return Outcome("done")
+    error = understood(error)
     if isinstance(error, SessionLostError) or (isinstance(error, CloudError) and error.code == "UPLOAD_NOT_FOUND"):
         return Outcome("session_lost" if counted == "counted" else "gave_up", fault(error, "counted"))
     if isinstance(error, CloudError):
         return _of_cloud(error, counted, others_passed=others_passed)
-    for kind_of_error, event, kind in _TABLE:
-        if isinstance(error, kind_of_error):
-            return Outcome(event or counted, None if event in _QUIET else fault(error, kind))
-    code = "io_error" if isinstance(error, OSError) else "bug"
-    return Outcome(counted, Fault("counted", code, f"{type(error).__name__}: {error}", _FAULTY))
+    event, kind = next((event, kind) for kind_of_error, event, kind in _TABLE if isinstance(error, kind_of_error))
+    return Outcome(event or counted, None if event in _QUIET else fault(error, kind))
 
 
 def _of_cloud(error: CloudError, counted: Event, *, others_passed: bool) -> Outcome:
@@ -74,6 +73,9 @@ def _of_cloud(error: CloudError, counted: Event, *, others_passed: bool) -> Outc
         return Outcome("gave_up", fault(error, "final"))
     if error.code == "checksum":
         return Outcome(counted, fault(error, "counted"))
+    if error.code == "out_of_memory" and others_passed:
+        # The only lack that may be one recording's own: it may need more memory than the others, for its sidecar, say.
+        return Outcome("blocked_alone", fault(error, "blocked"))
     # An answer that only this recording gets is its own fault, even one that says the server is in trouble.
     answered = verdict.kind == "counted" or (verdict.kind == "offline" and error.status >= 500)
     if answered and others_passed:

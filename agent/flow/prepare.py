@@ -13,9 +13,10 @@ from agent.flow.gate import Gate
 from agent.flow.identity import raw_tags
 from agent.flow.source import Source
 from agent.flow.upload import Job, Upload
-from agent.model.errors import AgentError, CloudError, FileChangedError, RecordingError, WaitingError
+from agent.model.errors import WHOLE, AgentError, CloudError, FileChangedError, RecordingError, WaitingError
 from agent.model.nouns import NO_SESSION, Damaged, DeviceProfile, Recording, SyncLog, Transfer
 from agent.model.ports import Clock, History, Profiles
+from agent.model.unforeseen import shortage
 
 _log = logging.getLogger(__name__)
 
@@ -126,8 +127,8 @@ class Prepare:
                 )
             except FileNotFoundError:
                 continue
-            except OSError:
-                if _answers(path.parent):
+            except OSError as error:
+                if shortage(error, WHOLE) or _answers(path.parent):
                     raise
                 break
             except RecordingError as error:
@@ -200,9 +201,14 @@ def _other(found: Recording | Damaged | NotYet) -> AgentError:
 
 
 def _answers(folder: Path) -> bool:
-    """Whether the folder can be read: not on a disk that was taken out, nor on a share that hung up."""
+    """Whether the folder can be read: not on a disk that was taken out, nor on a share that hung up.
+
+    Raises OSError where this robot lacks what it takes to look.
+    """
     try:
         with os.scandir(folder):
             return True
-    except OSError:
+    except OSError as error:
+        if shortage(error, WHOLE):
+            raise
         return False

@@ -21,22 +21,25 @@ _TRIES = 3
 _LOOK = 0.5  # seconds between looks at the pace
 _PAUSE = 0.5  # seconds before the second try, doubled for the third
 _LONGEST_PAUSE = 20.0  # of a Retry-After that is honoured here; a longer one is the gate's business
-_CUT = frozenset({"reset", "timeout"})  # what one connection may suffer while others live
+_CUT = frozenset({"reset", "timeout", "no_http"})  # what one connection may suffer while others live
+_STALE = frozenset({"reset", "no_http"})  # tells little of the cloud, and much of an old connection
+_AGAIN = frozenset({"checksum", "no_http"})  # what is tried again at once, though it is no outage
 _MAYBE_LEASE = frozenset({"AccessDenied", "HTTP_403"})  # stores say that of an ended lease too
 
 
 def again(clock: Clock, ask: Callable[[], Answer]) -> Answer:
     """Ask up to three times while the cloud is away. Only for what may be repeated. Raises CloudError.
 
-    After a reset the second try follows at once: it tells little of the cloud, and much of an old connection.
+    After a reset, or what is no HTTP, the second try follows at once.
     """
     for attempt in range(1, _TRIES):
         try:
             return ask()
         except CloudError as error:
-            if (judge(error).kind != "offline" and error.code != "checksum") or error.retry_after > _LONGEST_PAUSE:
+            worth_it = judge(error).kind == "offline" or error.code in _AGAIN
+            if not worth_it or error.retry_after > _LONGEST_PAUSE:
                 raise
-            if attempt > 1 or error.code != "reset":
+            if attempt > 1 or error.code not in _STALE:
                 clock.wait(max(_PAUSE * 2 ** (attempt - 1), error.retry_after))
     return ask()
 
@@ -87,18 +90,30 @@ class Sender:
     def send(self, multipart_id: str, parts: Sequence[Part], source: Source) -> list[SentPart]:
         """Send ``parts``, as many at a time as the pace allows, and return them once the store has proven each.
 
-        After the first failure no further part starts and those in flight end; then that failure is raised.
+        After the first failure no further part starts and those in flight end; then that failure is raised. Where no
+        thread can be started for a part, that is the failure.
         """
         waiting = deque(parts)
         flying: set[Future[SentPart]] = set()
         sent: list[SentPart] = []
         errors: list[BaseException] = []
+
+        def send_next(part: Part) -> SentPart:
+            # The pool keeps a part for which it could not start a thread, and hands it to a thread that becomes free.
+            if errors:
+                raise GateClosedError("another part has failed")
+            return self._send_one(multipart_id, part, source)
+
         run = self._pace.begin(lambda: self._transfer.passed)
         try:
             with ThreadPoolExecutor(MOST, thread_name_prefix="part") as pool:
                 while waiting or flying:
                     while waiting and len(flying) < self._pace.width:
-                        flying.add(pool.submit(self._send_one, multipart_id, waiting.popleft(), source))
+                        try:
+                            flying.add(pool.submit(send_next, waiting.popleft()))
+                        except (RuntimeError, MemoryError) as lack:
+                            errors.append(lack)
+                            waiting.clear()
                     self._pace.look(run, self._clock.monotonic(), flying=len(flying), more=bool(waiting))
                     ended, flying = wait(flying, timeout=_LOOK, return_when=FIRST_COMPLETED)
                     errors += [error for part in ended if (error := part.exception()) is not None]

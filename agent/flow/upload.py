@@ -6,6 +6,7 @@ any point.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -35,6 +36,8 @@ from agent.model.nouns import (
     utc_text,
 )
 from agent.model.ports import Clock, Gateway, History, ObjectStore, Target
+
+_log = logging.getLogger(__name__)
 
 Answer = TypeVar("Answer")
 
@@ -130,6 +133,8 @@ class Upload:
                 return
         except CloudError:
             pass
+        except Exception:  # noqa: BLE001 - whatever it is, the document that is given up must reach its end
+            _log.exception("could not give up an upload; it is tried again later", extra={"event": "bug"})
         self._history.owe(debt)
 
     def pay_debts(self, profiles: Mapping[str, DeviceProfile]) -> None:

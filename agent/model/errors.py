@@ -23,6 +23,9 @@ from dataclasses import dataclass
 
 from agent.model.nouns import Fault, Kind, utc_text
 
+# Stands in the place of a call where an upload as a whole failed or succeeded.
+WHOLE = ""
+
 
 class AgentError(Exception):
     """The root of what the agent raises on purpose."""
@@ -42,8 +45,9 @@ class CloudError(AgentError):
     """A call to the platform or the store failed, in the words of the table.
 
     ``code`` is the platform's error code without its prefix, else the gRPC code, the S3 code, ``HTTP_<status>``, or
-    what happened on the way: dns, unreachable, refused, reset, timeout, tls, certificate, proxy, portal, checksum; or
-    what is missing here: profile_file, storage_keys.
+    what happened on the way: dns, unreachable, refused, reset, timeout, tls, certificate, proxy, portal, no_http,
+    checksum; or what is missing here: profile_file, storage_keys, out_of_threads, out_of_memory, out_of_descriptors,
+    out_of_space; or unexpected_answer, bug and io_error, where nobody foresaw what happened.
     """
 
     def __init__(
@@ -56,9 +60,12 @@ class CloudError(AgentError):
         retry_after: float = 0.0,
         server_time: float | None = None,
     ) -> None:
-        """``call`` names the RPC or S3 operation; ``server_time`` is the answer's Date, seconds since 1970."""
+        """``call`` names the RPC or S3 operation, or is WHOLE where no single one is to blame.
+
+        ``server_time`` is the answer's Date, seconds since 1970.
+        """
         told = "".join(letter if letter.isprintable() else "?" for letter in message)  # somebody else's words
-        super().__init__(f"{call}: {code}" + (f": {told}" if told else ""), code=code)
+        super().__init__(": ".join(filter(None, (call, code if call else "", told))) or code, code=code)
         self.call = call
         self.status = status
         self.retry_after = retry_after
@@ -172,6 +179,22 @@ _OLD = (
 _SESSION = "nothing to do on the robot: the agent asks the platform how far the upload came, and goes on from there"
 _TROUBLE = "tell the platform's administrator if it goes on; the agent tries again by itself"
 
+_UNCLEAR = "look into the log and report what it says; the agent tries again by itself"
+_NO_HTTP = (
+    "something that is no store answers at the store's address: check the endpoint, cloud.proxy and the robot's"
+    " network; the agent tries again by itself"
+)
+_FILE = "check this robot's disk, and the rights of the agent's user; the agent tries again by itself"
+_SHORTAGES = {
+    "out_of_threads": "end other programs, or raise TasksMax of the agent's service; the agent goes on by itself",
+    "out_of_memory": "end other programs, or give the agent's service more memory; the agent goes on by itself",
+    "out_of_descriptors": (
+        "see which program keeps so many files open, or raise LimitNOFILE of the agent's service; the agent goes on by"
+        " itself"
+    ),
+    "out_of_space": "free disk space; the agent goes on by itself",
+}
+
 _OFFLINE_NETWORK = ("dns", "unreachable", "refused", "reset", "timeout", "tls", "portal")
 _OFFLINE_PLATFORM = ("UNAVAILABLE", "DEADLINE_EXCEEDED", "RESOURCE_EXHAUSTED", "STS_UNAVAILABLE", "CANCELLED")
 _OFFLINE_STORE = (
@@ -230,6 +253,9 @@ _COUNTED = {
         "ALREADY_EXISTS", "NoSuchUpload", "InvalidPart", "InvalidPartOrder", "NoSuchKey", "HTTP_404",
     ),
     _TROUBLE: ("INTERNAL_ERROR", "INTERNAL", "UNKNOWN", "DATA_LOSS", "InvalidResponse"),
+    _NO_HTTP: ("no_http",),
+    _UNCLEAR: ("unexpected_answer", "bug"),
+    _FILE: ("io_error",),
     _OLD: ("UNIMPLEMENTED", "NotImplemented", "MethodNotAllowed", "HTTP_405"),
     "ask the administrator of the platform or bucket for parts of another size": (
         "EntityTooSmall", "MaxMessageLengthExceeded", "HTTP_413",
@@ -248,6 +274,7 @@ TABLE: dict[str, Verdict] = {
     "proxy": Verdict("offline", _PROXY),
     **{code: Verdict("offline", _PLATFORM) for code in _OFFLINE_PLATFORM},
     **{code: Verdict("offline", _STORE) for code in _OFFLINE_STORE},
+    **{code: Verdict("offline", hint) for code, hint in _SHORTAGES.items()},
     **{code: Verdict("lease_lost", _LEASE) for code in _LEASE_LOST},
     **{code: Verdict("blocked", hint) for hint, codes in _BLOCKED.items() for code in codes},
     **{code: Verdict("counted", hint) for hint, codes in _COUNTED.items() for code in codes},

@@ -8,11 +8,13 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from agent.flow.outcome import outcome_of
-from agent.model.errors import AgentError
+from agent.model.errors import WHOLE
+from agent.model.unforeseen import shortage
 
 PATIENCE = 10.0  # seconds that one look may take
 _LATE = "check the disk or the network that it lies on"
 _RIGHTS = "check the disk, and the rights of the agent's user"
+_MISTAKE = "this is a mistake in the agent: report this line"
 
 
 class Note(NamedTuple):
@@ -59,31 +61,29 @@ def findings(table: Sequence[Precondition], patience: float = PATIENCE) -> Itera
 
 def _look(each: Precondition, patience: float) -> Finding:
     """Look on another thread: a resolver, or a share that hung up, may keep whoever asks for minutes."""
-    found: list[Finding | Exception] = []
-
-    def look() -> None:
-        try:
-            found.append(_judged(each))
-        except Exception as error:  # noqa: BLE001 - raised where somebody waits for it
-            found.append(error)
-
-    thread = threading.Thread(target=look, name=f"check {each.name}", daemon=True)
-    thread.start()
+    found: list[Finding] = []
+    thread = threading.Thread(target=lambda: found.append(_judged(each)), name=f"check {each.name}", daemon=True)
+    try:
+        thread.start()
+    except RuntimeError as error:
+        return _failed(each, error)
     thread.join(patience)
-    if not found:
-        return Finding(each.name, False, f"no answer within {patience:.0f} s", each.late)
-    if isinstance(found[0], Exception):
-        raise found[0]
-    return found[0]
+    return found[0] if found else Finding(each.name, False, f"no answer within {patience:.0f} s", each.late)
 
 
 def _judged(each: Precondition) -> Finding:
     try:
         told = each.look()
-    except OSError as error:
-        return Finding(each.name, False, f"{error.filename}: {error.strerror}", _RIGHTS)
-    except AgentError as error:
-        # As the agent itself would judge it, were this the first of its recordings.
-        fault = outcome_of(error, attempts=1, max_attempts=2, others_passed=False).fault
-        return Finding(each.name, False, fault.message if fault else str(error), fault.hint if fault else "")
+    except Exception as error:  # noqa: BLE001 - a line that says what is wrong helps more than a traceback
+        return _failed(each, error)
     return Finding(each.name, True, *(told if isinstance(told, Note) else (told, "")))
+
+
+def _failed(each: Precondition, error: Exception) -> Finding:
+    """What ``error`` says, as the agent itself would judge it, were this the first of its recordings."""
+    if isinstance(error, OSError) and error.filename and not shortage(error, WHOLE):
+        return Finding(each.name, False, f"{error.filename}: {error.strerror}", _RIGHTS)
+    fault = outcome_of(error, attempts=1, max_attempts=2, others_passed=False).fault
+    if fault is None:
+        return Finding(each.name, False, str(error))
+    return Finding(each.name, False, fault.message, _MISTAKE if fault.code == "bug" else fault.hint)

@@ -202,7 +202,7 @@ class Way:
     def _line_of(self, error: CloudError) -> str:
         if error.code in ("certificate", "tls"):
             return "tls"
-        if error.code != "storage_keys" and judge(error).kind == "offline":
+        if error.code == "no_http" or (error.code != "storage_keys" and judge(error).kind == "offline"):
             return "gateway"
         if self._settings.cloud.mode == "platform" or error.code in _KEYS or judge(error).kind == "lease_lost":
             return "credentials"

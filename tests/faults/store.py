@@ -201,6 +201,18 @@ def page(status: int, text: str, content_type: str = "text/html", **headers: str
     return act
 
 
+def raw(text: bytes) -> Fault:
+    """The same with bytes that need not be HTTP; then the connection ends."""
+
+    def act(exchange: Exchange) -> None:
+        exchange.take()
+        exchange._client.sendall(text)
+        exchange._client.shutdown(socket.SHUT_WR)
+        raise ConnectionAbortedError
+
+    return act
+
+
 def reset_before_the_body(exchange: Exchange) -> None:
     """Nothing of the body is read."""
     exchange.reset()

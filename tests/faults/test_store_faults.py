@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
+import errno
+import socket
+import threading
+from typing import Any
+
 import pytest
 
+from agent.edges.store.connections import Connection
+from agent.model.unforeseen import SHORTAGES
 from tests import servers
 from tests.faults import store
 from tests.faults.rig import PART, Rig
 from tests.faults.script import FOREVER
-from tests.faults.store import Fault, page, says
+from tests.faults.store import Fault, page, raw, says
+from tests.recorders import write_mcap
 
 impatient = pytest.mark.parametrize("timeout", [1.5])
 every_store = pytest.mark.parametrize("store_name", servers.available())
@@ -262,3 +270,93 @@ def test_store_that_says_no_to_everybody(rig: Rig, fault: Fault, code: str) -> N
     sent = rig.store.part_bytes
     rig.store.script.mend()
     rig.completed(again=sent)
+
+
+def five(rig: Rig) -> None:
+    """Have the agent find five recordings."""
+    for number in range(4):
+        write_mcap(rig.recording.parent / f"{number}.mcap", size=3000, seed=number)
+    rig.start()
+    rig.wait(lambda: len(list(rig.app.history.newest_first())) == 5)
+
+
+def all_completed(rig: Rig) -> None:
+    rig.wait(lambda: not rig.app.history.open())
+    logs = list(rig.app.history.newest_first())
+    assert [(log.status, log.attempt_count) for log in logs] == [("completed", 1)] * 5
+    assert rig.app.gate.closed() is None
+    assert rig.orphans() == []
+
+
+@pytest.mark.parametrize(
+    ("fault", "code"),
+    [
+        (raw(b"SSH-2.0-OpenSSH_9.6\r\n"), "no_http"),
+        (raw(b"\x16\x03\x01\x00\xff\x80\n"), "no_http"),
+        (raw(b"hello\n"), "no_http"),
+        (raw(b"HTTP/1.1 abc\r\n\r\n"), "no_http"),
+        (page(200, '<?xml version="1.0" encoding="klingon"?><R/>', "application/xml", ETag="e"), "InvalidResponse"),
+    ],
+)
+def test_five_recordings_before_a_port_that_is_no_store_wait_until_the_store_takes_its_place(
+    rig: Rig, fault: Fault, code: str
+) -> None:
+    rig.store.script.on(fault=fault, times=FOREVER)
+    five(rig)
+    rig.wait(lambda: (closed := rig.app.gate.closed()) and closed.code == code and closed.probes > 5)
+    logs = list(rig.app.history.newest_first())
+    assert {log.status for log in logs} <= {"pending", "in_progress"}
+    assert {log.attempt_count for log in logs if log.status == "pending"} == {0}
+    rig.store.script.mend()
+    all_completed(rig)
+
+
+def test_a_list_of_parts_with_a_number_that_is_none_costs_no_attempt(rig: Rig) -> None:
+    rig.store.script.on("UploadPart", fault=store.reset_in_the_middle, nth=2, times=FOREVER)
+    parts = "<R><Part><PartNumber>x</PartNumber><Size>1</Size><ETag>e</ETag></Part></R>"
+    rig.store.script.on("ListParts", fault=page(200, parts, "application/xml"), times=FOREVER)
+    rig.start()
+    rig.wait(lambda: rig.store.count("ListParts") > 3)
+    log = rig.log()
+    assert (log.status, log.attempt_count) == ("pending", 0)
+    sent = rig.store.part_bytes
+    rig.store.script.mend()
+    rig.completed(again=sent, anew=True)
+
+
+def test_without_descriptors_nothing_is_counted_and_the_robot_goes_on_by_itself(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(_connection: Connection, unconnected: socket.socket, _address: Any) -> None:
+        unconnected.close()
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Connection, "_connected", refuse)
+        five(rig)
+        rig.wait(lambda: (closed := rig.app.gate.closed()) and closed.probes > 3)
+        closed = rig.app.gate.closed()
+        assert closed is not None
+        assert (closed.code, closed.reason) == ("out_of_descriptors", SHORTAGES["out_of_descriptors"])
+    all_completed(rig)
+
+
+@pytest.mark.parametrize("name", ["upload", "part"])
+def test_without_threads_nothing_is_counted_and_the_robot_goes_on_by_itself(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    start = threading.Thread.start
+
+    def refuse(thread: threading.Thread) -> None:
+        if thread.name.partition("_")[0] == name:
+            raise RuntimeError("can't start new thread")
+        start(thread)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(threading.Thread, "start", refuse)
+        five(rig)
+        rig.wait(lambda: (closed := rig.app.gate.closed()) and closed.probes > 3)
+        closed = rig.app.gate.closed()
+        assert closed is not None
+        assert (closed.code, closed.reason) == ("out_of_threads", SHORTAGES["out_of_threads"])
+    all_completed(rig)

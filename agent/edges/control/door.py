@@ -6,6 +6,7 @@ listens, passes bytes on both ways, and has the server started and stopped.
 
 from __future__ import annotations
 
+import logging
 import os
 import socket
 import stat
@@ -14,7 +15,10 @@ from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
+_log = logging.getLogger(__name__)
+
 _BLOCK = 64 * 1024
+_AGAIN = 1.0  # seconds until somebody is let in again, after nobody could be
 _WAITING = 64  # that may knock at once
 
 
@@ -27,7 +31,7 @@ class Door:
         Args:
             path: Of the socket.
             inner: Of the socket on which the server listens once it is started.
-            start: Has it listen. Raises OSError.
+            start: Has it listen. Raises OSError, and RuntimeError where there are no threads.
             stop: Ends it, when nobody is there any more.
         """
         self._path = path
@@ -38,6 +42,8 @@ class Door:
         self._guests = 0
         self._listener = socket.socket(socket.AF_UNIX)
         self._bound = False
+        self._ended = threading.Event()
+        self._told = False
 
     def open(self, owner: os.stat_result) -> None:
         """Listen, for ``owner`` and its group, in the place of an agent that was killed. Raises OSError."""
@@ -54,6 +60,7 @@ class Door:
 
     def close(self) -> None:
         """Nobody comes in any more; those who are in stay."""
+        self._ended.set()
         with suppress(OSError):
             self._listener.shutdown(socket.SHUT_RDWR)  # or its thread would wait for ever
         self._listener.close()
@@ -61,15 +68,29 @@ class Door:
             Path(self._path).unlink(missing_ok=True)
 
     def _admit(self) -> None:
-        while True:
+        """Let everybody in, until the end. Where this robot lacks what it takes, who knocks waits for a while."""
+        while not self._ended.is_set():
             try:
                 guest, _ = self._listener.accept()
-            except OSError:
-                return
+                self._let_in(guest)
+                self._told = False
+            except (OSError, RuntimeError, MemoryError) as error:
+                if not self._ended.is_set() and not self._told:
+                    self._told = True
+                    text = "commands can't ask this agent for now: %s"
+                    _log.warning(text, error, extra={"event": "control_failed"})
+                self._ended.wait(_AGAIN)
+
+    def _let_in(self, guest: socket.socket) -> None:
+        """Give the guest a thread. Raises RuntimeError where there is none."""
+        try:
             threading.Thread(target=self._serve, args=(guest,), name="guest", daemon=True).start()
+        except BaseException:
+            guest.close()
+            raise
 
     def _serve(self, guest: socket.socket) -> None:
-        with guest, suppress(OSError):
+        with guest, suppress(OSError, RuntimeError, MemoryError):  # where there is no thread for it, it may come again
             said = guest.recv(_BLOCK)
             if not said:
                 return

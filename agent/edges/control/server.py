@@ -8,7 +8,7 @@ import logging
 import os
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, NoReturn
@@ -21,15 +21,34 @@ from agent.edges.control.place import ERROR, KEEPALIVE, Place, packed, text
 from agent.model.errors import AgentError, RefusedError
 from agent.model.nouns import Answer
 from agent.model.ports import Operator
+from agent.model.threads import Threads
 from agent.pb import control_pb2
 
 _log = logging.getLogger(__name__)
 
 _WATCHERS = 8  # streams at once
-_THREADS = _WATCHERS + 4  # made as they are needed; a stream has one for as long as it lasts
+_THREADS = _WATCHERS + 4  # a stream has one for as long as it lasts
 _SHORTEST, _LONGEST = 0.1, 3600.0  # seconds between two answers of a stream
 _SERVICE = control_pb2.DESCRIPTOR.services_by_name["Control"]
 _OPTIONS = (*KEEPALIVE, ("grpc.max_receive_message_length", 16 * 1024 * 1024))  # a command line has 6 MiB at most
+
+
+class _Answering(Threads):
+    """The threads that answer calls.
+
+    The library's server ends for good where its pool raises. A call for which there is no thread gets no answer
+    instead, and its caller hangs up.
+    """
+
+    def submit(self, call: Callable[..., Any], /, *arguments: Any, **named: Any) -> Future[Any]:
+        """As the base does, but what can't be begun is a future that has failed."""
+        try:
+            return super().submit(call, *arguments, **named)
+        except (RuntimeError, MemoryError) as error:
+            _log.warning("a command gets no answer: %s", error, extra={"event": "control_failed"})
+            unanswered: Future[Any] = Future()
+            unanswered.set_exception(error)
+            return unanswered
 
 
 class ControlServer:
@@ -44,7 +63,7 @@ class ControlServer:
         self._calls = 0
         self._watchers: set[threading.Event] = set()  # each one ends its stream
         self._stopping = False
-        self._pool = ThreadPoolExecutor(_THREADS, thread_name_prefix="control")
+        self._pool = _Answering("control", most=_THREADS)
         self._place: Place | None = None
         self._door: Door | None = None
         self._server: grpc.Server | None = None
@@ -60,10 +79,11 @@ class ControlServer:
             raise OSError(f"cannot listen on {self._state_dir}/control.sock: {error.strerror}") from error
 
     def _begin(self) -> None:
-        """Somebody is at the door. Raises OSError."""
+        """Somebody is at the door. Raises OSError, and RuntimeError where there are no threads."""
         with self._lock:
             if self._stopping or self._place is None:
                 raise OSError("the agent stops")
+            _try_a_thread()
             server = grpc.server(self._pool, options=_OPTIONS)
             server.add_generic_rpc_handlers([self._handlers()])
             try:
@@ -79,7 +99,7 @@ class ControlServer:
             server = None if self._stopping else self._server
             self._server = self._server if self._stopping else None
         if server is not None:
-            server.stop(0).wait()
+            server.stop(None)  # with a time to wait the library would need another thread
 
     def stop(self, seconds: float) -> bool:
         """Take no more calls, end the streams at once, and let the calls under way end within ``seconds``.
@@ -93,8 +113,10 @@ class ControlServer:
         if self._door is not None:
             self._door.close()
         if self._server is not None:
-            self._server.stop(seconds).wait()
-        self._pool.shutdown(wait=False)
+            try:
+                self._server.stop(seconds).wait()
+            except RuntimeError:  # it has no thread in which it could wait
+                self._server.stop(None)
         if self._place is not None:
             with suppress(OSError):
                 Path(self._place.inner).parent.rmdir()
@@ -198,6 +220,17 @@ class ControlServer:
             with self._idle:
                 self._calls -= 1
                 self._idle.notify_all()
+
+
+def _try_a_thread() -> None:
+    """Raise RuntimeError where no thread can be started.
+
+    The library's server hangs for good once it has begun to start and does not get its thread, so that is found out
+    before.
+    """
+    thread = threading.Thread(target=lambda: None, name="control")
+    thread.start()
+    thread.join()
 
 
 def _abort(context: grpc.ServicerContext, status: grpc.StatusCode, code: str, message: str, hint: str) -> NoReturn:

@@ -16,6 +16,7 @@ from agent.edges.store.wire import Client, Keys, StoreTime, connections_of
 from agent.model.errors import CloudError
 from agent.model.nouns import CredentialLease, UploadSession
 from agent.model.ports import Clock
+from agent.model.unforeseen import foreign
 
 
 class MinioStore:
@@ -71,6 +72,7 @@ class MinioStore:
         """Seconds by which a store's clock is ahead of this robot's; None until one has answered over TLS."""
         return self._time.offset
 
+    @foreign("Connect")
     def at(self, session: UploadSession, lease: Callable[[], CredentialLease]) -> MinioTarget:
         """The place of one recording; no request is made. Raises CloudError for an impossible endpoint."""
         keys = Keys(lease)

@@ -2,7 +2,9 @@
 
 an answer that is no success    the S3 code in its body, else "portal" or "HTTP_<status>"       refused
 one that does not end           InvalidResponse, or "portal"                                    read, cut
+one that is no HTTP             no_http                                                         cut
 no answer                       proxy, dns, refused, reset, timeout, certificate, tls, unreachable     cut
+a lack on this robot            out_of_descriptors and the like                                 cut
 """
 
 from __future__ import annotations
@@ -19,20 +21,34 @@ from urllib.parse import unquote_plus
 from xml.etree import ElementTree as ET
 
 import urllib3
-from urllib3.exceptions import HTTPError, LocationValueError, NameResolutionError, NewConnectionError, ProxyError
+from urllib3.exceptions import (
+    HTTPError,
+    InvalidChunkLength,
+    InvalidHeader,
+    LocationValueError,
+    NameResolutionError,
+    NewConnectionError,
+    ProxyError,
+)
 from urllib3.exceptions import SSLError as Urllib3SSLError
 from urllib3.exceptions import TimeoutError as Urllib3TimeoutError
 
 from agent.model.errors import CloudError
 from agent.model.nouns import SentPart
+from agent.model.unforeseen import shortage
 
 SKEWED = "RequestTimeTooSkewed"
 SUCCESSES = frozenset({200, 204, 206})
 _LONGEST_MESSAGE = 300
+_LONGEST_RAW_MESSAGE = 10 * _LONGEST_MESSAGE  # bytes that are decoded: Python refuses a number of 4,300 digits
+_MOST_DIGITS = 18  # of a number in an answer: the largest object has 14
+# Levels of an XML answer. A store's answers have 5; each level costs memory, and may cost a deeper stack.
+_DEEPEST = 50
 _BLOCK = 64 * 1024  # bytes read at once
 _CODE = re.compile(rb"<Code>\s*([A-Za-z0-9._-]+)\s*</Code>")
 _MESSAGE = re.compile(rb"<Message>([^<]*)</Message>")
 _ERROR = re.compile(rb"\s*(?:<\?xml[^>]*\?>\s*)?<Error[\s>]")
+_LATEST_DATE = 7_258_118_400.0  # the year 2200: a later Date is a mistake, and no clock to learn from
 _SKEW_REFUSED = 300.0  # seconds from which a bare 400 or 403 is blamed on the clock
 _PROXY_STATUS = 407  # RFC 9110: proxy authentication required
 _PORTAL_STATUS = 511  # RFC 6585: network authentication required
@@ -55,7 +71,12 @@ _CUTS: tuple[tuple[type[BaseException], str], ...] = (
     (TimeoutError, "timeout"),
     (ssl.SSLEOFError, "reset"),  # the connection was cut, in the middle of a part as in the handshake
     (ssl.SSLError, "tls"),
-    (http.client.HTTPException, "reset"),
+    (InvalidChunkLength, "no_http"),
+    (InvalidHeader, "no_http"),
+    (http.client.IncompleteRead, "reset"),
+    (http.client.ImproperConnectionState, "reset"),
+    (http.client.NotConnected, "reset"),
+    (http.client.HTTPException, "no_http"),
     (OSError, "unreachable"),
     (LocationValueError, "lying_server"),  # an endpoint that is no address
     (NewConnectionError, "unreachable"),
@@ -113,7 +134,8 @@ def refused(
     if code in _CLOCK_SUSPECTS and abs(skew) > _SKEW_REFUSED:
         code = SKEWED
     found = _MESSAGE.search(answer.data)
-    message = html.unescape(found[1].decode(errors="replace")) if found else f"HTTP {answer.status}"
+    raw = found[1][:_LONGEST_RAW_MESSAGE].decode(errors="replace") if found else ""
+    message = html.unescape(raw) if found else f"HTTP {answer.status}"
     date = date_of(answer)
     wait = answer.headers.get("retry-after", "")
     until = date_of(answer, "retry-after")
@@ -146,6 +168,9 @@ def _code(answer: urllib3.BaseHTTPResponse) -> str:
 
 def cut(call: str, error: BaseException) -> CloudError:
     """What it means that no answer came."""
+    lack = shortage(error, call)
+    if lack is not None:
+        return lack
     causes = list(_causes(error))
     for cause in causes:
         if isinstance(cause, TooLongError):
@@ -187,11 +212,13 @@ def joined(parts: Sequence[SentPart]) -> bytes:
 
 
 def date_of(answer: urllib3.BaseHTTPResponse, header: str = "date") -> float | None:
-    """The time in a header, seconds since 1970; None where there is none."""
+    """The time in a header, seconds since 1970; None where there is none that makes sense."""
     try:
-        return parsedate_to_datetime(answer.headers[header]).timestamp()
-    except (KeyError, ValueError, OverflowError):
+        date = parsedate_to_datetime(answer.headers[header]).timestamp()
+    # The library promises ValueError alone; with odd texts several Pythons raise others of these.
+    except (ArithmeticError, AttributeError, LookupError, OSError, TypeError, ValueError):
         return None
+    return date if 0 < date < _LATEST_DATE else None
 
 
 def _is_html(answer: urllib3.BaseHTTPResponse) -> bool:
@@ -211,11 +238,33 @@ def etag_of(answer: urllib3.BaseHTTPResponse, call: str) -> str:
     return etag
 
 
+class _Tree(ET.TreeBuilder):
+    """Builds an answer's elements, and refuses what no store sends: a DTD, with its entities, and deep nesting."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._depth = 0
+
+    def start(self, tag: str, attrs: dict[str, str]) -> ET.Element:
+        self._depth += 1
+        if self._depth > _DEEPEST:
+            raise ValueError("the elements are nested too deeply")
+        return super().start(tag, attrs)
+
+    def end(self, tag: str) -> ET.Element:
+        self._depth -= 1
+        return super().end(tag)
+
+    def doctype(self, name: str, public: str | None, system: str | None) -> None:
+        raise ValueError(f"a document type: {name}, {public}, {system}")
+
+
 def xml(answer: urllib3.BaseHTTPResponse, call: str) -> ET.Element:
     """The document in a success; raises CloudError where there is none."""
     try:
-        return ET.fromstring(answer.data.strip())  # noqa: S314 - expat itself limits how far entities expand
-    except ET.ParseError:
+        return ET.fromstring(answer.data.strip(), ET.XMLParser(target=_Tree()))  # noqa: S314 - _Tree takes no entities
+    # An encoding that Python does not know is a LookupError, one that the parser does not know a ValueError.
+    except (ET.ParseError, LookupError, ValueError):
         raise CloudError(call, "portal" if _is_html(answer) else "InvalidResponse", "the answer is no XML") from None
 
 
@@ -241,6 +290,13 @@ def required(element: ET.Element, name: str, call: str) -> str:
         code = "portal" if name_of(element).lower() == "html" else "InvalidResponse"
         raise CloudError(call, code, f"the answer has no {name}")
     return text
+
+
+def number_in(text: str, name: str, call: str) -> int:
+    """The whole number that ``text`` is; raises CloudError where it is none that a store can mean."""
+    if not (text.isascii() and text.isdecimal() and len(text) <= _MOST_DIGITS):
+        raise CloudError(call, "InvalidResponse", f"{name} in the answer is no number")
+    return int(text)
 
 
 def decoded(page: ET.Element, text: str) -> str:

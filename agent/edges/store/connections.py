@@ -29,7 +29,10 @@ _AT_ONCE = (socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
 
 
 class _Head:
-    """The lines before an answer's body, as many as a store has."""
+    """The lines before an answer's body, as many as a store has.
+
+    The library closes this where the first line is no HTTP.
+    """
 
     def __init__(self, source: Any) -> None:
         self.source = source
@@ -42,16 +45,27 @@ class _Head:
             raise TooLongError("InvalidResponse", _HEAD)
         return line
 
+    def close(self) -> None:
+        self.source.close()
+
+    def __getattr__(self, name: str) -> Any:
+        """Whatever else the library asks of a file is the connection's own."""
+        return getattr(self.source, name)
+
 
 class _Answer(http.client.HTTPResponse):
     """The library's, but for an end to its head."""
 
     def begin(self) -> None:
-        head = self.fp = _Head(self.fp)  # type: ignore[assignment]  # all that is read of it are lines
+        source = self.fp
+        head: Any = _Head(source)
+        self.fp = head  # all that is read of it are lines
         try:
             super().begin()
         finally:
-            self.fp = head.source
+            # The library has let go of it already where it has closed it.
+            if self.fp is head:
+                self.fp = source
 
 
 class Connection(HTTPConnection):

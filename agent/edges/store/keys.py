@@ -32,6 +32,7 @@ from agent.model.errors import CloudError
 from agent.model.nouns import CredentialLease
 from agent.model.ports import Clock
 from agent.model.private import exposure
+from agent.model.unforeseen import foreign
 
 Source = Literal["env", "file", "assume-role", "web-identity", "instance"]
 
@@ -40,7 +41,8 @@ _SESSION_NAME = "keystone-agent"
 _AWS_FILE = "~/.aws/credentials"
 _REMEMBERED = 100  # secrets that error texts are searched for
 # What the providers raise when an answer or a file is not what they expect. Their texts may quote it.
-_UNFIT = (ValueError, KeyError, TypeError, AttributeError, configparser.Error, ET.ParseError)
+# An XML answer with an encoding that Python does not know is a LookupError.
+_UNFIT = (ValueError, LookupError, TypeError, AttributeError, configparser.Error, ET.ParseError)
 
 
 class ProviderKeys:
@@ -97,6 +99,7 @@ class ProviderKeys:
         self._connections = connections_of(time, ca_file, "" if source == "instance" else proxy, timeout=30.0)
         self._secrets: tuple[str, ...] = ()  # the latest first
 
+    @foreign(_CALL)
     def lease(self) -> CredentialLease:
         """Keys of this moment."""
         try:

@@ -21,6 +21,7 @@ from agent.edges.store.answers import (
     decoded,
     etag_of,
     joined,
+    number_in,
     refused,
     required,
     says_error,
@@ -33,17 +34,22 @@ from agent.edges.store.wire import Client, Keys, RefusedError
 from agent.model.digests import b64, contradiction, md5, md5_of, proves, quoted
 from agent.model.errors import CloudError, GateClosedError
 from agent.model.nouns import Part, SentPart, StoredObject, Transfer, UploadSession
+from agent.model.unforeseen import foreign
 
 _PAGE = "1000"
 _MOST_PAGES = 20  # 10,000 parts are 10
 _NOTHING_THERE = frozenset({"NoSuchKey", "HTTP_404"})
 _NOTHING_TO_RANGE_OVER = 416  # the object is empty
+_STALE = frozenset({"reset", "no_http"})  # what a connection may answer that another request has used before
 _UPLOAD_MARKERS = {"key-marker": "NextKeyMarker", "upload-id-marker": "NextUploadIdMarker"}
 _PART_MARKERS = {"part-number-marker": "NextPartNumberMarker"}
 
 
 class MinioTarget:
-    """Implements ``ports.Target``. What it learns of the store's habits lasts as long as it does."""
+    """Implements ``ports.Target``. What it learns of the store's habits lasts as long as it does.
+
+    Each public call is a border: what nobody foresaw leaves it as a CloudError of that call.
+    """
 
     def __init__(
         self,
@@ -78,6 +84,7 @@ class MinioTarget:
         self._echoes = True  # until a part comes back without its checksum
         self._etags: Literal["unknown", "digests", "opaque"] = "unknown"
 
+    @foreign("CreateMultipartUpload")
     def begin(self) -> str:
         """Begin a multipart upload whose parts carry a checksum."""
         call = "CreateMultipartUpload"
@@ -89,6 +96,7 @@ class MinioTarget:
         }
         return required(xml(self._call(call, "POST", {"uploads": ""}, headers), call), "UploadId", call)
 
+    @foreign("ListMultipartUploads")
     def multiparts(self) -> Sequence[str]:
         """Ids of the multipart uploads begun under exactly this key."""
         # Encoded, because XML can't say every character that a key may have.
@@ -105,6 +113,7 @@ class MinioTarget:
                 return []
             raise
 
+    @foreign("UploadPart")
     def send(self, multipart_id: str, part: Part, descriptor: int, transfer: Transfer) -> SentPart:
         """Send one window of the file and have the store prove it."""
         window, began = Window(part, descriptor, transfer), self._line.monotonic()
@@ -116,22 +125,23 @@ class MinioTarget:
                 sent = self._put(multipart_id, part, window)
         except BaseException as error:
             window.seek(0)  # takes its progress back
-            cut_alone = isinstance(error, CloudError) and error.code == "reset"
+            cut_alone = isinstance(error, CloudError) and error.code in _STALE
             self._client.hang_up(began if cut_alone else math.inf)  # others that got through meanwhile are good
             raise
         assert sent is not None  # noqa: S101 - once the ETags are known, an answer proves or refutes
         return sent
 
+    @foreign("ListParts")
     def parts(self, multipart_id: str) -> Sequence[SentPart]:
         """The parts the store holds, in order."""
         query = {"uploadId": multipart_id, "max-parts": _PAGE}
         return [
-            self._sent(int(text_of(part, "PartNumber")), int(text_of(part, "Size")), text_of(part, "ETag"), checksum)
+            self._listed(part)
             for page in self._pages("ListParts", query, _PART_MARKERS)
             for part in children(page, "Part")
-            for checksum in [text_of(part, f"Checksum{self._algorithm}")]
         ]
 
+    @foreign("ListParts")
     def matches(self, sent: SentPart, part: Part, descriptor: int) -> bool:
         """Whether a listed part holds the bytes of that window."""
         if (sent.number, sent.size) != (part.number, part.size):
@@ -144,6 +154,7 @@ class MinioTarget:
             self._etags = "digests"
         return same
 
+    @foreign("CompleteMultipartUpload")
     def complete(self, multipart_id: str, parts: Sequence[SentPart]) -> StoredObject:
         """Join the parts and prove the whole."""
         call = "CompleteMultipartUpload"
@@ -158,6 +169,7 @@ class MinioTarget:
             raise CloudError(call, "checksum", reason)
         return self._stored(sum(part.size for part in parts), etag, checksum)
 
+    @foreign("HeadObject")
     def stat(self) -> StoredObject | None:
         """What lies under the key now."""
         try:
@@ -168,16 +180,19 @@ class MinioTarget:
             raise
         etag = etag_of(answer, "HeadObject")
         length = answer.headers.get("content-length", "")
-        if not length.isdecimal():
+        if not length:
             raise CloudError("HeadObject", "portal", "an answer without a length is not the store's")
-        return self._stored(int(length), etag, answer.headers.get(self._header, ""))
+        size = number_in(length, "Content-Length", "HeadObject")
+        return self._stored(size, etag, answer.headers.get(self._header, ""))
 
+    @foreign("HeadObject")
     def holds(self, stored: StoredObject, parts: Sequence[Part], descriptor: int) -> bool:
         """Whether a stored object has the file's bytes, sent in these windows."""
         return proves(
             stored, parts, lambda algorithm, part: Window(part, descriptor, Transfer(part.size)).digest(algorithm)[0]
         )
 
+    @foreign("AbortMultipartUpload")
     def abort(self, multipart_id: str) -> None:
         """Give the multipart up."""
         try:
@@ -186,10 +201,12 @@ class MinioTarget:
             if error.status != 404:
                 raise
 
+    @foreign("PutObject")
     def put(self, data: bytes, content_type: str) -> None:
         """Store a small object; the signature covers its bytes."""
         self._call("PutObject", "PUT", {}, {**self._encryption, "Content-Type": content_type}, data)
 
+    @foreign("GetObject")
     def read(self, limit: int) -> bytes | None:
         """The first bytes of a small object."""
         try:
@@ -320,6 +337,15 @@ class MinioTarget:
         if isinstance(body, Window):
             body.seek(0)
         return self._call(call, method, query, headers, body, in_bucket=in_bucket, again=False)
+
+    def _listed(self, part: ET.Element) -> SentPart:
+        """A part as a listing has it."""
+        return self._sent(
+            number_in(text_of(part, "PartNumber"), "PartNumber", "ListParts"),
+            number_in(text_of(part, "Size"), "Size", "ListParts"),
+            text_of(part, "ETag"),
+            text_of(part, f"Checksum{self._algorithm}"),
+        )
 
     def _sent(self, number: int, size: int, etag: str, checksum: str) -> SentPart:
         return SentPart(number, size, quoted(etag), checksum, self._algorithm if checksum else "")

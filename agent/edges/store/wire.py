@@ -196,7 +196,11 @@ class Pool(urllib3.PoolManager):
                 return self.urlopen(method, url, **options)
         options |= {"preload_content": False, "decode_content": False}  # what is read of it is decided here
         answer = super().urlopen(method, url, redirect=False, **options)
-        answer = read(answer, _longest(method, options) if answer.status in SUCCESSES else _SMALL)
+        try:
+            answer = read(answer, _longest(method, options) if answer.status in SUCCESSES else _SMALL)
+        except BaseException:
+            answer.close()  # what is left on the connection would be taken for the next answer
+            raise
         date = date_of(answer)
         secure = url.startswith("https:")
         skew = 0.0 if date is None else self.time.hear(date, secure=secure)
