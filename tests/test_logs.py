@@ -70,7 +70,12 @@ def test_the_console_has_a_short_line(capsys: pytest.CaptureFixture[str]) -> Non
 def test_the_agent_is_heard_from_its_level_on_and_libraries_from_warning_on(tmp_path: Path) -> None:
     started(tmp_path, "DEBUG")
     log.debug("detail")
-    for name in ("urllib3.connectionpool", "apscheduler.scheduler", "watchdog.observers.inotify_c", "grpc._channel"):
+    for name in (
+        "urllib3.connectionpool",
+        "apscheduler.executors.default",
+        "watchdog.observers.inotify_c",
+        "grpc._channel",
+    ):
         logging.getLogger(name).info("chatter of %s", name)
         logging.getLogger(name).warning("warning of %s", name)
     assert [line["message"].split(" ")[0] for line in lines(tmp_path)] == ["detail", *["warning"] * 4]

@@ -102,9 +102,9 @@ class Gate:
     def close(self, error: CloudError, verdict: Verdict, alone: int = 0) -> bool:
         """Close because the cloud failed a call for everybody; tells whether the gate was open before.
 
-        A gate that is closed already keeps the call that closed it; where that was none, the call that fails now is
-        better known. ``alone`` is the document that was refused, where
-        that may be its own fault: then the next one needn't wait to find out.
+        A gate that is closed already keeps the call that closed it; where none was to blame, it takes the call that
+        fails now. ``alone`` is the document that was refused, where that may be its own fault: then the next one
+        needn't wait to find out.
         """
         with self._lock:
             before = self._cloud

@@ -218,7 +218,7 @@ def date_of(answer: urllib3.BaseHTTPResponse, header: str = "date") -> float | N
     # The library promises ValueError alone; with odd texts several Pythons raise others of these.
     except (ArithmeticError, AttributeError, LookupError, OSError, TypeError, ValueError):
         return None
-    return date if 0 < date < _LATEST_DATE else None
+    return date if 0 <= date < _LATEST_DATE else None
 
 
 def _is_html(answer: urllib3.BaseHTTPResponse) -> bool:
