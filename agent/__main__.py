@@ -8,8 +8,8 @@ from contextlib import suppress
 
 import click
 
+from agent.adapters.config import ConfigError
 from agent.cli import cli
-from agent.edges.config import ConfigError
 from agent.model.errors import AgentError, SetupError
 
 

@@ -10,13 +10,13 @@ from typing import Any
 
 from click.testing import CliRunner, Result
 
+from agent.adapters.config import Watch
+from agent.adapters.history import TinyHistory
+from agent.adapters.status_file import StatusFile
 from agent.cli import cli
 from agent.cli.opening import Opener
 from agent.cli.options import mark_of
-from agent.edges.config import Watch
-from agent.edges.history import TinyHistory
-from agent.edges.status import StatusFile
-from agent.model.nouns import SyncLog
+from agent.model.values import SyncLog
 from tests.fakes.clock import FakeClock
 
 QUEUED = "2026-05-01T10:00:00.000Z"

@@ -13,9 +13,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Protocol
 
-from agent.edges.clock import RealClock
-from agent.edges.history import TinyHistory
-from agent.model.nouns import SyncLog
+from agent.adapters.clock import RealClock
+from agent.adapters.history import TinyHistory
+from agent.model.values import SyncLog
 
 _LOOK_EVERY = 0.05  # seconds between looks at the history
 

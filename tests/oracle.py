@@ -13,9 +13,9 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
-from agent.edges.store import MinioStore
-from agent.model.nouns import CredentialLease, UploadSession
+from agent.adapters.store import MinioStore
 from agent.model.ports import Target
+from agent.model.values import CredentialLease, UploadSession
 from tests import servers
 from tests.faults.wire import Port
 

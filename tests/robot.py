@@ -11,28 +11,28 @@ from concurrent.futures import Executor, Future
 from pathlib import Path
 from typing import Any
 
-from agent.edges.assets import AssetFile
-from agent.flow.ages import Ages
-from agent.flow.binding import Bindings
-from agent.flow.confirm import Confirm
-from agent.flow.credentials import Credentials
-from agent.flow.discover import Discover
-from agent.flow.dispatch import Dispatch, Terms
-from agent.flow.examine import Examiner
-from agent.flow.finder import Finder
-from agent.flow.gate import Delays, Gate
-from agent.flow.identity import asset_id
-from agent.flow.intake import Intake
-from agent.flow.markers import Markers
-from agent.flow.pace import Pace
-from agent.flow.prepare import Prepare
-from agent.flow.removal import Removal
-from agent.flow.requests import Requests
-from agent.flow.retention import Free, Retention, free_space
-from agent.flow.upload import Upload
+from agent.adapters.assets import AssetFile
+from agent.cloud.credentials import Credentials
+from agent.cloud.identity import asset_id
+from agent.discovery.discover import Discover
+from agent.discovery.examine import Examiner
+from agent.dispatch.discovery_loop import Finder
+from agent.dispatch.dispatch import Dispatch, Terms
+from agent.dispatch.intake import Intake
+from agent.gate.gate import Delays, Gate
 from agent.model.errors import CloudError, HistoryFullError
-from agent.model.nouns import DeviceProfile, Recording, SyncLog
 from agent.model.ports import Gateway, Profiles
+from agent.model.values import DeviceProfile, Recording, SyncLog
+from agent.operations.asset_binding import Bindings
+from agent.operations.markers import Markers
+from agent.operations.requests import Requests
+from agent.retention.clock_safe_age import Ages
+from agent.retention.confirm import Confirm
+from agent.retention.deletion import Removal
+from agent.retention.retention import Free, Retention, free_space
+from agent.upload.concurrency import Pace
+from agent.upload.prepare import Prepare
+from agent.upload.upload import Upload
 from tests.fakes.clock import FakeClock
 from tests.fakes.gateway import PROFILE, FakeGateway
 from tests.fakes.history import MemoryHistory

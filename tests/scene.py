@@ -11,10 +11,10 @@ from typing import Any
 import pytest
 from click.testing import CliRunner, Result
 
-from agent.app import App
+from agent.adapters.config import load
+from agent.assembly.app import App
 from agent.cli import cli
 from agent.devcloud.cloud import DevCloud
-from agent.edges.config import load
 from tests.faults.gateway import GatewayProxy
 from tests.faults.store import StoreProxy
 

@@ -15,9 +15,9 @@ from pathlib import Path
 import pytest
 
 from agent import __version__
+from agent.adapters.accepted import NAME, AcceptedConfigurations
+from agent.adapters.config import ConfigError, load, load_leniently
 from agent.devcloud.cloud import DevCloud
-from agent.edges.accepted import NAME, AcceptedConfigurations
-from agent.edges.config import ConfigError, load, load_leniently
 from tests.console import Console
 from tests.eventually import eventually
 from tests.journey import Agent, running

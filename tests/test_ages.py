@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from agent.flow.ages import Ages
+from agent.retention.clock_safe_age import Ages
 from tests.fakes.clock import FakeClock
 
 BUILT = 1_780_000_000.0

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from agent.reload import AskedQueue
+from agent.assembly.reload import AskedQueue
 
 REPOSITORY = Path(__file__).parents[1]
 

@@ -13,9 +13,9 @@ from pathlib import Path
 
 import pytest
 
-from agent.edges.assets import AssetFile
-from agent.flow.binding import Bindings
+from agent.adapters.assets import AssetFile
 from agent.model.errors import CloudError, RefusedError, WaitingError
+from agent.operations.asset_binding import Bindings
 from tests.fakes.gateway import PROFILE
 from tests.robot import FakeProfiles
 
@@ -98,8 +98,8 @@ def test_a_pipe_in_the_files_place_keeps_nobody_waiting(tmp_path: Path) -> None:
 BIND = """
 import sys
 from pathlib import Path
-from agent.edges.assets import AssetFile
-from agent.flow.binding import Bindings
+from agent.adapters.assets import AssetFile
+from agent.operations.asset_binding import Bindings
 bindings = Bindings(AssetFile(Path(sys.argv[1]), {}), None)
 for number in range(25):
     bindings.bind(f"robot-{sys.argv[2]}-{number}", f"asset-{sys.argv[2]}-{number}")

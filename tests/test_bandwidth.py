@@ -10,11 +10,11 @@ from pathlib import Path
 
 import pytest
 
-from agent.edges.clock import RealClock
-from agent.edges.store.window import Piece, Window
+from agent.adapters.clock import RealClock
+from agent.adapters.store.part_body import Piece, Window
 from agent.model.bandwidth import Bandwidth
 from agent.model.errors import GateClosedError
-from agent.model.nouns import Part, Transfer
+from agent.model.values import Part, Transfer
 from tests.fakes.clock import FakeClock
 
 RATE = 1_000_000.0  # bytes a second

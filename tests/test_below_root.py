@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from agent.flow.below_root import open_regular_file, opened_folder, root_of
+from agent.files.below_root import open_regular_file, opened_folder, root_of
 from agent.model.errors import RecordingError
 
 

@@ -10,11 +10,11 @@ from typing import Any
 
 import pytest
 
-from agent.flow.bucket import AnyAsset, Bucket, NoProfiles
-from agent.flow.identity import named_asset
+from agent.cloud.bucket import AnyAsset, Bucket, NoProfiles
+from agent.cloud.identity import named_asset
 from agent.model.errors import CloudError
-from agent.model.nouns import DeviceProfile, Recording, SyncLog
 from agent.model.ports import Gateway, Profiles
+from agent.model.values import DeviceProfile, Recording, SyncLog
 from tests.fakes.keys import FakeKeys
 from tests.fakes.store import FakeStore
 from tests.robot import Robot

@@ -17,7 +17,7 @@ from minio import Minio
 from minio.credentials.providers import StaticProvider
 from minio.minioadmin import MinioAdmin
 
-from agent.model.nouns import SyncLog
+from agent.model.values import SyncLog
 from tests import servers
 from tests.journey import Agent, running
 from tests.recorders import write_mcap, write_sidecar

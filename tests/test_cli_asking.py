@@ -14,8 +14,8 @@ from typing import Any
 
 import pytest
 
-from agent.edges.control import ControlServer
-from agent.model.nouns import Fault
+from agent.adapters.control import ControlServer
+from agent.model.values import Fault
 from tests.console import Console
 from tests.fakes.operator import FakeOperator
 from tests.recorders import write_mcap

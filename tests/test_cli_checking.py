@@ -18,13 +18,13 @@ from pathlib import Path
 import grpc
 import pytest
 
-from agent.edges.clock import RealClock
-from agent.edges.config import ConfigError
-from agent.edges.store import MinioStore
+from agent.adapters.clock import RealClock
+from agent.adapters.config import ConfigError
+from agent.adapters.store import MinioStore
 from agent.model.errors import TABLE, AgentError
-from agent.model.nouns import CredentialLease, UploadSession
 from agent.model.unforeseen import SHORTAGES
-from agent.preconditions.finding import Finding, Note, Precondition, findings
+from agent.model.values import CredentialLease, UploadSession
+from agent.preconditions.table import Finding, Note, Precondition, findings
 from tests.faults.gateway import refused
 from tests.faults.script import FOREVER
 from tests.faults.store import Exchange, says
@@ -235,7 +235,7 @@ def test_keys_that_may_not_give_up_multiparts_are_named(scene: Scene) -> None:
 def test_a_resolver_that_hangs_costs_one_line_its_patience(scene: Scene) -> None:
     ended = threading.Event()
     scene.patch.setattr(socket, "getaddrinfo", lambda *_, **__: ended.wait(60))
-    scene.patch.setattr("agent.preconditions.finding.findings.__defaults__", (0.2,))
+    scene.patch.setattr("agent.preconditions.table.findings.__defaults__", (0.2,))
     scene.write()
     told = scene.check()["preconditions"]
     ended.set()

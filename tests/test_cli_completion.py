@@ -62,7 +62,7 @@ def test_an_episode_is_completed(console: Console) -> None:
 def test_nothing_is_offered_where_it_would_take_long_or_fail(console: Console, monkeypatch: pytest.MonkeyPatch) -> None:
     console.remember("/a.mcap", episode="run-1")
     monkeypatch.setenv("KEYSTONE_AGENT_CONFIG", str(console.config))
-    from agent.cli.documents import history  # noqa: PLC0415
+    from agent.cli.commands.history import history  # noqa: PLC0415
 
     context, (argument, *_) = history.make_context("history", []), history.params
     assert [item.value for item in completion.episodes(context, argument, "")] == ["run-1"]

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from agent.edges.config import load
+from agent.adapters.config import load
 from tests.console import Console
 
 

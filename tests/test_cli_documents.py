@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from agent.edges.history import TinyHistory
-from agent.model.nouns import Fault, Status
+from agent.adapters.history import TinyHistory
+from agent.model.values import Fault, Status
 from tests.console import Console
 from tests.contracts.history import document
 from tests.recorders import write_mcap

@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 
-from agent.cli.facts import facts, plain
-from agent.cli.measures import rate_text, size_text, span_text
-from agent.model.nouns import Debt, Fault, Marker
-from agent.standing import standing
+from agent.cli.status_lines import facts, plain
+from agent.cli.units import rate_text, size_text, span_text
+from agent.model.values import Debt, Fault, Marker
+from agent.observe.history_summary import standing
 from tests.console import QUEUED, Console
 from tests.fakes.clock import FakeClock
 from tests.fakes.history import MemoryHistory

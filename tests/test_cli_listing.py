@@ -12,8 +12,8 @@ from typing import Any
 
 import pytest
 
-from agent.edges.control import ControlServer
-from agent.model.nouns import Fault, utc_text
+from agent.adapters.control import ControlServer
+from agent.model.values import Fault, utc_text
 from tests.console import QUEUED, Console
 from tests.fakes.operator import FakeOperator
 from tests.recorders import damaged, dated, unfinished, write_mcap

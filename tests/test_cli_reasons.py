@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from agent.cli.reasons import LONG_AGO
-from agent.model.nouns import Fault
+from agent.cli.file_rules import LONG_AGO
+from agent.model.values import Fault
 from tests.console import QUEUED, Console
 from tests.recorders import axon_steps, damaged, unfinished, write_mcap
 

@@ -13,10 +13,10 @@ from typing import Any
 
 import pytest
 
-from agent.edges.history import TinyHistory
-from agent.edges.status import StatusFile
+from agent.adapters.history import TinyHistory
+from agent.adapters.status_file import StatusFile
 from agent.model.errors import HistoryLockedError
-from agent.model.nouns import Fault
+from agent.model.values import Fault
 from tests.console import QUEUED, Console
 
 OFFLINE = Fault("offline", "refused", "CreateLogicalUpload: refused", "check the robot's network")

@@ -21,11 +21,11 @@ from typing import Any
 import pyte
 import pytest
 
-from agent.cli.picture import Picture
+from agent.adapters.control import ControlServer
+from agent.adapters.status_file import StatusFile
+from agent.cli.status_screen import Picture
 from agent.devcloud.cloud import DevCloud
-from agent.edges.control import ControlServer
-from agent.edges.status import StatusFile
-from agent.standing import standing
+from agent.observe.history_summary import standing
 from tests.console import QUEUED, Console
 from tests.fakes.clock import FakeClock
 from tests.fakes.history import MemoryHistory

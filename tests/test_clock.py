@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import time
 
-from agent.edges.clock import RealClock
+from agent.adapters.clock import RealClock
 
 
 def test_the_monotonic_clock_counts_the_time_asleep_too() -> None:

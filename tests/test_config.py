@@ -15,9 +15,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from agent.edges import config
-from agent.edges.config import KEYS, ConfigError, ConfigFault, Settings, load, profile_path, to_toml
-from agent.edges.config.kinds import newer_than
+from agent.adapters import config
+from agent.adapters.config import KEYS, ConfigError, ConfigFault, Settings, load, profile_path, to_toml
+from agent.adapters.config.kinds import newer_than
 
 NOWHERE: Mapping[str, str] = {"HOME": "/home/robot"}
 REPOSITORY = Path(__file__).parent.parent

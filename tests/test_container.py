@@ -14,11 +14,11 @@ from typing import Any
 import pytest
 import yaml
 
+from agent.adapters.clock import RealClock
+from agent.adapters.config import KEYS
+from agent.adapters.history import TinyHistory
 from agent.devcloud.servers import rclone_program
-from agent.edges.clock import RealClock
-from agent.edges.config import KEYS
-from agent.edges.history import TinyHistory
-from agent.model.nouns import SyncLog
+from agent.model.values import SyncLog
 from tests import debian
 from tests.eventually import eventually
 from tests.pod import Image, Pod

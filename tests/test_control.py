@@ -18,11 +18,12 @@ from typing import Any
 import grpc
 import pytest
 
-from agent.edges.control import Control, ControlServer, client, door
-from agent.edges.control.place import Place
+from agent.adapters.control import Control, ControlServer, client
+from agent.adapters.control import lazy_listener as door
+from agent.adapters.control.socket_path import Place
 from agent.model.errors import AgentError, HistoryFullError, NotRunningError
-from agent.model.nouns import Answer
 from agent.model.ports import Operator
+from agent.model.values import Answer
 from tests.contracts.operator import Desk, OperatorContract
 from tests.fakes.operator import FakeOperator
 from tests.lacks import NoThreads, no_descriptors
@@ -110,7 +111,7 @@ def test_a_state_folder_may_have_a_long_name(tmp_path: Path) -> None:
 KILLED = """
 import os, sys
 from pathlib import Path
-from agent.edges.control import ControlServer
+from agent.adapters.control import ControlServer
 from tests.fakes.operator import FakeOperator
 from tests.lacks import NoThreads, no_descriptors
 ControlServer(Path(sys.argv[1]), FakeOperator()).start()
@@ -130,7 +131,7 @@ def test_the_socket_of_a_killed_agent_is_no_agent_and_in_nobodys_way(tmp_path: P
 SUSPENDED = """
 import os, signal, sys
 from pathlib import Path
-from agent.edges.control import ControlServer
+from agent.adapters.control import ControlServer
 from tests.fakes.operator import FakeOperator
 from tests.lacks import NoThreads, no_descriptors
 ControlServer(Path(sys.argv[1]), FakeOperator()).start()
@@ -168,7 +169,7 @@ def test_what_stands_in_the_sockets_place_is_told_and_left_alone(tmp_path: Path)
 ASK_AS_NOBODY = """
 import os, sys
 from pathlib import Path
-from agent.edges.control import Control
+from agent.adapters.control import Control
 from agent.model.errors import AgentError
 os.setgroups([int(group) for group in sys.argv[2:]])
 os.setgid(65534)
@@ -336,7 +337,7 @@ def test_a_hundred_thousand_answers_are_no_problem(tmp_path: Path) -> None:
 QUIET = """
 import sys
 from pathlib import Path
-from agent.edges.control import Control, ControlServer, client, door
+from agent.adapters.control import Control, ControlServer, client, door
 from agent.model.errors import AgentError
 from tests.fakes.operator import FakeOperator
 from tests.lacks import NoThreads, no_descriptors
@@ -369,7 +370,7 @@ IDLE = """
 import os, socket, sys, time
 from contextlib import closing, suppress
 from pathlib import Path
-from agent.edges.control import Control, ControlServer, client, door
+from agent.adapters.control import Control, ControlServer, client, door
 from tests.fakes.operator import FakeOperator
 from tests.lacks import NoThreads, no_descriptors
 

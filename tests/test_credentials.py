@@ -8,10 +8,10 @@ from dataclasses import replace
 
 import pytest
 
-from agent.flow.credentials import Credentials, SessionKeys
+from agent.cloud.credentials import Credentials, SessionKeys
 from agent.model.errors import CloudError
-from agent.model.nouns import AccessToken, CredentialLease
 from agent.model.ports import Gateway
+from agent.model.values import AccessToken, CredentialLease
 from tests.contracts.gateway import LOG
 from tests.fakes.clock import FakeClock
 from tests.fakes.gateway import PROFILE, FakeGateway

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from agent.edges.device import device_id
+from agent.adapters.device import device_id
 from agent.model.errors import AgentError
 
 PLACES = {

@@ -17,11 +17,12 @@ from typing import Any
 
 import pytest
 
-from agent.flow import discover as discover_room
-from agent.flow import known, survey
-from agent.flow.discover import Discover
-from agent.flow.examine import Examiner
-from agent.model.nouns import Damaged, Recording, Sighting
+from agent.discovery import discover as discover_room
+from agent.discovery import file_table as known
+from agent.discovery import walk as survey
+from agent.discovery.discover import Discover
+from agent.discovery.examine import Examiner
+from agent.model.values import Damaged, Recording, Sighting
 from tests import recorders
 from tests.fakes.clock import FakeClock
 
@@ -462,7 +463,7 @@ def test_sightings_that_ask_for_everything_are_not_answered_one_by_one(
         scans.append(finder.clock.monotonic())
         return walk(*arguments)
 
-    monkeypatch.setattr("agent.flow.discover.walk", counted)
+    monkeypatch.setattr("agent.discovery.discover.walk", counted)
     for _ in range(100):
         finder.sight(tmp_path)
         finder.step(0.1)
@@ -476,7 +477,7 @@ def test_a_scan_asked_for_during_a_scan_is_not_lost(finder: Finder, monkeypatch:
         finder.discover.rescan()
         return walk(*arguments)
 
-    monkeypatch.setattr("agent.flow.discover.walk", asking)
+    monkeypatch.setattr("agent.discovery.discover.walk", asking)
     finder.step()
     assert finder.discover.next_step() <= finder.clock.monotonic()
 

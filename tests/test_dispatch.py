@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 
 from agent.model.errors import CloudError, FileChangedError
-from agent.model.nouns import SyncLog, utc_text
 from agent.model.unforeseen import SHORTAGES
+from agent.model.values import SyncLog, utc_text
 from tests.fakes.gateway import PROFILE
 from tests.lacks import no_descriptors
 from tests.recorders import write_mcap, write_sidecar

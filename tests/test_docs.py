@@ -10,7 +10,7 @@ from pathlib import Path
 
 import click
 
-from agent.edges.config import KEYS, Settings, load
+from agent.adapters.config import KEYS, Settings, load
 from agent.model import touch_files
 
 REPOSITORY = Path(__file__).parent.parent

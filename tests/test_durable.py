@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from agent.model import durable
+from agent.model import atomic_file as durable
 
 
 def test_a_file_is_replaced_with_its_mode_and_owner(tmp_path: Path) -> None:

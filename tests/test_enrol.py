@@ -12,13 +12,13 @@ from typing import Any
 
 import pytest
 
+from agent.adapters.gateway import GrpcGateway
+from agent.adapters.profiles import ProfileFile
+from agent.cloud.enrol import Enrol, Enrolling
 from agent.devcloud.cloud import DevCloud
-from agent.edges.gateway import GrpcGateway
-from agent.edges.profiles import ProfileFile
-from agent.flow.enrol import Enrol, Enrolling
-from agent.flow.gate import Closed, Delays, Gate
+from agent.gate.gate import Closed, Delays, Gate
 from agent.model.errors import AgentError, CloudError, RefusedError
-from agent.model.nouns import Enrolled
+from agent.model.values import Enrolled
 from tests.fakes.clock import FakeClock
 
 ROBOT = "arm-7"

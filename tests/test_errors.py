@@ -18,13 +18,13 @@ import urllib3
 from google.protobuf.any_pb2 import Any as AnyMessage
 from urllib3 import exceptions
 
-from agent.edges.gateway import _translated
-from agent.edges.store.answers import cut, refused
-from agent.flow.outcome import outcome_of
+from agent.adapters.gateway import _translated
+from agent.adapters.store.responses import cut, refused
+from agent.dispatch.outcome import outcome_of
 from agent.model import errors
 from agent.model.errors import TABLE, CloudError, judge
-from agent.model.nouns import Kind
 from agent.model.unforeseen import SHORTAGES, foreign
+from agent.model.values import Kind
 from agent.pb.auth_pb2 import AuthErrorCode
 from agent.pb.common_pb2 import ErrorDetail
 from agent.pb.data_gateway_pb2 import DataGatewayErrorCode

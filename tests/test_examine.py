@@ -11,10 +11,10 @@ from typing import Any
 
 import pytest
 
-from agent.flow import examine
-from agent.flow.examine import Examiner, NotYet, SidecarRule, fingerprint, has_writer, sidecar_path
+from agent.discovery import examine
+from agent.discovery.examine import Examiner, NotYet, SidecarRule, fingerprint, has_writer, sidecar_path
 from agent.model.errors import FileChangedError, RecordingError
-from agent.model.nouns import Damaged, Fingerprint, Recording
+from agent.model.values import Damaged, Fingerprint, Recording
 from tests import recorders
 
 

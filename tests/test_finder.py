@@ -8,13 +8,13 @@ from pathlib import Path
 
 import pytest
 
-from agent.flow.discover import Discover
-from agent.flow.examine import Examiner
-from agent.flow.finder import Finder
-from agent.flow.intake import Intake
+from agent.discovery.discover import Discover
+from agent.discovery.examine import Examiner
+from agent.dispatch.discovery_loop import Finder
+from agent.dispatch.intake import Intake
 from agent.model.errors import HistoryFullError
-from agent.model.nouns import Damaged, Recording, Sighting, SyncLog
 from agent.model.object_key import object_key
+from agent.model.values import Damaged, Recording, Sighting, SyncLog
 from tests import recorders
 from tests.fakes.clock import FakeClock
 from tests.fakes.history import MemoryHistory

@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
-from agent.flow import forgetting
-from agent.flow.forgetting import Forgetting
-from agent.model.nouns import Answer, Damaged, Debt, Fault, Recording, Status, SyncLog
+from agent.model.values import Answer, Damaged, Debt, Fault, Recording, Status, SyncLog
+from agent.retention import history_expiry as forgetting
+from agent.retention.history_expiry import Forgetting
 from tests.contracts.history import document
 from tests.recorders import damaged, write_mcap
 from tests.robot import BUILT, WatchingRobot

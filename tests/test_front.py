@@ -24,9 +24,9 @@ from minio.error import S3Error
 from agent.devcloud import sigv4
 from agent.devcloud.admission import Admission, RefusedError
 from agent.devcloud.bucket import Bucket
-from agent.devcloud.front import Front, Pace
 from agent.devcloud.ledger import Device, Lease, Ledger
 from agent.devcloud.servers import Endpoint
+from agent.devcloud.store_proxy import Front, Pace
 from tests import servers
 
 BUCKET = "recordings"

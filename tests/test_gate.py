@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from agent.flow.gate import Delays, Gate
+from agent.gate.gate import Delays, Gate
 from agent.model.errors import CloudError, GateClosedError, judge
 from tests.fakes.clock import FakeClock
 

@@ -14,13 +14,13 @@ import grpc
 import pytest
 from google.protobuf.any_pb2 import Any as AnyMessage
 
+from agent.adapters.clock import RealClock
+from agent.adapters.gateway import GrpcGateway
+from agent.adapters.profiles import ProfileFile
+from agent.adapters.store import MinioStore
 from agent.devcloud.cloud import DevCloud
-from agent.edges.clock import RealClock
-from agent.edges.gateway import GrpcGateway
-from agent.edges.profiles import ProfileFile
-from agent.edges.store import MinioStore
 from agent.model.errors import CloudError, judge
-from agent.model.nouns import DEFAULT_PART_SIZE, AccessToken, DeviceProfile
+from agent.model.values import DEFAULT_PART_SIZE, AccessToken, DeviceProfile
 from agent.pb import auth_pb2, auth_pb2_grpc, common_pb2, data_gateway_pb2, data_gateway_pb2_grpc
 from tests import servers
 from tests.contracts.gateway import LOG, GatewayContract, Platform
@@ -355,7 +355,7 @@ def test_after_a_minute_without_a_call_it_hangs_up_and_the_next_call_connects_an
     channels = dict(gateway._channels)
     gateway.rest()
     assert gateway._channels == channels
-    monkeypatch.setattr("agent.edges.gateway._REST", -1.0)
+    monkeypatch.setattr("agent.adapters.gateway._REST", -1.0)
     gateway.rest()
     assert gateway._channels == {}
     gateway.abort(at_script(script), TOKEN, "logical", "why")
@@ -369,7 +369,7 @@ def test_it_does_not_hang_up_on_a_call_that_lasts(
         gateway.rest()
         return data_gateway_pb2.AbortUploadResponse()
 
-    monkeypatch.setattr("agent.edges.gateway._REST", -1.0)
+    monkeypatch.setattr("agent.adapters.gateway._REST", -1.0)
     script.answer = answer
     gateway.abort(at_script(script), TOKEN, "logical", "why")
     assert len(script.seen) == 1
@@ -378,7 +378,7 @@ def test_it_does_not_hang_up_on_a_call_that_lasts(
 def test_once_closed_it_connects_no_more_though_it_had_hung_up(
     script: Script, gateway: GrpcGateway, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("agent.edges.gateway._REST", -1.0)
+    monkeypatch.setattr("agent.adapters.gateway._REST", -1.0)
     gateway.rest()
     gateway.close()
     with pytest.raises(CloudError) as raised:
@@ -393,7 +393,7 @@ def test_what_nobody_foresaw_in_a_call_is_an_error_of_that_call_without_a_secret
         raise LookupError(f"nobody foresaw {TOKEN.value}")
 
     script.answer = lambda _request, context: context.abort(grpc.StatusCode.INTERNAL, "no")
-    monkeypatch.setattr("agent.edges.gateway._translated", surprise)
+    monkeypatch.setattr("agent.adapters.gateway._translated", surprise)
     with pytest.raises(CloudError) as raised:
         gateway.recover(at_script(script), TOKEN, "logical")
     assert raised.value.message == "GetUploadRecovery: unexpected_answer: LookupError"

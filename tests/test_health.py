@@ -11,13 +11,13 @@ from pathlib import Path
 
 import pytest
 
-from agent import app as app_room
-from agent.app import App
+from agent.adapters.config import PREFIX, load
+from agent.adapters.scheduler import Schedule
+from agent.assembly import app as app_room
+from agent.assembly.app import App
 from agent.devcloud.cloud import DevCloud
 from agent.devcloud.servers import free_port
-from agent.edges.config import PREFIX, load
-from agent.health import Beat, Health
-from agent.schedule import Schedule
+from agent.observe.health import Beat, Health
 from tests.prometheus import fetch
 
 _LOOK_EVERY = 0.02  # seconds

@@ -17,13 +17,13 @@ from typing import Any
 
 import pytest
 
-from agent.edges.history import TABLE, TinyHistory, to_json
-from agent.edges.history.index import Index
-from agent.edges.journal import JournalDB, JournalStorage
-from agent.edges.journal.lines import line
+from agent.adapters.history import TABLE, TinyHistory, to_json
+from agent.adapters.history.index import Index
+from agent.adapters.journal import JournalDB, JournalStorage
+from agent.adapters.journal.lines import line
 from agent.model.errors import AgentError, HistoryFullError, HistoryLockedError
-from agent.model.nouns import Fault, Marker, SyncLog
 from agent.model.ports import History
+from agent.model.values import Fault, Marker, SyncLog
 from tests.contracts.history import LATER, HistoryContract, document
 from tests.fakes.clock import FakeClock
 from tests.fakes.history import MemoryHistory

@@ -223,7 +223,7 @@ def test_kill_9_at_any_moment_loses_nothing_that_was_acknowledged(folder: Path) 
 
 FORGETTER = """
 import sys
-from agent.model.nouns import Absences
+from agent.model.values import Absences
 from tests.test_history import *
 with opened(Path(sys.argv[1])) as history:
     print("open", flush=True)

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agent.flow.identity import (
+from agent.cloud.identity import (
     DEVICE_KEY,
     MAX_KEY_BYTES,
     MAX_TAGS,
@@ -27,7 +27,7 @@ from agent.flow.identity import (
 )
 from agent.model.errors import RecordingError, WaitingError
 from agent.model.mcap_tail import Tail
-from agent.model.nouns import DeviceProfile, Fingerprint, Recording, Sidecar
+from agent.model.values import DeviceProfile, Fingerprint, Recording, Sidecar
 
 PROFILE = DeviceProfile("asset-1", "key", {"site": "lab"}, "https://auth", "https://gateway")
 ROOT = Path("/data")

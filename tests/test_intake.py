@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 
-from agent.flow.examine import Examiner
-from agent.flow.intake import Intake
+from agent.discovery.examine import Examiner
+from agent.dispatch.intake import Intake
 from agent.model.errors import HistoryFullError
-from agent.model.nouns import Answer, Ask, Damaged, Fault, Recording, SyncLog
+from agent.model.values import Answer, Ask, Damaged, Fault, Recording, SyncLog
 from tests.fakes.clock import FakeClock
 from tests.fakes.history import MemoryHistory
 from tests.recorders import damaged, write_mcap, write_sidecar

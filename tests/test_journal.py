@@ -16,10 +16,10 @@ from tinydb import TinyDB, where
 from tinydb.storages import MemoryStorage
 from tinydb.table import Document
 
-from agent.edges.journal import JournalDB, JournalStorage
-from agent.edges.journal.lines import line
-from agent.edges.journal.places import Places
-from agent.edges.journal.storage import FORMAT
+from agent.adapters.journal import JournalDB, JournalStorage
+from agent.adapters.journal.lines import line
+from agent.adapters.journal.offsets import Places
+from agent.adapters.journal.storage import FORMAT
 from agent.model.errors import AgentError
 
 State = dict[str, dict[int, Any]]

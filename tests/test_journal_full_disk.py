@@ -14,8 +14,8 @@ from typing import Any
 import pytest
 from tinydb.table import Document
 
-from agent.edges.journal import RESERVE
-from agent.edges.journal.lines import line
+from agent.adapters.journal import RESERVE
+from agent.adapters.journal.lines import line
 from agent.model.errors import HistoryFullError
 from tests.test_journal import content_of, journal, state_of, storage_of
 

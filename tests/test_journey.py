@@ -12,7 +12,7 @@ import pytest
 
 from agent.devcloud.cloud import DevCloud
 from agent.devcloud.ledger import Lease, Token
-from agent.model.nouns import SyncLog
+from agent.model.values import SyncLog
 from tests import servers
 from tests.journey import Agent, running
 from tests.recorders import damaged, unfinished, write_mcap, write_sidecar

@@ -17,10 +17,10 @@ from pathlib import Path
 
 import pytest
 
+from agent.adapters.clock import RealClock
+from agent.adapters.history import TinyHistory
 from agent.devcloud.cloud import DevCloud
-from agent.edges.clock import RealClock
-from agent.edges.history import TinyHistory
-from agent.model.nouns import SyncLog
+from agent.model.values import SyncLog
 from tests.journey import Agent
 from tests.recorders import write_mcap, write_sidecar
 

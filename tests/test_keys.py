@@ -11,8 +11,8 @@ from urllib.parse import parse_qs, urlsplit
 
 import pytest
 
-from agent.edges.clock import RealClock
-from agent.edges.store.keys import ProviderKeys, Source
+from agent.adapters.clock import RealClock
+from agent.adapters.store.keys import ProviderKeys, Source
 from agent.model.errors import CloudError, judge
 from tests.oracle import Answer, Oracle, Request
 from tests.resolver import every_name_leads_to_one_server

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from agent.flow.known import Known
+from agent.discovery.file_table import Known
 
 
 def added(known: Known, folder: str, name: str, mark: int = 0) -> None:

@@ -8,10 +8,10 @@ from zoneinfo import ZoneInfo
 
 import pytest
 
-from agent.flow.gate import Delays, Gate
-from agent.flow.limits import Limits
+from agent.gate.gate import Delays, Gate
+from agent.gate.upload_policy import Limits
 from agent.model.hours import Hours
-from agent.model.nouns import Link
+from agent.model.values import Link
 from tests.fakes.clock import FakeClock
 from tests.robot import Robot
 

@@ -16,10 +16,10 @@ from typing import Any
 
 import pytest
 
-from agent.edges import link as room
-from agent.edges.clock import RealClock
-from agent.edges.link import LinkWatch
-from agent.model.nouns import Link
+from agent.adapters import link as room
+from agent.adapters.clock import RealClock
+from agent.adapters.link import LinkWatch
+from agent.model.values import Link
 from tests.fakes.clock import FakeClock
 
 # A robot with wifi (10.1.0.2) and mobile radio (10.2.0.2) in a world of its own; V4 and V6 are the cloud.
@@ -36,8 +36,8 @@ ip -6 addr add fd02::2/64 dev wwan0 nodad
 """
 LOOK = """
 import json, sys
-from agent.edges.clock import RealClock
-from agent.edges.link import LinkWatch
+from agent.adapters.clock import RealClock
+from agent.adapters.link import LinkWatch
 watch = LinkWatch(RealClock(), metered=False)
 for line in sys.stdin:
     link = watch.look(json.loads(line))

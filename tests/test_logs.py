@@ -17,8 +17,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agent.edges import logs
-from agent.edges.logs import HIDDEN, Redactor
+from agent.adapters import logs
+from agent.adapters.logs import HIDDEN, Redactor
 
 SECRET = 'wJalrXUtn"FEMI/K7MDENG+bPx'  # noqa: S105 - it opens nothing
 log = logging.getLogger("agent.flow.test")
@@ -289,7 +289,7 @@ def test_without_a_writable_folder_there_is_standard_error_and_one_warning(
 FULL_DISK = """
 import logging, sys
 from pathlib import Path
-from agent.edges import logs
+from agent.adapters import logs
 redactor = logs.start("INFO", Path(sys.argv[1]), 1, 3)
 redactor.hide("very-secret-value")
 for number in range(50):

@@ -12,12 +12,12 @@ from pathlib import Path
 
 import pytest
 
-from agent.edges.logtail import Line, LogTail
+from agent.adapters.logtail import Line, LogTail
 
 _WRITER = """
 import logging, sys
 from pathlib import Path
-from agent.edges import logs
+from agent.adapters import logs
 
 folder, count, size, files = sys.argv[1:]
 logs.start("INFO", Path(folder), float(size), int(files), console=False)

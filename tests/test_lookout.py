@@ -10,12 +10,12 @@ from typing import Any
 
 import pytest
 
-from agent import lookout as room
-from agent.edges.clock import RealClock
-from agent.edges.config import PREFIX, load
-from agent.flow.dispatch import Dispatch
-from agent.flow.finder import Finder
-from agent.lookout import Lookout
+from agent.adapters.clock import RealClock
+from agent.adapters.config import PREFIX, load
+from agent.assembly import discovery_service as room
+from agent.assembly.discovery_service import Lookout
+from agent.dispatch.discovery_loop import Finder
+from agent.dispatch.dispatch import Dispatch
 from agent.model.errors import HistoryFullError
 from tests.fakes.history import MemoryHistory
 from tests.recorders import write_mcap

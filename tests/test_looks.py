@@ -3,7 +3,7 @@ from __future__ import annotations
 import math
 import random
 
-from agent.flow.looks import Batch, Looks
+from agent.discovery.timer_queue import Batch, Looks
 
 
 def batch_of(mtimes: list[int]) -> Batch:

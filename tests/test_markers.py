@@ -13,11 +13,11 @@ from typing import Any
 
 import pytest
 
-from agent.flow import markers as room
-from agent.flow import touched
-from agent.flow.requests import BATCH
-from agent.model.nouns import Marker, Sighting
 from agent.model.touch_files import target_of
+from agent.model.values import Marker, Sighting
+from agent.operations import marker_file as touched
+from agent.operations import markers as room
+from agent.operations.requests import BATCH
 from tests.fakes.gateway import PROFILE
 from tests.recorders import damaged, dated, write_mcap, write_sidecar
 from tests.robot import UploadedRobot

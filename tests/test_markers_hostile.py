@@ -17,12 +17,12 @@ from typing import Any
 
 import pytest
 
-from agent.edges.history import TinyHistory
-from agent.flow import markers as room
-from agent.flow import touched
-from agent.flow.requests import BATCH
-from agent.flow.touched import UnservedError
-from agent.model.nouns import Sighting
+from agent.adapters.history import TinyHistory
+from agent.model.values import Sighting
+from agent.operations import marker_file as touched
+from agent.operations import markers as room
+from agent.operations.marker_file import UnservedError
+from agent.operations.requests import BATCH
 from tests.fakes.clock import FakeClock
 from tests.recorders import write_mcap, write_sidecar
 from tests.robot import WatchingRobot

@@ -9,13 +9,13 @@ from pathlib import Path
 
 import pytest
 
-from agent.edges.history import TinyHistory
-from agent.edges.journal import JournalStorage
-from agent.edges.metrics import Exporter
-from agent.measuring import Measuring
+from agent.adapters.history import TinyHistory
+from agent.adapters.journal import JournalStorage
+from agent.adapters.metrics_endpoint.exposition import Exporter
 from agent.model.errors import TABLE, CloudError
-from agent.model.measures import HOLDS
-from agent.model.nouns import Debt, utc_seconds
+from agent.model.metrics import HOLDS
+from agent.model.values import Debt, utc_seconds
+from agent.observe.metrics_collector import Measuring
 from tests.recorders import write_mcap, write_sidecar
 from tests.robot import WatchingRobot
 

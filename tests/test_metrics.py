@@ -180,5 +180,5 @@ def test_an_agent_uploads_though_its_port_is_taken_and_takes_its_textfile_along_
 
 
 def test_the_library_is_not_paid_for_where_nobody_asks_for_metrics() -> None:
-    program = "import sys, agent.cli, agent.app; sys.exit('prometheus_client' in sys.modules)"
+    program = "import sys, agent.cli, agent.assembly.app; sys.exit('prometheus_client' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", program], timeout=60, check=False).returncode == 0

@@ -24,13 +24,13 @@ import grpc
 import pytest
 from watchdog.observers.inotify import InotifyObserver
 
-from agent import app
-from agent.app import App
-from agent.edges.history import TinyHistory
-from agent.edges.journal.lines import line
+from agent.adapters.history import TinyHistory
+from agent.adapters.journal.lines import line
+from agent.assembly import app
+from agent.assembly.app import App
 from agent.model.errors import AgentError, HistoryLockedError
-from agent.model.nouns import SyncLog
-from agent.preconditions import robot
+from agent.model.values import SyncLog
+from agent.preconditions import host as robot
 from tests.fakes.clock import FakeClock
 from tests.faults.gateway import refused
 from tests.faults.script import FOREVER

@@ -14,13 +14,13 @@ from pathlib import Path
 
 import pytest
 
-from agent.app import App
+from agent.adapters.config import PREFIX, load
+from agent.adapters.control import Control
+from agent.adapters.systemd import Notify
+from agent.assembly.app import App
+from agent.assembly.reload import AskedQueue
 from agent.devcloud.cloud import DevCloud
-from agent.edges.config import PREFIX, load
-from agent.edges.control import Control
-from agent.edges.notify import Notify
 from agent.model.errors import NotRunningError
-from agent.reload import AskedQueue
 from tests.journey import Agent
 from tests.recorders import write_mcap
 

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from agent.model.nouns import SyncLog
 from agent.model.object_key import is_spare, object_key, placeholders, spare_key
+from agent.model.values import SyncLog
 
 ROOT = Path("/data/recordings")
 LOG = SyncLog(

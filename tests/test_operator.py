@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from agent.edges.assets import AssetFile
-from agent.flow.binding import Bindings
+from agent.adapters.assets import AssetFile
 from agent.model.errors import RefusedError
-from agent.operator import Desk
+from agent.operations.asset_binding import Bindings
+from agent.operations.operator_requests import Desk
 from tests.contracts.operator import Desk as Asked
 from tests.contracts.operator import OperatorContract
 from tests.fakes.gateway import PROFILE

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from agent.adapters.control import Control
 from agent.devcloud.cloud import DevCloud
-from agent.edges.control import Control
 from agent.model.errors import NotRunningError
 from tests.eventually import eventually
 from tests.journey import Agent, running

@@ -6,7 +6,7 @@ import errno
 
 import pytest
 
-from agent.flow.outcome import outcome_of
+from agent.dispatch.outcome import outcome_of
 from agent.model.errors import (
     TABLE,
     AgentError,

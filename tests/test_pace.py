@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from agent.flow.pace import MOST, MOST_IN_ALL, Pace, Run
+from agent.upload.concurrency import MOST, MOST_IN_ALL, Pace, Run
 
 MBIT = 1e6 / 8
 LOOK = 0.5

@@ -15,10 +15,10 @@ from typing import Any
 import pytest
 
 from agent import __version__
+from agent.adapters.journal.lines import encode, line
+from agent.adapters.journal.storage import FORMAT
 from agent.devcloud.cloud import DevCloud
 from agent.devcloud.sigv4 import Request
-from agent.edges.journal.lines import encode, line
-from agent.edges.journal.storage import FORMAT
 from tests import debian
 from tests.debian import OLD, Debian, rebuild_package
 from tests.eventually import eventually

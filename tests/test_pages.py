@@ -10,9 +10,9 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
+from agent.adapters.metrics_endpoint import http_server as room
+from agent.adapters.metrics_endpoint.http_server import Page, Pages
 from agent.devcloud.servers import free_port
-from agent.edges import pages as room
-from agent.edges.pages import Page, Pages
 from tests.prometheus import fetch
 
 CALM = 8.0  # seconds within which a healthy server has long answered

@@ -10,16 +10,16 @@ from typing import Any, cast
 import pytest
 from minio import Minio
 
-from agent.edges.clock import RealClock
-from agent.edges.store import MinioStore
-from agent.flow.credentials import SessionKeys
-from agent.flow.gate import Delays, Gate
-from agent.flow.pace import Pace
-from agent.flow.sender import Sender
-from agent.flow.source import Source
+from agent.adapters.clock import RealClock
+from agent.adapters.store import MinioStore
+from agent.cloud.credentials import SessionKeys
+from agent.gate.gate import Delays, Gate
 from agent.model.errors import CloudError
-from agent.model.nouns import Part, SentPart, Transfer, UploadSession, parts_of
 from agent.model.ports import Clock, Target
+from agent.model.values import Part, SentPart, Transfer, UploadSession, parts_of
+from agent.upload.concurrency import Pace
+from agent.upload.part_uploader import Sender
+from agent.upload.source_file import Source
 from tests import servers
 from tests.fakes.clock import FakeClock
 from tests.oracle import LEASE

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from agent.flow import power_on as room
-from agent.flow.gate import Closed, Delays, Gate
-from agent.flow.power_on import PowerOn
+from agent.gate import boot_jitter as room
+from agent.gate.boot_jitter import PowerOn
+from agent.gate.gate import Closed, Delays, Gate
 from tests.eventually import eventually
 from tests.fakes.clock import FakeClock
 from tests.scene import Scene, World

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from agent.edges.profiles import ProfileFile
+from agent.adapters.profiles import ProfileFile
 from agent.model.errors import CloudError
 
 KEY = "key-that-nobody-may-see"

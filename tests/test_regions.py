@@ -12,9 +12,9 @@ from typing import Any, Literal
 import botocore
 import pytest
 
-from agent.edges.clock import RealClock
-from agent.edges.store import MinioStore
-from agent.edges.store.regions import StoreHost, store_host, token_service_region
+from agent.adapters.clock import RealClock
+from agent.adapters.store import MinioStore
+from agent.adapters.store.regions import StoreHost, store_host, token_service_region
 from agent.model.errors import CloudError, judge
 from tests.oracle import LEASE, XML, Answer, session_at
 from tests.resolver import every_name_leads_to_one_server, signed_region

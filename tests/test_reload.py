@@ -11,15 +11,15 @@ from typing import Any
 
 import pytest
 
-from agent.app import App
+from agent.adapters.config import KEYS, PREFIX, Settings, load
+from agent.adapters.scheduler import Schedule
+from agent.assembly.app import App
+from agent.assembly.discovery_service import Lookout
+from agent.assembly.reload import NEEDS_RESTART, change
 from agent.devcloud.cloud import DevCloud
 from agent.devcloud.servers import free_port
-from agent.edges.config import KEYS, PREFIX, Settings, load
-from agent.flow.dispatch import Dispatch
-from agent.lookout import Lookout
+from agent.dispatch.dispatch import Dispatch
 from agent.pb.data_gateway_pb2 import InitDeviceRequest, InitDeviceResponse
-from agent.reload import NEEDS_RESTART, change
-from agent.schedule import Schedule
 from tests.eventually import eventually
 from tests.journey import Agent, running
 from tests.prometheus import fetch

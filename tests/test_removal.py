@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from agent.flow import removal as room
-from agent.flow.examine import fingerprint
-from agent.flow.removal import Removal, StaysError
-from agent.model.nouns import utc_text
+from agent.discovery.examine import fingerprint
+from agent.model.values import utc_text
+from agent.retention import deletion as room
+from agent.retention.deletion import Removal, StaysError
 from tests.recorders import write_mcap, write_sidecar
 
 

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from agent.flow import requests as room
-from agent.flow.requests import Requests
 from agent.model.errors import CloudError
-from agent.model.nouns import Answer, Ask
+from agent.model.values import Answer, Ask
+from agent.operations import requests as room
+from agent.operations.requests import Requests
 from tests.recorders import damaged, write_mcap, write_sidecar
 from tests.robot import UploadedRobot
 

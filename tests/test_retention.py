@@ -14,10 +14,10 @@ from typing import Any
 
 import pytest
 
-from agent.flow.gate import Gate
-from agent.flow.removal import Removal
+from agent.gate.gate import Gate
 from agent.model.errors import CloudError, HistoryFullError, judge
-from agent.model.nouns import DeviceProfile, StoredObject, SyncLog
+from agent.model.values import DeviceProfile, StoredObject, SyncLog
+from agent.retention.deletion import Removal
 from tests.fakes.gateway import PROFILE
 from tests.fakes.store import FakeStore
 from tests.recorders import write_mcap, write_sidecar
@@ -890,7 +890,7 @@ def test_an_agent_that_stops_deletes_nothing_more(robot: Keeper) -> None:
 
 
 def test_a_look_asks_a_bounded_number_of_times(robot: Keeper, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("agent.flow.confirm._MOST", 2)
+    monkeypatch.setattr("agent.retention.confirm._MOST", 2)
     robot.send("a.mcap", "b.mcap", "c.mcap")
     robot.retention.look()
     assert robot.left() == ["c.mcap"]

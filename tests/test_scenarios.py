@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from agent.model.errors import CloudError
-from agent.model.nouns import CredentialLease, SyncLog, UploadSession
+from agent.model.values import CredentialLease, SyncLog, UploadSession
 from tests.fakes.gateway import GATEWAY_CALLS
 from tests.fakes.store import STORE_CALLS, FakeStore, FakeTarget
 from tests.robot import Robot

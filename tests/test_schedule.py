@@ -7,7 +7,7 @@ from datetime import datetime, timedelta, timezone
 
 import pytest
 
-from agent.schedule import Every, Schedule
+from agent.adapters.scheduler import Every, Schedule
 from tests.lacks import NoThreads
 
 NOON = datetime(2030, 1, 1, 12, tzinfo=timezone.utc)

@@ -8,14 +8,14 @@ from pathlib import Path
 
 import pytest
 
-from agent.flow.credentials import Credentials, SessionKeys
-from agent.flow.examine import Examiner
-from agent.flow.gate import Delays, Gate
-from agent.flow.pace import Pace, Run
-from agent.flow.sender import Sender
-from agent.flow.source import Source
+from agent.cloud.credentials import Credentials, SessionKeys
+from agent.discovery.examine import Examiner
+from agent.gate.gate import Delays, Gate
 from agent.model.errors import AgentError, CloudError, FileChangedError, GateClosedError, RecordingError, judge
-from agent.model.nouns import Recording, Transfer, parts_of
+from agent.model.values import Recording, Transfer, parts_of
+from agent.upload.concurrency import Pace, Run
+from agent.upload.part_uploader import Sender
+from agent.upload.source_file import Source
 from tests.contracts.gateway import LOG
 from tests.fakes.clock import FakeClock
 from tests.fakes.gateway import PROFILE, FakeGateway

@@ -24,10 +24,10 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule, run_state_machine_as_test
 
-from agent.flow import touched
-from agent.flow.removal import Doomed
 from agent.model.errors import CloudError
-from agent.model.nouns import CredentialLease, Damaged, DeviceProfile, Marker, Recording, Sighting, SyncLog, utc_text
+from agent.model.values import CredentialLease, Damaged, DeviceProfile, Marker, Recording, Sighting, SyncLog, utc_text
+from agent.operations import marker_file as touched
+from agent.retention.deletion import Doomed
 from tests.fakes.clock import FakeClock
 from tests.fakes.gateway import GATEWAY_CALLS, PROFILE
 from tests.fakes.store import STORE_CALLS, FakeStore

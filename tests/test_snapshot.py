@@ -8,11 +8,11 @@ from typing import Any
 
 import pytest
 
-from agent.flow.dispatch import Claim
-from agent.flow.report import DiskReport
+from agent.discovery.report import DiskReport
+from agent.dispatch.dispatch import Claim
 from agent.model.errors import CloudError
-from agent.model.nouns import SyncLog, Transfer
-from agent.snapshot import Rates, Snapshot, line
+from agent.model.values import SyncLog, Transfer
+from agent.observe.status_snapshot import Rates, Snapshot, line
 from tests.fakes.clock import FakeClock
 from tests.robot import WatchingRobot
 

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from agent.flow.examine import Examiner
-from agent.flow.source import Source
+from agent.discovery.examine import Examiner
 from agent.model.errors import RecordingError
-from agent.model.nouns import Recording
+from agent.model.values import Recording
+from agent.upload.source_file import Source
 from tests.recorders import write_mcap
 
 

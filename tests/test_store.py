@@ -19,12 +19,12 @@ from minio.credentials.providers import AssumeRoleProvider, StaticProvider
 from minio.helpers import BaseURL
 from minio.minioadmin import MinioAdmin
 
-from agent.edges.clock import RealClock
-from agent.edges.store import MinioStore
-from agent.edges.store import target as target_room
-from agent.edges.store.wire import ConfiguredURL
+from agent.adapters.clock import RealClock
+from agent.adapters.store import MinioStore
+from agent.adapters.store import multipart as target_room
+from agent.adapters.store.client import ConfiguredURL
 from agent.model.errors import CloudError, judge
-from agent.model.nouns import CredentialLease, Part, Transfer, parts_of
+from agent.model.values import CredentialLease, Part, Transfer, parts_of
 from tests import servers
 from tests.contracts.store import Place, StoreContract
 from tests.fakes.store import FakeStore

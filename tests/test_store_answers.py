@@ -15,13 +15,14 @@ from unittest import mock
 import pytest
 import urllib3
 
-from agent.edges.clock import RealClock
-from agent.edges.store import MinioStore, wire
-from agent.edges.store.answers import cut
+from agent.adapters.clock import RealClock
+from agent.adapters.store import MinioStore
+from agent.adapters.store import client as wire
+from agent.adapters.store.responses import cut
 from agent.model.digests import md5, quoted
 from agent.model.errors import CloudError, judge
-from agent.model.nouns import CredentialLease, Part, SentPart, StoredObject, Transfer
 from agent.model.ports import Target
+from agent.model.values import CredentialLease, Part, SentPart, StoredObject, Transfer
 from tests import servers
 from tests.faults.wire import Port
 from tests.lacks import no_descriptors

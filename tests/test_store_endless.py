@@ -14,11 +14,11 @@ from pathlib import Path
 
 import pytest
 
-from agent.edges.clock import RealClock
-from agent.edges.store import MinioStore
+from agent.adapters.clock import RealClock
+from agent.adapters.store import MinioStore
 from agent.model.errors import CloudError, GateClosedError, judge
-from agent.model.nouns import Part, SentPart, Transfer
 from agent.model.ports import Target
+from agent.model.values import Part, SentPart, Transfer
 from tests.faults.wire import Port
 from tests.oracle import opened, target_at
 

@@ -16,13 +16,13 @@ from pathlib import Path
 import pytest
 from urllib3.connection import HTTPConnection
 
-from agent.edges.clock import RealClock
-from agent.edges.store import MinioStore
-from agent.edges.store.connections import Connection
-from agent.edges.store.line import Line
-from agent.edges.store.target import MinioTarget
+from agent.adapters.clock import RealClock
+from agent.adapters.store import MinioStore
+from agent.adapters.store.cancel_scope import Line
+from agent.adapters.store.connections import Connection
+from agent.adapters.store.multipart import MinioTarget
 from agent.model.errors import CloudError, FileChangedError, GateClosedError
-from agent.model.nouns import Part, Transfer, UploadSession
+from agent.model.values import Part, Transfer, UploadSession
 from tests import servers
 from tests.oracle import LEASE, opened
 from tests.slowlink import SlowLink, Wire, slow_link

@@ -12,11 +12,11 @@ from pathlib import Path
 
 import pytest
 
-from agent.edges.clock import RealClock
-from agent.edges.store import MinioStore
+from agent.adapters.clock import RealClock
+from agent.adapters.store import MinioStore
 from agent.model.digests import b64, hasher, md5, quoted
 from agent.model.errors import CloudError
-from agent.model.nouns import Part, Transfer
+from agent.model.values import Part, Transfer
 from tests import servers
 from tests.contracts.store import Meddler
 from tests.fakes.clock import FakeClock

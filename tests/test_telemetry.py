@@ -12,10 +12,10 @@ from typing import Any
 
 import pytest
 
+from agent.adapters.metrics_endpoint import Telemetry
+from agent.adapters.metrics_endpoint.http_server import Pages
 from agent.devcloud.servers import free_port
-from agent.edges.pages import Pages
-from agent.model.measures import Measures, Tally
-from agent.telemetry import Telemetry
+from agent.model.metrics import Measures, Tally
 from tests.prometheus import fetch
 
 NOW = Measures(
@@ -184,7 +184,7 @@ def test_what_is_stopped_while_it_begins_leaves_neither_port_nor_textfile(
             assert stopped.wait(30)
             super().__init__(*arguments)
 
-    monkeypatch.setattr("agent.telemetry.Pages", Slow)
+    monkeypatch.setattr("agent.adapters.metrics_endpoint.Pages", Slow)
     telemetry = Told(address)
     thread = threading.Thread(target=telemetry.tend)
     thread.start()
@@ -201,6 +201,6 @@ def test_what_is_stopped_while_it_begins_leaves_neither_port_nor_textfile(
         last.stop()
         path.touch()
 
-    monkeypatch.setattr("agent.telemetry.replace_textfile", write)
+    monkeypatch.setattr("agent.adapters.metrics_endpoint.replace_textfile", write)
     last.tend()
     assert not textfile.exists()

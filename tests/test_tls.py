@@ -12,16 +12,16 @@ from urllib.parse import urlsplit
 
 import pytest
 
+from agent.adapters.clock import RealClock
+from agent.adapters.gateway import GrpcGateway
+from agent.adapters.store import MinioStore
+from agent.adapters.store.keys import ProviderKeys
 from agent.devcloud.bucket import Bucket, StoreAwayError
 from agent.devcloud.certificates import certificates
 from agent.devcloud.servers import Endpoint
-from agent.edges.clock import RealClock
-from agent.edges.gateway import GrpcGateway
-from agent.edges.store import MinioStore
-from agent.edges.store.keys import ProviderKeys
 from agent.model.errors import CloudError
-from agent.model.nouns import AccessToken, DeviceProfile
 from agent.model.tls import client_context, unverified_client_context
+from agent.model.values import AccessToken, DeviceProfile
 from tests import servers
 from tests.oracle import Oracle, target_at
 

@@ -13,10 +13,10 @@ from typing import Any
 
 import pytest
 
-from agent.edges.history import TinyHistory, to_json
-from agent.edges.journal.storage import FORMAT
+from agent.adapters.history import TinyHistory, to_json
+from agent.adapters.journal.storage import FORMAT
 from agent.model.errors import AgentError, HistoryFullError
-from agent.model.nouns import Marker
+from agent.model.values import Marker
 from tests.test_history import files_no_longer_than, opened
 from tests.test_journal_full_disk import tmpfs
 

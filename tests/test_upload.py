@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from agent.model.errors import CloudError
-from agent.model.nouns import Recovery
+from agent.model.values import Recovery
 from tests.fakes.store import FakeStore
 from tests.robot import Robot
 

@@ -16,12 +16,12 @@ from pathlib import Path
 
 import pytest
 
-from agent.flow import verify as room
-from agent.flow.examine import fingerprint
-from agent.flow.removal import Doomed, Removal, StaysError
-from agent.flow.verify import Finding, Verify
+from agent.discovery.examine import fingerprint
 from agent.model.digests import b64, composite_checksum, composite_etags, md5
-from agent.model.nouns import SyncLog, parts_of, utc_text
+from agent.model.values import SyncLog, parts_of, utc_text
+from agent.retention import verify as room
+from agent.retention.deletion import Doomed, Removal, StaysError
+from agent.retention.verify import Finding, Verify
 
 SIZE = 1_000_000
 PART = 300_000

@@ -14,15 +14,15 @@ from typing import Any
 import pytest
 
 from agent import __version__
+from agent.adapters.history import TinyHistory
 from agent.devcloud.cloud import DevCloud
 from agent.devcloud.ledger import Session
-from agent.devcloud.rules import PlatformError
-from agent.edges.history import TinyHistory
-from agent.flow.examine import Examiner
-from agent.flow.intake import Intake
-from agent.flow.versions import note_version
-from agent.model.nouns import Fault, Kind, Recording, SyncLog, Upgrade
+from agent.devcloud.platform import PlatformError
+from agent.discovery.examine import Examiner
+from agent.dispatch.intake import Intake
+from agent.dispatch.upgrade_retry import note_version
 from agent.model.ports import History
+from agent.model.values import Fault, Kind, Recording, SyncLog, Upgrade
 from tests.contracts.history import document
 from tests.fakes.clock import FakeClock
 from tests.fakes.history import MemoryHistory

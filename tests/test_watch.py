@@ -17,9 +17,9 @@ from watchdog.events import FileClosedEvent, FileSystemEvent
 from watchdog.observers.inotify import InotifyObserver
 from watchdog.observers.polling import PollingObserver
 
-from agent.edges import watch as watch_room
-from agent.edges.watch import Watch
-from agent.model.nouns import Sighting
+from agent.adapters import watch as watch_room
+from agent.adapters.watch import Watch
+from agent.model.values import Sighting
 from tests import recorders
 
 # Python 3.10 has watchdog 6, whose reader is no thread and which does not tell of an overflow: scans find what it lost.

@@ -5,17 +5,17 @@ from __future__ import annotations
 import click
 
 from agent import __version__
-from agent.cli.asking import first, pause, rescan, resume, resync
-from agent.cli.binding import asset
-from agent.cli.checking import check
-from agent.cli.configuration import config
-from agent.cli.documents import history
-from agent.cli.enrolling import enroll
-from agent.cli.listing import list_, scan
-from agent.cli.running import run
-from agent.cli.showing import status, why
-from agent.cli.tailing import logs
-from agent.cli.trying import demo, devcloud
+from agent.cli.commands.asset import asset
+from agent.cli.commands.check import check
+from agent.cli.commands.config import config
+from agent.cli.commands.demo import demo, devcloud
+from agent.cli.commands.enroll import enroll
+from agent.cli.commands.history import history
+from agent.cli.commands.logs import logs
+from agent.cli.commands.ls import list_, scan
+from agent.cli.commands.resync import first, pause, rescan, resume, resync
+from agent.cli.commands.run import run
+from agent.cli.commands.status import status, why
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})

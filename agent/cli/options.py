@@ -14,17 +14,17 @@ from typing import Any, TypeVar
 import click
 
 from agent import __version__
+from agent.adapters.accepted import AcceptedConfigurations
+from agent.adapters.clock import RealClock
+from agent.adapters.config import ConfigError, Loaded, Settings, load_leniently
+from agent.adapters.config.kinds import newer_than
+from agent.adapters.control import Control
+from agent.adapters.history import TinyHistory
+from agent.adapters.status_file import StatusFile
 from agent.cli.opening import Opener
-from agent.edges.accepted import AcceptedConfigurations
-from agent.edges.clock import RealClock
-from agent.edges.config import ConfigError, Loaded, Settings, load_leniently
-from agent.edges.config.kinds import newer_than
-from agent.edges.control import Control
-from agent.edges.history import TinyHistory
-from agent.edges.status import StatusFile
-from agent.flow.examine import fingerprint
+from agent.discovery.examine import fingerprint
 from agent.model.errors import AgentError, FileChangedError
-from agent.model.nouns import utc_text
+from agent.model.values import utc_text
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 

@@ -15,11 +15,11 @@ from typing import Any
 from agent.devcloud import servers
 from agent.devcloud.bucket import Bucket, StoreAwayError, Stored
 from agent.devcloud.certificates import certificates
-from agent.devcloud.front import Front
 from agent.devcloud.gateway import Details, Gateway
 from agent.devcloud.ledger import Device, Lease, Ledger, Session, Token, write_private
-from agent.devcloud.rules import Rules, Terms
+from agent.devcloud.platform import Rules, Terms
 from agent.devcloud.servers import LOOPBACK, RunningStore
+from agent.devcloud.store_proxy import Front
 
 LOG = logging.getLogger(__name__)
 

@@ -14,7 +14,7 @@ from google.protobuf import any_pb2
 from google.protobuf.descriptor import ServiceDescriptor
 from google.protobuf.message_factory import GetMessageClass
 
-from agent.devcloud.rules import PlatformError, Rules
+from agent.devcloud.platform import PlatformError, Rules
 from agent.devcloud.servers import LOOPBACK
 from agent.pb import auth_pb2, common_pb2, data_gateway_pb2
 

@@ -11,7 +11,8 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, Protocol
 
-from agent.model.nouns import (
+from agent.model.states import Event
+from agent.model.values import (
     Absences,
     AccessToken,
     Answer,
@@ -31,7 +32,6 @@ from agent.model.nouns import (
     Upgrade,
     UploadSession,
 )
-from agent.model.states import Event
 
 
 class Clock(Protocol):

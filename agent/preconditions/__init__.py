@@ -7,12 +7,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 
-from agent.edges.config import Settings
+from agent.adapters.config import Settings
 from agent.model.ports import Clock
-from agent.preconditions.finding import Finding, findings
-from agent.preconditions.robot import REMEDIES, Robot, full_disk
+from agent.preconditions.cloud import Way
+from agent.preconditions.host import REMEDIES, Robot, full_disk
+from agent.preconditions.table import Finding, findings
 from agent.preconditions.user import become_owner, me
-from agent.preconditions.way import Way
 
 __all__ = ["REMEDIES", "Finding", "become_owner", "full_disk", "me", "preconditions"]
 

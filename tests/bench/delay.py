@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from agent.devcloud.cloud import DevCloud
-from agent.model.nouns import utc_seconds
+from agent.model.values import utc_seconds
 from tests.bench.figures import Cell, Figure, Goal, Table
 from tests.journey import running
 from tests.recorders import write_mcap, write_sidecar

@@ -16,9 +16,9 @@ from typing import Any
 import psutil
 from tinydb import TinyDB
 
-from agent.edges.history import TinyHistory, to_json
-from agent.model.nouns import SyncLog
+from agent.adapters.history import TinyHistory, to_json
 from agent.model.states import Event
+from agent.model.values import SyncLog
 from tests.bench.figures import Cell, Goal, Table
 from tests.fakes.clock import FakeClock
 

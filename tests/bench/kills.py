@@ -25,12 +25,12 @@ from typing import Any
 from minio import Minio
 from minio.error import S3Error
 
+from agent.adapters.clock import RealClock
+from agent.adapters.history import TinyHistory
 from agent.devcloud.cloud import DevCloud
-from agent.devcloud.front import Pace
 from agent.devcloud.servers import REGION
-from agent.edges.clock import RealClock
-from agent.edges.history import TinyHistory
-from agent.model.nouns import SyncLog
+from agent.devcloud.store_proxy import Pace
+from agent.model.values import SyncLog
 from tests.bench.uploads import sha256
 from tests.journey import Agent
 from tests.recorders import write_mcap, write_sidecar

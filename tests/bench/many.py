@@ -8,10 +8,10 @@ from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 
-from agent.edges.clock import RealClock
-from agent.edges.history import TinyHistory
-from agent.flow.examine import fingerprint
-from agent.model.nouns import SyncLog, utc_text
+from agent.adapters.clock import RealClock
+from agent.adapters.history import TinyHistory
+from agent.discovery.examine import fingerprint
+from agent.model.values import SyncLog, utc_text
 from tests.bench.history import recording
 from tests.recorders import write_mcap
 

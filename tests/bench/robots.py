@@ -28,24 +28,25 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from agent import __version__, cloud
-from agent.allowed import delays
+from agent import __version__
+from agent.adapters.assets import AssetFile
+from agent.adapters.clock import RealClock
+from agent.adapters.config import Settings
+from agent.adapters.history import TinyHistory
+from agent.assembly import cloud_backend as cloud
+from agent.assembly.feature_settings import delays
+from agent.cloud.credentials import Credentials
+from agent.cloud.enrol import Enrolling
 from agent.devcloud.cloud import DevCloud
-from agent.edges.assets import AssetFile
-from agent.edges.clock import RealClock
-from agent.edges.config import Settings
-from agent.edges.history import TinyHistory
-from agent.flow.credentials import Credentials
-from agent.flow.dispatch import Dispatch, Terms
-from agent.flow.enrol import Enrolling
-from agent.flow.examine import Examiner
-from agent.flow.gate import Gate
-from agent.flow.intake import Intake
-from agent.flow.pace import Pace
-from agent.flow.power_on import PowerOn
-from agent.flow.prepare import Prepare
-from agent.flow.upload import Upload
-from agent.model.nouns import Recording, SyncLog
+from agent.discovery.examine import Examiner
+from agent.dispatch.dispatch import Dispatch, Terms
+from agent.dispatch.intake import Intake
+from agent.gate.boot_jitter import PowerOn
+from agent.gate.gate import Gate
+from agent.model.values import Recording, SyncLog
+from agent.upload.concurrency import Pace
+from agent.upload.prepare import Prepare
+from agent.upload.upload import Upload
 from tests import servers
 from tests.recorders import write_mcap
 from tests.robot import Later

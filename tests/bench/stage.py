@@ -19,7 +19,7 @@ from minio import Minio
 from minio.deleteobjects import DeleteObject
 
 from agent.devcloud.servers import free_port
-from agent.model.nouns import SyncLog
+from agent.model.values import SyncLog
 from tests import servers
 from tests.bench.peers import BUCKET, Cost
 from tests.journey import Agent

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from agent.model.errors import CloudError, judge
-from agent.model.nouns import AccessToken, DeviceProfile, Grant, Part, SyncLog, Transfer
 from agent.model.ports import Gateway, ObjectStore
+from agent.model.values import AccessToken, DeviceProfile, Grant, Part, SyncLog, Transfer
 
 ASSET_TAG = "778a6d83c9ec49108537542a570966ee.device_id"
 FILE_TAG = "a206e337ecdf70a93bb611cf6a30c346.raw_file"

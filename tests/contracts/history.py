@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 
-from agent.model.nouns import Absences, Debt, Fault, Marker, SyncLog, Upgrade
 from agent.model.ports import History
 from agent.model.states import Event, IllegalMoveError
+from agent.model.values import Absences, Debt, Fault, Marker, SyncLog, Upgrade
 from tests.fakes.clock import FakeClock
 
 LATER = "2026-09-21T14:30:00.000Z"

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 
 from agent.model.digests import same_etag
 from agent.model.errors import CloudError
-from agent.model.nouns import (
+from agent.model.values import (
     AccessToken,
     CredentialLease,
     DeviceProfile,

@@ -11,9 +11,9 @@ from typing import Any, get_args
 
 from agent.model import states
 from agent.model.errors import HistoryFullError
-from agent.model.nouns import Absences, Debt, Marker, Status, SyncLog, Upgrade, utc_text
 from agent.model.ports import Clock
 from agent.model.states import Event
+from agent.model.values import Absences, Debt, Marker, Status, SyncLog, Upgrade, utc_text
 
 _State = tuple[dict[int, SyncLog], dict[str, Marker], set[str], Absences, Upgrade | None]
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable
 
-from agent.model.nouns import CredentialLease
+from agent.model.values import CredentialLease
 from tests.fakes.clock import FakeClock
 
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from agent.model.errors import RefusedError
-from agent.model.nouns import Answer
+from agent.model.values import Answer
 
 
 class FakeOperator:

@@ -21,7 +21,7 @@ from agent.model.digests import (
     quoted,
 )
 from agent.model.errors import CloudError, FileChangedError, GateClosedError
-from agent.model.nouns import CredentialLease, Part, SentPart, StoredObject, Transfer, UploadSession
+from agent.model.values import CredentialLease, Part, SentPart, StoredObject, Transfer, UploadSession
 
 STORE_CALLS = (
     "CreateMultipartUpload", "ListMultipartUploads", "UploadPart", "ListParts", "CompleteMultipartUpload", "HeadObject",

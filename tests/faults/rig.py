@@ -13,15 +13,15 @@ from typing import TypeVar
 
 import pytest
 
-from agent import app
-from agent.app import App
+from agent.adapters.clock import RealClock
+from agent.adapters.config import PREFIX, load
+from agent.adapters.store import MinioStore
+from agent.assembly import app
+from agent.assembly.app import App
 from agent.devcloud.cloud import DevCloud
-from agent.edges.clock import RealClock
-from agent.edges.config import PREFIX, load
-from agent.edges.store import MinioStore
-from agent.flow import sender
-from agent.flow.gate import Closed
-from agent.model.nouns import CredentialLease, SyncLog, UploadSession
+from agent.gate.gate import Closed
+from agent.model.values import CredentialLease, SyncLog, UploadSession
+from agent.upload import part_uploader as sender
 from tests.faults.gateway import GatewayProxy
 from tests.faults.store import StoreProxy
 from tests.servers import Certificate, S3Server

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from agent.edges.store.connections import Connection
+from agent.adapters.store.connections import Connection
 from agent.model.unforeseen import SHORTAGES
 from tests import servers
 from tests.faults import store

@@ -1,0 +1,1 @@
+"""Builds the agent from its settings, starts it, reloads it and stops it."""

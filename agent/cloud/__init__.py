@@ -1,0 +1,1 @@
+"""The platform's rules and bucket mode: identity and tags, credentials and leases, enrolment."""

@@ -1,0 +1,1 @@
+"""Finds finished recordings on the disk."""

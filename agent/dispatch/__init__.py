@@ -1,0 +1,1 @@
+"""From a finished recording to a claimed one: intake, dispatch, outcome."""

@@ -1,0 +1,1 @@
+"""Opens files below a watched folder."""

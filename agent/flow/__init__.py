@@ -1,1 +1,0 @@
-"""Decides what happens to a recording; knows no library, only ports."""

@@ -1,0 +1,1 @@
+"""Answers whether anything may be sent now: pause, windows, links, outages."""

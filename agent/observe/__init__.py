@@ -1,0 +1,1 @@
+"""What others may see of the agent: the status document, the metrics, its health."""

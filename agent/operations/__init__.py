@@ -1,0 +1,1 @@
+"""What operators ask for: marker files, requests, asset bindings."""

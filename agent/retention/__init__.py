@@ -1,0 +1,1 @@
+"""Deletes uploaded recordings and expires the history."""
