@@ -22,7 +22,9 @@ def main() -> None:
         if error.hint:
             click.echo(f"→ {error.hint}", err=True)
         sys.exit(2 if isinstance(error, (ConfigError, SetupError)) else 1)
-    except OSError as error:  # of the disk behind standard output, more often than not; a closed pipe is click's
+    except (
+        OSError
+    ) as error:  # of the disk behind standard output, more often than not; a closed pipe is click's
         _drop_output()
         where = f"{error.filename}: " if error.filename else ""
         click.echo(f"keystone-agent: {where}{error.strerror or error}", err=True)

@@ -18,7 +18,9 @@ from tests.debian import OLD, Debian
 pytest_plugins = ["tests.fast"]
 
 # A busy machine is no fault of the code.
-settings.register_profile("any machine", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.register_profile(
+    "any machine", deadline=None, suppress_health_check=[HealthCheck.too_slow]
+)
 settings.load_profile("any machine")
 
 
@@ -26,7 +28,9 @@ settings.load_profile("any machine")
 def pytest_runtest_makereport() -> Generator[None, pytest.TestReport, pytest.TestReport]:
     """Let logs with file names that are no UTF-8 travel from a worker to the terminal."""
     report = yield
-    report.sections = [(name, text.encode("utf-8", "replace").decode()) for name, text in report.sections]
+    report.sections = [
+        (name, text.encode("utf-8", "replace").decode()) for name, text in report.sections
+    ]
     return report
 
 

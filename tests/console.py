@@ -10,7 +10,7 @@ from typing import Any
 
 from click.testing import CliRunner, Result
 
-from agent.adapters.config import Watch
+from agent.adapters.config import WatchSettings
 from agent.adapters.history import TinyHistory
 from agent.adapters.status_file import StatusFile
 from agent.cli import cli
@@ -49,7 +49,9 @@ class Console:
     def run(self, *arguments: str | Path) -> Result:
         """Run a command; what it raises is raised here."""
         given = [str(argument) for argument in arguments]
-        return CliRunner().invoke(cli, [*given, "--config", str(self.config)], catch_exceptions=False)
+        return CliRunner().invoke(
+            cli, [*given, "--config", str(self.config)], catch_exceptions=False
+        )
 
     def json(self, *arguments: str | Path) -> Any:
         """What a command prints as JSON."""
@@ -63,10 +65,21 @@ class Console:
 
     def remember(self, path: Path | str, *, episode: str = "", **fields: Any) -> SyncLog:
         """Put a document for ``path`` into the history, as it ended or stands."""
-        mark = fields.pop("fingerprint", "") or mark_of(Path(path), Opener(Watch(roots=(self.root,)))) or f"5-{path}"
-        given = {"episode_id": episode or Path(path).stem, "mtime": QUEUED, "queued_at": QUEUED, **fields}
+        mark = (
+            fields.pop("fingerprint", "")
+            or mark_of(Path(path), Opener(WatchSettings(roots=(self.root,))))
+            or f"5-{path}"
+        )
+        given = {
+            "episode_id": episode or Path(path).stem,
+            "mtime": QUEUED,
+            "queued_at": QUEUED,
+            **fields,
+        }
         with self._writer() as history:
-            return history.add(SyncLog(id=0, path=str(path), file_size=5, fingerprint=mark, **given))
+            return history.add(
+                SyncLog(id=0, path=str(path), file_size=5, fingerprint=mark, **given)
+            )
 
     @contextmanager
     def running(self, **snapshot: Any) -> Iterator[None]:

@@ -14,8 +14,16 @@ from contextlib import contextmanager
 from pathlib import Path
 
 REPOSITORY = Path(__file__).parents[1]
-_MISSING = [name for name in ("debootstrap", "dpkg-deb", "unshare", "nsenter") if shutil.which(name) is None]
-CANT = "only root can make a Debian" if os.geteuid() != 0 else f"no {', '.join(_MISSING)} here" if _MISSING else ""
+_MISSING = [
+    name for name in ("debootstrap", "dpkg-deb", "unshare", "nsenter") if shutil.which(name) is None
+]
+CANT = (
+    "only root can make a Debian"
+    if os.geteuid() != 0
+    else f"no {', '.join(_MISSING)} here"
+    if _MISSING
+    else ""
+)
 
 # The first release. Its package is made anew from this tree, but with the layout and the scripts that it had.
 OLD = "0.1.0"
@@ -87,7 +95,12 @@ def bootstrap(folder: Path) -> str:
 
 def build_package(folder: Path, version: str = "") -> Path:
     """Build the package, hardly compressed."""
-    command = [sys.executable, str(REPOSITORY / "deploy/debian/build.py"), "--level=0", f"--folder={folder}"]
+    command = [
+        sys.executable,
+        str(REPOSITORY / "deploy/debian/build.py"),
+        "--level=0",
+        f"--folder={folder}",
+    ]
     subprocess.run([*command, f"--version={version}"], check=True, timeout=600)
     (package,) = folder.glob(f"*_{version}_*.deb" if version else "*.deb")
     return package
@@ -133,7 +146,12 @@ class Debian:
         for name in ("upper", "work", "system", "data/recordings"):
             (folder / name).mkdir(parents=True)
         # What temporary folders of tests are closed to, users of this Debian must pass.
-        for path in (folder / "upper", folder / "system", folder / "data", folder / "data/recordings"):
+        for path in (
+            folder / "upper",
+            folder / "system",
+            folder / "data",
+            folder / "data/recordings",
+        ):
             path.chmod(0o755)
         unshare = ("unshare", "--net", "--mount", "--pid", "--fork", "--kill-child")
         made = (*unshare, "sh", "-c", _MADE, "sh", base, folder, sys.executable, _LOOPBACK_UP)
@@ -144,7 +162,10 @@ class Debian:
         self._root = folder / "system"
         self._started: list[subprocess.Popen[str]] = []
         # Its process 1, as it is called outside.
-        (self.first,) = map(int, Path(f"/proc/{self._holder.pid}/task/{self._holder.pid}/children").read_text().split())
+        (self.first,) = map(
+            int,
+            Path(f"/proc/{self._holder.pid}/task/{self._holder.pid}/children").read_text().split(),
+        )
 
     def path(self, inside: str) -> Path:
         """Where this process sees a path of it."""
@@ -157,11 +178,17 @@ class Debian:
         for started in self._started:
             started.wait(timeout=60)
 
-    def start(self, *command: str | Path, log: Path, environ: Mapping[str, str] | None = None) -> subprocess.Popen[str]:
+    def start(
+        self, *command: str | Path, log: Path, environ: Mapping[str, str] | None = None
+    ) -> subprocess.Popen[str]:
         """Start a command in it; what it says goes to ``log``."""
         with log.open("a") as output:
             started = subprocess.Popen(
-                self._inside(command), env=self._environ(environ), stdout=output, stderr=output, text=True
+                self._inside(command),
+                env=self._environ(environ),
+                stdout=output,
+                stderr=output,
+                text=True,
             )
         self._started.append(started)
         return started
@@ -178,7 +205,9 @@ class Debian:
             timeout=300,
             check=False,
         )
-        assert code is None or told.returncode == code, f"{command}: {told.returncode}\n{told.stdout}"
+        assert code is None or told.returncode == code, (
+            f"{command}: {told.returncode}\n{told.stdout}"
+        )
         return told.stdout
 
     def install(self, package: Path, code: int = 0) -> str:
@@ -216,7 +245,10 @@ class Debian:
     def network(self) -> Iterator[None]:
         """This thread, and what it starts, is on its network while the block lasts."""
         library = ctypes.CDLL(None, use_errno=True)
-        own, there = (os.open(f"/proc/{who}/ns/net", os.O_RDONLY | os.O_CLOEXEC) for who in ("thread-self", self.first))
+        own, there = (
+            os.open(f"/proc/{who}/ns/net", os.O_RDONLY | os.O_CLOEXEC)
+            for who in ("thread-self", self.first)
+        )
         try:
             if library.setns(there, _CLONE_NEWNET):
                 raise OSError(ctypes.get_errno(), "setns")
@@ -229,9 +261,23 @@ class Debian:
             os.close(there)
 
     def _inside(self, command: tuple[str | Path, ...]) -> list[str | Path]:
-        return ["nsenter", f"--target={self.first}", "--net", "--mount", "--pid", "chroot", self._root, *command]
+        return [
+            "nsenter",
+            f"--target={self.first}",
+            "--net",
+            "--mount",
+            "--pid",
+            "chroot",
+            self._root,
+            *command,
+        ]
 
     @staticmethod
     def _environ(more: Mapping[str, str] | None) -> dict[str, str]:
         path = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
-        return {"PATH": path, "LANG": "C.UTF-8", "DEBIAN_FRONTEND": "noninteractive", **(more or {})}
+        return {
+            "PATH": path,
+            "LANG": "C.UTF-8",
+            "DEBIAN_FRONTEND": "noninteractive",
+            **(more or {}),
+        }

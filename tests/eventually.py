@@ -11,7 +11,9 @@ T = TypeVar("T")
 _LOOKS, _LOOK_EVERY = 600, 0.1  # seconds
 
 
-def eventually(look: Callable[[], T | None], why: Callable[[], str] = lambda: "it never came true") -> T:
+def eventually(
+    look: Callable[[], T | None], why: Callable[[], str] = lambda: "it never came true"
+) -> T:
     """The first that ``look`` gives and that is true; fails with what ``why`` says after a minute or more."""
     nap = threading.Event()
     for _ in range(_LOOKS):

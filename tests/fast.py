@@ -62,7 +62,9 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         if reading.of_test(item):
             item.add_marker("process")
     if config.getoption("fast"):
-        left_out = {item for item in items if any(map(item.get_closest_marker, ("process", "slow")))}
+        left_out = {
+            item for item in items if any(map(item.get_closest_marker, ("process", "slow")))
+        }
         config.hook.pytest_deselected(items=list(left_out))
         items[:] = [item for item in items if item not in left_out]
 
@@ -117,7 +119,9 @@ class Fast:
         passed = len(terminal.stats.get("passed", []))
         is_whole = config.args_source is pytest.Config.ArgsSource.TESTPATHS
         if is_whole and passed < _FEWEST and not session.exitstatus:
-            terminal.write_line(f"only {passed} fast tests passed, {_FEWEST} should: see tests/fast.py")
+            terminal.write_line(
+                f"only {passed} fast tests passed, {_FEWEST} should: see tests/fast.py"
+            )
             session.exitstatus = pytest.ExitCode.TESTS_FAILED
 
 

@@ -50,10 +50,19 @@ class Agent:
             "RETRY__JITTER_SECONDS": "0",
             **settings,
         }
-        inherited = {name: text for name, text in os.environ.items() if not name.startswith("KEYSTONE_AGENT_")}
-        self.environ = {**inherited, **{f"KEYSTONE_AGENT_{name}": text for name, text in quick.items()}}
+        inherited = {
+            name: text
+            for name, text in os.environ.items()
+            if not name.startswith("KEYSTONE_AGENT_")
+        }
+        self.environ = {
+            **inherited,
+            **{f"KEYSTONE_AGENT_{name}": text for name, text in quick.items()},
+        }
         self.config = str(cloud.config_path)
-        self.home: Path | None = None  # the folder of another agent's package than the one under test
+        self.home: Path | None = (
+            None  # the folder of another agent's package than the one under test
+        )
         self.process: subprocess.Popen[bytes] | None = None
         self._errors = folder / "stderr"
 
@@ -61,7 +70,9 @@ class Agent:
         """Start the process."""
         command = [sys.executable, "-m", "agent", "run", "--config", self.config]
         with self._errors.open("ab") as errors:
-            self.process = subprocess.Popen(command, env=self.environ, stderr=errors, stdout=errors, cwd=self.home)
+            self.process = subprocess.Popen(
+                command, env=self.environ, stderr=errors, stdout=errors, cwd=self.home
+            )
 
     def stop(self, number: int = signal.SIGTERM) -> int:
         """Send a signal, wait for the end, return the exit code."""
@@ -108,12 +119,16 @@ class Agent:
             if until(documents):
                 return documents
             nap.wait(every)
-        shown = "\n".join(f"{log.id} {log.status} {log.phase} {log.path} {log.error}" for log in documents)
+        shown = "\n".join(
+            f"{log.id} {log.status} {log.phase} {log.path} {log.error}" for log in documents
+        )
         raise AssertionError(f"not within {seconds} s:\n{shown}\n{self.said()[-4000:]}")
 
     def wait_completed(self, count: int, seconds: float = 60) -> list[SyncLog]:
         """Wait until ``count`` documents are completed."""
-        return self.wait(lambda logs: sum(log.status == "completed" for log in logs) >= count, seconds)
+        return self.wait(
+            lambda logs: sum(log.status == "completed" for log in logs) >= count, seconds
+        )
 
 
 @contextmanager

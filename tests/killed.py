@@ -31,7 +31,9 @@ def _arm(step: int) -> None:
         return acted
 
     def audited(event: str, arguments: tuple[Any, ...]) -> None:
-        if event in ("os.remove", "os.rename") and any(mark in str(arguments[0]) for mark in _MARKED):
+        if event in ("os.remove", "os.rename") and any(
+            mark in str(arguments[0]) for mark in _MARKED
+        ):
             stepped()
 
     os.fsync, os.fdatasync = stepping(os.fsync), stepping(os.fdatasync)  # type: ignore[assignment]

@@ -51,8 +51,12 @@ class Oracle:
         self._server.daemon_threads = True
         if context:
             self._server.socket = context.wrap_socket(self._server.socket, server_side=True)
-        self.endpoint = f"{'https' if context else 'http'}://127.0.0.1:{self._server.server_address[1]}"
-        self._thread = threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.01})
+        self.endpoint = (
+            f"{'https' if context else 'http'}://127.0.0.1:{self._server.server_address[1]}"
+        )
+        self._thread = threading.Thread(
+            target=self._server.serve_forever, kwargs={"poll_interval": 0.01}
+        )
         self._thread.start()
 
     def stop(self) -> None:
@@ -71,7 +75,10 @@ class Oracle:
                 oracle.seen.append(request)
                 answer = oracle.say(request)
                 self.send_response_only(answer.status)
-                for name, value in {"content-length": str(len(answer.body)), **answer.headers}.items():
+                for name, value in {
+                    "content-length": str(len(answer.body)),
+                    **answer.headers,
+                }.items():
                     self.send_header(name, value)
                 self.end_headers()
                 if self.command != "HEAD":

@@ -46,7 +46,12 @@ class Image:
 class Container:
     """One service of a compose file that runs."""
 
-    def __init__(self, process: subprocess.Popen[bytes], inside: Sequence[str], environment: Mapping[str, str]) -> None:
+    def __init__(
+        self,
+        process: subprocess.Popen[bytes],
+        inside: Sequence[str],
+        environment: Mapping[str, str],
+    ) -> None:
         """``inside`` makes a command one of the container's user."""
         self.process = process
         self._inside = inside
@@ -60,7 +65,16 @@ class Container:
 
     def execute(self, *command: str) -> subprocess.CompletedProcess[str]:
         """What ``docker exec`` does."""
-        enter = ["nsenter", f"--target={self.first.pid}", "--mount", "--pid", "--net", "--uts", "--root", "--wd"]
+        enter = [
+            "nsenter",
+            f"--target={self.first.pid}",
+            "--mount",
+            "--pid",
+            "--net",
+            "--uts",
+            "--root",
+            "--wd",
+        ]
         return subprocess.run(
             [*enter, *self._inside, *command],
             env=self._environment,
@@ -117,7 +131,9 @@ class Pod:
         for volume in told["volumes"]:
             name, _, inside = volume.partition(":")
             self.volume(name).mkdir(parents=True)
-            command = [re.sub(rf"^{re.escape(inside)}$", str(self.volume(name)), word) for word in command]
+            command = [
+                re.sub(rf"^{re.escape(inside)}$", str(self.volume(name)), word) for word in command
+            ]
         self._start(service, command, {**os.environ, **told.get("environment", {})})
 
     def start(self, service: str, image: Image) -> Container:
@@ -133,20 +149,49 @@ class Pod:
         user, _, group = image.user.partition(":")
         capabilities = ["-all", *(f"+{name.lower()}" for name in told.get("cap_add", []))]
         assert told.get("cap_drop") == ["ALL"]
-        inside = ["setpriv", f"--reuid={user}", f"--regid={group}", "--clear-groups", "--no-new-privs"]
+        inside = [
+            "setpriv",
+            f"--reuid={user}",
+            f"--regid={group}",
+            "--clear-groups",
+            "--no-new-privs",
+        ]
         inside += [f"--bounding-set={','.join(capabilities)}", "--inh-caps=-all"]
-        unshared = ["unshare", "--mount", "--pid", "--uts", "--ipc", "--fork", "--kill-child", "sh", "-c"]
+        unshared = [
+            "unshare",
+            "--mount",
+            "--pid",
+            "--uts",
+            "--ipc",
+            "--fork",
+            "--kill-child",
+            "sh",
+            "-c",
+        ]
         own = self.folder / "containers" / service
         own.mkdir(parents=True, exist_ok=True)
         command = [*told.get("entrypoint", image.entrypoint), *told.get("command", image.command)]
         environment = {**image.environment, **told.get("environment", {})}
-        first = [*unshared, "\n".join(script), "sh", str(own), str(image.root), told.get("hostname", service)]
-        return Container(self._start(service, [*first, *inside, *command], environment), inside, environment)
+        first = [
+            *unshared,
+            "\n".join(script),
+            "sh",
+            str(own),
+            str(image.root),
+            told.get("hostname", service),
+        ]
+        return Container(
+            self._start(service, [*first, *inside, *command], environment), inside, environment
+        )
 
     def _mounted(self, image: Image, volume: str) -> list[str]:
         """What mounts a volume into the root that is the current folder."""
         source, target, *options = volume.split(":")
-        outside = (self._beside / source).resolve() if source.startswith((".", "/")) else self.volume(source)
+        outside = (
+            (self._beside / source).resolve()
+            if source.startswith((".", "/"))
+            else self.volume(source)
+        )
         if not outside.exists():  # a new volume begins as what the image has in its place
             outside.parent.mkdir(parents=True, exist_ok=True)
             subprocess.run(["cp", "-a", f"{image.root}{target}", outside], check=True)
@@ -155,7 +200,9 @@ class Pod:
         lines += [f"mount --bind {found} {place}"]
         return lines + [f"mount -o remount,ro,bind {place}"] * ("ro" in options)
 
-    def _start(self, service: str, command: Sequence[str], environment: Mapping[str, str]) -> subprocess.Popen[bytes]:
+    def _start(
+        self, service: str, command: Sequence[str], environment: Mapping[str, str]
+    ) -> subprocess.Popen[bytes]:
         with (self.folder / f"{service}.log").open("ab") as log:
             network = ["nsenter", f"--net=/proc/{self._network.pid}/ns/net"]
             return self._begun([*network, *command], stdout=log, stderr=log, env=environment)

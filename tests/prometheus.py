@@ -20,8 +20,12 @@ from agent.devcloud.servers import Child
 DEPLOY = Path(__file__).parent.parent / "deploy"
 RULES = DEPLOY / "prometheus" / "keystone-agent.rules.yml"
 
-needs_promtool = pytest.mark.skipif(shutil.which("promtool") is None, reason="promtool is not installed")
-needs_prometheus = pytest.mark.skipif(shutil.which("prometheus") is None, reason="Prometheus is not installed")
+needs_promtool = pytest.mark.skipif(
+    shutil.which("promtool") is None, reason="promtool is not installed"
+)
+needs_prometheus = pytest.mark.skipif(
+    shutil.which("prometheus") is None, reason="Prometheus is not installed"
+)
 
 _LOOK_EVERY = 0.1  # seconds
 
@@ -71,7 +75,9 @@ def prometheus(folder: Path, target: str) -> Iterator[Prometheus]:
     config = {
         "global": {"scrape_interval": "1s", "evaluation_interval": "1s"},
         "rule_files": [str(RULES)],
-        "scrape_configs": [{"job_name": "keystone-agent", "static_configs": [{"targets": [target]}]}],
+        "scrape_configs": [
+            {"job_name": "keystone-agent", "static_configs": [{"targets": [target]}]}
+        ],
     }
     (folder / "prometheus.yml").write_text(json.dumps(config))  # JSON is YAML
     command = [

@@ -37,12 +37,17 @@ class HttpProxy:
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), self._handler())
         self._server.daemon_threads = True
         self.place = f"127.0.0.1:{self._server.server_address[1]}"
-        self._thread = threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.01})
+        self._thread = threading.Thread(
+            target=self._server.serve_forever, kwargs={"poll_interval": 0.01}
+        )
         self._thread.start()
         return self
 
     def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
     ) -> None:
         self._server.shutdown()
         self._thread.join()
@@ -51,7 +56,10 @@ class HttpProxy:
     def targets(self, method: str = "") -> set[str]:
         """HOST:PORT of all that got through, by this method or any."""
         through = [each for each in self.passed if each.admitted and method in ("", each.method)]
-        return {urlsplit(each.target).netloc if "://" in each.target else each.target for each in through}
+        return {
+            urlsplit(each.target).netloc if "://" in each.target else each.target
+            for each in through
+        }
 
     def _admits(self, header: str) -> bool:
         who = base64.b64encode(f"{self.user}:{self.password}".encode()).decode()
@@ -63,7 +71,10 @@ class HttpProxy:
                 if self._refused():
                     return
                 host, _, port = self.path.rpartition(":")
-                with contextlib.suppress(OSError), socket.create_connection((host, int(port)), 10) as there:
+                with (
+                    contextlib.suppress(OSError),
+                    socket.create_connection((host, int(port)), 10) as there,
+                ):
                     self.send_response(200, "Connection established")
                     self.end_headers()
                     _pump(self.connection, there)
@@ -79,8 +90,14 @@ class HttpProxy:
                     socket.create_connection((url.hostname, url.port or 80), 10) as there,
                 ):
                     lines = [f"{self.command} {target} HTTP/1.1"]
-                    lines += [f"{name}: {text}" for name, text in self.headers.items() if not _hop_by_hop(name)]
-                    there.sendall(("\r\n".join([*lines, "Connection: close"]) + "\r\n\r\n").encode("latin-1"))
+                    lines += [
+                        f"{name}: {text}"
+                        for name, text in self.headers.items()
+                        if not _hop_by_hop(name)
+                    ]
+                    there.sendall(
+                        ("\r\n".join([*lines, "Connection: close"]) + "\r\n\r\n").encode("latin-1")
+                    )
                     left = int(self.headers.get("content-length") or 0)
                     while left and (block := self.rfile.read(min(left, _BLOCK))):
                         there.sendall(block)

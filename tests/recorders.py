@@ -99,15 +99,21 @@ def damaged(path: Path, *, size: int = 64 * 1024, seed: int = 0) -> Path:
 def write_sidecar(recording: Path, content: Any = None) -> Path:
     """Write the ``.json`` beside ``recording``; by default an object that names an episode after it."""
     sidecar = recording.with_suffix(".json")
-    sidecar.write_text(json.dumps({"episode_id": f"ep-{recording.stem}"} if content is None else content))
+    sidecar.write_text(
+        json.dumps({"episode_id": f"ep-{recording.stem}"} if content is None else content)
+    )
     return sidecar
 
 
-def write_foxglove(path: Path, *, messages: int = 100, metadata: Metadata | None = None, **options: Any) -> Path:
+def write_foxglove(
+    path: Path, *, messages: int = 100, metadata: Metadata | None = None, **options: Any
+) -> Path:
     """Write a complete MCAP with foxglove-sdk; ``options`` are those of its MCAPWriteOptions."""
     context = foxglove.Context()
     options.setdefault("compression", MCAPCompression.Zstd)
-    with foxglove.open_mcap(path, context=context, writer_options=MCAPWriteOptions(**options)) as writer:
+    with foxglove.open_mcap(
+        path, context=context, writer_options=MCAPWriteOptions(**options)
+    ) as writer:
         channel = foxglove.Channel("/noise", context=context)
         for number in range(messages):
             channel.log({"number": number}, log_time=START_TIME + number)
@@ -136,7 +142,9 @@ def axon_steps(path: Path, *, size: int = 64 * 1024, seed: int = 0) -> Iterator[
     write_mcap(path, size=size, seed=seed)
     yield "footer"
     aside = path.with_suffix(".aside")
-    write_mcap(aside, size=size, seed=seed, metadata={"axon.task": {"task_id": f"task-{path.stem}"}})
+    write_mcap(
+        aside, size=size, seed=seed, metadata={"axon.task": {"task_id": f"task-{path.stem}"}}
+    )
     with path.open("r+b") as stream:
         stream.write(aside.read_bytes())
     aside.unlink()
@@ -154,7 +162,9 @@ def rosbag2_steps(folder: Path, *, splits: int = 2, size: int = 64 * 1024) -> It
     """
     folder.mkdir(parents=True)
     for number in range(splits - 1):
-        yield write_mcap(folder / f"{folder.name}_{number}.mcap", size=size, seed=number, crc=False).name
+        yield write_mcap(
+            folder / f"{folder.name}_{number}.mcap", size=size, seed=number, crc=False
+        ).name
     last = folder / f"{folder.name}_{splits - 1}.mcap"
     write_mcap(last, size=size, seed=splits - 1, crc=False)
     whole = last.read_bytes()

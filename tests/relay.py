@@ -50,12 +50,18 @@ class Relay:
         self._http = ThreadingHTTPServer(("127.0.0.1", 0), self._handler())
         self._http.daemon_threads = True
         self.endpoint = f"http://127.0.0.1:{self._http.server_address[1]}"
-        self._thread = threading.Thread(target=self._http.serve_forever, kwargs={"poll_interval": 0.01})
+        self._thread = threading.Thread(
+            target=self._http.serve_forever, kwargs={"poll_interval": 0.01}
+        )
         self._thread.start()
 
     def parts(self) -> list[Passed]:
         """The parts that were taken, in the order of their ends."""
-        return [one for one in tuple(self.passed) if one.method == "PUT" and one.part and one.status == 200]
+        return [
+            one
+            for one in tuple(self.passed)
+            if one.method == "PUT" and one.part and one.status == 200
+        ]
 
     def stop(self) -> None:
         """Pass nothing on any more."""
@@ -74,7 +80,9 @@ class Relay:
                 length = int(self.headers.get("content-length", 0))
                 onward = http.client.HTTPConnection(relay._server, timeout=60)
                 try:
-                    onward.putrequest(self.command, self.path, skip_host=True, skip_accept_encoding=True)
+                    onward.putrequest(
+                        self.command, self.path, skip_host=True, skip_accept_encoding=True
+                    )
                     for name, value in self.headers.items():
                         onward.putheader(name, value)
                     onward.endheaders()
@@ -88,7 +96,9 @@ class Relay:
                     answer = onward.getresponse()
                     body = relay.rewrite(answer.read())
                     key = _KEY.search(self.headers.get("authorization", ""))
-                    relay.passed.append(Passed(self.command, self.path, key[1] if key else "", answer.status))
+                    relay.passed.append(
+                        Passed(self.command, self.path, key[1] if key else "", answer.status)
+                    )
                     self._say(answer, body)
                 except OSError:
                     self.close_connection = True
@@ -100,7 +110,11 @@ class Relay:
                 for name, value in answer.getheaders():
                     if name.lower() not in _DROPPED:
                         self.send_header(name, value)
-                length = answer.headers.get("content-length", "0") if self.command == "HEAD" else str(len(body))
+                length = (
+                    answer.headers.get("content-length", "0")
+                    if self.command == "HEAD"
+                    else str(len(body))
+                )
                 self.send_header("content-length", length)
                 self.end_headers()
                 self.wfile.write(body)

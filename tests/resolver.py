@@ -33,7 +33,9 @@ class Redirected:
 
 
 @contextmanager
-def every_name_leads_to_one_server(certified: str, folder: Path, patch: pytest.MonkeyPatch) -> Iterator[Redirected]:
+def every_name_leads_to_one_server(
+    certified: str, folder: Path, patch: pytest.MonkeyPatch
+) -> Iterator[Redirected]:
     """Run a TLS server, and let each host name and port lead to it.
 
     Args:

@@ -16,8 +16,8 @@ from agent.cloud.credentials import Credentials
 from agent.cloud.identity import asset_id
 from agent.discovery.discover import Discover
 from agent.discovery.examine import Examiner
-from agent.dispatch.discovery_loop import Finder
-from agent.dispatch.dispatch import Dispatch, Terms
+from agent.dispatch.discovery_loop import DiscoveryLoop
+from agent.dispatch.dispatch import Dispatch, UploadTerms
 from agent.dispatch.intake import Intake
 from agent.gate.gate import Delays, Gate
 from agent.model.errors import CloudError, HistoryFullError
@@ -26,11 +26,11 @@ from agent.model.values import DeviceProfile, Recording, SyncLog
 from agent.operations.asset_binding import Bindings
 from agent.operations.markers import Markers
 from agent.operations.requests import Requests
-from agent.retention.clock_safe_age import Ages
+from agent.retention.clock_safe_age import ClockSafeAge
 from agent.retention.confirm import Confirm
-from agent.retention.deletion import Removal
+from agent.retention.deletion import Deletion
 from agent.retention.retention import Free, Retention, free_space
-from agent.upload.concurrency import Pace
+from agent.upload.concurrency import PartConcurrency
 from agent.upload.prepare import Prepare
 from agent.upload.upload import Upload
 from tests.fakes.clock import FakeClock
@@ -72,7 +72,9 @@ class FakeProfiles:
 class Robot:
     """One robot; ``restart`` is what a new start of the agent does."""
 
-    def __init__(self, folder: Path, *, store: FakeStore | None = None, max_concurrent: int = 1) -> None:
+    def __init__(
+        self, folder: Path, *, store: FakeStore | None = None, max_concurrent: int = 1
+    ) -> None:
         self.folder = folder
         folder.mkdir(exist_ok=True)
         self.clock = FakeClock()
@@ -84,7 +86,9 @@ class Robot:
         self.sidecar_required = False
         self.newest_first = False
         self.secrets: set[str] = set()
-        self.offset: float | None = None  # by which the cloud's clock is ahead, as far as it is known
+        self.offset: float | None = (
+            None  # by which the cloud's clock is ahead, as far as it is known
+        )
         self._max_concurrent = max_concurrent
         self.restart()
 
@@ -102,10 +106,12 @@ class Robot:
             gate=self.gate,
             clock=self.clock,
             max_restarts=3,
-            pace=Pace(1),
+            pace=PartConcurrency(1),
         )
         self.examiner = Examiner([self.folder], "optional")
-        self.intake = Intake(history=self.history, clock=self.clock, device_id="robot", snapshot=lambda _: "")
+        self.intake = Intake(
+            history=self.history, clock=self.clock, device_id="robot", snapshot=lambda _: ""
+        )
         prepare = Prepare(
             history=self.history,
             gate=self.gate,
@@ -124,7 +130,7 @@ class Robot:
             gate=self.gate,
             clock=self.clock,
             executor=self.later,
-            terms=Terms(
+            terms=UploadTerms(
                 prepare=prepare,
                 upload=self.upload,
                 delays=delays,
@@ -193,8 +199,17 @@ class Robot:
                 names.append(path)
         return names
 
-    def _asset_id(self, recording: Recording, snapshot: str, profiles: Mapping[str, DeviceProfile]) -> str:
-        return asset_id(recording, robot="robot", known=self.assets, snapshot=snapshot, profiles=profiles, default="")
+    def _asset_id(
+        self, recording: Recording, snapshot: str, profiles: Mapping[str, DeviceProfile]
+    ) -> str:
+        return asset_id(
+            recording,
+            robot="robot",
+            known=self.assets,
+            snapshot=snapshot,
+            profiles=profiles,
+            default="",
+        )
 
 
 class WatchingRobot(Robot):
@@ -235,8 +250,8 @@ class WatchingRobot(Robot):
         self.markers.prepare()
         self.markers.look_at_pause()
         self._paying = threading.Lock()  # the scheduler runs a job once at a time
-        self.finder = Finder(self.discover, self.intake, queue.Queue(), self.clock)
-        self.removal = Removal(self.roots, with_sidecar=True)
+        self.finder = DiscoveryLoop(self.discover, self.intake, queue.Queue(), self.clock)
+        self.removal = Deletion(self.roots, with_sidecar=True)
         self.retention = self.retaining(keep_seconds=0)
 
     @property
@@ -265,11 +280,13 @@ class WatchingRobot(Robot):
             history=self.history,
             confirm=confirm,
             removal=self.removal,
-            ages=Ages(self.clock, built=BUILT, offset=lambda: self.offset),
+            ages=ClockSafeAge(self.clock, built=BUILT, offset=lambda: self.offset),
             clock=self.clock,
             names=self.discover.names,
             there=self.discover.there,
-            busy=lambda fingerprint: any(claim.log.fingerprint == fingerprint for claim in self.dispatch.in_flight()),
+            busy=lambda fingerprint: any(
+                claim.log.fingerprint == fingerprint for claim in self.dispatch.in_flight()
+            ),
             roots=self.roots,
             keep_seconds=keep_seconds,
             min_free=min_free,

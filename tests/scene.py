@@ -48,7 +48,9 @@ class World:
     def secure(self) -> DevCloud:
         """The same over TLS, by an authority that nobody knows."""
         if self._secure is None:
-            self._secure = self._stack.enter_context(DevCloud(self._folder / "secure", store="rclone", tls=True))
+            self._secure = self._stack.enter_context(
+                DevCloud(self._folder / "secure", store="rclone", tls=True)
+            )
         return self._secure
 
     def mend(self) -> None:
@@ -90,14 +92,20 @@ class Scene:
             section, _, name = key.partition(".")
             text = json.dumps(value) if not isinstance(value, dict) else _table(value)
             sections.setdefault(section, []).append(f"{name} = {text}")
-        self.config.write_text("\n".join(f"[{name}]\n" + "\n".join(lines) for name, lines in sections.items()) + "\n")
+        self.config.write_text(
+            "\n".join(f"[{name}]\n" + "\n".join(lines) for name, lines in sections.items()) + "\n"
+        )
         if self.profiles is not None:
-            self.profile_path.write_text(self.profiles if isinstance(self.profiles, str) else json.dumps(self.profiles))
+            self.profile_path.write_text(
+                self.profiles if isinstance(self.profiles, str) else json.dumps(self.profiles)
+            )
             self.profile_path.chmod(self.mode)
 
     def run(self, *arguments: str) -> Result:
         """Run a command in this process; what it raises is raised here."""
-        return CliRunner().invoke(cli, [*arguments, "--config", str(self.config)], catch_exceptions=False)
+        return CliRunner().invoke(
+            cli, [*arguments, "--config", str(self.config)], catch_exceptions=False
+        )
 
     @contextmanager
     def agent(self) -> Iterator[App]:
@@ -116,4 +124,8 @@ class Scene:
 
 
 def _table(value: dict[str, str]) -> str:
-    return "{ " + ", ".join(f"{json.dumps(key)} = {json.dumps(text)}" for key, text in value.items()) + " }"
+    return (
+        "{ "
+        + ", ".join(f"{json.dumps(key)} = {json.dumps(text)}" for key, text in value.items())
+        + " }"
+    )

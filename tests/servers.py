@@ -91,7 +91,10 @@ def rclone(folder: Path, *, tls: bool = False) -> Iterator[S3Server]:
     auth = f"--auth-key={ACCESS_KEY},{SECRET_KEY}"
     program = servers.rclone_program() or "rclone"
     with _running(
-        "rclone", folder, lambda address: servers.rclone_command(program, data, address, auth, *options), made
+        "rclone",
+        folder,
+        lambda address: servers.rclone_command(program, data, address, auth, *options),
+        made,
     ) as server:
         yield server
 

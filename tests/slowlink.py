@@ -24,7 +24,9 @@ class Wire:
 
     delay: float = 0.0  # seconds, one way
     rate: float = 0.0
-    stall_after: int | None = None  # bytes on the way to the server, after which nothing moves any more
+    stall_after: int | None = (
+        None  # bytes on the way to the server, after which nothing moves any more
+    )
     reset_after: int | None = None  # likewise, after which the connection is reset
 
 
@@ -34,7 +36,9 @@ class SlowLink:
     ``rate``: bytes a second to the server of all connections together, 0 is unlimited.
     """
 
-    def __init__(self, target: str, wire: Callable[[int], Wire] = lambda _: Wire(), rate: float = 0.0) -> None:
+    def __init__(
+        self, target: str, wire: Callable[[int], Wire] = lambda _: Wire(), rate: float = 0.0
+    ) -> None:
         host, _, port = target.rpartition(":")
         self._rate, self._free, self._sharing = rate, 0.0, threading.Lock()
         self.passed = 0  # bytes on the way to the server
@@ -44,7 +48,9 @@ class SlowLink:
         self._ended = threading.Event()
         self._sockets: list[socket.socket] = []
         self._listener = socket.socket()
-        self._listener.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, _BUFFER)  # those accepted have it too
+        self._listener.setsockopt(
+            socket.SOL_SOCKET, socket.SO_RCVBUF, _BUFFER
+        )  # those accepted have it too
         self._listener.bind(("127.0.0.1", 0))
         self._listener.listen(64)
         self.address = f"127.0.0.1:{self._listener.getsockname()[1]}"
@@ -122,7 +128,10 @@ class SlowLink:
         wire: Wire,
         share: Callable[[int], float],
     ) -> None:
-        left, free = wire.stall_after if wire.reset_after is None else wire.reset_after, time.monotonic()
+        left, free = (
+            wire.stall_after if wire.reset_after is None else wire.reset_after,
+            time.monotonic(),
+        )
         size = min(_CHUNK, max(1024, int(wire.rate / 20))) if wire.rate else _CHUNK
         while True:
             if left == 0 and wire.reset_after is not None:
@@ -147,7 +156,12 @@ class SlowLink:
                 return
             left = None if left is None else left - len(data)
 
-    def _write(self, sink: socket.socket, under_way: queue.Queue[tuple[float, bytes]], mute: threading.Event) -> None:
+    def _write(
+        self,
+        sink: socket.socket,
+        under_way: queue.Queue[tuple[float, bytes]],
+        mute: threading.Event,
+    ) -> None:
         while True:
             due, data = under_way.get()
             if mute.is_set():
@@ -169,7 +183,9 @@ def _reset(end: socket.socket) -> None:
 
 
 @contextlib.contextmanager
-def slow_link(target: str, wire: Callable[[int], Wire] = lambda _: Wire(), rate: float = 0.0) -> Iterator[SlowLink]:
+def slow_link(
+    target: str, wire: Callable[[int], Wire] = lambda _: Wire(), rate: float = 0.0
+) -> Iterator[SlowLink]:
     """A link that lasts as long as the block."""
     link = SlowLink(target, wire, rate)
     try:
@@ -186,9 +202,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=main.__doc__)
     parser.add_argument("target")
     parser.add_argument("--round-trip", type=float, default=0.0, help="seconds")
-    parser.add_argument("--each", type=float, default=0.0, help="bytes a second for each connection")
+    parser.add_argument(
+        "--each", type=float, default=0.0, help="bytes a second for each connection"
+    )
     parser.add_argument("--all", type=float, default=0.0, help="bytes a second for all together")
-    parser.add_argument("--reset-after", type=int, help="bytes after which every fourth connection is reset")
+    parser.add_argument(
+        "--reset-after", type=int, help="bytes after which every fourth connection is reset"
+    )
     options = parser.parse_args()
     wire = Wire(delay=options.round_trip / 2, rate=options.each)
     cut = dataclasses.replace(wire, reset_after=options.reset_after)

@@ -25,7 +25,18 @@ from tests.recorders import write_mcap
 
 ROOT = Path(__file__).parents[1]
 CONFIGURATION = b"a configuration"
-VERSIONS = ("no version", "0.1", "0.1.1", "0.2.0.dev1", "0.2.0rc1", "0.2.0rc2", "0.2.0", "0.2.1", "0.10.0", "1.0")
+VERSIONS = (
+    "no version",
+    "0.1",
+    "0.1.1",
+    "0.2.0.dev1",
+    "0.2.0rc1",
+    "0.2.0rc2",
+    "0.2.0",
+    "0.2.1",
+    "0.10.0",
+    "1.0",
+)
 
 
 # -- what is noted
@@ -52,7 +63,9 @@ def test_only_exactly_that_configuration_counts(tmp_path: Path) -> None:
     accepted.note("0.2.0", CONFIGURATION)
     assert accepted.newer_that_accepted(CONFIGURATION + b"!", than="0.1.1") == ""
     accepted.note("0.2.0", b"another one")
-    assert accepted.newer_that_accepted(CONFIGURATION, than="0.1.1") == "", "it was replaced by a reload"
+    assert accepted.newer_that_accepted(CONFIGURATION, than="0.1.1") == "", (
+        "it was replaced by a reload"
+    )
     assert accepted.newer_that_accepted(b"another one", than="0.1.1") == "0.2.0"
 
 
@@ -64,7 +77,9 @@ def test_an_older_version_leaves_the_newer_ones_note(tmp_path: Path) -> None:
         assert accepted.newer_that_accepted(CONFIGURATION, than="0.1.1") == "0.2.0"
 
 
-def test_the_oldest_notes_go_when_there_are_many_but_not_that_of_the_version_that_runs(tmp_path: Path) -> None:
+def test_the_oldest_notes_go_when_there_are_many_but_not_that_of_the_version_that_runs(
+    tmp_path: Path,
+) -> None:
     accepted = AcceptedConfigurations(tmp_path)
     for minor in range(1, 31):
         accepted.note(f"0.{minor}.0", CONFIGURATION)
@@ -101,12 +116,27 @@ def test_a_password_can_not_be_guessed_from_the_note(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["", "{", "[]", "1", '{"salt": 1, "accepted": {"9": 1}}', '{"accepted": []}', "[" * 60_000, "\xff"]
+    "text",
+    [
+        "",
+        "{",
+        "[]",
+        "1",
+        '{"salt": 1, "accepted": {"9": 1}}',
+        '{"accepted": []}',
+        "[" * 60_000,
+        "\xff",
+    ],
 )
-def test_a_note_that_can_not_be_understood_is_none_and_is_replaced(tmp_path: Path, text: str) -> None:
+def test_a_note_that_can_not_be_understood_is_none_and_is_replaced(
+    tmp_path: Path, text: str
+) -> None:
     (tmp_path / NAME).write_text(text, encoding="latin-1")
     accepted = AcceptedConfigurations(tmp_path)
-    assert (accepted.newer_that_accepted(CONFIGURATION, than="0"), accepted.newer(than="0")) == ("", "")
+    assert (accepted.newer_that_accepted(CONFIGURATION, than="0"), accepted.newer(than="0")) == (
+        "",
+        "",
+    )
     accepted.note("0.2.0", CONFIGURATION)
     assert accepted.newer_that_accepted(CONFIGURATION, than="0") == "0.2.0"
 
@@ -137,11 +167,19 @@ def canonical(folder: Path, *texts: str, **environ: str) -> bytes:
     return load_leniently(main, environ).canonical
 
 
-def test_who_writes_the_same_in_another_way_has_not_changed_the_configuration(tmp_path: Path) -> None:
-    whole = canonical(tmp_path, '[watch]\ndepth = 3\nauto = true\n[new]\nmap = {a = "1", b = "2"}\nlist = [1, 2.0]\n')
+def test_who_writes_the_same_in_another_way_has_not_changed_the_configuration(
+    tmp_path: Path,
+) -> None:
+    whole = canonical(
+        tmp_path,
+        '[watch]\ndepth = 3\nauto = true\n[new]\nmap = {a = "1", b = "2"}\nlist = [1, 2.0]\n',
+    )
     anew = '# by hand\n[new]\nlist = [\n  1, 2.0,\n]\nmap.b = "2"\nmap.a = "1"\n[watch]\nauto = true\ndepth = 3\n'
     assert canonical(tmp_path, anew) == whole
-    first, second = '[watch]\ndepth = 9\n[new]\nmap = {a = "1"}\n', '[new]\nmap = {b = "2"}\nlist = [1, 2.0]\n'
+    first, second = (
+        '[watch]\ndepth = 9\n[new]\nmap = {a = "1"}\n',
+        '[new]\nmap = {b = "2"}\nlist = [1, 2.0]\n',
+    )
     assert canonical(tmp_path, first, second, "[watch]\ndepth = 3\nauto = true\n") == whole
     assert canonical(tmp_path, anew, KEYSTONE_AGENT_CONFIG="/elsewhere", HOME="/root") == whole
 
@@ -177,7 +215,9 @@ def test_variables_count_with_those_that_are_not_known(tmp_path: Path) -> None:
     assert len(set(said)) == 4
 
 
-def test_a_later_version_still_makes_the_same_text_of_the_same_configuration(tmp_path: Path) -> None:
+def test_a_later_version_still_makes_the_same_text_of_the_same_configuration(
+    tmp_path: Path,
+) -> None:
     """Or a robot that is rolled back to this version does not upload."""
     text = (
         '[watch]\nroots = ["/ü"]\nsettle_seconds = 0.5\nauto = false\n'
@@ -196,9 +236,18 @@ def test_a_later_version_still_makes_the_same_text_of_the_same_configuration(tmp
 
 def test_each_unknown_key_is_named_and_everything_else_is_still_a_fault(tmp_path: Path) -> None:
     file = tmp_path / "agent.toml"
-    file.write_text("odd = 1\n[watch]\ndepth = 3\nauto = true\n[new]\none = 1\ntwo = {three = 3}\n[empty]\n")
+    file.write_text(
+        "odd = 1\n[watch]\ndepth = 3\nauto = true\n[new]\none = 1\ntwo = {three = 3}\n[empty]\n"
+    )
     loaded = load_leniently(file, {"KEYSTONE_AGENT_A": "1", "HOME": "/"})
-    assert loaded.unknown_keys == ["odd", "watch.depth", "new.one", "new.two", "empty", "KEYSTONE_AGENT_A"]
+    assert loaded.unknown_keys == [
+        "odd",
+        "watch.depth",
+        "new.one",
+        "new.two",
+        "empty",
+        "KEYSTONE_AGENT_A",
+    ]
     assert loaded.settings.watch.auto is True
     with pytest.raises(ConfigError) as caught:
         load(file, {})
@@ -228,7 +277,9 @@ def console(tmp_path: Path) -> Console:
 
 
 def note(console: Console, version: str) -> None:
-    AcceptedConfigurations(console.state).note(version, load_leniently(console.config, os.environ).canonical)
+    AcceptedConfigurations(console.state).note(
+        version, load_leniently(console.config, os.environ).canonical
+    )
 
 
 def test_commands_name_what_they_ignore_and_do_their_work(console: Console) -> None:
@@ -237,7 +288,9 @@ def test_commands_name_what_they_ignore_and_do_their_work(console: Console) -> N
         assert told.exit_code == 0
         assert f"version {__version__} does not know and ignores: watch.depth" in told.stderr
     console.configure("depth = 4")
-    assert console.run("status").exit_code == 0, "a command may see another environment than the agent"
+    assert console.run("status").exit_code == 0, (
+        "a command may see another environment than the agent"
+    )
 
 
 def test_validate_refuses_what_is_not_known_as_before(console: Console) -> None:
@@ -255,9 +308,14 @@ def test_commands_refuse_what_no_newer_version_has_accepted(tmp_path: Path) -> N
 
 
 def test_check_says_what_is_ignored_and_is_as_strict_as_a_start(console: Console) -> None:
-    (line,) = [line for line in console.json("check")["preconditions"] if line["name"] == "configuration"]
+    (line,) = [
+        line for line in console.json("check")["preconditions"] if line["name"] == "configuration"
+    ]
     assert line["ok"]
-    assert "version 99.0 accepted it, this version does not know and ignores watch.depth" in line["says"]
+    assert (
+        "version 99.0 accepted it, this version does not know and ignores watch.depth"
+        in line["says"]
+    )
     assert "install version 99.0 again, or remove these keys" in line["remedy"]
     console.configure("depth = 4")
     with pytest.raises(ConfigError, match=r"watch\.depth"):
@@ -278,15 +336,23 @@ def newer_version(folder: Path) -> Path:
     shutil.copytree(ROOT / "agent", folder / "agent", ignore=shutil.ignore_patterns("__pycache__"))
     for name, old, new in (
         ("__init__.py", f'"{__version__}"', '"99.0"'),
-        ("edges/config/__init__.py", "    auto: Switch = True\n", "    auto: Switch = True\n    depth: Count = 1\n"),
-        ("edges/config/__init__.py", "rescan_seconds: Seconds =", "rescan_seconds: SecondsOr0 ="),
         (
-            "edges/config/__init__.py",
+            "adapters/config/__init__.py",
+            "    auto: Switch = True\n",
+            "    auto: Switch = True\n    depth: Count = 1\n",
+        ),
+        (
+            "adapters/config/__init__.py",
+            "rescan_seconds: Seconds =",
+            "rescan_seconds: SecondsOr0 =",
+        ),
+        (
+            "adapters/config/__init__.py",
             "class Settings(",
             "class New(_Section):\n    one: Count = 1\n\n\nclass Settings(",
         ),
         (
-            "edges/config/__init__.py",
+            "adapters/config/__init__.py",
             "    agent: Agent = Agent()\n",
             "    agent: Agent = Agent()\n    new: New = New()\n",
         ),
@@ -344,7 +410,10 @@ def test_a_robot_that_is_rolled_back_uploads_with_the_newer_versions_configurati
         agent.stop()
 
         agent.home = None
-        for number in (2, 3):  # The older version's own note does not stand in the way of its next start.
+        for number in (
+            2,
+            3,
+        ):  # The older version's own note does not stand in the way of its next start.
             agent.start()
             write_mcap(agent.root / f"{number}.mcap", seed=number)
             agent.wait_completed(number)
@@ -353,9 +422,15 @@ def test_a_robot_that_is_rolled_back_uploads_with_the_newer_versions_configurati
             if number == 2:
                 agent.stop()
         status = agent.command("status")
-        assert "settings  this version does not know and ignores watch.depth, new.one" in status.stdout
-        assert json.loads(agent.command("status", "--json").stdout)["agent"]["settings"]["unknown_keys"]
-        assert "WARNING" in next(line for line in agent.said().splitlines() if "ignores watch.depth" in line)
+        assert (
+            "settings  this version does not know and ignores watch.depth, new.one" in status.stdout
+        )
+        assert json.loads(agent.command("status", "--json").stdout)["agent"]["settings"][
+            "unknown_keys"
+        ]
+        assert "WARNING" in next(
+            line for line in agent.said().splitlines() if "ignores watch.depth" in line
+        )
 
         validated = agent.command("config", "validate")
         assert (validated.returncode, "watch.depth" in validated.stderr) == (2, True)
@@ -376,7 +451,9 @@ def test_a_robot_that_is_rolled_back_uploads_with_the_newer_versions_configurati
         assert "watch.depth" in refused(agent)
 
 
-def test_a_wrong_value_is_an_error_whoever_accepted_the_rest(cloud: DevCloud, tmp_path: Path) -> None:
+def test_a_wrong_value_is_an_error_whoever_accepted_the_rest(
+    cloud: DevCloud, tmp_path: Path
+) -> None:
     agent = Agent(cloud, tmp_path)
     configure(agent, "[watch]\ndepth = 3\nrescan_seconds = 0\n")
     del agent.environ["KEYSTONE_AGENT_WATCH__RESCAN_SECONDS"]

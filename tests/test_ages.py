@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from agent.retention.clock_safe_age import Ages
+from agent.retention.clock_safe_age import ClockSafeAge
 from tests.fakes.clock import FakeClock
 
 BUILT = 1_780_000_000.0
@@ -14,7 +14,7 @@ class Looked:
     def __init__(self, now: float = NOW) -> None:
         self.clock = FakeClock(now=now)
         self.offset: float | None = None
-        self.ages = Ages(self.clock, built=BUILT, offset=lambda: self.offset)
+        self.ages = ClockSafeAge(self.clock, built=BUILT, offset=lambda: self.offset)
 
     def of(self, moment: float, seen: float | None = None) -> float | None:
         return self.ages.of(moment, self.clock.monotonic() if seen is None else seen)

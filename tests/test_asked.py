@@ -114,6 +114,7 @@ def test_no_module_uses_a_queue_whose_timed_get_may_wait_for_ever() -> None:
         for source in suspects
         for node in ast.walk(ast.parse(source.read_text("utf-8")))
         if isinstance(node, (ast.Attribute, ast.Name, ast.alias))
-        and "SimpleQueue" in (getattr(node, "attr", ""), getattr(node, "id", ""), getattr(node, "name", ""))
+        and "SimpleQueue"
+        in (getattr(node, "attr", ""), getattr(node, "id", ""), getattr(node, "name", ""))
     ]
     assert found == []

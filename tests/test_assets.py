@@ -72,7 +72,9 @@ def test_a_change_that_fails_changes_nothing(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", '{"a": 1}', '{"a": null}', "\xff", "[" * 100_000])
-def test_a_broken_file_is_named_with_its_remedy_until_it_is_mended(text: str, tmp_path: Path) -> None:
+def test_a_broken_file_is_named_with_its_remedy_until_it_is_mended(
+    text: str, tmp_path: Path
+) -> None:
     file = AssetFile(tmp_path, {"a": "1"})
     path = tmp_path / "assets.json"
     path.write_bytes(text.encode("latin-1"))
@@ -107,7 +109,10 @@ for number in range(25):
 
 
 def test_commands_at_once_lose_nothing(tmp_path: Path) -> None:
-    binders = [subprocess.Popen([sys.executable, "-c", BIND, str(tmp_path), str(number)]) for number in range(4)]
+    binders = [
+        subprocess.Popen([sys.executable, "-c", BIND, str(tmp_path), str(number)])
+        for number in range(4)
+    ]
     assert [binder.wait(60) for binder in binders] == [0] * 4
     assert len(written(tmp_path)) == 100
 
@@ -161,7 +166,9 @@ def test_without_a_platform_any_asset_will_do(tmp_path: Path) -> None:
     assert written(tmp_path) == {"arm-7": "whatever"}
 
 
-def test_profiles_that_nobody_can_read_are_no_refusal(bindings: Bindings, profiles: FakeProfiles) -> None:
+def test_profiles_that_nobody_can_read_are_no_refusal(
+    bindings: Bindings, profiles: FakeProfiles
+) -> None:
     profiles.error = CloudError("DeviceProfiles", "profile_file", "is missing")
     with pytest.raises(CloudError, match="is missing") as told:
         bindings.bind("arm-7", "robot-1")

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from agent.adapters.clock import RealClock
-from agent.adapters.store.part_body import Piece, Window
+from agent.adapters.store.part_body import PartBody, PartPiece
 from agent.model.bandwidth import Bandwidth
 from agent.model.errors import GateClosedError
 from agent.model.values import Part, Transfer
@@ -80,7 +80,9 @@ def test_an_upload_with_many_parts_in_flight_gets_no_more_than_one_with_a_single
             if wide.sent + narrow.sent > 2_000_000:
                 enough.set()
 
-    threads = [threading.Thread(target=send, args=(transfer,)) for transfer in (*[wide] * 8, narrow)]
+    threads = [
+        threading.Thread(target=send, args=(transfer,)) for transfer in (*[wide] * 8, narrow)
+    ]
     for thread in threads:
         thread.start()
     for thread in threads:
@@ -102,7 +104,9 @@ def test_a_stop_ends_every_wait_at_once() -> None:
     for thread in threads:
         thread.join(10)
     assert not any(thread.is_alive() for thread in threads)
-    assert bandwidth.reserve(1) <= 2 * bandwidth.turn  # those that still waited for their turn took nothing
+    assert (
+        bandwidth.reserve(1) <= 2 * bandwidth.turn
+    )  # those that still waited for their turn took nothing
 
 
 def test_without_a_cap_everything_may_go() -> None:
@@ -126,14 +130,14 @@ def test_another_cap_holds_for_what_goes_already() -> None:
 
 
 @pytest.fixture
-def window(tmp_path: Path) -> tuple[Window, Transfer]:
+def window(tmp_path: Path) -> tuple[PartBody, Transfer]:
     path = tmp_path / "a"
     path.write_bytes(bytes(200_000))
     transfer = Transfer(200_000, Bandwidth(10_000, FakeClock().monotonic))
-    return Window(Part(1, 0, 200_000), os.open(path, os.O_RDONLY), transfer), transfer
+    return PartBody(Part(1, 0, 200_000), os.open(path, os.O_RDONLY), transfer), transfer
 
 
-def test_the_body_is_paced_and_the_digest_is_not(window: tuple[Window, Transfer]) -> None:
+def test_the_body_is_paced_and_the_digest_is_not(window: tuple[PartBody, Transfer]) -> None:
     body, transfer = window
     body.digest("SHA256", "MD5")  # would take 40 s of a clock that stands still
     assert transfer.sent == 0
@@ -141,12 +145,14 @@ def test_the_body_is_paced_and_the_digest_is_not(window: tuple[Window, Transfer]
     assert transfer.sent == 512
 
 
-def _gone(piece: Piece) -> bytes:
+def _gone(piece: PartPiece) -> bytes:
     """The bytes of a piece, all of which went."""
     return b"".join(bytes(block) for block in piece.blocks())
 
 
-def test_a_body_that_waits_for_its_turn_ends_when_it_is_stopped(window: tuple[Window, Transfer]) -> None:
+def test_a_body_that_waits_for_its_turn_ends_when_it_is_stopped(
+    window: tuple[PartBody, Transfer],
+) -> None:
     body, transfer = window
     outcome: list[BaseException] = []
 
@@ -169,6 +175,6 @@ def test_the_end_of_a_body_is_not_waited_for(tmp_path: Path) -> None:
     path = tmp_path / "a"
     path.write_bytes(b"abc")
     transfer = Transfer(3, Bandwidth(0.001, FakeClock().monotonic))
-    body = Window(Part(1, 0, 3), os.open(path, os.O_RDONLY), transfer)
+    body = PartBody(Part(1, 0, 3), os.open(path, os.O_RDONLY), transfer)
     assert _gone(body.read(10)) == b"abc"
     assert _gone(body.read(10)) == b""

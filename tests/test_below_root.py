@@ -32,13 +32,17 @@ def test_a_file_is_opened_through_the_folders_above_it(root: Path) -> None:
     assert read(root / "a" / "b" / "x.mcap", root / "a" / "b") == b"root"
 
 
-def test_the_root_may_be_a_link_because_the_configuration_names_it(root: Path, tmp_path: Path) -> None:
+def test_the_root_may_be_a_link_because_the_configuration_names_it(
+    root: Path, tmp_path: Path
+) -> None:
     (tmp_path / "link").symlink_to(root)
     assert read(tmp_path / "link" / "a" / "b" / "x.mcap", tmp_path / "link") == b"root"
 
 
 @pytest.mark.parametrize("folder", ["a", "a/b"])
-def test_a_folder_that_is_a_link_is_refused_unless_links_are_followed(root: Path, tmp_path: Path, folder: str) -> None:
+def test_a_folder_that_is_a_link_is_refused_unless_links_are_followed(
+    root: Path, tmp_path: Path, folder: str
+) -> None:
     (root / folder).rename(tmp_path / "away")
     (root / folder).symlink_to(tmp_path / "private" / folder)
     with pytest.raises(RecordingError, match="symbolic link") as caught:
@@ -47,7 +51,9 @@ def test_a_folder_that_is_a_link_is_refused_unless_links_are_followed(root: Path
     assert read(root / "a" / "b" / "x.mcap", root, follow_symlinks=True) == b"private"
 
 
-def test_a_folder_that_is_swapped_once_it_is_open_changes_nothing(root: Path, tmp_path: Path) -> None:
+def test_a_folder_that_is_swapped_once_it_is_open_changes_nothing(
+    root: Path, tmp_path: Path
+) -> None:
     path = root / "a" / "b" / "x.mcap"
     with opened_folder(path.parent, root, follow_symlinks=False) as folder:
         (root / "a").rename(tmp_path / "away")

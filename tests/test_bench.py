@@ -25,7 +25,12 @@ def test_a_figure_prints_its_median_with_the_lowest_and_the_highest() -> None:
 
 
 def test_a_figure_has_as_many_places_as_matter() -> None:
-    assert [str(Figure.of([value])) for value in (0.0012, 0.64, 12.34, 1234.5)] == ["0.0012", "0.64", "12.3", "1,234"]
+    assert [str(Figure.of([value])) for value in (0.0012, 0.64, 12.34, 1234.5)] == [
+        "0.0012",
+        "0.64",
+        "12.3",
+        "1,234",
+    ]
 
 
 def test_a_goal_that_is_missed_fails_unless_something_explains_it() -> None:
@@ -34,7 +39,14 @@ def test_a_goal_that_is_missed_fails_unless_something_explains_it() -> None:
 
 
 def test_a_table_fits_a_terminal_of_100_columns(capsys: pytest.CaptureFixture[str]) -> None:
-    table = Table(1, "Cost", ("what", *"abcd"), [[*ROW, *ROW[1:]]], [Goal("long " * 30, "1", met=True)], ["note " * 40])
+    table = Table(
+        1,
+        "Cost",
+        ("what", *"abcd"),
+        [[*ROW, *ROW[1:]]],
+        [Goal("long " * 30, "1", met=True)],
+        ["note " * 40],
+    )
     table.print(Console(width=WIDTH))
     lines = capsys.readouterr().out.splitlines()
     assert any("1.23 (1.20-1.31)" in line for line in lines)
@@ -65,7 +77,17 @@ def test_the_cost_of_a_tool_is_its_own_and_not_that_of_who_started_it() -> None:
     held = bytes(200 << 20)  # of this process
     busy = "import time\nwhile time.process_time() < 0.3: pass"
     told = subprocess.run(
-        [sys.executable, "-I", "-S", str(HERE / "launch.py"), sys.executable, "-I", "-S", "-c", busy],
+        [
+            sys.executable,
+            "-I",
+            "-S",
+            str(HERE / "launch.py"),
+            sys.executable,
+            "-I",
+            "-S",
+            "-c",
+            busy,
+        ],
         check=True,
         capture_output=True,
     ).stdout
@@ -77,9 +99,14 @@ def test_the_cost_of_a_tool_is_its_own_and_not_that_of_who_started_it() -> None:
 
 
 @pytest.mark.parametrize("tls", [False, True])
-def test_the_agent_is_measured_against_a_store_that_keeps_nothing(tmp_path: Path, tls: bool) -> None:
+def test_the_agent_is_measured_against_a_store_that_keeps_nothing(
+    tmp_path: Path, tls: bool
+) -> None:
     made = stage.make_recordings(tmp_path / "made", 2, 9)
-    with stage.sink(tmp_path / "sink", tls=tls) as bucket, stage.resident(bucket.server, tmp_path / "agent") as agent:
+    with (
+        stage.sink(tmp_path / "sink", tls=tls) as bucket,
+        stage.resident(bucket.server, tmp_path / "agent") as agent,
+    ):
         for _ in range(2):  # the second time they are other recordings
             cost = stage.upload(agent, made)
             bucket.empty(stage.size_of(made))
@@ -87,7 +114,10 @@ def test_the_agent_is_measured_against_a_store_that_keeps_nothing(tmp_path: Path
             assert cost.wall > 0
             assert 20 < cost.peak < 120
             assert len(list(made.iterdir())) == 2
-    with pytest.raises(AssertionError, match="0 bytes were uploaded"), stage.sink(tmp_path / "other", tls=tls) as other:
+    with (
+        pytest.raises(AssertionError, match="0 bytes were uploaded"),
+        stage.sink(tmp_path / "other", tls=tls) as other,
+    ):
         other.empty(stage.size_of(made))
 
 

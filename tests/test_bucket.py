@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from agent.cloud.bucket import AnyAsset, Bucket, NoProfiles
+from agent.cloud.bucket import AnyAsset, BucketGateway, NoProfiles
 from agent.cloud.identity import named_asset
 from agent.model.errors import CloudError
 from agent.model.ports import Gateway, Profiles
@@ -33,7 +33,7 @@ class BucketRobot(Robot):
 
     def seam(self) -> Gateway:
         self.keys = FakeKeys(self.clock)
-        self.bucket = Bucket(
+        self.bucket = BucketGateway(
             store=self.store,
             keys=self.keys,
             history=self.history,
@@ -50,7 +50,9 @@ class BucketRobot(Robot):
     def known_profiles(self) -> Profiles:
         return NoProfiles()
 
-    def _asset_id(self, recording: Recording, snapshot: str, profiles: Mapping[str, DeviceProfile]) -> str:
+    def _asset_id(
+        self, recording: Recording, snapshot: str, profiles: Mapping[str, DeviceProfile]
+    ) -> str:
         del profiles
         return named_asset(
             recording,
@@ -66,7 +68,14 @@ class BucketRobot(Robot):
         newest = next(self.history.newest_first())
         return self.history.add(
             replace(
-                SyncLog(0, newest.episode_id, newest.path, newest.file_size, newest.mtime, newest.fingerprint),
+                SyncLog(
+                    0,
+                    newest.episode_id,
+                    newest.path,
+                    newest.file_size,
+                    newest.mtime,
+                    newest.fingerprint,
+                ),
                 device_id="robot",
                 resync=True,
             )
@@ -86,7 +95,9 @@ def key_of(log: SyncLog) -> str:
 
 
 def spare_of(log: SyncLog) -> str:
-    return f"robot/{log.mtime[:10]}/{Path(log.path).stem}-{log.fingerprint.partition('-')[2][:8]}.mcap"
+    return (
+        f"robot/{log.mtime[:10]}/{Path(log.path).stem}-{log.fingerprint.partition('-')[2][:8]}.mcap"
+    )
 
 
 def finish(robot: BucketRobot, id_: int = 1) -> SyncLog:
@@ -176,11 +187,16 @@ def test_the_key_of_an_upload_put_back_before_a_restart_is_still_taken(robot: Bu
     robot.restart()
     robot.clock.advance(1800)
     robot.record(path.name, seed=2)
-    assert robot.bucket.create(NOBODY, robot.bucket.exchange(NOBODY), robot.log(2)).session.object_key != "run.mcap"
+    assert (
+        robot.bucket.create(NOBODY, robot.bucket.exchange(NOBODY), robot.log(2)).session.object_key
+        != "run.mcap"
+    )
 
 
 @pytest.mark.parametrize("code", ["AccessDenied", "HTTP_403"])
-def test_where_looking_is_forbidden_the_key_always_says_whose_bytes_it_holds(robot: BucketRobot, code: str) -> None:
+def test_where_looking_is_forbidden_the_key_always_says_whose_bytes_it_holds(
+    robot: BucketRobot, code: str
+) -> None:
     robot.store.fail("HeadObject", error=CloudError("HeadObject", code, status=403), times=100_000)
     robot.record()
     assert finish(robot).object_key == spare_of(robot.log())
@@ -237,7 +253,9 @@ def test_a_robot_that_lost_its_history_knows_its_object_by_the_manifest(robot: B
     assert finish(robot, log.id).object_key == before.object_key
 
 
-def test_a_resync_cut_off_in_its_middle_goes_on_and_is_not_taken_for_done(robot: BucketRobot) -> None:
+def test_a_resync_cut_off_in_its_middle_goes_on_and_is_not_taken_for_done(
+    robot: BucketRobot,
+) -> None:
     robot.record(size=5000)
     finish(robot)
     robot.store.sent_parts.clear()
@@ -272,11 +290,16 @@ def test_a_call_that_fails_or_whose_answer_is_lost_leaves_one_announced_object(
 ) -> None:
     robot.store.fail(call, error=CloudError(call, "reset"), times=4, lost=lost)
     if forbidden:
-        robot.store.fail("HeadObject", error=CloudError("HeadObject", "AccessDenied", status=403), times=100_000)
+        robot.store.fail(
+            "HeadObject", error=CloudError("HeadObject", "AccessDenied", status=403), times=100_000
+        )
     robot.record()
     log = finish(robot)
     assert log.attempt_count == 1
-    assert {key for _, key in robot.store.objects} == {log.object_key, log.object_key + ".manifest.json"}
+    assert {key for _, key in robot.store.objects} == {
+        log.object_key,
+        log.object_key + ".manifest.json",
+    }
 
 
 def test_after_a_restart_only_the_missing_parts_are_sent(robot: BucketRobot) -> None:
@@ -290,7 +313,9 @@ def test_after_a_restart_only_the_missing_parts_are_sent(robot: BucketRobot) -> 
     assert log.object_key == key_of(log)
 
 
-def test_an_object_that_vanished_before_it_was_announced_is_sent_again_under_its_key(robot: BucketRobot) -> None:
+def test_an_object_that_vanished_before_it_was_announced_is_sent_again_under_its_key(
+    robot: BucketRobot,
+) -> None:
     robot.store.fail("PutObject", times=3)
     log = robot.record()
     robot.run()
@@ -358,7 +383,11 @@ def test_a_source_without_keys_blocks_and_costs_no_attempt(robot: BucketRobot) -
     robot.run()
     closed = robot.gate.closed()
     assert closed is not None
-    assert (closed.kind, closed.call, robot.log().attempt_count) == ("blocked", "CreateLogicalUpload", 0)
+    assert (closed.kind, closed.call, robot.log().attempt_count) == (
+        "blocked",
+        "CreateLogicalUpload",
+        0,
+    )
     robot.keys.before = lambda: None
     assert finish(robot).attempt_count == 1
 

@@ -39,7 +39,13 @@ class Store:
     def library(self) -> Minio:
         """A way to the bucket that is not the agent's."""
         address = self.server.endpoint.partition("://")[2]
-        return Minio(address, self.server.access_key, self.server.secret_key, secure=False, region="us-east-1")
+        return Minio(
+            address,
+            self.server.access_key,
+            self.server.secret_key,
+            secure=False,
+            region="us-east-1",
+        )
 
     def read(self, key: str) -> bytes:
         """An object's bytes."""
@@ -71,7 +77,9 @@ class Store:
 
 
 @pytest.fixture(params=["minio", "moto"])
-def store(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Store]:
+def store(
+    request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Store]:
     if request.param not in servers.available():
         pytest.skip(f"{request.param} is not on PATH")
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", servers.ACCESS_KEY)
@@ -89,7 +97,9 @@ def key_of(log: SyncLog, relpath: str) -> str:
     return f"robot-7/{log.mtime[:10]}/{relpath}"
 
 
-def test_a_recording_reaches_the_bucket_and_its_manifest_announces_it(store: Store, tmp_path: Path) -> None:
+def test_a_recording_reaches_the_bucket_and_its_manifest_announces_it(
+    store: Store, tmp_path: Path
+) -> None:
     with running(store, tmp_path, **store.settings(ASSETS__DEFAULT="asset-3")) as agent:
         (agent.root / "bag").mkdir()
         (agent.root / "bag" / "metadata.yaml").write_text("rosbag2_bagfile_information: {}\n")
@@ -120,7 +130,9 @@ def test_a_recording_reaches_the_bucket_and_its_manifest_announces_it(store: Sto
     assert store.keys() == {key, f"{key}.manifest.json", key_of(log, "bag/metadata.yaml")}
 
 
-def test_an_object_of_somebody_else_under_the_key_stays_as_it_is(store: Store, tmp_path: Path) -> None:
+def test_an_object_of_somebody_else_under_the_key_stays_as_it_is(
+    store: Store, tmp_path: Path
+) -> None:
     agent = Agent(store, tmp_path, **store.settings(BUCKET__KEY="{name}"))
     recording = write_mcap(agent.root / "a.mcap", size=MIB)
     store.library.put_object(BUCKET, "a.mcap", BytesIO(b"not yours"), 9)
@@ -134,7 +146,9 @@ def test_an_object_of_somebody_else_under_the_key_stays_as_it_is(store: Store, t
     assert store.read("a.mcap") == b"not yours"
 
 
-def test_an_upload_cut_off_by_a_kill_sends_only_what_is_missing(store: Store, tmp_path: Path) -> None:
+def test_an_upload_cut_off_by_a_kill_sends_only_what_is_missing(
+    store: Store, tmp_path: Path
+) -> None:
     with relayed(store.server.endpoint, rate=4 * MIB) as relay:
         agent = Agent(store, tmp_path, **store.settings(relay.endpoint))
         recording = write_mcap(agent.root / "a.mcap", size=60 * MIB)
@@ -158,10 +172,17 @@ def test_an_upload_cut_off_by_a_kill_sends_only_what_is_missing(store: Store, tm
     assert store.multiparts() == []
 
 
-def test_keys_that_may_only_write_are_enough(store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_keys_that_may_only_write_are_enough(
+    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     if store.server.name != "minio":
         pytest.skip("moto permits everything")
-    writing = ["PutObject", "AbortMultipartUpload", "ListMultipartUploadParts", "ListBucketMultipartUploads"]
+    writing = [
+        "PutObject",
+        "AbortMultipartUpload",
+        "ListMultipartUploadParts",
+        "ListBucketMultipartUploads",
+    ]
     allowed = {
         "Effect": "Allow",
         "Action": [f"s3:{action}" for action in writing],
@@ -186,7 +207,9 @@ def test_keys_that_may_only_write_are_enough(store: Store, tmp_path: Path, monke
 
 def admin_of(store: Store) -> MinioAdmin:
     root = StaticProvider(store.server.access_key, store.server.secret_key)
-    return MinioAdmin(endpoint=store.server.endpoint.partition("://")[2], credentials=root, secure=False)
+    return MinioAdmin(
+        endpoint=store.server.endpoint.partition("://")[2], credentials=root, secure=False
+    )
 
 
 def shortened(relay: Relay, seconds: float) -> None:
@@ -222,21 +245,27 @@ def test_a_role_is_assumed_and_its_keys_are_replaced_in_mid_upload(
             (log,) = agent.wait_completed(1)
             agent.stop()
             written = b"".join(
-                path.read_bytes() for path in (*agent.state.rglob("*"), *agent.logs.rglob("*")) if path.is_file()
+                path.read_bytes()
+                for path in (*agent.state.rglob("*"), *agent.logs.rglob("*"))
+                if path.is_file()
             )
         parts = relay.parts()
     used = {one.access_key for one in parts}
     assert len(used) >= 2, "the parts of one multipart went out under several keys"
     assert not used & set(USER)
     assert len({one.upload_id for one in parts}) == 1
-    assert sorted(one.part for one in parts) == list(range(1, log.part_count + 1)), "no part went twice"
+    assert sorted(one.part for one in parts) == list(range(1, log.part_count + 1)), (
+        "no part went twice"
+    )
     assert log.credential_refreshes >= 1
     assert log.attempt_count == 1
     assert store.read(log.object_key) == recording.read_bytes()
     assert [key for key in (*used, USER[1]) if key.encode() in written] == []
 
 
-def test_keys_that_give_nothing_are_named_and_the_upload_goes_on_once_they_do(store: Store, tmp_path: Path) -> None:
+def test_keys_that_give_nothing_are_named_and_the_upload_goes_on_once_they_do(
+    store: Store, tmp_path: Path
+) -> None:
     file = tmp_path / "credentials"
     settings = store.settings(BUCKET__CREDENTIALS="file", BUCKET__CREDENTIALS_FILE=str(file))
     with running(store, tmp_path, RETRY__MAX_SECONDS="1000", **settings) as agent:

@@ -40,7 +40,10 @@ def agent(console: Console) -> Iterator[FakeOperator]:
 
 def left(console: Console) -> list[dict[str, Any]]:
     """The requests on disk, in their order."""
-    return [json.loads(path.read_bytes()) for path in sorted((console.state / "markers").glob("*.request"))]
+    return [
+        json.loads(path.read_bytes())
+        for path in sorted((console.state / "markers").glob("*.request"))
+    ]
 
 
 def test_each_target_has_a_line_and_one_that_is_unknown_fails_the_command(
@@ -61,12 +64,19 @@ def test_what_is_queued_already_counts_as_done(console: Console, agent: FakeOper
     told = console.run("resync", agent.EPISODE, "--json")
     assert told.exit_code == 0
     assert json.loads(told.stdout) == [
-        {"target": "episode-1", "episode_id": "episode-1", "status": "already_queued", "message": ""}
+        {
+            "target": "episode-1",
+            "episode_id": "episode-1",
+            "status": "already_queued",
+            "message": "",
+        }
     ]
 
 
 @pytest.mark.usefixtures("agent")
-def test_a_relative_path_is_one_from_where_the_caller_stands(console: Console, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_relative_path_is_one_from_where_the_caller_stands(
+    console: Console, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(console.root)
     (console.root / "episode-1").touch()
     asked = ("episode-1", "./gone", "../x.mcap", "unknown")
@@ -118,9 +128,13 @@ def test_status_is_live_where_the_agent_answers(console: Console, agent: FakeOpe
 def test_requests_are_left_for_the_next_agent(console: Console) -> None:
     recording = write_mcap(console.root / "a.mcap")
     console.remember("/elsewhere/b.mcap", episode="ep-b")
-    told = console.run("resync", recording, "ep-b", "nobody", console.root / "none", "--json", "--reason", "dark")
+    told = console.run(
+        "resync", recording, "ep-b", "nobody", console.root / "none", "--json", "--reason", "dark"
+    )
     assert told.exit_code == 1
-    assert [(item["target"], item["episode_id"], item["status"]) for item in json.loads(told.stdout)] == [
+    assert [
+        (item["target"], item["episode_id"], item["status"]) for item in json.loads(told.stdout)
+    ] == [
         (str(recording), "", "accepted"),
         ("ep-b", "ep-b", "accepted"),
         ("nobody", "", "not_found"),
@@ -165,7 +179,9 @@ def test_a_name_that_is_no_utf_8_is_left_as_it_is(console: Console) -> None:
         capture_output=True, timeout=60, check=False,
     )  # fmt: skip
     assert told.returncode == 0, told.stderr
-    assert [(item["target"], item["status"]) for item in json.loads(told.stdout)] == [(str(recording), "accepted")]
+    assert [(item["target"], item["status"]) for item in json.loads(told.stdout)] == [
+        (str(recording), "accepted")
+    ]
     assert [request["target"] for request in left(console)] == [str(recording)]
 
 
@@ -180,8 +196,12 @@ def test_pause_is_a_marker_that_stays(console: Console) -> None:
     assert console.run("rescan").exit_code == 0
 
 
-@pytest.mark.parametrize("arguments", [("pause",), ("asset", "set", "arm-7", "x"), ("asset", "unset", "arm-7")])
-def test_nothing_can_be_left_where_no_agent_ever_was(arguments: tuple[str, ...], console: Console) -> None:
+@pytest.mark.parametrize(
+    "arguments", [("pause",), ("asset", "set", "arm-7", "x"), ("asset", "unset", "arm-7")]
+)
+def test_nothing_can_be_left_where_no_agent_ever_was(
+    arguments: tuple[str, ...], console: Console
+) -> None:
     told = command(console, *arguments, AGENT__STATE_DIR=str(console.state / "none"))
     assert (told.returncode, told.stdout) == (1, "")
     assert told.stderr == f"{console.state / 'none'} is not there\n→ start the agent once\n"
@@ -242,7 +262,14 @@ def test_one_of_the_group_leaves_what_it_may_not_write(open_folder: Path) -> Non
     os.chown(markers, 0, 4711)
     markers.chmod(0o2770)
     for arguments in (["asset", "unset", "arm-7"], ["first", "ep-b"], ["pause"]):
-        program = [sys.executable, "-c", AS_ONE_OF_THE_GROUP, *arguments, "--config", str(console.config)]
+        program = [
+            sys.executable,
+            "-c",
+            AS_ONE_OF_THE_GROUP,
+            *arguments,
+            "--config",
+            str(console.config),
+        ]
         told = subprocess.run(program, capture_output=True, text=True, timeout=60, check=False)
         assert told.returncode == 0, told.stderr
     assert left(console) == [

@@ -55,7 +55,9 @@ def multiparts(world: World, key: str) -> list[str]:
     assert world.cloud._store is not None
     access, secret = world.cloud._keys
     lease = CredentialLease(access, secret, "", 0.0)
-    place = UploadSession("", "", world.cloud.bucket, world.cloud._store.endpoint.url, key, "us-east-1", 1)
+    place = UploadSession(
+        "", "", world.cloud.bucket, world.cloud._store.endpoint.url, key, "us-east-1", 1
+    )
     try:
         return list(store.at(place, lambda: lease).multiparts())
     finally:
@@ -90,7 +92,10 @@ def test_what_needs_something_that_is_not_ok_is_not_tried_but_says_where_to_look
 
 def test_a_look_that_does_not_come_back_is_given_up() -> None:
     ended = threading.Event()
-    table = [Precondition("a", lambda: str(ended.wait(60)), late="wake it"), Precondition("b", lambda: "fine")]
+    table = [
+        Precondition("a", lambda: str(ended.wait(60)), late="wake it"),
+        Precondition("b", lambda: "fine"),
+    ]
     first, second = findings(table, patience=0.01)
     ended.set()
     assert first == Finding("a", False, "no answer within 0 s", "wake it")
@@ -98,7 +103,9 @@ def test_a_look_that_does_not_come_back_is_given_up() -> None:
 
 
 def test_a_mistake_of_its_own_is_a_line_that_says_what_it_was() -> None:
-    first, second = findings([Precondition("a", lambda: str(1 / 0)), Precondition("b", lambda: "fine")])
+    first, second = findings(
+        [Precondition("a", lambda: str(1 / 0)), Precondition("b", lambda: "fine")]
+    )
     assert (first.ok, first.says) == (False, "ZeroDivisionError: division by zero")
     assert "report" in first.remedy
     assert second.ok
@@ -106,13 +113,18 @@ def test_a_mistake_of_its_own_is_a_line_that_says_what_it_was() -> None:
 
 @pytest.mark.parametrize(
     ("lack", "code"),
-    [(OSError(errno.EMFILE, "Too many open files", "/a"), "out_of_descriptors"), (MemoryError(), "out_of_memory")],
+    [
+        (OSError(errno.EMFILE, "Too many open files", "/a"), "out_of_descriptors"),
+        (MemoryError(), "out_of_memory"),
+    ],
 )
 def test_what_this_robot_lacks_is_a_line_of_its_own(lack: Exception, code: str) -> None:
     def fail() -> str:
         raise lack
 
-    assert list(findings([Precondition("a", fail)])) == [Finding("a", False, SHORTAGES[code], TABLE[code].hint)]
+    assert list(findings([Precondition("a", fail)])) == [
+        Finding("a", False, SHORTAGES[code], TABLE[code].hint)
+    ]
 
 
 def test_a_look_for_which_there_is_no_thread_is_a_line(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -136,13 +148,18 @@ def test_all_is_well_and_nothing_is_left_behind(scene: Scene) -> None:
     assert list(scene.state.iterdir()) == []
     assert list(scene.root.iterdir()) == []
     session = scene.world.cloud.sessions()[-1]
-    assert (session.status, session.client_hints["episode_id"]) == ("TERMINAL", "keystone-agent-check")
+    assert (session.status, session.client_hints["episode_id"]) == (
+        "TERMINAL",
+        "keystone-agent-check",
+    )
     assert multiparts(scene.world, session.object_key) == []
     begun = [request.operation for request in scene.world.store.seen]
     assert begun.count("CreateMultipartUpload") == begun.count("AbortMultipartUpload") > 0
     shown = scene.run("check")
     assert shown.exit_code == 0
-    assert [line for line in shown.stdout.splitlines() if not line.startswith(("ok  ", "    → "))] == []
+    assert [
+        line for line in shown.stdout.splitlines() if not line.startswith(("ok  ", "    → "))
+    ] == []
 
 
 def test_a_state_folder_that_is_not_there_is_not_made(scene: Scene) -> None:
@@ -194,7 +211,9 @@ def test_no_keys_to_a_bucket_are_the_credentials_fault(scene: Scene) -> None:
 def test_a_wrong_configuration_is_told_with_all_its_faults(scene: Scene) -> None:
     scene.settings |= {"upload.max_concurrent": 0, "watch.polling": "perhaps"}
     scene.write()
-    with pytest.raises(ConfigError, match=r"(?s)upload.max_concurrent.*watch.polling|watch.polling.*upload.max"):
+    with pytest.raises(
+        ConfigError, match=r"(?s)upload.max_concurrent.*watch.polling|watch.polling.*upload.max"
+    ):
         scene.run("check")
     answer = scene.run("check", "--json")
     told = json.loads(answer.stdout)
@@ -205,7 +224,9 @@ def test_a_wrong_configuration_is_told_with_all_its_faults(scene: Scene) -> None
 
 def test_no_secret_is_printed(scene: Scene) -> None:
     key = scene.profiles["devices"][0]["apiKey"]
-    scene.world.gateway.script.on(fault=refused(grpc.StatusCode.INTERNAL, f"no: {key}"), times=FOREVER)
+    scene.world.gateway.script.on(
+        fault=refused(grpc.StatusCode.INTERNAL, f"no: {key}"), times=FOREVER
+    )
     scene.write()
     shown = scene.run("check").stdout
     assert "no: ***" in shown
@@ -269,15 +290,25 @@ def test_a_clock_that_is_off_by_minutes_is_held_against_the_store(scene: Scene) 
     scene.profiles = json.loads(cloud.profile_path.read_text())
     scene.settings["cloud.tls_ca_file"] = str(cloud.ca_file)
     scene.write()
-    told = as_a_process(scene.config, LD_PRELOAD=str(LIBRARY), FAKETIME="+400s", FAKETIME_DONT_FAKE_MONOTONIC="1")
-    assert (told["store's clock"].ok, told["store's clock"].remedy) == (False, "set this robot's clock")
+    told = as_a_process(
+        scene.config, LD_PRELOAD=str(LIBRARY), FAKETIME="+400s", FAKETIME_DONT_FAKE_MONOTONIC="1"
+    )
+    assert (told["store's clock"].ok, told["store's clock"].remedy) == (
+        False,
+        "set this robot's clock",
+    )
     assert told["bucket"].ok
 
 
 def as_a_process(config: Path, **environ: str) -> dict[str, Finding]:
     command = [sys.executable, "-m", "agent", "check", "--json", "--config", str(config)]
     answer = subprocess.run(
-        command, env={**os.environ, **environ}, capture_output=True, text=True, timeout=60, check=False
+        command,
+        env={**os.environ, **environ},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
     )
     assert (answer.returncode, answer.stderr) == (1, "")
     return {line["name"]: Finding(**line) for line in json.loads(answer.stdout)["preconditions"]}
@@ -352,7 +383,9 @@ def test_the_sample_in_the_readme_is_what_it_prints(scene: Scene) -> None:
     assert [line for line in lines if line not in shown.splitlines()] == []
 
 
-@pytest.mark.parametrize("says", [b"SSH-2.0-OpenSSH_9.6\r\n", b"\x00\xff\x17\x80\n", b"HTTP/1.1 abc\r\n\r\n"])
+@pytest.mark.parametrize(
+    "says", [b"SSH-2.0-OpenSSH_9.6\r\n", b"\x00\xff\x17\x80\n", b"HTTP/1.1 abc\r\n\r\n"]
+)
 def test_a_port_that_answers_no_http_is_a_line_and_no_traceback(scene: Scene, says: bytes) -> None:
     in_bucket_mode(scene)
     with raw_server(says) as endpoint:

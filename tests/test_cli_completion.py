@@ -38,7 +38,12 @@ def asked(console: Console, instruction: str, *words: str) -> str:
         "KEYSTONE_AGENT_CONFIG": str(console.config),
     }
     told = subprocess.run(
-        [sys.executable, "-c", _COMMAND], env=environ, capture_output=True, text=True, timeout=60, check=True
+        [sys.executable, "-c", _COMMAND],
+        env=environ,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=True,
     )
     return told.stdout
 
@@ -59,7 +64,9 @@ def test_an_episode_is_completed(console: Console) -> None:
     assert asked(console, "bash_complete", "history", "run-") == "plain,run-2\nplain,run-1\n"
 
 
-def test_nothing_is_offered_where_it_would_take_long_or_fail(console: Console, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_nothing_is_offered_where_it_would_take_long_or_fail(
+    console: Console, monkeypatch: pytest.MonkeyPatch
+) -> None:
     console.remember("/a.mcap", episode="run-1")
     monkeypatch.setenv("KEYSTONE_AGENT_CONFIG", str(console.config))
     from agent.cli.commands.history import history  # noqa: PLC0415
@@ -107,7 +114,9 @@ def test_where_no_id_begins_so_the_shell_completes_file_names(console: Console) 
     assert asked(console, "zsh_complete", "history", "day/") == "file\n_\n_\n"
 
 
-@pytest.mark.parametrize(("command", "kinds"), [("resync", ["file"]), ("first", ["file"]), ("logs", [])])
+@pytest.mark.parametrize(
+    ("command", "kinds"), [("resync", ["file"]), ("first", ["file"]), ("logs", [])]
+)
 def test_file_names_are_completed_where_a_file_may_be_named(command: str, kinds: list[str]) -> None:
     from agent.cli import cli  # noqa: PLC0415 - most of these tests start it as a command
 
@@ -117,12 +126,17 @@ def test_file_names_are_completed_where_a_file_may_be_named(command: str, kinds:
     assert [item.type for item in parameter.shell_complete(context, "day/")] == kinds
 
 
-@pytest.mark.parametrize(("begun", "told"), [("day/", "day/"), ("day/\nplain,x", ""), ("day/\udcff", "")])
+@pytest.mark.parametrize(
+    ("begun", "told"), [("day/", "day/"), ("day/\nplain,x", ""), ("day/\udcff", "")]
+)
 def test_fish_is_told_what_was_begun_only_in_one_line(begun: str, told: str) -> None:
     fish = get_completion_class("fish")
     assert fish is not None
     item = CompletionItem(begun, type="file")
-    assert fish(click.Command("why"), {}, "keystone-agent", "").format_completion(item) == f"file,{told}"
+    assert (
+        fish(click.Command("why"), {}, "keystone-agent", "").format_completion(item)
+        == f"file,{told}"
+    )
 
 
 class Bash:
@@ -218,8 +232,12 @@ def test_in_bash_completed_file_names_reach_the_command_and_run_nothing(bash: Ba
     for number, name in enumerate(NAMES):
         bash.file(f"{number}/{name}")
     before = bash.files()
-    told = bash.json("keystone-agent why --json " + "".join(f"{number}/\t" for number in range(len(NAMES))))
-    assert [reasons["path"] for reasons in told] == [f"{number}/{name}" for number, name in enumerate(NAMES)]
+    told = bash.json(
+        "keystone-agent why --json " + "".join(f"{number}/\t" for number in range(len(NAMES)))
+    )
+    assert [reasons["path"] for reasons in told] == [
+        f"{number}/{name}" for number, name in enumerate(NAMES)
+    ]
     assert bash.files() == before
 
 

@@ -46,9 +46,10 @@ def test_a_number_looks_alike_whoever_set_it(console: Console) -> None:
     console.configure()
     by_default = console.run("config", "show").stdout
     assert by_hand == by_default
-    assert {type(by_file["watch"][key]) for key in ("rescan_seconds", "settle_seconds", "sidecar_wait_seconds")} == {
-        float
-    }
+    assert {
+        type(by_file["watch"][key])
+        for key in ("rescan_seconds", "settle_seconds", "sidecar_wait_seconds")
+    } == {float}
 
 
 def test_programs_get_every_fault_as_json(console: Console) -> None:
@@ -57,7 +58,9 @@ def test_programs_get_every_fault_as_json(console: Console) -> None:
     answer = json.loads(told.stdout)
     assert (told.exit_code, answer["valid"]) == (2, False)
     assert {fault["key"] for fault in answer["faults"]} == {"watch.rescan_seconds", "watch.colour"}
-    assert all(fault["expected"] and fault["origin"] == str(console.config) for fault in answer["faults"])
+    assert all(
+        fault["expected"] and fault["origin"] == str(console.config) for fault in answer["faults"]
+    )
 
 
 def test_a_file_that_is_not_there_has_no_lines_to_mend() -> None:
@@ -70,6 +73,8 @@ def test_a_file_that_is_not_there_has_no_lines_to_mend() -> None:
 
 
 def test_a_device_id_that_images_share_is_a_wrong_configuration(console: Console) -> None:
-    told = command("run", "--config", str(console.config), KEYSTONE_AGENT_AGENT__DEVICE_ID="localhost")
+    told = command(
+        "run", "--config", str(console.config), KEYSTONE_AGENT_AGENT__DEVICE_ID="localhost"
+    )
     assert told.returncode == 2
     assert "agent.device_id says 'localhost'" in told.stderr

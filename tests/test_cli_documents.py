@@ -23,7 +23,9 @@ def console(tmp_path: Path) -> Console:
     return Console(tmp_path)
 
 
-def test_no_more_documents_are_made_ready_than_are_shown(console: Console, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_more_documents_are_made_ready_than_are_shown(
+    console: Console, monkeypatch: pytest.MonkeyPatch
+) -> None:
     for number in range(10):
         console.remember(f"/{number}.mcap")
     made: list[int] = []
@@ -45,15 +47,31 @@ def test_many_documents_are_one_list_with_a_line_for_each(console: Console) -> N
         for number in range(1100):
             history.add(document(f"ü{number}"))
     told = console.run("history", "--json", "--limit", "2000")
-    assert [row["path"] for row in json.loads(told.stdout)] == [f"/data/ü{number}.mcap" for number in range(1100)][::-1]
+    assert [row["path"] for row in json.loads(told.stdout)] == [
+        f"/data/ü{number}.mcap" for number in range(1100)
+    ][::-1]
     assert len(told.stdout.splitlines()) == 1102
     assert "ü" in told.stdout
 
 
 def test_a_summary_judges_an_episode_by_its_newest_document(console: Console) -> None:
-    console.remember("/a.mcap", episode="a", status="completed", queued_at=MARCH, completed_at=MARCH, object_key="k")
+    console.remember(
+        "/a.mcap",
+        episode="a",
+        status="completed",
+        queued_at=MARCH,
+        completed_at=MARCH,
+        object_key="k",
+    )
     console.remember("/a.mcap", episode="a", status="failed", queued_at=MAY, attempt_count=5)
-    console.remember("/b.mcap", episode="b", status="completed", queued_at=MARCH, completed_at=MARCH, object_key="l")
+    console.remember(
+        "/b.mcap",
+        episode="b",
+        status="completed",
+        queued_at=MARCH,
+        completed_at=MARCH,
+        object_key="l",
+    )
     completed = console.json("history", "--summary", "--status", "completed")
     assert [row["episode_id"] for row in completed] == ["b"]
     (failed,) = console.json("history", "--summary", "--status", "failed")
@@ -82,7 +100,9 @@ def test_a_time_that_is_none_is_wrong_usage(text: str, console: Console) -> None
 
 
 @pytest.mark.parametrize(("text", "found"), [("2026-04-01", 1), ("yesterday", 0), ("100000d", 2)])
-def test_a_time_chooses_by_when_a_document_was_queued(text: str, found: int, console: Console) -> None:
+def test_a_time_chooses_by_when_a_document_was_queued(
+    text: str, found: int, console: Console
+) -> None:
     console.remember("/a.mcap", queued_at=MARCH)
     console.remember("/b.mcap", queued_at=MAY)
     assert len(console.json("history", "--since", text)) == found
@@ -97,5 +117,7 @@ def test_a_path_finds_its_bytes_under_the_name_they_were_queued_from(console: Co
 
 
 def test_an_error_is_said_once(console: Console) -> None:
-    console.remember("/a.mcap", error=Fault("offline", "refused", "CreateLogicalUpload: refused", ""))
+    console.remember(
+        "/a.mcap", error=Fault("offline", "refused", "CreateLogicalUpload: refused", "")
+    )
     assert console.run("history").stdout.count("refused") == 1

@@ -32,7 +32,11 @@ def profile(cloud: DevCloud, tmp_path: Path) -> Path:
     """A file with endpoints and nothing else, as an image brings it."""
     path = tmp_path / "state" / "dp-config.json"
     path.parent.mkdir()
-    path.write_text(json.dumps({"endpoints": dict.fromkeys(("auth", "gateway", "deviceInit"), cloud.gateway_url)}))
+    path.write_text(
+        json.dumps(
+            {"endpoints": dict.fromkeys(("auth", "gateway", "deviceInit"), cloud.gateway_url)}
+        )
+    )
     return path
 
 
@@ -42,7 +46,10 @@ def settings(profile: Path) -> dict[str, str]:
 
 
 def devices(path: Path) -> dict[str, str]:
-    return {known["deviceId"]: known["apiKey"] for known in json.loads(path.read_text()).get("devices", [])}
+    return {
+        known["deviceId"]: known["apiKey"]
+        for known in json.loads(path.read_text()).get("devices", [])
+    }
 
 
 def keys(cloud: DevCloud) -> dict[str, str]:
@@ -66,7 +73,9 @@ def test_the_first_start_enrols_and_uploads(
     assert devices(profile) == keys(cloud)
     assert list(keys(cloud)) == [ROBOT]
     assert profile.stat().st_mode & 0o777 == 0o600
-    written = agent.said() + "".join(path.read_text() for path in agent.logs.rglob("*.*") if path.is_file())
+    written = agent.said() + "".join(
+        path.read_text() for path in agent.logs.rglob("*.*") if path.is_file()
+    )
     assert "is enrolled" in written
     assert keys(cloud)[ROBOT] not in written
 
@@ -90,11 +99,16 @@ def test_a_rotation_in_mid_upload_drops_nothing(
     assert devices(profile) == keys(cloud) != before
 
 
-def test_enroll_says_what_it_did_and_keeps_the_robots_id(cloud: DevCloud, tmp_path: Path, profile: Path) -> None:
+def test_enroll_says_what_it_did_and_keeps_the_robots_id(
+    cloud: DevCloud, tmp_path: Path, profile: Path
+) -> None:
     agent = Agent(cloud, tmp_path, CLOUD__DP_CONFIG=str(profile), AGENT__DEVICE_ID=ROBOT)
     first, second = agent.command("enroll"), agent.command("enroll")
     assert (first.returncode, first.stdout) == (0, f"device {ROBOT} is enrolled: {profile}\n")
-    assert (second.returncode, second.stdout) == (0, f"device {ROBOT} is enrolled already: {profile}\n")
+    assert (second.returncode, second.stdout) == (
+        0,
+        f"device {ROBOT} is enrolled already: {profile}\n",
+    )
     assert (agent.state / "device-id").read_text() == f"{ROBOT}\n"
     assert devices(profile) == keys(cloud)
     agent.environ["KEYSTONE_AGENT_AGENT__DEVICE_ID"] = "arm-8"
@@ -106,12 +120,18 @@ def test_enroll_says_what_it_did_and_keeps_the_robots_id(cloud: DevCloud, tmp_pa
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can give files away")
-def test_what_root_enrols_belongs_to_the_agents_user(tmp_path: Path, cloud: DevCloud, profile: Path) -> None:
+def test_what_root_enrols_belongs_to_the_agents_user(
+    tmp_path: Path, cloud: DevCloud, profile: Path
+) -> None:
     os.chown(profile.parent, 4711, 4712)
     agent = Agent(cloud, tmp_path, CLOUD__DP_CONFIG=str(profile), AGENT__DEVICE_ID=ROBOT)
     assert agent.command("enroll").returncode == 0
-    owned = {path.name: (path.stat().st_uid, path.stat().st_gid) for path in profile.parent.iterdir()}
-    assert owned == dict.fromkeys([".dp-config.json.lock", "device-id", "dp-config.json"], (4711, 4712))
+    owned = {
+        path.name: (path.stat().st_uid, path.stat().st_gid) for path in profile.parent.iterdir()
+    }
+    assert owned == dict.fromkeys(
+        [".dp-config.json.lock", "device-id", "dp-config.json"], (4711, 4712)
+    )
 
 
 def test_what_waiting_cannot_mend_ends_the_command_with_a_remedy(
@@ -134,7 +154,9 @@ def test_enroll_goes_on_until_it_is_stopped_with_a_line_for_each_new_reason(
     cloud: DevCloud, tmp_path: Path, settings: dict[str, str]
 ) -> None:
     cloud.stop_gateway()
-    agent = Agent(cloud, tmp_path, **{**settings, "RETRY__BASE_SECONDS": "0.1", "RETRY__MAX_SECONDS": "0.1"})
+    agent = Agent(
+        cloud, tmp_path, **{**settings, "RETRY__BASE_SECONDS": "0.1", "RETRY__MAX_SECONDS": "0.1"}
+    )
     command = [sys.executable, "-m", "agent", "enroll", "--config", agent.config]
     with subprocess.Popen(command, env=agent.environ, stderr=subprocess.PIPE, text=True) as process:
         assert process.stderr is not None
@@ -152,9 +174,13 @@ def test_a_platform_that_never_answers_keeps_nobody_who_wants_to_stop(
     agent = Agent(cloud, tmp_path, **settings)
     with socket.create_server(("127.0.0.1", 0)) as silent:
         url = f"http://127.0.0.1:{silent.getsockname()[1]}"
-        profile.write_text(json.dumps({"endpoints": dict.fromkeys(("auth", "gateway", "deviceInit"), url)}))
+        profile.write_text(
+            json.dumps({"endpoints": dict.fromkeys(("auth", "gateway", "deviceInit"), url)})
+        )
         command = [sys.executable, "-m", "agent", "enroll", "--config", agent.config]
-        with subprocess.Popen(command, env=agent.environ, stderr=subprocess.PIPE, text=True) as process:
+        with subprocess.Popen(
+            command, env=agent.environ, stderr=subprocess.PIPE, text=True
+        ) as process:
             connection, _ = silent.accept()
             with connection:
                 process.send_signal(signal.SIGINT)
@@ -170,13 +196,17 @@ def test_killed_before_any_step_the_file_is_whole_and_the_way_on_is_told(
     agent = Agent(cloud, tmp_path, **settings)
     before = profile.read_text()
     command = [sys.executable, "-m", "tests.killed", str(step), "enroll", "--config", agent.config]
-    killed = subprocess.run(command, env=agent.environ, capture_output=True, timeout=60, check=False)
+    killed = subprocess.run(
+        command, env=agent.environ, capture_output=True, timeout=60, check=False
+    )
     assert killed.returncode == (-signal.SIGKILL if step < 5 else 0)
     if not devices(profile):
         assert profile.read_text() == before
     again = agent.command("enroll")
     if again.returncode:
-        assert "DEVICE_ALREADY_INITIALIZED" in again.stderr, "the platform told the key to nobody who is left"
+        assert "DEVICE_ALREADY_INITIALIZED" in again.stderr, (
+            "the platform told the key to nobody who is left"
+        )
         assert agent.command("enroll", "--rotate").returncode == 0
     assert devices(profile) == keys(cloud)
     assert list(keys(cloud)) == [ROBOT]

@@ -48,15 +48,24 @@ def queued(console: Console, path: Path, **fields: Any) -> None:
 
 
 @pytest.mark.parametrize("zone", ["UTC", "XYZ-14", "XYZ+12"])
-def test_files_of_any_date_are_listed_and_explained(wide: Path, zone: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_files_of_any_date_are_listed_and_explained(
+    wide: Path, zone: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("TZ", zone)
     time.tzset()
     try:
         console = Console(wide, 'sidecar = "ignore"', 'newer_than = "2020-01-01"')
-        dates = {"far.mcap": 2**62, "2300.mcap": 10_413_792_000, "1653.mcap": -10_000_000_000, "before.db3": -(2**62)}
+        dates = {
+            "far.mcap": 2**62,
+            "2300.mcap": 10_413_792_000,
+            "1653.mcap": -10_000_000_000,
+            "before.db3": -(2**62),
+        }
         for seed, (name, seconds) in enumerate(dates.items()):
             dated(write_mcap(console.root / name, seed=seed), seconds)
-        found = {name: (row["state"], row["mtime"][:10]) for name, row in rows(console, "ls").items()}
+        found = {
+            name: (row["state"], row["mtime"][:10]) for name, row in rows(console, "ls").items()
+        }
         assert found == {
             "1653.mcap": ("skipped", "1653-02-10"),
             "2300.mcap": ("new", "2300-01-01"),
@@ -112,7 +121,9 @@ def test_every_state_has_its_word(console: Console) -> None:
     assert (found["synced.mcap"]["at"], found["again.mcap"]["synced_at"]) == (QUEUED, QUEUED)
 
 
-def test_a_moved_recording_is_known_by_its_bytes_and_a_replaced_one_is_new(console: Console) -> None:
+def test_a_moved_recording_is_known_by_its_bytes_and_a_replaced_one_is_new(
+    console: Console,
+) -> None:
     path = recording(console, "a.mcap", seed=1)
     queued(console, path, status="completed", completed_at=QUEUED)
     path.rename(console.root / "b.mcap")
@@ -157,13 +168,21 @@ def test_a_dry_run_lists_what_would_go_with_its_bytes(console: Console) -> None:
     path = recording(console, "a.mcap", seed=1)
     queued(console, recording(console, "b.mcap", seed=2), status="completed", completed_at=QUEUED)
     queued(console, recording(console, "c.mcap", seed=3), status="failed", error=OFFLINE)
-    queued(console, recording(console, "d.mcap", seed=4), status="failed", error=OFFLINE, next_retry_at=QUEUED)
+    queued(
+        console,
+        recording(console, "d.mcap", seed=4),
+        status="failed",
+        error=OFFLINE,
+        next_retry_at=QUEUED,
+    )
     unfinished(console.root / "open.mcap")
     assert {name: row["size"] for name, row in rows(console, "scan", "--dry-run").items()} == {
         "a.mcap": path.stat().st_size,
         "d.mcap": path.stat().st_size,
     }
-    assert console.run("scan", "--dry-run").stdout.splitlines()[-1] == "2 recordings to send, 132.4 kB"
+    assert (
+        console.run("scan", "--dry-run").stdout.splitlines()[-1] == "2 recordings to send, 132.4 kB"
+    )
 
 
 @pytest.fixture

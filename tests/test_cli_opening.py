@@ -79,7 +79,9 @@ def terminal() -> Iterator[Path]:
         "file in a linked folder",
     ]
 )
-def strange(request: pytest.FixtureRequest, console: Console, private: Path, terminal: Path, opens: Opens) -> Path:
+def strange(
+    request: pytest.FixtureRequest, console: Console, private: Path, terminal: Path, opens: Opens
+) -> Path:
     """Something in a watched folder that is not to be opened. ``opens`` watches its target."""
     path = console.root / "strange.mcap"
     target = private
@@ -102,7 +104,9 @@ def strange(request: pytest.FixtureRequest, console: Console, private: Path, ter
     return path
 
 
-def test_a_file_that_is_opened_is_noticed_by_these_tests(console: Console, private: Path, opens: Opens) -> None:
+def test_a_file_that_is_opened_is_noticed_by_these_tests(
+    console: Console, private: Path, opens: Opens
+) -> None:
     opens.watch(private)
     (document,) = console.json("history", private)
     assert document["episode_id"] == "secret"

@@ -146,7 +146,9 @@ def test_a_file_that_is_gone_leads_to_the_history(console: Console) -> None:
     assert (rule, ok, says) == ("file", False, "it is not there")
 
 
-def test_a_watched_folder_behind_a_link_is_found_by_its_own_name(console: Console, tmp_path: Path) -> None:
+def test_a_watched_folder_behind_a_link_is_found_by_its_own_name(
+    console: Console, tmp_path: Path
+) -> None:
     (tmp_path / "disk").mkdir()
     console.root.rmdir()
     console.root.symlink_to(tmp_path / "disk")
@@ -158,7 +160,10 @@ def test_a_link_below_a_watched_folder_is_named(console: Console, tmp_path: Path
     (tmp_path / "disk").mkdir()
     (console.root / "day").symlink_to(tmp_path / "disk")
     write_mcap(tmp_path / "disk" / "a.mcap")
-    assert last(console.why(console.root / "day" / "a.mcap"))[2] == f"{console.root}/day is a symbolic link"
+    assert (
+        last(console.why(console.root / "day" / "a.mcap"))[2]
+        == f"{console.root}/day is a symbolic link"
+    )
 
 
 @pytest.mark.usefixtures("zone")
@@ -172,14 +177,27 @@ def test_people_see_local_time_and_programs_utc(console: Console) -> None:
 
 
 def test_a_queued_recording_waits_for_the_agent_the_gate_or_its_turn(console: Console) -> None:
-    path, other = write_mcap(console.root / "a.mcap", seed=1), write_mcap(console.root / "b.mcap", seed=2)
+    path, other = (
+        write_mcap(console.root / "a.mcap", seed=1),
+        write_mcap(console.root / "b.mcap", seed=2),
+    )
     console.remember(other)
     console.remember(path, error=OFFLINE)
     assert console.why(path)[-1]["remedy"] == "start the agent"
     assert "CreateLogicalUpload" in console.why(path)[-1]["says"]
-    gate = {"reason": "no network", "hint": "plug it in", "since": QUEUED, "next_probe": QUEUED, "cause": "cloud"}
+    gate = {
+        "reason": "no network",
+        "hint": "plug it in",
+        "since": QUEUED,
+        "next_probe": QUEUED,
+        "cause": "cloud",
+    }
     with console.running(gate=gate):
         closed = console.why(path)[-1]
-    assert (closed["rule"], closed["says"], closed["at"]) == ("gate", "no network; tried again", QUEUED)
+    assert (closed["rule"], closed["says"], closed["at"]) == (
+        "gate",
+        "no network; tried again",
+        QUEUED,
+    )
     with console.running():
         assert last(console.why(path))[2].startswith("it is queued behind 1")

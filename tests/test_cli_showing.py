@@ -43,7 +43,9 @@ def command(console: Console, *arguments: str, **streams: Any) -> subprocess.Com
 
 def test_a_status_file_of_an_agent_that_was_killed_is_not_believed(console: Console) -> None:
     console.remember("/a.mcap")
-    StatusFile(console.state).write({"gate": None, "uploads": []})  # the pid in it is this test's own: it lives
+    StatusFile(console.state).write(
+        {"gate": None, "uploads": []}
+    )  # the pid in it is this test's own: it lives
     assert console.json("status")["agent"] is None
     assert "agent     stopped" in console.run("status").stdout
 
@@ -103,7 +105,13 @@ def test_files_that_wait_are_labelled_otherwise_than_documents(console: Console)
 
 def test_the_reason_of_the_gate_stands_alone_and_once(console: Console) -> None:
     reason = "CreateLogicalUpload: refused"
-    gate = {"reason": reason, "hint": "wait", "since": QUEUED, "next_probe": QUEUED, "cause": "cloud"}
+    gate = {
+        "reason": reason,
+        "hint": "wait",
+        "since": QUEUED,
+        "next_probe": QUEUED,
+        "cause": "cloud",
+    }
     console.remember("/a.mcap", error=OFFLINE)
     with console.running(gate=gate):
         lines = console.run("status").stdout.splitlines()
@@ -128,7 +136,9 @@ def closed_pipe() -> Iterator[int]:
 
 
 @pytest.mark.parametrize("arguments", [("status",), ("history", "--json"), ("config", "show")])
-def test_a_full_disk_behind_standard_output_is_one_line(arguments: tuple[str, ...], console: Console) -> None:
+def test_a_full_disk_behind_standard_output_is_one_line(
+    arguments: tuple[str, ...], console: Console
+) -> None:
     with Path("/dev/full").open("w") as full:
         told = command(console, *arguments, stdout=full)
     assert (told.returncode, told.stderr) == (1, "keystone-agent: No space left on device\n")

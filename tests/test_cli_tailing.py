@@ -30,13 +30,21 @@ def file(tmp_path: Path) -> Path:
 
 
 def line(message: str, **values: Any) -> str:
-    given = {"time": MAY, "level": "INFO", "event": "queued", "message": message, "episode_id": None, **values}
+    given = {
+        "time": MAY,
+        "level": "INFO",
+        "event": "queued",
+        "message": message,
+        "episode_id": None,
+        **values,
+    }
     return json.dumps(given) + "\n"
 
 
 def said(console: Console, *arguments: str) -> list[str]:
     return [
-        shown["message"] for shown in map(json.loads, console.run("logs", "--json", *arguments).stdout.splitlines())
+        shown["message"]
+        for shown in map(json.loads, console.run("logs", "--json", *arguments).stdout.splitlines())
     ]
 
 
@@ -82,14 +90,27 @@ def test_no_log_yet_is_no_failure(console: Console) -> None:
 
 @pytest.fixture
 def follower(console: Console) -> Iterator[subprocess.Popen[str]]:
-    command = [sys.executable, "-m", "agent", "logs", "-f", "-n", "1", "--json", "--config", str(console.config)]
+    command = [
+        sys.executable,
+        "-m",
+        "agent",
+        "logs",
+        "-f",
+        "-n",
+        "1",
+        "--json",
+        "--config",
+        str(console.config),
+    ]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     yield process
     process.kill()
     process.communicate()
 
 
-def test_the_command_follows_a_rotated_log_until_it_is_interrupted(file: Path, follower: subprocess.Popen[str]) -> None:
+def test_the_command_follows_a_rotated_log_until_it_is_interrupted(
+    file: Path, follower: subprocess.Popen[str]
+) -> None:
     assert follower.stdout is not None
     aside = file.with_name("agent.aside")
     aside.write_text(line("first") + line("second"))

@@ -44,12 +44,19 @@ def relatives(folder: str) -> list[list[str]]:
 
 def command(environ: dict[str, str], *arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [sys.executable, *arguments], env=environ, capture_output=True, text=True, timeout=60, check=False
+        [sys.executable, *arguments],
+        env=environ,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
     )
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_demo_that_is_interrupted_leaves_nothing_behind(number: int, environ: dict[str, str]) -> None:
+def test_a_demo_that_is_interrupted_leaves_nothing_behind(
+    number: int, environ: dict[str, str]
+) -> None:
     demo = subprocess.Popen(
         [sys.executable, "-u", "-m", "agent", "demo", "--seconds", "30"],
         env=environ,
@@ -94,7 +101,9 @@ def test_a_port_that_is_taken_is_one_clear_line(option: str, environ: dict[str, 
     assert left(environ) == []
 
 
-def test_a_folder_that_can_not_be_one_is_one_clear_line(environ: dict[str, str], tmp_path: Path) -> None:
+def test_a_folder_that_can_not_be_one_is_one_clear_line(
+    environ: dict[str, str], tmp_path: Path
+) -> None:
     (tmp_path / "file").touch()
     told = command(environ, "-m", "agent", "devcloud", "--folder", str(tmp_path / "file"))
     assert (told.returncode, told.stderr) == (
@@ -106,7 +115,10 @@ def test_a_folder_that_can_not_be_one_is_one_clear_line(environ: dict[str, str],
 def test_a_store_that_is_not_there_leaves_no_folder(environ: dict[str, str]) -> None:
     told = command(environ, "-m", "agent", "devcloud", "--store", "nonsense")
     assert told.returncode == 1
-    assert told.stderr == "Error: the embedded cloud can't start: no program for the store 'nonsense' here\n"
+    assert (
+        told.stderr
+        == "Error: the embedded cloud can't start: no program for the store 'nonsense' here\n"
+    )
     assert left(environ) == []
 
 
@@ -131,7 +143,10 @@ def test_without_its_extra_the_demo_says_what_to_install(environ: dict[str, str]
 
 def test_a_cloud_says_where_it_stays_and_ends_in_order(environ: dict[str, str]) -> None:
     cloud = subprocess.Popen(
-        [sys.executable, "-u", "-m", "agent", "devcloud"], env=environ, stdout=subprocess.PIPE, text=True
+        [sys.executable, "-u", "-m", "agent", "devcloud"],
+        env=environ,
+        stdout=subprocess.PIPE,
+        text=True,
     )
     assert cloud.stdout is not None
     said = []

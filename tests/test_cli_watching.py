@@ -23,7 +23,7 @@ import pytest
 
 from agent.adapters.control import ControlServer
 from agent.adapters.status_file import StatusFile
-from agent.cli.status_screen import Picture
+from agent.cli.status_screen import StatusScreen
 from agent.devcloud.cloud import DevCloud
 from agent.observe.history_summary import standing
 from tests.console import QUEUED, Console
@@ -45,7 +45,12 @@ class Terminal:
         fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack("HHHH", LINES, COLUMNS, 0, 0))
         unsized = {name: text for name, text in environ.items() if name not in ("COLUMNS", "LINES")}
         self.process = subprocess.Popen(
-            command, stdin=slave, stdout=slave, stderr=slave, env={**unsized, "TERM": "xterm"}, start_new_session=True
+            command,
+            stdin=slave,
+            stdout=slave,
+            stderr=slave,
+            env={**unsized, "TERM": "xterm"},
+            start_new_session=True,
         )
         os.close(slave)
         self.screen = pyte.Screen(COLUMNS, LINES)
@@ -124,7 +129,11 @@ def test_two_uploads_can_be_watched_on_80_columns(agent: Agent) -> None:
 def test_without_a_terminal_each_change_is_a_block_of_plain_lines(agent: Agent) -> None:
     write_mcap(agent.root / "run.mcap", size=12 * MIB)
     process = subprocess.Popen(
-        watching(agent), env=agent.environ, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        watching(agent),
+        env=agent.environ,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
     )
     try:
         assert process.stdout is not None
@@ -148,7 +157,9 @@ def test_without_a_terminal_each_change_is_a_block_of_plain_lines(agent: Agent) 
 
 
 def test_programs_get_an_object_a_line(agent: Agent) -> None:
-    process = subprocess.Popen(watching(agent, "--json"), env=agent.environ, stdout=subprocess.PIPE, text=True)
+    process = subprocess.Popen(
+        watching(agent, "--json"), env=agent.environ, stdout=subprocess.PIPE, text=True
+    )
     try:
         assert process.stdout is not None
         document = json.loads(process.stdout.readline())
@@ -173,7 +184,16 @@ def test_the_socket_is_listened_to_until_the_agent_stops(tmp_path: Path) -> None
     console = Console(tmp_path)
     server = ControlServer(console.state, Talking())
     server.start()
-    command = [sys.executable, "-m", "agent", "status", "--watch", "--json", "--config", str(console.config)]
+    command = [
+        sys.executable,
+        "-m",
+        "agent",
+        "status",
+        "--watch",
+        "--json",
+        "--config",
+        str(console.config),
+    ]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     try:
         assert process.stdout is not None
@@ -194,7 +214,12 @@ def test_nothing_can_be_watched_where_no_agent_runs(tmp_path: Path) -> None:
 
 def answer(**agent: Any) -> dict[str, Any]:
     known = {"version": "0", "device_id": "r", "gate": None, "uploads": [], "files": {}, **agent}
-    return {"agent": known, **standing(MemoryHistory(FakeClock())), "rejected_markers": [], "disk_full": ""}
+    return {
+        "agent": known,
+        **standing(MemoryHistory(FakeClock())),
+        "rejected_markers": [],
+        "disk_full": "",
+    }
 
 
 def drawn(answer: dict[str, Any], width: int, height: int) -> list[str]:
@@ -203,12 +228,14 @@ def drawn(answer: dict[str, Any], width: int, height: int) -> list[str]:
 
     console = Rich(width=width, height=height, legacy_windows=False)
     with console.capture() as capture:
-        console.print(Screen(Picture(answer)))
+        console.print(Screen(StatusScreen(answer)))
     return capture.get().splitlines()
 
 
 def test_what_does_not_fit_the_terminal_is_counted() -> None:
-    many = {"waiting": [f"/{number}.mcap (settling, no change since {QUEUED})" for number in range(30)]}
+    many = {
+        "waiting": [f"/{number}.mcap (settling, no change since {QUEUED})" for number in range(30)]
+    }
     lines = drawn(answer(files=many), 80, 12)
     assert len(lines) == 12
     assert re.match(r"… \d+ more lines: keystone-agent status", lines[-1])

@@ -16,7 +16,15 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from agent.adapters import config
-from agent.adapters.config import KEYS, ConfigError, ConfigFault, Settings, load, profile_path, to_toml
+from agent.adapters.config import (
+    KEYS,
+    ConfigError,
+    ConfigFault,
+    Settings,
+    load,
+    profile_path,
+    to_toml,
+)
 from agent.adapters.config.kinds import newer_than
 
 NOWHERE: Mapping[str, str] = {"HOME": "/home/robot"}
@@ -60,13 +68,25 @@ def test_the_file_in_the_repository_has_every_key_with_its_default_and_a_comment
 def test_the_defaults_are_those_promised() -> None:
     settings = Settings()
     assert settings.watch.exclude == (".*", "*.active", "*.tmp", "*.part")
-    assert (settings.watch.settle_seconds, settings.watch.rescan_seconds, settings.watch.unfinished_minutes) == (
+    assert (
+        settings.watch.settle_seconds,
+        settings.watch.rescan_seconds,
+        settings.watch.unfinished_minutes,
+    ) == (
         2,
         60,
         10,
     )
-    assert (settings.retry.base_seconds, settings.retry.max_seconds, settings.retry.jitter_seconds) == (30, 1800, 30)
-    assert (settings.retry.max_attempts, settings.upload.max_concurrent, settings.upload.max_restarts) == (5, 2, 3)
+    assert (
+        settings.retry.base_seconds,
+        settings.retry.max_seconds,
+        settings.retry.jitter_seconds,
+    ) == (30, 1800, 30)
+    assert (
+        settings.retry.max_attempts,
+        settings.upload.max_concurrent,
+        settings.upload.max_restarts,
+    ) == (5, 2, 3)
 
 
 def test_settings_never_change() -> None:
@@ -84,7 +104,12 @@ def test_a_drop_in_wins_over_the_file_and_the_environment_over_both(file: Path) 
     (drop_ins / ".20-late.toml.swp.toml").write_text("no settings at all")
     loaded = load(file, {**NOWHERE, variable("watch.settle_seconds"): "0.5"})
     watch = loaded.settings.watch
-    assert (watch.roots, watch.rescan_seconds, watch.settle_seconds, watch.polling) == ((Path("/a"),), 3, 0.5, "never")
+    assert (watch.roots, watch.rescan_seconds, watch.settle_seconds, watch.polling) == (
+        (Path("/a"),),
+        3,
+        0.5,
+        "never",
+    )
     assert loaded.origin["watch.roots"] == str(file)
     assert loaded.origin["watch.rescan_seconds"] == str(drop_ins / "20-late.toml")
     assert loaded.origin["watch.settle_seconds"] == "KEYSTONE_AGENT_WATCH__SETTLE_SECONDS"
@@ -118,14 +143,18 @@ def test_a_drop_in_adds_robots_to_the_map(file: Path) -> None:
         ("cloud.dp_config", "~/profiles.json", Path("/home/robot/profiles.json")),
     ],
 )
-def test_every_kind_of_value_can_come_from_the_environment(file: Path, key: str, text: str, value: Any) -> None:
+def test_every_kind_of_value_can_come_from_the_environment(
+    file: Path, key: str, text: str, value: Any
+) -> None:
     file.write_text("")
     section, name = key.split(".")
     settings = load(file, {**NOWHERE, variable(key): text}).settings
     assert getattr(getattr(settings, section), name) == value
 
 
-def test_the_environment_may_name_the_file_and_the_argument_wins(tmp_path: Path, file: Path) -> None:
+def test_the_environment_may_name_the_file_and_the_argument_wins(
+    tmp_path: Path, file: Path
+) -> None:
     other = tmp_path / "other.toml"
     other.write_text('[agent]\ndevice_id = "other"\n')
     file.write_text('[agent]\ndevice_id = "argument"\n')
@@ -134,11 +163,15 @@ def test_the_environment_may_name_the_file_and_the_argument_wins(tmp_path: Path,
     assert load(file, environ).settings.agent.device_id == "argument"
 
 
-def test_only_the_file_at_the_default_path_may_be_missing(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_only_the_file_at_the_default_path_may_be_missing(
+    file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(config, "DEFAULT_PATH", file)
     assert load(None, NOWHERE).settings == Settings()
     assert faults_of(file)[""].origin == str(file)
-    assert "no such file" in str(faults_of(None, {"KEYSTONE_AGENT_CONFIG": "/nowhere/agent.toml"})[""])
+    assert "no such file" in str(
+        faults_of(None, {"KEYSTONE_AGENT_CONFIG": "/nowhere/agent.toml"})[""]
+    )
 
 
 def test_all_faults_are_named_at_once_with_key_value_expectation_and_origin(file: Path) -> None:
@@ -167,7 +200,9 @@ def test_all_faults_are_named_at_once_with_key_value_expectation_and_origin(file
         name = "b"
         """
     )
-    faults = faults_of(file, {**NOWHERE, variable("log.files"): "ten", "KEYSTONE_AGENT_LOG_LEVEL": "INFO"})
+    faults = faults_of(
+        file, {**NOWHERE, variable("log.files"): "ten", "KEYSTONE_AGENT_LOG_LEVEL": "INFO"}
+    )
     assert set(faults) == {
         "roots", "upload", "watch.roots[1]", "watch.include", "watch.exclude[0]", "watch.settle_seconds",
         "watch.rescan_seconds", "watch.sidecar", "watch.newer_than", "watch.folow_symlinks", "retry.max_seconds",
@@ -180,12 +215,17 @@ def test_all_faults_are_named_at_once_with_key_value_expectation_and_origin(file
     assert "did you mean watch.roots?" in faults["roots"].expected
     assert "did you mean follow_symlinks?" in faults["watch.folow_symlinks"].expected
     assert "agent, watch, cloud" in faults["plumbing"].expected
-    assert (faults["log.files"].value, faults["log.files"].origin) == ('"ten"', "KEYSTONE_AGENT_LOG__FILES")
+    assert (faults["log.files"].value, faults["log.files"].origin) == (
+        '"ten"',
+        "KEYSTONE_AGENT_LOG__FILES",
+    )
     assert faults["KEYSTONE_AGENT_LOG_LEVEL"].origin == "environment"
     assert "KEYSTONE_AGENT_LOG__LEVEL" in faults["KEYSTONE_AGENT_LOG_LEVEL"].expected
 
 
-def test_bucket_mode_needs_a_bucket_and_all_its_faults_are_named_with_the_others(file: Path) -> None:
+def test_bucket_mode_needs_a_bucket_and_all_its_faults_are_named_with_the_others(
+    file: Path,
+) -> None:
     file.write_text(
         """
         [cloud]
@@ -209,7 +249,9 @@ def test_bucket_mode_needs_a_bucket_and_all_its_faults_are_named_with_the_others
     assert "cloud.mode" in faults["bucket.name"].expected
 
 
-@pytest.mark.parametrize("key", ["", "plain", "{name", "{name!r}", "{name:>5}", "{}", "{0}", "a\n{name}"])
+@pytest.mark.parametrize(
+    "key", ["", "plain", "{name", "{name!r}", "{name:>5}", "{}", "{0}", "a\n{name}"]
+)
 def test_a_template_of_keys_has_known_placeholders_and_nothing_else(file: Path, key: str) -> None:
     file.write_text("")
     assert set(faults_of(file, {**NOWHERE, variable("bucket.key"): key})) == {"bucket.key"}
@@ -227,7 +269,10 @@ def test_a_template_of_keys_has_known_placeholders_and_nothing_else(file: Path, 
 )
 def test_a_bucket_is_named_as_stores_know_it(file: Path, key: str, good: str, bad: str) -> None:
     file.write_text("")
-    assert getattr(load(file, {**NOWHERE, variable(f"bucket.{key}"): good}).settings.bucket, key) == good
+    assert (
+        getattr(load(file, {**NOWHERE, variable(f"bucket.{key}"): good}).settings.bucket, key)
+        == good
+    )
     assert set(faults_of(file, {**NOWHERE, variable(f"bucket.{key}"): bad})) == {f"bucket.{key}"}
 
 
@@ -236,7 +281,9 @@ def test_a_key_that_nothing_resembles_is_refused_with_the_known_ones(file: Path)
     assert "roots, include, exclude" in faults_of(file)["watch.zzz"].expected
 
 
-def test_the_longest_wait_may_not_be_below_the_first_even_where_it_is_the_default(file: Path) -> None:
+def test_the_longest_wait_may_not_be_below_the_first_even_where_it_is_the_default(
+    file: Path,
+) -> None:
     file.write_text("[retry]\nbase_seconds = 4000\n")
     assert faults_of(file)["retry.max_seconds"].origin == "default"
 
@@ -251,7 +298,9 @@ def test_a_syntax_error_is_named_with_file_and_line_beside_all_other_faults(file
     assert "watch.rescan_seconds" in faults
 
 
-@pytest.mark.parametrize("content", [b"\xff\xfe", b"x = " + b"[" * 5000, b"x = " + b"9" * 5000, b"\x00"])
+@pytest.mark.parametrize(
+    "content", [b"\xff\xfe", b"x = " + b"[" * 5000, b"x = " + b"9" * 5000, b"\x00"]
+)
 def test_a_file_that_is_no_toml_is_a_fault(file: Path, content: bytes) -> None:
     file.write_bytes(content)
     assert str(file) in faults_of(file)[""].origin
@@ -270,7 +319,8 @@ def test_what_may_be_a_secret_is_not_shown(file: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "url", ["", "http://proxy:3128", "http://proxy.lan:80/", "http://10.0.0.1:1", "http://[fd00::1]:8080"]
+    "url",
+    ["", "http://proxy:3128", "http://proxy.lan:80/", "http://10.0.0.1:1", "http://[fd00::1]:8080"],
 )
 def test_a_proxy_is_a_host_and_a_port(file: Path, url: str) -> None:
     file.write_text(f'[cloud]\nproxy = "{url}"\n')
@@ -285,7 +335,12 @@ def test_the_user_of_a_proxy_is_not_shown(file: Path) -> None:
     settings = load(file, NOWHERE).settings
     assert settings.cloud.proxy.get_secret_value() == "http://joe:hunter%40!@proxy:3128"
     assert settings.cloud.proxy.secrets() == ["hunter%40!", "hunter@!"]
-    for shown in (to_toml(settings), repr(settings), str(settings.model_dump()), settings.model_dump_json()):
+    for shown in (
+        to_toml(settings),
+        repr(settings),
+        str(settings.model_dump()),
+        settings.model_dump_json(),
+    ):
         assert "http://***@proxy:3128" in shown
         assert "hunter" not in shown
 
@@ -333,8 +388,18 @@ def test_newer_than_is_a_moment_an_age_or_nothing() -> None:
     assert newer_than("7d") == timedelta(days=7)
     assert newer_than("12h") == timedelta(hours=12)
     assert newer_than("2025-06-30T12:00:00Z") == datetime(2025, 6, 30, 12, tzinfo=timezone.utc)
-    assert newer_than("2025-06-30") == datetime(2025, 6, 30).astimezone(timezone.utc)  # local midnight
-    for text in ("d", "-7d", "7 d", "99999999999d", "999999999w", "0001-01-01T00:00:00+23:00", "soon"):
+    assert newer_than("2025-06-30") == datetime(2025, 6, 30).astimezone(
+        timezone.utc
+    )  # local midnight
+    for text in (
+        "d",
+        "-7d",
+        "7 d",
+        "99999999999d",
+        "999999999w",
+        "0001-01-01T00:00:00+23:00",
+        "soon",
+    ):
         with pytest.raises(ValueError, match="no date and no age"):
             newer_than(text)
 
@@ -373,7 +438,24 @@ JSON = st.recursive(
     max_leaves=8,
 )
 PLAUSIBLE = st.sampled_from(
-    ["", "/a", "~/a", "7d", "auto", "INFO", "optional", 1, 0, -1, 0.5, True, ["/a"], {"r": "a"}, 10**400, 10**5000]
+    [
+        "",
+        "/a",
+        "~/a",
+        "7d",
+        "auto",
+        "INFO",
+        "optional",
+        1,
+        0,
+        -1,
+        0.5,
+        True,
+        ["/a"],
+        {"r": "a"},
+        10**400,
+        10**5000,
+    ]
 )
 
 
@@ -387,9 +469,13 @@ def test_any_value_in_a_file_loads_or_is_a_fault_of_its_key(values: Mapping[str,
 
 
 @given(st.dictionaries(st.sampled_from(KEYS), st.text() | JSON.map(json.dumps), max_size=5))
-def test_any_text_in_the_environment_loads_or_is_a_fault_of_its_key(values: Mapping[str, str]) -> None:
+def test_any_text_in_the_environment_loads_or_is_a_fault_of_its_key(
+    values: Mapping[str, str],
+) -> None:
     with tempfile.NamedTemporaryFile() as empty:
-        _loads_or_names(Path(empty.name), {variable(key): text for key, text in values.items()}, values)
+        _loads_or_names(
+            Path(empty.name), {variable(key): text for key, text in values.items()}, values
+        )
 
 
 def _loads_or_names(path: Path, environ: Mapping[str, str], values: Mapping[str, Any]) -> None:
@@ -411,9 +497,15 @@ def _as_toml(value: Any) -> str:
     if isinstance(value, list):
         return "[" + ", ".join(map(_as_toml, value)) + "]"
     if isinstance(value, dict):
-        return "{" + ", ".join(f"{_as_toml(key)} = {_as_toml(item)}" for key, item in value.items()) + "}"
+        return (
+            "{"
+            + ", ".join(f"{_as_toml(key)} = {_as_toml(item)}" for key, item in value.items())
+            + "}"
+        )
     if isinstance(value, str):
-        return json.dumps(value.encode("utf-8", "replace").decode(), ensure_ascii=False).replace("\x7f", "\\u007f")
+        return json.dumps(value.encode("utf-8", "replace").decode(), ensure_ascii=False).replace(
+            "\x7f", "\\u007f"
+        )
     if isinstance(value, int) and abs(value) > sys.maxsize:
         return hex(abs(value))
     return repr(value).lower()

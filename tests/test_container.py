@@ -40,7 +40,9 @@ built = pytest.mark.skipif(
 def composed(recordings: str = "/recordings") -> dict[str, Any]:
     """The compose file with its variables filled in."""
     given = {"RECORDINGS": recordings}
-    text = re.sub(r"\$\{(\w+):-([^}]*)\}", lambda found: given.get(found[1], found[2]), COMPOSE.read_text())
+    text = re.sub(
+        r"\$\{(\w+):-([^}]*)\}", lambda found: given.get(found[1], found[2]), COMPOSE.read_text()
+    )
     told: dict[str, Any] = yaml.safe_load(text)
     return told
 
@@ -54,14 +56,22 @@ def image(shared: Path, package: Path, tmp_path_factory: pytest.TempPathFactory)
     stores = [f"--root={folder}/store", f"--runroot={folder}/run", "--storage-driver=overlay"]
 
     def buildah(*arguments: str | Path) -> str:
-        told = subprocess.run(["buildah", *stores, *arguments], capture_output=True, text=True, check=False)
+        told = subprocess.run(
+            ["buildah", *stores, *arguments], capture_output=True, text=True, check=False
+        )
         assert told.returncode == 0, told.stdout[-2000:] + told.stderr[-4000:]
         return told.stdout.strip()
 
     base = buildah("from", "scratch")
     buildah("add", "--quiet", base, shared / "base", "/")
     buildah("commit", "--quiet", base, "localhost/debian")
-    options = ["--quiet", "--isolation=chroot", "--pull-never", "--format=docker", "--build-arg=BASE=localhost/debian"]
+    options = [
+        "--quiet",
+        "--isolation=chroot",
+        "--pull-never",
+        "--format=docker",
+        "--build-arg=BASE=localhost/debian",
+    ]
     buildah("build", *options, "-f", CONTAINERFILE, "-t", "localhost/keystone-agent", folder)
     container = buildah("from", "--pull-never", "localhost/keystone-agent")
     try:
@@ -97,12 +107,16 @@ def test_the_image_holds_one_python_s_agent_that_nobody_in_it_can_change(image: 
     assert user == group
     assert int(user) > 0
     assert (image.entrypoint, image.command) == (["keystone-agent"], ["run"])
-    own = sum(path.lstat().st_blocks * 512 for path in (image.root / "opt/keystone-agent").rglob("*"))
+    own = sum(
+        path.lstat().st_blocks * 512 for path in (image.root / "opt/keystone-agent").rglob("*")
+    )
     print(f"the agent adds {own / MIB:.0f} MiB to its base")  # noqa: T201 - pytest -rP shows it
     assert own < _MOST
     libraries = image.root / "opt/keystone-agent/lib"
     assert {path.name for path in libraries.iterdir()} == {"common", "python3.11"}
-    assert {re.findall(r"\.cpython-(\d+)", path.name)[0] for path in libraries.rglob("*.cpython-*.so")} == {"311"}
+    assert {
+        re.findall(r"\.cpython-(\d+)", path.name)[0] for path in libraries.rglob("*.cpython-*.so")
+    } == {"311"}
     assert (libraries / "common/agent/__pycache__/app.cpython-311.pyc").exists()
     assert not (image.root / "usr/lib/systemd/system/keystone-agent.service").exists()
     theirs = [
@@ -115,7 +129,9 @@ def test_the_image_holds_one_python_s_agent_that_nobody_in_it_can_change(image: 
 
 @built
 @pytest.mark.timeout(600)
-def test_the_compose_files_robot_enrols_uploads_and_stops_in_order(image: Image, tmp_path: Path) -> None:
+def test_the_compose_files_robot_enrols_uploads_and_stops_in_order(
+    image: Image, tmp_path: Path
+) -> None:
     recordings = tmp_path / "recordings"
     recordings.mkdir()
     services = composed(str(recordings))["services"]
@@ -127,7 +143,9 @@ def test_the_compose_files_robot_enrols_uploads_and_stops_in_order(image: Image,
         eventually(lambda: devcloud.execute(*probe).returncode == 0, lambda: pod.log("devcloud"))
         robot = pod.start("robot", image)
         recording = write_mcap(recordings / "a.mcap", size=20 * MIB)
-        (log,) = eventually(lambda: completed(pod.volume("state")), lambda: pod.log("robot") + pod.log("devcloud"))
+        (log,) = eventually(
+            lambda: completed(pod.volume("state")), lambda: pod.log("robot") + pod.log("devcloud")
+        )
         stored = pod.volume("objects") / log.bucket / log.object_key
         assert log.device_id == "robot-7"
         assert stored.read_bytes() == recording.read_bytes()
@@ -164,17 +182,31 @@ def test_what_the_compose_file_names_is_in_the_image_and_in_the_settings() -> No
     told, file = composed(), CONTAINERFILE.read_text()
     variables = {f"KEYSTONE_AGENT_{key.replace('.', '__').upper()}" for key in KEYS}
     assert set(re.findall(r"\bKEYSTONE_AGENT_\w+", file + COMPOSE.read_text())) - variables == set()
-    own = {name: service for name, service in told["services"].items() if service["image"] == "keystone-agent"}
+    own = {
+        name: service
+        for name, service in told["services"].items()
+        if service["image"] == "keystone-agent"
+    }
     assert set(own) == {"devcloud", "endpoints", "robot"}
     for service in own.values():
-        assert (COMPOSE.parent / service["build"]["context"] / service["build"]["dockerfile"]).samefile(CONTAINERFILE)
+        assert (
+            COMPOSE.parent / service["build"]["context"] / service["build"]["dockerfile"]
+        ).samefile(CONTAINERFILE)
         assert service["read_only"] is True
         assert service["cap_drop"] == ["ALL"]
         assert not service.get("privileged")
     volumes = json.loads(re.findall(r"^VOLUME (.+)$", file, re.MULTILINE)[0])
     mounted = [volume.split(":") for volume in own["robot"]["volumes"]]
-    assert {target for _, target, *options in mounted if options != ["ro"]} == set(volumes) == {STATE, RECORDINGS}
-    named = {volume.split(":")[0] for service in told["services"].values() for volume in service.get("volumes", [])}
+    assert (
+        {target for _, target, *options in mounted if options != ["ro"]}
+        == set(volumes)
+        == {STATE, RECORDINGS}
+    )
+    named = {
+        volume.split(":")[0]
+        for service in told["services"].values()
+        for volume in service.get("volumes", [])
+    }
     assert {name for name in named if not name.startswith((".", "/"))} == set(told["volumes"])
     # The robot is pointed at the platform, and the platform at the store.
     endpoints = json.loads((COMPOSE.parent / "endpoints.json").read_text())["endpoints"]
@@ -196,5 +228,12 @@ def test_docker_takes_the_compose_file() -> None:
 
 
 def said(*command: str) -> str:
-    told = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=60, check=False)
+    told = subprocess.run(
+        command,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        timeout=60,
+        check=False,
+    )
     return told.stdout

@@ -24,7 +24,7 @@ from agent.adapters.control.socket_path import Place
 from agent.model.errors import AgentError, HistoryFullError, NotRunningError
 from agent.model.ports import Operator
 from agent.model.values import Answer
-from tests.contracts.operator import Desk, OperatorContract
+from tests.contracts.operator import OperatorContract, OperatorSetup
 from tests.fakes.operator import FakeOperator
 from tests.lacks import NoThreads, no_descriptors
 
@@ -47,15 +47,15 @@ def asking(state: Path, operator: Operator | None = None) -> Iterator[Control]:
 
 class TestFakeOperator(OperatorContract):
     @pytest.fixture
-    def desk(self) -> Desk:
-        return Desk(FakeOperator(), FakeOperator.PATH, FakeOperator.EPISODE, "asset-1")
+    def desk(self) -> OperatorSetup:
+        return OperatorSetup(FakeOperator(), FakeOperator.PATH, FakeOperator.EPISODE, "asset-1")
 
 
 class TestOverTheSocket(OperatorContract):
     @pytest.fixture
-    def desk(self, tmp_path: Path) -> Iterator[Desk]:
+    def desk(self, tmp_path: Path) -> Iterator[OperatorSetup]:
         with asking(tmp_path) as control:
-            yield Desk(control, FakeOperator.PATH, FakeOperator.EPISODE, "asset-1")
+            yield OperatorSetup(control, FakeOperator.PATH, FakeOperator.EPISODE, "asset-1")
 
 
 class Failing(FakeOperator):
@@ -72,7 +72,11 @@ class Failing(FakeOperator):
     [
         (HistoryFullError("the disk is full"), "the disk is full", HistoryFullError.hint),
         (AgentError("é \udcff", code="x", hint="\udcfe"), "é \udcff", "\udcfe"),
-        (PermissionError(13, "Permission denied", "/state/markers"), "/state/markers: Permission denied", ""),
+        (
+            PermissionError(13, "Permission denied", "/state/markers"),
+            "/state/markers: Permission denied",
+            "",
+        ),
         (RuntimeError("secret"), "the agent failed to do that", "look into its log"),
     ],
 )
@@ -146,7 +150,10 @@ def test_an_agent_that_does_not_answer_is_not_waited_for(tmp_path: Path) -> None
         assert agent.stdout is not None
         agent.stdout.readline()
         os.waitid(os.P_PID, agent.pid, os.WSTOPPED)
-        with closing(Control(tmp_path)) as control, pytest.raises(AgentError, match="does not answer"):
+        with (
+            closing(Control(tmp_path)) as control,
+            pytest.raises(AgentError, match="does not answer"),
+        ):
             control.status()
         agent.kill()
 
@@ -193,7 +200,9 @@ def test_only_the_group_may_ask(groups: list[int], answer: str, mode: int) -> No
         state.chmod(mode)
         with served(state):
             command = [sys.executable, "-c", ASK_AS_NOBODY, str(state), *map(str, groups)]
-            told = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True).stdout
+            told = subprocess.run(
+                command, capture_output=True, text=True, timeout=60, check=True
+            ).stdout
     assert told.startswith(answer)
     assert answer == "done" or "join the group keystone-agent" in told
 
@@ -327,7 +336,8 @@ def test_a_hundred_thousand_answers_are_no_problem(tmp_path: Path) -> None:
         def resync_failed(self, code: str, reason: str) -> Sequence[Answer]:
             del code, reason
             return [
-                Answer(f"/data/recordings/2026-05-01/run-{number:06}.mcap", "accepted") for number in range(100_000)
+                Answer(f"/data/recordings/2026-05-01/run-{number:06}.mcap", "accepted")
+                for number in range(100_000)
             ]
 
     with asking(tmp_path, Many()) as control:
@@ -361,7 +371,11 @@ except AgentError as error:
 
 def test_the_library_prints_nothing_of_its_own(tmp_path: Path) -> None:
     told = subprocess.run(
-        [sys.executable, "-c", QUIET, str(tmp_path)], capture_output=True, text=True, timeout=60, check=True
+        [sys.executable, "-c", QUIET, str(tmp_path)],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=True,
     )
     assert (told.stdout, told.stderr) == ("not_running\n", "")
 
@@ -411,7 +425,11 @@ print(list(state.iterdir()))
 
 def test_the_library_runs_only_while_somebody_asks(tmp_path: Path) -> None:
     told = subprocess.run(
-        [sys.executable, "-c", IDLE, str(tmp_path)], capture_output=True, text=True, timeout=60, check=True
+        [sys.executable, "-c", IDLE, str(tmp_path)],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=True,
     )
     assert told.stdout.splitlines() == ["[] 2", "[]", "0 []", "[]"]
 
@@ -442,7 +460,9 @@ def test_behind_the_door_only_the_agent_itself_may_enter(tmp_path: Path) -> None
         assert stat.S_IMODE((tmp_path / ".control").stat().st_mode) == 0o700
 
 
-def test_commands_are_answered_again_once_there_are_threads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_commands_are_answered_again_once_there_are_threads(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(door, "_AGAIN", 0.01)
     lack = NoThreads(monkeypatch)
     with served(tmp_path):
@@ -465,7 +485,9 @@ def test_a_thread_that_is_lacking_anywhere_behind_the_door_stops_only_the_comman
 
     def refuse_one(thread: threading.Thread) -> None:
         target = getattr(getattr(thread, "_target", None), "__name__", "")
-        if not refused.is_set() and (thread.name == name or (target == name and thread.name != "guest")):
+        if not refused.is_set() and (
+            thread.name == name or (target == name and thread.name != "guest")
+        ):
             refused.set()
             raise RuntimeError("can't start new thread")
         start(thread)

@@ -45,7 +45,9 @@ def token(credentials: Credentials) -> AccessToken:
 
 
 def open_session(credentials: Credentials) -> SessionKeys:
-    return credentials.keys(PROFILE, credentials.call(PROFILE, lambda g, t: g.create(PROFILE, t, LOG)))
+    return credentials.keys(
+        PROFILE, credentials.call(PROFILE, lambda g, t: g.create(PROFILE, t, LOG))
+    )
 
 
 def test_a_token_is_exchanged_once_and_used_until_its_end(
@@ -59,7 +61,9 @@ def test_a_token_is_exchanged_once_and_used_until_its_end(
     assert gateway.calls.count("ExchangeCredential") == 2
 
 
-def test_the_scheduler_renews_a_token_a_minute_before_its_end(credentials: Credentials, clock: FakeClock) -> None:
+def test_the_scheduler_renews_a_token_a_minute_before_its_end(
+    credentials: Credentials, clock: FakeClock
+) -> None:
     open_session(credentials)
     first = token(credentials)
     clock.advance(3539)
@@ -102,7 +106,9 @@ def test_a_part_does_not_wait_for_a_refresh_while_its_lease_is_good(
     assert keys.current() is not first
 
 
-def test_however_many_ask_at_once_one_token_is_fetched(credentials: Credentials, gateway: FakeGateway) -> None:
+def test_however_many_ask_at_once_one_token_is_fetched(
+    credentials: Credentials, gateway: FakeGateway
+) -> None:
     start = threading.Barrier(8)
 
     def ask() -> AccessToken:
@@ -126,7 +132,9 @@ def test_a_refused_token_is_replaced_and_the_call_made_once_more(
         open_session(credentials)
 
 
-def test_a_profile_that_changed_gets_a_token_of_its_own(credentials: Credentials, gateway: FakeGateway) -> None:
+def test_a_profile_that_changed_gets_a_token_of_its_own(
+    credentials: Credentials, gateway: FakeGateway
+) -> None:
     first = token(credentials)
     changed = replace(PROFILE, tags={"site": "elsewhere"})
     assert credentials.call(changed, lambda _g, t: t) is not first
@@ -135,7 +143,11 @@ def test_a_profile_that_changed_gets_a_token_of_its_own(credentials: Credentials
 
 @pytest.mark.parametrize(("life", "refreshed_at"), [(3600, 3270), (900, 675), (100, 70), (20, 10)])
 def test_a_lease_is_renewed_in_its_last_quarter_within_sensible_bounds(
-    credentials: Credentials, gateway: FakeGateway, clock: FakeClock, life: float, refreshed_at: float
+    credentials: Credentials,
+    gateway: FakeGateway,
+    clock: FakeClock,
+    life: float,
+    refreshed_at: float,
 ) -> None:
     gateway.lease_seconds = life
     keys = open_session(credentials)
@@ -149,7 +161,9 @@ def test_a_lease_is_renewed_in_its_last_quarter_within_sensible_bounds(
     assert keys.refreshes == 1
 
 
-def test_a_lease_that_was_refused_is_renewed_once_however_many_noticed(credentials: Credentials) -> None:
+def test_a_lease_that_was_refused_is_renewed_once_however_many_noticed(
+    credentials: Credentials,
+) -> None:
     keys = open_session(credentials)
     refused = keys.current()
     for _ in range(4):
@@ -170,7 +184,9 @@ def test_a_clock_that_is_wrong_never_ends_a_lease_by_itself(
     assert keys.refreshes == 0
 
 
-def test_a_lease_is_judged_by_the_clouds_clock_where_that_is_known(gateway: FakeGateway, clock: FakeClock) -> None:
+def test_a_lease_is_judged_by_the_clouds_clock_where_that_is_known(
+    gateway: FakeGateway, clock: FakeClock
+) -> None:
     clock.set_now(clock.now() - 40 * 365 * 86400)  # this robot lives decades ago
     behind = 40 * 365 * 86400.0
     gateway.clock = FakeClock(now=clock.now() + behind)
@@ -204,11 +220,18 @@ def test_what_is_released_is_refreshed_no_more(
 def test_secrets_do_not_show(credentials: Credentials) -> None:
     lease = open_session(credentials).current()
     shown = f"{lease} {lease!r} {token(credentials)!r} {PROFILE!r}"
-    for secret in (lease.access_key_id, lease.secret_access_key, lease.session_token, PROFILE.api_key):
+    for secret in (
+        lease.access_key_id,
+        lease.secret_access_key,
+        lease.session_token,
+        PROFILE.api_key,
+    ):
         assert secret not in shown
 
 
-def test_every_secret_is_told_to_those_who_must_hide_it(gateway: FakeGateway, clock: FakeClock) -> None:
+def test_every_secret_is_told_to_those_who_must_hide_it(
+    gateway: FakeGateway, clock: FakeClock
+) -> None:
     told: list[str] = []
     credentials = Credentials(gateway, clock, lambda *secrets, **_: told.extend(secrets))
     lease = open_session(credentials).current()

@@ -103,13 +103,17 @@ def open_channel(cloud: DevCloud) -> grpc.Channel:
     alone = [("grpc.use_local_subchannel_pool", 1)]  # no other channel's backoff holds it up
     if cloud.ca_file is None:
         return grpc.insecure_channel(where, options=alone)
-    return grpc.secure_channel(where, grpc.ssl_channel_credentials(cloud.ca_file.read_bytes()), options=alone)
+    return grpc.secure_channel(
+        where, grpc.ssl_channel_credentials(cloud.ca_file.read_bytes()), options=alone
+    )
 
 
 def s3(credentials: Any, ca_file: Path | None = None) -> Minio:
     """A store client with a lease; an endpoint without a scheme is https."""
     scheme, _, where = credentials.endpoint.rpartition("://")
-    pool = urllib3.PoolManager(retries=False, timeout=30, ca_certs=str(ca_file) if ca_file else None)
+    pool = urllib3.PoolManager(
+        retries=False, timeout=30, ca_certs=str(ca_file) if ca_file else None
+    )
     return Minio(
         where,
         access_key=credentials.sts_access_key_id,
@@ -165,7 +169,9 @@ def clock() -> Clock:
 
 @pytest.fixture
 def cloud(tmp_path: Path, kind: str, clock: Clock) -> Iterator[DevCloud]:
-    with DevCloud(tmp_path / "cloud", store=kind, devices=("robot-1", "robot-2"), now=clock) as running:
+    with DevCloud(
+        tmp_path / "cloud", store=kind, devices=("robot-1", "robot-2"), now=clock
+    ) as running:
         yield running
 
 
@@ -190,11 +196,21 @@ def children() -> list[psutil.Process]:
 # The protocol
 
 
-def test_a_client_made_from_the_proto_files_finds_every_service_and_method(cloud: DevCloud, tmp_path: Path) -> None:
+def test_a_client_made_from_the_proto_files_finds_every_service_and_method(
+    cloud: DevCloud, tmp_path: Path
+) -> None:
     made = tmp_path / "descriptors"
     protos = [str(path) for path in sorted((ROOT / "proto").glob("*.proto"))]
     assert (
-        protoc.main(["protoc", f"-I{ROOT / 'proto'}", "--include_imports", f"--descriptor_set_out={made}", *protos])
+        protoc.main(
+            [
+                "protoc",
+                f"-I{ROOT / 'proto'}",
+                "--include_imports",
+                f"--descriptor_set_out={made}",
+                *protos,
+            ]
+        )
         == 0
     )
     pool = descriptor_pool.DescriptorPool()
@@ -243,7 +259,11 @@ def test_error_details_travel_inside_a_status_bare_or_not_at_all(tmp_path: Path)
             seen[form] = dict(error.trailing_metadata()).get("grpc-status-details-bin")
     assert seen["raw"] == bare
     assert seen["none"] is None
-    assert status_of(seen["wrapped"]) == (16, "AUTH_ERROR_CODE_INVALID_CREDENTIAL: no device has this key", bare)
+    assert status_of(seen["wrapped"]) == (
+        16,
+        "AUTH_ERROR_CODE_INVALID_CREDENTIAL: no device has this key",
+        bare,
+    )
 
 
 def status_of(wrapped: Any) -> tuple[int, str, bytes]:
@@ -264,7 +284,9 @@ def status_of(wrapped: Any) -> tuple[int, str, bytes]:
 # Devices and tokens
 
 
-def test_a_key_becomes_a_token_with_the_chosen_life(cloud: DevCloud, device: Device, clock: Clock) -> None:
+def test_a_key_becomes_a_token_with_the_chosen_life(
+    cloud: DevCloud, device: Device, clock: Clock
+) -> None:
     cloud.terms.token_seconds = 7
     answer = device.exchange(f"  {device.api_key}\n")
     assert (answer.token_type, answer.expires_at_unix) == ("Bearer", clock.now + 7)
@@ -286,7 +308,11 @@ def test_every_upload_call_wants_a_bearer(device: Device) -> None:
         "CompleteUpload",
     ):
         request = getattr(data_gateway_pb2, f"{name}Request")()
-        for metadata in ([], [("authorization", "Bearer guessed")], [("authorization", device.api_key)]):
+        for metadata in (
+            [],
+            [("authorization", "Bearer guessed")],
+            [("authorization", device.api_key)],
+        ):
             refused(
                 lambda name=name, request=request, metadata=metadata: getattr(device.uploads, name)(
                     request, timeout=10, metadata=metadata
@@ -298,7 +324,11 @@ def test_every_upload_call_wants_a_bearer(device: Device) -> None:
 
 @pytest.mark.parametrize(
     ("code", "status"),
-    [("KEY_DISABLED", "PERMISSION_DENIED"), ("KEY_EXPIRED", "UNAUTHENTICATED"), ("SITE_DISABLED", "PERMISSION_DENIED")],
+    [
+        ("KEY_DISABLED", "PERMISSION_DENIED"),
+        ("KEY_EXPIRED", "UNAUTHENTICATED"),
+        ("SITE_DISABLED", "PERMISSION_DENIED"),
+    ],
 )
 def test_a_refused_key_says_why_until_it_is_accepted_again(
     cloud: DevCloud, device: Device, code: str, status: str
@@ -328,7 +358,11 @@ def test_enrolment_gives_a_key_once_and_rotation_ends_the_old_one(device: Device
     )
     second = device.enrolment.ReinitDevice(reinit(**new), timeout=10)
     assert dict(second.tags) == dict(first.tags)
-    refused(lambda: device.exchange(first.api_key), "UNAUTHENTICATED", "AUTH_ERROR_CODE_INVALID_CREDENTIAL")
+    refused(
+        lambda: device.exchange(first.api_key),
+        "UNAUTHENTICATED",
+        "AUTH_ERROR_CODE_INVALID_CREDENTIAL",
+    )
     assert device.exchange(second.api_key).access_token
     refused(
         lambda: device.enrolment.InitDevice(init(device_id=" "), timeout=10),
@@ -340,7 +374,9 @@ def test_enrolment_gives_a_key_once_and_rotation_ends_the_old_one(device: Device
 # Sessions
 
 
-def test_a_session_names_its_place_its_keys_and_its_part_size(cloud: DevCloud, device: Device, clock: Clock) -> None:
+def test_a_session_names_its_place_its_keys_and_its_part_size(
+    cloud: DevCloud, device: Device, clock: Clock
+) -> None:
     session = device.create()
     place = session.credentials
     date = time.strftime("%Y-%m-%d", time.gmtime(clock.now))
@@ -349,15 +385,24 @@ def test_a_session_names_its_place_its_keys_and_its_part_size(cloud: DevCloud, d
     assert (place.part_size_bytes, place.sts_expire_at_unix) == (8 * MIB, clock.now + 3600)
     recovery = device.recovery(session)
     assert (recovery.logical_upload_status, recovery.next_action) == (ACTIVE, CONTINUE)
-    assert (recovery.current_upload_id, recovery.object_key) == (session.upload_id, place.object_key)
+    assert (recovery.current_upload_id, recovery.object_key) == (
+        session.upload_id,
+        place.object_key,
+    )
     assert recovery.can_refresh_credentials
     assert recovery.restart_allowed
     assert [known.id for known in cloud.sessions()] == [session.upload_id]
 
 
-@pytest.mark.parametrize("hints", [{}, {"episode_id": "e"}, {"source": "s"}, {"episode_id": "", "source": "s"}])
+@pytest.mark.parametrize(
+    "hints", [{}, {"episode_id": "e"}, {"source": "s"}, {"episode_id": "", "source": "s"}]
+)
 def test_a_session_needs_its_hints(device: Device, hints: dict[str, str]) -> None:
-    refused(lambda: device.create(client_hints=hints), "INVALID_ARGUMENT", "DATA_GATEWAY_ERROR_CODE_INVALID_ARGUMENT")
+    refused(
+        lambda: device.create(client_hints=hints),
+        "INVALID_ARGUMENT",
+        "DATA_GATEWAY_ERROR_CODE_INVALID_ARGUMENT",
+    )
 
 
 def test_a_session_belongs_to_its_device_alone(device: Device, stranger: Device) -> None:
@@ -384,7 +429,9 @@ def test_a_session_that_never_was_is_not_found(device: Device) -> None:
         refused(call, "NOT_FOUND", "DATA_GATEWAY_ERROR_CODE_UPLOAD_NOT_FOUND")
 
 
-def test_a_restart_ends_the_old_session_and_takes_the_part_size_of_its_own(cloud: DevCloud, device: Device) -> None:
+def test_a_restart_ends_the_old_session_and_takes_the_part_size_of_its_own(
+    cloud: DevCloud, device: Device
+) -> None:
     old = device.create()
     cloud.terms.part_size_bytes = 5 * MIB
     new = device.create(restart_from_upload_id=old.upload_id)
@@ -402,7 +449,9 @@ def test_a_restart_ends_the_old_session_and_takes_the_part_size_of_its_own(cloud
 def test_an_aborted_session_gives_no_more_leases_and_says_why(device: Device) -> None:
     session = device.create()
     for _ in range(2):
-        answer = device.call("AbortUpload", logical_upload_id=session.logical_upload_id, reason="given up")
+        answer = device.call(
+            "AbortUpload", logical_upload_id=session.logical_upload_id, reason="given up"
+        )
         assert answer.upload_id == session.upload_id
     recovery = device.recovery(session)
     assert (recovery.logical_upload_status, recovery.next_action) == (TERMINAL, ABORT)
@@ -427,7 +476,9 @@ def test_a_session_ends_by_itself_after_a_week(device: Device, clock: Clock) -> 
     assert (recovery.next_action, recovery.terminal_reason) == (ABORT, "expired")
 
 
-def test_a_reissued_lease_opens_the_same_place_and_is_counted(cloud: DevCloud, device: Device) -> None:
+def test_a_reissued_lease_opens_the_same_place_and_is_counted(
+    cloud: DevCloud, device: Device
+) -> None:
     session = device.create()
     cloud.expire_leases()
     with pytest.raises(S3Error) as caught:
@@ -435,7 +486,10 @@ def test_a_reissued_lease_opens_the_same_place_and_is_counted(cloud: DevCloud, d
     assert caught.value.code == "ExpiredToken"
     cloud.terms.reissued_part_size_bytes = 6 * MIB
     again = device.call("ReissueUploadCredentials", upload_id=session.upload_id)
-    assert (again.upload_id, again.logical_upload_id) == (session.upload_id, session.logical_upload_id)
+    assert (again.upload_id, again.logical_upload_id) == (
+        session.upload_id,
+        session.logical_upload_id,
+    )
     assert again.credentials.object_key == session.credentials.object_key
     assert again.credentials.part_size_bytes == 6 * MIB
     assert upload(again, b"bytes")
@@ -443,7 +497,9 @@ def test_a_reissued_lease_opens_the_same_place_and_is_counted(cloud: DevCloud, d
     assert device.recovery(session).credential_refresh_count == 1
 
 
-def test_a_lease_of_one_second_is_refused_when_it_is_over_and_a_fresh_one_is_not(tmp_path: Path) -> None:
+def test_a_lease_of_one_second_is_refused_when_it_is_over_and_a_fresh_one_is_not(
+    tmp_path: Path,
+) -> None:
     with DevCloud(tmp_path / "cloud", store="rclone", lease_seconds=1) as cloud:
         device = Device(cloud)
         with contextlib.closing(device.channel):
@@ -468,14 +524,24 @@ def test_a_stored_object_is_completed_once_and_the_same_words_again_change_nothi
     session = device.create()
     etag = upload(session, b"bytes")
     told = device.recovery(session)
-    assert (told.next_action, told.completed_part_count, told.oss_object_etag) == (COMPLETE_ONLY, 1, etag)
+    assert (told.next_action, told.completed_part_count, told.oss_object_etag) == (
+        COMPLETE_ONLY,
+        1,
+        etag,
+    )
     for _ in range(2):
         device.complete(session, 5, etag)
     told = device.recovery(session)
-    assert (told.logical_upload_status, told.completed_part_count, told.oss_object_etag) == (COMPLETED, 1, etag)
+    assert (told.logical_upload_status, told.completed_part_count, told.oss_object_etag) == (
+        COMPLETED,
+        1,
+        etag,
+    )
     assert cloud.sessions()[0].status == "COMPLETED"
     for call in (
-        lambda: device.complete(session, 5, etag, raw_tags={DEVICE_TAG: "robot-1", RAW_FILE_TAG: "b.mcap"}),
+        lambda: device.complete(
+            session, 5, etag, raw_tags={DEVICE_TAG: "robot-1", RAW_FILE_TAG: "b.mcap"}
+        ),
         lambda: device.call("AbortUpload", logical_upload_id=session.logical_upload_id),
         lambda: device.create(restart_from_upload_id=session.upload_id),
     ):
@@ -535,7 +601,9 @@ WRONG_WORDS: dict[str, dict[str, Any]] = {
 }
 
 
-def test_words_that_break_a_limit_are_refused_before_the_store_is_asked(cloud: DevCloud, device: Device) -> None:
+def test_words_that_break_a_limit_are_refused_before_the_store_is_asked(
+    cloud: DevCloud, device: Device
+) -> None:
     session = device.create()
     for name, wrong in WRONG_WORDS.items():
         with pytest.raises(grpc.RpcError) as caught:
@@ -569,13 +637,19 @@ def test_gateway_and_store_come_back_where_they_were(cloud: DevCloud, device: De
         upload(session, b"bytes")
     other = Device(cloud)
     with contextlib.closing(other.channel):
-        refused(lambda: other.recovery(session), "UNAVAILABLE", "DATA_GATEWAY_ERROR_CODE_STS_UNAVAILABLE")
+        refused(
+            lambda: other.recovery(session),
+            "UNAVAILABLE",
+            "DATA_GATEWAY_ERROR_CODE_STS_UNAVAILABLE",
+        )
         cloud.start_store()
         assert (cloud.gateway_url, cloud.store_url) == urls
         other.complete(session, 5, upload(session, b"bytes"))
 
 
-def test_a_restart_of_the_folder_keeps_ports_keys_sessions_leases_and_objects(tmp_path: Path, kind: str) -> None:
+def test_a_restart_of_the_folder_keeps_ports_keys_sessions_leases_and_objects(
+    tmp_path: Path, kind: str
+) -> None:
     folder = tmp_path / "cloud"
     with DevCloud(folder, store=kind) as first:
         device = Device(first)
@@ -588,7 +662,12 @@ def test_a_restart_of_the_folder_keeps_ports_keys_sessions_leases_and_objects(tm
         assert [path.read_text() for path in (second.profile_path, second.config_path)] == files
         assert second.objects() == [session.credentials.object_key]
         assert second.read_object(session.credentials.object_key) == b"bytes"
-        assert s3(session.credentials).stat_object(session.credentials.bucket, second.objects()[0]).size == 5
+        assert (
+            s3(session.credentials)
+            .stat_object(session.credentials.bucket, second.objects()[0])
+            .size
+            == 5
+        )
         again = Device(second)
         again.token = device.token
         with contextlib.closing(again.channel):
@@ -604,7 +683,11 @@ def test_nothing_is_left_running_after_stop(tmp_path: Path, kind: str) -> None:
     cloud.stop()
     assert children() == processes
     # gRPC keeps one thread of its own for the life of the process.
-    assert [thread for thread in set(threading.enumerate()) - threads if "grpc" not in repr(thread).lower()] == []
+    assert [
+        thread
+        for thread in set(threading.enumerate()) - threads
+        if "grpc" not in repr(thread).lower()
+    ] == []
     for url in (cloud.gateway_url, cloud.store_url):
         with pytest.raises(ConnectionRefusedError):
             socket.create_connection(("127.0.0.1", int(url.rpartition(":")[2])), timeout=5)
@@ -629,7 +712,12 @@ def test_a_cloud_whose_process_is_killed_takes_its_store_along(tmp_path: Path, k
 
 
 def test_the_files_for_an_agent_are_private_and_complete(cloud: DevCloud) -> None:
-    for path in (cloud.profile_path, cloud.config_path, cloud.folder / "platform.json", cloud.folder / "cloud.json"):
+    for path in (
+        cloud.profile_path,
+        cloud.config_path,
+        cloud.folder / "platform.json",
+        cloud.folder / "cloud.json",
+    ):
         assert stat.S_IMODE(path.stat().st_mode) == 0o600
     profiles = json.loads(cloud.profile_path.read_text())
     assert profiles["version"] == 3
@@ -642,7 +730,9 @@ def test_the_files_for_an_agent_are_private_and_complete(cloud: DevCloud) -> Non
     assert 'device_id = "robot-1"' in text
 
 
-def test_over_tls_gateway_and_store_are_trusted_by_the_folders_own_authority(tmp_path: Path) -> None:
+def test_over_tls_gateway_and_store_are_trusted_by_the_folders_own_authority(
+    tmp_path: Path,
+) -> None:
     with DevCloud(tmp_path / "cloud", store="rclone", tls=True) as cloud:
         assert cloud.ca_file is not None
         assert f'tls_ca_file = "{cloud.ca_file}"' in cloud.config_path.read_text()
@@ -669,7 +759,9 @@ def test_any_s3_server_can_stand_behind_the_gateway(tmp_path: Path) -> None:
         assert store.secret_key not in cloud.store_kind
 
 
-def test_a_cloud_with_a_name_is_reached_from_everywhere_and_others_from_this_machine_alone(tmp_path: Path) -> None:
+def test_a_cloud_with_a_name_is_reached_from_everywhere_and_others_from_this_machine_alone(
+    tmp_path: Path,
+) -> None:
     elsewhere = "127.0.0.2"
     with DevCloud(tmp_path / "open", store="rclone", tls=True, host="localhost") as cloud:
         device = Device(cloud)
@@ -710,7 +802,11 @@ def test_the_recorder_writes_a_whole_mcap_whose_end_and_sidecar_come_last(tmp_pa
     assert not any(sidecar for _, sidecar in seen)
     assert math.isclose(path.stat().st_size, 4 * MIB, rel_tol=0.05)
     reader = make_reader(io.BytesIO(path.read_bytes()), validate_crcs=True)
-    assert {channel.topic for _, channel, _ in reader.iter_messages()} == {"/camera/front", "/imu", "/joint_states"}
+    assert {channel.topic for _, channel, _ in reader.iter_messages()} == {
+        "/camera/front",
+        "/imu",
+        "/joint_states",
+    }
     assert [(record.name, record.metadata) for record in reader.iter_metadata()] == [
         ("keystone", {"episode_id": "run-7"})
     ]
@@ -719,7 +815,16 @@ def test_the_recorder_writes_a_whole_mcap_whose_end_and_sidecar_come_last(tmp_pa
 
 def test_the_recorder_is_a_program(tmp_path: Path) -> None:
     path = tmp_path / "a.mcap"
-    command = [sys.executable, "-m", "agent.devcloud.recorder", str(path), "--seconds", "0.1", "--mebibytes", "1"]
+    command = [
+        sys.executable,
+        "-m",
+        "agent.devcloud.recorder",
+        str(path),
+        "--seconds",
+        "0.1",
+        "--mebibytes",
+        "1",
+    ]
     subprocess.run([*command, "--episode", "e-1", "--no-sidecar"], check=True, cwd=ROOT)
     assert path.read_bytes().endswith(b"\x89MCAP0\r\n")
     assert not path.with_suffix(".json").exists()

@@ -58,12 +58,16 @@ def test_the_first_source_that_has_an_id_gives_it(root: Path, tmp_path: Path) ->
         "N/A",
     ],
 )
-def test_a_name_that_images_share_is_passed_over_where_it_was_found(shared: str, root: Path, state: Path) -> None:
+def test_a_name_that_images_share_is_passed_over_where_it_was_found(
+    shared: str, root: Path, state: Path
+) -> None:
     says(root, tree=shared, host="robot-7")
     assert device_id("", state, root) == "robot-7"
 
 
-def test_a_robot_without_any_name_of_its_own_is_refused_with_a_hint(root: Path, state: Path) -> None:
+def test_a_robot_without_any_name_of_its_own_is_refused_with_a_hint(
+    root: Path, state: Path
+) -> None:
     says(root, host="localhost")
     with pytest.raises(AgentError, match="no id of its own") as caught:
         device_id("", state, root)
@@ -109,7 +113,9 @@ def test_a_file_that_says_otherwise_than_what_was_kept_is_named_in_the_log(
     assert "stays kept" in caplog.text
 
 
-def test_an_unchanged_id_is_not_logged_again(root: Path, state: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_an_unchanged_id_is_not_logged_again(
+    root: Path, state: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     device_id("same", state, root)
     caplog.clear()
     assert device_id("same", state, root) == "same"

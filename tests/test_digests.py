@@ -33,7 +33,9 @@ MD5S = [md5(piece) for piece in PIECES]
 S3_ETAG = f'"{md5(b"".join(MD5S)).hex()}-3"'
 OSS_ETAG = f'"{md5("".join(each.hex().upper() for each in MD5S).encode()).hex().upper()}-3"'
 CRC32S = [b64(zlib.crc32(piece).to_bytes(4, "big")) for piece in PIECES]
-CHECKSUM = b64(zlib.crc32(b"".join(base64.b64decode(crc) for crc in CRC32S)).to_bytes(4, "big")) + "-3"
+CHECKSUM = (
+    b64(zlib.crc32(b"".join(base64.b64decode(crc) for crc in CRC32S)).to_bytes(4, "big")) + "-3"
+)
 SENT = [
     SentPart(part.number, part.size, quoted(piece_md5.hex()), crc, "CRC32")
     for part, piece_md5, crc in zip(WINDOWS, MD5S, CRC32S, strict=True)
@@ -48,7 +50,10 @@ def digest(algorithm: str, part: Part) -> bytes:
 
 def test_both_flavours_of_a_composite_etag_are_known() -> None:
     # Of one empty part, by md5sum: over its 16 bytes, and over its 32 upper-case letters.
-    assert composite_etags([md5(b"")]) == ("59adb24ef3cdbe0297f05b395827453f-1", "80404D0C6D24E87F650FF7D1985CD762-1")
+    assert composite_etags([md5(b"")]) == (
+        "59adb24ef3cdbe0297f05b395827453f-1",
+        "80404D0C6D24E87F650FF7D1985CD762-1",
+    )
     assert composite_etags(MD5S) == (bare(S3_ETAG), bare(OSS_ETAG))
 
 
@@ -63,14 +68,18 @@ def test_the_form_of_an_etag_tells_how_many_parts_it_joins() -> None:
     assert parts_in_etag(S3_ETAG) == 3
     assert parts_in_etag(OSS_ETAG) == 3
     assert parts_in_etag(quoted(md5(DATA).hex())) == 0
-    assert [parts_in_etag(etag) for etag in ("", '"opaque"', f"{'g' * 32}-3", f"{'0' * 32}-")] == [None] * 4
+    assert [parts_in_etag(etag) for etag in ("", '"opaque"', f"{'g' * 32}-3", f"{'0' * 32}-")] == [
+        None
+    ] * 4
 
 
 def test_the_length_of_a_composite_checksum_tells_its_algorithm() -> None:
     sha256 = b64(hashlib.sha256(DATA).digest())
     assert parts_in_checksum(CHECKSUM) == ("CRC32", 3)
     assert parts_in_checksum(f"{sha256}-10000") == ("SHA256", 10_000)
-    assert [parts_in_checksum(text) for text in ("", sha256, f"{sha256}-", f"{b64(b'12345')}-3")] == [("", 0)] * 4
+    assert [
+        parts_in_checksum(text) for text in ("", sha256, f"{sha256}-", f"{b64(b'12345')}-3")
+    ] == [("", 0)] * 4
 
 
 def test_crc32_goes_on_over_blocks() -> None:
@@ -89,7 +98,9 @@ def test_crc32_goes_on_over_blocks() -> None:
         ("", None),
     ],
 )
-def test_an_etag_is_taken_for_an_md5_only_where_it_looks_like_one(etag: str, found: bytes | None) -> None:
+def test_an_etag_is_taken_for_an_md5_only_where_it_looks_like_one(
+    etag: str, found: bytes | None
+) -> None:
     assert md5_of(etag) == found
 
 
@@ -99,7 +110,9 @@ def test_etags_are_the_same_in_any_case_and_with_or_without_quotes() -> None:
     assert not same_etag("", '""')
 
 
-@pytest.mark.parametrize("etag", [S3_ETAG, OSS_ETAG, bare(S3_ETAG), '"something else"', '"' + md5(DATA).hex() + '"'])
+@pytest.mark.parametrize(
+    "etag", [S3_ETAG, OSS_ETAG, bare(S3_ETAG), '"something else"', '"' + md5(DATA).hex() + '"']
+)
 def test_nothing_speaks_against_a_whole_made_of_its_parts(etag: str) -> None:
     assert contradiction(SENT, etag, "", "CRC32", digests=True) == ""
 
@@ -137,7 +150,9 @@ def test_a_checksum_that_is_no_composite_leaves_it_to_the_etag() -> None:
         (StoredObject(len(DATA) + 1, S3_ETAG), False),
     ],
 )
-def test_a_stored_object_is_proven_by_its_checksum_or_else_its_etag(stored: StoredObject, proven: bool) -> None:
+def test_a_stored_object_is_proven_by_its_checksum_or_else_its_etag(
+    stored: StoredObject, proven: bool
+) -> None:
     assert proves(stored, WINDOWS, digest) is proven
 
 

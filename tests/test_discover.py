@@ -48,7 +48,9 @@ class Finder:
         }
         follow = values.get("follow_symlinks", False)
         unfinished = values.pop("send_unfinished", False)
-        self.examiner = Examiner(roots, values["sidecar"], follow_symlinks=follow, send_unfinished=unfinished)
+        self.examiner = Examiner(
+            roots, values["sidecar"], follow_symlinks=follow, send_unfinished=unfinished
+        )
         self.discover = Discover(self.examiner, self.clock, **values)
 
     def step(self, seconds: float = 0.0) -> list[str]:
@@ -128,7 +130,9 @@ def test_very_many_files_of_one_scan_are_given_by_time_then_path_whatever_folder
     assert [item.path for item in finder.run(5)] == [path for _, path in sorted(paths)]
 
 
-def test_five_scans_ask_once_for_the_state_of_each_file_that_is_done_with(finder: Finder, tmp_path: Path) -> None:
+def test_five_scans_ask_once_for_the_state_of_each_file_that_is_done_with(
+    finder: Finder, tmp_path: Path
+) -> None:
     for number in range(20):
         recorders.write_mcap(tmp_path / f"{number}.mcap", seed=number)
     finder.run(10)
@@ -139,7 +143,9 @@ def test_five_scans_ask_once_for_the_state_of_each_file_that_is_done_with(finder
         assert counts["open"] == 1  # only the folder
 
 
-def test_a_scan_that_was_asked_for_asks_for_the_state_of_every_file(finder: Finder, tmp_path: Path) -> None:
+def test_a_scan_that_was_asked_for_asks_for_the_state_of_every_file(
+    finder: Finder, tmp_path: Path
+) -> None:
     paths = [recorders.write_mcap(tmp_path / f"{number}.mcap", seed=number) for number in range(20)]
     finder.run(10)
     for seed, path in enumerate(paths):
@@ -161,7 +167,9 @@ def test_what_may_be_mended_is_asked_for_by_each_scan(finder: Finder, tmp_path: 
     assert len(finder.run(65)) == 8
 
 
-def test_what_takes_the_place_of_a_file_is_noticed_by_the_next_scan(finder: Finder, tmp_path: Path) -> None:
+def test_what_takes_the_place_of_a_file_is_noticed_by_the_next_scan(
+    finder: Finder, tmp_path: Path
+) -> None:
     paths = [recorders.write_mcap(tmp_path / f"{number}.mcap", seed=number) for number in range(4)]
     finder.run(10)
     for path in paths[:2]:
@@ -182,7 +190,9 @@ def test_a_sidecar_that_comes_late_is_noticed_by_the_next_scan(tmp_path: Path) -
     assert len(finder.run(62)) == 4
 
 
-def test_a_report_can_only_be_another_one_where_changes_are_counted(finder: Finder, tmp_path: Path) -> None:
+def test_a_report_can_only_be_another_one_where_changes_are_counted(
+    finder: Finder, tmp_path: Path
+) -> None:
     recorders.write_mcap(tmp_path / "a.mcap")
     finder.run(100)
     before = finder.discover.changes
@@ -204,7 +214,9 @@ def test_a_report_can_only_be_another_one_where_changes_are_counted(finder: Find
     assert finder.discover.changes == before
 
 
-def test_a_folder_that_comes_by_a_hint_and_goes_unnoticed_counts_as_changes(finder: Finder, tmp_path: Path) -> None:
+def test_a_folder_that_comes_by_a_hint_and_goes_unnoticed_counts_as_changes(
+    finder: Finder, tmp_path: Path
+) -> None:
     finder.run(10)
     folder = tmp_path / "day"
     folder.mkdir()
@@ -217,9 +229,13 @@ def test_a_folder_that_comes_by_a_hint_and_goes_unnoticed_counts_as_changes(find
     assert finder.discover.changes > before
 
 
-def test_scans_that_take_long_are_made_more_rarely(finder: Finder, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_scans_that_take_long_are_made_more_rarely(
+    finder: Finder, monkeypatch: pytest.MonkeyPatch
+) -> None:
     start, ticks = finder.clock.monotonic(), itertools.count()
-    monkeypatch.setattr(time, "thread_time", lambda: float(next(ticks)))  # a scan takes a second of CPU
+    monkeypatch.setattr(
+        time, "thread_time", lambda: float(next(ticks))
+    )  # a scan takes a second of CPU
     finder.step()
     assert finder.discover.next_step() == start + 150
     finder.discover.rescan()  # who asks for one is not kept waiting
@@ -270,7 +286,9 @@ def test_the_wall_clock_plays_no_part_in_settling(finder: Finder, tmp_path: Path
     assert finder.step(0.2) == ["a.mcap"]
 
 
-def test_a_finished_file_is_noticed_by_a_sighting_long_before_the_scan(finder: Finder, tmp_path: Path) -> None:
+def test_a_finished_file_is_noticed_by_a_sighting_long_before_the_scan(
+    finder: Finder, tmp_path: Path
+) -> None:
     path = recorders.unfinished(tmp_path / "a.mcap")
     finder.run(30)
     assert finder.state(path) == "recording"
@@ -291,12 +309,17 @@ def test_one_scan_s_files_come_by_age_then_by_path(finder: Finder, tmp_path: Pat
     assert finder.names(5) == ["c.mcap", "z.mcap", "a.mcap", "b.mcap"]
 
 
-def test_very_many_files_come_in_order_over_several_steps(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_very_many_files_come_in_order_over_several_steps(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(discover_room, "_LOOKS", 3)
     finder = Finder(tmp_path)
     for number in range(10):
         mtime = 100 - number
-        os.utime(recorders.write_mcap(tmp_path / f"{number}.mcap", size=100, seed=number), ns=(mtime, mtime))
+        os.utime(
+            recorders.write_mcap(tmp_path / f"{number}.mcap", size=100, seed=number),
+            ns=(mtime, mtime),
+        )
     finder.step()
     assert finder.step(2) == ["9.mcap", "8.mcap", "7.mcap"]
     assert finder.discover.next_step() <= finder.clock.monotonic()
@@ -325,7 +348,9 @@ def test_new_bytes_in_the_same_place_are_given_again(finder: Finder, tmp_path: P
     assert finder.discover.names(str(after)) == [path]
 
 
-def test_a_renamed_file_keeps_its_fingerprint_and_its_name_follows(finder: Finder, tmp_path: Path) -> None:
+def test_a_renamed_file_keeps_its_fingerprint_and_its_name_follows(
+    finder: Finder, tmp_path: Path
+) -> None:
     path = recorders.write_mcap(tmp_path / "a.mcap")
     before = finder.run(5)[0]
     moved = tmp_path / "deeper" / "b.mcap"
@@ -383,7 +408,9 @@ def test_a_new_folder_is_gone_through_when_it_is_sighted(finder: Finder, tmp_pat
 # -- roots
 
 
-def test_a_missing_root_is_waited_for_and_shown(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_missing_root_is_waited_for_and_shown(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     caplog.set_level(logging.INFO)
     root = tmp_path / "disk"
     finder = Finder(root)
@@ -470,7 +497,9 @@ def test_sightings_that_ask_for_everything_are_not_answered_one_by_one(
     assert 4 <= len(scans) <= 6  # in 10 s: one at start, then one every settle_seconds
 
 
-def test_a_scan_asked_for_during_a_scan_is_not_lost(finder: Finder, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_scan_asked_for_during_a_scan_is_not_lost(
+    finder: Finder, monkeypatch: pytest.MonkeyPatch
+) -> None:
     walk = survey.walk
 
     def asking(*arguments: Any) -> Any:
@@ -501,7 +530,10 @@ def test_an_unreadable_folder_of_this_user_is_named(finder: Finder, tmp_path: Pa
 
 
 def test_an_unreadable_folder_is_said_once_and_its_files_are_not_forgotten(
-    finder: Finder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    finder: Finder,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     closed = tmp_path / "closed"
     closed.mkdir()
@@ -523,7 +555,10 @@ def test_an_unreadable_folder_is_said_once_and_its_files_are_not_forgotten(
 
 
 def test_an_unreadable_file_keeps_nobody_waiting(
-    finder: Finder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    finder: Finder,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     bad = recorders.write_mcap(tmp_path / "a.mcap")
     recorders.write_mcap(tmp_path / "b.mcap", seed=1)
@@ -548,7 +583,10 @@ def test_an_unreadable_file_keeps_nobody_waiting(
 
 
 def test_links_are_skipped_counted_and_said_once(
-    finder: Finder, tmp_path: Path, tmp_path_factory: pytest.TempPathFactory, caplog: pytest.LogCaptureFixture
+    finder: Finder,
+    tmp_path: Path,
+    tmp_path_factory: pytest.TempPathFactory,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     caplog.set_level(logging.INFO)
     outside = tmp_path_factory.mktemp("outside")
@@ -674,7 +712,10 @@ def test_a_file_that_was_missed_and_comes_back_unchanged_is_given_again(tmp_path
 
 
 def test_what_is_older_than_wanted_at_first_sight_is_skipped_and_listed(tmp_path: Path) -> None:
-    old, new = recorders.write_mcap(tmp_path / "old.mcap"), recorders.write_mcap(tmp_path / "new.mcap", seed=1)
+    old, new = (
+        recorders.write_mcap(tmp_path / "old.mcap"),
+        recorders.write_mcap(tmp_path / "new.mcap", seed=1),
+    )
     os.utime(old, (999, 999))
     os.utime(new, (1001, 1001))
     limit = 1000.0
@@ -695,7 +736,9 @@ def test_a_skipped_file_that_is_written_anew_is_judged_anew(tmp_path: Path) -> N
     assert finder.names(FIVE_SCANS + 2) == ["a.mcap"]
 
 
-def test_what_was_young_enough_at_first_sight_is_not_too_old_when_it_changes(tmp_path: Path) -> None:
+def test_what_was_young_enough_at_first_sight_is_not_too_old_when_it_changes(
+    tmp_path: Path,
+) -> None:
     path = recorders.write_mcap(tmp_path / "a.mcap")
     os.utime(path, (1001, 1001))
     limit = 1000.0
@@ -714,7 +757,9 @@ def test_nothing_is_too_old_while_the_time_is_not_known(tmp_path: Path) -> None:
 # -- without an end
 
 
-def test_a_file_without_end_and_writer_becomes_unfinished(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_file_without_end_and_writer_becomes_unfinished(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     finder = Finder(tmp_path)
     path = recorders.unfinished(tmp_path / "a.mcap")
     finder.run(599)
@@ -733,7 +778,9 @@ def test_an_empty_file_is_still_recording(finder: Finder, tmp_path: Path) -> Non
     assert finder.state(tmp_path / "a.mcap") == "recording"
 
 
-def test_a_file_with_a_writer_is_recording_however_long_it_is_quiet(finder: Finder, tmp_path: Path) -> None:
+def test_a_file_with_a_writer_is_recording_however_long_it_is_quiet(
+    finder: Finder, tmp_path: Path
+) -> None:
     path = recorders.unfinished(tmp_path / "a.mcap")
     with path.open("ab"):
         finder.run(3600)
@@ -742,7 +789,9 @@ def test_a_file_with_a_writer_is_recording_however_long_it_is_quiet(finder: Find
     assert finder.state(path) == "unfinished"
 
 
-def test_a_complete_file_with_a_writer_is_given_once_the_writer_has_closed_it(finder: Finder, tmp_path: Path) -> None:
+def test_a_complete_file_with_a_writer_is_given_once_the_writer_has_closed_it(
+    finder: Finder, tmp_path: Path
+) -> None:
     path = recorders.write_mcap(tmp_path / "a.mcap")
     with path.open("r+b"):
         assert finder.run(300) == []
@@ -762,7 +811,9 @@ def test_a_writer_that_closes_without_a_notification_is_noticed_by_the_next_scan
     assert finder.names(60) == ["a.mcap"]
 
 
-def test_a_writer_is_waited_for_only_so_long_after_the_last_change(finder: Finder, tmp_path: Path) -> None:
+def test_a_writer_is_waited_for_only_so_long_after_the_last_change(
+    finder: Finder, tmp_path: Path
+) -> None:
     path = recorders.write_mcap(tmp_path / "a.mcap")
     with path.open("r+b") as writer:
         assert finder.run(500) == []
@@ -781,7 +832,11 @@ def test_an_unfinished_file_is_given_once_as_it_is_where_that_is_wanted(tmp_path
     assert finder.run(599) == []
     (found,) = finder.run(10)
     assert isinstance(found, Recording)
-    assert (found.path, found.own_tags, found.tail.message_count) == (path, {"mcap_complete": "false"}, None)
+    assert (found.path, found.own_tags, found.tail.message_count) == (
+        path,
+        {"mcap_complete": "false"},
+        None,
+    )
     assert finder.run(10_000) == []
 
 
@@ -814,7 +869,9 @@ def test_an_unfinished_file_that_gets_its_end_is_given(finder: Finder, tmp_path:
     assert finder.names(62) == ["a.mcap"]
 
 
-def test_a_damaged_file_is_given_once_and_keeps_nobody_waiting(finder: Finder, tmp_path: Path) -> None:
+def test_a_damaged_file_is_given_once_and_keeps_nobody_waiting(
+    finder: Finder, tmp_path: Path
+) -> None:
     bad = recorders.damaged(tmp_path / "a.mcap")
     recorders.write_mcap(tmp_path / "b.mcap", seed=1)
     found = finder.run(600)
@@ -850,7 +907,9 @@ def test_axon_s_recording_is_given_after_a_while_without_its_last_steps(tmp_path
     assert finder.names(2) == ["a.mcap"]
 
 
-def test_each_split_of_a_bag_is_given_when_its_own_end_is_there(finder: Finder, tmp_path: Path) -> None:
+def test_each_split_of_a_bag_is_given_when_its_own_end_is_there(
+    finder: Finder, tmp_path: Path
+) -> None:
     steps = recorders.rosbag2_steps(tmp_path / "bag", splits=2)
     assert next(steps) == "bag_0.mcap"
     assert finder.names(5) == ["bag_0.mcap"]
@@ -884,20 +943,38 @@ def test_compressed_files_settle_for_a_minute(tmp_path: Path) -> None:
 
 
 def test_ignored_recordings_are_counted_by_suffix(finder: Finder, tmp_path: Path) -> None:
-    for name in ("a.db3", "b.db3", "c.bag", "d.mcap.zstd", "e.mcap.active", "f.mcap.resync", "g.mcap.done", "h.txt"):
+    for name in (
+        "a.db3",
+        "b.db3",
+        "c.bag",
+        "d.mcap.zstd",
+        "e.mcap.active",
+        "f.mcap.resync",
+        "g.mcap.done",
+        "h.txt",
+    ):
         (tmp_path / name).touch()
     finder.run(130)
-    assert finder.discover.report().ignored == {".db3": 2, ".bag": 1, ".mcap.zstd": 1, ".mcap.active": 1}
+    assert finder.discover.report().ignored == {
+        ".db3": 2,
+        ".bag": 1,
+        ".mcap.zstd": 1,
+        ".mcap.active": 1,
+    }
 
 
-@pytest.mark.parametrize("name", [".a.mcap", "a.mcap.tmp", "a.mcap.part", ".dir/a.mcap", "dir.active/a.mcap", "a.txt"])
+@pytest.mark.parametrize(
+    "name", [".a.mcap", "a.mcap.tmp", "a.mcap.part", ".dir/a.mcap", "dir.active/a.mcap", "a.txt"]
+)
 def test_what_the_rules_leave_out_is_not_given(finder: Finder, tmp_path: Path, name: str) -> None:
     (tmp_path / name).parent.mkdir(exist_ok=True)
     recorders.write_mcap(tmp_path / name)
     assert finder.run(5) == []
 
 
-def test_a_folder_or_pipe_of_a_recording_s_name_is_no_recording(finder: Finder, tmp_path: Path) -> None:
+def test_a_folder_or_pipe_of_a_recording_s_name_is_no_recording(
+    finder: Finder, tmp_path: Path
+) -> None:
     (tmp_path / "a.mcap").mkdir()
     os.mkfifo(tmp_path / "b.mcap")
     recorders.write_mcap(tmp_path / "a.mcap" / "c.mcap")
@@ -905,7 +982,9 @@ def test_a_folder_or_pipe_of_a_recording_s_name_is_no_recording(finder: Finder, 
     assert finder.names(5) == ["c.mcap"]
 
 
-def test_a_file_that_vanishes_between_two_looks_is_forgotten(finder: Finder, tmp_path: Path) -> None:
+def test_a_file_that_vanishes_between_two_looks_is_forgotten(
+    finder: Finder, tmp_path: Path
+) -> None:
     path = recorders.write_mcap(tmp_path / "a.mcap")
     finder.step()
     path.unlink()
@@ -922,7 +1001,9 @@ def test_files_of_any_date_are_given_by_their_dates(wide: Path) -> None:
         recorders.dated(recorders.write_mcap(wide / f"{seconds}.mcap", seed=seed), seconds)
     finder = Finder(wide)
     assert finder.names(10) == [f"{seconds}.mcap" for seconds in dates]
-    assert [path.name for path in finder.discover.below(wide)] == sorted(f"{seconds}.mcap" for seconds in dates)
+    assert [path.name for path in finder.discover.below(wide)] == sorted(
+        f"{seconds}.mcap" for seconds in dates
+    )
 
 
 def test_very_many_files_of_any_date_are_given_by_their_dates(wide: Path) -> None:
@@ -935,7 +1016,9 @@ def test_very_many_files_of_any_date_are_given_by_their_dates(wide: Path) -> Non
     assert Finder(wide).names(10) == [f"{seconds}.mcap" for seconds in dates]
 
 
-def test_by_its_date_a_file_of_the_far_past_is_too_old_and_one_of_the_far_future_is_not(wide: Path) -> None:
+def test_by_its_date_a_file_of_the_far_past_is_too_old_and_one_of_the_far_future_is_not(
+    wide: Path,
+) -> None:
     recorders.dated(recorders.write_mcap(wide / "past.mcap"), -(2**62))
     recorders.dated(recorders.write_mcap(wide / "future.mcap", seed=1), 2**62)
     finder = Finder(wide, newer_than=0.0)
@@ -953,7 +1036,9 @@ class Mistaken:
     def __call__(self, *arguments: Any, **named: Any) -> Any:
         given = arguments[self._argument]
         if self.error and (
-            given == self._path.stat() if isinstance(given, os.stat_result) else given == str(self._path)
+            given == self._path.stat()
+            if isinstance(given, os.stat_result)
+            else given == str(self._path)
         ):
             raise self.error
         return self._part(*arguments, **named)
@@ -961,7 +1046,11 @@ class Mistaken:
 
 def said(caplog: pytest.LogCaptureFixture) -> list[tuple[Any, str]]:
     """The paths and errors that the log names."""
-    told = [(getattr(record, "path", ""), record.exc_info) for record in caplog.records if record.levelname == "ERROR"]
+    told = [
+        (getattr(record, "path", ""), record.exc_info)
+        for record in caplog.records
+        if record.levelname == "ERROR"
+    ]
     return [(path, repr(about[1]) if about else "") for path, about in told]
 
 
@@ -969,7 +1058,10 @@ OOPS = "ZeroDivisionError('oops')"
 
 
 def test_a_mistake_over_one_file_is_said_once_and_keeps_no_other_from_being_found(
-    finder: Finder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    finder: Finder,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     bad = recorders.write_mcap(tmp_path / "b.mcap", seed=1)
     recorders.write_mcap(tmp_path / "a.mcap", seed=2)
@@ -986,7 +1078,10 @@ def test_a_mistake_over_one_file_is_said_once_and_keeps_no_other_from_being_foun
 
 
 def test_a_mistake_over_one_file_s_second_look_is_said_once(
-    finder: Finder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    finder: Finder,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     bad = recorders.write_mcap(tmp_path / "b.mcap", seed=1)
     recorders.write_mcap(tmp_path / "a.mcap", seed=2)
@@ -1005,7 +1100,10 @@ def test_a_mistake_over_one_file_s_second_look_is_said_once(
 
 
 def test_a_mistake_over_one_folder_is_said_once_and_its_files_are_not_forgotten(
-    finder: Finder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    finder: Finder,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     for number, folder in enumerate(("a", "bad", "bad/below", "c")):
         (tmp_path / folder).mkdir()
@@ -1017,7 +1115,9 @@ def test_a_mistake_over_one_folder_is_said_once_and_its_files_are_not_forgotten(
     recorders.write_mcap(tmp_path / "c" / "newer.mcap", seed=5)
     assert finder.names(FIVE_SCANS) == ["new.mcap", "newer.mcap"]
     assert said(caplog) == [(str(tmp_path / "bad"), OOPS)]
-    assert finder.discover.report().unreadable_folders == {tmp_path / "bad": "a mistake in the agent; see the log"}
+    assert finder.discover.report().unreadable_folders == {
+        tmp_path / "bad": "a mistake in the agent; see the log"
+    }
     assert finder.state(tmp_path / "bad" / "below" / "2.mcap") == "complete"
     mistaken.error = None
     recorders.write_mcap(tmp_path / "bad" / "newest.mcap", seed=6)
@@ -1038,10 +1138,16 @@ def test_a_mistake_over_one_watched_folder_keeps_no_other_from_being_found(
 
 
 def test_a_mistake_over_one_hint_loses_no_other_and_the_next_scan_looks_there(
-    finder: Finder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    finder: Finder,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     finder.step()
-    paths = [recorders.write_mcap(tmp_path / f"{name}.mcap", seed=seed) for seed, name in enumerate("abc")]
+    paths = [
+        recorders.write_mcap(tmp_path / f"{name}.mcap", seed=seed)
+        for seed, name in enumerate("abc")
+    ]
     marker = tmp_path / "a.mcap.resync"
     marker.touch()
     with monkeypatch.context() as patch:
@@ -1066,7 +1172,10 @@ def test_the_touch_files_of_a_folder_are_handed_over_whatever_happens_beside_the
 
 
 def test_after_a_scan_that_failed_the_next_one_is_due_and_asks_for_as_much(
-    finder: Finder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    finder: Finder,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     paths = [recorders.write_mcap(tmp_path / f"{number}.mcap", seed=number) for number in range(20)]
     finder.run(10)
@@ -1149,7 +1258,9 @@ def test_a_known_file_takes_little_memory(tmp_path: Path) -> None:
     try:
         finder.run(10)
         gc.collect()
-        ours = tracemalloc.Filter(inclusive=True, filename_pattern="*/agent/*")  # other tests' threads may still end
+        ours = tracemalloc.Filter(
+            inclusive=True, filename_pattern="*/agent/*"
+        )  # other tests' threads may still end
         held = sum(trace.size for trace in tracemalloc.take_snapshot().filter_traces([ours]).traces)
     finally:
         tracemalloc.stop()
@@ -1171,13 +1282,21 @@ def seen_markers(finder: Finder) -> list[str]:
     return sorted(path.name for path in finder.discover.markers())
 
 
-def test_touch_files_are_seen_in_scans_though_their_names_are_excluded_and_handed_over_once(finder: Finder) -> None:
+def test_touch_files_are_seen_in_scans_though_their_names_are_excluded_and_handed_over_once(
+    finder: Finder,
+) -> None:
     root = finder.roots[0]
     (root / "day").mkdir()
     for name in ("a.mcap.resync", "b.mcap.first", ".resync", "day/.resync", ".hidden.mcap.resync"):
         (root / name).touch()
     finder.run(0)
-    assert seen_markers(finder) == [".hidden.mcap.resync", ".resync", ".resync", "a.mcap.resync", "b.mcap.first"]
+    assert seen_markers(finder) == [
+        ".hidden.mcap.resync",
+        ".resync",
+        ".resync",
+        "a.mcap.resync",
+        "b.mcap.first",
+    ]
     assert seen_markers(finder) == []
 
 
@@ -1191,7 +1310,9 @@ def test_touch_files_are_seen_by_hints_without_a_scan(finder: Finder) -> None:
 
 
 @pytest.mark.parametrize("hinted", [False, True])
-def test_folders_that_are_excluded_stay_excluded_with_their_touch_files(finder: Finder, hinted: bool) -> None:
+def test_folders_that_are_excluded_stay_excluded_with_their_touch_files(
+    finder: Finder, hinted: bool
+) -> None:
     if hinted:
         finder.run(0)
     marker = finder.roots[0] / ".trash" / "a.mcap.resync"

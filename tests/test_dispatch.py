@@ -62,7 +62,9 @@ def test_a_queue_in_which_everything_waits_is_looked_through_once_and_when_its_f
     for number in range(5):
         log = robot.record(f"{number}.mcap", seed=number)
         robot.history.move(log.id, "claimed")
-        robot.history.move(log.id, "blocked_alone", next_retry_at=utc_text(robot.clock.now() + 60 + number))
+        robot.history.move(
+            log.id, "blocked_alone", next_retry_at=utc_text(robot.clock.now() + 60 + number)
+        )
     reads = 0
     read = robot.history.open
 
@@ -85,12 +87,23 @@ def test_probes_go_through_the_queue_in_turn(robot: Robot) -> None:
         robot.record(f"{number}.mcap", seed=number)
     probed = []
     robot.gateway.before = lambda call: (
-        probed.append(robot.dispatch.in_flight()[0].log.id) if call.startswith(("Create", "GetUp")) else None
+        probed.append(robot.dispatch.in_flight()[0].log.id)
+        if call.startswith(("Create", "GetUp"))
+        else None
     )
     robot.run()
     for _ in range(6):
         robot.advance(1800)
-    assert probed == [1, 2, 3, 1, 2, 3, 1, 2]  # the second asks at once whether only the first is refused
+    assert probed == [
+        1,
+        2,
+        3,
+        1,
+        2,
+        3,
+        1,
+        2,
+    ]  # the second asks at once whether only the first is refused
 
 
 def test_a_recording_that_fails_alone_does_not_hold_up_the_others(robot: Robot) -> None:
@@ -108,7 +121,9 @@ def test_a_recording_that_fails_alone_does_not_hold_up_the_others(robot: Robot) 
 
 
 def test_an_error_that_everybody_gets_fails_nobody_for_good(robot: Robot) -> None:
-    robot.gateway.fail("CompleteUpload", error=CloudError("CompleteUpload", "INTERNAL_ERROR"), times=10_000)
+    robot.gateway.fail(
+        "CompleteUpload", error=CloudError("CompleteUpload", "INTERNAL_ERROR"), times=10_000
+    )
     for number in range(3):
         robot.record(f"{number}.mcap", seed=number)
     for _ in range(10):
@@ -145,7 +160,9 @@ def test_a_clock_that_jumps_changes_no_wait(robot: Robot) -> None:
     assert robot.log().status == "completed"
 
 
-def test_after_a_restart_a_wait_is_what_is_left_of_it_and_never_longer_than_the_maximum(robot: Robot) -> None:
+def test_after_a_restart_a_wait_is_what_is_left_of_it_and_never_longer_than_the_maximum(
+    robot: Robot,
+) -> None:
     robot.record()
     robot.store.flip(3)
     robot.run()
@@ -223,7 +240,11 @@ def test_a_recording_without_an_asset_id_waits_alone(robot: Robot) -> None:
     assert states(robot) == ["failed", "completed"]
     waiting = robot.log(orphan.id)
     assert waiting.error is not None
-    assert (waiting.error.kind, waiting.error.code, waiting.attempt_count) == ("blocked", "no_asset_id", 0)
+    assert (waiting.error.kind, waiting.error.code, waiting.attempt_count) == (
+        "blocked",
+        "no_asset_id",
+        0,
+    )
     assert waiting.next_retry_at is not None
     robot.assets["robot"] = "robot-1"
     robot.dispatch.cause_changed()
@@ -261,7 +282,9 @@ def test_a_profile_file_that_is_missing_blocks_until_it_is_there(robot: Robot) -
 
 
 @pytest.mark.parametrize("sidecar", ["[]", "not json", json.dumps({"site": "elsewhere"})])
-def test_a_sidecar_that_can_not_be_used_is_final_before_any_session(robot: Robot, sidecar: str) -> None:
+def test_a_sidecar_that_can_not_be_used_is_final_before_any_session(
+    robot: Robot, sidecar: str
+) -> None:
     recording = write_mcap(robot.folder / "a.mcap")
     recording.with_suffix(".json").write_text(sidecar)
     robot.find(recording)
@@ -271,7 +294,9 @@ def test_a_sidecar_that_can_not_be_used_is_final_before_any_session(robot: Robot
     assert robot.gateway.sessions == {}
 
 
-def test_a_required_sidecar_that_is_missing_is_final_and_its_coming_begins_a_new_chain(robot: Robot) -> None:
+def test_a_required_sidecar_that_is_missing_is_final_and_its_coming_begins_a_new_chain(
+    robot: Robot,
+) -> None:
     robot.sidecar_required = True
     robot.restart()
     robot.record()
@@ -284,7 +309,9 @@ def test_a_required_sidecar_that_is_missing_is_final_and_its_coming_begins_a_new
     assert robot.log(2).trigger == "cause-changed"
 
 
-def test_a_recording_that_is_being_compressed_waits_and_is_not_taken_for_another(robot: Robot) -> None:
+def test_a_recording_that_is_being_compressed_waits_and_is_not_taken_for_another(
+    robot: Robot,
+) -> None:
     robot.record()
     compressed = robot.folder / "a.mcap.zstd"
     compressed.touch()
@@ -297,7 +324,9 @@ def test_a_recording_that_is_being_compressed_waits_and_is_not_taken_for_another
     assert states(robot) == ["completed"]
 
 
-def test_a_recording_that_a_program_has_open_for_writing_is_put_back_and_goes_once_it_is_closed(robot: Robot) -> None:
+def test_a_recording_that_a_program_has_open_for_writing_is_put_back_and_goes_once_it_is_closed(
+    robot: Robot,
+) -> None:
     log = robot.record()
     robot.clock.set_now(Path(log.path).stat().st_mtime + 0.5)
     with Path(log.path).open("r+b"):
@@ -309,7 +338,9 @@ def test_a_recording_that_a_program_has_open_for_writing_is_put_back_and_goes_on
     assert robot.log().status == "completed"
 
 
-def test_a_writer_that_never_closes_keeps_a_recording_back_only_so_long_after_its_last_change(robot: Robot) -> None:
+def test_a_writer_that_never_closes_keeps_a_recording_back_only_so_long_after_its_last_change(
+    robot: Robot,
+) -> None:
     log = robot.record()
     robot.clock.set_now(Path(log.path).stat().st_mtime + 0.5)
     with Path(log.path).open("r+b"):
@@ -336,7 +367,9 @@ def test_a_day_of_refusals_by_the_bucket_ends_by_itself(robot: Robot) -> None:
 
 
 @pytest.mark.parametrize("error", [ZeroDivisionError("oops"), OSError(5, "Input/output error")])
-def test_what_nobody_foresaw_costs_no_attempt_and_stops_nobody_else(robot: Robot, error: Exception) -> None:
+def test_what_nobody_foresaw_costs_no_attempt_and_stops_nobody_else(
+    robot: Robot, error: Exception
+) -> None:
     robot.store.fail("HeadObject", error=error, times=1)
     robot.record("a.mcap", seed=1)
     robot.record("b.mcap", seed=2)
@@ -360,13 +393,17 @@ def test_what_nobody_foresaw_and_everybody_meets_fails_nobody_and_is_told_once(
     assert closed is not None
     assert (closed.kind, closed.reason) == ("offline", f"{type(error).__name__}: {error}")
     assert len([record for record in caplog.records if record.levelno >= logging.WARNING]) <= 2
-    assert len([record for record in caplog.records if record.exc_info]) == isinstance(error, ZeroDivisionError)
+    assert len([record for record in caplog.records if record.exc_info]) == isinstance(
+        error, ZeroDivisionError
+    )
     robot.store.mend()
     robot.advance(1800)
     assert states(robot) == ["completed"] * 5
 
 
-def test_a_recording_that_meets_what_nobody_foresaw_alone_ends_and_keeps_nobody_waiting(robot: Robot) -> None:
+def test_a_recording_that_meets_what_nobody_foresaw_alone_ends_and_keeps_nobody_waiting(
+    robot: Robot,
+) -> None:
     bad = robot.record("bad.mcap", seed=1)
 
     def fail(call: str) -> None:
@@ -425,7 +462,9 @@ def test_a_file_that_can_not_be_opened_for_want_of_descriptors_is_not_taken_for_
     assert robot.log().attempt_count == 1
 
 
-def test_a_recording_that_alone_is_too_much_for_the_memory_keeps_nobody_waiting(robot: Robot) -> None:
+def test_a_recording_that_alone_is_too_much_for_the_memory_keeps_nobody_waiting(
+    robot: Robot,
+) -> None:
     bad = robot.record("bad.mcap", seed=1)
 
     def fail(call: str) -> None:
@@ -441,7 +480,11 @@ def test_a_recording_that_alone_is_too_much_for_the_memory_keeps_nobody_waiting(
         assert robot.log(late.id).status == "completed"
     waiting = robot.log(bad.id)
     assert waiting.error is not None
-    assert (waiting.error.kind, waiting.error.code, waiting.attempt_count) == ("blocked", "out_of_memory", 0)
+    assert (waiting.error.kind, waiting.error.code, waiting.attempt_count) == (
+        "blocked",
+        "out_of_memory",
+        0,
+    )
     robot.store.before = lambda _call: None
     robot.advance(1800)
     assert robot.log(bad.id).status == "completed"
@@ -451,7 +494,9 @@ def test_an_upload_that_can_not_be_given_up_leaves_its_document_at_its_end(robot
     robot.store.flip(1_000)
     robot.store.fail("AbortMultipartUpload", error=LookupError("unknown encoding"), times=1_000)
     robot.store.fail(
-        "ListMultipartUploads", error=CloudError("ListMultipartUploads", "AccessDenied", status=403), times=1_000
+        "ListMultipartUploads",
+        error=CloudError("ListMultipartUploads", "AccessDenied", status=403),
+        times=1_000,
     )
     robot.record()
     for _ in range(10):
@@ -471,7 +516,9 @@ def _refuse(robot: Robot, bad: int, call: str) -> None:
 def test_an_outage_after_a_success_is_everybodys_and_counts_for_nobody(robot: Robot) -> None:
     robot.record("first.mcap", seed=99)
     robot.run()
-    robot.store.fail("UploadPart", error=CloudError("UploadPart", "SlowDown", status=503), times=10_000)
+    robot.store.fail(
+        "UploadPart", error=CloudError("UploadPart", "SlowDown", status=503), times=10_000
+    )
     for number in range(4):
         robot.record(f"{number}.mcap", seed=number)
     robot.run()
@@ -638,7 +685,9 @@ def test_a_certificate_refused_in_1970_is_blamed_on_the_clock(robot: Robot) -> N
     assert states(robot) == ["completed"]
 
 
-def test_a_cause_that_changes_while_the_disk_is_full_is_seen_when_there_is_room_again(robot: Robot) -> None:
+def test_a_cause_that_changes_while_the_disk_is_full_is_seen_when_there_is_room_again(
+    robot: Robot,
+) -> None:
     robot.assets["robot"] = ""
     robot.record()
     robot.run()
@@ -654,7 +703,9 @@ def test_a_cause_that_changes_while_the_disk_is_full_is_seen_when_there_is_room_
     assert robot.log().status == "completed"
 
 
-def test_a_sidecar_that_went_bad_after_the_recording_was_queued_is_noted_as_the_cause(robot: Robot) -> None:
+def test_a_sidecar_that_went_bad_after_the_recording_was_queued_is_noted_as_the_cause(
+    robot: Robot,
+) -> None:
     log = robot.record()
     sidecar = Path(log.path).with_suffix(".json")
     sidecar.write_text("[1")
@@ -672,7 +723,9 @@ def test_a_sidecar_that_went_bad_after_the_recording_was_queued_is_noted_as_the_
 # -- in which order
 
 
-@pytest.mark.parametrize(("newest_first", "expected"), [(False, [3, 2, 1, 4]), (True, [3, 2, 4, 1])])
+@pytest.mark.parametrize(
+    ("newest_first", "expected"), [(False, [3, 2, 1, 4]), (True, [3, 2, 4, 1])]
+)
 def test_what_was_put_ahead_goes_before_the_queue_the_last_one_first(
     robot: Robot, newest_first: bool, expected: list[int]
 ) -> None:

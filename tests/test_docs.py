@@ -48,15 +48,29 @@ def test_every_command_is_in_the_readme() -> None:
 def test_no_advice_names_a_command_that_is_not_there() -> None:
     from agent.cli import cli  # noqa: PLC0415 - the settings are proven without it
 
-    sources = [*(REPOSITORY / "agent").rglob("*.py"), REPOSITORY / "README.md", REPOSITORY / "config" / "agent.toml"]
-    named = {name for source in sources for name in re.findall(r"keystone-agent ([a-z]+)\b", source.read_text("utf-8"))}
+    sources = [
+        *(REPOSITORY / "agent").rglob("*.py"),
+        REPOSITORY / "README.md",
+        REPOSITORY / "config" / "agent.toml",
+    ]
+    named = {
+        name
+        for source in sources
+        for name in re.findall(r"keystone-agent ([a-z]+)\b", source.read_text("utf-8"))
+    }
     assert named >= {"history", "run"}
     assert named - set(cli.commands) == set()
 
 
 def test_every_touch_file_is_in_the_readme() -> None:
     table = README.partition("## Touch files")[2].partition("\n## ")[0]
-    names = [touch_files.RESYNC, touch_files.FIRST, touch_files.REJECTED, touch_files.PAUSE, touch_files.RESCAN]
+    names = [
+        touch_files.RESYNC,
+        touch_files.FIRST,
+        touch_files.REJECTED,
+        touch_files.PAUSE,
+        touch_files.RESCAN,
+    ]
     assert [name for name in names if name not in table] == []
 
 
@@ -68,14 +82,19 @@ def test_every_room_is_on_the_map() -> None:
     ]
     map_ = (REPOSITORY / "ARCHITECTURE.md").read_text(encoding="utf-8")
     assert len(rooms) > 30
-    assert [str(room) for room in rooms if room.name != "__init__.py" and f" {room.name} " not in map_] == []
+    assert [
+        str(room) for room in rooms if room.name != "__init__.py" and f" {room.name} " not in map_
+    ] == []
 
 
 def test_every_picture_is_there_and_needs_no_network() -> None:
     pictures = [REPOSITORY / path for path in re.findall(r"!\[[^]]*\]\(([^)]+)\)", README)]
     assert pictures
     for picture in pictures:
-        assert re.search(r"""(url\(|href=|src=)["']?https?:""", picture.read_text(encoding="utf-8")) is None
+        assert (
+            re.search(r"""(url\(|href=|src=)["']?https?:""", picture.read_text(encoding="utf-8"))
+            is None
+        )
 
 
 def test_a_python_that_is_too_old_is_refused_before_anything_is_made(tmp_path: Path) -> None:
@@ -85,14 +104,25 @@ def test_a_python_that_is_too_old_is_refused_before_anything_is_made(tmp_path: P
     old.chmod(0o755)
     venv = tmp_path / "venv"
     told = subprocess.run(
-        ["make", "--no-print-directory", "-C", str(REPOSITORY), "demo", f"PYTHON={old}", f"VENV={venv}"],
+        [
+            "make",
+            "--no-print-directory",
+            "-C",
+            str(REPOSITORY),
+            "demo",
+            f"PYTHON={old}",
+            f"VENV={venv}",
+        ],
         capture_output=True,
         text=True,
         timeout=60,
         check=False,
     )
     assert told.returncode == 2
-    assert f"Python 3.10 or newer is needed; {old} is 3.9. Name another one, as in: make demo" in told.stderr
+    assert (
+        f"Python 3.10 or newer is needed; {old} is 3.9. Name another one, as in: make demo"
+        in told.stderr
+    )
     assert not venv.exists()
 
 

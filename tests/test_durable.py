@@ -40,12 +40,16 @@ def test_a_failure_leaves_what_was_there(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["x"]
 
 
-def test_it_is_on_the_disk_before_it_has_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_it_is_on_the_disk_before_it_has_its_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     synced: list[tuple[str, bool]] = []
     fsync = os.fsync
 
     def seen(descriptor: int) -> None:
-        synced.append((Path(f"/proc/self/fd/{descriptor}").readlink().name, (tmp_path / "x").exists()))
+        synced.append(
+            (Path(f"/proc/self/fd/{descriptor}").readlink().name, (tmp_path / "x").exists())
+        )
         fsync(descriptor)
 
     monkeypatch.setattr(os, "fsync", seen)

@@ -25,9 +25,13 @@ ROBOT = "arm-7"
 
 
 @pytest.fixture(scope="module", params=["wrapped", "none"])
-def cloud(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[DevCloud]:
+def cloud(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[DevCloud]:
     """Its gateway alone."""
-    cloud = DevCloud(tmp_path_factory.mktemp("cloud"), store="rclone", devices=(), details=request.param)
+    cloud = DevCloud(
+        tmp_path_factory.mktemp("cloud"), store="rclone", devices=(), details=request.param
+    )
     cloud.start_gateway()
     yield cloud
     cloud.stop()
@@ -45,7 +49,9 @@ class Robot:
         self.gateway = GrpcGateway(timeout_seconds=5)
         self.profiles = ProfileFile(self.path)
         self.clock = FakeClock()
-        self.enrol = Enrol(self.gateway, self.profiles, lambda *secrets, **_: self.hidden.extend(secrets))
+        self.enrol = Enrol(
+            self.gateway, self.profiles, lambda *secrets, **_: self.hidden.extend(secrets)
+        )
         delays = Delays(base=30, maximum=1800, jitter=0)
         self.gate = Gate(self.clock, delays)
         self.enrolling = Enrolling(self.enrol, device, self.gate, self.clock, delays)
@@ -63,7 +69,9 @@ class Robot:
 
 @pytest.fixture
 def robot(tmp_path: Path, cloud: DevCloud, request: pytest.FixtureRequest) -> Iterator[Robot]:
-    robot = Robot(tmp_path, cloud, request.node.name[-90:])  # each test's device is new to the platform
+    robot = Robot(
+        tmp_path, cloud, request.node.name[-90:]
+    )  # each test's device is new to the platform
     yield robot
     robot.gateway.close()
 
@@ -72,7 +80,9 @@ def key_of(cloud: DevCloud, device: str) -> str:
     return next(known.api_key for known in cloud.devices() if known.id == device)
 
 
-def test_a_file_with_endpoints_alone_gets_the_key_and_the_gate_opens(robot: Robot, cloud: DevCloud) -> None:
+def test_a_file_with_endpoints_alone_gets_the_key_and_the_gate_opens(
+    robot: Robot, cloud: DevCloud
+) -> None:
     robot.enrolling.prepare()
     assert f"{robot.device} is not enrolled yet" in robot.held().reason
     robot.enrolling.look()
@@ -85,7 +95,9 @@ def test_a_file_with_endpoints_alone_gets_the_key_and_the_gate_opens(robot: Robo
     assert robot.gateway.exchange(profile).value
 
 
-def test_a_robot_that_was_just_switched_on_asks_at_its_own_moment_and_says_when(robot: Robot) -> None:
+def test_a_robot_that_was_just_switched_on_asks_at_its_own_moment_and_says_when(
+    robot: Robot,
+) -> None:
     robot.enrolling.prepare(robot.clock.monotonic() + 17)
     assert robot.held().reason.endswith("the platform is asked in 17 s")
     assert robot.held().next_probe == robot.clock.monotonic() + 17
@@ -108,9 +120,21 @@ def test_a_file_that_is_mended_meanwhile_is_tried_at_once(robot: Robot) -> None:
 
 
 def test_other_devices_and_unknown_keys_survive(robot: Robot) -> None:
-    other = {"deviceId": "other", "apiKey": "key-of-other", "tags": {"a": " b "}, "initializedAtUnix": 17, "x": 1.5}
+    other = {
+        "deviceId": "other",
+        "apiKey": "key-of-other",
+        "tags": {"a": " b "},
+        "initializedAtUnix": 17,
+        "x": 1.5,
+    }
     mine = {"deviceId": f" {robot.device} ", "note": None}
-    robot.write(0o600, version=3, endpoints={**robot.endpoints, "later": "x"}, devices=[other, mine], more=["ü"])
+    robot.write(
+        0o600,
+        version=3,
+        endpoints={**robot.endpoints, "later": "x"},
+        devices=[other, mine],
+        more=["ü"],
+    )
     assert robot.enrol.once(robot.device)
     written = json.loads(robot.path.read_text())
     assert written["devices"][0] == other
@@ -121,7 +145,9 @@ def test_other_devices_and_unknown_keys_survive(robot: Robot) -> None:
     assert entry["apiKey"] == robot.hidden[0]
 
 
-def test_a_gateway_that_is_away_is_asked_again_until_it_is_back(robot: Robot, cloud: DevCloud) -> None:
+def test_a_gateway_that_is_away_is_asked_again_until_it_is_back(
+    robot: Robot, cloud: DevCloud
+) -> None:
     cloud.stop_gateway()
     try:
         robot.enrolling.look()
@@ -146,7 +172,9 @@ def test_a_gateway_that_is_away_is_asked_again_until_it_is_back(robot: Robot, cl
     assert robot.profiles.load()[robot.device].ready
 
 
-def test_a_key_that_exists_elsewhere_is_explained_and_never_replaced_by_itself(robot: Robot, cloud: DevCloud) -> None:
+def test_a_key_that_exists_elsewhere_is_explained_and_never_replaced_by_itself(
+    robot: Robot, cloud: DevCloud
+) -> None:
     cloud.rules.enrol(robot.device, {"site": "here"})
     before = key_of(cloud, robot.device)
     for _ in range(5):
@@ -163,7 +191,11 @@ def test_a_restored_file_opens_the_gate_at_once(robot: Robot, cloud: DevCloud) -
     cloud.rules.enrol(robot.device, {"site": "here"})
     robot.enrolling.look()
     assert robot.held()
-    device = {"deviceId": robot.device, "apiKey": key_of(cloud, robot.device), "tags": {"site": "here"}}
+    device = {
+        "deviceId": robot.device,
+        "apiKey": key_of(cloud, robot.device),
+        "tags": {"site": "here"},
+    }
     robot.write(0o600, endpoints=robot.endpoints, devices=[device])
     robot.enrolling.look()
     assert robot.gate.closed() is None
@@ -179,8 +211,12 @@ def test_a_mended_file_is_tried_at_once(robot: Robot, cloud: DevCloud) -> None:
     assert key_of(cloud, robot.device)
 
 
-@pytest.mark.parametrize("devices", [[{"deviceId": "another"}], [{"deviceId": "another", "apiKey": "k", "tags": {}}]])
-def test_where_a_device_is_named_nobody_enrols_by_itself(robot: Robot, devices: list[Any], cloud: DevCloud) -> None:
+@pytest.mark.parametrize(
+    "devices", [[{"deviceId": "another"}], [{"deviceId": "another", "apiKey": "k", "tags": {}}]]
+)
+def test_where_a_device_is_named_nobody_enrols_by_itself(
+    robot: Robot, devices: list[Any], cloud: DevCloud
+) -> None:
     robot.write(0o600, endpoints=robot.endpoints, devices=devices)
     robot.enrolling.prepare()
     robot.enrolling.look()
@@ -203,7 +239,9 @@ def test_where_nothing_says_where_to_enrol_nobody_is_held(robot: Robot) -> None:
 
 def test_a_second_asker_finds_what_the_first_one_got(robot: Robot, cloud: DevCloud) -> None:
     assert robot.enrol.once(robot.device)
-    assert not Enrol(robot.gateway, ProfileFile(robot.path), lambda *_, **__: None).once(robot.device)
+    assert not Enrol(robot.gateway, ProfileFile(robot.path), lambda *_, **__: None).once(
+        robot.device
+    )
     assert robot.profiles.load()[robot.device].api_key == key_of(cloud, robot.device)
 
 
@@ -228,7 +266,9 @@ def test_rotating_what_was_never_enrolled_is_told(robot: Robot) -> None:
 def test_where_the_key_could_not_be_kept_it_is_not_asked_for(
     robot: Robot, cloud: DevCloud, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(robot.profiles, "path", Path("/proc/self") / robot.path.name)  # a folder nobody can write to
+    monkeypatch.setattr(
+        robot.profiles, "path", Path("/proc/self") / robot.path.name
+    )  # a folder nobody can write to
     monkeypatch.setattr(robot.profiles, "load", dict)
     with pytest.raises(AgentError) as raised:
         robot.enrol.once(robot.device)

@@ -158,7 +158,12 @@ S3: Codes = {
         XMinioSiteReplicationIAMConfigMismatch XMinioSiteReplicationIAMError XMinioSiteReplicationInvalidRequest
         XMinioSiteReplicationPeerResp XMinioSiteReplicationServiceAccountError""",
 }
-_CHECKSUMS = ("BadDigest", "InvalidDigest", "XAmzContentChecksumMismatch", "XAmzContentSHA256Mismatch")
+_CHECKSUMS = (
+    "BadDigest",
+    "InvalidDigest",
+    "XAmzContentChecksumMismatch",
+    "XAmzContentSHA256Mismatch",
+)
 _NETWORK_ERRNOS = {
     "refused": ["ECONNREFUSED"],
     "reset": ["ECONNRESET", "ECONNABORTED", "EPIPE", "ESHUTDOWN"],
@@ -210,7 +215,10 @@ def test_every_grpc_code_has_its_class(name: str, kind: Kind, call: str) -> None
 
 def test_every_code_of_the_platform_is_in_the_list() -> None:
     assert {name for name, _ in flat(AUTH)} == {_plain(name) for name in AuthErrorCode.keys()}  # noqa: SIM118 - no dict
-    assert {name for name, _ in flat(GATEWAY)} == {_plain(name) for name in DataGatewayErrorCode.keys()}  # noqa: SIM118
+    assert {name for name, _ in flat(GATEWAY)} == {
+        _plain(name)
+        for name in DataGatewayErrorCode.keys()  # noqa: SIM118 - no dict
+    }
 
 
 def _plain(name: str) -> str:
@@ -230,21 +238,42 @@ def test_every_code_of_the_platform_has_its_class(name: str, kind: Kind, form: s
     packed = AnyMessage()
     packed.Pack(detail)
     inner = packed.SerializeToString()
-    details = {"bare": b"", "raw": detail.SerializeToString(), "wrapped": b"\x08\x02\x1a" + bytes([len(inner)]) + inner}
+    details = {
+        "bare": b"",
+        "raw": detail.SerializeToString(),
+        "wrapped": b"\x08\x02\x1a" + bytes([len(inner)]) + inner,
+    }
     text = f"{name}: no" if form == "bare" else "no"
-    judged(_translated("CreateLogicalUpload", Failure(grpc.StatusCode.UNKNOWN, text, details[form]), ""), kind)
+    judged(
+        _translated(
+            "CreateLogicalUpload", Failure(grpc.StatusCode.UNKNOWN, text, details[form]), ""
+        ),
+        kind,
+    )
 
 
 @pytest.mark.parametrize(
     ("text", "code"),
     [
-        ("failed to connect to all addresses; last error: UNKNOWN: ipv4:1.2.3.4:443: Connection refused", "refused"),
+        (
+            "failed to connect to all addresses; last error: UNKNOWN: ipv4:1.2.3.4:443: Connection refused",
+            "refused",
+        ),
         ("DNS resolution failed for x:443: C-ares status is not ARES_SUCCESS", "dns"),
         ("errors resolving x: [Domain name not found]", "dns"),
-        ("Ssl handshake failed: SSL_ERROR_SSL: CERTIFICATE_VERIFY_FAILED: unable to get issuer", "certificate"),
+        (
+            "Ssl handshake failed: SSL_ERROR_SSL: CERTIFICATE_VERIFY_FAILED: unable to get issuer",
+            "certificate",
+        ),
         ("Ssl handshake failed: SSL_ERROR_SSL: WRONG_VERSION_NUMBER", "tls"),
-        ("last error: INTERNAL: ipv4:127.0.0.1:10: socket: Too many open files", "out_of_descriptors"),
-        ("last error: INTERNAL: ipv4:127.0.0.1:10: socket: Cannot allocate memory", "out_of_memory"),
+        (
+            "last error: INTERNAL: ipv4:127.0.0.1:10: socket: Too many open files",
+            "out_of_descriptors",
+        ),
+        (
+            "last error: INTERNAL: ipv4:127.0.0.1:10: socket: Cannot allocate memory",
+            "out_of_memory",
+        ),
         ("recvmsg:Connection reset by peer", "UNAVAILABLE"),
         ("Socket closed", "UNAVAILABLE"),
         ("GOAWAY received", "UNAVAILABLE"),
@@ -259,7 +288,9 @@ def test_what_grpc_calls_unavailable_is_told_apart(text: str, code: str) -> None
 # -- what a store answers
 
 
-def answer(status: int, body: bytes = b"", content_type: str = "application/xml") -> urllib3.HTTPResponse:
+def answer(
+    status: int, body: bytes = b"", content_type: str = "application/xml"
+) -> urllib3.HTTPResponse:
     return urllib3.HTTPResponse(io.BytesIO(body), {"Content-Type": content_type}, status=status)
 
 
@@ -271,7 +302,9 @@ def as_error(code: str, form: str) -> bytes:
     }[form].encode()
 
 
-@pytest.mark.parametrize("content_type", ["application/xml", "text/xml; charset=utf-8", "text/plain"])
+@pytest.mark.parametrize(
+    "content_type", ["application/xml", "text/xml; charset=utf-8", "text/plain"]
+)
 @pytest.mark.parametrize("form", ["bare", "declared", "named"])
 @pytest.mark.parametrize("kind", S3)
 def test_every_code_of_a_store_has_its_class(kind: Kind, form: str, content_type: str) -> None:
@@ -285,7 +318,9 @@ def test_every_code_of_a_store_has_its_class(kind: Kind, form: str, content_type
         )
 
 
-def test_a_code_that_nobody_knows_is_counted_and_the_store_being_away_where_its_status_says_so() -> None:
+def test_a_code_that_nobody_knows_is_counted_and_the_store_being_away_where_its_status_says_so() -> (
+    None
+):
     judged(refused("UploadPart", answer(400, as_error("FromTheFuture", "bare")), str), "counted")
     judged(refused("UploadPart", answer(503, as_error("FromTheFuture", "bare")), str), "offline")
 
@@ -297,15 +332,37 @@ def test_no_code_stands_in_two_classes() -> None:
 
 def test_every_code_of_the_table_stands_in_a_list() -> None:
     """So that no row is added, or moved, without a test that knows it."""
-    here = {"proxy", "profile_file", "storage_keys", "lying_server", "checksum", "InvalidResponse"} | _UNFORESEEN
-    ways = {"dns", "unreachable", "refused", "reset", "timeout", "tls", "portal", "certificate", "no_http"}
+    here = {
+        "proxy",
+        "profile_file",
+        "storage_keys",
+        "lying_server",
+        "checksum",
+        "InvalidResponse",
+    } | _UNFORESEEN
+    ways = {
+        "dns",
+        "unreachable",
+        "refused",
+        "reset",
+        "timeout",
+        "tls",
+        "portal",
+        "certificate",
+        "no_http",
+    }
     listed = (
-        {name for codes in (GRPC, AUTH, GATEWAY, ENROLMENT, S3) for name, _ in flat(codes)} | ways | here | {*SHORTAGES}
+        {name for codes in (GRPC, AUTH, GATEWAY, ENROLMENT, S3) for name, _ in flat(codes)}
+        | ways
+        | here
+        | {*SHORTAGES}
     )
     assert {code for code in TABLE if not code.startswith("HTTP_")} - listed == set()
 
 
-@pytest.mark.parametrize("status", [status for status in range(300, 600) if status not in range(300, 400)])
+@pytest.mark.parametrize(
+    "status", [status for status in range(300, 600) if status not in range(300, 400)]
+)
 def test_every_http_status_without_a_code_has_its_class(status: int) -> None:
     expected: Kind = "counted"
     if status in {407, 408, 421, 425, 429} or (status >= 500 and status != 507):
@@ -322,9 +379,14 @@ def test_every_redirect_has_its_class(status: int) -> None:
     judged(refused("UploadPart", ours, str), "blocked")
 
 
-@pytest.mark.parametrize("status", [status for status in range(400, 600) if status not in {413, 507}])
+@pytest.mark.parametrize(
+    "status", [status for status in range(400, 600) if status not in {413, 507}]
+)
 def test_every_http_status_in_html_is_the_store_away_or_a_portal(status: int) -> None:
-    judged(refused("UploadPart", answer(status, b"<!doctype html><h1>no</h1>", "text/html"), str), "offline")
+    judged(
+        refused("UploadPart", answer(status, b"<!doctype html><h1>no</h1>", "text/html"), str),
+        "offline",
+    )
 
 
 # -- no answer
@@ -338,15 +400,21 @@ def wrappings(error: Exception) -> Iterator[Exception]:
     yield error
     yield exceptions.MaxRetryError(pool, "/", error)
     yield exceptions.ProtocolError("Connection aborted.", error)
-    yield exceptions.MaxRetryError(pool, "/", exceptions.ProtocolError("Connection aborted.", error))
+    yield exceptions.MaxRetryError(
+        pool, "/", exceptions.ProtocolError("Connection aborted.", error)
+    )
     yield exceptions.SSLError(error)
     yield exceptions.ProxyError("Unable to connect to proxy", error)
-    yield exceptions.MaxRetryError(pool, "/", exceptions.ProxyError("Unable to connect to proxy", error))
+    yield exceptions.MaxRetryError(
+        pool, "/", exceptions.ProxyError("Unable to connect to proxy", error)
+    )
     yield caused
     yield exceptions.MaxRetryError(pool, "/", caused)
 
 
-@pytest.mark.parametrize(("code", "name"), [(code, name) for code, names in _NETWORK_ERRNOS.items() for name in names])
+@pytest.mark.parametrize(
+    ("code", "name"), [(code, name) for code, names in _NETWORK_ERRNOS.items() for name in names]
+)
 def test_every_errno_has_its_class_bare_and_wrapped(code: str, name: str) -> None:
     number = getattr(errno, name)
     for form in wrappings(OSError(number, os.strerror(number))):
@@ -365,10 +433,13 @@ def test_every_failed_look_up_is_dns_bare_and_wrapped(name: str) -> None:
     [
         error
         for _, error in inspect.getmembers(ssl, inspect.isclass)
-        if issubclass(error, ssl.SSLError) and error not in (ssl.SSLCertVerificationError, ssl.SSLEOFError)
+        if issubclass(error, ssl.SSLError)
+        and error not in (ssl.SSLCertVerificationError, ssl.SSLEOFError)
     ],
 )
-def test_every_other_ssl_error_is_a_failed_handshake_bare_and_wrapped(kind_of_error: type[ssl.SSLError]) -> None:
+def test_every_other_ssl_error_is_a_failed_handshake_bare_and_wrapped(
+    kind_of_error: type[ssl.SSLError],
+) -> None:
     for form in wrappings(kind_of_error(1, "no")):
         judged(cut("UploadPart", form), "offline", "tls")
 
@@ -394,9 +465,16 @@ def test_every_answer_that_breaks_off_is_a_reset_bare_and_wrapped(error: Excepti
 
 
 @pytest.mark.parametrize(
-    "error", [http.client.BadStatusLine("x"), http.client.LineTooLong("header"), http.client.UnknownProtocol("HTTP/9")]
+    "error",
+    [
+        http.client.BadStatusLine("x"),
+        http.client.LineTooLong("header"),
+        http.client.UnknownProtocol("HTTP/9"),
+    ],
 )
-def test_every_answer_that_is_no_http_counts_only_where_others_pass_bare_and_wrapped(error: Exception) -> None:
+def test_every_answer_that_is_no_http_counts_only_where_others_pass_bare_and_wrapped(
+    error: Exception,
+) -> None:
     for form in wrappings(error):
         judged(cut("UploadPart", form), "counted", "no_http")
 
@@ -405,7 +483,9 @@ def test_every_answer_that_is_no_http_counts_only_where_others_pass_bare_and_wra
 def test_every_lack_that_has_no_number_is_known_bare_and_wrapped(lack: Exception) -> None:
     for form in wrappings(lack):
         judged(
-            cut("UploadPart", form), "offline", "out_of_memory" if isinstance(lack, MemoryError) else "out_of_threads"
+            cut("UploadPart", form),
+            "offline",
+            "out_of_memory" if isinstance(lack, MemoryError) else "out_of_threads",
         )
 
 
@@ -426,7 +506,8 @@ def test_what_nobody_foresaw_is_an_error_of_its_call_and_quotes_nothing(call: st
 
 
 @pytest.mark.parametrize(
-    "error", [errors.FileChangedError("touched"), errors.GateClosedError("closed"), OSError(5, "EIO")]
+    "error",
+    [errors.FileChangedError("touched"), errors.GateClosedError("closed"), OSError(5, "EIO")],
 )
 def test_errors_of_the_agent_and_of_files_pass_the_border_as_they_are(error: Exception) -> None:
     with pytest.raises(type(error)) as raised, foreign("UploadPart"):
@@ -507,14 +588,18 @@ _OWN = [
 
 @pytest.mark.parametrize("code", TABLE)
 def test_every_row_tells_the_operator_what_to_do(code: str) -> None:
-    outcome = outcome_of(CloudError("UploadPart", code), attempts=1, max_attempts=5, others_passed=False)
+    outcome = outcome_of(
+        CloudError("UploadPart", code), attempts=1, max_attempts=5, others_passed=False
+    )
     assert outcome.fault is not None
     assert len(outcome.fault.hint) > 20
     assert outcome.closes is None or outcome.closes.hint == outcome.fault.hint
 
 
 @pytest.mark.parametrize("kind_of_error", _OWN)
-def test_every_error_of_the_agent_that_ends_in_a_document_has_a_hint(kind_of_error: type[errors.AgentError]) -> None:
+def test_every_error_of_the_agent_that_ends_in_a_document_has_a_hint(
+    kind_of_error: type[errors.AgentError],
+) -> None:
     outcome = outcome_of(kind_of_error("no"), attempts=1, max_attempts=5, others_passed=False)
     assert outcome.fault is None or outcome.fault.hint or outcome.event == "blocked_alone"
 

@@ -12,7 +12,14 @@ from typing import Any
 import pytest
 
 from agent.discovery import examine
-from agent.discovery.examine import Examiner, NotYet, SidecarRule, fingerprint, has_writer, sidecar_path
+from agent.discovery.examine import (
+    Examiner,
+    NotYet,
+    SidecarRule,
+    fingerprint,
+    has_writer,
+    sidecar_path,
+)
 from agent.model.errors import FileChangedError, RecordingError
 from agent.model.values import Damaged, Fingerprint, Recording
 from tests import recorders
@@ -46,7 +53,11 @@ def test_a_complete_file_is_a_recording(tmp_path: Path) -> None:
     found = recording(path)
     state = path.stat()
     assert (found.path, found.root, found.size) == (path, tmp_path, state.st_size)
-    assert (found.device, found.inode, found.mtime_ns) == (state.st_dev, state.st_ino, state.st_mtime_ns)
+    assert (found.device, found.inode, found.mtime_ns) == (
+        state.st_dev,
+        state.st_ino,
+        state.st_mtime_ns,
+    )
     assert found.fingerprint == fingerprint_of(path)
     assert found.tail.metadata == {"keystone": {"episode_id": "e1"}}
     assert (found.sidecar, found.own_tags) == (None, {})
@@ -113,7 +124,9 @@ def test_a_small_file_s_fingerprint_covers_all_of_it(tmp_path: Path, size: int) 
 
 
 @pytest.mark.parametrize("size", [3 * 65536 + 1, 1_000_000])
-def test_a_large_file_s_fingerprint_covers_first_middle_and_last_64_kib(tmp_path: Path, size: int) -> None:
+def test_a_large_file_s_fingerprint_covers_first_middle_and_last_64_kib(
+    tmp_path: Path, size: int
+) -> None:
     content = os.urandom(size)
     path = tmp_path / "a"
     path.write_bytes(content)
@@ -152,7 +165,9 @@ def test_a_file_that_changes_under_the_look_is_still_recording(
     assert why(look(path)) == "recording"
 
 
-def test_the_bytes_are_read_once_as_long_as_they_stay(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_bytes_are_read_once_as_long_as_they_stay(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     reads: list[int] = []
 
     def counted(descriptor: int, size: int) -> Fingerprint:
@@ -194,7 +209,12 @@ def test_a_sidecar_is_read_with_its_numbers_as_they_are(tmp_path: Path) -> None:
     found = look(path, "optional")
     assert isinstance(found, Recording)
     assert found.sidecar is not None
-    assert found.sidecar.content == {"whole": 12345678901234567890123, "other": 1.0, "e": 1000.0, "text": "ä😀"}
+    assert found.sidecar.content == {
+        "whole": 12345678901234567890123,
+        "other": 1.0,
+        "e": 1000.0,
+        "text": "ä😀",
+    }
     assert isinstance(found.sidecar.content["whole"], int)
     assert isinstance(found.sidecar.content["other"], float)
     assert (found.sidecar.sha256, found.sidecar.fault) == (hashlib.sha256(raw).hexdigest(), "")
@@ -254,7 +274,9 @@ def test_a_linked_sidecar_is_skipped_like_any_link(tmp_path: Path) -> None:
     assert recording(path).sidecar is None
 
 
-def test_an_unreadable_sidecar_is_an_error_of_the_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_unreadable_sidecar_is_an_error_of_the_disk(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     path = recorders.write_mcap(tmp_path / "a.mcap")
     recorders.write_sidecar(path)
 
@@ -270,7 +292,9 @@ def test_an_axon_recording_waits_for_done_or_a_sidecar(tmp_path: Path) -> None:
     path = tmp_path / "a.mcap"
     steps = recorders.axon_steps(path)
     assert next(steps) == "footer"
-    assert isinstance(look(path), Recording)  # nothing tells yet that Axon wrote it: settling is what protects it
+    assert isinstance(
+        look(path), Recording
+    )  # nothing tells yet that Axon wrote it: settling is what protects it
     assert next(steps) == "metadata"
     assert why(look(path)) == "done_marker"
     assert isinstance(look(path, done_overdue=True), Recording)
@@ -319,10 +343,16 @@ def test_a_compressed_file_needs_its_magic(tmp_path: Path) -> None:
 
 
 def test_a_compressed_split_has_the_split_s_sidecar(tmp_path: Path) -> None:
-    assert sidecar_path(tmp_path / "a.b.mcap.zstd") == sidecar_path(tmp_path / "a.b.mcap") == tmp_path / "a.b.json"
+    assert (
+        sidecar_path(tmp_path / "a.b.mcap.zstd")
+        == sidecar_path(tmp_path / "a.b.mcap")
+        == tmp_path / "a.b.json"
+    )
 
 
-def test_a_folder_that_was_swapped_for_a_link_hides_recording_and_sidecar_alike(tmp_path: Path) -> None:
+def test_a_folder_that_was_swapped_for_a_link_hides_recording_and_sidecar_alike(
+    tmp_path: Path,
+) -> None:
     private, root = tmp_path / "private", tmp_path / "root"
     private.mkdir()
     root.mkdir()
@@ -344,7 +374,9 @@ def test_a_done_marker_that_is_a_link_proves_nothing(tmp_path: Path) -> None:
     assert why(look(path)) == "done_marker"
 
 
-def test_a_complete_file_with_a_writer_is_not_taken_until_nobody_waits_any_longer(tmp_path: Path) -> None:
+def test_a_complete_file_with_a_writer_is_not_taken_until_nobody_waits_any_longer(
+    tmp_path: Path,
+) -> None:
     path = recorders.write_mcap(tmp_path / "a.mcap")
     with path.open("r+b"):
         assert why(look(path)) == "writer"
@@ -379,7 +411,7 @@ def test_a_writer_that_comes_during_the_probe_harms_nobody(tmp_path: Path) -> No
     program = (
         "import fcntl, sys, threading\n"
         "from pathlib import Path\n"
-        "from agent.flow import examine\n"
+        "from agent.discovery import examine\n"
         "class Slow:\n"
         "    def __getattr__(self, name): return getattr(fcntl, name)\n"
         "    def fcntl(self, descriptor, command, value=0):\n"
@@ -397,7 +429,9 @@ def test_a_writer_that_comes_during_the_probe_harms_nobody(tmp_path: Path) -> No
         assert probe.stdin is not None
         assert probe.stdout is not None
         assert probe.stdout.readline() == "held\n"
-        with pytest.raises(BlockingIOError):  # the open that breaks the lease: it is told of it, and does not wait
+        with pytest.raises(
+            BlockingIOError
+        ):  # the open that breaks the lease: it is told of it, and does not wait
             os.open(path, os.O_WRONLY | os.O_NONBLOCK)
         assert probe.communicate("\n", timeout=10)[0] == "False\n"
         assert probe.returncode == 0
@@ -405,14 +439,22 @@ def test_a_writer_that_comes_during_the_probe_harms_nobody(tmp_path: Path) -> No
 
 def test_several_threads_may_look(tmp_path: Path) -> None:
     examiner = Examiner([tmp_path], "optional")
-    paths = [recorders.write_mcap(tmp_path / f"{number}.mcap", size=1000, seed=number) for number in range(20)]
+    paths = [
+        recorders.write_mcap(tmp_path / f"{number}.mcap", size=1000, seed=number)
+        for number in range(20)
+    ]
     for path in paths:
         recorders.write_sidecar(path, {"n": path.stem})
     found: list[Any] = []
-    threads = [threading.Thread(target=lambda: found.extend(examiner.look(path) for path in paths)) for _ in range(4)]
+    threads = [
+        threading.Thread(target=lambda: found.extend(examiner.look(path) for path in paths))
+        for _ in range(4)
+    ]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
     assert len(found) == 80
-    assert all(json.loads(json.dumps(item.sidecar.content)) == {"n": item.path.stem} for item in found)
+    assert all(
+        json.loads(json.dumps(item.sidecar.content)) == {"n": item.path.stem} for item in found
+    )

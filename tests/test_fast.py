@@ -55,7 +55,9 @@ def fast(folder: Path, content: str, *arguments: str) -> subprocess.CompletedPro
     (folder / "pytest.ini").write_text("[pytest]\ntestpaths = .\naddopts = --strict-markers\n")
     environ = {**os.environ, "PYTHONPATH": str(REPOSITORY)}
     command = [sys.executable, "-m", "pytest", "-p", "tests.fast", "--fast", *arguments]
-    return subprocess.run(command, cwd=folder, env=environ, capture_output=True, text=True, check=False, timeout=100)
+    return subprocess.run(
+        command, cwd=folder, env=environ, capture_output=True, text=True, check=False, timeout=100
+    )
 
 
 def test_what_starts_a_process_or_is_slow_is_left_out(tmp_path: Path) -> None:
@@ -64,7 +66,9 @@ def test_what_starts_a_process_or_is_slow_is_left_out(tmp_path: Path) -> None:
     assert ran.returncode == 0
 
 
-def test_a_fast_test_that_starts_a_process_fails_whatever_it_makes_of_the_refusal(tmp_path: Path) -> None:
+def test_a_fast_test_that_starts_a_process_fails_whatever_it_makes_of_the_refusal(
+    tmp_path: Path,
+) -> None:
     ran = fast(tmp_path, HIDDEN, "test_it.py")
     assert "1 failed" in ran.stdout
     assert "is a fast test and starts a process" in ran.stdout

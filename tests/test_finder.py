@@ -10,7 +10,7 @@ import pytest
 
 from agent.discovery.discover import Discover
 from agent.discovery.examine import Examiner
-from agent.dispatch.discovery_loop import Finder
+from agent.dispatch.discovery_loop import DiscoveryLoop
 from agent.dispatch.intake import Intake
 from agent.model.errors import HistoryFullError
 from agent.model.object_key import object_key
@@ -38,7 +38,9 @@ class Found:
     def __init__(self, root: Path) -> None:
         self.clock = FakeClock()
         self.history = MemoryHistory(self.clock)
-        self.intake = Broken(history=self.history, clock=self.clock, device_id="robot", snapshot=lambda _: "")
+        self.intake = Broken(
+            history=self.history, clock=self.clock, device_id="robot", snapshot=lambda _: ""
+        )
         self.discover = Discover(
             Examiner([root], "ignore"),
             self.clock,
@@ -52,7 +54,7 @@ class Found:
             unfinished_minutes=10,
         )
         self.sightings: queue.Queue[Sighting | None] = queue.Queue()
-        self.finder = Finder(self.discover, self.intake, self.sightings, self.clock)
+        self.finder = DiscoveryLoop(self.discover, self.intake, self.sightings, self.clock)
 
     def pass_time(self, seconds: float) -> None:
         """Look whenever something is due."""
@@ -104,7 +106,12 @@ def test_what_could_not_be_written_down_for_whatever_reason_is_found_again(found
 
 
 def test_documents_are_made_of_recordings_of_any_date(wide: Path) -> None:
-    dates = {"far.mcap": 2**62, "2300.mcap": 10_413_792_000, "1653.mcap": -10_000_000_000, "before.mcap": -(2**62)}
+    dates = {
+        "far.mcap": 2**62,
+        "2300.mcap": 10_413_792_000,
+        "1653.mcap": -10_000_000_000,
+        "before.mcap": -(2**62),
+    }
     for seed, (name, seconds) in enumerate(dates.items()):
         recorders.dated(write_mcap(wide / name, seed=seed), seconds)
     found = Found(wide)
@@ -117,7 +124,9 @@ def test_documents_are_made_of_recordings_of_any_date(wide: Path) -> None:
         "far.mcap": "9999-12-31T23:59:59.000Z",
     }
     assert [Path(log.path).name for log in documents] == list(reversed(dates))
-    assert [object_key("{date}", log, [wide]) for log in documents] == [log.mtime[:10] for log in documents]
+    assert [object_key("{date}", log, [wide]) for log in documents] == [
+        log.mtime[:10] for log in documents
+    ]
 
 
 class Waits(queue.Queue[Sighting | None]):
@@ -132,9 +141,11 @@ class Waits(queue.Queue[Sighting | None]):
         return super().get(block=False)
 
 
-def test_no_wait_is_longer_than_the_platform_can_count(found: Found, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_wait_is_longer_than_the_platform_can_count(
+    found: Found, monkeypatch: pytest.MonkeyPatch
+) -> None:
     waits = Waits()
-    finder = Finder(found.discover, found.intake, waits, found.clock)
+    finder = DiscoveryLoop(found.discover, found.intake, waits, found.clock)
     for due in (math.inf, 1e300, -math.inf):
         monkeypatch.setattr(found.discover, "next_step", lambda due=due: due)
         finder.once()
@@ -158,7 +169,9 @@ def test_a_full_disk_is_told_and_nothing_is_lost(found: Found) -> None:
     assert found.queued() == {"a.mcap", "b.mcap", "c.mcap"}
 
 
-def test_all_that_one_look_has_found_is_written_at_once_and_found_again_when_that_fails(found: Found) -> None:
+def test_all_that_one_look_has_found_is_written_at_once_and_found_again_when_that_fails(
+    found: Found,
+) -> None:
     writes: list[str] = []
     found.history.before = writes.append
     found.history.full = True

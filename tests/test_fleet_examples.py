@@ -43,7 +43,10 @@ T = TypeVar("T", bound=Callable[..., None])
 
 def on_a_debian(test: T) -> T:
     """Where none can be had, the test is skipped; the first of all makes it, which takes minutes."""
-    for mark in (pytest.mark.timeout(600), pytest.mark.skipif(bool(debian.CANT), reason=debian.CANT)):
+    for mark in (
+        pytest.mark.timeout(600),
+        pytest.mark.skipif(bool(debian.CANT), reason=debian.CANT),
+    ):
         test = mark(test)
     return test
 
@@ -57,7 +60,9 @@ def with_key(device: str) -> str:
 
 @pytest.mark.skipif(shutil.which("shellcheck") is None, reason="no shellcheck here")
 def test_the_installer_is_sound_to_shellcheck() -> None:
-    told = subprocess.run(["shellcheck", FLEET / "install.sh"], capture_output=True, text=True, check=False)
+    told = subprocess.run(
+        ["shellcheck", FLEET / "install.sh"], capture_output=True, text=True, check=False
+    )
     assert (told.returncode, told.stdout) == (0, "")
 
 
@@ -67,7 +72,10 @@ def test_the_installer_is_sound_to_shellcheck() -> None:
         ([], "--package is missing"),
         (["--package"], "--package needs a value"),
         (["--packages", "x"], "--packages is not known"),
-        (["--package", "x", "--endpoints", "y", "--gateway", "https://z"], "--endpoints or addresses, not both"),
+        (
+            ["--package", "x", "--endpoints", "y", "--gateway", "https://z"],
+            "--endpoints or addresses, not both",
+        ),
         (["--package", "x", "--auth", "https://z"], "--gateway is missing"),
         (["--package", "http://z/a.deb"], "a package that comes over http needs --sha256"),
         (["--package", "x", "--endpoints", "http://z/e.json"], "it says where recordings go"),
@@ -76,7 +84,11 @@ def test_the_installer_is_sound_to_shellcheck() -> None:
 )
 def test_the_installer_says_how_it_is_used(arguments: list[str], said: str) -> None:
     told = subprocess.run(
-        ["sh", FLEET / "install.sh", *arguments], capture_output=True, text=True, timeout=60, check=False
+        ["sh", FLEET / "install.sh", *arguments],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
     )
     assert (told.returncode, told.stdout) == (2, "")
     assert said in told.stderr
@@ -85,7 +97,12 @@ def test_the_installer_says_how_it_is_used(arguments: list[str], said: str) -> N
 
 def empty_package(work: Path, package: Path, **changed: str) -> None:
     """Build a package of nothing that says of itself what it is told to."""
-    fields = {"Package": "keystone-agent", "Version": "1", "Architecture": "all", "Maintainer": "x <x@x>"}
+    fields = {
+        "Package": "keystone-agent",
+        "Version": "1",
+        "Architecture": "all",
+        "Maintainer": "x <x@x>",
+    }
     (work / "made/DEBIAN").mkdir(parents=True)
     control = "".join(f"{name}: {text}\n" for name, text in {**fields, **changed}.items())
     (work / "made/DEBIAN/control").write_text(f"{control}Description: x\n")
@@ -107,21 +124,37 @@ class Installer:
         """What the file of endpoints says."""
         self.robot.path("/srv/endpoints.json").write_text(content)
 
-    def run(self, *arguments: str, code: int = 0, package: str = "", endpoints: str = "/srv/endpoints.json") -> str:
+    def run(
+        self,
+        *arguments: str,
+        code: int = 0,
+        package: str = "",
+        endpoints: str = "/srv/endpoints.json",
+    ) -> str:
         """All that it says."""
-        given = ["--package", package or self.package, *(["--endpoints", endpoints] if endpoints else [])]
+        given = [
+            "--package",
+            package or self.package,
+            *(["--endpoints", endpoints] if endpoints else []),
+        ]
         return self.robot.run("sh", "/srv/install.sh", *given, *arguments, code=code)
 
 
 @on_a_debian
-def test_one_robot_is_installed_again_and_again_and_keeps_its_key(robot: Debian, package: Path, tmp_path: Path) -> None:
+def test_one_robot_is_installed_again_and_again_and_keeps_its_key(
+    robot: Debian, package: Path, tmp_path: Path
+) -> None:
     installer = Installer(robot, package)
     profile = robot.path(PROFILE)
 
-    assert "is not what --sha256 says: nothing was changed" in installer.run("--sha256", "0" * 64, code=1)
+    assert "is not what --sha256 says: nothing was changed" in installer.run(
+        "--sha256", "0" * 64, code=1
+    )
     assert not robot.path("/usr/bin/keystone-agent").is_symlink()
     empty_package(tmp_path, robot.path("/srv/older.deb"), Version="0.0.9")
-    assert "keystone-agent 0.0.9 is installed" in installer.run(package="/srv/older.deb", endpoints="")
+    assert "keystone-agent 0.0.9 is installed" in installer.run(
+        package="/srv/older.deb", endpoints=""
+    )
     assert not profile.exists()
 
     said = installer.run("--sha256", installer.sum)
@@ -132,11 +165,16 @@ def test_one_robot_is_installed_again_and_again_and_keeps_its_key(robot: Debian,
     assert robot.run("stat", "-c", "%a %U:%G", PROFILE) == "600 keystone-agent:keystone-agent\n"
     before = robot.files()
     again = installer.run("--sha256", installer.sum)
-    assert f"keystone-agent {__version__} is installed already\nendpoints: {PROFILE} has them already\n" in again
+    assert (
+        f"keystone-agent {__version__} is installed already\nendpoints: {PROFILE} has them already\n"
+        in again
+    )
     assert robot.files() == before
 
     # Another platform, until there is a key; addresses do as well as a file.
-    said = installer.run("--gateway", "https://other.example.org", "--auth", "https://auth.example.org", endpoints="")
+    said = installer.run(
+        "--gateway", "https://other.example.org", "--auth", "https://auth.example.org", endpoints=""
+    )
     assert f"endpoints: {PROFILE}\n" in said
     other = "https://other.example.org"
     assert json.loads(profile.read_text())["endpoints"] == {
@@ -146,7 +184,9 @@ def test_one_robot_is_installed_again_and_again_and_keeps_its_key(robot: Debian,
     }
     # What the installer lays as the agent's user, another user can't read meanwhile: it may hold keys.
     looks = robot.path("/usr/local/sbin/runuser")
-    looks.write_text('#!/bin/sh\nfind /tmp -perm -o=x -name "tmp.*" >>/srv/open\nexec /usr/sbin/runuser "$@"\n')
+    looks.write_text(
+        '#!/bin/sh\nfind /tmp -perm -o=x -name "tmp.*" >>/srv/open\nexec /usr/sbin/runuser "$@"\n'
+    )
     looks.chmod(0o755)
     installer.endpoints(with_key("robot-7"))
     assert KEY not in installer.run()
@@ -156,13 +196,18 @@ def test_one_robot_is_installed_again_and_again_and_keeps_its_key(robot: Debian,
     assert json.loads(profile.read_text()) == json.loads(with_key("robot-7"))
     assert KEY not in said
 
-    assert f"{__version__} is installed, which is newer than 0.0.9" in installer.run(package="/srv/older.deb", code=1)
+    assert f"{__version__} is installed, which is newer than 0.0.9" in installer.run(
+        package="/srv/older.deb", code=1
+    )
 
     profile.unlink()
     for content, why in (
         ("{", "is no JSON of the kind"),
         ("[]", "has no endpoints"),
-        (json.dumps({"endpoints": {"gateway": "https://x", "auth": "https://x"}}), "has no deviceInit"),
+        (
+            json.dumps({"endpoints": {"gateway": "https://x", "auth": "https://x"}}),
+            "has no deviceInit",
+        ),
     ):
         installer.endpoints(content)
         assert why in installer.run(code=1)
@@ -170,7 +215,10 @@ def test_one_robot_is_installed_again_and_again_and_keeps_its_key(robot: Debian,
     profile.write_text(KEY)
     installer.endpoints(json.dumps(ENDPOINTS))
     said = installer.run(code=1)
-    assert "can not be read or written by keystone-agent (JSONDecodeError): nothing was changed" in said
+    assert (
+        "can not be read or written by keystone-agent (JSONDecodeError): nothing was changed"
+        in said
+    )
     assert KEY not in said
     assert profile.read_text() == KEY
     robot.path(f"{CONFIG}/agent.toml.d/wrong.toml").write_text("[watch]\nroot = 1\n")
@@ -182,9 +230,13 @@ def test_each_thing_that_keeps_the_installer_from_its_work_is_said(
     robot: Debian, package: Path, tmp_path: Path
 ) -> None:
     installer = Installer(robot, package)
-    assert "the package is not there: /srv/none.deb" in installer.run(package="/srv/none.deb", code=1)
+    assert "the package is not there: /srv/none.deb" in installer.run(
+        package="/srv/none.deb", code=1
+    )
     assert "the endpoints file is not there: /none" in installer.run(endpoints="/none", code=1)
-    assert "endpoints.json is no Debian package" in installer.run(package="/srv/endpoints.json", code=1)
+    assert "endpoints.json is no Debian package" in installer.run(
+        package="/srv/endpoints.json", code=1
+    )
     for field, value, said in (
         ("Package", "other", "is the package other, not keystone-agent"),
         ("Architecture", "riscv64", "is for riscv64, this robot is "),
@@ -194,12 +246,25 @@ def test_each_thing_that_keeps_the_installer_from_its_work_is_said(
     assert "can't be fetched from https://127.0.0.1:1/a.deb: " in installer.run(
         package="https://me:secret@127.0.0.1:1/a.deb?X-Signature=secret", code=1
     )
-    assert "is no address such as" in installer.run("--gateway", "https://x/y", endpoints="", code=2)
+    assert "is no address such as" in installer.run(
+        "--gateway", "https://x/y", endpoints="", code=2
+    )
     script = robot.path("/srv/install.sh")
     shutil.copyfile(FLEET / "install.sh", script)
     script.chmod(0o644)
-    as_nobody = ("setpriv", "--reuid=65534", "--clear-groups", "sh", "/srv/install.sh", "--package", "x")
-    assert robot.run(*as_nobody, code=1) == "install.sh: only root can install it: sudo sh install.sh …\n"
+    as_nobody = (
+        "setpriv",
+        "--reuid=65534",
+        "--clear-groups",
+        "sh",
+        "/srv/install.sh",
+        "--package",
+        "x",
+    )
+    assert (
+        robot.run(*as_nobody, code=1)
+        == "install.sh: only root can install it: sudo sh install.sh …\n"
+    )
     assert not robot.path("/usr/bin/keystone-agent").is_symlink(), "nothing was changed so far"
 
 
@@ -216,7 +281,9 @@ def served(folder: Path, robot: Debian) -> Iterator[str]:
     authority.issue_cert("127.0.0.1", "downloads.example.org").configure_cert(context)
     trusted = robot.path("/etc/ssl/certs/ca-certificates.crt")
     trusted.write_bytes(trusted.read_bytes() + authority.cert_pem.bytes())
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), partial(_Quiet, directory=str(folder))) as server:
+    with http.server.ThreadingHTTPServer(
+        ("127.0.0.1", 0), partial(_Quiet, directory=str(folder))
+    ) as server:
         server.socket = context.wrap_socket(server.socket, server_side=True)
         threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True).start()
         try:
@@ -254,7 +321,9 @@ def test_the_installer_and_cloud_init_take_their_files_from_a_server(
 
         profile = robot.path(PROFILE)
         profile.unlink()
-        said = Installer(robot, package).run(package=f"{url}/{package.name}", endpoints=f"{url}/endpoints.json")
+        said = Installer(robot, package).run(
+            package=f"{url}/{package.name}", endpoints=f"{url}/endpoints.json"
+        )
         assert f"keystone-agent {__version__} is installed already\nendpoints: {PROFILE}\n" in said
         assert json.loads(profile.read_text()) == ENDPOINTS
 
@@ -336,7 +405,8 @@ class Fleet:
         assert told.returncode == 0, told.stdout[-6000:] + told.stderr[-2000:]
         recap = told.stdout.rpartition("PLAY RECAP")[2]
         return {
-            name: int(changed) for name, changed in re.findall(r"^(\S+) +: ok=\d+ +changed=(\d+)", recap, re.MULTILINE)
+            name: int(changed)
+            for name, changed in re.findall(r"^(\S+) +: ok=\d+ +changed=(\d+)", recap, re.MULTILINE)
         }
 
 
@@ -346,7 +416,9 @@ def test_ansible_rolls_out_to_robots_of_which_it_knows_the_names_alone(
     robot: Debian, shared: Path, package: Path, older: Path, tmp_path: Path
 ) -> None:
     other = Debian(shared / "base", tmp_path / "other")
-    names = list(yaml.safe_load((FLEET / "ansible/inventory.example.yml").read_text())["robots"]["hosts"])
+    names = list(
+        yaml.safe_load((FLEET / "ansible/inventory.example.yml").read_text())["robots"]["hosts"]
+    )
     robots = dict(zip(names, (robot, other), strict=True))
     try:
         fleet = Fleet(tmp_path / "fleet", robots)
@@ -369,7 +441,10 @@ def test_ansible_rolls_out_to_robots_of_which_it_knows_the_names_alone(
                     "ReadWritePaths=-/data/recordings",
                     "ReadWritePaths=-/srv/bags",
                 ]
-                assert one.run("id", "-nG", "keystone-agent").split() == ["keystone-agent", "recorder"]
+                assert one.run("id", "-nG", "keystone-agent").split() == [
+                    "keystone-agent",
+                    "recorder",
+                ]
                 shown = json.loads(one.run("keystone-agent", "config", "show", "--json"))
                 assert shown["watch"]["roots"] == settings["keystone_agent_roots"]
                 assert f"ok  device id: {name}" in one.run("keystone-agent", "check", code=1)

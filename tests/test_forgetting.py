@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
-from agent.model.values import Answer, Damaged, Debt, Fault, Recording, Status, SyncLog
+from agent.model.values import Answer, Damaged, Fault, Orphan, Recording, Status, SyncLog
 from agent.retention import history_expiry as forgetting
-from agent.retention.history_expiry import Forgetting
+from agent.retention.history_expiry import HistoryExpiry
 from tests.contracts.history import document
 from tests.recorders import damaged, write_mcap
 from tests.robot import BUILT, WatchingRobot
@@ -26,7 +26,7 @@ class ForgetfulRobot(WatchingRobot):
     def restart(self) -> None:
         super().restart()
         (self.folder / "notes").mkdir(exist_ok=True)
-        self.forgetting = Forgetting(
+        self.forgetting = HistoryExpiry(
             history=self.history,
             clock=self.clock,
             roots=self.roots,
@@ -55,7 +55,9 @@ class ForgetfulRobot(WatchingRobot):
 
     def add(self, name: str, **fields: Any) -> SyncLog:
         """A document of a recording that lies nowhere."""
-        return self.history.add(document(name, **{"path": str(self.folder / f"{name}.mcap"), **fields}))
+        return self.history.add(
+            document(name, **{"path": str(self.folder / f"{name}.mcap"), **fields})
+        )
 
     def end(self, log: SyncLog) -> None:
         self.history.move(log.id, "claimed")
@@ -75,7 +77,9 @@ def robot(tmp_path: Path) -> ForgetfulRobot:
     return ForgetfulRobot(tmp_path / "data")
 
 
-def test_what_has_been_gone_for_keep_days_is_forgotten_and_not_a_day_earlier(robot: ForgetfulRobot) -> None:
+def test_what_has_been_gone_for_keep_days_is_forgotten_and_not_a_day_earlier(
+    robot: ForgetfulRobot,
+) -> None:
     path = robot.uploaded()
     mark = robot.newest(path).fingerprint
     path.unlink()
@@ -101,10 +105,16 @@ def test_what_was_uploaded_and_forgotten_is_not_sent_again_when_its_disk_is_put_
     # Asked for, it goes all the same.
     assert robot.ask(path).status == "accepted"
     robot.days(1)
-    assert (robot.newest(path).id, robot.newest(path).resync, robot.newest(path).status) == (2, True, "completed")
+    assert (robot.newest(path).id, robot.newest(path).resync, robot.newest(path).status) == (
+        2,
+        True,
+        "completed",
+    )
 
 
-def test_what_failed_for_good_is_forgotten_whole_and_is_new_when_it_comes_again(robot: ForgetfulRobot) -> None:
+def test_what_failed_for_good_is_forgotten_whole_and_is_new_when_it_comes_again(
+    robot: ForgetfulRobot,
+) -> None:
     path = write_mcap(robot.folder / "a.mcap")
     robot.profiles.profiles.clear()
     robot.settle()
@@ -134,7 +144,9 @@ def test_a_recording_on_the_disk_is_never_forgotten_wherever_it_lies(robot: Forg
     assert not robot.history.absences().since
 
 
-def test_a_file_that_was_not_examined_may_be_any_recording_of_its_size(robot: ForgetfulRobot) -> None:
+def test_a_file_that_was_not_examined_may_be_any_recording_of_its_size(
+    robot: ForgetfulRobot,
+) -> None:
     path = robot.uploaded()
     (robot.folder / "notes" / "b.mcap").write_bytes(path.read_bytes())
     path.unlink()
@@ -170,7 +182,9 @@ def test_a_recording_that_comes_back_begins_anew(robot: ForgetfulRobot) -> None:
 
 
 @pytest.mark.parametrize("away", ["empty", "missing"])
-def test_days_on_which_the_watched_folder_is_away_do_not_count(robot: ForgetfulRobot, away: str) -> None:
+def test_days_on_which_the_watched_folder_is_away_do_not_count(
+    robot: ForgetfulRobot, away: str
+) -> None:
     path = robot.uploaded()
     path.unlink()
     robot.days(2)
@@ -189,7 +203,9 @@ def test_days_on_which_the_watched_folder_is_away_do_not_count(robot: ForgetfulR
     assert not robot.history.documents
 
 
-def test_what_is_below_no_watched_folder_any_more_is_not_forgotten(robot: ForgetfulRobot, tmp_path: Path) -> None:
+def test_what_is_below_no_watched_folder_any_more_is_not_forgotten(
+    robot: ForgetfulRobot, tmp_path: Path
+) -> None:
     log = robot.add("x", path=str(tmp_path / "old" / "x.mcap"))
     robot.end(log)
     robot.days(4 * KEEP)
@@ -214,7 +230,10 @@ def test_restarts_and_a_date_that_stands_still_count_no_day(robot: ForgetfulRobo
         robot.forgetting.forget()
         robot.restart()
     assert robot.history.absences().day == 1
-    assert robot.history.absences().date == datetime.fromtimestamp(robot.clock.now(), timezone.utc).date().isoformat()
+    assert (
+        robot.history.absences().date
+        == datetime.fromtimestamp(robot.clock.now(), timezone.utc).date().isoformat()
+    )
 
 
 def test_days_go_on_across_restarts(robot: ForgetfulRobot) -> None:
@@ -240,7 +259,18 @@ def test_what_may_still_happen_and_what_is_owed_is_never_forgotten(robot: Forget
     old = robot.add("a")
     robot.end(old)
     waiting = robot.add("a", resync=True)
-    robot.history.owe(Debt(0, "asset", "logical", "upload", "multipart", "key", "gave_up", "2026-09-21T14:30:00.000Z"))
+    robot.history.owe(
+        Orphan(
+            0,
+            "asset",
+            "logical",
+            "upload",
+            "multipart",
+            "key",
+            "gave_up",
+            "2026-09-21T14:30:00.000Z",
+        )
+    )
     robot.profiles.profiles.clear()  # nothing is sent, nothing is paid
     for _ in range(4 * KEEP):
         robot.clock.advance(DAY)
@@ -275,7 +305,9 @@ def test_what_is_asked_for_again_while_the_agent_looks_is_not_forgotten(
     assert not robot.history.documents
 
 
-def test_the_oldest_go_first_and_only_so_many_in_a_day(robot: ForgetfulRobot, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_oldest_go_first_and_only_so_many_in_a_day(
+    robot: ForgetfulRobot, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(forgetting, "_MOST", 4)
     monkeypatch.setattr(forgetting, "_BATCH", 3)
     for number in range(10):
@@ -291,7 +323,9 @@ def test_the_oldest_go_first_and_only_so_many_in_a_day(robot: ForgetfulRobot, mo
     assert not robot.history.absences().since
 
 
-def test_a_full_disk_lets_the_day_pass_uncounted(robot: ForgetfulRobot, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_full_disk_lets_the_day_pass_uncounted(
+    robot: ForgetfulRobot, monkeypatch: pytest.MonkeyPatch
+) -> None:
     robot.end(robot.add("a"))
     robot.days(KEEP)
     robot.history.full = True

@@ -22,11 +22,11 @@ from minio import Minio
 from minio.error import S3Error
 
 from agent.devcloud import sigv4
-from agent.devcloud.admission import Admission, RefusedError
-from agent.devcloud.bucket import Bucket
-from agent.devcloud.ledger import Device, Lease, Ledger
+from agent.devcloud.admission import Admission, NotAdmittedError
+from agent.devcloud.bucket import DevBucket
+from agent.devcloud.ledger import Device, IssuedLease, Ledger
 from agent.devcloud.servers import Endpoint
-from agent.devcloud.store_proxy import Front, Pace
+from agent.devcloud.store_proxy import ByteRate, StoreProxy
 from tests import servers
 
 BUCKET = "recordings"
@@ -34,8 +34,12 @@ KEY = "robot-1/2025-06-30/an id/épisode+1.mcap"
 MIB = 1024 * 1024
 
 
-@pytest.fixture(scope="module", params=[name for name in servers.available() if name in {"rclone", "minio"}])
-def store(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[servers.S3Server]:
+@pytest.fixture(
+    scope="module", params=[name for name in servers.available() if name in {"rclone", "minio"}]
+)
+def store(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[servers.S3Server]:
     with servers.start(request.param, tmp_path_factory.mktemp(request.param)) as running:
         yield running
 
@@ -47,20 +51,27 @@ class Desk:
         self.clock = time.time()
         self.ledger = Ledger(folder / "platform.json", lambda: self.clock)
         self.endpoint = Endpoint(store.endpoint, store.access_key, store.secret_key)
-        self.root = Bucket(self.endpoint, BUCKET)
+        self.root = DevBucket(self.endpoint, BUCKET)
         self.root.ensure()
         self.lease = self.issue("DEV1")
-        self.front = Front(self.ledger, self.endpoint, now=lambda: self.clock, bandwidth=bandwidth)
+        self.front = StoreProxy(
+            self.ledger, self.endpoint, now=lambda: self.clock, bandwidth=bandwidth
+        )
         self.http = urllib3.PoolManager(retries=False, timeout=30)
 
-    def issue(self, access_key: str, seconds: float = 600) -> Lease:
-        lease = Lease(
-            access_key, f"secret of {access_key}", f"token of {access_key}", BUCKET, KEY, self.clock + seconds
+    def issue(self, access_key: str, seconds: float = 600) -> IssuedLease:
+        lease = IssuedLease(
+            access_key,
+            f"secret of {access_key}",
+            f"token of {access_key}",
+            BUCKET,
+            KEY,
+            self.clock + seconds,
         )
         self.ledger.put(lease)
         return lease
 
-    def client(self, lease: Lease | None = None) -> Minio:
+    def client(self, lease: IssuedLease | None = None) -> Minio:
         lease = lease or self.lease
         where = f"127.0.0.1:{self.front.port}"
         return Minio(
@@ -73,14 +84,18 @@ class Desk:
             http_client=self.http,
         )
 
-    def put(self, client: Minio, content: bytes = b"bytes", key: str = KEY, bucket: str = BUCKET) -> None:
+    def put(
+        self, client: Minio, content: bytes = b"bytes", key: str = KEY, bucket: str = BUCKET
+    ) -> None:
         client.put_object(bucket, key, io.BytesIO(content), len(content))
 
     def signed(self, method: str, query: str = "", **headers: str) -> tuple[str, dict[str, str]]:
         """Target and headers of a request with the lease's keys."""
         path = "/" + BUCKET + "/robot-1/2025-06-30/an%20id/%C3%A9pisode%2B1.mcap"
         named = {name.replace("_", "-"): value for name, value in headers.items()}
-        request = sigv4.Request(method, path, query, named | {"x-amz-security-token": self.lease.session_token})
+        request = sigv4.Request(
+            method, path, query, named | {"x-amz-security-token": self.lease.session_token}
+        )
         made = sigv4.sign(request, Endpoint(self.front.url, self.lease.id, self.lease.secret_key))
         return path + (f"?{query}" if query else ""), made
 
@@ -116,7 +131,10 @@ def test_signatures_are_those_of_the_example_that_amazon_publishes() -> None:
         },
     )
     made = sigv4.signature(
-        request, request.headers, "20130524/us-east-1/s3/aws4_request", "wJalrXUtnFEMI/K7MDENG/bPxRfiCYEXAMPLEKEY"
+        request,
+        request.headers,
+        "20130524/us-east-1/s3/aws4_request",
+        "wJalrXUtnFEMI/K7MDENG/bPxRfiCYEXAMPLEKEY",
     )
     assert made == "f0e8bdb87c964420e857bd35b5d6ed310bd44f0170aba48dd91039c6036bdb41"
 
@@ -150,7 +168,9 @@ def test_an_ended_lease_is_refused_and_a_fresh_one_for_the_same_object_passes(de
         ({"session_token": "guessed"}, "InvalidToken"),
     ],
 )
-def test_keys_that_are_not_the_leases_are_refused_by_name(desk: Desk, wrong: dict[str, str], code: str) -> None:
+def test_keys_that_are_not_the_leases_are_refused_by_name(
+    desk: Desk, wrong: dict[str, str], code: str
+) -> None:
     assert refusal(lambda: desk.put(desk.client(replace(desk.lease, **wrong)))) == code  # type: ignore[arg-type]  # all are text
 
 
@@ -160,7 +180,9 @@ def test_a_lease_opens_nothing_but_its_own_object(desk: Desk) -> None:
     assert refusal(lambda: desk.put(client, bucket="elsewhere")) == "AccessDenied"
     assert refusal(lambda: list(client.list_objects(BUCKET))) == "AccessDenied"
     assert refusal(lambda: client.remove_bucket(BUCKET)) == "AccessDenied"
-    assert refusal(lambda: client._list_multipart_uploads(BUCKET, prefix="robot-2")) == "AccessDenied"
+    assert (
+        refusal(lambda: client._list_multipart_uploads(BUCKET, prefix="robot-2")) == "AccessDenied"
+    )
     target, headers = desk.signed("PUT", x_amz_copy_source=f"/{BUCKET}/other")
     assert desk.http.request("PUT", desk.front.url + target, headers=headers).status == 403
 
@@ -182,8 +204,13 @@ def test_a_request_without_a_signature_is_refused(desk: Desk) -> None:
 def test_a_refused_head_has_no_body(desk: Desk) -> None:
     desk.clock += 600
     target, headers = desk.signed("HEAD")
-    with contextlib.closing(socket.create_connection(("127.0.0.1", desk.front.port), timeout=10)) as raw:
-        lines = [f"HEAD {target} HTTP/1.1", *(f"{name}: {value}" for name, value in headers.items())]
+    with contextlib.closing(
+        socket.create_connection(("127.0.0.1", desk.front.port), timeout=10)
+    ) as raw:
+        lines = [
+            f"HEAD {target} HTTP/1.1",
+            *(f"{name}: {value}" for name, value in headers.items()),
+        ]
         raw.sendall("\r\n".join([*lines, "connection: close", "", ""]).encode())
         answer = b"".join(iter(lambda: raw.recv(4096), b""))
     assert answer.startswith(b"HTTP/1.1 400 ")
@@ -213,8 +240,12 @@ def test_a_payload_other_than_the_signed_one_never_lands(desk: Desk) -> None:
     client = desk.client()
     desk.put(client, b"what was there")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("minio.api.sha256_hash", lambda _: hashlib.sha256(b"something else").hexdigest())
-        assert refusal(lambda: desk.put(client, b"damaged on the way")) == "XAmzContentSHA256Mismatch"
+        patch.setattr(
+            "minio.api.sha256_hash", lambda _: hashlib.sha256(b"something else").hexdigest()
+        )
+        assert (
+            refusal(lambda: desk.put(client, b"damaged on the way")) == "XAmzContentSHA256Mismatch"
+        )
     assert desk.root.read(KEY) == b"what was there"
 
 
@@ -226,7 +257,9 @@ def test_a_wrong_content_md5_reaches_the_store_which_refuses_it(desk: Desk) -> N
     assert b"BadDigest" in answer.data
 
 
-def test_checksums_reach_a_store_that_has_them_and_come_back(desk: Desk, store: servers.S3Server) -> None:
+def test_checksums_reach_a_store_that_has_them_and_come_back(
+    desk: Desk, store: servers.S3Server
+) -> None:
     if store.name != "minio":
         pytest.skip("rclone has no checksums")
     right = base64.b64encode(hashlib.sha256(b"bytes").digest()).decode()
@@ -259,9 +292,13 @@ def test_one_connection_serves_many_requests_also_after_a_refused_body(desk: Des
 
 def test_a_client_that_expects_to_be_asked_for_its_body_is_asked(desk: Desk) -> None:
     target, headers = desk.signed("PUT")
-    with contextlib.closing(socket.create_connection(("127.0.0.1", desk.front.port), timeout=10)) as raw:
+    with contextlib.closing(
+        socket.create_connection(("127.0.0.1", desk.front.port), timeout=10)
+    ) as raw:
         lines = [f"PUT {target} HTTP/1.1", *(f"{name}: {value}" for name, value in headers.items())]
-        raw.sendall("\r\n".join([*lines, "content-length: 5", "expect: 100-continue", "", ""]).encode())
+        raw.sendall(
+            "\r\n".join([*lines, "content-length: 5", "expect: 100-continue", "", ""]).encode()
+        )
         assert raw.recv(4096) == b"HTTP/1.1 100 Continue\r\n\r\n"
         raw.sendall(b"bytes")
         assert raw.recv(4096).startswith(b"HTTP/1.1 200 ")
@@ -294,10 +331,14 @@ def test_64_mib_stream_through_in_both_directions_with_flat_memory(desk: Desk) -
     tracemalloc.start()
     try:
         with contextlib.closing(sent):
-            sent.request("PUT", target, body=Zeros(size), headers=headers | {"content-length": str(size)})
+            sent.request(
+                "PUT", target, body=Zeros(size), headers=headers | {"content-length": str(size)}
+            )
             assert sent.getresponse().status == 200
             target, headers = desk.signed("GET")
-            answer = desk.http.request("GET", desk.front.url + target, headers=headers, preload_content=False)
+            answer = desk.http.request(
+                "GET", desk.front.url + target, headers=headers, preload_content=False
+            )
             received = sum(len(block) for block in answer.stream(64 * 1024))
         peak = tracemalloc.get_traced_memory()[1]
     finally:
@@ -314,7 +355,9 @@ def test_a_store_that_is_away_is_unavailable_until_it_is_back(desk: Desk) -> Non
     assert desk.root.read(KEY) == b"bytes"
 
 
-def test_stopping_cuts_connections_and_leaves_no_thread(desk: Desk, store: servers.S3Server, tmp_path: Path) -> None:
+def test_stopping_cuts_connections_and_leaves_no_thread(
+    desk: Desk, store: servers.S3Server, tmp_path: Path
+) -> None:
     before = set(threading.enumerate())
     other = Desk(store, tmp_path / ".." / tmp_path.name)
     other.put(other.client())
@@ -329,7 +372,9 @@ def test_stopping_cuts_connections_and_leaves_no_thread(desk: Desk, store: serve
     assert desk.front.port != other.front.port
 
 
-def test_stopping_does_not_wait_for_a_store_that_never_answers(store: servers.S3Server, tmp_path: Path) -> None:
+def test_stopping_does_not_wait_for_a_store_that_never_answers(
+    store: servers.S3Server, tmp_path: Path
+) -> None:
     desk = Desk(store, tmp_path)
     with socket.create_server(("127.0.0.1", 0)) as silent:
         desk.front.store = Endpoint(f"http://127.0.0.1:{silent.getsockname()[1]}")
@@ -369,7 +414,7 @@ def test_a_paced_link_is_shared_by_all_connections(store: servers.S3Server, tmp_
 
 
 def test_a_cut_link_lets_everybody_go() -> None:
-    pace = Pace(1)
+    pace = ByteRate(1)
     pace.cut()
     pace.take(10**9)  # would take thirty years
 
@@ -377,15 +422,17 @@ def test_a_cut_link_lets_everybody_go() -> None:
 def test_a_lease_ends_at_its_second_and_not_before(tmp_path: Path) -> None:
     clock = SimpleNamespace(now=float(int(time.time())))
     ledger = Ledger(tmp_path / "platform.json", lambda: clock.now)
-    lease = Lease("DEV1", "secret", "token", BUCKET, "key", clock.now + 1)
+    lease = IssuedLease("DEV1", "secret", "token", BUCKET, "key", clock.now + 1)
     ledger.put(lease)
     request = sigv4.Request("GET", f"/{BUCKET}/key", "", {"x-amz-security-token": "token"})
-    signed = replace(request, headers=sigv4.sign(request, Endpoint("http://store", "DEV1", "secret")))
+    signed = replace(
+        request, headers=sigv4.sign(request, Endpoint("http://store", "DEV1", "secret"))
+    )
     admission = Admission(ledger, lambda: clock.now)
     clock.now += 0.999
     assert admission.admit(signed) == lease
     clock.now += 0.001
-    with pytest.raises(RefusedError) as caught:
+    with pytest.raises(NotAdmittedError) as caught:
         admission.admit(signed)
     assert caught.value.code == "ExpiredToken"
 
@@ -397,4 +444,7 @@ def test_what_the_platform_remembers_survives_a_line_that_was_torn(tmp_path: Pat
     path.write_bytes(path.read_bytes() + b'{"kind": "Device", "id": "thr')
     again = Ledger(path, time.time)
     again.put(replace(second, refused="KEY_EXPIRED"))
-    assert [device.refused for device in Ledger(path, time.time).all(Device)] == ["KEY_DISABLED", "KEY_EXPIRED"]
+    assert [device.refused for device in Ledger(path, time.time).all(Device)] == [
+        "KEY_DISABLED",
+        "KEY_EXPIRED",
+    ]

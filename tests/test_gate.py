@@ -65,7 +65,9 @@ def test_one_probe_at_a_time_and_only_when_it_is_due(gate: Gate, clock: FakeCloc
     assert gate.begin_probe(1)
 
 
-def test_offline_probes_come_at_growing_distances_up_to_the_maximum(gate: Gate, clock: FakeClock) -> None:
+def test_offline_probes_come_at_growing_distances_up_to_the_maximum(
+    gate: Gate, clock: FakeClock
+) -> None:
     close(gate)
     waits = []
     for _ in range(9):
@@ -80,7 +82,9 @@ def test_offline_probes_come_at_growing_distances_up_to_the_maximum(gate: Gate, 
     assert waits == [30, 60, 120, 240, 480, 960, 1800, 1800, 1800]
 
 
-def test_blocked_probes_come_at_the_maximum_and_at_once_when_the_cause_changes(gate: Gate, clock: FakeClock) -> None:
+def test_blocked_probes_come_at_the_maximum_and_at_once_when_the_cause_changes(
+    gate: Gate, clock: FakeClock
+) -> None:
     close(gate, DENIED)
     clock.advance(1799)
     assert not gate.begin_probe(1)
@@ -96,7 +100,9 @@ def test_retry_after_is_honoured(gate: Gate, clock: FakeClock) -> None:
     assert gate.begin_probe(1)
 
 
-def test_a_probe_that_comes_through_whole_opens_the_gate_whatever_closed_it(gate: Gate, clock: FakeClock) -> None:
+def test_a_probe_that_comes_through_whole_opens_the_gate_whatever_closed_it(
+    gate: Gate, clock: FakeClock
+) -> None:
     close(gate, CloudError("CreateMultipartUpload", "refused"))
     clock.advance(30)
     assert gate.begin_probe(1)
@@ -116,7 +122,9 @@ def test_a_hold_stops_probes_too_until_it_is_released(gate: Gate, clock: FakeClo
     assert gate.begin_probe(1)
 
 
-def test_a_probe_is_due_exactly_while_some_document_may_begin_one(gate: Gate, clock: FakeClock) -> None:
+def test_a_probe_is_due_exactly_while_some_document_may_begin_one(
+    gate: Gate, clock: FakeClock
+) -> None:
     def agrees() -> bool:
         due = gate.probe_due()
         begun = [who for who in (1, 2) if not gate._probing and gate.begin_probe(who)]
@@ -146,7 +154,9 @@ def test_a_probe_is_due_exactly_while_some_document_may_begin_one(gate: Gate, cl
     assert agrees(), "whether it is that document's own fault is found out at once"
 
 
-def test_a_hold_that_stands_takes_the_new_reason_and_date_and_keeps_its_beginning(gate: Gate, clock: FakeClock) -> None:
+def test_a_hold_that_stands_takes_the_new_reason_and_date_and_keeps_its_beginning(
+    gate: Gate, clock: FakeClock
+) -> None:
     since = clock.monotonic()
     assert gate.hold("windows", "closed", next_probe=since + 60)
     clock.advance(10)
@@ -169,7 +179,9 @@ def test_it_knows_whether_others_passed_a_call_since(gate: Gate, clock: FakeCloc
     assert gate.others_passed("CompleteUpload", who=2, since=before - 1)
 
 
-@pytest.mark.parametrize(("attempt", "least", "most"), [(1, 30, 60), (2, 60, 90), (6, 960, 990), (7, 1800, 1800)])
+@pytest.mark.parametrize(
+    ("attempt", "least", "most"), [(1, 30, 60), (2, 60, 90), (6, 960, 990), (7, 1800, 1800)]
+)
 def test_a_delay_doubles_is_spread_and_capped(attempt: int, least: float, most: float) -> None:
     delays = Delays(base=30, maximum=1800, jitter=30)
     drawn = [delays.after(attempt) for _ in range(200)]

@@ -38,11 +38,15 @@ class TestFakeGateway(GatewayContract):
         store = FakeStore()
         other = DeviceProfile("robot-2", "api-key-2", {"site": "here"}, "", "")
         gateway = FakeGateway(store, FakeClock(), PROFILE, other)
-        return Platform(gateway, store, PROFILE, other, gateway.expire_tokens, gateway.expire_leases)
+        return Platform(
+            gateway, store, PROFILE, other, gateway.expire_tokens, gateway.expire_leases
+        )
 
 
 @pytest.fixture(scope="module", params=["wrapped", "raw", "none", "tls"])
-def cloud(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Platform]:
+def cloud(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Platform]:
     kind = request.param
     folder = tmp_path_factory.mktemp("cloud")
     options: dict[str, Any] = {"tls": True} if kind == "tls" else {"details": kind}
@@ -116,7 +120,9 @@ def at_script(script: Script) -> DeviceProfile:
     return at(f"127.0.0.1:{script.port}")
 
 
-def test_a_call_carries_the_bearer_token_and_what_is_asked(script: Script, gateway: GrpcGateway) -> None:
+def test_a_call_carries_the_bearer_token_and_what_is_asked(
+    script: Script, gateway: GrpcGateway
+) -> None:
     script.answer = lambda _request, _context: data_gateway_pb2.AbortUploadResponse()
     gateway.abort(at_script(script), TOKEN, "logical", "why")
     request, metadata = script.seen[0]
@@ -125,7 +131,10 @@ def test_a_call_carries_the_bearer_token_and_what_is_asked(script: Script, gatew
 
 
 def test_the_token_service_gets_no_metadata_of_ours(script: Script, gateway: GrpcGateway) -> None:
-    script.answer = lambda _request, _context: auth_pb2.ExchangeCredentialResponse(access_token="t", expires_at_unix=5)  # noqa: S106 - a test's
+    script.answer = lambda _request, _context: auth_pb2.ExchangeCredentialResponse(
+        access_token="t",  # noqa: S106 - a test
+        expires_at_unix=5,
+    )
     token = gateway.exchange(at_script(script))
     assert (token.value, token.expires_at) == ("t", 5.0)
     assert "authorization" not in script.seen[0][1]
@@ -133,7 +142,9 @@ def test_the_token_service_gets_no_metadata_of_ours(script: Script, gateway: Grp
 
 @pytest.mark.parametrize("name", ["DATA_GATEWAY_ERROR_CODE_UPLOAD_NOT_OWNED", "UPLOAD_NOT_OWNED"])
 @pytest.mark.parametrize("form", ["wrapped", "raw", "message"])
-def test_the_platforms_code_is_found_in_each_form(script: Script, gateway: GrpcGateway, name: str, form: str) -> None:
+def test_the_platforms_code_is_found_in_each_form(
+    script: Script, gateway: GrpcGateway, name: str, form: str
+) -> None:
     def answer(_request: Any, context: grpc.ServicerContext) -> Any:
         detail = common_pb2.ErrorDetail(code=name, message="no")
         packed = AnyMessage()
@@ -146,7 +157,9 @@ def test_the_platforms_code_is_found_in_each_form(script: Script, gateway: GrpcG
         }
         if form in raw:
             context.set_trailing_metadata([("grpc-status-details-bin", raw[form])])
-        context.abort(grpc.StatusCode.PERMISSION_DENIED, f"{name}: no" if form == "message" else "no")
+        context.abort(
+            grpc.StatusCode.PERMISSION_DENIED, f"{name}: no" if form == "message" else "no"
+        )
 
     script.answer = answer
     with pytest.raises(CloudError) as raised:
@@ -154,11 +167,15 @@ def test_the_platforms_code_is_found_in_each_form(script: Script, gateway: GrpcG
     assert (raised.value.call, raised.value.code) == ("GetUploadRecovery", "UPLOAD_NOT_OWNED")
 
 
-@pytest.mark.parametrize("status", [status for status in grpc.StatusCode if status is not grpc.StatusCode.OK])
+@pytest.mark.parametrize(
+    "status", [status for status in grpc.StatusCode if status is not grpc.StatusCode.OK]
+)
 def test_without_a_code_of_the_platform_grpcs_own_is_the_code(
     script: Script, gateway: GrpcGateway, status: grpc.StatusCode
 ) -> None:
-    script.answer = lambda _request, context: context.abort(status, "stream closed with INTERNAL_ERROR")
+    script.answer = lambda _request, context: context.abort(
+        status, "stream closed with INTERNAL_ERROR"
+    )
     with pytest.raises(CloudError) as raised:
         gateway.recover(at_script(script), TOKEN, "logical")
     expected = "UPLOAD_NOT_FOUND" if status is grpc.StatusCode.NOT_FOUND else status.name
@@ -166,7 +183,9 @@ def test_without_a_code_of_the_platform_grpcs_own_is_the_code(
 
 
 @pytest.mark.parametrize("raw", [b"\xff\xff", b"", b"\x1a\x02\xff\xff", b"\x0a\x02\xff\xfe"])
-def test_details_that_are_rubbish_leave_grpcs_own_code(script: Script, gateway: GrpcGateway, raw: bytes) -> None:
+def test_details_that_are_rubbish_leave_grpcs_own_code(
+    script: Script, gateway: GrpcGateway, raw: bytes
+) -> None:
     def answer(_request: Any, context: grpc.ServicerContext) -> Any:
         context.set_trailing_metadata([("grpc-status-details-bin", raw)])
         context.abort(grpc.StatusCode.INTERNAL, "no")
@@ -177,7 +196,9 @@ def test_details_that_are_rubbish_leave_grpcs_own_code(script: Script, gateway: 
     assert raised.value.code == "INTERNAL"
 
 
-def test_secrets_that_a_server_repeats_stay_out_of_the_error(script: Script, gateway: GrpcGateway) -> None:
+def test_secrets_that_a_server_repeats_stay_out_of_the_error(
+    script: Script, gateway: GrpcGateway
+) -> None:
     script.answer = lambda _request, context: context.abort(
         grpc.StatusCode.UNAUTHENTICATED, f"bad {TOKEN.value} the-api-key"
     )
@@ -219,7 +240,9 @@ def _full_grant(**changes: Any) -> data_gateway_pb2.CreateLogicalUploadResponse:
         "sts_access_key_secret",
     ],
 )
-def test_an_answer_without_something_needed_is_a_lie(script: Script, gateway: GrpcGateway, missing: str) -> None:
+def test_an_answer_without_something_needed_is_a_lie(
+    script: Script, gateway: GrpcGateway, missing: str
+) -> None:
     script.answer = lambda _request, _context: _full_grant(**{missing: ""})
     with pytest.raises(CloudError) as raised:
         gateway.create(at_script(script), TOKEN, LOG)
@@ -227,7 +250,9 @@ def test_an_answer_without_something_needed_is_a_lie(script: Script, gateway: Gr
     assert missing in str(raised.value)
 
 
-def test_a_session_is_asked_for_with_the_episode_and_who_uploads(script: Script, gateway: GrpcGateway) -> None:
+def test_a_session_is_asked_for_with_the_episode_and_who_uploads(
+    script: Script, gateway: GrpcGateway
+) -> None:
     script.answer = lambda _request, _context: _full_grant()
     gateway.create(at_script(script), TOKEN, LOG, "upload-before")
     request, _ = script.seen[0]
@@ -235,7 +260,9 @@ def test_a_session_is_asked_for_with_the_episode_and_who_uploads(script: Script,
     assert request.restart_from_upload_id == "upload-before"
 
 
-@pytest.mark.parametrize(("told", "means"), [(0, DEFAULT_PART_SIZE), (-1, DEFAULT_PART_SIZE), (5, 5)])
+@pytest.mark.parametrize(
+    ("told", "means"), [(0, DEFAULT_PART_SIZE), (-1, DEFAULT_PART_SIZE), (5, 5)]
+)
 def test_a_part_size_that_is_none_means_eight_mebibytes(
     script: Script, gateway: GrpcGateway, told: int, means: int
 ) -> None:
@@ -243,28 +270,40 @@ def test_a_part_size_that_is_none_means_eight_mebibytes(
     assert gateway.create(at_script(script), TOKEN, LOG).session.part_size_bytes == means
 
 
-def test_numbers_that_the_platform_adds_later_are_unspecified(script: Script, gateway: GrpcGateway) -> None:
-    later = b"\x0a\x07logical" + b"\x10\x63" + b"\x60\x63" + b"\xfa\x06\x01x"  # enums 99, and an unknown field 111
-    script.answer = lambda _request, _context: data_gateway_pb2.GetUploadRecoveryResponse.FromString(later)
+def test_numbers_that_the_platform_adds_later_are_unspecified(
+    script: Script, gateway: GrpcGateway
+) -> None:
+    later = (
+        b"\x0a\x07logical" + b"\x10\x63" + b"\x60\x63" + b"\xfa\x06\x01x"
+    )  # enums 99, and an unknown field 111
+    script.answer = lambda _request, _context: (
+        data_gateway_pb2.GetUploadRecoveryResponse.FromString(later)
+    )
     known = gateway.recover(at_script(script), TOKEN, "logical")
     assert (known.stage, known.action) == ("unspecified", "unspecified")
 
 
 def test_an_answer_about_another_session_is_a_lie(script: Script, gateway: GrpcGateway) -> None:
-    script.answer = lambda _request, _context: data_gateway_pb2.GetUploadRecoveryResponse(logical_upload_id="other")
+    script.answer = lambda _request, _context: data_gateway_pb2.GetUploadRecoveryResponse(
+        logical_upload_id="other"
+    )
     with pytest.raises(CloudError) as raised:
         gateway.recover(at_script(script), TOKEN, "logical")
     assert raised.value.code == "lying_server"
 
 
 def test_a_token_that_no_header_can_carry_is_a_lie(script: Script, gateway: GrpcGateway) -> None:
-    script.answer = lambda _request, _context: auth_pb2.ExchangeCredentialResponse(access_token="a\nb")  # noqa: S106 - a test's
+    script.answer = lambda _request, _context: auth_pb2.ExchangeCredentialResponse(
+        access_token="a\nb"  # noqa: S106 - a test
+    )
     with pytest.raises(CloudError) as raised:
         gateway.exchange(at_script(script))
     assert raised.value.code == "lying_server"
 
 
-def test_an_answer_of_more_than_a_mebibyte_is_not_taken(script: Script, gateway: GrpcGateway) -> None:
+def test_an_answer_of_more_than_a_mebibyte_is_not_taken(
+    script: Script, gateway: GrpcGateway
+) -> None:
     def of(size: int) -> None:
         answer = auth_pb2.ExchangeCredentialResponse(access_token="t" * size)
         script.answer = lambda _request, _context: answer
@@ -400,14 +439,18 @@ def test_what_nobody_foresaw_in_a_call_is_an_error_of_that_call_without_a_secret
     assert judge(raised.value).kind == "counted"
 
 
-def test_a_robot_without_descriptors_says_so_and_goes_on_when_it_has_some(script: Script, gateway: GrpcGateway) -> None:
+def test_a_robot_without_descriptors_says_so_and_goes_on_when_it_has_some(
+    script: Script, gateway: GrpcGateway
+) -> None:
     script.answer = lambda _request, _context: data_gateway_pb2.AbortUploadResponse()
     with pytest.raises(CloudError) as raised, no_descriptors():
         gateway.abort(at_script(script), TOKEN, "logical", "why")
     assert (raised.value.call, raised.value.code) == ("AbortUpload", "out_of_descriptors")
 
 
-def test_a_robot_without_threads_says_so(gateway: GrpcGateway, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_robot_without_threads_says_so(
+    gateway: GrpcGateway, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def refuse(*_arguments: object) -> grpc.Channel:
         raise RuntimeError("can't start new thread")
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from agent.adapters.config import PREFIX, load
-from agent.adapters.scheduler import Schedule
+from agent.adapters.scheduler import Scheduler
 from agent.assembly import app as app_room
 from agent.assembly.app import App
 from agent.devcloud.cloud import DevCloud
@@ -67,7 +67,7 @@ def wait(app: App, until: Callable[[tuple[int, str]], bool]) -> tuple[int, str]:
 def test_a_scheduler_that_has_ended_is_no_health(app: App) -> None:
     app._schedule.stop()
     assert healthz(app) == (503, "the scheduler has ended: restart the agent\n")
-    app._schedule = Schedule()  # for the end of the test
+    app._schedule = Scheduler()  # for the end of the test
     app._schedule.start()
 
 
@@ -130,7 +130,9 @@ def test_a_count_may_stand_still_for_its_time_and_no_longer() -> None:
     assert health.faults() == []
 
 
-def test_a_fault_is_said_once_and_again_when_it_comes_back(caplog: pytest.LogCaptureFixture) -> None:
+def test_a_fault_is_said_once_and_again_when_it_comes_back(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
     answers = iter((True, False, False, True, False))
     health = Health({"it is broken": lambda: next(answers)}, {})
     with caplog.at_level(logging.ERROR):

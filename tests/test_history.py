@@ -11,6 +11,7 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -112,13 +113,20 @@ def test_an_error_is_an_object_of_four_fields(folder: Path) -> None:
         id_ = history.add(document(error=Fault("blocked", "KEY_DISABLED", "no", "ask"))).id
         stored = history.db.table(TABLE).get(doc_id=id_)
     assert isinstance(stored, dict)
-    assert stored["error"] == {"kind": "blocked", "code": "KEY_DISABLED", "message": "no", "hint": "ask"}
+    assert stored["error"] == {
+        "kind": "blocked",
+        "code": "KEY_DISABLED",
+        "message": "no",
+        "hint": "ask",
+    }
 
 
 def test_fields_of_a_newer_agent_are_passed_over_and_kept(folder: Path) -> None:
     with opened(folder) as history:
         id_ = history.add(document()).id
-        history.db.table(TABLE).update({"colour": "red", "error": {**_fault(), "depth": 3}}, doc_ids=[id_])
+        history.db.table(TABLE).update(
+            {"colour": "red", "error": {**_fault(), "depth": 3}}, doc_ids=[id_]
+        )
     with opened(folder) as history:
         log = history.move(id_, "claimed")
         assert log.error is not None
@@ -285,7 +293,12 @@ def test_what_is_read_at_once_is_what_is_read_one_by_one(folder: Path) -> None:
     """Whatever its order in the file, and with names that need escapes or fields that are strange."""
     with opened(folder) as history:
         for number in range(1, 301):
-            history.add(document(f'{number}"\\ü\udcff' if number % 7 == 0 else str(number), reason="x" * (number * 5)))
+            history.add(
+                document(
+                    f'{number}"\\ü\udcff' if number % 7 == 0 else str(number),
+                    reason="x" * (number * 5),
+                )
+            )
         for number in random.Random(7).sample(range(1, 301), 250):
             history.move(number, "claimed")
             if number % 3:
@@ -329,7 +342,9 @@ def test_a_second_history_in_this_process_is_refused_too(folder: Path) -> None:
         pass
 
 
-def test_a_reader_finds_an_empty_history_where_no_agent_ever_ran_and_creates_nothing(folder: Path) -> None:
+def test_a_reader_finds_an_empty_history_where_no_agent_ever_ran_and_creates_nothing(
+    folder: Path,
+) -> None:
     with opened(folder, read_only=True) as history:
         assert list(history.newest_first()) == []
         assert history.newest("x") is None
@@ -460,7 +475,9 @@ def test_work_on_one_document_costs_the_same_among_50_and_among_5000(
             for id_ in range(11, 15):
                 history.move(id_, "claimed")
                 history.move(id_, "done")
-            costs[documents] = {name: cost.of(lambda work=work: work(history)) for name, work in works.items()}  # type: ignore[misc] # bound now
+            costs[documents] = {
+                name: cost.of(partial(work, history)) for name, work in works.items()
+            }
     few, many = costs[50], costs[5000]
     # The new document's id has two digits more among 5,000, once as a key and once inside.
     read, written, calls, interpreted = few["add"]

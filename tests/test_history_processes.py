@@ -23,11 +23,13 @@ def folder(tmp_path: Path) -> Path:
 
 
 def test_a_second_agent_is_refused(folder: Path) -> None:
-    script = (
-        "import sys; from tests.test_history import *\nwith opened(Path(sys.argv[1])): print('in', flush=True); input()"
-    )
+    script = "import sys; from tests.test_history import *\nwith opened(Path(sys.argv[1])): print('in', flush=True); input()"
     with subprocess.Popen(
-        [sys.executable, "-c", script, folder], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=ROOT
+        [sys.executable, "-c", script, folder],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        cwd=ROOT,
     ) as other:
         assert other.stdout is not None
         assert other.stdout.readline() == "in\n"
@@ -63,10 +65,14 @@ while True:
 """
 
 
-def test_a_reader_in_another_process_sees_a_sound_beginning_while_the_agent_writes_and_compacts(folder: Path) -> None:
+def test_a_reader_in_another_process_sees_a_sound_beginning_while_the_agent_writes_and_compacts(
+    folder: Path,
+) -> None:
     with (
         opened(folder) as history,
-        subprocess.Popen([sys.executable, "-c", READER, folder], stdout=subprocess.PIPE, text=True, cwd=ROOT) as reader,
+        subprocess.Popen(
+            [sys.executable, "-c", READER, folder], stdout=subprocess.PIPE, text=True, cwd=ROOT
+        ) as reader,
     ):
         assert reader.stdout is not None
         assert reader.stdout.readline() == "ready\n"
@@ -110,11 +116,16 @@ while True:
 """
 
 
-def test_a_reader_knows_each_recording_while_the_agent_writes_forgets_and_compacts(folder: Path) -> None:
+def test_a_reader_knows_each_recording_while_the_agent_writes_forgets_and_compacts(
+    folder: Path,
+) -> None:
     with (
         opened(folder) as history,
         subprocess.Popen(
-            [sys.executable, "-c", FORGETFUL_READER, folder], stdout=subprocess.PIPE, text=True, cwd=ROOT
+            [sys.executable, "-c", FORGETFUL_READER, folder],
+            stdout=subprocess.PIPE,
+            text=True,
+            cwd=ROOT,
         ) as reader,
     ):
         assert reader.stdout is not None
@@ -125,9 +136,9 @@ def test_a_reader_knows_each_recording_while_the_agent_writes_forgets_and_compac
                 history.move(number, "claimed")
                 history.move(number, "done")
                 if number % 10 == 0:
-                    assert history.forget([f"1000-{id_}" for id_ in range(number - 19, number - 9)]) == 10 * (
-                        number > 10
-                    )
+                    assert history.forget(
+                        [f"1000-{id_}" for id_ in range(number - 19, number - 9)]
+                    ) == 10 * (number > 10)
                 if number % 40 == 0:
                     history._storage.compact()
         finally:
@@ -173,12 +184,17 @@ with opened(Path(sys.argv[1])) as history:
 """
 
 
-def test_kill_9_at_any_moment_leaves_a_recording_or_what_is_known_of_it_and_no_id_is_given_twice(folder: Path) -> None:
+def test_kill_9_at_any_moment_leaves_a_recording_or_what_is_known_of_it_and_no_id_is_given_twice(
+    folder: Path,
+) -> None:
     seed = random.Random(10)
     given: list[int] = []
     for _ in range(15):
         with subprocess.Popen(
-            [sys.executable, "-c", FORGETFUL_WRITER, folder], stdout=subprocess.PIPE, text=True, cwd=ROOT
+            [sys.executable, "-c", FORGETFUL_WRITER, folder],
+            stdout=subprocess.PIPE,
+            text=True,
+            cwd=ROOT,
         ) as writer:
             assert writer.stdout is not None
             assert writer.stdout.readline() == "open 0\n"
@@ -261,7 +277,9 @@ def test_kill_9_while_it_forgets_loses_no_fingerprint_and_brings_nothing_back(fo
             assert not {f"1000-{id_}" for id_ in there} & gone
             assert there == list(range(100, 100 - len(there), -1))
             assert history.absences().day == 100 - len(there)
-            assert all(history.synced(f"1000-{number}") == bool(number % 2) for number in range(1, 101))
+            assert all(
+                history.synced(f"1000-{number}") == bool(number % 2) for number in range(1, 101)
+            )
     assert len(gone) > 20
 
 

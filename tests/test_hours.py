@@ -11,7 +11,9 @@ from hypothesis import strategies as st
 
 from agent.model.hours import Hours, Span
 
-BERLIN = ZoneInfo("Europe/Berlin")  # 2026: forward on 29 March at 02:00, back on 25 October at 03:00
+BERLIN = ZoneInfo(
+    "Europe/Berlin"
+)  # 2026: forward on 29 March at 02:00, back on 25 October at 03:00
 LORD_HOWE = ZoneInfo("Australia/Lord_Howe")  # moves by half an hour
 KATHMANDU = ZoneInfo("Asia/Kathmandu")  # 5:45 from UTC
 
@@ -35,13 +37,24 @@ def test_no_spans_mean_always() -> None:
 
 @pytest.mark.parametrize(
     ("time", "is_open"),
-    [("21:59", False), ("22:00", True), ("23:59", True), ("00:00", True), ("05:59", True), ("06:00", False)],
+    [
+        ("21:59", False),
+        ("22:00", True),
+        ("23:59", True),
+        ("00:00", True),
+        ("05:59", True),
+        ("06:00", False),
+    ],
 )
-def test_hours_over_midnight_hold_from_the_first_minute_to_before_the_last(time: str, *, is_open: bool) -> None:
+def test_hours_over_midnight_hold_from_the_first_minute_to_before_the_last(
+    time: str, *, is_open: bool
+) -> None:
     assert open_at(f"2026-06-10 {time}", "22:00-06:00") is is_open
 
 
-@pytest.mark.parametrize(("time", "is_open"), [("17:59", False), ("18:00", True), ("23:59", True), ("00:00", False)])
+@pytest.mark.parametrize(
+    ("time", "is_open"), [("17:59", False), ("18:00", True), ("23:59", True), ("00:00", False)]
+)
 def test_midnight_as_an_end_is_24_or_0(time: str, *, is_open: bool) -> None:
     assert open_at(f"2026-06-10 {time}", "18:00-24:00") is is_open
     assert open_at(f"2026-06-10 {time}", "18:00-00:00") is is_open
@@ -111,7 +124,9 @@ def test_anything_else_is_refused(text: str) -> None:
 
 
 CLOCK = st.integers(0, 24 * 60 - 1).map(lambda minute: f"{minute // 60:02}:{minute % 60:02}")
-SPAN = st.sampled_from(["mon", "sun"]) | st.tuples(CLOCK, CLOCK).filter(lambda two: two[0] != two[1]).map("-".join)
+SPAN = st.sampled_from(["mon", "sun"]) | st.tuples(CLOCK, CLOCK).filter(
+    lambda two: two[0] != two[1]
+).map("-".join)
 
 
 @given(
@@ -119,7 +134,9 @@ SPAN = st.sampled_from(["mon", "sun"]) | st.tuples(CLOCK, CLOCK).filter(lambda t
     st.integers(int(at("2026-01-01")), int(at("2027-12-31"))),
     st.sampled_from([BERLIN, LORD_HOWE, KATHMANDU]),
 )
-def test_it_is_open_at_the_time_named_and_at_no_minute_before(spans: list[str], now: int, zone: ZoneInfo) -> None:
+def test_it_is_open_at_the_time_named_and_at_no_minute_before(
+    spans: list[str], now: int, zone: ZoneInfo
+) -> None:
     hours = Hours.parse(spans, zone)
     assume(not hours.open(now))
     opening = hours.opens_at(now)

@@ -39,7 +39,9 @@ def recording(content: Any = None, path: str = "/data/day/bag/run.mcap", **tail:
     return Recording(Path(path), ROOT, fingerprint, 0, 1, 2, Tail(**tail), sidecar)
 
 
-INVALID = replace(recording(), sidecar=Sidecar(Path("/data/run.json"), "0" * 64, None, "it is an array"))
+INVALID = replace(
+    recording(), sidecar=Sidecar(Path("/data/run.json"), "0" * 64, None, "it is an array")
+)
 
 
 def tags_of(it: Recording, profile: DeviceProfile = PROFILE) -> Tags:
@@ -47,7 +49,12 @@ def tags_of(it: Recording, profile: DeviceProfile = PROFILE) -> Tags:
 
 
 def asset_of(it: Recording, **given: Any) -> str:
-    facts: dict[str, Any] = {"known": {}, "snapshot": "", "profiles": {"asset-1": PROFILE}, "default": ""}
+    facts: dict[str, Any] = {
+        "known": {},
+        "snapshot": "",
+        "profiles": {"asset-1": PROFILE},
+        "default": "",
+    }
     return asset_id(it, robot="robot-1", **{**facts, **given})
 
 
@@ -83,7 +90,8 @@ def test_an_invalid_sidecar_still_leaves_an_episode_id() -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "expected"), [("a.b.mcap", "a.b"), ("a.mcap.zstd", "a"), ("caf\udce9.mcap", "caf\ufffd")]
+    ("name", "expected"),
+    [("a.b.mcap", "a.b"), ("a.mcap.zstd", "a"), ("caf\udce9.mcap", "caf\ufffd")],
 )
 def test_the_stem_is_the_name_without_its_suffix(name: str, expected: str) -> None:
     assert episode_id(recording(path=f"/data/{name}")) == f"{expected}-deadbeef"
@@ -120,7 +128,9 @@ def test_the_asset_is_found_in_the_promised_order() -> None:
         ({"profiles": {"asset-1": replace(PROFILE, tags={})}}, "profile_not_ready"),
     ],
 )
-def test_a_recording_without_a_ready_asset_waits_and_says_for_what(given_: Mapping[str, Any], code: str) -> None:
+def test_a_recording_without_a_ready_asset_waits_and_says_for_what(
+    given_: Mapping[str, Any], code: str
+) -> None:
     with pytest.raises(WaitingError) as caught:
         asset_of(recording({}), **given_)
     assert caught.value.code == code
@@ -138,7 +148,9 @@ def test_a_sidecar_that_cannot_be_understood_is_final_before_anything_waits(it: 
 
 
 def test_a_recording_without_a_sidecar_has_profile_reserved_and_own_tags() -> None:
-    it = replace(recording(start_time=10, end_time=20, message_count=0), own_tags={"compression": "zstd"})
+    it = replace(
+        recording(start_time=10, end_time=20, message_count=0), own_tags={"compression": "zstd"}
+    )
     assert tags_of(it) == Tags(
         {
             "site": "lab",
@@ -227,7 +239,10 @@ def test_sidecar_tags_over_a_limit_are_left_out_and_named() -> None:
 
 
 def test_of_too_many_sidecar_tags_the_most_telling_stay() -> None:
-    content = {"deep": {f"k{number:03}": 1 for number in range(200)}, **{f"t{number:03}": 1 for number in range(200)}}
+    content = {
+        "deep": {f"k{number:03}": 1 for number in range(200)},
+        **{f"t{number:03}": 1 for number in range(200)},
+    }
     result = tags_of(recording({**content, "message_count": 9}))
     assert len(result.tags) == MAX_TAGS
     assert {f"t{number:03}" for number in range(200)} <= set(result.tags)
@@ -287,7 +302,15 @@ def nested(depth: int, leaf: Any, name: str | None) -> Any:
         {"a": float("inf")},
         {"a": [float("nan")]},
     ],
-    ids=["deep objects", "deep arrays", "empty key", "empty key below", "empty key in an array", "infinity", "nan"],
+    ids=[
+        "deep objects",
+        "deep arrays",
+        "empty key",
+        "empty key below",
+        "empty key in an array",
+        "infinity",
+        "nan",
+    ],
 )
 def test_what_is_no_json_after_all_is_final(content: Mapping[str, Any]) -> None:
     with pytest.raises(RecordingError) as caught:
@@ -299,7 +322,9 @@ JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(),
     lambda inner: st.lists(inner, max_size=5) | st.dictionaries(st.text(), inner, max_size=5),
 )
-NAMES = st.sampled_from(["site", "task", "scene", "a", "a.b", "episode_id", "asset_id", "device", "topics_summary"])
+NAMES = st.sampled_from(
+    ["site", "task", "scene", "a", "a.b", "episode_id", "asset_id", "device", "topics_summary"]
+)
 
 
 @given(
@@ -317,7 +342,9 @@ def test_any_sidecar_gives_tags_within_all_limits_or_a_final_error(
         if error.code in {"tag_conflict", "tag_limit", "sidecar_invalid"}:
             return
         raise
-    assert result == tags_of(recording(dict(reversed(list(content.items()))), start_time=1), profile)
+    assert result == tags_of(
+        recording(dict(reversed(list(content.items()))), start_time=1), profile
+    )
     assert len(result.tags) <= MAX_TAGS
     for key, value in result.tags.items():
         assert 1 <= len(key.encode()) <= MAX_KEY_BYTES
@@ -327,7 +354,9 @@ def test_any_sidecar_gives_tags_within_all_limits_or_a_final_error(
         )
     assert profile_tags.items() <= result.tags.items()
     named = set(result.left_out)
-    assert all(key in result.tags or key in named or f"{key[:80]}…" in named for key in flatten(content))
+    assert all(
+        key in result.tags or key in named or f"{key[:80]}…" in named for key in flatten(content)
+    )
     assert not set(result.tags) & set(result.left_out)
 
 

@@ -23,7 +23,9 @@ def history() -> MemoryHistory:
 
 @pytest.fixture
 def intake(history: MemoryHistory) -> Intake:
-    return Intake(history=history, clock=FakeClock(), device_id="robot-1", snapshot=lambda _: "asset-1")
+    return Intake(
+        history=history, clock=FakeClock(), device_id="robot-1", snapshot=lambda _: "asset-1"
+    )
 
 
 def look(path: Path) -> Recording | Damaged:
@@ -48,14 +50,25 @@ def test_a_new_recording_is_queued_with_what_is_known_of_it(intake: Intake, tmp_
     recording = write_mcap(tmp_path / "a.mcap")
     write_sidecar(recording, {"episode_id": "ep-7"})
     log = accepted(intake, recording)
-    assert (log.status, log.attempt_count, log.trigger, log.resync) == ("pending", 0, "discovered", False)
-    assert (log.episode_id, log.path, log.file_size) == ("ep-7", str(recording), recording.stat().st_size)
+    assert (log.status, log.attempt_count, log.trigger, log.resync) == (
+        "pending",
+        0,
+        "discovered",
+        False,
+    )
+    assert (log.episode_id, log.path, log.file_size) == (
+        "ep-7",
+        str(recording),
+        recording.stat().st_size,
+    )
     assert (log.device_id, log.asset_id) == ("robot-1", "asset-1")
     assert log.sidecar_sha256
     assert log.queued_at.endswith("Z")
 
 
-def test_a_recording_that_is_queued_adds_nothing_under_any_name(intake: Intake, tmp_path: Path) -> None:
+def test_a_recording_that_is_queued_adds_nothing_under_any_name(
+    intake: Intake, tmp_path: Path
+) -> None:
     accepted(intake, write_mcap(tmp_path / "a.mcap"))
     (tmp_path / "a.mcap").rename(tmp_path / "b.mcap")
     assert intake.accept(look(tmp_path / "b.mcap")) is None
@@ -67,7 +80,9 @@ def test_one_name_with_other_bytes_is_another_recording(intake: Intake, tmp_path
     assert first.fingerprint != second.fingerprint
 
 
-def test_a_completed_recording_is_never_queued_again(intake: Intake, history: MemoryHistory, tmp_path: Path) -> None:
+def test_a_completed_recording_is_never_queued_again(
+    intake: Intake, history: MemoryHistory, tmp_path: Path
+) -> None:
     log = accepted(intake, write_mcap(tmp_path / "a.mcap"))
     history.move(log.id, "claimed")
     history.move(log.id, "done")
@@ -111,7 +126,9 @@ def test_bytes_that_were_gone_and_are_found_again_begin_a_new_chain(
     assert accepted(intake, recording).status == "pending"
 
 
-def test_what_failed_for_another_reason_stays_failed(intake: Intake, history: MemoryHistory, tmp_path: Path) -> None:
+def test_what_failed_for_another_reason_stays_failed(
+    intake: Intake, history: MemoryHistory, tmp_path: Path
+) -> None:
     recording = write_mcap(tmp_path / "a.mcap")
     fail(history, accepted(intake, recording), "checksum")
     assert intake.accept(look(recording)) is None
@@ -157,7 +174,12 @@ def test_a_recording_that_nobody_knew_is_queued_and_is_no_resync(
     answer = asked(intake, write_mcap(tmp_path / "a.mcap"), ask, "it was dark")
     log = history.get(1)
     assert (answer.status, answer.episode_id) == ("accepted", log.episode_id)
-    assert (log.status, log.resync, log.trigger, log.reason) == ("pending", False, "marker", "it was dark")
+    assert (log.status, log.resync, log.trigger, log.reason) == (
+        "pending",
+        False,
+        "marker",
+        "it was dark",
+    )
     assert log.ahead == (1 if ask == "first" else 0)
 
 
@@ -193,10 +215,20 @@ def test_what_waits_after_a_failure_is_due_now_with_all_its_attempts(
     path = write_mcap(tmp_path / "a.mcap")
     log = accepted(intake, path)
     history.move(log.id, "claimed")
-    history.move(log.id, "counted", error=Fault("counted", "X", "it failed", ""), next_retry_at="2030-01-01T00:00:00Z")
+    history.move(
+        log.id,
+        "counted",
+        error=Fault("counted", "X", "it failed", ""),
+        next_retry_at="2030-01-01T00:00:00Z",
+    )
     assert asked(intake, path).status == "accepted"
     log = history.get(1)
-    assert (log.status, log.attempt_count, log.next_retry_at, history.last_id) == ("pending", 0, None, 1)
+    assert (log.status, log.attempt_count, log.next_retry_at, history.last_id) == (
+        "pending",
+        0,
+        None,
+        1,
+    )
 
 
 def test_what_failed_for_good_begins_anew_and_is_no_resync_when_it_was_never_uploaded(
@@ -237,7 +269,9 @@ def test_first_goes_ahead_of_all_that_were_put_ahead_before_also_after_a_restart
     for path in paths:
         accepted(intake, path)
     assert [asked(intake, path, "first").status for path in paths[:2]] == ["accepted"] * 2
-    restarted = Intake(history=history, clock=FakeClock(), device_id="robot-1", snapshot=lambda _: "asset-1")
+    restarted = Intake(
+        history=history, clock=FakeClock(), device_id="robot-1", snapshot=lambda _: "asset-1"
+    )
     assert asked(restarted, paths[2], "first").message == "it goes next"
     assert [history.get(id_).ahead for id_ in (1, 2, 3)] == [1, 2, 3]
 
@@ -251,7 +285,9 @@ def test_first_of_what_waits_after_a_failure_is_due_now_and_ahead(
     assert (history.get(1).status, history.get(1).ahead) == ("pending", 1)
 
 
-def test_first_of_what_is_uploaded_is_refused(intake: Intake, history: MemoryHistory, tmp_path: Path) -> None:
+def test_first_of_what_is_uploaded_is_refused(
+    intake: Intake, history: MemoryHistory, tmp_path: Path
+) -> None:
     path = write_mcap(tmp_path / "a.mcap")
     log = complete(history, accepted(intake, path))
     answer = asked(intake, path, "first")
@@ -275,7 +311,9 @@ def test_what_was_uploaded_by_a_forgotten_document_is_known_to_be(
 
 @pytest.fixture
 def reluctant(history: MemoryHistory) -> Intake:
-    return Intake(history=history, clock=FakeClock(), device_id="robot-1", snapshot=lambda _: "", auto=False)
+    return Intake(
+        history=history, clock=FakeClock(), device_id="robot-1", snapshot=lambda _: "", auto=False
+    )
 
 
 def test_what_is_merely_found_waits_until_somebody_asks(
@@ -293,7 +331,9 @@ def test_damage_is_recorded_though_nobody_asked(reluctant: Intake, tmp_path: Pat
     assert accepted(reluctant, damaged(tmp_path / "a.mcap")).status == "failed"
 
 
-def test_what_is_queued_already_goes_on(reluctant: Intake, history: MemoryHistory, tmp_path: Path) -> None:
+def test_what_is_queued_already_goes_on(
+    reluctant: Intake, history: MemoryHistory, tmp_path: Path
+) -> None:
     path = write_mcap(tmp_path / "a.mcap")
     asked(reluctant, path)
     fail(history, history.get(1), "sidecar_invalid")

@@ -18,7 +18,7 @@ from tinydb.table import Document
 
 from agent.adapters.journal import JournalDB, JournalStorage
 from agent.adapters.journal.lines import line
-from agent.adapters.journal.offsets import Places
+from agent.adapters.journal.offsets import Offsets
 from agent.adapters.journal.storage import FORMAT
 from agent.model.errors import AgentError
 
@@ -44,7 +44,10 @@ def storage_of(db: JournalDB) -> JournalStorage:
 
 
 def state_of(db: JournalDB) -> State:
-    return {name: {document.doc_id: dict(document) for document in db.table(name)} for name in sorted(db.tables())}
+    return {
+        name: {document.doc_id: dict(document) for document in db.table(name)}
+        for name in sorted(db.tables())
+    }
 
 
 def content_of(path: Path) -> bytes:
@@ -68,7 +71,11 @@ def replayed(lines: Sequence[bytes]) -> State:
 
 texts = st.text(max_size=8) | st.sampled_from(['],["', "deadbeef [", "\n", "\0", "\udc80", "null"])
 values = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | texts,
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.floats(allow_nan=False, allow_infinity=False)
+    | texts,
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(texts, inner, max_size=3),
     max_leaves=6,
 )
@@ -81,22 +88,49 @@ def calls() -> st.SearchStrategy[Callable[[TinyDB], object]]:
     table = st.sampled_from(["a", 'tables\' "ä" ['])
     return st.one_of(
         st.builds(lambda t, d: lambda db: db.table(t).insert(d), table, documents),
-        st.builds(lambda t, ds: lambda db: db.table(t).insert_multiple(ds), table, st.lists(documents, max_size=4)),
-        st.builds(lambda t, d, i: lambda db: db.table(t).upsert(Document(d, i)), table, documents, ids),
-        st.builds(lambda t, d, i: lambda db: _known(db.table(t).update, d, db, t, i), table, documents, ids),
-        st.builds(lambda t, d, x: lambda db: db.table(t).update({**d, "x": x}, where("x") != x), table, documents, ids),
+        st.builds(
+            lambda t, ds: lambda db: db.table(t).insert_multiple(ds),
+            table,
+            st.lists(documents, max_size=4),
+        ),
+        st.builds(
+            lambda t, d, i: lambda db: db.table(t).upsert(Document(d, i)), table, documents, ids
+        ),
+        st.builds(
+            lambda t, d, i: lambda db: _known(db.table(t).update, d, db, t, i),
+            table,
+            documents,
+            ids,
+        ),
+        st.builds(
+            lambda t, d, x: lambda db: db.table(t).update({**d, "x": x}, where("x") != x),
+            table,
+            documents,
+            ids,
+        ),
         st.builds(lambda t, x: lambda db: db.table(t).update(lambda d: d.update(x=x)), table, ids),
-        st.builds(lambda t, x: lambda db: db.table(t).update_multiple([({"y": x}, where("x") == x)]), table, ids),
+        st.builds(
+            lambda t, x: lambda db: db.table(t).update_multiple([({"y": x}, where("x") == x)]),
+            table,
+            ids,
+        ),
         st.builds(lambda t, x: lambda db: db.table(t).search(where("x") == x), table, ids),
         st.builds(lambda t, x: lambda db: db.table(t).remove(where("x") == x), table, ids),
         st.builds(lambda t, i: lambda db: db.table(t).get(doc_id=i), table, ids),
-        st.builds(lambda t: lambda db: (len(db.table(t)), db.table(t).all(), db.table(t).contains(doc_id=2)), table),
+        st.builds(
+            lambda t: (
+                lambda db: (len(db.table(t)), db.table(t).all(), db.table(t).contains(doc_id=2))
+            ),
+            table,
+        ),
         st.builds(lambda t: lambda db: db.table(t).truncate(), table),
         st.builds(lambda t: lambda db: db.drop_table(t), table),
     )
 
 
-def _known(update: Callable[..., object], fields: Mapping[str, Any], db: TinyDB, table: str, id_: int) -> object:
+def _known(
+    update: Callable[..., object], fields: Mapping[str, Any], db: TinyDB, table: str, id_: int
+) -> object:
     return update(fields, doc_ids=[id_]) if db.table(table).contains(doc_id=id_) else None
 
 
@@ -105,7 +139,9 @@ def by_id(answer: object) -> object:
     if isinstance(answer, tuple):
         return tuple(map(by_id, answer))
     if isinstance(answer, list):
-        return sorted(answer, key=lambda found: found.doc_id if isinstance(found, Document) else found)
+        return sorted(
+            answer, key=lambda found: found.doc_id if isinstance(found, Document) else found
+        )
     return answer
 
 
@@ -205,9 +241,13 @@ def test_the_highest_id_is_remembered_when_its_document_is_gone(path: Path) -> N
         assert storage_of(db).last_id("b") == 0
 
 
-@given(steps=st.lists(st.tuples(st.integers(1, 8), st.sampled_from(["put", "drop", "look"])), max_size=40))
+@given(
+    steps=st.lists(
+        st.tuples(st.integers(1, 8), st.sampled_from(["put", "drop", "look"])), max_size=40
+    )
+)
 def test_places_know_what_a_plain_dictionary_knows(steps: list[tuple[int, str]]) -> None:
-    places, plain = Places(), dict[int, tuple[int, int]]()
+    places, plain = Offsets(), dict[int, tuple[int, int]]()
     for number, (id_, step) in enumerate(steps, start=1):
         if step == "put":
             places.put(id_, number, number)
@@ -218,7 +258,9 @@ def test_places_know_what_a_plain_dictionary_knows(steps: list[tuple[int, str]])
         else:
             assert list(places.ids) == sorted(plain)
         assert len(places) == len(plain)
-        assert [places.find(other) for other in range(1, 9)] == [plain.get(other) for other in range(1, 9)]
+        assert [places.find(other) for other in range(1, 9)] == [
+            plain.get(other) for other in range(1, 9)
+        ]
         assert sum(places.lengths) == sum(length for _, length in plain.values())
 
 
@@ -247,7 +289,9 @@ def written(path: Path, content: bytes | bytearray, zeros: int = 5000) -> Path:
 
 
 @pytest.mark.parametrize("zeros", [0, 5000])
-def test_cut_at_any_byte_it_holds_exactly_the_whole_lines_before(path: Path, lines: list[bytes], zeros: int) -> None:
+def test_cut_at_any_byte_it_holds_exactly_the_whole_lines_before(
+    path: Path, lines: list[bytes], zeros: int
+) -> None:
     content = b"".join(lines)
     for size in range(len(content) + 1):
         whole = content[:size].count(b"\n")
@@ -263,13 +307,17 @@ def test_cut_anywhere_it_goes_on_from_there(path: Path, lines: list[bytes]) -> N
         with journal(written(path, content[:size])) as db:
             before = state_of(db)
             db.table("more").insert({"n": size})
-        assert content_of(path) == b"".join(lines[:whole] or [HEADER]) + line(b'[["more",1,{"n":%d}]]' % size)
+        assert content_of(path) == b"".join(lines[:whole] or [HEADER]) + line(
+            b'[["more",1,{"n":%d}]]' % size
+        )
         with journal(path, read_only=True) as db:
             assert state_of(db) == dict(sorted({**before, "more": {1: {"n": size}}}.items()))
     assert not list(path.parent.glob("*.damaged"))
 
 
-def test_a_last_line_of_which_an_earlier_page_was_never_written_is_cut_off(path: Path, lines: list[bytes]) -> None:
+def test_a_last_line_of_which_an_earlier_page_was_never_written_is_cut_off(
+    path: Path, lines: list[bytes]
+) -> None:
     torn = bytes(20) + lines[-1][20:]
     with journal(written(path, b"".join(lines[:-1]) + torn)) as db:
         assert state_of(db) == replayed(lines[:-1])
@@ -342,7 +390,9 @@ def test_a_file_that_changed_under_a_reader_is_noticed(path: Path, lines: list[b
             db.table("sync_logs").get(doc_id=1)
 
 
-def test_what_was_left_of_an_unfinished_compaction_is_removed(path: Path, lines: list[bytes]) -> None:
+def test_what_was_left_of_an_unfinished_compaction_is_removed(
+    path: Path, lines: list[bytes]
+) -> None:
     path.with_name("journal.new").write_bytes(b"half")
     with journal(path) as db:
         assert state_of(db) == replayed(lines)

@@ -178,7 +178,9 @@ def test_a_disk_that_fails_is_told_and_the_next_write_begins_with_cleaning_up(
         assert content_of(path) == before + line(b'[["a",2,{"n":2}]]')
 
 
-def test_where_nothing_can_be_set_aside_zeros_are_written_instead(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_where_nothing_can_be_set_aside_zeros_are_written_instead(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def unsupported(*_: object) -> None:
         raise OSError(errno.EOPNOTSUPP, "Operation not supported")
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from agent.devcloud.cloud import DevCloud
-from agent.devcloud.ledger import Lease, Token
+from agent.devcloud.ledger import IssuedLease, IssuedToken
 from agent.model.values import SyncLog
 from tests import servers
 from tests.journey import Agent, running
@@ -33,20 +33,29 @@ def stored(cloud: DevCloud, log: SyncLog) -> bytes:
 
 def issued(cloud: DevCloud) -> list[str]:
     """Every token, key and secret that the platform gave out."""
-    leases = cloud._ledger.all(Lease)
-    tokens = [token.id for token in cloud._ledger.all(Token)]
-    return tokens + [text for lease in leases for text in (lease.id, lease.secret_key, lease.session_token)]
+    leases = cloud._ledger.all(IssuedLease)
+    tokens = [token.id for token in cloud._ledger.all(IssuedToken)]
+    return tokens + [
+        text for lease in leases for text in (lease.id, lease.secret_key, lease.session_token)
+    ]
 
 
 def test_a_recording_reaches_the_bucket_byte_for_byte(cloud: DevCloud, tmp_path: Path) -> None:
     with running(cloud, tmp_path) as agent:
         recording = write_mcap(agent.root / "a.mcap", size=20 * MIB)
-        write_sidecar(recording, {"episode_id": "ep-1", "task": {"scene": " kitchen "}, "quality": 1.0})
+        write_sidecar(
+            recording, {"episode_id": "ep-1", "task": {"scene": " kitchen "}, "quality": 1.0}
+        )
         (log,) = agent.wait_completed(1)
         assert stored(cloud, log) == recording.read_bytes()
         shown = agent.command("history", "--json")
         assert agent.stop() == 0
-    assert (log.episode_id, log.attempt_count, log.phase, log.part_count) == ("ep-1", 1, "completing", 3)
+    assert (log.episode_id, log.attempt_count, log.phase, log.part_count) == (
+        "ep-1",
+        1,
+        "completing",
+        3,
+    )
     assert log.raw_tags["scene"] == "kitchen"
     assert log.raw_tags["quality"] == "1"
     assert log.bytes_sent == recording.stat().st_size
@@ -55,7 +64,9 @@ def test_a_recording_reaches_the_bucket_byte_for_byte(cloud: DevCloud, tmp_path:
     assert list(document)[:4] == ["id", "episode_id", "path", "file_size"]
 
 
-def test_each_file_ends_as_it_should_and_nothing_is_sent_twice(cloud: DevCloud, tmp_path: Path) -> None:
+def test_each_file_ends_as_it_should_and_nothing_is_sent_twice(
+    cloud: DevCloud, tmp_path: Path
+) -> None:
     with running(cloud, tmp_path) as agent:
         (agent.root / "x").mkdir()
         (agent.root / "y").mkdir()
@@ -87,7 +98,10 @@ def test_a_recording_that_is_rewritten_in_place_is_not_uploaded_before_its_write
     with running(cloud, tmp_path) as agent:
         recording = write_mcap(agent.root / "a.mcap", size=9 * MIB, seed=1)
         agent.wait_completed(1)
-        old, new = recording.read_bytes(), write_mcap(tmp_path / "new.mcap", size=9 * MIB, seed=2).read_bytes()
+        old, new = (
+            recording.read_bytes(),
+            write_mcap(tmp_path / "new.mcap", size=9 * MIB, seed=2).read_bytes(),
+        )
         assert len(new) == len(old)
         with recording.open("r+b") as writer:  # as rsync --inplace does it, here with a pause
             writer.write(new[: 2 * MIB])
@@ -100,7 +114,10 @@ def test_a_recording_that_is_rewritten_in_place_is_not_uploaded_before_its_write
 
 
 def test_a_recording_renamed_while_it_uploads_is_sent_once(tmp_path: Path) -> None:
-    with DevCloud(tmp_path / "cloud", bandwidth=8 * MIB) as cloud, running(cloud, tmp_path) as agent:
+    with (
+        DevCloud(tmp_path / "cloud", bandwidth=8 * MIB) as cloud,
+        running(cloud, tmp_path) as agent,
+    ):
         recording = write_mcap(agent.root / "a.mcap", size=24 * MIB)
         content = recording.read_bytes()
         agent.wait(lambda logs: logs and logs[0].phase == "uploading")
@@ -114,7 +131,10 @@ def test_a_recording_renamed_while_it_uploads_is_sent_once(tmp_path: Path) -> No
 
 
 def test_an_outage_costs_no_attempt_and_the_half_done_upload_goes_on(tmp_path: Path) -> None:
-    with DevCloud(tmp_path / "cloud", bandwidth=8 * MIB) as cloud, running(cloud, tmp_path) as agent:
+    with (
+        DevCloud(tmp_path / "cloud", bandwidth=8 * MIB) as cloud,
+        running(cloud, tmp_path) as agent,
+    ):
         first = write_mcap(agent.root / "a.mcap", size=40 * MIB, seed=1)
         agent.wait(lambda logs: logs and logs[0].phase == "uploading")
         session = agent.documents()[0].logical_upload_id
@@ -143,7 +163,9 @@ def test_a_stop_gets_through_a_dead_link_and_the_next_start_goes_on(tmp_path: Pa
     with (
         servers.moto() as moto,  # rclone waits for the parts that a dead link left half sent
         DevCloud(tmp_path / "cloud", store=moto.with_keys) as cloud,
-        slow_link(cloud.store_url.partition("://")[2], lambda number: dying if number < 3 else Wire()) as link,
+        slow_link(
+            cloud.store_url.partition("://")[2], lambda number: dying if number < 3 else Wire()
+        ) as link,
     ):
         cloud.rules._endpoint = lambda: f"http://{link.address}"
         with running(cloud, tmp_path) as agent:
@@ -167,7 +189,9 @@ def test_no_secret_is_in_logs_or_state(cloud: DevCloud, tmp_path: Path) -> None:
         agent.wait(lambda logs: len(logs) == 2)
         agent.stop()
         written = b"".join(
-            path.read_bytes() for path in (*agent.state.rglob("*"), *agent.logs.rglob("*")) if path.is_file()
+            path.read_bytes()
+            for path in (*agent.state.rglob("*"), *agent.logs.rglob("*"))
+            if path.is_file()
         )
     secrets = [device.api_key for device in cloud.devices()] + issued(cloud)
     assert len(secrets) >= 4
@@ -175,7 +199,9 @@ def test_no_secret_is_in_logs_or_state(cloud: DevCloud, tmp_path: Path) -> None:
     assert "completed" in written.decode(errors="replace")
 
 
-def test_a_second_agent_in_the_same_state_folder_is_refused(cloud: DevCloud, tmp_path: Path) -> None:
+def test_a_second_agent_in_the_same_state_folder_is_refused(
+    cloud: DevCloud, tmp_path: Path
+) -> None:
     with running(cloud, tmp_path) as agent:
         write_mcap(agent.root / "a.mcap")
         agent.wait_completed(1)
@@ -184,7 +210,9 @@ def test_a_second_agent_in_the_same_state_folder_is_refused(cloud: DevCloud, tmp
     assert "stop the other agent" in second.stderr
 
 
-def test_a_wrong_configuration_names_every_fault_and_exits_2(cloud: DevCloud, tmp_path: Path) -> None:
+def test_a_wrong_configuration_names_every_fault_and_exits_2(
+    cloud: DevCloud, tmp_path: Path
+) -> None:
     agent = Agent(cloud, tmp_path, UPLOAD__MAX_CONCURRENT="none", WATCH__COLOUR="red")
     told = agent.command("config", "validate")
     assert told.returncode == 2

@@ -78,10 +78,15 @@ def test_an_upload_to_minio_completes_where_its_certificate_is_valid_at_that_dat
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, offset: float
 ) -> None:
     monkeypatch.setattr(servers, "certificate", certificate_for_all_times)
-    with servers.minio(tmp_path / "minio", tls=True) as server, DevCloud(tmp_path / "unused") as cloud:
+    with (
+        servers.minio(tmp_path / "minio", tls=True) as server,
+        DevCloud(tmp_path / "unused") as cloud,
+    ):
         pool = urllib3.PoolManager(ca_certs=str(server.ca_file))
         address = server.endpoint.partition("://")[2]
-        library = Minio(address, server.access_key, server.secret_key, region="us-east-1", http_client=pool)
+        library = Minio(
+            address, server.access_key, server.secret_key, region="us-east-1", http_client=pool
+        )
         library.make_bucket("robots")
         agent = Elsewhen(cloud, tmp_path, offset)
         agent.environ |= {

@@ -36,7 +36,9 @@ def gate(agent: Agent) -> dict[str, Any]:
     raise AssertionError("the agent says nothing")
 
 
-def test_a_closed_window_holds_uploads_and_status_says_until_when(cloud: DevCloud, tmp_path: Path) -> None:
+def test_a_closed_window_holds_uploads_and_status_says_until_when(
+    cloud: DevCloud, tmp_path: Path
+) -> None:
     opening = (datetime.now().astimezone() + timedelta(hours=2)).replace(second=0, microsecond=0)
     closing = opening + timedelta(hours=1)
     window = f"{opening:%H:%M}-{closing:%H:%M}"
@@ -58,7 +60,9 @@ def test_a_closed_window_holds_uploads_and_status_says_until_when(cloud: DevClou
         assert gate(agent) == {}
 
 
-def test_nothing_goes_over_an_interface_that_is_not_allowed(cloud: DevCloud, tmp_path: Path) -> None:
+def test_nothing_goes_over_an_interface_that_is_not_allowed(
+    cloud: DevCloud, tmp_path: Path
+) -> None:
     with running(cloud, tmp_path, UPLOAD__INTERFACES='["wl*"]') as agent:
         write_mcap(agent.root / "a.mcap")
         agent.wait(lambda logs: len(logs) == 1)
@@ -71,7 +75,9 @@ def test_nothing_goes_over_an_interface_that_is_not_allowed(cloud: DevCloud, tmp
         (log,) = agent.documents()
     assert (log.status, log.attempt_count) == ("pending", 0)
     assert cloud.sessions() == []
-    with running(cloud, tmp_path, UPLOAD__INTERFACES='["wl*", "lo"]', UPLOAD__METERED="pause") as agent:
+    with running(
+        cloud, tmp_path, UPLOAD__INTERFACES='["wl*", "lo"]', UPLOAD__METERED="pause"
+    ) as agent:
         agent.wait_completed(1)
 
 
@@ -79,17 +85,24 @@ def test_two_uploads_share_the_cap(cloud: DevCloud, tmp_path: Path) -> None:
     """Two times 10 MiB at 40 Mbit/s are 4.2 s, whatever the machine can."""
     with running(cloud, tmp_path, UPLOAD__BANDWIDTH_MBIT="40", UPLOAD__MAX_CONCURRENT="2") as agent:
         for number in range(2):
-            write_mcap(tmp_path / f"{number}.mcap", size=10 * MIB, seed=number).rename(agent.root / f"{number}.mcap")
+            write_mcap(tmp_path / f"{number}.mcap", size=10 * MIB, seed=number).rename(
+                agent.root / f"{number}.mcap"
+            )
         logs = agent.wait_completed(2)
     sent = sum(log.bytes_sent for log in logs)
-    begun, ended = min(log.started_at or "" for log in logs), max(log.completed_at or "" for log in logs)
+    begun, ended = (
+        min(log.started_at or "" for log in logs),
+        max(log.completed_at or "" for log in logs),
+    )
     took = (datetime.fromisoformat(ended[:-1]) - datetime.fromisoformat(begun[:-1])).total_seconds()
     assert sent >= 20 * MIB
     assert sent / took < 1.05 * 40 * 125_000
     assert took < 20
 
 
-def test_a_stop_in_a_throttled_upload_is_in_time_and_loses_nothing(cloud: DevCloud, tmp_path: Path) -> None:
+def test_a_stop_in_a_throttled_upload_is_in_time_and_loses_nothing(
+    cloud: DevCloud, tmp_path: Path
+) -> None:
     """A part takes a minute at this rate: it is dropped when its ten seconds are over."""
     with running(cloud, tmp_path, UPLOAD__BANDWIDTH_MBIT="1") as agent:
         recording = write_mcap(agent.root / "a.mcap", size=24 * MIB)

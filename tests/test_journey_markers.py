@@ -44,7 +44,9 @@ class Station:
         self.markers = self.agent.state / "markers"
         self.synced = self.agent.documents()
         self._kept = folder / "kept"
-        shutil.copytree(folder, self._kept, ignore=shutil.ignore_patterns("cloud", "kept", "*.sock"))
+        shutil.copytree(
+            folder, self._kept, ignore=shutil.ignore_patterns("cloud", "kept", "*.sock")
+        )
         self._folder = folder
 
     def reset(self) -> None:
@@ -55,10 +57,20 @@ class Station:
 
     def start(self, step: int) -> None:
         """Start the agent; it is killed before that step."""
-        command = [sys.executable, "-m", "tests.killed", str(step), "run", "--config", self.agent.config]
+        command = [
+            sys.executable,
+            "-m",
+            "tests.killed",
+            str(step),
+            "run",
+            "--config",
+            self.agent.config,
+        ]
         log = self._folder / "stderr"
         with log.open("ab") as errors:
-            self.agent.process = subprocess.Popen(command, env=self.agent.environ, stderr=errors, stdout=errors)
+            self.agent.process = subprocess.Popen(
+                command, env=self.agent.environ, stderr=errors, stdout=errors
+            )
 
     def survives(self, step: int, done: Callable[[list[SyncLog]], object]) -> bool:
         """Whether the agent came to the end of what it was asked without reaching ``step``."""
@@ -154,7 +166,11 @@ def test_a_marker_beside_a_recording_uploads_it_again_once(station: Station) -> 
     )
     assert logs[:2] == station.synced
     again = logs[2]
-    assert (again.fingerprint, again.episode_id, again.trigger) == (logs[0].fingerprint, "ep-a", "marker")
+    assert (again.fingerprint, again.episode_id, again.trigger) == (
+        logs[0].fingerprint,
+        "ep-a",
+        "marker",
+    )
     assert (again.reason, again.resync) == ("scene was wrong", True)
     assert again.logical_upload_id != logs[0].logical_upload_id
     assert station.cloud.read_object(again.object_key) == station.a.read_bytes()
@@ -164,10 +180,16 @@ def test_a_marker_by_episode_uploads_it_again_once(station: Station) -> None:
     marker = station.markers / "ep-a.resync"
     logs = each_step(station, lambda: touched(marker), lambda logs: len(logs) == 3)
     assert logs[:2] == station.synced
-    assert (logs[2].fingerprint, logs[2].resync, logs[2].trigger) == (logs[0].fingerprint, True, "marker")
+    assert (logs[2].fingerprint, logs[2].resync, logs[2].trigger) == (
+        logs[0].fingerprint,
+        True,
+        "marker",
+    )
 
 
-def test_a_marker_in_a_folder_uploads_everything_in_it_and_below_again_once(station: Station) -> None:
+def test_a_marker_in_a_folder_uploads_everything_in_it_and_below_again_once(
+    station: Station,
+) -> None:
     marker = station.agent.root / ".resync"
     logs = each_step(station, lambda: touched(marker), lambda logs: len(logs) == 4)
     assert logs[:2] == station.synced
@@ -197,7 +219,9 @@ def test_the_pause_marker_holds_everything_back_until_it_is_gone(station: Statio
     write_mcap(station.agent.root / "new.mcap", seed=30)
     for kill in (signal.SIGKILL, signal.SIGTERM):
         station.agent.start()
-        logs = station.agent.wait(lambda logs: len(logs) == 3 and "pause" in station.agent.command("status").stdout)
+        logs = station.agent.wait(
+            lambda logs: len(logs) == 3 and "pause" in station.agent.command("status").stdout
+        )
         assert (logs[2].status, logs[2].attempt_count) == ("pending", 0)
         station.agent.stop(kill)
     station.agent.start()
@@ -260,7 +284,9 @@ def test_a_marker_in_a_read_only_folder_is_served_once_and_said_once(station: St
             station.agent.stop()
             said = station.agent.said().count(str(marker))
             station.agent.start()
-            station.agent.wait(lambda _: "c.mcap" in station.agent.command("status", "--json").stdout)
+            station.agent.wait(
+                lambda _: "c.mcap" in station.agent.command("status", "--json").stdout
+            )
             station.agent.stop()
             assert station.agent.said().count(str(marker)) == said
             assert len(station.agent.documents()) == 3
@@ -271,7 +297,9 @@ def test_a_marker_in_a_read_only_folder_is_served_once_and_said_once(station: St
 @contextmanager
 def mounted(folder: Path) -> Iterator[None]:
     """A file system of its own at ``folder``, which must be there."""
-    made = subprocess.run(["mount", "-t", "tmpfs", "tmpfs", folder], capture_output=True, text=True, check=False)
+    made = subprocess.run(
+        ["mount", "-t", "tmpfs", "tmpfs", folder], capture_output=True, text=True, check=False
+    )
     if made.returncode:
         pytest.skip(f"can't mount here: {made.stderr.strip()}")
     try:

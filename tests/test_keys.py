@@ -52,7 +52,9 @@ Make = Callable[..., ProviderKeys]
 def make(told: set[str]) -> Make:
     def make(source: Source, **options: Any) -> ProviderKeys:
         options.setdefault("endpoint", "http://127.0.0.1:1")
-        return ProviderKeys(source, clock=RealClock(), hide=lambda *secrets, **_: told.update(secrets), **options)
+        return ProviderKeys(
+            source, clock=RealClock(), hide=lambda *secrets, **_: told.update(secrets), **options
+        )
 
     return make
 
@@ -89,7 +91,11 @@ def test_keys_in_the_environment_have_no_end_and_are_read_anew(
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "aws-secret")
     monkeypatch.setenv("AWS_SESSION_TOKEN", "aws-token")
     lease = keys.lease()
-    assert (lease.access_key_id, lease.secret_access_key, lease.session_token) == ("aws-key", "aws-secret", "aws-token")
+    assert (lease.access_key_id, lease.secret_access_key, lease.session_token) == (
+        "aws-key",
+        "aws-secret",
+        "aws-token",
+    )
     assert lease.expires_at == float("inf")
     assert {"minio-secret", "aws-secret", "aws-token"} <= told
 
@@ -108,7 +114,10 @@ def test_keys_in_a_file_of_aws_are_those_of_the_profile(make: Make, tmp_path: Pa
 
 def test_the_usual_file_of_aws_is_looked_for_at_home(make: Make, tmp_path: Path) -> None:
     (tmp_path / ".aws").mkdir()
-    private(tmp_path / ".aws" / "credentials", "[default]\naws_access_key_id = a\naws_secret_access_key = b\n")
+    private(
+        tmp_path / ".aws" / "credentials",
+        "[default]\naws_access_key_id = a\naws_secret_access_key = b\n",
+    )
     assert make("file").lease().access_key_id == "a"
 
 
@@ -119,22 +128,30 @@ def test_keys_in_a_file_of_mc_are_those_of_the_alias(make: Make, tmp_path: Path)
 
 
 def test_a_file_that_others_can_read_is_refused(make: Make, tmp_path: Path) -> None:
-    file = private(tmp_path / "credentials", "[default]\naws_access_key_id = a\naws_secret_access_key = b\n")
+    file = private(
+        tmp_path / "credentials", "[default]\naws_access_key_id = a\naws_secret_access_key = b\n"
+    )
     file.chmod(0o644)
     error = refusal(make("file", credentials_file=file))
     assert error.code == "storage_keys"
     assert "chmod o-r" in error.message
 
 
-@pytest.mark.parametrize("text", ["no section and hunter2!", "[default]\nhunter2!\n", "\xff", "[default]\n"])
-def test_a_file_that_holds_something_else_is_not_quoted(make: Make, tmp_path: Path, text: str) -> None:
+@pytest.mark.parametrize(
+    "text", ["no section and hunter2!", "[default]\nhunter2!\n", "\xff", "[default]\n"]
+)
+def test_a_file_that_holds_something_else_is_not_quoted(
+    make: Make, tmp_path: Path, text: str
+) -> None:
     error = refusal(make("file", credentials_file=private(tmp_path / "credentials", text)))
     assert error.code == "storage_keys"
     assert "hunter2!" not in error.message
 
 
 def test_a_file_that_is_missing_is_named(make: Make, tmp_path: Path) -> None:
-    assert str(tmp_path / "none") in refusal(make("file", credentials_file=tmp_path / "none")).message
+    assert (
+        str(tmp_path / "none") in refusal(make("file", credentials_file=tmp_path / "none")).message
+    )
 
 
 def test_a_role_is_assumed_with_the_users_keys_each_time(
@@ -142,16 +159,27 @@ def test_a_role_is_assumed_with_the_users_keys_each_time(
 ) -> None:
     numbers = iter((1, 2))
     oracle.say = lambda _request: granted("AssumeRole", next(numbers))
-    file = private(tmp_path / "credentials", "[default]\naws_access_key_id = user\naws_secret_access_key = user-key\n")
+    file = private(
+        tmp_path / "credentials",
+        "[default]\naws_access_key_id = user\naws_secret_access_key = user-key\n",
+    )
     keys = make(
-        "assume-role", endpoint=oracle.endpoint, credentials_file=file, role_arn="arn:robot", external_id="outside"
+        "assume-role",
+        endpoint=oracle.endpoint,
+        credentials_file=file,
+        role_arn="arn:robot",
+        external_id="outside",
     )
     first, second = keys.lease(), keys.lease()
     assert (first.access_key_id, first.session_token) == ("session-1", "session-token-1")
     assert second.access_key_id == "session-2"
     assert first.expires_at == ENDS.timestamp()
     asked = parse_qs(oracle.seen[0].body.decode())
-    assert (asked["Action"], asked["RoleArn"], asked["ExternalId"]) == (["AssumeRole"], ["arn:robot"], ["outside"])
+    assert (asked["Action"], asked["RoleArn"], asked["ExternalId"]) == (
+        ["AssumeRole"],
+        ["arn:robot"],
+        ["outside"],
+    )
     assert "Credential=user/" in oracle.seen[0].headers["authorization"]
     assert {"user-key", "session-secret-1", "session-token-2"} <= told
 
@@ -161,7 +189,12 @@ def test_a_web_identity_is_traded_for_keys_with_the_token_of_the_moment(
 ) -> None:
     oracle.say = lambda _request: granted("AssumeRoleWithWebIdentity")
     token = private(tmp_path / "token", "token-1\n")
-    keys = make("web-identity", sts_endpoint=oracle.endpoint, web_identity_token_file=token, role_arn="arn:robot")
+    keys = make(
+        "web-identity",
+        sts_endpoint=oracle.endpoint,
+        web_identity_token_file=token,
+        role_arn="arn:robot",
+    )
     assert keys.lease().access_key_id == "session-1"
     private(token, "token-2\n")
     keys.lease()
@@ -173,11 +206,20 @@ def test_a_web_identity_is_traded_for_keys_with_the_token_of_the_moment(
 def test_an_instance_asks_the_service_that_it_was_told_of(
     make: Make, oracle: Oracle, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    document = {"AccessKeyId": "a", "SecretAccessKey": "b", "Token": "c", "Expiration": f"{ENDS:%Y-%m-%dT%H:%M:%SZ}"}
+    document = {
+        "AccessKeyId": "a",
+        "SecretAccessKey": "b",
+        "Token": "c",
+        "Expiration": f"{ENDS:%Y-%m-%dT%H:%M:%SZ}",
+    }
     oracle.say = lambda _request: Answer(body=json.dumps(document).encode())
     monkeypatch.setenv("AWS_CONTAINER_CREDENTIALS_FULL_URI", f"{oracle.endpoint}/keys")
     lease = make("instance").lease()
-    assert (lease.access_key_id, lease.session_token, lease.expires_at) == ("a", "c", ENDS.timestamp())
+    assert (lease.access_key_id, lease.session_token, lease.expires_at) == (
+        "a",
+        "c",
+        ENDS.timestamp(),
+    )
 
 
 @pytest.fixture
@@ -190,11 +232,23 @@ def user(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize(
     ("answer", "code", "kind"),
     [
-        (Answer(403, body=b"<E><Error><Code>AccessDenied</Code></Error></E>"), "AccessDenied", "blocked"),
-        (Answer(403, body=b"<E><Code>InvalidClientTokenId</Code></E>"), "InvalidClientTokenId", "blocked"),
+        (
+            Answer(403, body=b"<E><Error><Code>AccessDenied</Code></Error></E>"),
+            "AccessDenied",
+            "blocked",
+        ),
+        (
+            Answer(403, body=b"<E><Code>InvalidClientTokenId</Code></E>"),
+            "InvalidClientTokenId",
+            "blocked",
+        ),
         (Answer(503), "HTTP_503", "offline"),
         (Answer(200, body=b"<Something/>"), "storage_keys", "blocked"),
-        (Answer(200, body=b'<?xml version="1.0" encoding="klingon"?><R/>'), "storage_keys", "blocked"),
+        (
+            Answer(200, body=b'<?xml version="1.0" encoding="klingon"?><R/>'),
+            "storage_keys",
+            "blocked",
+        ),
         (Answer(302, {"Location": "http://portal"}), "portal", "offline"),
     ],
 )
@@ -213,7 +267,9 @@ def test_an_answer_that_quotes_a_secret_is_told_without_it(
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "hunter2!")
 
     def say(_request: Request) -> Answer:
-        return Answer(403, body=b"<E><Code>AccessDenied</Code><Message>hunter2! is wrong</Message></E>")
+        return Answer(
+            403, body=b"<E><Code>AccessDenied</Code><Message>hunter2! is wrong</Message></E>"
+        )
 
     oracle.say = say
     assert "hunter2!" not in refusal(make("assume-role", sts_endpoint=oracle.endpoint)).message
@@ -232,17 +288,41 @@ FRANKFURT = "https://s3.eu-central-1.amazonaws.com"
     ("endpoint", "region", "sts_endpoint", "host", "signed"),
     [
         (FRANKFURT, "", "", "sts.eu-central-1.amazonaws.com", "eu-central-1"),
-        ("s3.dualstack.us-gov-west-1.amazonaws.com", "", "", "sts.us-gov-west-1.amazonaws.com", "us-gov-west-1"),
-        ("https://s3.cn-north-1.amazonaws.com.cn", "", "", "sts.cn-north-1.amazonaws.com.cn", "cn-north-1"),
+        (
+            "s3.dualstack.us-gov-west-1.amazonaws.com",
+            "",
+            "",
+            "sts.us-gov-west-1.amazonaws.com",
+            "us-gov-west-1",
+        ),
+        (
+            "https://s3.cn-north-1.amazonaws.com.cn",
+            "",
+            "",
+            "sts.cn-north-1.amazonaws.com.cn",
+            "cn-north-1",
+        ),
         ("https://s3.amazonaws.com", "", "", "sts.us-east-1.amazonaws.com", "us-east-1"),
         ("https://s3.amazonaws.com", "eu-west-1", "", "sts.eu-west-1.amazonaws.com", "eu-west-1"),
         # A token service that is named is signed for its own region, whatever the bucket's is.
-        (FRANKFURT, "", "https://sts.eu-west-1.amazonaws.com", "sts.eu-west-1.amazonaws.com", "eu-west-1"),
+        (
+            FRANKFURT,
+            "",
+            "https://sts.eu-west-1.amazonaws.com",
+            "sts.eu-west-1.amazonaws.com",
+            "eu-west-1",
+        ),
         (FRANKFURT, "eu-central-1", "sts.amazonaws.com", "sts.amazonaws.com", "us-east-1"),
         # Where its name tells no region, the bucket's is signed for.
         (FRANKFURT, "", "https://sts.example.org", "sts.example.org", "eu-central-1"),
         # A store on a machine of AWS is no part of AWS: it answers for its keys itself.
-        ("https://ec2-1.eu-west-1.compute.amazonaws.com", "", "", "ec2-1.eu-west-1.compute.amazonaws.com", "us-east-1"),
+        (
+            "https://ec2-1.eu-west-1.compute.amazonaws.com",
+            "",
+            "",
+            "ec2-1.eu-west-1.compute.amazonaws.com",
+            "us-east-1",
+        ),
     ],
 )
 def test_a_role_is_assumed_at_the_token_service_of_its_region(

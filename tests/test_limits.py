@@ -9,7 +9,7 @@ from zoneinfo import ZoneInfo
 import pytest
 
 from agent.gate.gate import Delays, Gate
-from agent.gate.upload_policy import Limits
+from agent.gate.upload_policy import UploadPolicy
 from agent.model.hours import Hours
 from agent.model.values import Link
 from tests.fakes.clock import FakeClock
@@ -38,9 +38,13 @@ def gate(clock: FakeClock) -> Gate:
 
 
 def limits(
-    gate: Gate, clock: FakeClock, *windows: str, interfaces: tuple[str, ...] = (), metered: bool = True
-) -> Limits:
-    return Limits(
+    gate: Gate,
+    clock: FakeClock,
+    *windows: str,
+    interfaces: tuple[str, ...] = (),
+    metered: bool = True,
+) -> UploadPolicy:
+    return UploadPolicy(
         gate,
         clock,
         hours=Hours.parse(windows, UTC),
@@ -58,7 +62,9 @@ def why(gate: Gate) -> str:
 # -- hours
 
 
-def test_the_gate_is_held_outside_the_hours_and_says_until_when(gate: Gate, clock: FakeClock) -> None:
+def test_the_gate_is_held_outside_the_hours_and_says_until_when(
+    gate: Gate, clock: FakeClock
+) -> None:
     bounds = limits(gate, clock, "22:00-06:00")
     bounds.look_at_clock()
     closed = gate.closed()
@@ -85,7 +91,9 @@ def test_without_hours_no_clock_closes_anything(gate: Gate, clock: FakeClock) ->
     assert gate.closed() is None
 
 
-def test_in_1970_the_hours_count_as_closed_and_the_clock_is_named(gate: Gate, clock: FakeClock) -> None:
+def test_in_1970_the_hours_count_as_closed_and_the_clock_is_named(
+    gate: Gate, clock: FakeClock
+) -> None:
     bounds = limits(gate, clock, "00:00-24:00")
     clock.set_now(1000)
     bounds.look_at_clock()
@@ -113,7 +121,9 @@ def test_a_jump_of_the_clock_moves_the_time_that_is_shown(gate: Gate, clock: Fak
 # -- links
 
 
-def test_nothing_goes_before_the_link_is_known_where_it_matters(gate: Gate, clock: FakeClock) -> None:
+def test_nothing_goes_before_the_link_is_known_where_it_matters(
+    gate: Gate, clock: FakeClock
+) -> None:
     bounds = limits(gate, clock, interfaces=("wl*",))
     assert bounds.asks_link
     assert "not known yet" in why(gate)
@@ -126,7 +136,9 @@ def test_where_every_link_will_do_nobody_need_look(gate: Gate, clock: FakeClock)
     assert gate.closed() is None
 
 
-def test_another_interface_than_allowed_holds_the_gate_and_is_named(gate: Gate, clock: FakeClock) -> None:
+def test_another_interface_than_allowed_holds_the_gate_and_is_named(
+    gate: Gate, clock: FakeClock
+) -> None:
     bounds = limits(gate, clock, interfaces=("wl*", "en*"))
     bounds.see(MOBILE)
     assert why(gate) == "the way to the cloud is wwan0; upload.interfaces allows wl*, en*"
@@ -145,7 +157,9 @@ def test_a_way_that_cannot_be_told_is_no_reason_to_hold(gate: Gate, clock: FakeC
     assert gate.closed() is None
 
 
-def test_a_metered_link_holds_the_gate_only_where_that_is_asked_for(gate: Gate, clock: FakeClock) -> None:
+def test_a_metered_link_holds_the_gate_only_where_that_is_asked_for(
+    gate: Gate, clock: FakeClock
+) -> None:
     limits(gate, clock, interfaces=("ww*",)).see(MOBILE)
     assert gate.closed() is None
     bounds = limits(gate, clock, metered=False)
@@ -171,7 +185,9 @@ def test_hours_and_links_hold_independently(gate: Gate, clock: FakeClock) -> Non
 
 
 @pytest.mark.parametrize("cut", ["windows", "link"])
-def test_a_pause_in_mid_upload_sends_every_part_once_and_costs_no_attempt(tmp_path: Path, cut: str) -> None:
+def test_a_pause_in_mid_upload_sends_every_part_once_and_costs_no_attempt(
+    tmp_path: Path, cut: str
+) -> None:
     robot = Robot(tmp_path / "recordings")
     robot.clock.set_now(NOON)
     bounds = limits(robot.gate, robot.clock, "09:00-13:00", interfaces=("wl*",))
@@ -190,7 +206,12 @@ def test_a_pause_in_mid_upload_sends_every_part_once_and_costs_no_attempt(tmp_pa
     robot.run()
     assert robot.store.sent_parts == [1, 2]  # the second was under way
     paused = robot.log(log.id)
-    assert (paused.status, paused.attempt_count, paused.phase, paused.error) == ("pending", 0, "uploading", None)
+    assert (paused.status, paused.attempt_count, paused.phase, paused.error) == (
+        "pending",
+        0,
+        "uploading",
+        None,
+    )
     robot.advance(HOUR)
     assert robot.store.sent_parts == [1, 2]
     assert robot.log(log.id) == paused
@@ -206,7 +227,9 @@ def test_a_pause_in_mid_upload_sends_every_part_once_and_costs_no_attempt(tmp_pa
     assert robot.stored(done) == Path(done.path).read_bytes()
 
 
-def test_a_part_that_was_cut_off_is_not_tried_again_over_a_link_that_is_not_allowed(tmp_path: Path) -> None:
+def test_a_part_that_was_cut_off_is_not_tried_again_over_a_link_that_is_not_allowed(
+    tmp_path: Path,
+) -> None:
     robot = Robot(tmp_path / "recordings")
     bounds = limits(robot.gate, robot.clock, interfaces=("wl*",))
     bounds.see(WIFI)

@@ -77,8 +77,12 @@ def _why_no_world() -> str:
     if missing := [tool for tool in ("unshare", "nsenter", "ip") if shutil.which(tool) is None]:
         return f"{', '.join(missing)} not installed"
     probe = "ip link add wlan0 type veth peer name far0"
-    tried = subprocess.run(["unshare", "--net", "sh", "-c", probe], capture_output=True, text=True, check=False)
-    return "" if tried.returncode == 0 else f"no network namespace with veth: {tried.stderr.strip()}"
+    tried = subprocess.run(
+        ["unshare", "--net", "sh", "-c", probe], capture_output=True, text=True, check=False
+    )
+    return (
+        "" if tried.returncode == 0 else f"no network namespace with veth: {tried.stderr.strip()}"
+    )
 
 
 @pytest.fixture
@@ -123,7 +127,9 @@ def test_this_machine_is_reached_by_loopback(world: World) -> None:
 
 def test_a_url_without_a_scheme_and_one_that_is_none_are_borne() -> None:
     watch = LinkWatch(RealClock(), metered=False)
-    assert watch.look(["127.0.0.1:80", "127.0.0.1", "http://", "http://[", "http://h:port"]) == Link(frozenset({"lo"}))
+    assert watch.look(
+        ["127.0.0.1:80", "127.0.0.1", "http://", "http://[", "http://h:port"]
+    ) == Link(frozenset({"lo"}))
     assert watch.look([]) == Link(None)
 
 
@@ -183,7 +189,9 @@ def test_a_name_is_kept_and_then_looked_up_again(resolver: Resolver) -> None:
     assert resolver.asked == 2
 
 
-def test_a_name_that_cannot_be_resolved_tells_nothing_and_is_asked_for_again(resolver: Resolver) -> None:
+def test_a_name_that_cannot_be_resolved_tells_nothing_and_is_asked_for_again(
+    resolver: Resolver,
+) -> None:
     watch = LinkWatch(FakeClock(), metered=False)
     resolver.fails = True
     assert watch.look(["https://gateway"]) == Link(None)
@@ -208,7 +216,15 @@ def busctl(folder: Path, monkeypatch: pytest.MonkeyPatch, script: str) -> Path:
 
 @pytest.mark.parametrize(
     ("says", "metered"),
-    [("u 0", False), ("u 1", True), ("u 2", False), ("u 3", True), ("u 4", False), ("", False), ("nonsense", False)],
+    [
+        ("u 0", False),
+        ("u 1", True),
+        ("u 2", False),
+        ("u 3", True),
+        ("u 4", False),
+        ("", False),
+        ("nonsense", False),
+    ],
 )
 def test_yes_and_guessed_yes_are_metered(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, says: str, *, metered: bool
@@ -221,13 +237,17 @@ def test_yes_and_guessed_yes_are_metered(
     ]  # fmt: skip
 
 
-def test_nobody_is_asked_where_it_does_not_matter(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_nobody_is_asked_where_it_does_not_matter(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     asked = busctl(tmp_path, monkeypatch, "echo 'u 1'")
     assert LinkWatch(RealClock(), metered=False).look([]) == Link(None)
     assert not asked.exists()
 
 
-@pytest.mark.parametrize("script", ["exit 1", "echo 'Failed to get property' >&2; exit 1", "exec sleep 30"])
+@pytest.mark.parametrize(
+    "script", ["exit 1", "echo 'Failed to get property' >&2; exit 1", "exec sleep 30"]
+)
 def test_a_networkmanager_that_is_not_there_or_hangs_is_not_metered(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, script: str
 ) -> None:

@@ -21,7 +21,7 @@ from agent.adapters import logs
 from agent.adapters.logs import HIDDEN, Redactor
 
 SECRET = 'wJalrXUtn"FEMI/K7MDENG+bPx'  # noqa: S105 - it opens nothing
-log = logging.getLogger("agent.flow.test")
+log = logging.getLogger("agent.upload.test")
 
 
 @pytest.fixture(autouse=True)
@@ -34,7 +34,9 @@ def _quiet_afterwards() -> Iterator[None]:
     agent.setLevel(levels[1])
 
 
-def started(folder: Path | None, level: str = "INFO", *, max_mib: int = 1, files: int = 3) -> Redactor:
+def started(
+    folder: Path | None, level: str = "INFO", *, max_mib: int = 1, files: int = 3
+) -> Redactor:
     return logs.start(level, folder, max_mib, files, console=folder is None)
 
 
@@ -44,7 +46,11 @@ def lines(folder: Path) -> list[dict[str, Any]]:
 
 def test_one_message_is_a_line_for_people_and_an_object_for_programs(tmp_path: Path) -> None:
     started(tmp_path)
-    log.info("sent %s", "a.mcap", extra={"event": "part_sent", "episode_id": "ep-1", "part": 3, "path": Path("/d/a b")})
+    log.info(
+        "sent %s",
+        "a.mcap",
+        extra={"event": "part_sent", "episode_id": "ep-1", "part": 3, "path": Path("/d/a b")},
+    )
     (line,) = lines(tmp_path)
     assert line.pop("time").endswith("Z")
     assert line == {
@@ -78,7 +84,10 @@ def test_the_agent_is_heard_from_its_level_on_and_libraries_from_warning_on(tmp_
     ):
         logging.getLogger(name).info("chatter of %s", name)
         logging.getLogger(name).warning("warning of %s", name)
-    assert [line["message"].split(" ")[0] for line in lines(tmp_path)] == ["detail", *["warning"] * 4]
+    assert [line["message"].split(" ")[0] for line in lines(tmp_path)] == [
+        "detail",
+        *["warning"] * 4,
+    ]
     assert lines(tmp_path)[1]["event"] == "urllib3.connectionpool"
     started(tmp_path, "ERROR")
     log.warning("not this")
@@ -162,7 +171,9 @@ def test_markup_and_braces_are_taken_as_they_are(tmp_path: Path) -> None:
 
 def test_facts_that_json_does_not_know_are_written_as_text(tmp_path: Path) -> None:
     started(tmp_path)
-    log.info("odd", extra={"rate": float("nan"), "keys": {(1, 2): b"x"}, "level": "mine", "time": 0})
+    log.info(
+        "odd", extra={"rate": float("nan"), "keys": {(1, 2): b"x"}, "level": "mine", "time": 0}
+    )
     (line,) = lines(tmp_path)
     assert (line["rate"], line["keys"], line["level"]) == ("nan", {"(1, 2)": "b'x'"}, "INFO")
 
@@ -182,9 +193,13 @@ def test_a_known_secret_appears_nowhere(tmp_path: Path, capsys: pytest.CaptureFi
         fail(SECRET)
     except ValueError:
         log.exception(
-            "with %s", SECRET, extra={"event": SECRET, "url": f"https://h/?x={SECRET}", "deep": [{"k": SECRET}]}
+            "with %s",
+            SECRET,
+            extra={"event": SECRET, "url": f"https://h/?x={SECRET}", "deep": [{"k": SECRET}]},
         )
-    texts = [file.read_text() for file in (tmp_path / "agent.log", tmp_path / "json" / "agent.jsonl")]
+    texts = [
+        file.read_text() for file in (tmp_path / "agent.log", tmp_path / "json" / "agent.jsonl")
+    ]
     texts.append(capsys.readouterr().err)
     for text in texts:
         assert "wJalrXUtn" not in text
@@ -258,9 +273,15 @@ def test_ordinary_words_stay(text: str) -> None:
 
 def test_a_fact_with_a_secret_name_is_hidden_whatever_it_is(tmp_path: Path) -> None:
     started(tmp_path)
-    log.info("x", extra={"token": "short", "profile": {"apiKey": "k", "tags": ["t"]}, "object_key": "k"})
+    log.info(
+        "x", extra={"token": "short", "profile": {"apiKey": "k", "tags": ["t"]}, "object_key": "k"}
+    )
     (line,) = lines(tmp_path)
-    assert (line["token"], line["profile"], line["object_key"]) == (HIDDEN, {"apiKey": HIDDEN, "tags": ["t"]}, "k")
+    assert (line["token"], line["profile"], line["object_key"]) == (
+        HIDDEN,
+        {"apiKey": HIDDEN, "tags": ["t"]},
+        "k",
+    )
     assert "short" not in (tmp_path / "agent.log").read_text()
 
 
@@ -305,7 +326,11 @@ def test_a_full_disk_stops_nothing_and_is_said_once(tmp_path: Path) -> None:
     mode = Path("/dev/full").stat().st_mode
     (tmp_path / "agent.log").symlink_to("/dev/full")
     done = subprocess.run(
-        [sys.executable, "-c", FULL_DISK, str(tmp_path)], capture_output=True, text=True, timeout=60, check=False
+        [sys.executable, "-c", FULL_DISK, str(tmp_path)],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
     )
     assert (done.returncode, done.stdout) == (0, "went on\n")
     assert Path("/dev/full").stat().st_mode == mode
@@ -331,7 +356,10 @@ def test_a_long_lived_secret_is_not_forgotten_when_many_others_come() -> None:
 
 
 def test_the_name_of_a_call_is_no_secret() -> None:
-    assert logs.Redactor().redact("ExchangeCredential: RESOURCE_EXHAUSTED") == "ExchangeCredential: RESOURCE_EXHAUSTED"
+    assert (
+        logs.Redactor().redact("ExchangeCredential: RESOURCE_EXHAUSTED")
+        == "ExchangeCredential: RESOURCE_EXHAUSTED"
+    )
 
 
 @pytest.mark.slow

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from agent.adapters.logtail import Line, LogTail
+from agent.adapters.logtail import LogLine, LogTail
 
 _WRITER = """
 import logging, sys
@@ -28,9 +28,13 @@ logs.stop()
 """
 
 
-def write(folder: Path, count: int, *, size: float = 1, files: int = 1000) -> subprocess.Popen[bytes]:
+def write(
+    folder: Path, count: int, *, size: float = 1, files: int = 1000
+) -> subprocess.Popen[bytes]:
     """Let a process log ``count`` lines as the agent does, rotating at ``size`` MiB."""
-    return subprocess.Popen([sys.executable, "-c", _WRITER, str(folder), str(count), str(size), str(files)])
+    return subprocess.Popen(
+        [sys.executable, "-c", _WRITER, str(folder), str(count), str(size), str(files)]
+    )
 
 
 @pytest.fixture
@@ -55,16 +59,18 @@ def rotate(file: Path, name: str) -> Path:
     return file.rename(file.with_name(f"agent.{name}.jsonl"))
 
 
-def numbers(lines: Iterator[Line] | list[Line]) -> list[int]:
+def numbers(lines: Iterator[LogLine] | list[LogLine]) -> list[int]:
     return [line.values["number"] for line in lines]
 
 
-def every(line: Line) -> bool:
+def every(line: LogLine) -> bool:
     del line
     return True
 
 
-def test_who_follows_while_a_real_process_rotates_reads_each_line_once(tmp_path: Path, tail: LogTail) -> None:
+def test_who_follows_while_a_real_process_rotates_reads_each_line_once(
+    tmp_path: Path, tail: LogTail
+) -> None:
     nap = threading.Event()
     read: list[int] = []
     writer = write(tmp_path, 5000, size=0.01)
@@ -80,7 +86,9 @@ def test_who_follows_while_a_real_process_rotates_reads_each_line_once(tmp_path:
     assert read == list(range(5000))
 
 
-def test_the_last_lines_are_found_across_rotated_files_and_followed_from_there(tmp_path: Path, tail: LogTail) -> None:
+def test_the_last_lines_are_found_across_rotated_files_and_followed_from_there(
+    tmp_path: Path, tail: LogTail
+) -> None:
     assert write(tmp_path, 600, size=0.01).wait() == 0
     assert len(list((tmp_path / "json").iterdir())) > 5
     found = tail.last(400, every)
@@ -93,7 +101,16 @@ def test_a_filter_counts_only_what_it_lets_through(file: Path, tail: LogTail) ->
     append(file, *range(10))
     rotate(file, "1")
     append(file, *range(10, 20))
-    assert numbers(list(tail.last(8, lambda line: line.values["number"] % 2 == 0))) == [4, 6, 8, 10, 12, 14, 16, 18]
+    assert numbers(list(tail.last(8, lambda line: line.values["number"] % 2 == 0))) == [
+        4,
+        6,
+        8,
+        10,
+        12,
+        14,
+        16,
+        18,
+    ]
 
 
 def test_a_log_that_begins_later_is_read_from_its_start(file: Path, tail: LogTail) -> None:

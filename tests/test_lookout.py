@@ -13,8 +13,8 @@ import pytest
 from agent.adapters.clock import RealClock
 from agent.adapters.config import PREFIX, load
 from agent.assembly import discovery_service as room
-from agent.assembly.discovery_service import Lookout
-from agent.dispatch.discovery_loop import Finder
+from agent.assembly.discovery_service import DiscoveryService
+from agent.dispatch.discovery_loop import DiscoveryLoop
 from agent.dispatch.dispatch import Dispatch
 from agent.model.errors import HistoryFullError
 from tests.fakes.history import MemoryHistory
@@ -45,14 +45,14 @@ def history() -> MemoryHistory:
 
 
 @pytest.fixture
-def lookout(tmp_path: Path, history: MemoryHistory) -> Iterator[Lookout]:
+def lookout(tmp_path: Path, history: MemoryHistory) -> Iterator[DiscoveryService]:
     environ = {
         PREFIX + "WATCH__ROOTS": json.dumps([str(tmp_path)]),
         PREFIX + "WATCH__SETTLE_SECONDS": "0.01",
         PREFIX + "WATCH__RESCAN_SECONDS": "0.05",
         PREFIX + "WATCH__SIDECAR": "ignore",
     }
-    lookout = Lookout(
+    lookout = DiscoveryService(
         load(None, environ).settings,
         history=history,
         clock=RealClock(),
@@ -65,7 +65,10 @@ def lookout(tmp_path: Path, history: MemoryHistory) -> Iterator[Lookout]:
 
 
 def test_no_error_of_those_it_tells_ends_the_search(
-    lookout: Lookout, history: MemoryHistory, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    lookout: DiscoveryService,
+    history: MemoryHistory,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(room, "_PAUSE", 0.01)
     write_mcap(tmp_path / "a.mcap")
@@ -80,7 +83,10 @@ def test_no_error_of_those_it_tells_ends_the_search(
 
 
 def test_no_error_in_a_scan_ends_the_search(
-    lookout: Lookout, history: MemoryHistory, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    lookout: DiscoveryService,
+    history: MemoryHistory,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     write_mcap(tmp_path / "a.mcap")
     scan: Callable[..., Any] = lookout.discover._scan_all
@@ -101,11 +107,11 @@ def test_no_error_in_a_scan_ends_the_search(
 
 @pytest.mark.timeout(60)
 def test_the_first_wait_for_what_is_due_at_once_ends_on_every_python(
-    lookout: Lookout, monkeypatch: pytest.MonkeyPatch
+    lookout: DiscoveryService, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """On Python 3.10 the first timed get of a SimpleQueue, one time in some thousands, has no end."""
     discover = lookout.discover
     discover.step()
     monkeypatch.setattr(discover, "next_step", lambda: 0.0)
     for _ in range(30_000):
-        Finder(discover, lookout.intake, type(lookout._sightings)(), RealClock()).once()
+        DiscoveryLoop(discover, lookout.intake, type(lookout._sightings)(), RealClock()).once()

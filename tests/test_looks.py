@@ -3,7 +3,7 @@ from __future__ import annotations
 import math
 import random
 
-from agent.discovery.timer_queue import Batch, Looks
+from agent.discovery.timer_queue import Batch, TimerQueue
 
 
 def batch_of(mtimes: list[int]) -> Batch:
@@ -13,7 +13,7 @@ def batch_of(mtimes: list[int]) -> Batch:
     return batch
 
 
-def taken(looks: Looks) -> list[tuple[float, int]]:
+def taken(looks: TimerQueue) -> list[tuple[float, int]]:
     found = []
     while (first := looks.first()) != (math.inf, 0):
         due, mtime_ns, folder, name = looks.pop()
@@ -24,7 +24,7 @@ def taken(looks: Looks) -> list[tuple[float, int]]:
 
 
 def test_looks_come_by_due_and_then_by_the_age_of_the_file_however_they_were_given() -> None:
-    looks, expected = Looks(), []
+    looks, expected = TimerQueue(), []
     for due, count in ((3.0, 2500), (2.0, 10), (2.0, 1500), (5.0, 1000)):
         mtimes = random.Random(count).sample(range(10**18), count)
         looks.push_all(batch_of(mtimes), due)
@@ -37,7 +37,7 @@ def test_looks_come_by_due_and_then_by_the_age_of_the_file_however_they_were_giv
 
 def test_files_of_any_date_come_in_order_and_the_many_of_one_walk_too() -> None:
     for count in (10, 2000):
-        looks, batch = Looks(), Batch()
+        looks, batch = TimerQueue(), Batch()
         mtimes = [-(2**100), -1, *range(count), 2**100]
         for mtime in random.Random(count).sample(mtimes, len(mtimes)):
             batch.add(mtime, "/r", f"{mtime}.mcap")
@@ -46,6 +46,6 @@ def test_files_of_any_date_come_in_order_and_the_many_of_one_walk_too() -> None:
 
 
 def test_nothing_to_be_looked_at_is_never_due() -> None:
-    looks = Looks()
+    looks = TimerQueue()
     looks.push_all(Batch(), 1.0)
     assert looks.first() == (math.inf, 0)

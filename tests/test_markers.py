@@ -107,7 +107,9 @@ def test_first_puts_a_recording_ahead_of_the_queue(tmp_path: Path) -> None:
     assert not marker.exists()
     robot.gate.release("test")
     robot.dispatch.tick()
-    assert [claim.log.path for claim in robot.dispatch.in_flight()] == [str(robot.folder / "2.mcap")]
+    assert [claim.log.path for claim in robot.dispatch.in_flight()] == [
+        str(robot.folder / "2.mcap")
+    ]
 
 
 def test_first_of_what_is_uploaded_says_so_in_the_place_of_the_marker(robot: Marked) -> None:
@@ -122,7 +124,10 @@ def test_a_touch_in_a_folder_uploads_all_in_it_and_below_again(tmp_path: Path) -
     marker = robot.touch("day/.resync", "all of it")
     robot.settle()
     assert not marker.exists()
-    assert robot.asked(3) == [("a.mcap", True, "marker", "all of it"), ("b.mcap", True, "marker", "all of it")]
+    assert robot.asked(3) == [
+        ("a.mcap", True, "marker", "all of it"),
+        ("b.mcap", True, "marker", "all of it"),
+    ]
 
 
 def test_a_touch_in_the_watched_folder_itself_uploads_everything_again(robot: Marked) -> None:
@@ -236,7 +241,9 @@ def test_rescan_looks_at_everything_and_goes_when_that_is_done(robot: Marked) ->
     assert robot.discover.scans == scans + 1
 
 
-def test_a_rescan_that_can_not_be_removed_is_heeded_once(robot: Marked, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_rescan_that_can_not_be_removed_is_heeded_once(
+    robot: Marked, monkeypatch: pytest.MonkeyPatch
+) -> None:
     scans = robot.discover.scans
     robot.touch_by_name("rescan")
     monkeypatch.setattr(touched, "unlink", read_only)
@@ -347,7 +354,9 @@ def test_a_mistake_over_one_marker_keeps_no_other_waiting_and_is_logged_once(
 ) -> None:
     episode = robot.requests.episode
     monkeypatch.setattr(
-        robot.requests, "episode", lambda name, **asked: 1 / 0 if name == "bad" else episode(name, **asked)
+        robot.requests,
+        "episode",
+        lambda name, **asked: 1 / 0 if name == "bad" else episode(name, **asked),
     )
     bad = robot.touch_by_name("bad.resync")
     robot.touch_by_name(f"{robot.log(1).episode_id}.resync")
@@ -401,17 +410,23 @@ def test_what_a_command_left_while_no_agent_ran_is_done_after_the_start(tmp_path
     robot = Marked(tmp_path / "recordings", "day/a.mcap", "day/b.mcap")
     for number, target in enumerate([robot.folder / "day" / "a.mcap", robot.folder / "day"]):
         left = robot.touch_by_name(
-            f"{number}.request", json.dumps({"ask": "resync", "target": str(target), "reason": "why not"})
+            f"{number}.request",
+            json.dumps({"ask": "resync", "target": str(target), "reason": "why not"}),
         )
     robot.restart()
     robot.turn()
     robot.settle()
     assert not left.exists()
-    assert robot.asked(2) == [("a.mcap", True, "cli", "why not"), ("b.mcap", True, "cli", "why not")]
+    assert robot.asked(2) == [
+        ("a.mcap", True, "cli", "why not"),
+        ("b.mcap", True, "cli", "why not"),
+    ]
     assert [path.name for path in robot.marked.iterdir()] == []
 
 
-def test_a_folder_in_a_request_goes_in_pieces(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_folder_in_a_request_goes_in_pieces(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     robot = Marked(tmp_path / "recordings", *(f"{number}.mcap" for number in range(5)))
     monkeypatch.setattr(room, "BATCH", 2)
     left = request(robot, ask="first", target=str(robot.folder), reason="")
@@ -442,7 +457,9 @@ def test_a_request_for_what_can_not_be_a_name_is_rejected(robot: Marked, target:
 def test_an_asset_id_that_a_command_left_is_bound(robot: Marked) -> None:
     request(robot, ask="asset", robot="arm-7", asset=PROFILE.asset_id)
     robot.turn()
-    assert json.loads((robot.marked.parent / "assets.json").read_text()) == {"arm-7": PROFILE.asset_id}
+    assert json.loads((robot.marked.parent / "assets.json").read_text()) == {
+        "arm-7": PROFILE.asset_id
+    }
 
 
 def test_an_asset_id_that_is_refused_says_why(robot: Marked) -> None:
@@ -482,7 +499,9 @@ def test_a_marker_that_can_not_be_removed_is_served_once_and_said_once_also_acro
     assert (robot.history.markers, robot.markers.report().kept) == ({}, [])
 
 
-def test_it_is_served_again_when_it_is_touched_again(robot: Marked, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_it_is_served_again_when_it_is_touched_again(
+    robot: Marked, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(touched, "unlink", read_only)
     for moment in (1_700_000_000, 1_700_000_001):
         os.utime(robot.touch("a.mcap.resync"), (moment, moment))
@@ -490,7 +509,9 @@ def test_it_is_served_again_when_it_is_touched_again(robot: Marked, monkeypatch:
     assert robot.history.counts()["completed"] == 3
 
 
-def test_one_that_its_operator_removes_is_forgotten(robot: Marked, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_one_that_its_operator_removes_is_forgotten(
+    robot: Marked, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(touched, "unlink", read_only)
     marker = robot.touch("a.mcap.resync")
     robot.settle()
@@ -500,7 +521,9 @@ def test_one_that_its_operator_removes_is_forgotten(robot: Marked, monkeypatch: 
     assert (robot.history.markers, robot.markers.report().kept) == ({}, [])
 
 
-def test_one_on_a_disk_that_is_away_is_remembered(robot: Marked, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_one_on_a_disk_that_is_away_is_remembered(
+    robot: Marked, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(touched, "unlink", read_only)
     robot.touch("a.mcap.resync")
     robot.settle()
@@ -524,7 +547,10 @@ def test_one_that_can_not_be_rejected_in_place_is_said_once_also_across_restarts
         robot.settle()
         robot.restart()
     assert marker.exists()
-    assert [text.partition(":")[0].partition(" ")[0] for text in warnings(caplog)] == ["rejected", str(marker)]
+    assert [text.partition(":")[0].partition(" ")[0] for text in warnings(caplog)] == [
+        "rejected",
+        str(marker),
+    ]
 
 
 def test_a_marker_dropped_while_the_one_before_it_is_served_is_not_lost(
@@ -575,7 +601,9 @@ def test_a_mistake_over_one_marker_is_said_once_and_keeps_no_other_waiting(
     for _ in range(3):
         robot.turn()
     assert not good.exists()
-    assert [str(bad) in record.getMessage() for record in caplog.records if record.exc_info] == [True]
+    assert [str(bad) in record.getMessage() for record in caplog.records if record.exc_info] == [
+        True
+    ]
 
 
 def test_a_marker_behind_a_folder_that_was_closed_keeps_no_other_waiting(
@@ -649,7 +677,9 @@ def by_request(robot: Marked) -> Path:
     return request(robot, ask="resync", target=str(robot.folder / "day"), reason="")
 
 
-@pytest.mark.parametrize(("drop", "recordings"), [(beside, 1), (in_folder, 3), (by_episode, 1), (by_request, 3)])
+@pytest.mark.parametrize(
+    ("drop", "recordings"), [(beside, 1), (in_folder, 3), (by_episode, 1), (by_request, 3)]
+)
 def test_whenever_the_power_fails_a_marker_is_served_exactly_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, drop: Callable[[Marked], Path], recordings: int
 ) -> None:
@@ -668,7 +698,9 @@ def test_whenever_the_power_fails_a_marker_is_served_exactly_once(
                     robot.restart()
                     robot.gate.hold("test", "the test says so")
                 if not marker.exists():
-                    assert len(robot.asked(3)) == recordings, "a marker goes only when its outcome is durable"
+                    assert len(robot.asked(3)) == recordings, (
+                        "a marker goes only when its outcome is durable"
+                    )
         robot.settle()
         assert not marker.exists()
         assert len(robot.asked(3)) == recordings
@@ -709,16 +741,22 @@ def test_whenever_the_power_fails_a_rejected_marker_leaves_its_reason(
 def test_a_storm_of_ten_thousand_markers_costs_few_transactions_and_little_memory(
     robot: Marked, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    caplog.set_level(logging.CRITICAL, "agent")  # records that are kept are no memory of the agent's
+    caplog.set_level(
+        logging.CRITICAL, "agent"
+    )  # records that are kept are no memory of the agent's
     count = 10_000
     for number in range(count):
         (robot.marked / f"{robot.log(1).episode_id}.resync").touch()
         (robot.folder / f"a-{number}.mcap.resync").touch()
-        (robot.folder / f"a-{number}.mcap").hardlink_to(robot.folder / "a.mcap") if number < 100 else None
+        (robot.folder / f"a-{number}.mcap").hardlink_to(
+            robot.folder / "a.mcap"
+        ) if number < 100 else None
     writes: list[str] = []
     robot.history.before = writes.append
     robot.gate.hold("test", "the test says so")
-    monkeypatch.setattr(touched, "put", lambda path, data, **_: path.write_bytes(data))  # an fsync each
+    monkeypatch.setattr(
+        touched, "put", lambda path, data, **_: path.write_bytes(data)
+    )  # an fsync each
     tracemalloc.start()
     robot.settle()
     _, memory = tracemalloc.get_traced_memory()

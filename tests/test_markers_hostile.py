@@ -21,7 +21,7 @@ from agent.adapters.history import TinyHistory
 from agent.model.values import Sighting
 from agent.operations import marker_file as touched
 from agent.operations import markers as room
-from agent.operations.marker_file import UnservedError
+from agent.operations.marker_file import MarkerRejectedError
 from agent.operations.requests import BATCH
 from tests.fakes.clock import FakeClock
 from tests.recorders import write_mcap, write_sidecar
@@ -127,8 +127,12 @@ def test_a_request_with_other_things_than_text_is_rejected_and_binds_nothing(
     assert not (robot.marked.parent / "assets.json").exists()
 
 
-@pytest.mark.parametrize("text", ["[" * 60_000, '{"ask": "resync", "target": "' + "a" * 100_000 + '"}', b"\xff\xfe{}"])
-def test_a_request_too_deep_too_large_or_no_text_is_rejected(robot: Kept, text: str | bytes) -> None:
+@pytest.mark.parametrize(
+    "text", ["[" * 60_000, '{"ask": "resync", "target": "' + "a" * 100_000 + '"}', b"\xff\xfe{}"]
+)
+def test_a_request_too_deep_too_large_or_no_text_is_rejected(
+    robot: Kept, text: str | bytes
+) -> None:
     left = robot.touch(robot.marked / "1.request", text)
     robot.settle()
     assert "no request of keystone-agent" in why(left)
@@ -167,7 +171,9 @@ def test_a_request_can_not_reach_outside_of_the_watched_folders(robot: Kept) -> 
 
 @pytest.mark.parametrize("kind", ["folder", "pipe", "link", "loop"])
 @pytest.mark.parametrize("name", ["ep.resync", "1.request", "rescan", ".resync"])
-def test_what_is_no_file_among_the_markers_is_left_alone_and_costs_no_scan(robot: Kept, kind: str, name: str) -> None:
+def test_what_is_no_file_among_the_markers_is_left_alone_and_costs_no_scan(
+    robot: Kept, kind: str, name: str
+) -> None:
     path = robot.marked / name
     target = robot.touch(robot.folder.parent / "target", "mine")
     if kind == "folder":
@@ -200,7 +206,9 @@ def test_a_reason_goes_through_no_link_and_replaces_the_one_before(robot: Kept) 
     assert not marker.with_name(f".{marker.name}.rejected.new").exists()
 
 
-def test_a_name_that_is_no_utf_8_is_served_and_remembered(robot: Kept, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_name_that_is_no_utf_8_is_served_and_remembered(
+    robot: Kept, monkeypatch: pytest.MonkeyPatch
+) -> None:
     path = write_mcap(robot.folder / os.fsdecode(b"\xff\xfe.mcap"), size=1000, seed=7)
     robot.gate.release("test")
     robot.settle()
@@ -218,10 +226,12 @@ def test_a_name_that_is_no_utf_8_is_served_and_remembered(robot: Kept, monkeypat
     assert (robot.folder / "\udcff.mcap.resync.rejected").exists()
 
 
-def test_a_marker_that_has_become_a_link_or_a_pipe_meanwhile_is_not_followed_nor_waited_for(tmp_path: Path) -> None:
+def test_a_marker_that_has_become_a_link_or_a_pipe_meanwhile_is_not_followed_nor_waited_for(
+    tmp_path: Path,
+) -> None:
     (tmp_path / "secret").write_text("secret")
     (tmp_path / "a.mcap.resync").symlink_to("secret")
-    with pytest.raises(UnservedError, match="can't be read"):
+    with pytest.raises(MarkerRejectedError, match="can't be read"):
         touched.reason_in(tmp_path / "a.mcap.resync")
     os.mkfifo(tmp_path / "b.mcap.resync")
     assert touched.reason_in(tmp_path / "b.mcap.resync") == ""
@@ -279,18 +289,24 @@ def test_a_marker_in_a_folder_of_others_is_served_once_and_said_once(
     robot.history.close()
 
 
-def test_a_request_for_a_folder_that_this_user_may_not_enter_is_rejected(unprivileged: Path) -> None:
+def test_a_request_for_a_folder_that_this_user_may_not_enter_is_rejected(
+    unprivileged: Path,
+) -> None:
     robot = Kept(unprivileged / "recordings")
     closed = unprivileged / "closed"
     closed.mkdir(mode=0)
-    left = robot.touch(robot.marked / "1.request", json.dumps({"ask": "resync", "target": str(closed / "day")}))
+    left = robot.touch(
+        robot.marked / "1.request", json.dumps({"ask": "resync", "target": str(closed / "day")})
+    )
     robot.settle()
     closed.chmod(0o755)
     assert why(left)
     robot.history.close()
 
 
-def test_a_marker_that_can_not_be_read_is_rejected(robot: Kept, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_marker_that_can_not_be_read_is_rejected(
+    robot: Kept, monkeypatch: pytest.MonkeyPatch
+) -> None:
     marker = robot.folder / "a.mcap.resync"
     marker.write_text("why")
     refuse(monkeypatch, "open", marker, errno.EACCES)
@@ -369,10 +385,15 @@ def test_a_marker_that_could_not_be_rejected_is_served_when_its_recording_has_co
         robot.gate.release("test")
         robot.settle()
     assert not marker.exists()
-    assert [Path(log.path).name for log in robot.history.newest_first("completed")] == ["b.mcap", "a.mcap"]
+    assert [Path(log.path).name for log in robot.history.newest_first("completed")] == [
+        "b.mcap",
+        "a.mcap",
+    ]
 
 
-def test_a_name_too_long_for_its_reason_is_said_once(robot: Kept, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_name_too_long_for_its_reason_is_said_once(
+    robot: Kept, caplog: pytest.LogCaptureFixture
+) -> None:
     marker = robot.touch(robot.folder / ("x" * 243 + ".mcap.resync"))
     robot.settle()
     robot.again()
@@ -433,7 +454,13 @@ def in_vain(robot: Kept) -> Path:
 
 @pytest.mark.parametrize(
     ("drop", "names"),
-    [(beside, ["a"]), (in_folder, ["a", "b"]), (by_episode, ["a"]), (by_request, ["a", "b"]), (in_vain, [])],
+    [
+        (beside, ["a"]),
+        (in_folder, ["a", "b"]),
+        (by_episode, ["a"]),
+        (by_request, ["a", "b"]),
+        (in_vain, []),
+    ],
 )
 def test_whenever_the_power_fails_the_real_history_knows_what_is_served(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, drop: Callable[[Kept], Path], names: list[str]
@@ -444,7 +471,8 @@ def test_whenever_the_power_fails_the_real_history_knows_what_is_served(
         for seed, name in enumerate(("a", "b")):
             (robot.folder / "day").mkdir(exist_ok=True)
             write_sidecar(
-                write_mcap(robot.folder / "day" / f"{name}.mcap", size=1000, seed=seed), {"episode_id": f"ep-{name}"}
+                write_mcap(robot.folder / "day" / f"{name}.mcap", size=1000, seed=seed),
+                {"episode_id": f"ep-{name}"},
             )
         robot.gate.release("test")
         robot.settle()

@@ -50,10 +50,16 @@ WRITERS: dict[str, Callable[[Path], Path]] = {
     "mcap chunked": lambda path: recorders.write_mcap(path, metadata=METADATA),
     "mcap unchunked": lambda path: recorders.write_mcap(path, metadata=METADATA, chunked=False),
     "mcap without CRC": lambda path: recorders.write_mcap(path, metadata=METADATA, crc=False),
-    "mcap without offsets": lambda path: recorders.write_mcap(path, metadata=METADATA, summary_offsets=False),
+    "mcap without offsets": lambda path: recorders.write_mcap(
+        path, metadata=METADATA, summary_offsets=False
+    ),
     "foxglove": lambda path: recorders.write_foxglove(path, metadata=METADATA),
-    "foxglove lz4": lambda path: recorders.write_foxglove(path, metadata=METADATA, compression=MCAPCompression.Lz4),
-    "foxglove unchunked": lambda path: recorders.write_foxglove(path, metadata=METADATA, use_chunks=False),
+    "foxglove lz4": lambda path: recorders.write_foxglove(
+        path, metadata=METADATA, compression=MCAPCompression.Lz4
+    ),
+    "foxglove unchunked": lambda path: recorders.write_foxglove(
+        path, metadata=METADATA, use_chunks=False
+    ),
     "foxglove without offsets": lambda path: recorders.write_foxglove(
         path, metadata=METADATA, emit_summary_offsets=False, calculate_summary_section_crc=False
     ),
@@ -61,7 +67,9 @@ WRITERS: dict[str, Callable[[Path], Path]] = {
 
 
 @pytest.mark.parametrize("write", WRITERS.values(), ids=WRITERS.keys())
-def test_every_writer_s_file_is_complete_and_says_what_it_holds(tmp_path: Path, write: Callable[[Path], Path]) -> None:
+def test_every_writer_s_file_is_complete_and_says_what_it_holds(
+    tmp_path: Path, write: Callable[[Path], Path]
+) -> None:
     tail = tail_of(write(tmp_path / "a.mcap"))
     assert tail.start_time == recorders.START_TIME
     assert tail.end_time is not None
@@ -73,7 +81,9 @@ def test_a_bag_by_rosbags_is_complete(tmp_path: Path) -> None:
     assert tail_of(recorders.write_bag(tmp_path / "bag")).message_count == 100
 
 
-@pytest.mark.parametrize("options", [{"summary": False}, {"summary": False, "crc": False}, {"statistics": False}])
+@pytest.mark.parametrize(
+    "options", [{"summary": False}, {"summary": False, "crc": False}, {"statistics": False}]
+)
 @pytest.mark.parametrize("chunked", [True, False])
 def test_a_file_without_statistics_is_complete_and_says_nothing(
     tmp_path: Path, options: dict[str, Any], chunked: bool
@@ -94,7 +104,9 @@ def test_a_place_named_for_an_absent_section_is_taken(tmp_path: Path) -> None:
         )
         writer.start()
         writer.finish()  # type: ignore[no-untyped-call]  # mcap annotates it only in part
-    assert struct.unpack_from("<Q", path.read_bytes()[-20:])[0] != 0  # its writer's habit: an offset, but no section
+    assert (
+        struct.unpack_from("<Q", path.read_bytes()[-20:])[0] != 0
+    )  # its writer's habit: an offset, but no section
     assert tail_of(path) == Tail()
 
 
@@ -117,7 +129,9 @@ def test_the_checksum_of_an_absent_summary_covers_the_footer() -> None:
         tail_of_bytes(content + footer(0, 0, 1875167665))
 
 
-@pytest.mark.parametrize("content", [b"", MAGIC[:3], MAGIC, MAGIC + b"\x01", EMPTY_HEADER, EMPTY_HEADER + bytes(100)])
+@pytest.mark.parametrize(
+    "content", [b"", MAGIC[:3], MAGIC, MAGIC + b"\x01", EMPTY_HEADER, EMPTY_HEADER + bytes(100)]
+)
 def test_a_proper_start_without_an_end_is_still_recording(content: bytes) -> None:
     with pytest.raises(NoTailError):
         tail_of_bytes(content)
@@ -137,10 +151,19 @@ def test_a_proper_start_without_an_end_is_still_recording(content: bytes) -> Non
         EMPTY_HEADER + DATA_END + footer(0, 12),
         EMPTY_HEADER + DATA_END + b"\x0b" * 30 + footer(38, 0),
         EMPTY_HEADER + bytes(13) + footer(0, 0),
-        EMPTY_HEADER + DATA_END + struct.pack("<BQBQQ", 14, 17, 11, 2**64 - 1, 2**64 - 1) + footer(38, 38),
+        EMPTY_HEADER
+        + DATA_END
+        + struct.pack("<BQBQQ", 14, 17, 11, 2**64 - 1, 2**64 - 1)
+        + footer(38, 38),
         EMPTY_HEADER + DATA_END + struct.pack("<BQQ", 11, 8, 1) + footer(38, 0),
-        EMPTY_HEADER + DATA_END + struct.pack("<BQQQI8s", 13, 28, 2**63, 1, 8, b"keystone") + footer(38, 0),
-        EMPTY_HEADER + DATA_END + struct.pack("<BQQQI8s", 13, 28, 25, 1, 8, b"keystone") + footer(38, 0),
+        EMPTY_HEADER
+        + DATA_END
+        + struct.pack("<BQQQI8s", 13, 28, 2**63, 1, 8, b"keystone")
+        + footer(38, 0),
+        EMPTY_HEADER
+        + DATA_END
+        + struct.pack("<BQQQI8s", 13, 28, 25, 1, 8, b"keystone")
+        + footer(38, 0),
     ],
 )
 def test_nonsense_is_damaged(content: bytes) -> None:
@@ -159,7 +182,9 @@ def with_metadata(count: int, length: int) -> bytes:
     record = struct.pack("<I8s", 8, b"axon.big") + values
     data = (struct.pack("<BQ", 12, len(record)) + record) * count
     index = b"".join(
-        struct.pack("<BQQQI8s", 13, 28, 25 + number * (len(record) + 9), len(record) + 9, 8, b"axon.big")
+        struct.pack(
+            "<BQQQI8s", 13, 28, 25 + number * (len(record) + 9), len(record) + 9, 8, b"axon.big"
+        )
         for number in range(count)
     )
     content = EMPTY_HEADER + data + DATA_END
@@ -237,12 +262,16 @@ def samples(tmp_path_factory: pytest.TempPathFactory) -> list[bytes]:
     return [path.read_bytes() for path in paths]
 
 
-every_sample = settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+every_sample = settings(
+    max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
 
 
 @every_sample
 @given(st.data())
-def test_a_finished_file_cut_off_anywhere_is_never_complete(samples: list[bytes], data: st.DataObject) -> None:
+def test_a_finished_file_cut_off_anywhere_is_never_complete(
+    samples: list[bytes], data: st.DataObject
+) -> None:
     content = data.draw(st.sampled_from(samples))
     end = data.draw(st.integers(0, len(content) - 1))
     with pytest.raises(NoTailError):
@@ -251,9 +280,13 @@ def test_a_finished_file_cut_off_anywhere_is_never_complete(samples: list[bytes]
 
 @every_sample
 @given(st.data())
-def test_flipped_bits_raise_nothing_but_the_two_errors(samples: list[bytes], data: st.DataObject) -> None:
+def test_flipped_bits_raise_nothing_but_the_two_errors(
+    samples: list[bytes], data: st.DataObject
+) -> None:
     content = bytearray(data.draw(st.sampled_from(samples)))
-    near_an_end = st.one_of(st.integers(0, 200), st.integers(-600, -1), st.integers(0, len(content) - 1))
+    near_an_end = st.one_of(
+        st.integers(0, 200), st.integers(-600, -1), st.integers(0, len(content) - 1)
+    )
     for place in data.draw(st.lists(near_an_end, min_size=1, max_size=8)):
         content[place % len(content)] ^= 1 << data.draw(st.integers(0, 7))
     try:

@@ -14,8 +14,8 @@ from agent.adapters.journal import JournalStorage
 from agent.adapters.metrics_endpoint.exposition import Exporter
 from agent.model.errors import TABLE, CloudError
 from agent.model.metrics import HOLDS
-from agent.model.values import Debt, utc_seconds
-from agent.observe.metrics_collector import Measuring
+from agent.model.values import Orphan, utc_seconds
+from agent.observe.metrics_collector import MetricsCollector
 from tests.recorders import write_mcap, write_sidecar
 from tests.robot import WatchingRobot
 
@@ -31,9 +31,9 @@ class Measured(WatchingRobot):
         self.watcher_up = True
         self.take = self.measure().take
 
-    def measure(self) -> Measuring:
+    def measure(self) -> MetricsCollector:
         """Somebody who begins to measure now."""
-        return Measuring(
+        return MetricsCollector(
             history=self.history,
             dispatch=self.dispatch,
             gate=self.gate,
@@ -130,10 +130,20 @@ def test_each_end_of_an_attempt_is_counted_once(robot: Measured) -> None:
     robot.find(path)
     path.unlink()
     robot.run()
-    assert ended() == {"put_back": 2, "offline": 2, "completed": 1, "waiting": 1, "blocked": 1, "failed": 1, "final": 1}
+    assert ended() == {
+        "put_back": 2,
+        "offline": 2,
+        "completed": 1,
+        "waiting": 1,
+        "blocked": 1,
+        "failed": 1,
+        "final": 1,
+    }
 
 
-def test_bytes_in_flight_count_at_once_and_what_is_taken_back_takes_nothing_from_the_count(robot: Measured) -> None:
+def test_bytes_in_flight_count_at_once_and_what_is_taken_back_takes_nothing_from_the_count(
+    robot: Measured,
+) -> None:
     robot.record()
     robot.dispatch.tick()
     (claim,) = robot.dispatch.in_flight()
@@ -146,7 +156,8 @@ def test_bytes_in_flight_count_at_once_and_what_is_taken_back_takes_nothing_from
 
 
 @pytest.mark.parametrize(
-    ("code", "reason"), [("refused", "refused"), ("NoSuchBucket", "NoSuchBucket"), ("HTTP_599", "other")]
+    ("code", "reason"),
+    [("refused", "refused"), ("NoSuchBucket", "NoSuchBucket"), ("HTTP_599", "other")],
 )
 def test_a_closed_gate_is_shown_by_its_code_if_that_is_one_of_a_known_set(
     robot: Measured, code: str, reason: str
@@ -188,11 +199,26 @@ def test_the_last_success_is_known_over_restarts_and_never_of_1970(robot: Measur
 def test_the_rest_is_asked_of_those_who_know(robot: Measured) -> None:
     robot.turn()
     before = robot.take()
-    assert (before.watcher_up, before.orphaned_uploads, before.lease_remaining_seconds) == (True, 0, None)
+    assert (before.watcher_up, before.orphaned_uploads, before.lease_remaining_seconds) == (
+        True,
+        0,
+        None,
+    )
     assert before.scan_seconds == robot.discover.report().scan_seconds
     assert before.disk_free_bytes == pytest.approx(shutil.disk_usage(robot.folder).free, rel=0.1)
     robot.watcher_up = False
-    robot.history.owe(Debt(0, "asset", "logical", "upload", "multipart", "key", "gave_up", "2026-01-01T00:00:00.000Z"))
+    robot.history.owe(
+        Orphan(
+            0,
+            "asset",
+            "logical",
+            "upload",
+            "multipart",
+            "key",
+            "gave_up",
+            "2026-01-01T00:00:00.000Z",
+        )
+    )
     now = robot.take()
     assert (now.watcher_up, now.orphaned_uploads) == (False, 1)
 

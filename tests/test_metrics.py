@@ -66,12 +66,19 @@ def exposed(address: str) -> str:
 
 
 def names(text: str) -> set[str]:
-    return {name.removeprefix("keystone_agent_") for name in re.findall(r"keystone_agent_[a-z_]+", text)}
+    return {
+        name.removeprefix("keystone_agent_") for name in re.findall(r"keystone_agent_[a-z_]+", text)
+    }
 
 
 def promtool(*arguments: str, given: str = "") -> str:
     done = subprocess.run(
-        ["promtool", *arguments], input=given, capture_output=True, text=True, timeout=60, check=False
+        ["promtool", *arguments],
+        input=given,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
     )
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout + done.stderr
@@ -81,7 +88,11 @@ def test_exactly_the_promised_names_are_exposed_each_with_help(exposed: str) -> 
     assert {line.split()[2] for line in exposed.splitlines() if line.startswith("# TYPE")} == {
         f"keystone_agent_{name}" for name in CONTRACT
     }
-    helped = {line.split()[2]: line.split(maxsplit=3)[3:] for line in exposed.splitlines() if line.startswith("# HELP")}
+    helped = {
+        line.split()[2]: line.split(maxsplit=3)[3:]
+        for line in exposed.splitlines()
+        if line.startswith("# HELP")
+    }
     assert [name for name, words in helped.items() if not words] == []
     assert helped.keys() == {f"keystone_agent_{name}" for name in CONTRACT}
 
@@ -92,9 +103,18 @@ def test_every_combination_of_a_small_set_is_there_from_the_start(exposed: str) 
         'recordings{state="%s"}': ["pending", "in_progress", "completed", "failed"],
         'uploads_total{outcome="%s"}': ["completed", "retried", "waiting", "put_back", "failed"],
         'errors_total{kind="%s"}': ["offline", "blocked", "counted", "final", "lease_lost"],
-        'gate_closed{reason="%s"}': ["disk_full", "link", "not_enrolled", "pause", "power_on", "windows"],
+        'gate_closed{reason="%s"}': [
+            "disk_full",
+            "link",
+            "not_enrolled",
+            "pause",
+            "power_on",
+            "windows",
+        ],
     }
-    labelled = {f"keystone_agent_{name % value}" for name, values in expected.items() for value in values}
+    labelled = {
+        f"keystone_agent_{name % value}" for name, values in expected.items() for value in values
+    }
     assert {name for name in series if "{" in name and "build_info" not in name} == labelled
     above_0 = {name for name in labelled if float(series[name])}
     assert above_0 == {
@@ -124,7 +144,9 @@ def test_every_alert_says_what_to_do_and_is_tried() -> None:
     tried = RULES.with_name("keystone-agent.test.yml").read_text()
     alerts = re.findall(r"alert: (\w+)", rules)
     assert len(alerts) > 8
-    assert rules.count("summary:") == rules.count("remedy:") == rules.count("severity:") == len(alerts)
+    assert (
+        rules.count("summary:") == rules.count("remedy:") == rules.count("severity:") == len(alerts)
+    )
     raised = re.findall(r"alertname: (\w+)\n\s+exp_alerts:\n\s+- ", tried)
     assert set(alerts) == set(raised)
 
@@ -145,40 +167,58 @@ def test_the_dashboard_is_valid_and_each_panel_asks_for_something() -> None:
     assert variables == ["datasource", "job", "instance"]
     panels = [panel for panel in dashboard["panels"] if panel["type"] != "row"]
     assert len({panel["id"] for panel in dashboard["panels"]}) == len(dashboard["panels"])
-    assert [panel["title"] for panel in panels if not all(target["expr"] for target in panel["targets"])] == []
+    assert [
+        panel["title"] for panel in panels if not all(target["expr"] for target in panel["targets"])
+    ] == []
 
 
 @needs_prometheus
-def test_a_real_prometheus_scrapes_the_real_agent(agent: Agent, address: str, tmp_path: Path) -> None:
+def test_a_real_prometheus_scrapes_the_real_agent(
+    agent: Agent, address: str, tmp_path: Path
+) -> None:
     del agent
     with prometheus(tmp_path / "prometheus", address) as server:
         (info,) = server.wait("keystone_agent_build_info")
         assert info["metric"]["instance"] == address
         server.wait("count_over_time(up[1m]) > 2")
         assert [value for _, value in server.query("up[1m]")[0]["values"] if value != "1"] == []
-        assert server.query('keystone_agent_uploads_total{outcome="completed"}')[0]["value"][1] == "1"
+        assert (
+            server.query('keystone_agent_uploads_total{outcome="completed"}')[0]["value"][1] == "1"
+        )
         panels = json.loads((DEPLOY / "grafana" / "keystone-agent.json").read_text())["panels"]
         for panel in panels:
-            for target in panel.get("targets", ()):  # each is understood, also where nothing answers it now
+            for target in panel.get(
+                "targets", ()
+            ):  # each is understood, also where nothing answers it now
                 server.query(target["expr"].replace("$job", ".*").replace("$instance", ".*"))
         (group,) = server.ask("/api/v1/rules")["groups"]
         assert {rule["state"] for rule in group["rules"]} == {"inactive"}
-        assert "err" not in {rule["health"] for rule in server.ask("/api/v1/rules")["groups"][0]["rules"]}
+        assert "err" not in {
+            rule["health"] for rule in server.ask("/api/v1/rules")["groups"][0]["rules"]
+        }
 
 
-def test_an_agent_uploads_though_its_port_is_taken_and_takes_its_textfile_along_when_it_stops(tmp_path: Path) -> None:
+def test_an_agent_uploads_though_its_port_is_taken_and_takes_its_textfile_along_when_it_stops(
+    tmp_path: Path,
+) -> None:
     textfile = tmp_path / "keystone-agent.prom"
     with socket.create_server(("127.0.0.1", 0)) as taken, DevCloud(tmp_path / "cloud") as cloud:
         listen = f"127.0.0.1:{taken.getsockname()[1]}"
-        with running(cloud, tmp_path, METRICS__LISTEN=listen, METRICS__TEXTFILE=str(textfile)) as agent:
+        with running(
+            cloud, tmp_path, METRICS__LISTEN=listen, METRICS__TEXTFILE=str(textfile)
+        ) as agent:
             write_mcap(agent.root / "a.mcap")
             agent.wait_completed(1)
             agent.wait(lambda _: textfile.exists())
-            assert f"metrics.listen = {listen} can't be used: Address already in use" in agent.said()
+            assert (
+                f"metrics.listen = {listen} can't be used: Address already in use" in agent.said()
+            )
             assert agent.stop() == 0
     assert not textfile.exists()
 
 
 def test_the_library_is_not_paid_for_where_nobody_asks_for_metrics() -> None:
-    program = "import sys, agent.cli, agent.assembly.app; sys.exit('prometheus_client' in sys.modules)"
+    program = (
+        "import sys, agent.cli, agent.assembly.app; sys.exit('prometheus_client' in sys.modules)"
+    )
     assert subprocess.run([sys.executable, "-c", program], timeout=60, check=False).returncode == 0

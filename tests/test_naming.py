@@ -86,12 +86,18 @@ def gateway_refuses(scene: Scene) -> None:
 
 
 def nobody_knows_the_name(scene: Scene) -> None:
-    scene.profiles["endpoints"] = dict.fromkeys(scene.profiles["endpoints"], "http://gateway.invalid:80")
+    scene.profiles["endpoints"] = dict.fromkeys(
+        scene.profiles["endpoints"], "http://gateway.invalid:80"
+    )
 
 
-def gateway_says(status: grpc.StatusCode, text: str = "injected", call: str = "") -> Callable[[Scene], None]:
+def gateway_says(
+    status: grpc.StatusCode, text: str = "injected", call: str = ""
+) -> Callable[[Scene], None]:
     calls = [call] if call else []
-    return lambda scene: scene.world.gateway.script.on(*calls, fault=refused(status, text), times=FOREVER)
+    return lambda scene: scene.world.gateway.script.on(
+        *calls, fault=refused(status, text), times=FOREVER
+    )
 
 
 def store_is_away(scene: Scene) -> None:
@@ -198,7 +204,9 @@ def few_watches(scene: Scene) -> None:
 
 def disk_is_full(scene: Scene) -> None:
     mounted = subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", "size=3m,mode=0700", "tmpfs", scene.state], capture_output=True, check=False
+        ["mount", "-t", "tmpfs", "-o", "size=3m,mode=0700", "tmpfs", scene.state],
+        capture_output=True,
+        check=False,
     )
     if mounted.returncode != 0:
         pytest.skip(f"can't mount a tmpfs: {mounted.stderr.decode().strip()}")
@@ -227,7 +235,15 @@ def remember(scene: Scene, path: Path) -> None:
     moment = "2026-05-01T10:00:00.000Z"
     history = TinyHistory(scene.state / "history", FakeClock())
     history.add(
-        SyncLog(id=0, episode_id="b", path=str(path), file_size=5, mtime=moment, queued_at=moment, fingerprint="5-b")
+        SyncLog(
+            id=0,
+            episode_id="b",
+            path=str(path),
+            file_size=5,
+            mtime=moment,
+            queued_at=moment,
+            fingerprint="5-b",
+        )
     )
     history.close()
 
@@ -278,13 +294,19 @@ WAYS = {
         Said("CreateMultipartUpload: refused", NETWORK, "bucket"),
     ),
     "the key is disabled": Wrong(
-        key_is_refused("KEY_DISABLED"), Said("KEY_DISABLED", KEY), Said("KEY_DISABLED", KEY, "credentials")
+        key_is_refused("KEY_DISABLED"),
+        Said("KEY_DISABLED", KEY),
+        Said("KEY_DISABLED", KEY, "credentials"),
     ),
     "the site is disabled": Wrong(
-        key_is_refused("SITE_DISABLED"), Said("SITE_DISABLED", KEY), Said("SITE_DISABLED", KEY, "credentials")
+        key_is_refused("SITE_DISABLED"),
+        Said("SITE_DISABLED", KEY),
+        Said("SITE_DISABLED", KEY, "credentials"),
     ),
     "no such key": Wrong(
-        key_is_another, Said("INVALID_CREDENTIAL", KEY), Said("INVALID_CREDENTIAL", KEY, "credentials")
+        key_is_another,
+        Said("INVALID_CREDENTIAL", KEY),
+        Said("INVALID_CREDENTIAL", KEY, "credentials"),
     ),
     "no permission": Wrong(
         gateway_says(grpc.StatusCode.PERMISSION_DENIED, call="CreateLogicalUpload"),
@@ -383,11 +405,19 @@ WAYS = {
         Said("down: ", "fs.inotify.max_user_watches"),
         Said("max_user_watches is 0", "fs.inotify.max_user_watches", "inotify"),
     ),
-    "a damaged recording": Wrong(recording_damaged, Said("failed    .*b.mcap", "mcap recover"), None),
-    "a sidecar that is no JSON object": Wrong(sidecar("[1]"), Said("it is no JSON object", "mend the sidecar"), None),
-    "two values for one tag": Wrong(sidecar('{"site": "elsewhere"}'), Said("site", "mend the sidecar|rename"), None),
+    "a damaged recording": Wrong(
+        recording_damaged, Said("failed    .*b.mcap", "mcap recover"), None
+    ),
+    "a sidecar that is no JSON object": Wrong(
+        sidecar("[1]"), Said("it is no JSON object", "mend the sidecar"), None
+    ),
+    "two values for one tag": Wrong(
+        sidecar('{"site": "elsewhere"}'), Said("site", "mend the sidecar|rename"), None
+    ),
     "a sidecar that is required and missing": Wrong(
-        setting("watch.sidecar", "required"), Said("a.mcap has no sidecar", "write it, or set watch.sidecar"), None
+        setting("watch.sidecar", "required"),
+        Said("a.mcap has no sidecar", "write it, or set watch.sidecar"),
+        None,
     ),
     "an unfinished recording": Wrong(unfinished, Said("unfinished .*b.mcap", "mcap recover"), None),
     "a disk that was taken out": Wrong(
@@ -462,13 +492,21 @@ def test_a_newer_history_is_named_by_both(scene: Scene) -> None:
 def test_a_second_agent_is_refused_by_name_and_both_show_the_first(scene: Scene) -> None:
     scene.write()
     with scene.agent() as first:
-        with pytest.raises(HistoryLockedError, match="another agent is running") as refused, scene.agent():
+        with (
+            pytest.raises(HistoryLockedError, match="another agent is running") as refused,
+            scene.agent(),
+        ):
             pass
         assert refused.value.hint
         first._publish()
         assert f"running, process {os.getpid()}" in scene.run("status").stdout
         (told,) = [found for found in scene.check()["preconditions"] if found["name"] == "agent"]
-    assert told == {"name": "agent", "ok": True, "says": f"running, process {os.getpid()}", "remedy": ""}
+    assert told == {
+        "name": "agent",
+        "ok": True,
+        "says": f"running, process {os.getpid()}",
+        "remedy": "",
+    }
 
 
 @pytest.mark.skipif(LIBRARY is None, reason="libfaketime is not installed")
@@ -484,7 +522,9 @@ def test_in_1970_check_blames_the_clock_for_the_certificate_too(scene: Scene) ->
         "FAKETIME_DONT_FAKE_MONOTONIC": "1",
     }
     command = [sys.executable, "-m", "agent", "check", "--json", "--config", str(scene.config)]
-    answer = subprocess.run(command, env=environ, capture_output=True, text=True, timeout=60, check=False)
+    answer = subprocess.run(
+        command, env=environ, capture_output=True, text=True, timeout=60, check=False
+    )
     found = {each["name"]: each for each in json.loads(answer.stdout)["preconditions"]}
     assert answer.returncode == 1, answer.stderr
     assert "this robot's clock says 1970" in found["clock"]["says"]

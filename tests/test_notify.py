@@ -16,7 +16,7 @@ import pytest
 
 from agent.adapters.config import PREFIX, load
 from agent.adapters.control import Control
-from agent.adapters.systemd import Notify
+from agent.adapters.systemd import SystemdNotifier
 from agent.assembly.app import App
 from agent.assembly.reload import AskedQueue
 from agent.devcloud.cloud import DevCloud
@@ -62,7 +62,9 @@ class Manager:
         """Fill the queue: whoever says something now waits until this is heard."""
         while True:
             sent = 0
-            with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sender:  # each may send only so much
+            with socket.socket(
+                socket.AF_UNIX, socket.SOCK_DGRAM
+            ) as sender:  # each may send only so much
                 sender.setblocking(False)
                 try:
                     while True:
@@ -79,13 +81,17 @@ class Manager:
 
 @pytest.fixture(params=["on disk", "abstract"])
 def manager(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Manager]:
-    manager = Manager(str(tmp_path / "notify") if request.param == "on disk" else f"@keystone-agent-test-{os.getpid()}")
+    manager = Manager(
+        str(tmp_path / "notify")
+        if request.param == "on disk"
+        else f"@keystone-agent-test-{os.getpid()}"
+    )
     yield manager
     manager.close()
 
 
-def notify(manager: Manager, **environ: str) -> Notify:
-    return Notify({"NOTIFY_SOCKET": manager.address, **environ})
+def notify(manager: Manager, **environ: str) -> SystemdNotifier:
+    return SystemdNotifier({"NOTIFY_SOCKET": manager.address, **environ})
 
 
 def test_each_word_is_one_datagram(manager: Manager) -> None:
@@ -128,9 +134,11 @@ def test_no_sign_of_life_goes_to_who_asks_for_none_or_asks_another_process(
     assert manager.rest() == []
 
 
-@pytest.mark.parametrize("address", ["", "vsock:2:1234", "/nobody/is/there", "@keystone-agent-nobody", "/" + "x" * 300])
+@pytest.mark.parametrize(
+    "address", ["", "vsock:2:1234", "/nobody/is/there", "@keystone-agent-nobody", "/" + "x" * 300]
+)
 def test_an_agent_without_a_manager_goes_on(address: str) -> None:
-    told = Notify({"NOTIFY_SOCKET": address})
+    told = SystemdNotifier({"NOTIFY_SOCKET": address})
     told.ready()
     told.status("fine")
     told.alive()
@@ -162,7 +170,9 @@ def agent(tmp_path: Path, manager: Manager) -> Iterator[App]:
             asked.close()
 
 
-def test_signs_of_life_end_when_the_dispatcher_hangs_and_come_back_with_it(agent: App, manager: Manager) -> None:
+def test_signs_of_life_end_when_the_dispatcher_hangs_and_come_back_with_it(
+    agent: App, manager: Manager
+) -> None:
     manager.hear_until("READY=1")
     for _ in range(5):
         manager.hear_until("WATCHDOG=1")
@@ -231,7 +241,9 @@ def control(agent: Agent) -> Control:
     raise AssertionError(agent.said())
 
 
-def test_the_command_is_ready_with_its_history_open_and_before_it_uploads(tmp_path: Path, manager: Manager) -> None:
+def test_the_command_is_ready_with_its_history_open_and_before_it_uploads(
+    tmp_path: Path, manager: Manager
+) -> None:
     with DevCloud(tmp_path / "cloud") as cloud, commanded(cloud, tmp_path) as agent:
         cloud.stop_gateway()
         write_mcap(agent.root / "a.mcap")

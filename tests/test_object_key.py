@@ -24,7 +24,10 @@ LOG = SyncLog(
 
 
 def test_the_usual_key_is_robot_day_and_path_below_the_root() -> None:
-    assert object_key("{device_id}/{date}/{relpath}", LOG, [ROOT]) == "robot-7/2025-06-30/day/run_0.mcap"
+    assert (
+        object_key("{device_id}/{date}/{relpath}", LOG, [ROOT])
+        == "robot-7/2025-06-30/day/run_0.mcap"
+    )
 
 
 def test_every_placeholder_has_its_value() -> None:
@@ -42,7 +45,9 @@ def test_a_path_below_no_root_is_its_name_alone() -> None:
 
 
 def test_a_compressed_recording_has_the_stem_of_the_plain_one() -> None:
-    assert object_key("{stem}", replace(LOG, path="/data/recordings/run.mcap.zstd"), [ROOT]) == "run"
+    assert (
+        object_key("{stem}", replace(LOG, path="/data/recordings/run.mcap.zstd"), [ROOT]) == "run"
+    )
 
 
 @pytest.mark.parametrize(

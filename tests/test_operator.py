@@ -9,9 +9,8 @@ import pytest
 from agent.adapters.assets import AssetFile
 from agent.model.errors import RefusedError
 from agent.operations.asset_binding import Bindings
-from agent.operations.operator_requests import Desk
-from tests.contracts.operator import Desk as Asked
-from tests.contracts.operator import OperatorContract
+from agent.operations.operator_requests import OperatorRequests
+from tests.contracts.operator import OperatorContract, OperatorSetup
 from tests.fakes.gateway import PROFILE
 from tests.recorders import write_mcap
 from tests.robot import WatchingRobot
@@ -29,7 +28,7 @@ class Rig:
         self.path = write_mcap(folder / "recordings" / "a.mcap")
         while not robot.history.counts()["completed"]:
             robot.pass_time(1)
-        self.desk = Desk(
+        self.desk = OperatorRequests(
             snapshot=lambda: {"version": "0", "gate": None, "uploads": []},
             requests=robot.requests,
             bindings=Bindings(AssetFile(self.state, {}), robot.known_profiles()),
@@ -48,8 +47,8 @@ def rig(tmp_path: Path) -> Rig:
 
 class TestDesk(OperatorContract):
     @pytest.fixture
-    def desk(self, rig: Rig) -> Asked:
-        return Asked(rig.desk, str(rig.path), rig.robot.log().episode_id, PROFILE.asset_id)
+    def desk(self, rig: Rig) -> OperatorSetup:
+        return OperatorSetup(rig.desk, str(rig.path), rig.robot.log().episode_id, PROFILE.asset_id)
 
 
 def test_what_is_asked_for_recordings_starts_at_once(rig: Rig) -> None:

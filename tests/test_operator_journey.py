@@ -101,7 +101,11 @@ def test_an_open_upload_keeps_its_session_unless_its_robot_became_another_asset(
     assert (log.logical_upload_id == before.logical_upload_id) is (bound == "robot-1")
     assert cloud.read_object(log.object_key) == recording.read_bytes()
     ends = {session.device_id: session.status for session in cloud.sessions()}
-    assert ends == ({"robot-1": "COMPLETED"} if bound == "robot-1" else {"robot-1": "TERMINAL", "robot-2": "COMPLETED"})
+    assert ends == (
+        {"robot-1": "COMPLETED"}
+        if bound == "robot-1"
+        else {"robot-1": "TERMINAL", "robot-2": "COMPLETED"}
+    )
 
 
 def test_progress_comes_as_a_stream_until_the_agent_stops(cloud: DevCloud, tmp_path: Path) -> None:
@@ -111,7 +115,9 @@ def test_progress_comes_as_a_stream_until_the_agent_stops(cloud: DevCloud, tmp_p
         with closing(Control(agent.state)) as control:
             stream = control.watch(0.1)
             sent = {
-                upload["bytes_sent"] for _, told in zip(range(30), stream, strict=False) for upload in told["uploads"]
+                upload["bytes_sent"]
+                for _, told in zip(range(30), stream, strict=False)
+                for upload in told["uploads"]
             }
             assert len(sent) > 3
             assert agent.process is not None
@@ -133,16 +139,22 @@ def test_progress_comes_as_a_stream_until_the_agent_stops(cloud: DevCloud, tmp_p
     assert not (agent.state / "control.sock").exists()
 
 
-def test_a_recording_is_sent_again_by_command_whether_the_agent_runs_or_not(cloud: DevCloud, tmp_path: Path) -> None:
+def test_a_recording_is_sent_again_by_command_whether_the_agent_runs_or_not(
+    cloud: DevCloud, tmp_path: Path
+) -> None:
     with running(cloud, tmp_path) as agent:
         recording = write_mcap(agent.root / "a.mcap")
         (first,) = agent.wait_completed(1)
         told = json.loads(done(agent, "resync", str(recording), "--reason", "too dark", "--json"))
-        assert [(item["status"], item["episode_id"]) for item in told] == [("accepted", first.episode_id)]
+        assert [(item["status"], item["episode_id"]) for item in told] == [
+            ("accepted", first.episode_id)
+        ]
         agent.wait_completed(2)
         assert agent.command("resync", "nobody").returncode == 1
         assert agent.stop() == 0
-        assert "it is done when one starts" in done(agent, "resync", first.episode_id, "--reason", "once more")
+        assert "it is done when one starts" in done(
+            agent, "resync", first.episode_id, "--reason", "once more"
+        )
         agent.start()
         logs = agent.wait_completed(3)
         eventually(lambda: not list((agent.state / "markers").iterdir()))
@@ -164,7 +176,9 @@ def test_a_pause_holds_at_once_and_across_a_restart(cloud: DevCloud, tmp_path: P
         assert json.loads(done(agent, "status", "--json"))["agent"]["gate"]["code"] == "pause"
         assert agent.stop() == 0
         agent.start()
-        gate = eventually(lambda: (json.loads(done(agent, "status", "--json"))["agent"] or {}).get("gate"))
+        gate = eventually(
+            lambda: (json.loads(done(agent, "status", "--json"))["agent"] or {}).get("gate")
+        )
         assert gate["code"] == "pause"
         assert "keystone-agent resume" in gate["hint"]
         (log,) = agent.documents()
@@ -174,7 +188,9 @@ def test_a_pause_holds_at_once_and_across_a_restart(cloud: DevCloud, tmp_path: P
         assert agent.stop() == 0
 
 
-def test_an_asset_that_could_not_be_judged_is_set_when_the_agent_starts(cloud: DevCloud, tmp_path: Path) -> None:
+def test_an_asset_that_could_not_be_judged_is_set_when_the_agent_starts(
+    cloud: DevCloud, tmp_path: Path
+) -> None:
     with running(cloud, tmp_path, **PATIENT) as agent:
         write_mcap(agent.root / "a.mcap")
         agent.wait(lambda logs: logs and logs[0].status == "failed")

@@ -20,10 +20,16 @@ from agent.model.errors import (
 )
 from agent.model.unforeseen import SHORTAGES, understood
 
-QUIET = [(GateClosedError("closed"), "gate_closed"), (FileChangedError("touched"), "changed"), (None, "done")]
+QUIET = [
+    (GateClosedError("closed"), "gate_closed"),
+    (FileChangedError("touched"), "changed"),
+    (None, "done"),
+]
 
 
-def end(error: Exception | None, *, attempts: int = 1, others_passed: bool = False) -> tuple[str, str, str]:
+def end(
+    error: Exception | None, *, attempts: int = 1, others_passed: bool = False
+) -> tuple[str, str, str]:
     outcome = outcome_of(error, attempts=attempts, max_attempts=5, others_passed=others_passed)
     return (
         outcome.event,
@@ -51,14 +57,22 @@ def test_a_lost_session_keeps_its_attempt_until_there_are_none_left() -> None:
     assert end(SessionLostError("gone"), attempts=5) == ("gave_up", "counted", "")
 
 
-@pytest.mark.parametrize("code", [code for code, verdict in TABLE.items() if verdict.kind in ("offline", "blocked")])
+@pytest.mark.parametrize(
+    "code", [code for code, verdict in TABLE.items() if verdict.kind in ("offline", "blocked")]
+)
 def test_what_the_cloud_does_to_everybody_closes_the_gate_and_costs_no_attempt(code: str) -> None:
     kind = TABLE[code].kind
     others_passed = code != "out_of_memory"  # that one may be a recording's own
-    assert end(CloudError("UploadPart", code), attempts=5, others_passed=others_passed) == ("gate_closed", kind, kind)
+    assert end(CloudError("UploadPart", code), attempts=5, others_passed=others_passed) == (
+        "gate_closed",
+        kind,
+        kind,
+    )
 
 
-@pytest.mark.parametrize("code", [code for code, verdict in TABLE.items() if verdict.kind == "lease_lost"])
+@pytest.mark.parametrize(
+    "code", [code for code, verdict in TABLE.items() if verdict.kind == "lease_lost"]
+)
 def test_fresh_credentials_that_are_refused_block_everybody(code: str) -> None:
     assert end(CloudError("UploadPart", code, status=403)) == ("gate_closed", "blocked", "blocked")
 
@@ -69,7 +83,11 @@ def test_damaged_bytes_are_always_counted() -> None:
 
 
 def test_a_session_that_any_call_finds_lost_is_forgotten() -> None:
-    assert end(CloudError("CompleteUpload", "UPLOAD_NOT_FOUND"), attempts=1) == ("session_lost", "counted", "")
+    assert end(CloudError("CompleteUpload", "UPLOAD_NOT_FOUND"), attempts=1) == (
+        "session_lost",
+        "counted",
+        "",
+    )
 
 
 @pytest.mark.parametrize(
@@ -136,7 +154,11 @@ def test_what_this_robot_lacks_closes_the_gate_with_a_reason_of_its_own_however_
         assert outcome.event == "gate_closed"
         assert outcome.closes is not None
         assert outcome.fault is not None
-        assert (outcome.fault.kind, outcome.fault.code, outcome.fault.message) == ("offline", code, SHORTAGES[code])
+        assert (outcome.fault.kind, outcome.fault.code, outcome.fault.message) == (
+            "offline",
+            code,
+            SHORTAGES[code],
+        )
         assert outcome.fault.hint == TABLE[code].hint
 
 

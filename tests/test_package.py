@@ -43,7 +43,10 @@ def cloud(folder: Path, **terms: Any) -> DevCloud:
 
 def point(robot: Debian, at: DevCloud) -> None:
     """As the README says: the platform's endpoints, and a drop-in beside the configuration."""
-    profile = {"version": 3, "endpoints": dict.fromkeys(("auth", "gateway", "deviceInit"), at.gateway_url)}
+    profile = {
+        "version": 3,
+        "endpoints": dict.fromkeys(("auth", "gateway", "deviceInit"), at.gateway_url),
+    }
     left = robot.path("/srv/dp-config.json")
     left.write_text(json.dumps(profile))
     owner = ("-o", "keystone-agent", "-g", "keystone-agent", "-m", "600")
@@ -66,11 +69,15 @@ def sha256(path: Path) -> str:
 
 
 def stop(agent: subprocess.Popen[str], robot: Debian, number: int = signal.SIGTERM) -> None:
-    robot.run("setpriv", "--reuid=keystone-agent", "--clear-groups", "sh", "-c", f"kill -{number} -1")
+    robot.run(
+        "setpriv", "--reuid=keystone-agent", "--clear-groups", "sh", "-c", f"kill -{number} -1"
+    )
     agent.wait(timeout=60)
 
 
-def test_a_robot_installs_it_without_a_network_enrols_and_uploads(robot: Debian, package: Path, tmp_path: Path) -> None:
+def test_a_robot_installs_it_without_a_network_enrols_and_uploads(
+    robot: Debian, package: Path, tmp_path: Path
+) -> None:
     robot.install(package)
     assert robot.run("dpkg", "--verify", "keystone-agent") == ""
     folders = (STATE, f"{STATE}/markers", "/var/log/keystone-agent", CONFIG)
@@ -95,9 +102,15 @@ def test_a_robot_installs_it_without_a_network_enrols_and_uploads(robot: Debian,
         # Who is in the group operates it without root.
         robot.run("useradd", "--groups", "keystone-agent", "ann")
         as_ann = ("setpriv", "--reuid=ann", "--regid=ann", "--init-groups")
-        assert "accepted" in robot.run(*as_ann, "keystone-agent", "resync", "/data/recordings/first.mcap")
+        assert "accepted" in robot.run(
+            *as_ann, "keystone-agent", "resync", "/data/recordings/first.mcap"
+        )
         robot.run(*as_ann, "touch", f"{STATE}/markers/rescan")
-        eventually(lambda: len(completed(robot)) == 2 and not robot.path(f"{STATE}/markers/rescan").exists())
+        eventually(
+            lambda: (
+                len(completed(robot)) == 2 and not robot.path(f"{STATE}/markers/rescan").exists()
+            )
+        )
         assert "first.mcap" in robot.run(*as_ann, "keystone-agent", "logs", "-n", "1000")
         robot.run("useradd", "bob")
         as_bob = ("setpriv", "--reuid=bob", "--regid=bob", "--init-groups")
@@ -138,7 +151,9 @@ def test_an_upgrade_in_mid_upload_goes_on_where_the_old_one_stood(
         del sent[:]
 
         assert configuration.read_text() == edited
-        assert robot.run("keystone-agent", "--version") == f"keystone-agent, version {__version__}\n"
+        assert (
+            robot.run("keystone-agent", "--version") == f"keystone-agent, version {__version__}\n"
+        )
         agent = robot.start(*robot.as_service("run"), log=tmp_path / "agent.log")
         (after,) = eventually(lambda: completed(robot))
         stop(agent, robot)
@@ -150,7 +165,9 @@ def test_an_upgrade_in_mid_upload_goes_on_where_the_old_one_stood(
 
     # A package older than the history can read: it says so, and changes nothing.
     journal = robot.path(f"{STATE}/history/journal")
-    newer = journal.read_bytes().rstrip(b"\0") + line(encode({"format": FORMAT + 1, "last_ids": {}}).encode())
+    newer = journal.read_bytes().rstrip(b"\0") + line(
+        encode({"format": FORMAT + 1, "last_ids": {}}).encode()
+    )
     journal.write_bytes(newer)
     robot.install(older)
     said = robot.run(*robot.as_service("run"), code=1)
@@ -160,7 +177,11 @@ def test_an_upgrade_in_mid_upload_goes_on_where_the_old_one_stood(
 
 def leftovers(robot: Debian) -> set[str]:
     """What lies in the configuration's folder that the agent has not put there."""
-    return {path.name for path in robot.path(CONFIG).iterdir()} - {"agent.toml", "agent.toml.d", "device-id"}
+    return {path.name for path in robot.path(CONFIG).iterdir()} - {
+        "agent.toml",
+        "agent.toml.d",
+        "device-id",
+    }
 
 
 def edited(configuration: Path) -> bytes | None:
@@ -198,13 +219,17 @@ def test_the_configuration_stays_as_its_operator_left_it_and_nobody_is_asked(
         status = robot.run("dpkg-query", "--show", "--showformat=${Status}", "keystone-agent")
         assert status == "install ok installed", number
         listed = robot.run("dpkg-query", "--show", "--showformat=${Conffiles}", "keystone-agent")
-        assert version == older or all(line.endswith(" obsolete") for line in listed.split("\n") if line), number
+        assert version == older or all(
+            line.endswith(" obsolete") for line in listed.split("\n") if line
+        ), number
     robot.install(package)
     robot.run("dpkg", "--purge", "keystone-agent")
     assert not robot.path(CONFIG).exists()
 
 
-def test_a_configuration_that_is_there_before_the_package_stays(robot: Debian, package: Path) -> None:
+def test_a_configuration_that_is_there_before_the_package_stays(
+    robot: Debian, package: Path
+) -> None:
     robot.path(CONFIG).mkdir()
     configuration = robot.path(f"{CONFIG}/agent.toml")
     configuration.write_text("# mine\n")
@@ -270,7 +295,9 @@ def mend(robot: Debian, *commands: str) -> None:
         robot.path(f"/usr/local/bin/{command}").unlink()
 
 
-def test_an_upgrade_that_fails_starts_the_agent_again(robot: Debian, package: Path, tmp_path: Path) -> None:
+def test_an_upgrade_that_fails_starts_the_agent_again(
+    robot: Debian, package: Path, tmp_path: Path
+) -> None:
     robot.manage_service()
     robot.install(package)
     assert robot.service_runs()
@@ -278,9 +305,13 @@ def test_an_upgrade_that_fails_starts_the_agent_again(robot: Debian, package: Pa
         newer = broken(package, tmp_path, how)
         pid = robot.path("/srv/agent.pid").read_text()
         robot.install(newer, code=1)
-        assert robot.path("/srv/agent.pid").read_text() != pid, "it was stopped, as its files were to be exchanged"
+        assert robot.path("/srv/agent.pid").read_text() != pid, (
+            "it was stopped, as its files were to be exchanged"
+        )
         assert robot.service_runs(), how
-        assert robot.run("keystone-agent", "--version") == f"keystone-agent, version {__version__}\n"
+        assert (
+            robot.run("keystone-agent", "--version") == f"keystone-agent, version {__version__}\n"
+        )
     # A disk without room for compiled modules, say.
     fail(robot, "py3compile")
     robot.install(broken(package, tmp_path, "preinst"), code=1)
@@ -323,7 +354,9 @@ def test_the_first_release_is_upgraded_in_mid_upload_and_the_upload_goes_on(
         robot.run("systemctl", "stop", "keystone-agent.service")
         recording = write_mcap(robot.recordings / "long.mcap", size=60 * MIB)
         robot.run("systemctl", "start", "keystone-agent.service")
-        (before,) = eventually(lambda: [log for log in history(robot) if log["multipart_upload_id"]])
+        (before,) = eventually(
+            lambda: [log for log in history(robot) if log["multipart_upload_id"]]
+        )
         eventually(lambda: len(parts_of(platform, before)) >= 3)
         robot.install(package)
         assert completed(robot) == []
@@ -343,7 +376,11 @@ def test_a_robot_that_is_rolled_back_uploads_with_a_newer_versions_configuration
         agent = root / "opt/keystone-agent/lib/common/agent"
         for path, old, new in (
             (agent / "__init__.py", f'"{__version__}"', '"99.0"'),
-            (agent / "edges/config/__init__.py", "    auto: Switch", "    depth: Count = 3\n    auto: Switch"),
+            (
+                agent / "adapters/config/__init__.py",
+                "    auto: Switch",
+                "    depth: Count = 3\n    auto: Switch",
+            ),
             (root / "DEBIAN/control", f"Version: {__version__}", "Version: 99.0"),
         ):
             text = path.read_text()
@@ -361,7 +398,9 @@ def test_a_robot_that_is_rolled_back_uploads_with_a_newer_versions_configuration
         write_mcap(robot.recordings / "a.mcap", size=MIB)
         eventually(lambda: len(completed(robot)) == 1)
         robot.install(package)
-        assert robot.run("keystone-agent", "--version") == f"keystone-agent, version {__version__}\n"
+        assert (
+            robot.run("keystone-agent", "--version") == f"keystone-agent, version {__version__}\n"
+        )
         write_mcap(robot.recordings / "b.mcap", size=MIB, seed=2)
         eventually(lambda: len(completed(robot)) == 2)
         assert "does not know and ignores watch.depth" in robot.run("keystone-agent", "status")
@@ -376,7 +415,9 @@ def test_a_robot_that_is_rolled_back_uploads_with_a_newer_versions_configuration
 def parts_of(platform: DevCloud, log: dict[str, Any]) -> set[int]:
     """The parts that the store keeps of an upload that is under way."""
     assert platform._root is not None
-    listed = platform._root._client._list_parts(platform.bucket, log["object_key"], log["multipart_upload_id"])
+    listed = platform._root._client._list_parts(
+        platform.bucket, log["object_key"], log["multipart_upload_id"]
+    )
     return {part.part_number for part in listed.parts}
 
 
@@ -384,7 +425,10 @@ def test_a_removal_keeps_what_is_the_owners_and_a_purge_leaves_nothing_but_recor
     robot: Debian, package: Path, tmp_path: Path
 ) -> None:
     def users() -> list[str]:
-        return [robot.path(f"/etc/{name}").read_text() for name in ("passwd", "group", "shadow", "gshadow")]
+        return [
+            robot.path(f"/etc/{name}").read_text()
+            for name in ("passwd", "group", "shadow", "gshadow")
+        ]
 
     before, known = robot.files(), users()
     # The platform's endpoints may be there before the package is.
@@ -399,7 +443,12 @@ def test_a_removal_keeps_what_is_the_owners_and_a_purge_leaves_nothing_but_recor
         eventually(lambda: completed(robot))
         stop(agent, robot)
     robot.run("keystone-agent", "resync", "/data/recordings/a.mcap")
-    for name in ("journal.format-1", "journal.damaged", "../markers/a.resync", "../markers/b.resync.rejected"):
+    for name in (
+        "journal.format-1",
+        "journal.damaged",
+        "../markers/a.resync",
+        "../markers/b.resync.rejected",
+    ):
         robot.run("touch", f"{STATE}/history/{name}")
 
     robot.run("dpkg", "--remove", "keystone-agent")
@@ -428,7 +477,12 @@ def test_a_purge_spares_recordings_wherever_state_and_roots_lie_and_follows_no_l
     )
     for folder in (f"{state}/history", f"{state}/markers", f"{STATE}/history", "/data/elsewhere"):
         robot.run("mkdir", "-p", folder)
-    spared = [f"{state}/a.mcap", f"{state}/history/b.mcap", f"{STATE}/c.mcap", "/data/elsewhere/agent.log"]
+    spared = [
+        f"{state}/a.mcap",
+        f"{state}/history/b.mcap",
+        f"{STATE}/c.mcap",
+        "/data/elsewhere/agent.log",
+    ]
     gone = [f"{state}/history/journal", f"{state}/dp-config.json", "/data/recordings/profile.json"]
     for path in (*spared, *gone):
         robot.run("touch", path)
@@ -445,17 +499,30 @@ def test_a_purge_spares_recordings_wherever_state_and_roots_lie_and_follows_no_l
 def test_a_purge_takes_the_key_from_wherever_the_state_lay(robot: Debian, package: Path) -> None:
     robot.install(package)
     robot.path(f"{CONFIG}/agent.toml.d/own.toml").write_text('[agent]\nstate_dir = "/srv/state"\n')
-    robot.run("install", "-D", "-o", "keystone-agent", "-m", "600", "/dev/null", "/srv/state/dp-config.json")
+    robot.run(
+        "install",
+        "-D",
+        "-o",
+        "keystone-agent",
+        "-m",
+        "600",
+        "/dev/null",
+        "/srv/state/dp-config.json",
+    )
     assert "is left" not in robot.run("dpkg", "--purge", "keystone-agent")
     assert not robot.path("/srv/state").exists()
 
 
-def test_a_robot_with_another_python_is_told_which_ones_it_is_for(robot: Debian, package: Path) -> None:
+def test_a_robot_with_another_python_is_told_which_ones_it_is_for(
+    robot: Debian, package: Path
+) -> None:
     shutil.copyfile(package, robot.path("/srv/agent.deb"))
     robot.run("dpkg-deb", "--extract", "/srv/agent.deb", "/")
     shutil.rmtree(robot.path("/opt/keystone-agent/lib/python3.11"))
     said = robot.run("keystone-agent", "--version", code=1)
-    assert said.startswith("keystone-agent: this robot has python3.11, the package is for python3.10, python3.12")
+    assert said.startswith(
+        "keystone-agent: this robot has python3.11, the package is for python3.10, python3.12"
+    )
 
 
 def test_the_same_sources_make_the_same_package(package: Path, tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from agent.adapters.metrics_endpoint import http_server as room
-from agent.adapters.metrics_endpoint.http_server import Page, Pages
+from agent.adapters.metrics_endpoint.http_server import HttpServer, Page
 from agent.devcloud.servers import free_port
 from tests.prometheus import fetch
 
@@ -26,7 +26,7 @@ def broken() -> Page:
 def serving(host: str = "127.0.0.1", **pages: Callable[[], Page]) -> Iterator[str]:
     address = f"{host}:{free_port()}"
     made = {f"/{name}": page for name, page in pages.items()}
-    server = Pages(address, {"/hello": lambda: Page(b"hello\n"), "/broken": broken, **made})
+    server = HttpServer(address, {"/hello": lambda: Page(b"hello\n"), "/broken": broken, **made})
     try:
         yield address
     finally:
@@ -75,9 +75,9 @@ def test_it_listens_on_ipv6_too() -> None:
 def test_a_port_in_use_is_an_error_and_a_closed_server_leaves_it() -> None:
     with serving() as address:
         with pytest.raises(OSError, match="in use"):
-            Pages(address, {})
+            HttpServer(address, {})
         fetch(address, "/hello")
-    Pages(address, {}).close()
+    HttpServer(address, {}).close()
 
 
 def test_silent_clients_are_no_hindrance_and_have_to_go() -> None:
@@ -88,7 +88,9 @@ def test_silent_clients_are_no_hindrance_and_have_to_go() -> None:
         assert sum(thread.name == "page" for thread in threading.enumerate()) <= room._MOST
 
 
-def test_a_client_that_trickles_is_cut_off_though_it_is_never_silent(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_client_that_trickles_is_cut_off_though_it_is_never_silent(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setattr(room, "_WHOLE", 0.6)
     with serving() as address, client(address, b"GET /hello HTTP/1.0\r\n") as trickling:
         trickling.settimeout(0.1)
@@ -104,7 +106,7 @@ def test_a_client_that_trickles_is_cut_off_though_it_is_never_silent(monkeypatch
 
 
 def test_a_silent_client_is_given_up_by_itself(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(room._Handler, "timeout", 0.3)
+    monkeypatch.setattr(room._PageHandler, "timeout", 0.3)
     with serving() as address, client(address) as silent:
         assert silent.recv(1) == b""
 
@@ -119,7 +121,10 @@ def test_pages_that_hang_take_a_few_threads_and_no_more() -> None:
     with serving(hangs=hangs) as address, contextlib.ExitStack() as stack:
         for _ in range(room._MOST):
             stack.enter_context(client(address, b"GET /hangs HTTP/1.0\r\n\r\n"))
-        with client(address, b"GET /hangs HTTP/1.0\r\n\r\n") as one_more, contextlib.suppress(ConnectionError):
+        with (
+            client(address, b"GET /hangs HTTP/1.0\r\n\r\n") as one_more,
+            contextlib.suppress(ConnectionError),
+        ):
             assert one_more.recv(1) == b""  # it is turned away, not kept waiting
         assert sum(thread.name == "page" for thread in threading.enumerate()) == room._MOST
         go_on.set()
@@ -132,13 +137,19 @@ def test_a_long_head_is_read_and_an_endless_one_is_not() -> None:
         with client(address, b"GET /hello HTTP/1.0\r\n" + 15 * line + b"\r\n") as long:
             assert long.recv(12) == b"HTTP/1.0 200"
         for begun in (b"GET /", b"GET /hello HTTP/1.0\r\n" + 17 * line):
-            with client(address, begun + 17 * b"m" * 1000) as endless, contextlib.suppress(ConnectionError):
+            with (
+                client(address, begun + 17 * b"m" * 1000) as endless,
+                contextlib.suppress(ConnectionError),
+            ):
                 assert endless.recv(1) == b"", "it is cut off without an answer"
 
 
 def test_all_clients_together_take_little_memory() -> None:
     with serving() as address, contextlib.ExitStack() as stack:
-        clients = [stack.enter_context(client(address, b"GET /hello HTTP/1.0\r\n")) for _ in range(room._MOST)]
+        clients = [
+            stack.enter_context(client(address, b"GET /hello HTTP/1.0\r\n"))
+            for _ in range(room._MOST)
+        ]
         tracemalloc.start()
         stack.callback(tracemalloc.stop)
         for each in clients:

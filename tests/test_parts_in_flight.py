@@ -17,16 +17,16 @@ from agent.gate.gate import Delays, Gate
 from agent.model.errors import CloudError
 from agent.model.ports import Clock, Target
 from agent.model.values import Part, SentPart, Transfer, UploadSession, parts_of
-from agent.upload.concurrency import Pace
-from agent.upload.part_uploader import Sender
-from agent.upload.source_file import Source
+from agent.upload.concurrency import PartConcurrency
+from agent.upload.part_uploader import PartUploader
+from agent.upload.source_file import SourceFile
 from tests import servers
 from tests.fakes.clock import FakeClock
 from tests.oracle import LEASE
 from tests.slowlink import Wire, slow_link
 
 
-class Steady(Pace):
+class Steady(PartConcurrency):
     """A pace that a test sets."""
 
     def __init__(self, width: int) -> None:
@@ -83,9 +83,14 @@ class File:
         pass
 
 
-def sender(target: object, pace: Pace, clock: Clock | None = None, transfer: Transfer | None = None) -> Sender:
+def sender(
+    target: object,
+    pace: PartConcurrency,
+    clock: Clock | None = None,
+    transfer: Transfer | None = None,
+) -> PartUploader:
     clock = clock or FakeClock()
-    return Sender(
+    return PartUploader(
         cast("Target", target),
         cast("SessionKeys", SameKeys()),
         Gate(clock, Delays(1, 1, 0)),
@@ -97,8 +102,8 @@ def sender(target: object, pace: Pace, clock: Clock | None = None, transfer: Tra
     )
 
 
-def send(target: object, pace: Pace, count: int) -> list[int]:
-    sent = sender(target, pace).send("m", parts_of(count, 1), cast("Source", File()))
+def send(target: object, pace: PartConcurrency, count: int) -> list[int]:
+    sent = sender(target, pace).send("m", parts_of(count, 1), cast("SourceFile", File()))
     return [part.number for part in sent]
 
 
@@ -138,11 +143,16 @@ def test_fewer_parts_fly_once_the_pace_falls() -> None:
     assert late.most <= 2  # the last of the four may still be on its way out
 
 
-STALLED, BUSY = CloudError("UploadPart", "timeout"), CloudError("UploadPart", "SlowDown", status=503)
+STALLED, BUSY = (
+    CloudError("UploadPart", "timeout"),
+    CloudError("UploadPart", "SlowDown", status=503),
+)
 CUT = CloudError("UploadPart", "reset")
 
 
-@pytest.mark.parametrize(("errors", "told"), [([STALLED, BUSY], 2), ([CUT, CUT], 0)], ids=["stalled", "cut"])
+@pytest.mark.parametrize(
+    ("errors", "told"), [([STALLED, BUSY], 2), ([CUT, CUT], 0)], ids=["stalled", "cut"]
+)
 def test_a_part_that_fails_is_sent_again_and_the_pace_is_told_unless_its_connection_was_cut(
     errors: list[CloudError], told: int
 ) -> None:
@@ -205,7 +215,9 @@ def stalling() -> Iterator[str]:
             yield f"http://{link.address}"
 
 
-def test_a_stalled_part_is_sent_again_and_no_other_waits_for_it(stalling: str, tmp_path: Path) -> None:
+def test_a_stalled_part_is_sent_again_and_no_other_waits_for_it(
+    stalling: str, tmp_path: Path
+) -> None:
     file = tmp_path / "a.mcap"
     file.write_bytes(bytes(range(256)) * (8 * PART // 256))
     store = MinioStore(clock=RealClock(), patience=1)
@@ -223,13 +235,17 @@ def test_a_stalled_part_is_sent_again_and_no_other_waits_for_it(stalling: str, t
     transfer = Transfer(8 * PART)
     with file.open("rb") as opened:
         multipart = target.begin()
-        sent = sender(Noting(), Pace(2), RealClock(), transfer).send(
-            multipart, parts_of(8 * PART, PART), cast("Source", File(opened.fileno()))
+        sent = sender(Noting(), PartConcurrency(2), RealClock(), transfer).send(
+            multipart, parts_of(8 * PART, PART), cast("SourceFile", File(opened.fileno()))
         )
         listed = target.parts(multipart)
-        assert [part.number for part in listed] == [part.number for part in sent] == list(range(1, 9))
+        assert (
+            [part.number for part in listed] == [part.number for part in sent] == list(range(1, 9))
+        )
         windows = parts_of(8 * PART, PART)
-        assert all(target.matches(part, windows[part.number - 1], opened.fileno()) for part in listed)
+        assert all(
+            target.matches(part, windows[part.number - 1], opened.fileno()) for part in listed
+        )
     store.close()
     stalled = next(number for number in ended if ended.count(number) == 2)
     assert set(ended[: ended.index(stalled)]) == set(range(1, 9)) - {stalled}

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from agent.gate import boot_jitter as room
-from agent.gate.boot_jitter import PowerOn
+from agent.gate.boot_jitter import BootJitter
 from agent.gate.gate import Closed, Delays, Gate
 from tests.eventually import eventually
 from tests.fakes.clock import FakeClock
@@ -18,10 +18,10 @@ from tests.scene import Scene, World
 DELAYS = Delays(base=30, maximum=1800, jitter=30)
 
 
-def switched_on(seconds_ago: float, delays: Delays = DELAYS) -> tuple[PowerOn, Gate, FakeClock]:
+def switched_on(seconds_ago: float, delays: Delays = DELAYS) -> tuple[BootJitter, Gate, FakeClock]:
     clock = FakeClock(monotonic=seconds_ago)
     gate = Gate(clock, delays)
-    return PowerOn(gate, clock, delays), gate, clock
+    return BootJitter(gate, clock, delays), gate, clock
 
 
 def held(gate: Gate) -> Closed:
@@ -47,11 +47,15 @@ def test_many_robots_are_spread_over_the_whole_jitter() -> None:
     moments = sorted(switched_on(20)[0].until - 20 for _ in range(1000))
     assert 0 <= moments[0] < 1
     assert 29 < moments[-1] <= 30
-    assert max(sum(second <= moment < second + 1 for moment in moments) for second in range(30)) < 100
+    assert (
+        max(sum(second <= moment < second + 1 for moment in moments) for second in range(30)) < 100
+    )
 
 
 @pytest.mark.parametrize(("seconds_ago", "jitter"), [(300, 30), (1e6, 30), (20, 0)])
-def test_a_later_start_and_one_without_jitter_wait_for_nothing(seconds_ago: float, jitter: float) -> None:
+def test_a_later_start_and_one_without_jitter_wait_for_nothing(
+    seconds_ago: float, jitter: float
+) -> None:
     power_on, gate, _ = switched_on(seconds_ago, Delays(base=30, maximum=1800, jitter=jitter))
     power_on.look()
     assert gate.closed() is None
@@ -64,12 +68,18 @@ def scene(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Scene]:
         yield Scene(tmp_path, World(tmp_path, stack), monkeypatch)
 
 
-@pytest.mark.parametrize(("device", "code"), [("robot-1", "power_on"), ("robot-new", "not_enrolled")])
-def test_the_agent_waits_for_its_moment_says_so_and_goes_on(scene: Scene, device: str, code: str) -> None:
+@pytest.mark.parametrize(
+    ("device", "code"), [("robot-1", "power_on"), ("robot-new", "not_enrolled")]
+)
+def test_the_agent_waits_for_its_moment_says_so_and_goes_on(
+    scene: Scene, device: str, code: str
+) -> None:
     scene.patch.setattr(room, "_BOOTING", float("inf"))
     scene.patch.setattr(Delays, "spread", lambda _: 2.0)
     scene.settings["agent.device_id"] = device
-    scene.profiles["devices"] = [known for known in scene.profiles["devices"] if known["deviceId"] == device]
+    scene.profiles["devices"] = [
+        known for known in scene.profiles["devices"] if known["deviceId"] == device
+    ]
     scene.write()
     with scene.agent() as agent:
         closed = agent.gate.closed()

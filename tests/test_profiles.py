@@ -76,7 +76,16 @@ def test_any_other_version_is_refused(path: Path, version: Any) -> None:
 
 @pytest.mark.parametrize(
     "endpoint",
-    ["http://h", "https://h:8443", "h", "h:1", "10.0.0.1:65535", "[::1]:9000", "https://[fe80::1]", "a-b.c_d:80"],
+    [
+        "http://h",
+        "https://h:8443",
+        "h",
+        "h:1",
+        "10.0.0.1:65535",
+        "[::1]:9000",
+        "https://[fe80::1]",
+        "a-b.c_d:80",
+    ],
 )
 def test_endpoints_are_hosts_with_or_without_scheme_and_port(path: Path, endpoint: str) -> None:
     endpoints = {"auth": endpoint, "gateway": endpoint, "deviceInit": endpoint}
@@ -120,7 +129,15 @@ def test_an_impossible_device_spoils_the_file(path: Path, devices: list[Any]) ->
 
 
 @pytest.mark.parametrize(
-    "changes", [{"apiKey": ""}, {"apiKey": " "}, {"tags": {}}, {"tags": {"": "x"}}, {"apiKey": None}, {"tags": None}]
+    "changes",
+    [
+        {"apiKey": ""},
+        {"apiKey": " "},
+        {"tags": {}},
+        {"tags": {"": "x"}},
+        {"apiKey": None},
+        {"tags": None},
+    ],
 )
 def test_an_unready_profile_spoils_only_itself(path: Path, changes: dict[str, Any]) -> None:
     profiles = write(path, document(device(), device(deviceId="robot-2", **changes))).load()
@@ -133,13 +150,16 @@ def test_empty_tag_values_are_kept(path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "content", [b"", b"{", b"[]", b"\xff\xfe", b"\xef\xbb\xbf{}", b"[" * 100_000, b'{"key": "' + KEY.encode()]
+    "content",
+    [b"", b"{", b"[]", b"\xff\xfe", b"\xef\xbb\xbf{}", b"[" * 100_000, b'{"key": "' + KEY.encode()],
 )
 def test_what_is_no_json_object_is_refused(path: Path, content: bytes) -> None:
     refusal(write(path, content))
 
 
-def test_a_file_that_is_missing_or_a_folder_or_a_pipe_is_refused(path: Path, tmp_path: Path) -> None:
+def test_a_file_that_is_missing_or_a_folder_or_a_pipe_is_refused(
+    path: Path, tmp_path: Path
+) -> None:
     refusal(ProfileFile(path))
     refusal(ProfileFile(tmp_path))
     os.mkfifo(path, 0o600)
@@ -156,7 +176,9 @@ def test_a_file_that_the_agents_own_group_can_read_is_taken(path: Path) -> None:
     assert profiles.load()["robot-1"].ready
 
 
-def test_a_file_that_another_group_can_read_is_refused(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_file_that_another_group_can_read_is_refused(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     profiles = write(path, document(), 0o640)
     monkeypatch.setattr(os, "getegid", lambda: path.stat().st_gid + 1)
     monkeypatch.setattr(os, "getgroups", list)

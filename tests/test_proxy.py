@@ -48,12 +48,20 @@ def test_gateway_and_store_are_reached_by_the_proxy_alone(
         with running(cloud, tmp_path, CLOUD__PROXY=url, LOG__LEVEL="DEBUG") as agent:
             recording = write_mcap(agent.root / "a.mcap", size=20 * MIB)
             (log,) = agent.wait_completed(1)
-            printed = agent.command("status", "--json").stdout + agent.command("config", "show", "--origin").stdout
-            printed += agent.command("config", "show").stdout + agent.command("config", "show", "--json").stdout
+            printed = (
+                agent.command("status", "--json").stdout
+                + agent.command("config", "show", "--origin").stdout
+            )
+            printed += (
+                agent.command("config", "show").stdout
+                + agent.command("config", "show", "--json").stdout
+            )
             agent.stop()
         assert cloud.read_object(log.object_key) == recording.read_bytes()
         assert all(each.admitted for each in proxy.passed)
-        gateway, store = (address.partition("://")[2] for address in (cloud.gateway_url, cloud.store_url))
+        gateway, store = (
+            address.partition("://")[2] for address in (cloud.gateway_url, cloud.store_url)
+        )
         assert proxy.targets() == {gateway, store}
         assert proxy.targets("CONNECT") == ({gateway, store} if tls else {gateway})
     printed += agent.said()

@@ -137,8 +137,12 @@ def test_any_other_host_has_the_first_region_and_the_bucket_in_the_path(host: st
 
 
 @pytest.mark.parametrize(("host", "bucket", "region", "domain"), BUCKET_HOSTS)
-def test_the_address_of_a_bucket_is_known_as_one(host: str, bucket: str, region: str, domain: str) -> None:
-    assert store_host(host) == StoreHost(region, virtual_hosted=True, bucket=bucket, aws_domain=domain)
+def test_the_address_of_a_bucket_is_known_as_one(
+    host: str, bucket: str, region: str, domain: str
+) -> None:
+    assert store_host(host) == StoreHost(
+        region, virtual_hosted=True, bucket=bucket, aws_domain=domain
+    )
 
 
 def _hosts_in_the_sdk(service: str) -> Iterator[tuple[str, str]]:
@@ -159,7 +163,9 @@ def _hosts_in_the_sdk(service: str) -> Iterator[tuple[str, str]]:
                     # S3 has no hosts below the domains that other services use for IPv6.
                     if service != "s3" or suffix == partition["dnsSuffix"]:
                         yield (
-                            form["hostname"].format(service=service, region=region, dnsSuffix=suffix),
+                            form["hostname"].format(
+                                service=service, region=region, dnsSuffix=suffix
+                            ),
                             region,
                         )
             for form in [endpoint, *endpoint.get("variants", [])]:
@@ -201,7 +207,9 @@ def test_a_token_service_of_aws_tells_its_region(host: str, region: str) -> None
 # What leaves the robot
 
 # A certificate's name has small letters and no dot at its end.
-WIRE_HOSTS = [(host, region) for host, region, _ in AWS_HOSTS if host == host.lower().removesuffix(".")]
+WIRE_HOSTS = [
+    (host, region) for host, region, _ in AWS_HOSTS if host == host.lower().removesuffix(".")
+]
 WIRE_HOSTS += [
     *OSS_HOSTS,
     ("vpce-0a1b-2c3d.vpce-svc-4e5f.eu-west-1.vpce.amazonaws.com", "us-east-1"),
@@ -226,7 +234,9 @@ def _send(
     session = replace(session_at(f"https://{host}", region), bucket=bucket)
     with every_name_leads_to_one_server(expected, folder, patch) as internet:
         internet.oracle.say = lambda _request: Answer(200, XML, b"<R><UploadId>m</UploadId></R>")
-        with closing(MinioStore(clock=RealClock(), ca_file=str(internet.ca_file), addressing=addressing)) as store:
+        with closing(
+            MinioStore(clock=RealClock(), ca_file=str(internet.ca_file), addressing=addressing)
+        ) as store:
             target = store.at(session, lambda: LEASE)
             # The certificate is for the expected host only: with any other the name differs first.
             try:
@@ -276,7 +286,9 @@ def test_each_store_is_addressed_as_it_wants_where_nobody_says(
     assert _send(host, tmp_path, monkeypatch, addressing="auto", expected=expected)[0] == path
 
 
-@pytest.mark.parametrize("host", ["s3.eu-central-1.amazonaws.com", "s3.amazonaws.com", "s3.oss-cn-x.aliyuncs.com"])
+@pytest.mark.parametrize(
+    "host", ["s3.eu-central-1.amazonaws.com", "s3.amazonaws.com", "s3.oss-cn-x.aliyuncs.com"]
+)
 def test_a_region_that_is_named_is_signed_for_and_changes_no_host(
     host: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -288,7 +300,9 @@ def test_a_bucket_with_dots_stays_in_the_path_because_no_certificate_has_its_nam
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     host = "s3.eu-central-1.amazonaws.com"
-    sent = _send(host, tmp_path, monkeypatch, bucket="robot.recordings", addressing="auto", expected=host)
+    sent = _send(
+        host, tmp_path, monkeypatch, bucket="robot.recordings", addressing="auto", expected=host
+    )
     assert sent == ("/robot.recordings/key?uploads=", "eu-central-1")
 
 

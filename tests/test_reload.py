@@ -12,9 +12,9 @@ from typing import Any
 import pytest
 
 from agent.adapters.config import KEYS, PREFIX, Settings, load
-from agent.adapters.scheduler import Schedule
+from agent.adapters.scheduler import Scheduler
 from agent.assembly.app import App
-from agent.assembly.discovery_service import Lookout
+from agent.assembly.discovery_service import DiscoveryService
 from agent.assembly.reload import NEEDS_RESTART, change
 from agent.devcloud.cloud import DevCloud
 from agent.devcloud.servers import free_port
@@ -39,8 +39,12 @@ def settings_with(**changes: Any) -> Settings:
     return load(None, {PREFIX + key: value for key, value in changes.items()}).settings
 
 
-def test_who_the_agent_is_and_where_its_sessions_belong_needs_a_restart_and_all_else_does_not() -> None:
-    assert set(NEEDS_RESTART) == {key for key in KEYS if key.partition(".")[0] in ("agent", "bucket")} | {"cloud.mode"}
+def test_who_the_agent_is_and_where_its_sessions_belong_needs_a_restart_and_all_else_does_not() -> (
+    None
+):
+    assert set(NEEDS_RESTART) == {
+        key for key in KEYS if key.partition(".")[0] in ("agent", "bucket")
+    } | {"cloud.mode"}
     new = settings_with(
         AGENT__STATE_DIR="/elsewhere",
         CLOUD__MODE="bucket",
@@ -50,10 +54,19 @@ def test_who_the_agent_is_and_where_its_sessions_belong_needs_a_restart_and_all_
         UPLOAD__BANDWIDTH_MBIT="5",
     )
     changed = change(Settings(), new)
-    assert changed.restart_for == ["agent.state_dir", "cloud.mode", "bucket.endpoint", "bucket.name"]
+    assert changed.restart_for == [
+        "agent.state_dir",
+        "cloud.mode",
+        "bucket.endpoint",
+        "bucket.name",
+    ]
     assert changed.keys == {"cloud.proxy", "upload.bandwidth_mbit"}
     now = changed.settings
-    assert (now.agent, now.bucket, now.cloud.mode) == (Settings().agent, Settings().bucket, "platform")
+    assert (now.agent, now.bucket, now.cloud.mode) == (
+        Settings().agent,
+        Settings().bucket,
+        "platform",
+    )
     assert (now.cloud.proxy, now.upload) == (new.cloud.proxy, new.upload)
     assert changed.touches("upload.")
     assert not changed.touches("watch.", "upload.windows")
@@ -131,7 +144,7 @@ def test_a_route_that_claims_are_still_made_for_is_kept(reload: Callable[..., Ap
     app.dispatch.terms = app._terms()
     app._refresh()
     assert before not in app._routes
-    app._schedule = Schedule()  # for the end of the test
+    app._schedule = Scheduler()  # for the end of the test
     app._schedule.start()
 
 
@@ -149,7 +162,11 @@ def test_a_marker_that_waits_goes_on_waiting(reload: Callable[..., App], tmp_pat
 
 @pytest.mark.parametrize("stops", [False, True])
 def test_a_key_that_is_just_being_told_is_not_lost(
-    reload: Callable[..., App], cloud: DevCloud, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stops: bool
+    reload: Callable[..., App],
+    cloud: DevCloud,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    stops: bool,
 ) -> None:
     asked, told, init_device = threading.Event(), threading.Event(), cloud.rules.init_device
 
@@ -164,7 +181,11 @@ def test_a_key_that_is_just_being_told_is_not_lost(
     cloud.stop_gateway()
     cloud.start_gateway()
     file = tmp_path / "dp-config.json"
-    file.write_text(json.dumps({"endpoints": dict.fromkeys(("auth", "gateway", "deviceInit"), cloud.gateway_url)}))
+    file.write_text(
+        json.dumps(
+            {"endpoints": dict.fromkeys(("auth", "gateway", "deviceInit"), cloud.gateway_url)}
+        )
+    )
     app = reload(CLOUD__DP_CONFIG=str(file), AGENT__DEVICE_ID="arm-7")
     app._power_on.until = 0.0
     if app._route.enrolling is not None:
@@ -173,7 +194,7 @@ def test_a_key_that_is_just_being_told_is_not_lost(
     if stops:
         threading.Timer(0.5, told.set).start()
         app.stop()
-        app._schedule = Schedule()  # for the end of the test
+        app._schedule = Scheduler()  # for the end of the test
         app._schedule.start()
     else:
         reload(RETRY__MAX_ATTEMPTS="9")
@@ -184,11 +205,16 @@ def test_a_key_that_is_just_being_told_is_not_lost(
         eventually(lambda: app.gate.closed() is None)
 
 
-def test_hours_and_links_are_heeded_at_once_and_forgotten_at_once(reload: Callable[..., App]) -> None:
+def test_hours_and_links_are_heeded_at_once_and_forgotten_at_once(
+    reload: Callable[..., App],
+) -> None:
     app = reload()
     assert app.gate.closed() is None
     reload(UPLOAD__WINDOWS='["00:00-00:01", "23:58-23:59"]', UPLOAD__INTERFACES='["none*"]')
-    assert {code for code in ("windows", "link") if app.gate.closed(but=code)} == {"windows", "link"}
+    assert {code for code in ("windows", "link") if app.gate.closed(but=code)} == {
+        "windows",
+        "link",
+    }
     reload(UPLOAD__WINDOWS="[]", UPLOAD__INTERFACES="[]")
     assert app.gate.closed() is None
 
@@ -212,7 +238,9 @@ def test_metrics_are_served_where_the_new_configuration_says(reload: Callable[..
     assert app.health.faults() == []
 
 
-def test_other_rules_for_recordings_hold_for_those_that_lie_there(reload: Callable[..., App], tmp_path: Path) -> None:
+def test_other_rules_for_recordings_hold_for_those_that_lie_there(
+    reload: Callable[..., App], tmp_path: Path
+) -> None:
     app = reload(WATCH__AUTO="false", UPLOAD__MAX_CONCURRENT="1")
     for number in range(3):
         write_mcap(tmp_path / "recordings" / f"{number}.mcap", seed=number)
@@ -227,13 +255,13 @@ def test_what_other_rules_find_is_carried_by_them(
     reload: Callable[..., App], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     app = reload()
-    start, told = Lookout.start, []
+    start, told = DiscoveryService.start, []
 
-    def begun(lookout: Lookout, dispatch: Dispatch) -> None:
+    def begun(lookout: DiscoveryService, dispatch: Dispatch) -> None:
         told.append(dispatch.terms.prepare._examiner is lookout.examiner)
         start(lookout, dispatch)
 
-    monkeypatch.setattr(Lookout, "start", begun)
+    monkeypatch.setattr(DiscoveryService, "start", begun)
     (tmp_path / "other").mkdir()
     write_mcap(tmp_path / "other" / "a.mcap")
     reload(WATCH__ROOTS=json.dumps([str(tmp_path / "other")]))
@@ -248,7 +276,11 @@ def test_what_is_refused_changes_nothing(reload: Callable[..., App], tmp_path: P
     assert (app.settings, app.dispatch.terms, app.lookout, app._route) == before
     assert "cloud.tls_ca_file" in app._snapshot.take()["settings"]["refused"]
     reload(CLOUD__TLS_CA_FILE="")
-    assert app._snapshot.take()["settings"] == {"restart_for": [], "refused": "", "unknown_keys": []}
+    assert app._snapshot.take()["settings"] == {
+        "restart_for": [],
+        "refused": "",
+        "unknown_keys": [],
+    }
 
 
 # -- the real process
@@ -260,7 +292,8 @@ def configure(agent: Agent, /, **sections: Mapping[str, Any]) -> None:
     file.parent.mkdir(exist_ok=True)
     file.write_text(
         "".join(
-            f"[{name}]\n" + "".join(f"{key} = {json.dumps(value)}\n" for key, value in section.items())
+            f"[{name}]\n"
+            + "".join(f"{key} = {json.dumps(value)}\n" for key, value in section.items())
             for name, section in sections.items()
         )
     )
@@ -278,7 +311,11 @@ def test_a_reload_takes_effect_while_an_upload_goes_on_and_a_wrong_file_changes_
     cloud: DevCloud, tmp_path: Path
 ) -> None:
     agent = Agent(cloud, tmp_path)
-    for key in ("WATCH__ROOTS", "AGENT__STATE_DIR", "LOG__DIR"):  # else they would win over the file
+    for key in (
+        "WATCH__ROOTS",
+        "AGENT__STATE_DIR",
+        "LOG__DIR",
+    ):  # else they would win over the file
         del agent.environ[PREFIX + key]
     other = tmp_path / "other"
     other.mkdir()
@@ -333,7 +370,9 @@ def test_a_reload_takes_effect_while_an_upload_goes_on_and_a_wrong_file_changes_
             agent.stop()
 
 
-def test_a_storm_of_signals_is_one_reload_and_a_stop_gets_through(cloud: DevCloud, tmp_path: Path) -> None:
+def test_a_storm_of_signals_is_one_reload_and_a_stop_gets_through(
+    cloud: DevCloud, tmp_path: Path
+) -> None:
     with running(cloud, tmp_path) as agent:
         eventually(lambda: "watches" in agent.said())
         hang_up(agent, "settings reloaded: all as before")

@@ -11,7 +11,7 @@ import pytest
 from agent.discovery.examine import fingerprint
 from agent.model.values import utc_text
 from agent.retention import deletion as room
-from agent.retention.deletion import Removal, StaysError
+from agent.retention.deletion import Deletion, NotDeletableError
 from tests.recorders import write_mcap, write_sidecar
 
 
@@ -36,7 +36,7 @@ def print_of(path: Path) -> str:
 
 
 def delete(path: Path, *roots: Path, wanted: str = "", with_sidecar: bool = True) -> int:
-    removal = Removal(roots, with_sidecar=with_sidecar)
+    removal = Deletion(roots, with_sidecar=with_sidecar)
     with removal.checked(path, wanted or print_of(path), mtime_of(path)) as doomed:
         doomed.unlink()
         freed = doomed.freed
@@ -119,7 +119,9 @@ def test_without_sidecars_a_json_beside_it_is_somebody_elses(root: Path) -> None
     assert names(root) == ["a.json"]
 
 
-def test_companions_that_are_links_stay_and_so_does_what_they_lead_to(root: Path, tmp_path: Path) -> None:
+def test_companions_that_are_links_stay_and_so_does_what_they_lead_to(
+    root: Path, tmp_path: Path
+) -> None:
     (root / "bag").mkdir()
     write_mcap(root / "bag" / "a.mcap")
     for name in ("a.json", "a.mcap.done", "metadata.yaml"):
@@ -131,7 +133,7 @@ def test_companions_that_are_links_stay_and_so_does_what_they_lead_to(root: Path
 
 
 def test_a_new_recording_that_took_the_name_keeps_its_companions(root: Path) -> None:
-    removal = Removal([root], with_sidecar=True)
+    removal = Deletion([root], with_sidecar=True)
     path = write_mcap(root / "a.mcap")
     write_sidecar(path)
     (root / "a.mcap.done").touch()
@@ -146,14 +148,20 @@ def test_a_new_recording_that_took_the_name_keeps_its_companions(root: Path) -> 
 
 
 def refusal(path: Path, *roots: Path, wanted: str = "1-0") -> str:
-    with pytest.raises(StaysError) as stays, Removal(roots, with_sidecar=True).checked(path, wanted, mtime_of(path)):
+    with (
+        pytest.raises(NotDeletableError) as stays,
+        Deletion(roots, with_sidecar=True).checked(path, wanted, mtime_of(path)),
+    ):
         raise AssertionError("it was let go")
     return str(stays.value)
 
 
 def test_other_bytes_than_those_that_were_uploaded_stay(root: Path) -> None:
     path = write_mcap(root / "a.mcap")
-    assert refusal(path, root, wanted=print_of(write_mcap(root / "b.mcap", seed=1))) == "it has other bytes now"
+    assert (
+        refusal(path, root, wanted=print_of(write_mcap(root / "b.mcap", seed=1)))
+        == "it has other bytes now"
+    )
 
 
 def test_a_file_outside_of_the_roots_stays(root: Path, tmp_path: Path) -> None:
@@ -194,12 +202,16 @@ def test_a_recording_that_is_open_for_writing_stays(root: Path) -> None:
     delete(path, root)
 
 
-def test_nobody_can_begin_to_write_between_the_look_and_the_deed_and_who_tries_keeps_the_file(root: Path) -> None:
+def test_nobody_can_begin_to_write_between_the_look_and_the_deed_and_who_tries_keeps_the_file(
+    root: Path,
+) -> None:
     path = write_mcap(root / "a.mcap")
-    with Removal([root], with_sidecar=True).checked(path, print_of(path), mtime_of(path)) as doomed:
+    with Deletion([root], with_sidecar=True).checked(
+        path, print_of(path), mtime_of(path)
+    ) as doomed:
         with pytest.raises(BlockingIOError):
             os.close(os.open(path, os.O_WRONLY | os.O_NONBLOCK))
-        with pytest.raises(StaysError, match="wants to write"):
+        with pytest.raises(NotDeletableError, match="wants to write"):
             doomed.unlink()
     assert path.exists()
     delete(path, root)
@@ -226,22 +238,28 @@ def test_a_recording_stays_while_a_marker_asks_for_its_resync(root: Path, marker
 def test_another_file_that_took_its_place_meanwhile_stays(root: Path) -> None:
     path, other = write_mcap(root / "a.mcap"), write_mcap(root / "aside", seed=1)
     content = other.read_bytes()
-    with Removal([root], with_sidecar=True).checked(path, print_of(path), mtime_of(path)) as doomed:
+    with Deletion([root], with_sidecar=True).checked(
+        path, print_of(path), mtime_of(path)
+    ) as doomed:
         other.rename(path)
-        with pytest.raises(StaysError, match="changed"):
+        with pytest.raises(NotDeletableError, match="changed"):
             doomed.unlink()
     assert path.read_bytes() == content
 
 
-def test_a_file_that_is_written_to_while_it_is_looked_at_stays(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_file_that_is_written_to_while_it_is_looked_at_stays(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     path = write_mcap(root / "a.mcap")
     wanted, before = print_of(path), path.stat()
-    monkeypatch.setattr(room, "keep_writers_out", lambda _: None)  # as on a share, where nobody is kept out
-    with Removal([root], with_sidecar=True).checked(path, wanted, mtime_of(path)) as doomed:
+    monkeypatch.setattr(
+        room, "keep_writers_out", lambda _: None
+    )  # as on a share, where nobody is kept out
+    with Deletion([root], with_sidecar=True).checked(path, wanted, mtime_of(path)) as doomed:
         with path.open("r+b") as stream:
             stream.write(b"new")
         os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
-        with pytest.raises(StaysError, match="changed"):
+        with pytest.raises(NotDeletableError, match="changed"):
             doomed.unlink()
     assert path.exists()
 
@@ -252,13 +270,13 @@ def test_a_folder_that_is_swapped_for_a_link_leads_nowhere_else(root: Path, tmp_
     (tmp_path / "outside").mkdir()
     precious = tmp_path / "outside" / "a.mcap"
     precious.write_bytes(path.read_bytes())
-    removal = Removal([root], with_sidecar=True)
+    removal = Deletion([root], with_sidecar=True)
     with removal.checked(path, print_of(path), mtime_of(path)) as doomed:
         (root / "day").rename(root / "moved")
         (root / "day").symlink_to(tmp_path / "outside")
         doomed.unlink()
     assert precious.exists()
-    with pytest.raises(StaysError, match="link"):
+    with pytest.raises(NotDeletableError, match="link"):
         removal.tidy(path)
     assert names(root / "moved") == []
 
@@ -294,7 +312,9 @@ def test_only_the_last_name_gives_the_bytes_back(root: Path) -> None:
 
 def test_a_mounted_folder_stays(root: Path) -> None:
     (root / "bag").mkdir()
-    if subprocess.run(["mount", "-t", "tmpfs", "tmpfs", root / "bag"], capture_output=True, check=False).returncode:
+    if subprocess.run(
+        ["mount", "-t", "tmpfs", "tmpfs", root / "bag"], capture_output=True, check=False
+    ).returncode:
         pytest.skip("can't mount a tmpfs")
     try:
         (root / "bag" / "metadata.yaml").touch()
@@ -304,7 +324,9 @@ def test_a_mounted_folder_stays(root: Path) -> None:
         subprocess.run(["umount", root / "bag"], check=True)
 
 
-def test_a_name_that_was_written_to_since_its_upload_stays_though_no_window_shows_it(root: Path) -> None:
+def test_a_name_that_was_written_to_since_its_upload_stays_though_no_window_shows_it(
+    root: Path,
+) -> None:
     path = write_mcap(root / "a.mcap", size=4 * 1024 * 1024)
     uploaded, before = mtime_of(path), print_of(path)
     with path.open("r+b") as file:
@@ -312,7 +334,10 @@ def test_a_name_that_was_written_to_since_its_upload_stays_though_no_window_show
         file.write(b"other bytes")
     os.utime(path, ns=(0, path.stat().st_mtime_ns + 10_000_000))
     assert print_of(path) == before
-    removal = Removal([root], with_sidecar=True)
-    with pytest.raises(StaysError, match="written to"), removal.checked(path, before, uploaded):
+    removal = Deletion([root], with_sidecar=True)
+    with (
+        pytest.raises(NotDeletableError, match="written to"),
+        removal.checked(path, before, uploaded),
+    ):
         pass
     assert path.exists()

@@ -49,7 +49,9 @@ def test_a_folder_answers_for_each_recording_in_it_and_below_by_path(robot: Aski
     ]
 
 
-def test_a_folder_goes_in_transactions_of_a_bounded_size(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_folder_goes_in_transactions_of_a_bounded_size(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     robot = Asking(tmp_path / "recordings", *(f"{number}.mcap" for number in range(7)))
     monkeypatch.setattr(room, "BATCH", 3)
     writes: list[str] = []
@@ -85,10 +87,18 @@ def test_a_path_wins_over_an_episode_of_the_same_text(robot: Asking) -> None:
     ("make", "status", "says"),
     [
         (lambda root: root / "none.mcap", "not_found", "no such file"),
-        (lambda root: write_mcap(root.parent / "elsewhere.mcap"), "rejected", "none of the watched folders"),
+        (
+            lambda root: write_mcap(root.parent / "elsewhere.mcap"),
+            "rejected",
+            "none of the watched folders",
+        ),
         (lambda root: damaged(root / "broken.mcap"), "rejected", "damaged"),
         (lambda root: write_mcap(root / ".hidden.mcap", seed=8), "rejected", "watch.exclude"),
-        (lambda root: root.parent / "recordings-state", "not_found", "no finished recording in this folder"),
+        (
+            lambda root: root.parent / "recordings-state",
+            "not_found",
+            "no finished recording in this folder",
+        ),
         (lambda _root: "nobody", "not_found", "no episode of this name"),
     ],
 )
@@ -108,7 +118,9 @@ def test_a_link_is_no_recording(robot: Asking) -> None:
 
 
 def test_what_still_settles_is_rejected_with_the_reason(robot: Asking) -> None:
-    write_mcap(robot.folder / "a.mcap", size=2000, seed=77)  # other bytes, and nobody has noticed yet
+    write_mcap(
+        robot.folder / "a.mcap", size=2000, seed=77
+    )  # other bytes, and nobody has noticed yet
     status, message = robot.one(robot.folder / "a.mcap")
     assert (status, "settling" in message) == ("rejected", True)
 
@@ -164,7 +176,10 @@ def failed(robot: Asking, code: str, name: str, seed: int) -> Path:
 
 
 def again(robot: Requests, code: str = "") -> list[tuple[str, str]]:
-    return [(Path(answer.target).name, answer.status) for answer in robot.failed(code, trigger="cli", reason="mended")]
+    return [
+        (Path(answer.target).name, answer.status)
+        for answer in robot.failed(code, trigger="cli", reason="mended")
+    ]
 
 
 def test_all_that_failed_for_good_is_tried_again_once(robot: Asking) -> None:

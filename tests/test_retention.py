@@ -17,7 +17,7 @@ import pytest
 from agent.gate.gate import Gate
 from agent.model.errors import CloudError, HistoryFullError, judge
 from agent.model.values import DeviceProfile, StoredObject, SyncLog
-from agent.retention.deletion import Removal
+from agent.retention.deletion import Deletion
 from tests.fakes.gateway import PROFILE
 from tests.fakes.store import FakeStore
 from tests.recorders import write_mcap, write_sidecar
@@ -54,7 +54,9 @@ class Keeper(WatchingRobot):
     def ask_again(self, log: SyncLog) -> SyncLog:
         """Somebody wants it once more."""
         return self.history.add(
-            SyncLog(0, log.episode_id, log.path, log.file_size, log.mtime, log.fingerprint, resync=True)
+            SyncLog(
+                0, log.episode_id, log.path, log.file_size, log.mtime, log.fingerprint, resync=True
+            )
         )
 
 
@@ -74,7 +76,11 @@ class Disk:
         self.watched: Path | None = None
 
     def __call__(self, root: Path) -> tuple[int, float]:
-        taken = sum(path.stat().st_blocks * 512 for path in self.watched.rglob("*.mcap")) if self.watched else 0
+        taken = (
+            sum(path.stat().st_blocks * 512 for path in self.watched.rglob("*.mcap"))
+            if self.watched
+            else 0
+        )
         return root.stat().st_dev, self.free - taken
 
 
@@ -100,7 +106,9 @@ def said(caplog: pytest.LogCaptureFixture, event: str) -> list[logging.LogRecord
 # -- after keep_hours
 
 
-def test_an_uploaded_recording_goes_when_its_hours_have_passed_and_not_before(robot: Keeper) -> None:
+def test_an_uploaded_recording_goes_when_its_hours_have_passed_and_not_before(
+    robot: Keeper,
+) -> None:
     retention = robot.retaining(keep_seconds=24 * HOUR)
     robot.send("a.mcap")
     robot.clock.advance(23.9 * HOUR)
@@ -122,14 +130,19 @@ def test_each_deletion_is_logged_and_the_history_stays_as_it_is(
     assert record.levelname == "INFO"
     about = vars(record)
     assert (about["path"], about["size"], about["document"]) == (log.path, log.file_size, log.id)
-    assert (about["object_key"], about["reason"]) == (log.object_key, "retention.keep_hours have passed")
+    assert (about["object_key"], about["reason"]) == (
+        log.object_key,
+        "retention.keep_hours have passed",
+    )
     assert robot.log(log.id) == log
     robot.pass_time(DAY)
     assert list(robot.history.documents) == [log.id]
 
 
 def test_only_what_is_uploaded_goes(robot: Keeper) -> None:
-    robot.gateway.fail("CreateLogicalUpload", error=CloudError("CreateLogicalUpload", "INVALID_ARGUMENT"))
+    robot.gateway.fail(
+        "CreateLogicalUpload", error=CloudError("CreateLogicalUpload", "INVALID_ARGUMENT")
+    )
     write_mcap(robot.folder / "failed.mcap", seed=1)
     robot.discover.rescan()
     robot.pass_time(16, turns=6)
@@ -186,7 +199,9 @@ def test_a_resync_that_is_open_or_failed_keeps_the_recording(robot: Keeper) -> N
     assert robot.asked() == 0
 
 
-def test_a_resync_that_is_asked_for_while_the_cloud_answers_keeps_the_recording(robot: Keeper) -> None:
+def test_a_resync_that_is_asked_for_while_the_cloud_answers_keeps_the_recording(
+    robot: Keeper,
+) -> None:
     (log,) = robot.send("a.mcap")
     robot.gateway.before = lambda call: robot.ask_again(log) if call == ASKED else None  # type: ignore[assignment]
     robot.retention.look()
@@ -214,12 +229,16 @@ def test_a_file_that_is_replaced_while_the_cloud_answers_stays(robot: Keeper) ->
     assert Path(log.path).read_bytes() == content
 
 
-def test_a_file_that_is_replaced_in_the_last_moment_stays(robot: Keeper, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_file_that_is_replaced_in_the_last_moment_stays(
+    robot: Keeper, monkeypatch: pytest.MonkeyPatch
+) -> None:
     (log,) = robot.send("a.mcap")
     other = write_mcap(robot.folder.parent / "aside.mcap", seed=99)
     content = other.read_bytes()
     transaction = robot.history.transaction
-    monkeypatch.setattr(robot.history, "transaction", lambda: (other.rename(log.path), transaction())[1])
+    monkeypatch.setattr(
+        robot.history, "transaction", lambda: (other.rename(log.path), transaction())[1]
+    )
     robot.retention.look()
     assert Path(log.path).read_bytes() == content
 
@@ -240,10 +259,16 @@ def test_a_recording_that_a_program_writes_to_stays_and_goes_later(
     assert robot.left() == []
 
 
-def test_a_recording_that_is_opened_for_writing_while_the_cloud_answers_stays(robot: Keeper) -> None:
+def test_a_recording_that_is_opened_for_writing_while_the_cloud_answers_stays(
+    robot: Keeper,
+) -> None:
     (log,) = robot.send("a.mcap")
     writers = []
-    robot.gateway.before = lambda call: writers.append(Path(log.path).open("r+b")) if call == ASKED else None  # noqa: SIM115
+    robot.gateway.before = lambda call: (
+        writers.append(Path(log.path).open("r+b"))  # noqa: SIM115 - closed below
+        if call == ASKED
+        else None
+    )
     robot.retention.look()
     assert len(writers) == 1
     writers[0].close()
@@ -260,13 +285,19 @@ def test_a_folder_nobody_may_write_to_is_said_once_and_the_cloud_is_not_asked(
         robot.retention.look()
         robot.clock.advance(900)
     assert robot.left() == ["day/a.mcap", "day/b.mcap"]
-    assert [vars(record)["path"] for record in said(caplog, "undeletable")] == [str(robot.folder / "day")]
+    assert [vars(record)["path"] for record in said(caplog, "undeletable")] == [
+        str(robot.folder / "day")
+    ]
     assert robot.asked() == 1
 
 
-def test_a_folder_that_is_sealed_is_said_once(robot: Keeper, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_folder_that_is_sealed_is_said_once(
+    robot: Keeper, caplog: pytest.LogCaptureFixture
+) -> None:
     robot.send("day/a.mcap")
-    if subprocess.run(["chattr", "+i", robot.folder / "day"], capture_output=True, check=False).returncode:
+    if subprocess.run(
+        ["chattr", "+i", robot.folder / "day"], capture_output=True, check=False
+    ).returncode:
         pytest.skip("can't seal a folder here")
     try:
         for _ in range(3):
@@ -376,7 +407,9 @@ def test_space_that_is_short_lets_no_changed_recording_go(robot: Keeper) -> None
 
 
 @pytest.mark.parametrize("first", ["twin", "recording"])
-def test_a_sparse_twin_and_the_recording_never_stand_for_each_other(robot: Keeper, tmp_path: Path, first: str) -> None:
+def test_a_sparse_twin_and_the_recording_never_stand_for_each_other(
+    robot: Keeper, tmp_path: Path, first: str
+) -> None:
     """Whoever may write into one folder can make a twin; the one that is uploaded is not the one that is deleted."""
     robot.gateway.part_size = 1024 * 1024
     recording = write_mcap(tmp_path / "recording", size=6_000_000, messages=60, chunked=False)
@@ -419,7 +452,10 @@ def test_what_can_be_compared_with_nothing_stays_and_nobody_is_asked_about_it(
     logs = bucket.send("a.mcap", "b.mcap", "c.mcap")
     for log in logs[:2]:
         content, stored = bucket.store.objects[log.bucket, log.object_key]
-        bucket.store.objects[log.bucket, log.object_key] = content, replace(stored, etag='"opaque"', checksum="")
+        bucket.store.objects[log.bucket, log.object_key] = (
+            content,
+            replace(stored, etag='"opaque"', checksum=""),
+        )
         bucket.history.documents[log.id] = replace(log, etag='"opaque"', checksum="")
     before = bucket.asked()
     for _ in range(3):
@@ -428,7 +464,11 @@ def test_what_can_be_compared_with_nothing_stays_and_nobody_is_asked_about_it(
     assert bucket.left() == ["a.mcap", "b.mcap"]
     assert bucket.asked() - before == 1
     (kept,) = bucket.retention.kept()
-    assert (kept["code"], kept["count"], kept["paths"]) == ("no_digest", 2, [logs[0].path, logs[1].path])
+    assert (kept["code"], kept["count"], kept["paths"]) == (
+        "no_digest",
+        2,
+        [logs[0].path, logs[1].path],
+    )
     assert [vars(record)["document"] for record in said(caplog, "not_deleted")] == [1, 2]
 
 
@@ -448,7 +488,9 @@ def test_a_changed_recording_that_is_uploaded_again_goes(robot: Keeper) -> None:
     assert robot.retention.kept() == []
 
 
-def test_a_file_that_stays_for_another_reason_is_read_once(robot: Keeper, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_file_that_stays_for_another_reason_is_read_once(
+    robot: Keeper, monkeypatch: pytest.MonkeyPatch
+) -> None:
     robot.send("a.mcap")
     reads = counted_reads(monkeypatch)
 
@@ -466,7 +508,9 @@ def test_a_file_that_stays_for_another_reason_is_read_once(robot: Keeper, monkey
     assert len(reads) == 4
 
 
-def test_a_stop_ends_the_reading_of_a_recording_at_once(robot: Keeper, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_stop_ends_the_reading_of_a_recording_at_once(
+    robot: Keeper, monkeypatch: pytest.MonkeyPatch
+) -> None:
     record_frames(robot)
     reads = counted_reads(monkeypatch, lambda: robot.retention.stop(0))
     robot.retention.look()
@@ -475,7 +519,9 @@ def test_a_stop_ends_the_reading_of_a_recording_at_once(robot: Keeper, monkeypat
     assert robot.left() == ["a.mcap"]
 
 
-def counted_reads(monkeypatch: pytest.MonkeyPatch, act: Callable[[], object] = lambda: None) -> list[int]:
+def counted_reads(
+    monkeypatch: pytest.MonkeyPatch, act: Callable[[], object] = lambda: None
+) -> list[int]:
     """The reads that compare a recording with its upload; ``act`` comes before each."""
     reads: list[int] = []
     read = os.preadv
@@ -548,7 +594,9 @@ def test_where_looking_is_forbidden_nothing_goes_and_a_look_says_it_once(
     bucket: BucketKeeper, caplog: pytest.LogCaptureFixture
 ) -> None:
     bucket.send(*[f"{number}.mcap" for number in range(6)])
-    bucket.store.fail("HeadObject", error=CloudError("HeadObject", "AccessDenied", status=403), times=10_000)
+    bucket.store.fail(
+        "HeadObject", error=CloudError("HeadObject", "AccessDenied", status=403), times=10_000
+    )
     before = bucket.asked()
     bucket.retention.look()
     assert bucket.asked() - before == 3
@@ -559,7 +607,9 @@ def test_where_looking_is_forbidden_nothing_goes_and_a_look_says_it_once(
     assert len(bucket.left()) == 6
 
 
-def test_one_object_that_may_not_be_looked_for_keeps_no_other_recording(bucket: BucketKeeper) -> None:
+def test_one_object_that_may_not_be_looked_for_keeps_no_other_recording(
+    bucket: BucketKeeper,
+) -> None:
     bucket.send("a.mcap", "b.mcap")
     bucket.store.fail("HeadObject", error=CloudError("HeadObject", "AccessDenied", status=403))
     bucket.retention.look()
@@ -606,7 +656,9 @@ def test_a_recording_of_another_device_or_bucket_keeps_no_other(
 
 def test_the_profile_of_the_documents_asset_id_is_asked_with(robot: Keeper) -> None:
     (log,) = robot.send("a.mcap")
-    other = DeviceProfile("robot-2", "api-key-2", {"site": "there"}, "http://auth", "http://gateway")
+    other = DeviceProfile(
+        "robot-2", "api-key-2", {"site": "there"}, "http://auth", "http://gateway"
+    )
     robot.gateway.profiles[other.api_key] = other
     robot.profiles.profiles = {"robot-2": other, PROFILE.asset_id: PROFILE}
     robot.assets["robot"] = "robot-2"
@@ -632,10 +684,16 @@ def close_by_cloud(gate: Gate) -> None:
 
 @pytest.mark.parametrize(
     "close",
-    [close_by_cloud, lambda gate: gate.hold("pause", "paused"), lambda gate: gate.hold("stopping", "it stops")],
+    [
+        close_by_cloud,
+        lambda gate: gate.hold("pause", "paused"),
+        lambda gate: gate.hold("stopping", "it stops"),
+    ],
     ids=["cloud", "pause", "stopping"],
 )
-def test_nobody_is_asked_through_a_closed_gate(robot: Keeper, close: Callable[[Gate], None]) -> None:
+def test_nobody_is_asked_through_a_closed_gate(
+    robot: Keeper, close: Callable[[Gate], None]
+) -> None:
     robot.send("a.mcap")
     close(robot.gate)
     robot.gate.hold(HistoryFullError.code, "full")
@@ -652,7 +710,9 @@ def test_a_full_disk_closes_the_gate_for_everything_but_what_frees_it(robot: Kee
     assert robot.left() == []
 
 
-def test_a_gate_that_nobody_is_left_to_probe_holds_up_no_longer_than_to_its_next_probe(robot: Keeper) -> None:
+def test_a_gate_that_nobody_is_left_to_probe_holds_up_no_longer_than_to_its_next_probe(
+    robot: Keeper,
+) -> None:
     robot.send("a.mcap")
     close_by_cloud(robot.gate)
     robot.clock.advance(31)
@@ -826,7 +886,9 @@ def test_an_unsynced_recording_never_goes_and_what_holds_it_up_is_said_once(
 def test_a_recording_on_another_file_system_does_not_go_for_want_of_space(tmp_path: Path) -> None:
     robot = Keeper(tmp_path / "recordings")
     (robot.folder / "disk").mkdir()
-    mounted = subprocess.run(["mount", "-t", "tmpfs", "tmpfs", robot.folder / "disk"], capture_output=True, check=False)
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "tmpfs", robot.folder / "disk"], capture_output=True, check=False
+    )
     if mounted.returncode:
         pytest.skip("can't mount a tmpfs")
     try:
@@ -843,7 +905,9 @@ def test_a_recording_on_another_file_system_does_not_go_for_want_of_space(tmp_pa
         subprocess.run(["umount", robot.folder / "disk"], check=True)
 
 
-def test_a_recording_whose_bytes_would_stay_does_not_go_for_want_of_space(robot: Keeper, tmp_path: Path) -> None:
+def test_a_recording_whose_bytes_would_stay_does_not_go_for_want_of_space(
+    robot: Keeper, tmp_path: Path
+) -> None:
     robot.send("a.mcap", "b.mcap", size=100_000)
     (tmp_path / "kept.mcap").hardlink_to(robot.folder / "a.mcap")
     (robot.folder / "b2.mcap").hardlink_to(robot.folder / "b.mcap")
@@ -856,7 +920,9 @@ def test_a_recording_whose_bytes_would_stay_does_not_go_for_want_of_space(robot:
 # -- cost, stopping
 
 
-def test_a_long_history_is_read_for_a_thousandth_of_the_time(robot: Keeper, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_long_history_is_read_for_a_thousandth_of_the_time(
+    robot: Keeper, monkeypatch: pytest.MonkeyPatch
+) -> None:
     robot.send("a.mcap")
     reads, read = [], robot.history.newest_first
 
@@ -889,7 +955,9 @@ def test_an_agent_that_stops_deletes_nothing_more(robot: Keeper) -> None:
     assert robot.left() == ["a.mcap", "b.mcap", "c.mcap"]
 
 
-def test_a_look_asks_a_bounded_number_of_times(robot: Keeper, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_look_asks_a_bounded_number_of_times(
+    robot: Keeper, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("agent.retention.confirm._MOST", 2)
     robot.send("a.mcap", "b.mcap", "c.mcap")
     robot.retention.look()
@@ -909,7 +977,7 @@ def test_a_power_cut_between_the_steps_leaves_a_companion_at_most(
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(Removal, "tidy", cut)
+        patch.setattr(Deletion, "tidy", cut)
         with pytest.raises(KeyboardInterrupt):
             robot.retention.look()
     robot.restart()

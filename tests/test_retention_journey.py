@@ -40,11 +40,16 @@ def told(agent: Agent, event: str) -> list[dict[str, Any]]:
     return [line for line in events(agent) if line.get("event") == event]
 
 
-def test_uploaded_recordings_disappear_once_the_platform_confirms_them_again(tmp_path: Path) -> None:
+def test_uploaded_recordings_disappear_once_the_platform_confirms_them_again(
+    tmp_path: Path,
+) -> None:
     with DevCloud(tmp_path / "cloud") as cloud:
         with running(cloud, tmp_path) as agent:
             (agent.root / "bag").mkdir()
-            recordings = [write_mcap(agent.root / "bag" / f"bag_{number}.mcap", seed=number) for number in range(3)]
+            recordings = [
+                write_mcap(agent.root / "bag" / f"bag_{number}.mcap", seed=number)
+                for number in range(3)
+            ]
             write_sidecar(recordings[0])
             (agent.root / "bag" / "metadata.yaml").touch()
             contents = {path.read_bytes() for path in recordings}
@@ -65,20 +70,30 @@ def test_uploaded_recordings_disappear_once_the_platform_confirms_them_again(tmp
         assert {cloud.read_object(log.object_key) for log in logs} == contents
     assert agent.documents() == logs
     assert {line["path"] for line in told(agent, "deleted")} == {str(path) for path in recordings}
-    assert {line["object_key"] for line in told(agent, "deleted")} == {log.object_key for log in logs}
+    assert {line["object_key"] for line in told(agent, "deleted")} == {
+        log.object_key for log in logs
+    }
 
 
 def test_without_a_setting_nothing_is_ever_deleted(tmp_path: Path) -> None:
-    with DevCloud(tmp_path / "cloud") as cloud, running(cloud, tmp_path, LOG__LEVEL="DEBUG") as agent:
+    with (
+        DevCloud(tmp_path / "cloud") as cloud,
+        running(cloud, tmp_path, LOG__LEVEL="DEBUG") as agent,
+    ):
         recording = write_mcap(agent.root / "a.mcap")
         agent.wait_completed(1)
         threading.Event().wait(12)  # a look comes every ten seconds, where one comes
         assert recording.exists()
 
 
-def test_what_somebody_removed_from_the_bucket_stays_on_the_robot(store: Store, tmp_path: Path) -> None:
+def test_what_somebody_removed_from_the_bucket_stays_on_the_robot(
+    store: Store, tmp_path: Path
+) -> None:
     with running(store, tmp_path, **store.settings()) as agent:
-        lost, kept = write_mcap(agent.root / "a.mcap", seed=1), write_mcap(agent.root / "b.mcap", seed=2)
+        lost, kept = (
+            write_mcap(agent.root / "a.mcap", seed=1),
+            write_mcap(agent.root / "b.mcap", seed=2),
+        )
         content = kept.read_bytes()
         agent.wait_completed(2)
         (log,) = [log for log in agent.documents() if log.path == str(lost)]
@@ -94,7 +109,9 @@ def test_what_somebody_removed_from_the_bucket_stays_on_the_robot(store: Store, 
     assert told(agent, "object_missing")[0]["path"] == str(lost)
 
 
-def test_a_recording_that_was_changed_in_place_stays_until_it_is_uploaded_again(tmp_path: Path) -> None:
+def test_a_recording_that_was_changed_in_place_stays_until_it_is_uploaded_again(
+    tmp_path: Path,
+) -> None:
     """60 frames of 100 kB; frames 14 to 16 become zeros, which no window of the fingerprint and no time shows."""
     with DevCloud(tmp_path / "cloud") as cloud:
         with running(cloud, tmp_path) as agent:
@@ -110,7 +127,12 @@ def test_a_recording_that_was_changed_in_place_stays_until_it_is_uploaded_again(
         content = changed.read_bytes()
         with running(cloud, tmp_path, **AT_ONCE) as agent:
             wait_for(agent, lambda: told(agent, "not_deleted") and not sound.exists())
-            wait_for(agent, lambda: json.loads(agent.command("status", "--json").stdout)["agent"].get("not_deleted"))
+            wait_for(
+                agent,
+                lambda: json.loads(agent.command("status", "--json").stdout)["agent"].get(
+                    "not_deleted"
+                ),
+            )
             (kept,) = json.loads(agent.command("status", "--json").stdout)["agent"]["not_deleted"]
             # Without MinIO the cloud's store tells no checksum, and only the ETag can differ.
             assert kept["code"] in {"differs", "unclear"}
@@ -139,7 +161,9 @@ def small_disk(folder: Path, mib: int) -> Iterator[None]:
         subprocess.run(["umount", folder], check=True)
 
 
-def test_a_disk_that_fills_up_loses_the_oldest_uploaded_ones_and_recording_goes_on(tmp_path: Path) -> None:
+def test_a_disk_that_fills_up_loses_the_oldest_uploaded_ones_and_recording_goes_on(
+    tmp_path: Path,
+) -> None:
     with DevCloud(tmp_path / "cloud") as cloud, small_disk(tmp_path / "recordings", 64):
         with running(cloud, tmp_path, RETENTION__MIN_FREE_GIB=str(20 / 1024)) as agent:
             unsynced = write_mcap(agent.root / "bad.mcap", size=MIB, seed=99)

@@ -96,16 +96,31 @@ def test_a_day_without_gateway_costs_500_queued_recordings_no_attempt_and_no_lin
     assert_all_complete_at_the_first_attempt(robot)
 
 
-def test_a_day_without_store_costs_no_more_than_a_sessions_ids_a_probe(robot: Robot, writes: list[str]) -> None:
+def test_a_day_without_store_costs_no_more_than_a_sessions_ids_a_probe(
+    robot: Robot, writes: list[str]
+) -> None:
     store_says(robot, "ServiceUnavailable", 503)
     record_many(robot, 500)
     pass_time(robot, HOUR)
     writes.clear()
-    probes = len([call for call in robot.gateway.calls if call in {"CreateLogicalUpload", "GetUploadRecovery"}])
+    probes = len(
+        [
+            call
+            for call in robot.gateway.calls
+            if call in {"CreateLogicalUpload", "GetUploadRecovery"}
+        ]
+    )
     before = dict(robot.history.documents)
     pass_time(robot, DAY)
     probes = (
-        len([call for call in robot.gateway.calls if call in {"CreateLogicalUpload", "GetUploadRecovery"}]) - probes
+        len(
+            [
+                call
+                for call in robot.gateway.calls
+                if call in {"CreateLogicalUpload", "GetUploadRecovery"}
+            ]
+        )
+        - probes
     )
     changed = [log for log in logs(robot) if log != before[log.id]]
     assert 0 < probes < 100
@@ -115,7 +130,9 @@ def test_a_day_without_store_costs_no_more_than_a_sessions_ids_a_probe(robot: Ro
     assert_all_complete_at_the_first_attempt(robot)
 
 
-def test_a_recording_that_always_fails_alone_keeps_nobody_waiting_and_ends_with_its_reason(tmp_path: Path) -> None:
+def test_a_recording_that_always_fails_alone_keeps_nobody_waiting_and_ends_with_its_reason(
+    tmp_path: Path,
+) -> None:
     robot = Robot(tmp_path / "recordings", store=OneBadKey(), max_concurrent=2)
     record_many(robot, 51)
     pass_time(robot, 3 * MINUTE, step=10)
@@ -129,7 +146,12 @@ def test_a_recording_that_always_fails_alone_keeps_nobody_waiting_and_ends_with_
         pass_time(robot, 9 * MINUTE, step=10)
     bad = robot.log(bad.id)
     assert bad.error is not None
-    assert (bad.status, bad.next_retry_at, bad.error.code, bad.attempt_count) == ("failed", None, "InternalError", 5)
+    assert (bad.status, bad.next_retry_at, bad.error.code, bad.attempt_count) == (
+        "failed",
+        None,
+        "InternalError",
+        5,
+    )
     assert {log.attempt_count for log in logs(robot) if log.id != bad.id} == {1}
 
 
@@ -146,7 +168,9 @@ def test_ten_minutes_of_internal_errors_for_everything_fail_nothing_for_good(rob
     assert_all_complete_at_the_first_attempt(robot)
 
 
-def test_a_bucket_that_denies_everything_for_a_day_and_then_permits_needs_nobody_here(robot: Robot) -> None:
+def test_a_bucket_that_denies_everything_for_a_day_and_then_permits_needs_nobody_here(
+    robot: Robot,
+) -> None:
     store_says(robot, "AccessDenied", 403)
     record_many(robot, 30)
     pass_time(robot, DAY)

@@ -7,7 +7,7 @@ from datetime import datetime, timedelta, timezone
 
 import pytest
 
-from agent.adapters.scheduler import Every, Schedule
+from agent.adapters.scheduler import Every, Scheduler
 from tests.lacks import NoThreads
 
 NOON = datetime(2030, 1, 1, 12, tzinfo=timezone.utc)
@@ -17,7 +17,9 @@ def after(seconds: float) -> datetime:
     return NOON + timedelta(seconds=seconds)
 
 
-@pytest.mark.parametrize(("period", "now", "due"), [(1, 0.004, 1), (1, 0.9, 1), (2, 0.004, 2), (10, 3.7, 13)])
+@pytest.mark.parametrize(
+    ("period", "now", "due"), [(1, 0.004, 1), (1, 0.9, 1), (2, 0.004, 2), (10, 3.7, 13)]
+)
 def test_jobs_fall_on_the_second_so_that_the_machine_wakes_for_all_at_once(
     period: float, now: float, due: float
 ) -> None:
@@ -37,7 +39,9 @@ def test_a_clock_that_jumps_neither_stalls_nor_floods(jump: float) -> None:
     assert Every(2).get_next_fire_time(NOON, after(jump)) == after(jump + 2)
 
 
-def test_a_job_that_takes_long_is_no_warning_each_time_it_is_due(caplog: pytest.LogCaptureFixture) -> None:
+def test_a_job_that_takes_long_is_no_warning_each_time_it_is_due(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
     go_on, turns = threading.Event(), threading.Semaphore(0)
 
     def take_long() -> None:
@@ -46,7 +50,7 @@ def test_a_job_that_takes_long_is_no_warning_each_time_it_is_due(caplog: pytest.
     def take_a_turn() -> None:
         turns.release()
 
-    schedule = Schedule()
+    schedule = Scheduler()
     schedule.set([(take_long, 0.05), (take_a_turn, 0.05)])
     schedule.start()
     try:
@@ -58,9 +62,11 @@ def test_a_job_that_takes_long_is_no_warning_each_time_it_is_due(caplog: pytest.
     assert caplog.records == []
 
 
-def test_jobs_are_done_though_no_thread_can_be_started_any_more(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_jobs_are_done_though_no_thread_can_be_started_any_more(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     lack = NoThreads(monkeypatch)
-    schedule = Schedule()
+    schedule = Scheduler()
     together = threading.Barrier(4, timeout=10)
     done = threading.Event()
 

@@ -11,11 +11,18 @@ import pytest
 from agent.cloud.credentials import Credentials, SessionKeys
 from agent.discovery.examine import Examiner
 from agent.gate.gate import Delays, Gate
-from agent.model.errors import AgentError, CloudError, FileChangedError, GateClosedError, RecordingError, judge
+from agent.model.errors import (
+    AgentError,
+    CloudError,
+    FileChangedError,
+    GateClosedError,
+    RecordingError,
+    judge,
+)
 from agent.model.values import Recording, Transfer, parts_of
-from agent.upload.concurrency import Pace, Run
-from agent.upload.part_uploader import Sender
-from agent.upload.source_file import Source
+from agent.upload.concurrency import PartConcurrency, Run
+from agent.upload.part_uploader import PartUploader
+from agent.upload.source_file import SourceFile
 from tests.contracts.gateway import LOG
 from tests.fakes.clock import FakeClock
 from tests.fakes.gateway import PROFILE, FakeGateway
@@ -41,16 +48,18 @@ class Bench:
         self.path = write_mcap(folder / "a.mcap", size=7500)
         found = Examiner([folder], "ignore").look(self.path)
         assert isinstance(found, Recording)
-        self.source = Source(found)
+        self.source = SourceFile(found)
         self.parts = parts_of(found.size, 1024)
         self.multipart = self.target.begin()
 
-    def send(self, width: int = 4, pace: Pace | None = None, transfer: Transfer | None = None) -> list[int]:
-        sender = Sender(
+    def send(
+        self, width: int = 4, pace: PartConcurrency | None = None, transfer: Transfer | None = None
+    ) -> list[int]:
+        sender = PartUploader(
             self.target,
             self.keys,
             self.gate,
-            pace or Pace(width),
+            pace or PartConcurrency(width),
             self.clock,
             who=1,
             transfer=transfer or Transfer(0),
@@ -59,7 +68,7 @@ class Bench:
         return [part.number for part in sender.send(self.multipart, self.parts, self.source)]
 
 
-class WaitsFor(Pace):
+class WaitsFor(PartConcurrency):
     """One part at first, four once the event is set."""
 
     def __init__(self, met: threading.Event) -> None:
@@ -92,7 +101,7 @@ def test_parts_fly_together_and_come_back_in_order(bench: Bench) -> None:
 
 
 def test_the_pace_goes_by_what_the_way_let_through_though_a_cut_destroyed_it(bench: Bench) -> None:
-    class Asked(Pace):
+    class Asked(PartConcurrency):
         def begin(self, sent: Callable[[], int]) -> Run:
             self.sent = sent
             return super().begin(sent)
@@ -126,7 +135,9 @@ def test_after_the_first_failure_no_further_part_starts(bench: Bench) -> None:
     with pytest.raises(CloudError, match="AccessDenied"):
         bench.send()
     assert bench.store.sent_parts == []
-    assert bench.store.calls.count("UploadPart") <= 2 * 4, "each worker asked once more with a fresh lease, and ended"
+    assert bench.store.calls.count("UploadPart") <= 2 * 4, (
+        "each worker asked once more with a fresh lease, and ended"
+    )
 
 
 def test_a_gate_that_closes_lets_no_further_part_start(bench: Bench) -> None:

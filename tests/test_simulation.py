@@ -25,9 +25,18 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule, run_state_machine_as_test
 
 from agent.model.errors import CloudError
-from agent.model.values import CredentialLease, Damaged, DeviceProfile, Marker, Recording, Sighting, SyncLog, utc_text
+from agent.model.values import (
+    CredentialLease,
+    Damaged,
+    DeviceProfile,
+    Marker,
+    Recording,
+    Sighting,
+    SyncLog,
+    utc_text,
+)
 from agent.operations import marker_file as touched
-from agent.retention.deletion import Doomed
+from agent.retention.deletion import VerifiedFile
 from tests.fakes.clock import FakeClock
 from tests.fakes.gateway import GATEWAY_CALLS, PROFILE
 from tests.fakes.store import STORE_CALLS, FakeStore
@@ -48,7 +57,16 @@ GATEWAY_ERRORS = (
     "INVALID_ARGUMENT", "UNKNOWN", "unexpected_answer", "out_of_threads",
 )  # fmt: skip
 MAYBE_DONE = frozenset(
-    {"reset", "timeout", "ServiceUnavailable", "HTTP_500", "UNAVAILABLE", "DEADLINE_EXCEEDED", "INTERNAL", "UNKNOWN"}
+    {
+        "reset",
+        "timeout",
+        "ServiceUnavailable",
+        "HTTP_500",
+        "UNAVAILABLE",
+        "DEADLINE_EXCEEDED",
+        "INTERNAL",
+        "UNKNOWN",
+    }
 )  # errors that may hide a success
 NAMES = st.sampled_from(["a", "b", "c", "d", "day/a", "day/e"])
 TIMES = st.sampled_from([1, 2, 5, 10_000])
@@ -67,7 +85,9 @@ TO_AGENT = (
     "end_session",
 )
 
-SEEN: Counter[str] = Counter()  # over all runs: a simulation in which nothing happens proves nothing
+SEEN: Counter[str] = (
+    Counter()
+)  # over all runs: a simulation in which nothing happens proves nothing
 
 
 class Crash(BaseException):
@@ -121,11 +141,17 @@ class Simulation(RuleBasedStateMachine):
         self.outside = self.place / "outside"
         self.outside.mkdir()
         self.whole: dict[str, bytes] = {}  # finished recordings by fingerprint
-        self.growing: dict[Path, tuple[bytes, int]] = {}  # what its recorder will have written, and has
+        self.growing: dict[
+            Path, tuple[bytes, int]
+        ] = {}  # what its recorder will have written, and has
         self.changed: dict[Path, float] = {}  # monotonic time of the last write
-        self.plan: list[tuple[int, str]] = []  # what happens at a call that is still so many calls away
+        self.plan: list[
+            tuple[int, str]
+        ] = []  # what happens at a call that is still so many calls away
         self.ended: dict[int, SyncLog] = {}
-        self.excused: set[str] = set()  # keys of sessions that the platform took away: nobody can tidy up there
+        self.excused: set[str] = (
+            set()
+        )  # keys of sessions that the platform took away: nobody can tidy up there
         self.twins: set[str] = set()  # fingerprints that had two names
         self.known: set[int] = set()  # ids of documents
         self.marks: Counter[Path] = Counter()  # touches
@@ -166,7 +192,9 @@ class Simulation(RuleBasedStateMachine):
         path = self._path(name).with_suffix(".json")
         path.unlink(missing_ok=True)
         if kind != "none":
-            path.write_text("[1" if kind == "bad" else json.dumps({"episode_id": f"ep-{name}", "kind": kind}))
+            path.write_text(
+                "[1" if kind == "bad" else json.dumps({"episode_id": f"ep-{name}", "kind": kind})
+            )
             self._stamp(path)
         if noticed:
             self.robot.discover.sight(Sighting(path))
@@ -203,7 +231,10 @@ class Simulation(RuleBasedStateMachine):
     def mark(self, name: str, ask: str, noticed: bool) -> None:
         """Touch a file beside a recording, or in a folder."""
         folder = not name or name.endswith("/")
-        self._drop_marker(self.robot.folder / (f"{name}.resync" if folder else f"{name}.mcap.{ask}"), noticed=noticed)
+        self._drop_marker(
+            self.robot.folder / (f"{name}.resync" if folder else f"{name}.mcap.{ask}"),
+            noticed=noticed,
+        )
 
     @rule(name=NAMES)
     def mark_episode(self, name: str) -> None:
@@ -263,12 +294,16 @@ class Simulation(RuleBasedStateMachine):
     @rule(now=st.sampled_from([0.0, 1_000.0, "+1 year", "-1 hour", "true"]))
     def jump(self, now: float | str) -> None:
         clock, true = self.robot.clock, self.store.true.now()
-        clock.set_now({"+1 year": true + 365 * 86_400, "-1 hour": true - 3600, "true": true}.get(str(now), now))  # type: ignore[arg-type] # only numbers are left
+        named = {"+1 year": true + 365 * 86_400, "-1 hour": true - 3600, "true": true}
+        clock.set_now(named[now] if isinstance(now, str) else now)
 
     # -- the cloud
 
     @rule(
-        call=st.sampled_from(STORE_CALLS), code=st.sampled_from(sorted(STORE_ERRORS)), times=TIMES, lost=st.booleans()
+        call=st.sampled_from(STORE_CALLS),
+        code=st.sampled_from(sorted(STORE_ERRORS)),
+        times=TIMES,
+        lost=st.booleans(),
     )
     def store_fails(self, call: str, code: str, times: int, lost: bool) -> None:
         if (call, code) == ("AbortMultipartUpload", "AccessDenied"):
@@ -276,7 +311,12 @@ class Simulation(RuleBasedStateMachine):
         error = CloudError(call, code, status=STORE_ERRORS[code])
         self.store.fail(call, error=error, times=times, lost=lost and code in MAYBE_DONE)
 
-    @rule(call=st.sampled_from(GATEWAY_CALLS), code=st.sampled_from(GATEWAY_ERRORS), times=TIMES, lost=st.booleans())
+    @rule(
+        call=st.sampled_from(GATEWAY_CALLS),
+        code=st.sampled_from(GATEWAY_ERRORS),
+        times=TIMES,
+        lost=st.booleans(),
+    )
     def gateway_fails(self, call: str, code: str, times: int, lost: bool) -> None:
         error = CloudError(call, code)
         self.robot.gateway.fail(call, error=error, times=times, lost=lost and code in MAYBE_DONE)
@@ -296,7 +336,9 @@ class Simulation(RuleBasedStateMachine):
 
     @rule(missing=st.booleans())
     def profile_file(self, missing: bool) -> None:
-        self.robot.profiles.error = CloudError("DeviceProfiles", "profile_file") if missing else None
+        self.robot.profiles.error = (
+            CloudError("DeviceProfiles", "profile_file") if missing else None
+        )
         self._alive(self.robot.dispatch.cause_changed)
 
     @rule(full=st.booleans())
@@ -351,7 +393,11 @@ class Simulation(RuleBasedStateMachine):
         assert len({log.object_key for log in completed}) == len(completed)
 
     def _each_marker_is_served_once(self) -> None:
-        asked = Counter(Path(log.path) for log in self.robot.history.documents.values() if log.trigger == "marker")
+        asked = Counter(
+            Path(log.path)
+            for log in self.robot.history.documents.values()
+            if log.trigger == "marker"
+        )
         for path, documents in asked.items():
             beside = {path.with_name(f"{path.name}{suffix}") for suffix in (".resync", ".first")}
             above = {folder / ".resync" for folder in path.parents}
@@ -404,7 +450,10 @@ class Simulation(RuleBasedStateMachine):
             log = self.robot.history.newest(name)
             assert log is not None, f"{path} was never queued: {self.robot.discover.state(path)}"
             assert log.status == "completed" or self._rightly_failed(log, content), log
-        for marker in (*self.robot.folder.rglob("*.mcap.resync"), *self.robot.folder.rglob("*.mcap.first")):
+        for marker in (
+            *self.robot.folder.rglob("*.mcap.resync"),
+            *self.robot.folder.rglob("*.mcap.first"),
+        ):
             content = marker.with_suffix("").read_bytes()  # one without its recording is rejected
             assert self.whole.get(_fingerprint(content)) != content, f"{marker} was never served"
         left = [*self.robot.folder.rglob(".resync"), *self.robot.marked.glob("*.resync")]
@@ -415,13 +464,17 @@ class Simulation(RuleBasedStateMachine):
         assert list(self.robot.history.debts()) == []
         keys = {log.object_key for log in self.robot.history.documents.values()}
         contents = Counter(
-            _fingerprint(content) for (_, key), (content, _) in self.store.objects.items() if key in keys
+            _fingerprint(content)
+            for (_, key), (content, _) in self.store.objects.items()
+            if key in keys
         )
         for log in self.ended.values():
             others = [
                 other
                 for other in self.ended.values()
-                if other.fingerprint == log.fingerprint and other.status == "failed" and other.object_key
+                if other.fingerprint == log.fingerprint
+                and other.status == "failed"
+                and other.object_key
             ]
             if log.status == "completed":
                 completed = [
@@ -437,7 +490,11 @@ class Simulation(RuleBasedStateMachine):
         uploaded = set()
         for path, content in before.items():
             log = self.robot.history.newest(_fingerprint(content))
-            if log is not None and log.status == "completed" and utc_text(path.stat().st_mtime) == log.mtime:
+            if (
+                log is not None
+                and log.status == "completed"
+                and utc_text(path.stat().st_mtime) == log.mtime
+            ):
                 uploaded.add(path)
         self.robot.clock.advance(100_000)
         self.robot.retention.look()
@@ -449,7 +506,9 @@ class Simulation(RuleBasedStateMachine):
         if log.error.code == "sidecar_invalid" and log.fingerprint in self.twins:
             return True  # the other name's sidecar was bad; nobody looks again because that name went away
         if log.error.code == "sidecar_invalid":
-            names = [path for path in self.robot.folder.rglob("*.mcap") if path.read_bytes() == content]
+            names = [
+                path for path in self.robot.folder.rglob("*.mcap") if path.read_bytes() == content
+            ]
             sidecars = [path.with_suffix(".json") for path in names]
             return any(path.exists() and path.read_text() == "[1" for path in sidecars)
         if log.error.kind == "final":
@@ -479,7 +538,7 @@ class Simulation(RuleBasedStateMachine):
         checked = self.robot.removal.checked
 
         @contextmanager
-        def witnessed(path: Path, wanted: str, mtime: str) -> Iterator[Doomed]:
+        def witnessed(path: Path, wanted: str, mtime: str) -> Iterator[VerifiedFile]:
             content = path.read_bytes() if path.exists() else b""
             with checked(path, wanted, mtime) as doomed:
                 yield doomed
@@ -492,7 +551,11 @@ class Simulation(RuleBasedStateMachine):
         """What was planned for this call happens before it."""
         SEEN[call] += 1
         due = [what for calls, what in self.plan if calls <= 1 and (at_store or what != "turn")]
-        self.plan = [(calls - 1, what) for calls, what in self.plan if calls > 1 or (what == "turn" and not at_store)]
+        self.plan = [
+            (calls - 1, what)
+            for calls, what in self.plan
+            if calls > 1 or (what == "turn" and not at_store)
+        ]
         for what in due:
             self._happen(what)
 
@@ -584,7 +647,9 @@ class Simulation(RuleBasedStateMachine):
 
     def _recording(self, size: int) -> bytes:
         """A whole recording as there was none before."""
-        content = write_mcap(self.place / "aside.mcap", size=size, seed=next(self.seeds)).read_bytes()
+        content = write_mcap(
+            self.place / "aside.mcap", size=size, seed=next(self.seeds)
+        ).read_bytes()
         self.whole[_fingerprint(content)] = content
         return content
 
@@ -618,7 +683,11 @@ class Simulation(RuleBasedStateMachine):
         elif what in {"replace", "rewrite"}:
             self._put(path, self._recording(len(content)), "move" if what == "replace" else "write")
         elif len(content) > 100:  # less is no beginning of a recording
-            self._put(path, content + b"more" if what == "append" else content[: len(content) // 2], "write")
+            self._put(
+                path,
+                content + b"more" if what == "append" else content[: len(content) // 2],
+                "write",
+            )
         if noticed:
             self.robot.discover.sight(Sighting(path))
 

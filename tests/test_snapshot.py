@@ -12,7 +12,7 @@ from agent.discovery.report import DiskReport
 from agent.dispatch.dispatch import Claim
 from agent.model.errors import CloudError
 from agent.model.values import SyncLog, Transfer
-from agent.observe.status_snapshot import Rates, Snapshot, line
+from agent.observe.status_snapshot import Rates, StatusSnapshot, line
 from tests.fakes.clock import FakeClock
 from tests.robot import WatchingRobot
 
@@ -24,8 +24,8 @@ def robot(tmp_path: Path) -> WatchingRobot:
     return WatchingRobot(tmp_path / "robot")
 
 
-def snapshot(robot: WatchingRobot, failures: dict[Path, str] | None = None) -> Snapshot:
-    return Snapshot(
+def snapshot(robot: WatchingRobot, failures: dict[Path, str] | None = None) -> StatusSnapshot:
+    return StatusSnapshot(
         device_id="robot",
         history=robot.history,
         gate=robot.gate,
@@ -52,7 +52,9 @@ _TERMS: Any = None  # nobody asks for them
 
 
 def claim(sent: int = 0, *, began: float = 1000.0) -> Claim:
-    log = SyncLog(id=1, episode_id="e", path="/a.mcap", file_size=100 * MIB, mtime="", fingerprint="f")
+    log = SyncLog(
+        id=1, episode_id="e", path="/a.mcap", file_size=100 * MIB, mtime="", fingerprint="f"
+    )
     transfer = Transfer(log.file_size)
     transfer.advance(sent)
     return Claim(log, _TERMS, transfer, probe=False, durable=True, began=began, causes=0)
@@ -108,7 +110,10 @@ def test_the_last_error_and_the_gate_say_what_to_do(robot: WatchingRobot) -> Non
     log = robot.record()
     robot.run()
     document = taken(robot)
-    assert (document["last_error"]["path"], document["last_error"]["code"]) == (log.path, "profile_file")
+    assert (document["last_error"]["path"], document["last_error"]["code"]) == (
+        log.path,
+        "profile_file",
+    )
     assert document["gate"]["reason"] == document["last_error"]["message"]
     assert document["gate"]["hint"] == document["last_error"]["hint"] != ""
     assert document["standing"]["queue_length"] == 1
@@ -198,4 +203,7 @@ def test_a_new_claim_of_the_same_document_begins_anew() -> None:
 def test_a_picture_in_one_line_names_what_closes_the_gate() -> None:
     seen: dict[str, Any] = {"gate": None, "uploads": [{}], "standing": {"queue_length": 3}}
     assert line(seen) == "1 uploading, 3 in the queue"
-    assert line({**seen, "gate": {"reason": "no network"}}) == "1 uploading, 3 in the queue; gate closed: no network"
+    assert (
+        line({**seen, "gate": {"reason": "no network"}})
+        == "1 uploading, 3 in the queue; gate closed: no network"
+    )

@@ -11,7 +11,7 @@ import pytest
 from agent.discovery.examine import Examiner
 from agent.model.errors import RecordingError
 from agent.model.values import Recording
-from agent.upload.source_file import Source
+from agent.upload.source_file import SourceFile
 from tests.recorders import write_mcap
 
 
@@ -48,7 +48,12 @@ def linked_folder(path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("swap", "code"),
-    [(pipe, "not_regular"), (link, "not_regular"), (copy, "replaced"), (linked_folder, "not_in_root")],
+    [
+        (pipe, "not_regular"),
+        (link, "not_regular"),
+        (copy, "replaced"),
+        (linked_folder, "not_in_root"),
+    ],
 )
 def test_what_took_the_name_after_the_examination_is_refused_at_once(
     found: Recording, swap: Callable[[Path], None], code: str
@@ -56,7 +61,7 @@ def test_what_took_the_name_after_the_examination_is_refused_at_once(
     swap(found.path)
     before = len(os.listdir("/proc/self/fd"))  # noqa: PTH208 - only how many
     with pytest.raises(RecordingError) as caught:
-        Source(found)
+        SourceFile(found)
     assert caught.value.code == code
     assert len(os.listdir("/proc/self/fd")) == before  # noqa: PTH208 - likewise
 
@@ -65,13 +70,13 @@ def test_links_are_followed_where_that_is_configured(tmp_path: Path, found: Reco
     link(found.path)
     again = Examiner([tmp_path], "ignore", follow_symlinks=True).look(found.path)
     assert isinstance(again, Recording)
-    source = Source(again, follow_symlinks=True)
+    source = SourceFile(again, follow_symlinks=True)
     source.check()
     source.close()
 
 
 def test_a_link_that_takes_the_name_during_the_upload_is_another_file(found: Recording) -> None:
-    source = Source(found)
+    source = SourceFile(found)
     link(found.path)
     with pytest.raises(RecordingError) as caught:
         source.check()
@@ -80,7 +85,7 @@ def test_a_link_that_takes_the_name_during_the_upload_is_another_file(found: Rec
 
 
 def test_a_writer_of_the_open_file_is_seen(found: Recording) -> None:
-    source = Source(found)
+    source = SourceFile(found)
     seen = [source.is_open_for_writing]
     with found.path.open("ab"):
         seen.append(source.is_open_for_writing)

@@ -17,7 +17,9 @@ LATER = "2026-09-21T14:30:00.000Z"
 # Every document that can exist, by what its status says; "failed" is two states.
 STATES: dict[str, SyncLog] = {
     "pending": document(status="pending", attempt_count=2),
-    "in_progress": document(status="in_progress", attempt_count=2, started_at="2026-01-01T00:00:00.000Z"),
+    "in_progress": document(
+        status="in_progress", attempt_count=2, started_at="2026-01-01T00:00:00.000Z"
+    ),
     "completed": document(status="completed", attempt_count=2),
     "waiting": document(status="failed", attempt_count=2, next_retry_at=LATER),
     "failed": document(status="failed", attempt_count=2),
@@ -91,9 +93,20 @@ def test_success_is_dated_and_forgets_the_error() -> None:
 
 def test_a_closed_gate_keeps_session_phase_and_error() -> None:
     error = Fault("offline", "dns", "no", "")
-    log = replace(STATES["in_progress"], phase="uploading", upload_id="u", multipart_upload_id="m", error=error)
+    log = replace(
+        STATES["in_progress"],
+        phase="uploading",
+        upload_id="u",
+        multipart_upload_id="m",
+        error=error,
+    )
     after = move(log, "gate_closed", AT)
-    assert (after.phase, after.upload_id, after.multipart_upload_id, after.error) == ("uploading", "u", "m", error)
+    assert (after.phase, after.upload_id, after.multipart_upload_id, after.error) == (
+        "uploading",
+        "u",
+        "m",
+        error,
+    )
 
 
 def test_a_lost_session_is_forgotten_and_nothing_else() -> None:

@@ -33,8 +33,12 @@ from tests.oracle import LEASE, opened
 REAL = [(name, tls) for name in ("moto", "rclone", "minio", "versitygw") for tls in (False, True)]
 
 
-@pytest.fixture(scope="module", params=REAL, ids=lambda case: f"{case[0]}-{'https' if case[1] else 'http'}")
-def server(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[servers.S3Server]:
+@pytest.fixture(
+    scope="module", params=REAL, ids=lambda case: f"{case[0]}-{'https' if case[1] else 'http'}"
+)
+def server(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[servers.S3Server]:
     name, tls = request.param
     if name not in servers.available():
         pytest.skip(f"{name} is not on PATH")
@@ -118,21 +122,33 @@ def test_the_private_methods_of_the_library_are_still_these() -> None:
         "self", "method", "bucket_name", "object_name", "body", "headers", "query_params", "preload_content",
         "no_body_trace",
     ]  # fmt: skip
-    assert list(inspect.signature(Minio._build_headers).parameters) == ["self", "host", "headers", "body", "creds"]
+    assert list(inspect.signature(Minio._build_headers).parameters) == [
+        "self",
+        "host",
+        "headers",
+        "body",
+        "creds",
+    ]
     assert {"_user_agent", "_base_url"} <= vars(Minio("localhost", region="r")).keys()
 
 
 def test_the_address_of_the_library_consists_of_what_the_agents_own_sets() -> None:
-    ours = vars(ConfiguredURL("https://s3.eu-west-1.amazonaws.com", "eu-west-1", virtual_hosted=True))
+    ours = vars(
+        ConfiguredURL("https://s3.eu-west-1.amazonaws.com", "eu-west-1", virtual_hosted=True)
+    )
     assert ours.keys() == vars(BaseURL("https://s3.eu-west-1.amazonaws.com", "eu-west-1")).keys()
     unknown = vars(BaseURL("https://s3.example.org:443", "eu-west-1"))
-    assert unknown == vars(ConfiguredURL("https://s3.example.org:443", "eu-west-1", virtual_hosted=False))
+    assert unknown == vars(
+        ConfiguredURL("https://s3.example.org:443", "eu-west-1", virtual_hosted=False)
+    )
 
 
 # Real servers beyond the contract
 
 
-def test_parts_are_listed_to_the_last_page(real_place: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_parts_are_listed_to_the_last_page(
+    real_place: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(target_room, "_PAGE", "2")
     target = real_place.target("many/parts.mcap")
     with opened(tmp_path, b"x" * 500) as file:
@@ -154,7 +170,9 @@ def test_multiparts_are_listed_to_the_last_page(
     assert set(target.multiparts()) == begun
 
 
-def test_keys_that_are_wrong_cost_a_fresh_lease_or_are_blocked(server: servers.S3Server, real_place: Place) -> None:
+def test_keys_that_are_wrong_cost_a_fresh_lease_or_are_blocked(
+    server: servers.S3Server, real_place: Place
+) -> None:
     if server.name == "moto":
         pytest.skip("moto takes any keys")
     wrong = replace(LEASE, access_key_id="somebody-else", secret_access_key="no-such-secret")  # noqa: S106 - a test's
@@ -173,7 +191,9 @@ def test_keys_of_a_token_service_work_and_a_token_that_is_none_costs_a_fresh_lea
     if server.name != "minio":
         pytest.skip("only MinIO gives and checks session tokens here")
     granted = _assumed_role(server)
-    lease = CredentialLease(granted.access_key, granted.secret_key, granted.session_token or "", 0.0)
+    lease = CredentialLease(
+        granted.access_key, granted.secret_key, granted.session_token or "", 0.0
+    )
     assert real_place.target("by/role", lambda: lease).begin()
     ended = replace(lease, session_token="ended")  # noqa: S106 - a test's
     target = real_place.target("by/role", lambda: ended)
@@ -190,7 +210,11 @@ def test_parts_sent_side_by_side_share_the_connections(real_place: Place, tmp_pa
     transfer = Transfer(size)
     with opened(tmp_path, content) as file, ThreadPoolExecutor(4) as pool:
         multipart = target.begin()
-        sent = list(pool.map(lambda part: target.send(multipart, part, file, transfer), parts_of(size, part_size)))
+        sent = list(
+            pool.map(
+                lambda part: target.send(multipart, part, file, transfer), parts_of(size, part_size)
+            )
+        )
         target.complete(multipart, sent)
     assert transfer.sent == size
     assert real_place.read("side/by/side.mcap") == content
@@ -208,7 +232,9 @@ def test_memory_does_not_depend_on_the_size_of_a_part(real_place: Place, tmp_pat
             target = real_place.target(key)
             multipart = target.begin()
             tracemalloc.start()
-            target.send(multipart, Part(1, 0, size * mebibyte), descriptor, Transfer(size * mebibyte))
+            target.send(
+                multipart, Part(1, 0, size * mebibyte), descriptor, Transfer(size * mebibyte)
+            )
             peaks.append(tracemalloc.get_traced_memory()[1])
             tracemalloc.stop()
             target.abort(multipart)

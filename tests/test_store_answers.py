@@ -26,7 +26,19 @@ from agent.model.values import CredentialLease, Part, SentPart, StoredObject, Tr
 from tests import servers
 from tests.faults.wire import Port
 from tests.lacks import no_descriptors
-from tests.oracle import HTML, LEASE, PAGE, XML, Answer, Oracle, opened, raw_server, session_at, target_at, xml
+from tests.oracle import (
+    HTML,
+    LEASE,
+    PAGE,
+    XML,
+    Answer,
+    Oracle,
+    opened,
+    raw_server,
+    session_at,
+    target_at,
+    xml,
+)
 
 
 @pytest.fixture
@@ -89,7 +101,9 @@ def store() -> Iterator[MinioStore]:
         (Answer(418, {}, b"\xff\xfe"), "HTTP_418"),
     ],
 )  # fmt: skip
-def test_each_answer_becomes_its_code(oracle: Oracle, store: MinioStore, answer: Answer, code: str) -> None:
+def test_each_answer_becomes_its_code(
+    oracle: Oracle, store: MinioStore, answer: Answer, code: str
+) -> None:
     oracle.say = lambda _request: answer
     with pytest.raises(CloudError) as raised:
         target_at(store, oracle.endpoint).begin()
@@ -105,13 +119,20 @@ def test_each_answer_becomes_its_code(oracle: Oracle, store: MinioStore, answer:
         ("ListMultipartUploads", lambda target, _: target.multiparts()),
         ("UploadPart", lambda target, file: target.send("m", Part(1, 0, 10), file, Transfer(10))),
         ("ListParts", lambda target, _: target.parts("m")),
-        ("CompleteMultipartUpload", lambda target, _: target.complete("m", [SentPart(1, 10, '"e"')])),
+        (
+            "CompleteMultipartUpload",
+            lambda target, _: target.complete("m", [SentPart(1, 10, '"e"')]),
+        ),
         ("HeadObject", lambda target, _: target.stat()),
         ("AbortMultipartUpload", lambda target, _: target.abort("m")),
     ],
 )
 def test_each_operation_names_itself_in_its_errors(
-    oracle: Oracle, store: MinioStore, tmp_path: Path, call: str, act: Callable[[Target, int], object]
+    oracle: Oracle,
+    store: MinioStore,
+    tmp_path: Path,
+    call: str,
+    act: Callable[[Target, int], object],
 ) -> None:
     oracle.say = lambda _request: Answer(503, XML | {"retry-after": "7"}, xml("SlowDown"))
     with opened(tmp_path, b"x" * 10) as file, pytest.raises(CloudError) as raised:
@@ -151,7 +172,11 @@ CALLS: list[tuple[str, Callable[[Target, int], object]]] = [
 def test_what_is_no_http_counts_only_where_others_pass_whatever_was_asked(
     store: MinioStore, tmp_path: Path, call: str, act: Callable[[Target, int], object], says: bytes
 ) -> None:
-    with raw_server(says) as endpoint, opened(tmp_path, b"x" * 10) as file, pytest.raises(CloudError) as raised:
+    with (
+        raw_server(says) as endpoint,
+        opened(tmp_path, b"x" * 10) as file,
+        pytest.raises(CloudError) as raised,
+    ):
         act(target_at(store, endpoint), file)
     assert (raised.value.call, raised.value.code, raised.value.status) == (call, "no_http", 0)
     assert judge(raised.value).kind == "counted"
@@ -186,7 +211,16 @@ PARTS = "<R><Part><PartNumber>{}</PartNumber><Size>{}</Size><ETag>e</ETag></Part
 
 @pytest.mark.parametrize(
     ("number", "size"),
-    [("x", "1"), ("", "1"), ("-1", "1"), ("1", "1e3"), ("1", "9" * 5000), ("1", "-5"), ("\u0663", "1"), ("1", "1.5")],
+    [
+        ("x", "1"),
+        ("", "1"),
+        ("-1", "1"),
+        ("1", "1e3"),
+        ("1", "9" * 5000),
+        ("1", "-5"),
+        ("\u0663", "1"),
+        ("1", "1.5"),
+    ],
 )
 def test_a_part_whose_number_is_none_is_no_answer_of_a_store(
     oracle: Oracle, store: MinioStore, number: str, size: str
@@ -209,7 +243,9 @@ def test_a_length_that_is_no_number_is_no_answer_of_a_store(store: MinioStore, l
     "date",
     ["Fri, 31 Dec 9999 23:59:59 GMT", "Sat, 99 Foo 99999999999 99:99:99", "0", " "],
 )
-def test_a_date_that_can_not_be_teaches_nothing_and_breaks_nothing(secure: tuple[Oracle, str], date: str) -> None:
+def test_a_date_that_can_not_be_teaches_nothing_and_breaks_nothing(
+    secure: tuple[Oracle, str], date: str
+) -> None:
     oracle, ca_file = secure
     told = {"retry-after": date, "date": date} | XML
     store = MinioStore(clock=RealClock(), ca_file=ca_file, connect_timeout=2, read_timeout=2)
@@ -233,7 +269,11 @@ def test_a_retry_after_that_is_too_large_is_only_long(oracle: Oracle, store: Min
 
 @pytest.mark.parametrize(("call", "act"), CALLS)
 def test_what_nobody_foresaw_leaves_each_call_as_its_own_error(
-    oracle: Oracle, store: MinioStore, tmp_path: Path, call: str, act: Callable[[Target, int], object]
+    oracle: Oracle,
+    store: MinioStore,
+    tmp_path: Path,
+    call: str,
+    act: Callable[[Target, int], object],
 ) -> None:
     surprise = mock.patch.object(wire, "read", side_effect=AttributeError("nobody foresaw this"))
     with surprise, opened(tmp_path, b"x" * 10) as file, pytest.raises(CloudError) as raised:
@@ -244,7 +284,11 @@ def test_what_nobody_foresaw_leaves_each_call_as_its_own_error(
 
 @pytest.mark.parametrize(("call", "act"), CALLS)
 def test_a_robot_without_descriptors_says_so_in_each_call(
-    oracle: Oracle, store: MinioStore, tmp_path: Path, call: str, act: Callable[[Target, int], object]
+    oracle: Oracle,
+    store: MinioStore,
+    tmp_path: Path,
+    call: str,
+    act: Callable[[Target, int], object],
 ) -> None:
     with opened(tmp_path, b"x" * 10) as file, no_descriptors(), pytest.raises(CloudError) as raised:
         act(target_at(store, oracle.endpoint), file)
@@ -279,7 +323,9 @@ def test_what_happens_on_the_way_has_a_code_bare_and_wrapped(error: Exception, c
         urllib3.exceptions.SSLError(error),
         urllib3.exceptions.ProxyError("Cannot connect to proxy.", error),
         urllib3.exceptions.MaxRetryError(pool, "/", error),
-        urllib3.exceptions.MaxRetryError(pool, "/", urllib3.exceptions.ProtocolError("aborted", error)),
+        urllib3.exceptions.MaxRetryError(
+            pool, "/", urllib3.exceptions.ProtocolError("aborted", error)
+        ),
         urllib3.exceptions.MaxRetryError(pool, "/", caused),
     ):
         assert cut("UploadPart", form).code == code, form
@@ -287,9 +333,15 @@ def test_what_happens_on_the_way_has_a_code_bare_and_wrapped(error: Exception, c
 
 def test_a_tunnel_that_the_proxy_refuses_is_told_from_one_that_nobody_answers() -> None:
     refused = OSError("Tunnel connection failed: 407 Proxy Authentication Required")
-    assert cut("UploadPart", urllib3.exceptions.ProxyError("Unable to connect to proxy", refused)).code == "proxy"
+    assert (
+        cut("UploadPart", urllib3.exceptions.ProxyError("Unable to connect to proxy", refused)).code
+        == "proxy"
+    )
     away = ConnectionRefusedError(errno.ECONNREFUSED, "refused")
-    assert cut("UploadPart", urllib3.exceptions.ProxyError("Unable to connect to proxy", away)).code == "refused"
+    assert (
+        cut("UploadPart", urllib3.exceptions.ProxyError("Unable to connect to proxy", away)).code
+        == "refused"
+    )
 
 
 def test_the_timeouts_of_the_connection_library_are_timeouts() -> None:
@@ -299,7 +351,9 @@ def test_the_timeouts_of_the_connection_library_are_timeouts() -> None:
         urllib3.exceptions.ConnectTimeoutError(urllib3.connection.HTTPConnection("h"), "slow"),
     ):
         assert cut("UploadPart", error).code == "timeout"
-        assert cut("UploadPart", urllib3.exceptions.MaxRetryError(pool, "/", error)).code == "timeout"
+        assert (
+            cut("UploadPart", urllib3.exceptions.MaxRetryError(pool, "/", error)).code == "timeout"
+        )
 
 
 def test_a_port_where_nobody_listens_is_refused(store: MinioStore) -> None:
@@ -316,19 +370,25 @@ def test_a_name_that_does_not_resolve_is_dns(store: MinioStore) -> None:
     assert raised.value.code == "dns"
 
 
-def test_a_certificate_nobody_vouches_for_is_told_apart(secure: tuple[Oracle, str], store: MinioStore) -> None:
+def test_a_certificate_nobody_vouches_for_is_told_apart(
+    secure: tuple[Oracle, str], store: MinioStore
+) -> None:
     with pytest.raises(CloudError) as raised:
         target_at(store, secure[0].endpoint).begin()
     assert raised.value.code == "certificate"
 
 
-def test_plain_text_where_tls_was_expected_is_a_cut_handshake(oracle: Oracle, store: MinioStore) -> None:
+def test_plain_text_where_tls_was_expected_is_a_cut_handshake(
+    oracle: Oracle, store: MinioStore
+) -> None:
     with pytest.raises(CloudError) as raised:
         target_at(store, oracle.endpoint.replace("http:", "https:")).begin()
     assert raised.value.code == "tls"
 
 
-def test_an_error_inside_a_success_of_complete_is_that_error(oracle: Oracle, store: MinioStore) -> None:
+def test_an_error_inside_a_success_of_complete_is_that_error(
+    oracle: Oracle, store: MinioStore
+) -> None:
     oracle.say = lambda _request: Answer(200, XML, b"\n\n" + xml("InternalError"))
     with pytest.raises(CloudError) as raised:
         target_at(store, oracle.endpoint).complete("m", [SentPart(1, 10, '"e"')])
@@ -342,17 +402,27 @@ def test_a_complete_that_names_no_etag_is_no_success(oracle: Oracle, store: Mini
     assert raised.value.code == "InvalidResponse"
 
 
-def test_a_whole_that_is_not_its_parts_is_a_checksum_error(oracle: Oracle, store: MinioStore) -> None:
+def test_a_whole_that_is_not_its_parts_is_a_checksum_error(
+    oracle: Oracle, store: MinioStore
+) -> None:
     etag = f"{md5(b'other').hex()}-1"
-    oracle.say = lambda _request: Answer(200, XML, f"<R><ETag>&quot;{etag}&quot;</ETag></R>".encode())
+    oracle.say = lambda _request: Answer(
+        200, XML, f"<R><ETag>&quot;{etag}&quot;</ETag></R>".encode()
+    )
     with pytest.raises(CloudError) as raised:
-        target_at(store, oracle.endpoint).complete("m", [SentPart(1, 10, quoted(md5(b"one").hex()))])
+        target_at(store, oracle.endpoint).complete(
+            "m", [SentPart(1, 10, quoted(md5(b"one").hex()))]
+        )
     assert raised.value.code == "checksum"
 
 
-def test_checksums_that_were_echoed_are_said_again_at_complete(oracle: Oracle, store: MinioStore) -> None:
+def test_checksums_that_were_echoed_are_said_again_at_complete(
+    oracle: Oracle, store: MinioStore
+) -> None:
     oracle.say = lambda _request: Answer(200, XML, b"<R><ETag>e</ETag></R>")
-    stored = target_at(store, oracle.endpoint).complete("m", [SentPart(1, 10, '"a&b"', "c3Vt", "SHA256")])
+    stored = target_at(store, oracle.endpoint).complete(
+        "m", [SentPart(1, 10, '"a&b"', "c3Vt", "SHA256")]
+    )
     assert b"<ChecksumSHA256>c3Vt</ChecksumSHA256>" in oracle.seen[0].body
     assert b'<ETag>"a&amp;b"</ETag>' in oracle.seen[0].body
     assert stored == StoredObject(10, '"e"')
@@ -363,14 +433,18 @@ def test_stat_keeps_the_etags_letters_and_quotes(oracle: Oracle, store: MinioSto
     assert target_at(store, oracle.endpoint).stat() == StoredObject(12, '"ABCdef-2"')
 
 
-def test_a_success_of_head_without_etag_is_not_the_stores(oracle: Oracle, store: MinioStore) -> None:
+def test_a_success_of_head_without_etag_is_not_the_stores(
+    oracle: Oracle, store: MinioStore
+) -> None:
     oracle.say = lambda _request: Answer(200, HTML | {"content-length": "61"})
     with pytest.raises(CloudError) as raised:
         target_at(store, oracle.endpoint).stat()
     assert raised.value.code == "portal"
 
 
-def test_a_success_of_a_part_without_etag_is_not_the_stores(oracle: Oracle, store: MinioStore, tmp_path: Path) -> None:
+def test_a_success_of_a_part_without_etag_is_not_the_stores(
+    oracle: Oracle, store: MinioStore, tmp_path: Path
+) -> None:
     oracle.say = lambda _request: Answer(200, HTML, PAGE)
     with opened(tmp_path, b"x" * 10) as file, pytest.raises(CloudError) as raised:
         target_at(store, oracle.endpoint).send("m", Part(1, 0, 10), file, Transfer(10))
@@ -378,9 +452,13 @@ def test_a_success_of_a_part_without_etag_is_not_the_stores(oracle: Oracle, stor
 
 
 @pytest.mark.parametrize("status", [400, 403])
-def test_a_refused_head_is_asked_again_for_its_reason(oracle: Oracle, store: MinioStore, status: int) -> None:
+def test_a_refused_head_is_asked_again_for_its_reason(
+    oracle: Oracle, store: MinioStore, status: int
+) -> None:
     oracle.say = lambda request: (
-        Answer(status) if request.method == "HEAD" else Answer(403, XML, xml("TokenRefreshRequired"))
+        Answer(status)
+        if request.method == "HEAD"
+        else Answer(403, XML, xml("TokenRefreshRequired"))
     )
     with pytest.raises(CloudError) as raised:
         target_at(store, oracle.endpoint).stat()
@@ -388,14 +466,20 @@ def test_a_refused_head_is_asked_again_for_its_reason(oracle: Oracle, store: Min
     assert oracle.seen[1].headers["range"] == "bytes=0-0"
 
 
-def test_a_missing_bucket_is_not_taken_for_a_missing_object(oracle: Oracle, store: MinioStore) -> None:
-    oracle.say = lambda request: Answer(404) if request.method == "HEAD" else Answer(404, XML, xml("NoSuchBucket"))
+def test_a_missing_bucket_is_not_taken_for_a_missing_object(
+    oracle: Oracle, store: MinioStore
+) -> None:
+    oracle.say = lambda request: (
+        Answer(404) if request.method == "HEAD" else Answer(404, XML, xml("NoSuchBucket"))
+    )
     with pytest.raises(CloudError) as raised:
         target_at(store, oracle.endpoint).stat()
     assert raised.value.code == "NoSuchBucket"
 
 
-def test_a_head_that_is_refused_where_reading_is_allowed_stays_refused(oracle: Oracle, store: MinioStore) -> None:
+def test_a_head_that_is_refused_where_reading_is_allowed_stays_refused(
+    oracle: Oracle, store: MinioStore
+) -> None:
     oracle.say = lambda request: Answer(403) if request.method == "HEAD" else Answer(206, body=b"x")
     with pytest.raises(CloudError) as raised:
         target_at(store, oracle.endpoint).stat()
@@ -413,7 +497,9 @@ def test_no_key_of_the_lease_is_ever_in_an_error(oracle: Oracle, store: MinioSto
         assert secret not in str(raised.value)
 
 
-def test_a_session_token_that_no_header_can_carry_is_not_quoted(oracle: Oracle, store: MinioStore) -> None:
+def test_a_session_token_that_no_header_can_carry_is_not_quoted(
+    oracle: Oracle, store: MinioStore
+) -> None:
     lease = CredentialLease("a", "s", "evil\r\ntoken", 0.0)
     with pytest.raises(CloudError) as raised:
         store.at(session_at(oracle.endpoint), lambda: lease).begin()
@@ -449,9 +535,21 @@ def test_keys_change_in_the_middle_of_an_upload(oracle: Oracle, store: MinioStor
         ("http://127.0.0.1:9000", "", "127.0.0.1:9000/bucket/key us-east-1"),
         ("http://localhost:9000", "eu", "localhost:9000/bucket/key eu"),
         ("minio.lan:9000", "", "minio.lan:9000/bucket/key us-east-1"),
-        ("oss-cn-hangzhou.aliyuncs.com", "", "bucket.oss-cn-hangzhou.aliyuncs.com/key oss-cn-hangzhou"),
-        ("https://oss-cn-x-internal.aliyuncs.com", "cn-x", "bucket.oss-cn-x-internal.aliyuncs.com/key cn-x"),
-        ("s3.eu-west-1.amazonaws.com", "eu-west-1", "bucket.s3.eu-west-1.amazonaws.com/key eu-west-1"),
+        (
+            "oss-cn-hangzhou.aliyuncs.com",
+            "",
+            "bucket.oss-cn-hangzhou.aliyuncs.com/key oss-cn-hangzhou",
+        ),
+        (
+            "https://oss-cn-x-internal.aliyuncs.com",
+            "cn-x",
+            "bucket.oss-cn-x-internal.aliyuncs.com/key cn-x",
+        ),
+        (
+            "s3.eu-west-1.amazonaws.com",
+            "eu-west-1",
+            "bucket.s3.eu-west-1.amazonaws.com/key eu-west-1",
+        ),
     ],
 )
 def test_each_endpoint_is_addressed_as_it_wants(
@@ -460,7 +558,9 @@ def test_each_endpoint_is_addressed_as_it_wants(
     seen: list[str] = []
 
     def urlopen(_pool: object, _method: str, url: str, **options: Any) -> Any:
-        seen.append(f"{url.partition('://')[2].partition('?')[0]} {options['headers']['authorization'].split('/')[2]}")
+        seen.append(
+            f"{url.partition('://')[2].partition('?')[0]} {options['headers']['authorization'].split('/')[2]}"
+        )
         raise urllib3.exceptions.ProtocolError("far enough")
 
     monkeypatch.setattr(urllib3.PoolManager, "urlopen", urlopen)

@@ -115,7 +115,9 @@ ENDLESS = {
 
 @pytest.mark.parametrize("says", ENDLESS.values(), ids=ENDLESS)
 @pytest.mark.parametrize("call", CALLS)
-def test_little_is_read_of_a_success_without_an_end(call: str, says: Callable[[], Iterable[bytes]], file: int) -> None:
+def test_little_is_read_of_a_success_without_an_end(
+    call: str, says: Callable[[], Iterable[bytes]], file: int
+) -> None:
     with lying(says) as (target, liar):
         tracemalloc.start()
         with pytest.raises(CloudError) as raised:
@@ -124,7 +126,9 @@ def test_little_is_read_of_a_success_without_an_end(call: str, says: Callable[[]
         tracemalloc.stop()
         longest = LISTINGS.get(call, 64 * KIB)
         assert raised.value.code == "InvalidResponse"
-        assert f"longer than {longest} bytes" in str(raised.value) or "longer than 65536 bytes" in str(raised.value)
+        assert f"longer than {longest} bytes" in str(
+            raised.value
+        ) or "longer than 65536 bytes" in str(raised.value)
         assert liar.sent < longest + KERNEL
         assert peak < 3 * longest + MIB
 
@@ -146,7 +150,9 @@ def test_an_endless_page_of_somebody_else_is_a_portal() -> None:
         assert raised.value.code == "portal"
 
 
-@pytest.mark.parametrize("head", [OK + b"\r\n", OK, b""], ids=["in the body", "in the head", "before it"])
+@pytest.mark.parametrize(
+    "head", [OK + b"\r\n", OK, b""], ids=["in the body", "in the head", "before it"]
+)
 @pytest.mark.parametrize("call", ["begin", "send", "complete"])
 def test_a_stop_gets_through_an_answer_that_trickles(call: str, head: bytes, file: int) -> None:
     def says() -> Iterator[bytes]:

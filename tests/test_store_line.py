@@ -18,7 +18,7 @@ from urllib3.connection import HTTPConnection
 
 from agent.adapters.clock import RealClock
 from agent.adapters.store import MinioStore
-from agent.adapters.store.cancel_scope import Line
+from agent.adapters.store.cancel_scope import CancelScope
 from agent.adapters.store.connections import Connection
 from agent.adapters.store.multipart import MinioTarget
 from agent.model.errors import CloudError, FileChangedError, GateClosedError
@@ -33,7 +33,9 @@ SCHEMES = ("http", "https")
 
 
 @pytest.fixture(scope="module", params=SCHEMES)
-def server(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[servers.S3Server]:
+def server(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[servers.S3Server]:
     folder = tmp_path_factory.mktemp("rclone")
     (folder / "data" / "recordings").mkdir(parents=True)
     with servers.rclone(folder, tls=request.param == "https") as running:
@@ -67,7 +69,9 @@ def target_behind(
 
 
 def _target(store: MinioStore, endpoint: str) -> MinioTarget:
-    session = UploadSession("logical", "upload", "recordings", endpoint, "a.mcap", "us-east-1", SIZE)
+    session = UploadSession(
+        "logical", "upload", "recordings", endpoint, "a.mcap", "us-east-1", SIZE
+    )
     return store.at(session, lambda: LEASE)
 
 
@@ -76,8 +80,13 @@ def stalling(*connections: int) -> Callable[[int], Wire]:
     return lambda number: Wire(stall_after=100 * KIB if number in connections else None)
 
 
-def test_a_part_on_a_line_slower_than_every_timeout_arrives(server: servers.S3Server, file: int) -> None:
-    with target_behind(server, lambda _: Wire(rate=100 * KIB), patience=1, connect_timeout=0.3) as (target, link):
+def test_a_part_on_a_line_slower_than_every_timeout_arrives(
+    server: servers.S3Server, file: int
+) -> None:
+    with target_behind(server, lambda _: Wire(rate=100 * KIB), patience=1, connect_timeout=0.3) as (
+        target,
+        link,
+    ):
         sent = target.send(target.begin(), Part(1, 0, SIZE), file, Transfer(SIZE))
         assert (sent.size, link.accepted) == (SIZE, 1)
 
@@ -103,23 +112,33 @@ def sent_together(target: MinioTarget, file: int, multipart: str) -> list[BaseEx
     """Send two parts at once; what became of each."""
     with ThreadPoolExecutor(2) as pool:
         sending = [
-            pool.submit(target.send, multipart, Part(number, 0, SIZE), file, Transfer(SIZE)) for number in (1, 2)
+            pool.submit(target.send, multipart, Part(number, 0, SIZE), file, Transfer(SIZE))
+            for number in (1, 2)
         ]
         return [each.exception(20) for each in sending]
 
 
-def test_after_a_reset_the_connection_that_got_through_meanwhile_is_used(server: servers.S3Server, file: int) -> None:
+def test_after_a_reset_the_connection_that_got_through_meanwhile_is_used(
+    server: servers.S3Server, file: int
+) -> None:
     slow = Wire(rate=100 * KIB, reset_after=100 * KIB)
-    with target_behind(server, lambda number: slow if number == 1 else Wire(rate=SIZE * 2)) as (target, link):
+    with target_behind(server, lambda number: slow if number == 1 else Wire(rate=SIZE * 2)) as (
+        target,
+        link,
+    ):
         multipart = target.begin()
-        problem, _ = sorted(sent_together(target, file, multipart), key=lambda problem: problem is None)
+        problem, _ = sorted(
+            sent_together(target, file, multipart), key=lambda problem: problem is None
+        )
         assert isinstance(problem, CloudError)
         assert problem.code == "reset"
         assert len(target.parts(multipart)) == 1
         assert link.accepted == 2
 
 
-def test_after_a_reset_connections_that_only_lay_idle_are_not_trusted(server: servers.S3Server, file: int) -> None:
+def test_after_a_reset_connections_that_only_lay_idle_are_not_trusted(
+    server: servers.S3Server, file: int
+) -> None:
     cut = Wire(rate=SIZE * 4, reset_after=3 * SIZE // 2)
     with target_behind(server, lambda number: cut if number < 2 else Wire()) as (target, link):
         multipart = target.begin()
@@ -204,7 +223,7 @@ def test_what_was_broken_off_begins_nothing_more_and_others_go_on(server: server
             target._client,
             target._keys,
             target._session,
-            Line(60, time.monotonic),
+            CancelScope(60, time.monotonic),
             algorithm="SHA256",
             encryption={},
             storage_class="",
@@ -223,13 +242,17 @@ def test_the_library_still_connects_where_it_did() -> None:
     assert HTTPConnection("store.")._dns_host == "store."
 
 
-@pytest.mark.parametrize(("seconds", "room"), [(0.01, 2 * SIZE), (10.0, 128 * KIB)], ids=["fast", "slow"])
-def test_what_may_wait_unsent_is_what_leaves_in_a_moment_and_never_too_little(seconds: float, room: int) -> None:
+@pytest.mark.parametrize(
+    ("seconds", "room"), [(0.01, 2 * SIZE), (10.0, 128 * KIB)], ids=["fast", "slow"]
+)
+def test_what_may_wait_unsent_is_what_leaves_in_a_moment_and_never_too_little(
+    seconds: float, room: int
+) -> None:
     now = [0.0]
     with socket.create_server(("127.0.0.1", 0)) as server, ThreadPoolExecutor(1) as pool:
         answered = pool.submit(_take_in, server, SIZE)
         connection = Connection("127.0.0.1", server.getsockname()[1])
-        with Line(60, lambda: now[0]).used():
+        with CancelScope(60, lambda: now[0]).used():
             connection.request("PUT", "/", body=bytes(SIZE))
             now[0] = seconds
             assert connection.getresponse().status == 204
@@ -249,10 +272,14 @@ def _take_in(server: socket.socket, size: int) -> None:
 # -- files and certificates
 
 
-def _at(server: servers.S3Server, host: str = "127.0.0.1", ca_file: str | None = None) -> MinioTarget:
+def _at(
+    server: servers.S3Server, host: str = "127.0.0.1", ca_file: str | None = None
+) -> MinioTarget:
     """A target at that name of the server; ``ca_file`` is trusted, or the server's own."""
     trusted = str(server.ca_file or "") if ca_file is None else ca_file
-    return _target(MinioStore(clock=RealClock(), ca_file=trusted), server.endpoint.replace("127.0.0.1", host))
+    return _target(
+        MinioStore(clock=RealClock(), ca_file=trusted), server.endpoint.replace("127.0.0.1", host)
+    )
 
 
 def sent(target: MinioTarget, file: int, transfer: Transfer) -> None:
@@ -263,7 +290,9 @@ def sent(target: MinioTarget, file: int, transfer: Transfer) -> None:
     assert proven.size == transfer.sent == SIZE
 
 
-def refusing(number: int, sendfile: Callable[[int, int, int, int], int]) -> Callable[[int, int, int, int], int]:
+def refusing(
+    number: int, sendfile: Callable[[int, int, int, int], int]
+) -> Callable[[int, int, int, int], int]:
     """A kernel that sends a little of a file, and then no more of it."""
     calls: list[int] = []
 
@@ -276,7 +305,9 @@ def refusing(number: int, sendfile: Callable[[int, int, int, int], int]) -> Call
     return push
 
 
-@pytest.mark.parametrize("number", [errno.EINVAL, errno.EIO, errno.ENOTCONN], ids=errno.errorcode.get)
+@pytest.mark.parametrize(
+    "number", [errno.EINVAL, errno.EIO, errno.ENOTCONN], ids=errno.errorcode.get
+)
 def test_what_the_kernel_does_not_send_by_itself_is_read_and_sent(
     server: servers.S3Server, file: int, monkeypatch: pytest.MonkeyPatch, number: int
 ) -> None:
@@ -306,7 +337,9 @@ def test_progress_is_told_as_bytes_leave_and_taken_back_when_the_file_ends_too_s
 
 
 @pytest.mark.parametrize(
-    ("host", "ca_file"), [("127.1", None), ("127.0.0.1", "")], ids=["another name", "an unknown authority"]
+    ("host", "ca_file"),
+    [("127.1", None), ("127.0.0.1", "")],
+    ids=["another name", "an unknown authority"],
 )
 def test_no_byte_goes_to_a_store_whose_certificate_does_not_prove_its_name(
     server: servers.S3Server, host: str, ca_file: str | None

@@ -53,7 +53,9 @@ def store() -> Iterator[MinioStore]:
 class Habit:
     """A store that takes parts: does it echo, check MD5, and are its ETags digests? ``damage`` flips what comes in."""
 
-    def __init__(self, *, echoes: bool = False, checks_md5: bool = False, etags: str = "digests") -> None:
+    def __init__(
+        self, *, echoes: bool = False, checks_md5: bool = False, etags: str = "digests"
+    ) -> None:
         self.echoes, self.checks_md5, self.etags = echoes, checks_md5, etags
         self.damage = 0
         self.taken: list[Request] = []
@@ -70,7 +72,10 @@ class Habit:
             return Answer(400, XML, xml("BadDigest"))
         self.taken.append(replace(request, body=body))
         etag = {"digests": md5(body), "opaque": md5(b"k" + body)}.get(self.etags, b"x").hex()
-        return Answer(200, {"etag": quoted(etag)} | ({"x-amz-checksum-sha256": checksum} if self.echoes else {}))
+        return Answer(
+            200,
+            {"etag": quoted(etag)} | ({"x-amz-checksum-sha256": checksum} if self.echoes else {}),
+        )
 
 
 HABITS = [
@@ -113,21 +118,27 @@ def test_damage_on_the_way_that_does_not_end_is_noticed_at_every_store(
     assert transfer.sent == 0
 
 
-def test_a_store_that_proves_nothing_takes_no_part(oracle: Oracle, store: MinioStore, tmp_path: Path) -> None:
+def test_a_store_that_proves_nothing_takes_no_part(
+    oracle: Oracle, store: MinioStore, tmp_path: Path
+) -> None:
     oracle.say = Habit(etags="opaque")
     with opened(tmp_path, b"0123456789") as file, pytest.raises(CloudError) as raised:
         target_at(store, oracle.endpoint).send("m", Part(1, 0, 10), file, Transfer(10))
     assert raised.value.code == "checksum"
 
 
-def test_an_echo_of_another_checksum_is_noticed(oracle: Oracle, store: MinioStore, tmp_path: Path) -> None:
+def test_an_echo_of_another_checksum_is_noticed(
+    oracle: Oracle, store: MinioStore, tmp_path: Path
+) -> None:
     oracle.say = lambda _request: Answer(200, {"etag": '"e"', "x-amz-checksum-sha256": "AAAA"})
     with opened(tmp_path, b"0123456789") as file, pytest.raises(CloudError) as raised:
         target_at(store, oracle.endpoint).send("m", Part(1, 0, 10), file, Transfer(10))
     assert raised.value.code == "checksum"
 
 
-def test_over_http_the_digest_that_signs_is_the_checksum_too(oracle: Oracle, store: MinioStore, tmp_path: Path) -> None:
+def test_over_http_the_digest_that_signs_is_the_checksum_too(
+    oracle: Oracle, store: MinioStore, tmp_path: Path
+) -> None:
     oracle.say = Habit(echoes=True)
     with opened(tmp_path, b"0123456789") as file:
         target_at(store, oracle.endpoint).send("m", Part(1, 2, 5), file, Transfer(5))
@@ -138,11 +149,15 @@ def test_over_http_the_digest_that_signs_is_the_checksum_too(oracle: Oracle, sto
     assert "content-md5" not in headers
 
 
-def test_over_https_crc32_is_the_checksum_and_the_payload_unsigned(secure: tuple[Oracle, str], tmp_path: Path) -> None:
+def test_over_https_crc32_is_the_checksum_and_the_payload_unsigned(
+    secure: tuple[Oracle, str], tmp_path: Path
+) -> None:
     oracle, ca_file = secure
     crc = hasher("CRC32")
     crc.update(b"23456")
-    oracle.say = lambda _request: Answer(200, {"etag": '"e"', "x-amz-checksum-crc32": b64(crc.digest())})
+    oracle.say = lambda _request: Answer(
+        200, {"etag": '"e"', "x-amz-checksum-crc32": b64(crc.digest())}
+    )
     store = MinioStore(clock=RealClock(), ca_file=ca_file)
     with opened(tmp_path, b"0123456789") as file:
         sent = target_at(store, oracle.endpoint).send("m", Part(1, 2, 5), file, Transfer(5))
@@ -176,7 +191,9 @@ def _signed_at(request: Request) -> str:
     return request.headers["x-amz-date"]
 
 
-def test_over_tls_a_wrong_clock_is_set_right_by_the_stores_answer(secure: tuple[Oracle, str]) -> None:
+def test_over_tls_a_wrong_clock_is_set_right_by_the_stores_answer(
+    secure: tuple[Oracle, str],
+) -> None:
     oracle, ca_file = secure
     clock = FakeClock(now=1_790_000_000)
     store = MinioStore(clock=clock, ca_file=ca_file)
@@ -211,7 +228,8 @@ def test_a_refusal_for_time_is_tried_again_once_only(secure: tuple[Oracle, str])
 
 
 @pytest.mark.parametrize(
-    ("off", "code"), [(-200, "HTTP_403"), (400, "RequestTimeTooSkewed"), (-400, "RequestTimeTooSkewed")]
+    ("off", "code"),
+    [(-200, "HTTP_403"), (400, "RequestTimeTooSkewed"), (-400, "RequestTimeTooSkewed")],
 )
 def test_over_http_a_bare_refusal_far_from_our_time_blames_the_clock_and_teaches_nothing(
     oracle: Oracle, off: float, code: str

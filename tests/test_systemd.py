@@ -13,7 +13,9 @@ UNITS = Path(__file__).parent.parent / "deploy" / "systemd"
 UNIT = UNITS / "keystone-agent.service"
 _MOST_EXPOSED = 2.0
 
-pytestmark = pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="no systemd-analyze here")
+pytestmark = pytest.mark.skipif(
+    shutil.which("systemd-analyze") is None, reason="no systemd-analyze here"
+)
 
 
 def told(*command: str | Path) -> subprocess.CompletedProcess[str]:
@@ -21,9 +23,13 @@ def told(*command: str | Path) -> subprocess.CompletedProcess[str]:
 
 
 def test_systemd_has_nothing_to_say_about_the_unit(tmp_path: Path) -> None:
-    (command,) = re.findall(r"^ExecStart=(\S+) run$", UNIT.read_text(encoding="utf-8"), re.MULTILINE)
+    (command,) = re.findall(
+        r"^ExecStart=(\S+) run$", UNIT.read_text(encoding="utf-8"), re.MULTILINE
+    )
     unit = tmp_path / UNIT.name
-    unit.write_text(UNIT.read_text(encoding="utf-8").replace(command, "/bin/true"), encoding="utf-8")
+    unit.write_text(
+        UNIT.read_text(encoding="utf-8").replace(command, "/bin/true"), encoding="utf-8"
+    )
     verdict = told("systemd-analyze", "verify", unit)
     assert (verdict.returncode, verdict.stdout, verdict.stderr) == (0, "", "")
     unit.write_text(UNIT.read_text(encoding="utf-8").replace("Nice=", "Nicer="), encoding="utf-8")
@@ -32,7 +38,12 @@ def test_systemd_has_nothing_to_say_about_the_unit(tmp_path: Path) -> None:
 
 def test_the_unit_is_hardened() -> None:
     verdict = told(
-        "systemd-analyze", "security", "--offline=true", f"--threshold={_MOST_EXPOSED * 10:.0f}", "--no-pager", UNIT
+        "systemd-analyze",
+        "security",
+        "--offline=true",
+        f"--threshold={_MOST_EXPOSED * 10:.0f}",
+        "--no-pager",
+        UNIT,
     )
     assert verdict.returncode == 0, verdict.stdout
     (exposure,) = re.findall(r"Overall exposure level for .*: ([\d.]+)", verdict.stdout)
@@ -47,5 +58,9 @@ def test_the_user_is_made_with_a_group_of_its_own(tmp_path: Path) -> None:
     (user,) = (tmp_path / "etc" / "passwd").read_text().splitlines()
     (group,) = (tmp_path / "etc" / "group").read_text().splitlines()
     name, _, uid, gid, _, home, shell = user.split(":")
-    assert (name, group.split(":")[0], group.split(":")[2]) == ("keystone-agent", "keystone-agent", gid)
+    assert (name, group.split(":")[0], group.split(":")[2]) == (
+        "keystone-agent",
+        "keystone-agent",
+        gid,
+    )
     assert (uid != "0", home, shell) == (True, "/var/lib/keystone-agent", "/usr/sbin/nologin")

@@ -12,13 +12,13 @@ from typing import Any
 
 import pytest
 
-from agent.adapters.metrics_endpoint import Telemetry
-from agent.adapters.metrics_endpoint.http_server import Pages
+from agent.adapters.metrics_endpoint import MetricsEndpoint
+from agent.adapters.metrics_endpoint.http_server import HttpServer
 from agent.devcloud.servers import free_port
-from agent.model.metrics import Measures, Tally
+from agent.model.metrics import MetricValues, Tally
 from tests.prometheus import fetch
 
-NOW = Measures(
+NOW = MetricValues(
     version="1.2.3",
     recordings={"pending": 1, "in_progress": 0, "completed": 5, "failed": 0},
     oldest_unsynced_seconds=3.0,
@@ -37,7 +37,7 @@ NOW = Measures(
 BACKLOG = "keystone_agent_backlog_bytes 100.0\n"
 
 
-class Told(Telemetry):
+class Told(MetricsEndpoint):
     """One with measures and faults of the test's own."""
 
     def __init__(self, listen: str = "", textfile: Path | None = None) -> None:
@@ -73,14 +73,18 @@ def test_healthz_is_ok_or_names_the_faults_a_line_each(served: Told, address: st
     assert (status, body) == (503, "the first\nthe second\n")
 
 
-def test_a_port_in_use_is_said_once_and_taken_when_it_is_free(address: str, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_port_in_use_is_said_once_and_taken_when_it_is_free(
+    address: str, caplog: pytest.LogCaptureFixture
+) -> None:
     caplog.set_level(logging.INFO)
-    other = Pages(address, {})
+    other = HttpServer(address, {})
     telemetry = Told(address)
     for _ in range(3):
         telemetry.tend()
     (said,) = [record for record in caplog.records if record.levelno == logging.ERROR]
-    assert said.getMessage().startswith(f"metrics.listen = {address} can't be used: Address already in use")
+    assert said.getMessage().startswith(
+        f"metrics.listen = {address} can't be used: Address already in use"
+    )
     other.close()
     telemetry.tend()
     assert fetch(address, "/healthz")[0] == 200
@@ -88,9 +92,14 @@ def test_a_port_in_use_is_said_once_and_taken_when_it_is_free(address: str, capl
     assert "can be used again" in caplog.text
 
 
-def test_an_address_that_is_none_of_this_robot_stops_nothing(caplog: pytest.LogCaptureFixture) -> None:
+def test_an_address_that_is_none_of_this_robot_stops_nothing(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
     Told("192.0.2.1:9464").tend()
-    assert "metrics.listen = 192.0.2.1:9464 can't be used: Cannot assign requested address" in caplog.text
+    assert (
+        "metrics.listen = 192.0.2.1:9464 can't be used: Cannot assign requested address"
+        in caplog.text
+    )
 
 
 def test_a_server_that_has_ended_is_started_again(served: Told, address: str) -> None:
@@ -136,7 +145,9 @@ def test_nobody_ever_reads_half_a_textfile(tmp_path: Path) -> None:
     assert seen == {whole}
 
 
-def test_a_write_that_fails_leaves_the_old_textfile_whole(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_write_that_fails_leaves_the_old_textfile_whole(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     path = tmp_path / "keystone-agent.prom"
     telemetry = Told(textfile=path)
     telemetry.tend()
@@ -178,7 +189,7 @@ def test_what_is_stopped_while_it_begins_leaves_neither_port_nor_textfile(
 ) -> None:
     begun, stopped = threading.Event(), threading.Event()
 
-    class Slow(Pages):
+    class Slow(HttpServer):
         def __init__(self, *arguments: Any) -> None:
             begun.set()
             assert stopped.wait(30)
@@ -192,7 +203,7 @@ def test_what_is_stopped_while_it_begins_leaves_neither_port_nor_textfile(
     telemetry.stop()  # a reload, in the next moment
     stopped.set()
     thread.join(30)
-    Pages(address, {}).close()
+    HttpServer(address, {}).close()
 
     textfile = tmp_path / "agent.prom"
     last = Told(textfile=textfile)

@@ -48,7 +48,12 @@ def test_no_more_than_allowed_run_at_once_and_the_others_wait() -> None:
 
 
 def test_a_call_that_is_refused_is_not_run_later(monkeypatch: pytest.MonkeyPatch) -> None:
-    threads, lack, go_on, ran = Threads("worker"), NoThreads(monkeypatch), threading.Event(), list[str]()
+    threads, lack, go_on, ran = (
+        Threads("worker"),
+        NoThreads(monkeypatch),
+        threading.Event(),
+        list[str](),
+    )
     first = threads.submit(go_on.wait, 10)
     lack.lacking = True
     with pytest.raises(RuntimeError):

@@ -16,7 +16,7 @@ from agent.adapters.clock import RealClock
 from agent.adapters.gateway import GrpcGateway
 from agent.adapters.store import MinioStore
 from agent.adapters.store.keys import ProviderKeys
-from agent.devcloud.bucket import Bucket, StoreAwayError
+from agent.devcloud.bucket import DevBucket, StoreAwayError
 from agent.devcloud.certificates import certificates
 from agent.devcloud.servers import Endpoint
 from agent.model.errors import CloudError
@@ -119,7 +119,7 @@ def test_the_embedded_cloud_does_not_speak_to_its_store_below_tls_1_2(
 ) -> None:
     monkeypatch.setenv("SSL_CERT_FILE", str(made.ca_file))
     with pytest.raises(StoreAwayError):
-        Bucket(Endpoint(old.endpoint), "bucket").head("key")
+        DevBucket(Endpoint(old.endpoint), "bucket").head("key")
     assert old.seen == []
 
 

@@ -21,7 +21,9 @@ from tests.test_history import files_no_longer_than, opened
 from tests.test_journal_full_disk import tmpfs
 
 ROOT = Path(__file__).parents[1]
-OLD = (ROOT / "tests" / "data" / "journal.format-1").read_bytes()  # written by the last agent that knew only format 1
+OLD = (
+    ROOT / "tests" / "data" / "journal.format-1"
+).read_bytes()  # written by the last agent that knew only format 1
 STEPS = ("pwrite", "fsync", "fdatasync", "posix_fallocate", "rename")
 
 
@@ -114,10 +116,16 @@ def test_a_reader_reads_an_old_history_and_changes_nothing(folder: Path) -> None
     assert (folder / "journal").read_bytes() == OLD
 
 
-def test_without_room_for_the_copy_nothing_is_changed_and_the_bytes_needed_are_told(tmp_path: Path) -> None:
+def test_without_room_for_the_copy_nothing_is_changed_and_the_bytes_needed_are_told(
+    tmp_path: Path,
+) -> None:
     with tmpfs(tmp_path / "disk") as full:
         folder = old_history(tmp_path / "disk" / "history")
-        with full(), pytest.raises(HistoryFullError, match=f"needs {len(OLD)} bytes") as refused, opened(folder):
+        with (
+            full(),
+            pytest.raises(HistoryFullError, match=f"needs {len(OLD)} bytes") as refused,
+            opened(folder),
+        ):
             pass
         assert "start the agent again" in refused.value.hint
         assert (folder / "journal").read_bytes() == OLD
@@ -148,7 +156,9 @@ def test_a_copy_that_is_not_read_as_it_was_written_is_not_relied_on(
     assert sorted(file.name for file in folder.iterdir()) == ["journal", "lock"]
 
 
-def failing_at(step: int, fail: Callable[[], None]) -> Callable[[str, Callable[..., Any]], Callable[..., Any]]:
+def failing_at(
+    step: int, fail: Callable[[], None]
+) -> Callable[[str, Callable[..., Any]], Callable[..., Any]]:
     """Wrap calls to the operating system: the ``step``-th of all does half of its work and fails."""
     done = count(1)
 
@@ -223,18 +233,26 @@ with opened(Path(sys.argv[1])):
 """
 
 
-def test_killed_at_any_step_it_is_the_old_or_the_new_and_the_next_start_goes_on(tmp_path: Path) -> None:
+def test_killed_at_any_step_it_is_the_old_or_the_new_and_the_next_start_goes_on(
+    tmp_path: Path,
+) -> None:
     with opened(old_history(tmp_path / "whole"), read_only=True) as history:
         before = all_of(history)
     ends: list[bool] = []
     for step in count(1):
         folder = old_history(tmp_path / str(step))
-        ended = subprocess.run([sys.executable, "-c", UPGRADER, folder, str(step)], cwd=ROOT, check=False)
+        ended = subprocess.run(
+            [sys.executable, "-c", UPGRADER, folder, str(step)], cwd=ROOT, check=False
+        )
         ends.append(sound(folder, before))
         with opened(folder) as history:
             assert all_of(history) == before
         assert sound(folder, before)
-        assert sorted(file.name for file in folder.iterdir()) == ["journal", "journal.format-1", "lock"]
+        assert sorted(file.name for file in folder.iterdir()) == [
+            "journal",
+            "journal.format-1",
+            "lock",
+        ]
         if ended.returncode == 0:
             break
         assert ended.returncode == -signal.SIGKILL

@@ -61,7 +61,9 @@ def test_ids_are_durable_before_what_they_name_is_used(robot: Robot) -> None:
 
     def note(call: str) -> None:
         log = robot.log()
-        seen.setdefault(call, (log.phase, bool(log.logical_upload_id), bool(log.multipart_upload_id)))
+        seen.setdefault(
+            call, (log.phase, bool(log.logical_upload_id), bool(log.multipart_upload_id))
+        )
 
     robot.store.before = robot.gateway.before = note
     robot.record()
@@ -74,7 +76,13 @@ def test_ids_are_durable_before_what_they_name_is_used(robot: Robot) -> None:
 
 @pytest.mark.parametrize(
     "call",
-    ["CreateMultipartUpload", "UploadPart", "CompleteMultipartUpload", "HeadObject", "ListMultipartUploads"],
+    [
+        "CreateMultipartUpload",
+        "UploadPart",
+        "CompleteMultipartUpload",
+        "HeadObject",
+        "ListMultipartUploads",
+    ],
 )
 @pytest.mark.parametrize("lost", [False, True])
 def test_a_call_to_the_store_that_fails_or_whose_answer_is_lost_leaves_one_object(
@@ -105,7 +113,9 @@ def test_a_lost_answer_on_complete_upload_is_looked_up(robot: Robot) -> None:
 
 
 def test_opening_a_session_is_never_repeated_blindly(robot: Robot) -> None:
-    robot.gateway.fail("CreateLogicalUpload", error=CloudError("CreateLogicalUpload", "DEADLINE_EXCEEDED"))
+    robot.gateway.fail(
+        "CreateLogicalUpload", error=CloudError("CreateLogicalUpload", "DEADLINE_EXCEEDED")
+    )
     robot.record()
     robot.run()
     assert robot.gateway.calls.count("CreateLogicalUpload") == 1
@@ -141,7 +151,9 @@ def test_where_parts_may_not_be_listed_the_multipart_begins_again(robot: Robot) 
     robot.store.before = lambda call: _fail_after(robot, call, 2)
     robot.run()
     robot.store.before = lambda _call: None
-    robot.store.fail("ListParts", error=CloudError("ListParts", "AccessDenied", status=403), times=9)
+    robot.store.fail(
+        "ListParts", error=CloudError("ListParts", "AccessDenied", status=403), times=9
+    )
     run_until_done(robot)
     assert robot.store.sent_parts == [1, 2, 1, 2, 3, 4, 5, 6]
 
@@ -157,7 +169,12 @@ def test_a_multipart_that_is_gone_begins_again_in_the_same_session(robot: Robot)
 
 
 def test_strays_under_the_same_key_are_given_up_before_a_new_multipart(robot: Robot) -> None:
-    robot.store.fail("CreateMultipartUpload", error=CloudError("CreateMultipartUpload", "reset"), times=3, lost=True)
+    robot.store.fail(
+        "CreateMultipartUpload",
+        error=CloudError("CreateMultipartUpload", "reset"),
+        times=3,
+        lost=True,
+    )
     robot.record()
     robot.run()
     assert len(robot.store.multiparts) == 1
@@ -173,7 +190,9 @@ def test_a_stop_breaks_off_what_waits_for_the_store_and_costs_nothing(robot: Rob
             robot.dispatch.stop(0, 0)
 
     robot.store.before = stop
-    robot.store.fail("CompleteMultipartUpload", error=CloudError("CompleteMultipartUpload", "reset"))
+    robot.store.fail(
+        "CompleteMultipartUpload", error=CloudError("CompleteMultipartUpload", "reset")
+    )
     robot.run()
     assert (robot.log().status, robot.log().attempt_count) == ("pending", 0)
     robot.restart()
@@ -247,7 +266,9 @@ def test_a_lease_for_another_place_is_refused(robot: Robot) -> None:
 def test_a_refused_access_token_is_replaced_once(robot: Robot) -> None:
     robot.record()
     robot.run(most=0)
-    robot.gateway.before = lambda call: robot.gateway.expire_tokens() if call == "CompleteUpload" else None
+    robot.gateway.before = lambda call: (
+        robot.gateway.expire_tokens() if call == "CompleteUpload" else None
+    )
     robot.later.waiting.popleft()()
     assert robot.gateway.calls.count("ExchangeCredential") >= 2
 
@@ -265,7 +286,9 @@ def test_a_key_that_is_refused_for_good_blocks_without_costing_an_attempt(robot:
 
 @pytest.mark.parametrize("flavour", ["s3", "oss", "opaque"])
 @pytest.mark.parametrize("checksums", [True, False])
-def test_every_kind_of_etag_and_checksum_is_understood(tmp_path: Path, flavour: Any, checksums: bool) -> None:
+def test_every_kind_of_etag_and_checksum_is_understood(
+    tmp_path: Path, flavour: Any, checksums: bool
+) -> None:
     robot = Robot(tmp_path / "recordings", store=FakeStore(checksums=checksums, etags=flavour))
     robot.record(size=5000)
     run_until_done(robot)
@@ -388,7 +411,9 @@ def test_what_can_not_be_given_up_now_is_owed_and_paid_later(robot: Robot) -> No
     assert [session.stage for session in robot.gateway.sessions.values()] == ["terminal"]
 
 
-def test_a_debt_waits_while_the_cloud_is_away_and_ends_when_no_lease_can_be_had(robot: Robot) -> None:
+def test_a_debt_waits_while_the_cloud_is_away_and_ends_when_no_lease_can_be_had(
+    robot: Robot,
+) -> None:
     half_done(robot)
     (robot.folder / "a.mcap").unlink()
     robot.store.fail("AbortMultipartUpload", times=2)
@@ -404,7 +429,9 @@ def test_a_debt_waits_while_the_cloud_is_away_and_ends_when_no_lease_can_be_had(
 # -- the file
 
 
-def test_a_file_replaced_while_it_uploads_fails_and_the_new_bytes_are_another_recording(robot: Robot) -> None:
+def test_a_file_replaced_while_it_uploads_fails_and_the_new_bytes_are_another_recording(
+    robot: Robot,
+) -> None:
     robot.record(size=5000)
     other = robot.folder / "other"
     other.write_bytes(b"x" * 5000)
@@ -500,7 +527,9 @@ def _fail_after(robot: Robot, call: str, count: int) -> None:
         raise CUT
 
 
-def test_a_document_of_an_older_agent_takes_the_owner_of_the_file_that_its_session_begins_with(robot: Robot) -> None:
+def test_a_document_of_an_older_agent_takes_the_owner_of_the_file_that_its_session_begins_with(
+    robot: Robot,
+) -> None:
     log = robot.record()
     robot.history.amend(log.id, owner=None)
     robot.run()

@@ -20,7 +20,7 @@ from agent.discovery.examine import fingerprint
 from agent.model.digests import b64, composite_checksum, composite_etags, md5
 from agent.model.values import SyncLog, parts_of, utc_text
 from agent.retention import verify as room
-from agent.retention.deletion import Doomed, Removal, StaysError
+from agent.retention.deletion import Deletion, NotDeletableError, VerifiedFile
 from agent.retention.verify import Finding, Verify
 
 SIZE = 1_000_000
@@ -69,9 +69,11 @@ def document(path: Path, **fields: object) -> SyncLog:
 
 
 @contextmanager
-def opened(path: Path, log: SyncLog) -> Iterator[Doomed]:
+def opened(path: Path, log: SyncLog) -> Iterator[VerifiedFile]:
     """The file as retention has it when it compares."""
-    with Removal([path.parent], with_sidecar=True).checked(path, log.fingerprint, log.mtime) as doomed:
+    with Deletion([path.parent], with_sidecar=True).checked(
+        path, log.fingerprint, log.mtime
+    ) as doomed:
         yield doomed
 
 
@@ -131,7 +133,9 @@ def test_a_single_bit_is_seen_wherever_it_is(path: Path, at: int) -> None:
 
 @pytest.mark.parametrize("owner", [None, OWNER + 1])
 @pytest.mark.parametrize("etag", [OPAQUE_ETAG, '"opaque"', ""])
-def test_a_crc_counts_only_together_with_the_owner(path: Path, owner: int | None, etag: str) -> None:
+def test_a_crc_counts_only_together_with_the_owner(
+    path: Path, owner: int | None, etag: str
+) -> None:
     assert found(path, document(path, etag=etag, checksum=CRC32, owner=owner)) == "other_owner"
 
 
@@ -184,7 +188,9 @@ def test_a_weaker_digest_is_taken_where_the_stronger_one_has_other_parts(path: P
 # -- what it costs
 
 
-def test_a_file_is_read_once_in_small_blocks_as_long_as_it_stays_as_it_is(path: Path, reads: list[int]) -> None:
+def test_a_file_is_read_once_in_small_blocks_as_long_as_it_stays_as_it_is(
+    path: Path, reads: list[int]
+) -> None:
     log, verify = document(path, etag=S3_ETAG, checksum=CRC32), Verify(lambda: 0.0)
     assert [found(path, log, verify) for _ in range(3)] == ["same"] * 3
     assert sum(reads) == SIZE
@@ -194,10 +200,15 @@ def test_a_file_is_read_once_in_small_blocks_as_long_as_it_stays_as_it_is(path: 
     assert sum(reads) == 2 * SIZE
 
 
-def test_another_name_of_the_same_file_is_not_read_again_and_another_file_is(path: Path, reads: list[int]) -> None:
+def test_another_name_of_the_same_file_is_not_read_again_and_another_file_is(
+    path: Path, reads: list[int]
+) -> None:
     (path.parent / "link.mcap").hardlink_to(path)
     log, verify = document(path, checksum=SHA256), Verify(lambda: 0.0)
-    assert [found(name, log, verify) for name in (path, path.parent / "link.mcap")] == ["same", "same"]
+    assert [found(name, log, verify) for name in (path, path.parent / "link.mcap")] == [
+        "same",
+        "same",
+    ]
     assert sum(reads) == SIZE
     copy = path.parent / "copy.mcap"
     copy.write_bytes(CONTENT)
@@ -206,7 +217,9 @@ def test_another_name_of_the_same_file_is_not_read_again_and_another_file_is(pat
     assert sum(reads) == 2 * SIZE
 
 
-def test_what_was_changed_a_moment_ago_is_not_remembered_as_uploaded(path: Path, reads: list[int]) -> None:
+def test_what_was_changed_a_moment_ago_is_not_remembered_as_uploaded(
+    path: Path, reads: list[int]
+) -> None:
     log = document(path, checksum=SHA256)
     now = path.stat().st_ctime
     early, late = Verify(lambda: now + 2), Verify(lambda: now + 4)
@@ -222,7 +235,9 @@ def test_a_stop_ends_the_reading_at_once(path: Path, reads: list[int]) -> None:
     assert found(path, log, verify) == "same", "nothing was concluded from a part of it"
 
 
-def test_a_program_that_wants_to_write_does_not_wait_until_all_is_read(path: Path, reads: list[int]) -> None:
+def test_a_program_that_wants_to_write_does_not_wait_until_all_is_read(
+    path: Path, reads: list[int]
+) -> None:
     log = document(path, checksum=SHA256)
     writers: list[subprocess.Popen[bytes]] = []
     write = [sys.executable, "-c", f"open({str(path)!r}, 'r+b').write(b'new')"]
@@ -234,7 +249,7 @@ def test_a_program_that_wants_to_write_does_not_wait_until_all_is_read(path: Pat
             writers.append(subprocess.Popen(write))
         return False
 
-    with pytest.raises(StaysError, match="wants to write"):
+    with pytest.raises(NotDeletableError, match="wants to write"):
         found(path, log, None, begin)
     assert len(reads) == 1
     assert writers[0].wait(timeout=30) == 0
@@ -246,14 +261,18 @@ def test_a_file_that_becomes_shorter_while_it_is_read_stays(path: Path) -> None:
     with opened(path, log) as doomed:
         shorter = path.parent / "shorter"
         shorter.write_bytes(CONTENT[:-1])
-        with shorter.open("rb") as file, pytest.raises(StaysError, match="shorter"):
-            Verify(lambda: 0.0).compare(replace(doomed, descriptor=file.fileno(), leased=False), log, never)
+        with shorter.open("rb") as file, pytest.raises(NotDeletableError, match="shorter"):
+            Verify(lambda: 0.0).compare(
+                replace(doomed, descriptor=file.fileno(), leased=False), log, never
+            )
 
 
 # -- what is told of it
 
 
-def test_files_that_stay_are_counted_by_what_was_found(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_files_that_stay_are_counted_by_what_was_found(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(room, "_NAMED", 1)
     verify = Verify(lambda: 0.0)
     proven = document(path, checksum=SHA256)

@@ -45,13 +45,21 @@ def fail(history: History, log: SyncLog, kind: Kind = "counted") -> SyncLog:
 def start(history: History, version: str, path: Path) -> SyncLog | None:
     """What a start of this version queues when it finds the recording at ``path``."""
     upgrade, _ = note_version(history, version)
-    intake = Intake(history=history, clock=FakeClock(), device_id="robot-1", snapshot=lambda _: "", again=upgrade.again)
+    intake = Intake(
+        history=history,
+        clock=FakeClock(),
+        device_id="robot-1",
+        snapshot=lambda _: "",
+        again=upgrade.again,
+    )
     found = Examiner([path.parent], "optional").look(path, sidecar_overdue=True)
     assert isinstance(found, Recording)
     return intake.accept(found)
 
 
-def test_another_version_queues_it_once_and_the_old_document_stays(history: MemoryHistory, tmp_path: Path) -> None:
+def test_another_version_queues_it_once_and_the_old_document_stays(
+    history: MemoryHistory, tmp_path: Path
+) -> None:
     path = write_mcap(tmp_path / "a.mcap")
     first = start(history, "1.0", path)
     assert first is not None
@@ -59,14 +67,21 @@ def test_another_version_queues_it_once_and_the_old_document_stays(history: Memo
     assert start(history, "1.0", path) is None
     again = start(history, "1.1", path)
     assert again is not None
-    assert (again.trigger, again.status, again.attempt_count, again.resync) == ("upgrade", "pending", 0, False)
+    assert (again.trigger, again.status, again.attempt_count, again.resync) == (
+        "upgrade",
+        "pending",
+        0,
+        False,
+    )
     assert history.get(first.id) == failed
     assert start(history, "1.1", path) is None
     fail(history, again)
     assert start(history, "1.1", path) is None, "this version has had its try"
 
 
-def test_back_and_forth_each_change_of_version_is_one_try(history: MemoryHistory, tmp_path: Path) -> None:
+def test_back_and_forth_each_change_of_version_is_one_try(
+    history: MemoryHistory, tmp_path: Path
+) -> None:
     path = write_mcap(tmp_path / "a.mcap")
     for version in ("1.0", "1.1", "1.0", "1.0", "1.1", "1.1"):
         if log := start(history, version, path):
@@ -74,7 +89,9 @@ def test_back_and_forth_each_change_of_version_is_one_try(history: MemoryHistory
     assert [log.trigger for log in history.documents.values()] == ["discovered", *["upgrade"] * 3]
 
 
-def test_a_history_that_knows_no_version_is_an_older_ones(history: MemoryHistory, tmp_path: Path) -> None:
+def test_a_history_that_knows_no_version_is_an_older_ones(
+    history: MemoryHistory, tmp_path: Path
+) -> None:
     path = write_mcap(tmp_path / "a.mcap")
     found = Examiner([tmp_path], "optional").look(path, sidecar_overdue=True)
     assert isinstance(found, Recording)
@@ -97,7 +114,9 @@ def test_what_the_recording_itself_is_at_fault_for_stays_failed(
     assert history.upgrade() == Upgrade("1.1", "1.0")
 
 
-def test_only_the_newest_document_of_a_recording_tells_and_only_one_that_has_ended(history: MemoryHistory) -> None:
+def test_only_the_newest_document_of_a_recording_tells_and_only_one_that_has_ended(
+    history: MemoryHistory,
+) -> None:
     note_version(history, "1.0")
     fail(history, history.add(document("waits")))
     history.add(document("waits"))
@@ -114,7 +133,9 @@ def test_only_the_newest_document_of_a_recording_tells_and_only_one_that_has_end
     assert (upgrade, upgraded) == (Upgrade("1.1", "1.0", frozenset({twice[-1].id})), True)
 
 
-def test_a_resync_that_failed_is_still_one_when_it_is_tried_again(history: MemoryHistory, tmp_path: Path) -> None:
+def test_a_resync_that_failed_is_still_one_when_it_is_tried_again(
+    history: MemoryHistory, tmp_path: Path
+) -> None:
     path = write_mcap(tmp_path / "a.mcap")
     log = start(history, "1.0", path)
     assert log is not None
@@ -167,7 +188,9 @@ def test_killed_at_any_step_it_is_tried_once(tmp_path: Path) -> None:
         assert log is not None
         fail(history, log)
         history.close()
-        ended = subprocess.run([sys.executable, "-c", KILLED, folder, str(step)], cwd=ROOT, check=False)
+        ended = subprocess.run(
+            [sys.executable, "-c", KILLED, folder, str(step)], cwd=ROOT, check=False
+        )
         assert ended.returncode == (-signal.SIGKILL if step < 3 else 0), "noted, then queued"
         history = TinyHistory(folder / "history", FakeClock())
         for _ in range(2):
@@ -205,7 +228,9 @@ def started(agent: Agent) -> list[SyncLog]:
     return agent.wait(looked)
 
 
-def test_a_recording_that_failed_for_good_is_uploaded_by_the_next_version(cloud: DevCloud, tmp_path: Path) -> None:
+def test_a_recording_that_failed_for_good_is_uploaded_by_the_next_version(
+    cloud: DevCloud, tmp_path: Path
+) -> None:
     def lost(*_: object) -> Session:
         raise PlatformError("NOT_FOUND", "UPLOAD_NOT_FOUND", "the test says so")
 

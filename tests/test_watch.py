@@ -18,12 +18,14 @@ from watchdog.observers.inotify import InotifyObserver
 from watchdog.observers.polling import PollingObserver
 
 from agent.adapters import watch as watch_room
-from agent.adapters.watch import Watch
+from agent.adapters.watch import FolderWatcher
 from agent.model.values import Sighting
 from tests import recorders
 
 # Python 3.10 has watchdog 6, whose reader is no thread and which does not tell of an overflow: scans find what it lost.
-needs_watchdog_7 = pytest.mark.skipif(version("watchdog") < "7", reason="watchdog 6 has no such thing")
+needs_watchdog_7 = pytest.mark.skipif(
+    version("watchdog") < "7", reason="watchdog 6 has no such thing"
+)
 PATIENCE = 10.0  # seconds; only a failing test waits so long
 
 
@@ -32,7 +34,7 @@ class Watched:
 
     def __init__(self, *roots: Path, polling: Any = "never") -> None:
         self.queue: queue.Queue[Sighting] = queue.Queue()
-        self.watch = Watch(roots, self.queue.put, exclude=[".*", "*.tmp"], polling=polling)
+        self.watch = FolderWatcher(roots, self.queue.put, exclude=[".*", "*.tmp"], polling=polling)
 
     def wait_for(self, path: Path) -> set[Path]:
         """Wait until ``path`` is sighted; all that was seen until then."""
@@ -142,7 +144,10 @@ def test_touch_files_are_sighted_though_their_names_are_excluded_but_not_in_excl
 ) -> None:
     (tmp_path / ".trash").mkdir()
     seen = watched()
-    markers = [tmp_path / name for name in ("a.mcap.resync", "a.mcap.first", ".resync", ".hidden.mcap.resync")]
+    markers = [
+        tmp_path / name
+        for name in ("a.mcap.resync", "a.mcap.first", ".resync", ".hidden.mcap.resync")
+    ]
     for marker in (tmp_path / ".trash" / "a.mcap.resync", *markers):
         marker.touch()
     sighted = seen.drain(tmp_path)
@@ -167,9 +172,7 @@ def test_writing_wakes_nobody(watched: Start, tmp_path: Path) -> None:
 def test_a_recorder_at_full_speed_costs_nothing(watched: Start, tmp_path: Path) -> None:
     """Another process appends; this one's CPU is measured."""
     seen = watched()
-    program = (
-        "import sys\nwith open(sys.argv[1], 'wb', 0) as stream:\n    for _ in range(2000): stream.write(bytes(65536))\n"
-    )
+    program = "import sys\nwith open(sys.argv[1], 'wb', 0) as stream:\n    for _ in range(2000): stream.write(bytes(65536))\n"
     seen.drain(tmp_path)
     before = time.process_time()
     subprocess.run([sys.executable, "-c", program, str(tmp_path / "a.mcap")], check=True)
@@ -225,7 +228,10 @@ def test_a_replaced_root_is_watched_anew(
     def rebuilt() -> bool:
         """A folder made anew may have the old one's inode: then the old watch must have died first."""
         seen.watch.supervise()
-        return [record.__dict__["event"] for record in caplog.records] == ["watch_started", "watch_rebuilt"]
+        return [record.__dict__["event"] for record in caplog.records] == [
+            "watch_started",
+            "watch_rebuilt",
+        ]
 
     until(rebuilt)
     seen.wait_for(root)
@@ -260,7 +266,9 @@ def test_a_root_that_goes_is_said_and_waited_for(
     assert seen.watch.alive
 
 
-@pytest.mark.parametrize("victim", ["observer", "emitter", pytest.param("reader", marks=needs_watchdog_7)])
+@pytest.mark.parametrize(
+    "victim", ["observer", "emitter", pytest.param("reader", marks=needs_watchdog_7)]
+)
 def test_a_thread_that_died_is_replaced(watched: Start, tmp_path: Path, victim: str) -> None:
     seen = watched()
     seen.wait_for(tmp_path)
@@ -315,17 +323,20 @@ def test_an_overflow_has_every_root_scanned(watched: Start, tmp_path: Path) -> N
 
 
 def test_an_exception_in_the_handler_does_not_end_the_watching(
-    watched: Start, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    watched: Start,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     seen = watched()
-    put = Watch.seen
+    put = FolderWatcher.seen
 
-    def failing(self: Watch, root: Path, relative: Path) -> None:
+    def failing(self: FolderWatcher, root: Path, relative: Path) -> None:
         if relative.name == "bad":
             raise RuntimeError("as nobody expected")
         put(self, root, relative)
 
-    monkeypatch.setattr(Watch, "seen", failing)
+    monkeypatch.setattr(FolderWatcher, "seen", failing)
     (tmp_path / "bad").touch()
     recorders.write_mcap(tmp_path / "a.mcap")
     seen.wait_for(tmp_path / "a.mcap")
@@ -371,7 +382,9 @@ def test_stopping_ends_every_thread_and_stays_stopped(tmp_path: Path) -> None:
     assert seen.watch._overflow not in logging.getLogger("watchdog.observers.inotify_c").handlers
 
 
-def test_polling_sights_new_and_changed_files(watched: Start, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_polling_sights_new_and_changed_files(
+    watched: Start, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(watch_room, "_POLL_SECONDS", 0.05)
     seen = watched(polling="always")
     assert isinstance(seen.watch._posts[tmp_path].observer, PollingObserver)
@@ -394,7 +407,12 @@ def test_polling_sights_new_and_changed_files(watched: Start, tmp_path: Path, mo
     ],
 )
 def test_the_filesystem_decides_between_polling_and_events(  # noqa: PLR0917 - a table of cases and two fixtures
-    watched: Start, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, polling: str, kind: str, polled: bool
+    watched: Start,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    polling: str,
+    kind: str,
+    polled: bool,
 ) -> None:
     monkeypatch.setattr(watch_room, "_filesystem", lambda _: kind)
     observer = watched(polling=polling).watch._posts[tmp_path].observer
@@ -421,7 +439,7 @@ def test_the_filesystem_is_that_of_the_innermost_and_last_mount(tmp_path: Path) 
 
 def test_the_handler_takes_bytes_as_paths(tmp_path: Path) -> None:
     seen = Watched(tmp_path)
-    handler = watch_room._Handler(seen.watch, tmp_path, str(tmp_path))
+    handler = watch_room._EventHandler(seen.watch, tmp_path, str(tmp_path))
     event: FileSystemEvent = FileClosedEvent(os.fsencode(tmp_path / "a.mcap"))
     handler.dispatch(event)
     assert seen.queue.get_nowait() == Sighting(tmp_path / "a.mcap")

@@ -2,4 +2,6 @@
 
 import os
 
-os.environ.setdefault("GRPC_VERBOSITY", "NONE")  # read when it is loaded; what goes wrong is told once, by us
+os.environ.setdefault(
+    "GRPC_VERBOSITY", "NONE"
+)  # read when it is loaded; what goes wrong is told once, by us

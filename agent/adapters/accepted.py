@@ -70,7 +70,9 @@ class AcceptedConfigurations:
         others = sorted((other for other in accepted if other != version), key=_order)
         for oldest in others[: max(0, len(accepted) - _MOST_VERSIONS)]:
             del accepted[oldest]
-        text = json.dumps({**document, "salt": salt, "accepted": accepted}, indent=2, sort_keys=True)
+        text = json.dumps(
+            {**document, "salt": salt, "accepted": accepted}, indent=2, sort_keys=True
+        )
         put(self._path, f"{text}\n".encode(), owner=self._state_dir, mode=_MODE)
 
     def newer_that_accepted(self, configuration: bytes, than: str) -> str:
@@ -86,7 +88,8 @@ class AcceptedConfigurations:
         found = [
             version
             for version, known in _entries(document).items()
-            if _order(version) > _order(than) and hmac.compare_digest(known.encode(), digest.encode())
+            if _order(version) > _order(than)
+            and hmac.compare_digest(known.encode(), digest.encode())
         ]
         return max(found, key=_order, default="")
 

@@ -40,7 +40,9 @@ class AssetFile:
         Raises WaitingError("asset_file") when the file can't be used, OSError when it can't be written.
         """
         with self._locked():
-            self._read = None  # two changes within a tick of the file system's clock may look like one
+            self._read = (
+                None  # two changes within a tick of the file system's clock may look like one
+            )
             before = self._own()
             own = dict(before)
             yield own
@@ -73,7 +75,9 @@ class AssetFile:
 
     def _current(self, state: os.stat_result, read: Any) -> Mapping[str, str]:
         if not stat.S_ISREG(state.st_mode) or state.st_size > _LARGEST:
-            raise self._unusable("is no regular file" if state.st_size <= _LARGEST else "is too large")
+            raise self._unusable(
+                "is no regular file" if state.st_size <= _LARGEST else "is too large"
+            )
         version = (state.st_dev, state.st_ino, state.st_size, state.st_mtime_ns, state.st_ctime_ns)
         if self._read is None or self._read[0] != version:
             self._read = version, self._parsed(read())
@@ -90,13 +94,17 @@ class AssetFile:
 
     def _unusable(self, why: str) -> WaitingError:
         return WaitingError(
-            f"{self.path} {why}", code="asset_file", hint="mend or delete it; the agent notices by itself"
+            f"{self.path} {why}",
+            code="asset_file",
+            hint="mend or delete it; the agent notices by itself",
         )
 
     @contextmanager
     def _locked(self) -> Iterator[None]:
         """Held for the moment of a change; the kernel lets go of it with the process."""
-        descriptor = os.open(self._state_dir / _LOCK, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+        descriptor = os.open(
+            self._state_dir / _LOCK, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600
+        )
         try:
             give(descriptor, self._state_dir)
             fcntl.flock(descriptor, fcntl.LOCK_EX)

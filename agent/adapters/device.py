@@ -56,7 +56,10 @@ def device_id(configured: str, state_dir: Path, root: Path = Path("/")) -> str:
     if found != kept:
         _keep(keeper, found)
         logger.warning(
-            "the device id is %s%s", found, f", it was {kept}" if kept else "", extra={"event": "device_id_chosen"}
+            "the device id is %s%s",
+            found,
+            f", it was {kept}" if kept else "",
+            extra={"event": "device_id_chosen"},
         )
     return found
 
@@ -70,7 +73,9 @@ def known_device_id(configured: str, state_dir: Path, root: Path = Path("/")) ->
         return own_id(kept, str(keeper))
     if chosen := _read(root / _CONFIGURED_FILE):
         return own_id(chosen, "/etc/keystone-agent/device-id")
-    found = next((text for text in map(_read, (root / source for source in _SOURCES)) if _usable(text)), "")
+    found = next(
+        (text for text in map(_read, (root / source for source in _SOURCES)) if _usable(text)), ""
+    )
     if not found:
         raise AgentError("this robot has no id of its own", code="device_id", hint=_HINT)
     return found
@@ -101,4 +106,6 @@ def _keep(keeper: Path, text: str) -> None:
         put(keeper, f"{text}\n".encode(), owner=keeper.parent, mode=0o644)
     except OSError as error:
         message = f"the device id can't be kept in {keeper}: {error.strerror}"
-        raise AgentError(message, code="device_id", hint="make agent.state_dir writable for the agent") from error
+        raise AgentError(
+            message, code="device_id", hint="make agent.state_dir writable for the agent"
+        ) from error

@@ -67,7 +67,12 @@ _STAGES: Mapping[int, Stage] = {1: "active", 2: "completing", 3: "completed", 4:
 # gRPC says UNAVAILABLE to all of these; only its text tells which.
 _CUTS = (
     ("proxy", re.compile(r"HTTP proxy returned")),
-    ("certificate", re.compile(r"CERTIFICATE_VERIFY_FAILED|[Hh]ostname [Vv]erification|not in peer certificate")),
+    (
+        "certificate",
+        re.compile(
+            r"CERTIFICATE_VERIFY_FAILED|[Hh]ostname [Vv]erification|not in peer certificate"
+        ),
+    ),
     ("dns", re.compile(r"DNS|Domain name not found|[Nn]ame resolution")),
     ("refused", re.compile(r"[Cc]onnection refused")),
     ("tls", re.compile(r"handshake failed|SSL_ERROR")),
@@ -80,7 +85,10 @@ _OPTIONS = (
     ("grpc.keepalive_time_ms", 30_000),
     ("grpc.http2.ping_timeout_ms", 10_000),  # grpc.keepalive_timeout_ms has no effect any more
     ("grpc.initial_reconnect_backoff_ms", 1_000),
-    ("grpc.min_reconnect_backoff_ms", 20_000),  # also the time that a connection may take to come about
+    (
+        "grpc.min_reconnect_backoff_ms",
+        20_000,
+    ),  # also the time that a connection may take to come about
     ("grpc.max_reconnect_backoff_ms", 20_000),
 )
 _Request = TypeVar("_Request", bound=Message)
@@ -144,11 +152,18 @@ class GrpcGateway:
         return AccessToken(token, float(answer.expires_at_unix))
 
     @foreign("CreateLogicalUpload")
-    def create(self, profile: DeviceProfile, token: AccessToken, log: SyncLog, restart_from: str = "") -> Grant:
+    def create(
+        self, profile: DeviceProfile, token: AccessToken, log: SyncLog, restart_from: str = ""
+    ) -> Grant:
         """Open a session."""
         call = "CreateLogicalUpload"
         hints = {"episode_id": log.episode_id, "source": _SOURCE}
-        request = _built(call, CreateLogicalUploadRequest, client_hints=hints, restart_from_upload_id=restart_from)
+        request = _built(
+            call,
+            CreateLogicalUploadRequest,
+            client_hints=hints,
+            restart_from_upload_id=restart_from,
+        )
         return _grant(call, self._call(profile, token, call, request))
 
     @foreign("ReissueUploadCredentials")
@@ -159,7 +174,9 @@ class GrpcGateway:
         return _grant(call, self._call(profile, token, call, request))
 
     @foreign("GetUploadRecovery")
-    def recover(self, profile: DeviceProfile, token: AccessToken, logical_upload_id: str) -> Recovery:
+    def recover(
+        self, profile: DeviceProfile, token: AccessToken, logical_upload_id: str
+    ) -> Recovery:
         """How far the session has come."""
         call = "GetUploadRecovery"
         request = _built(call, GetUploadRecoveryRequest, logical_upload_id=logical_upload_id)
@@ -177,10 +194,14 @@ class GrpcGateway:
         )
 
     @foreign("AbortUpload")
-    def abort(self, profile: DeviceProfile, token: AccessToken, logical_upload_id: str, reason: str) -> None:
+    def abort(
+        self, profile: DeviceProfile, token: AccessToken, logical_upload_id: str, reason: str
+    ) -> None:
         """Give the session up."""
         call = "AbortUpload"
-        request = _built(call, AbortUploadRequest, logical_upload_id=logical_upload_id, reason=reason)
+        request = _built(
+            call, AbortUploadRequest, logical_upload_id=logical_upload_id, reason=reason
+        )
         self._call(profile, token, call, request)
 
     @foreign("CompleteUpload")
@@ -214,7 +235,9 @@ class GrpcGateway:
         """Hang up after a minute without a call: the library's threads wake up several times a second till then."""
         with self._lock:
             idle = self._calls == 0 and time.monotonic() > self._called + _REST
-            hung_up = [self._channels.pop(endpoint) for endpoint in list(self._channels)] if idle else []
+            hung_up = (
+                [self._channels.pop(endpoint) for endpoint in list(self._channels)] if idle else []
+            )
         for channel in hung_up:
             channel.close()
 
@@ -231,13 +254,22 @@ class GrpcGateway:
         metadata = (("authorization", f"Bearer {token.value}"),)
         return self._ask(call, method, request, token.value, profile.api_key, metadata=metadata)
 
-    def _ask(self, call: str, method: Callable[..., Any], request: Message, *secrets: str, metadata: Any = None) -> Any:
+    def _ask(
+        self,
+        call: str,
+        method: Callable[..., Any],
+        request: Message,
+        *secrets: str,
+        metadata: Any = None,
+    ) -> Any:
         with self._lock:
             self._calls += 1
         try:
             return method(request, timeout=self._timeout, metadata=metadata)
         except grpc.RpcError as error:
-            raise _translated(call, error, secrets) from None  # its own text quotes what the server said
+            raise _translated(
+                call, error, secrets
+            ) from None  # its own text quotes what the server said
         except ValueError:  # the channel is closed; the library has no error for that
             raise CloudError(call, *_STOPPING) from None
         finally:
@@ -261,7 +293,9 @@ class GrpcGateway:
         if not re.search(r":\d+$", address):
             address += ":443" if secure else ":80"
         if secure:
-            return grpc.secure_channel(address, grpc.ssl_channel_credentials(self._roots), self._options)
+            return grpc.secure_channel(
+                address, grpc.ssl_channel_credentials(self._roots), self._options
+            )
         return grpc.insecure_channel(address, self._options)
 
 
@@ -339,7 +373,9 @@ def _error_details(raw: bytes) -> Iterator[ErrorDetail]:
     with contextlib.suppress(DecodeError):
         outer = ErrorDetail.FromString(raw)
         yield outer
-        unknown: Any = UnknownFieldSet(outer)  # its stub does not know that it can be walked through
+        unknown: Any = UnknownFieldSet(
+            outer
+        )  # its stub does not know that it can be walked through
         for field in unknown:
             if field.field_number == _STATUS_DETAILS_FIELD and isinstance(field.data, bytes):
                 yield ErrorDetail.FromString(AnyMessage.FromString(field.data).value)

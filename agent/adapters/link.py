@@ -63,7 +63,9 @@ class _Names:
 
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
-        self._known: dict[tuple[str, int], tuple[Sequence[Any], float]] = {}  # and when they grow old
+        self._known: dict[
+            tuple[str, int], tuple[Sequence[Any], float]
+        ] = {}  # and when they grow old
         self._running: dict[tuple[str, int], threading.Thread] = {}
 
     def of(self, host: str, port: int) -> Sequence[Any] | None:
@@ -73,7 +75,9 @@ class _Names:
         if known is None or not known[0] or known[1] <= self._clock.monotonic():
             running = self._running.get(place)
             if running is None or not running.is_alive():
-                running = threading.Thread(target=self._resolve, args=place, name="resolve", daemon=True)
+                running = threading.Thread(
+                    target=self._resolve, args=place, name="resolve", daemon=True
+                )
                 self._running[place] = running
                 running.start()
             running.join(_PATIENCE if known is None else 0)
@@ -84,7 +88,9 @@ class _Names:
             answers = socket.getaddrinfo(host, port, type=socket.SOCK_DGRAM)
             addresses: Sequence[Any] = [answer[4] for answer in answers]
         except (OSError, UnicodeError):
-            addresses = self._known.get((host, port), ((), 0.0))[0]  # the old ones, if there are any
+            addresses = self._known.get((host, port), ((), 0.0))[
+                0
+            ]  # the old ones, if there are any
         self._known[host, port] = (addresses, self._clock.monotonic() + _KEPT)
 
 
@@ -100,7 +106,9 @@ def _ways(addresses: Sequence[Any]) -> set[str] | None:
     """The interfaces to the first of these addresses that has a way; empty: none has; None: that can't be told."""
     for address in addresses:
         try:
-            with socket.socket(socket.AF_INET6 if len(address) == 4 else socket.AF_INET, socket.SOCK_DGRAM) as probe:
+            with socket.socket(
+                socket.AF_INET6 if len(address) == 4 else socket.AF_INET, socket.SOCK_DGRAM
+            ) as probe:
                 probe.connect(address)
                 return _owners(probe, probe.getsockname()) or None
         except OSError:
@@ -127,7 +135,10 @@ def _ipv4_addresses(probe: socket.socket) -> Iterable[tuple[str, bytes]]:
     filled = struct.unpack_from("i", answer)[0]
     for start in range(0, filled, _IFREQ):
         name = room[start : start + 16].tobytes().partition(b"\0")[0]
-        yield os.fsdecode(name.partition(b":")[0]), room[start + 20 : start + 24].tobytes()  # eth0:1 is eth0
+        yield (
+            os.fsdecode(name.partition(b":")[0]),
+            room[start + 20 : start + 24].tobytes(),
+        )  # eth0:1 is eth0
 
 
 def _ipv6_addresses() -> Iterable[tuple[str, bytes]]:
@@ -142,7 +153,16 @@ def _is_metered() -> bool:
     if busctl is None:
         return False
     service, path = "org.freedesktop.NetworkManager", "/org/freedesktop/NetworkManager"
-    command = [busctl, "--system", "--auto-start=no", "get-property", service, path, service, "Metered"]
+    command = [
+        busctl,
+        "--system",
+        "--auto-start=no",
+        "get-property",
+        service,
+        path,
+        service,
+        "Metered",
+    ]
     environ: Mapping[str, str] = {**os.environ, "LC_ALL": "C"}
     try:
         answer = subprocess.run(  # noqa: S603 - nothing in it comes from outside

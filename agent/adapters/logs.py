@@ -49,8 +49,12 @@ _PATTERNS = tuple(  # group 1 stays, the rest goes
         r"(://)[^/@\s\"']+(?=@)",
     )
 )
-_KEY_ID = re.compile(r"\b(?:AKIA|ASIA)[A-Z0-9]{12,}\b|\beyJ[\w-]{8,}\.[\w-]+\.[\w-]+")  # AWS key ids, JSON web tokens
-_CONTROLS = {code: f"\\x{code:02x}" for code in [*range(0x20), *range(0x7F, 0xA0)]}  # forged lines, terminal escapes
+_KEY_ID = re.compile(
+    r"\b(?:AKIA|ASIA)[A-Z0-9]{12,}\b|\beyJ[\w-]{8,}\.[\w-]+\.[\w-]+"
+)  # AWS key ids, JSON web tokens
+_CONTROLS = {
+    code: f"\\x{code:02x}" for code in [*range(0x20), *range(0x7F, 0xA0)]
+}  # forged lines, terminal escapes
 _CONTROLS_BUT_NEWLINE = {code: text for code, text in _CONTROLS.items() if chr(code) != "\n"}
 _STANDARD = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
 
@@ -71,7 +75,9 @@ class Redactor:
         ``lasting`` ones are not forgotten when many others come: API keys and access tokens outlive storage keys.
         """
         with self._lock:
-            kept, most = (self._lasting, _MOST_LASTING) if lasting else (self._secrets, _MOST_SECRETS)
+            kept, most = (
+                (self._lasting, _MOST_LASTING) if lasting else (self._secrets, _MOST_SECRETS)
+            )
             for value in values:
                 if len(value) >= _SHORTEST_SECRET:
                     kept[value] = None
@@ -80,7 +86,11 @@ class Redactor:
                 kept.popitem(last=False)
             # No regular expression: re would keep each one that it compiled.
             secrets = (*self._secrets, *self._lasting)
-            forms = {form for value in secrets for form in (value, json.dumps(value)[1:-1], quote(value, safe=""))}
+            forms = {
+                form
+                for value in secrets
+                for form in (value, json.dumps(value)[1:-1], quote(value, safe=""))
+            }
             self._forms = sorted(forms, key=len, reverse=True)
 
     def redact(self, text: str) -> str:
@@ -97,10 +107,16 @@ class Redactor:
         if value is not None and _SECRET_KEY.fullmatch(key):
             return HIDDEN
         if isinstance(value, Mapping):
-            return {self.redact(str(name)): self.clean(item, str(name)) for name, item in value.items()}
+            return {
+                self.redact(str(name)): self.clean(item, str(name)) for name, item in value.items()
+            }
         if isinstance(value, (list, tuple, set, frozenset)):
             return [self.clean(item) for item in value]
-        if value is None or isinstance(value, (bool, int)) or (isinstance(value, float) and abs(value) < float("inf")):
+        if (
+            value is None
+            or isinstance(value, (bool, int))
+            or (isinstance(value, float) and abs(value) < float("inf"))
+        ):
             return value
         return self.redact(str(value))
 
@@ -117,13 +133,18 @@ class _Intercept(logging.Handler):
         extra.setdefault("event", record.name)
         try:
             message = record.getMessage()
-            logger.bind(log=extra).opt(exception=record.exc_info).log(_level(record.levelno), "{}", message)
+            logger.bind(log=extra).opt(exception=record.exc_info).log(
+                _level(record.levelno), "{}", message
+            )
             self._failing = False
         except Exception as error:  # noqa: BLE001 - a full disk or a message that can't be formatted stops no upload
             if not self._failing:
                 self._failing = True
                 with suppress(OSError, ValueError):
-                    print(f"log files can't be written: {type(error).__name__}: {error}", file=sys.stderr)  # noqa: T201 - the log is what fails
+                    print(  # noqa: T201 - nothing else is left to say it by
+                        f"log files can't be written: {type(error).__name__}: {error}",
+                        file=sys.stderr,
+                    )
 
 
 def start(
@@ -158,7 +179,9 @@ def start(
             logger.remove()
             _add_console(redactor)
     root = logging.getLogger()
-    if not _intercepts():  # else it stays: without one Python itself prints what is said meanwhile, secrets and all
+    if (
+        not _intercepts()
+    ):  # else it stays: without one Python itself prints what is said meanwhile, secrets and all
         root.addHandler(_Intercept())
     root.setLevel(max(logging.WARNING, int(logging.getLevelName(level))))
     logging.getLogger("agent").setLevel(level)
@@ -187,7 +210,12 @@ def _end_sinks() -> None:
 
 def _level(number: int) -> str:
     """Loguru's name for a level of the standard library."""
-    names = {logging.CRITICAL: "CRITICAL", logging.ERROR: "ERROR", logging.WARNING: "WARNING", logging.INFO: "INFO"}
+    names = {
+        logging.CRITICAL: "CRITICAL",
+        logging.ERROR: "ERROR",
+        logging.WARNING: "WARNING",
+        logging.INFO: "INFO",
+    }
     return next((name for least, name in names.items() if number >= least), "DEBUG")
 
 
@@ -234,7 +262,9 @@ def _to_stderr(message: Message) -> None:
         sys.stderr.flush()
 
 
-def _format(name: str, redactor: Redactor, line: Callable[[Record, Redactor], str]) -> Callable[[Record], str]:
+def _format(
+    name: str, redactor: Redactor, line: Callable[[Record, Redactor], str]
+) -> Callable[[Record], str]:
     """A loguru format that is a finished line: so the text of exceptions is redacted like everything else."""
 
     def finished(record: Record) -> str:
@@ -246,7 +276,9 @@ def _format(name: str, redactor: Redactor, line: Callable[[Record, Redactor], st
 
 def _short(record: Record, redactor: Redactor) -> str:
     message = redactor.redact(record["message"]).translate(_CONTROLS)
-    return f"{record['time']:HH:mm:ss} {record['level'].name:<7} {message}{_trace(record, redactor)}"
+    return (
+        f"{record['time']:HH:mm:ss} {record['level'].name:<7} {message}{_trace(record, redactor)}"
+    )
 
 
 def _long(record: Record, redactor: Redactor) -> str:
@@ -261,7 +293,10 @@ def _long(record: Record, redactor: Redactor) -> str:
 def _json(record: Record, redactor: Redactor) -> str:
     facts = redactor.clean(record["extra"]["log"])
     line = {
-        "time": record["time"].astimezone(timezone.utc).isoformat(timespec="milliseconds").replace("+00:00", "Z"),
+        "time": record["time"]
+        .astimezone(timezone.utc)
+        .isoformat(timespec="milliseconds")
+        .replace("+00:00", "Z"),
         "level": record["level"].name,
         "event": facts.pop("event"),
         "message": redactor.redact(record["message"]),
@@ -273,7 +308,11 @@ def _json(record: Record, redactor: Redactor) -> str:
 
 
 def _text(value: Any) -> str:
-    return value if isinstance(value, str) and " " not in value else json.dumps(value, ensure_ascii=False)
+    return (
+        value
+        if isinstance(value, str) and " " not in value
+        else json.dumps(value, ensure_ascii=False)
+    )
 
 
 def _trace(record: Record, redactor: Redactor) -> str:

@@ -13,14 +13,14 @@ from typing import Any, BinaryIO
 
 
 @dataclass(frozen=True, slots=True)
-class Line:
+class LogLine:
     """One line as it stands in the file, and the object that it is."""
 
     text: str
     values: dict[str, Any]
 
 
-Wanted = Callable[[Line], bool]
+Wanted = Callable[[LogLine], bool]
 
 
 class LogTail:
@@ -36,14 +36,16 @@ class LogTail:
         self._stream: BinaryIO | None = None
         self._begun = b""  # a line whose end is not written yet
 
-    def last(self, count: int, wanted: Wanted) -> Sequence[Line]:
+    def last(self, count: int, wanted: Wanted) -> Sequence[LogLine]:
         """The newest ``count`` lines that are wanted, oldest first; :meth:`news` then goes on from here.
 
         Older files are opened only where they are needed.
         """
         self._stream = _opened(self._file)
         inode = _state(self._stream).st_ino if self._stream else 0
-        older = [path for path, state in self._rotated() if state.st_ino != inode]  # else it was rotated just now
+        older = [
+            path for path, state in self._rotated() if state.st_ino != inode
+        ]  # else it was rotated just now
         if self._stream is None and older:  # between two files
             self._stream = _opened(older.pop())
         found = list(deque(filter(wanted, self._rest()), maxlen=count))
@@ -53,7 +55,7 @@ class LogTail:
             found = [*deque(filter(wanted, _lines(path)), maxlen=count - len(found)), *found]
         return found
 
-    def news(self) -> Iterator[Line]:
+    def news(self) -> Iterator[LogLine]:
         """What was written since it was read last; the first time everything, oldest first."""
         yield from self._rest()
         while following := self._following():
@@ -68,7 +70,7 @@ class LogTail:
             self._stream.close()
         self._stream, self._begun = None, b""
 
-    def _rest(self) -> Iterator[Line]:
+    def _rest(self) -> Iterator[LogLine]:
         """What is left of the file that is open, whole lines only."""
         if self._stream is None:
             return
@@ -93,7 +95,9 @@ class LogTail:
         for path in self._after(ours):
             return _opened(path)
         stream = _opened(self._file) if current else None
-        if stream and current and _state(stream).st_ino != current.st_ino:  # rotated this moment: seen the next time
+        if (
+            stream and current and _state(stream).st_ino != current.st_ino
+        ):  # rotated this moment: seen the next time
             stream.close()
             return None
         return stream
@@ -129,17 +133,17 @@ def _state(stream: BinaryIO) -> os.stat_result:
     return os.fstat(stream.fileno())
 
 
-def _lines(path: Path) -> Iterator[Line]:
+def _lines(path: Path) -> Iterator[LogLine]:
     if stream := _opened(path):
         with stream:
             for raw in stream:
                 yield from _parsed(raw)
 
 
-def _parsed(raw: bytes) -> Iterator[Line]:
+def _parsed(raw: bytes) -> Iterator[LogLine]:
     """The line, if it is what the agent writes."""
     with suppress(ValueError, RecursionError):
         text = raw.decode().rstrip("\n")
         values = json.loads(text)
         if isinstance(values, dict):
-            yield Line(text, values)
+            yield LogLine(text, values)

@@ -21,7 +21,9 @@ from agent.model.values import DeviceProfile, Enrolled
 _VERSION = 3
 _Content = tuple[Mapping[str, DeviceProfile], str]  # and where devices enrol
 # No path, query, fragment or user part: such an address would be taken for something it is not.
-_ENDPOINT = re.compile(r"(?:https?://)?(?:\[[0-9a-fA-F:.]+\]|[A-Za-z0-9._-]+)(?::(?P<port>[0-9]{1,5}))?")
+_ENDPOINT = re.compile(
+    r"(?:https?://)?(?:\[[0-9a-fA-F:.]+\]|[A-Za-z0-9._-]+)(?::(?P<port>[0-9]{1,5}))?"
+)
 
 
 class ProfileFile:
@@ -60,7 +62,9 @@ class ProfileFile:
         try:
             give(descriptor, self._owner or path.parent)
             fcntl.flock(descriptor, fcntl.LOCK_EX)
-            self._read = None  # two changes within a tick of the file system's clock may look like one
+            self._read = (
+                None  # two changes within a tick of the file system's clock may look like one
+            )
             yield
         finally:
             os.close(descriptor)
@@ -77,7 +81,9 @@ class ProfileFile:
         except _UnusableError as error:
             raise self._unusable(str(error)) from None
         devices = document["devices"] = document.get("devices") or []
-        device = next((known for known in devices if (known.get("deviceId") or "").strip() == asset_id), None)
+        device = next(
+            (known for known in devices if (known.get("deviceId") or "").strip() == asset_id), None
+        )
         if device is None:
             device = {"deviceId": asset_id}
             devices.append(device)
@@ -107,7 +113,10 @@ class ProfileFile:
         if known is None or known[0] != version:
             try:
                 document = _document(read())
-                content = {profile.asset_id: profile for profile in _profiles(document)}, _device_init(document)
+                content = (
+                    {profile.asset_id: profile for profile in _profiles(document)},
+                    _device_init(document),
+                )
             except _UnusableError as error:
                 raise self._unusable(str(error)) from None
             known = self._read = (version, content)
@@ -122,7 +131,14 @@ class ProfileFile:
             state = self.path.stat()
         except OSError:
             return self.path, None
-        return self.path, state.st_dev, state.st_ino, state.st_size, state.st_mtime_ns, state.st_ctime_ns
+        return (
+            self.path,
+            state.st_dev,
+            state.st_ino,
+            state.st_size,
+            state.st_mtime_ns,
+            state.st_ctime_ns,
+        )
 
     def _unusable(self, reason: str) -> CloudError:
         return CloudError("DeviceProfiles", "profile_file", f"{self.path} {reason}")
@@ -153,7 +169,9 @@ def _profiles(document: dict[str, Any]) -> Iterator[DeviceProfile]:
     for device in _typed(document.get("devices"), list, "devices"):
         asset_id = _typed(_typed(device, dict, "device").get("deviceId"), str, "deviceId").strip()
         if not asset_id or asset_id in seen:
-            raise _UnusableError(f"has {'twice the' if asset_id else 'an empty'} deviceId {asset_id}".rstrip())
+            raise _UnusableError(
+                f"has {'twice the' if asset_id else 'an empty'} deviceId {asset_id}".rstrip()
+            )
         seen.add(asset_id)
         api_key = _typed(device.get("apiKey"), str, f"apiKey of {asset_id}").strip()
         tags = _typed(device.get("tags"), dict, f"tags of {asset_id}")

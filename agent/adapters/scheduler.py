@@ -62,7 +62,7 @@ class _ThreadsFromTheStart(BasePoolExecutor):  # type: ignore[misc] # apschedule
         super().__init__(pool)
 
 
-class Schedule:
+class Scheduler:
     """Jobs in a few threads, each at most once at a time."""
 
     def __init__(self) -> None:
@@ -109,5 +109,9 @@ class Schedule:
 
 def _report_job_error(event: JobExecutionEvent) -> None:
     _log.error(
-        "scheduled job %s failed: %s", event.job_id, event.exception, extra={"event": "bug"}, exc_info=event.exception
+        "scheduled job %s failed: %s",
+        event.job_id,
+        event.exception,
+        extra={"event": "bug"},
+        exc_info=event.exception,
     )

@@ -9,7 +9,9 @@ from pathlib import Path
 from typing import Any
 
 _NAME = "status.json"
-_LOCK = Path("history", "lock")  # of the history's writer, as flock(2); the kernel lets go of it with the process
+_LOCK = Path(
+    "history", "lock"
+)  # of the history's writer, as flock(2); the kernel lets go of it with the process
 
 
 class StatusFile:

@@ -14,7 +14,7 @@ _PATIENCE = 5.0  # seconds for a manager that does not read
 _LONGEST = 200  # characters of a status
 
 
-class Notify:
+class SystemdNotifier:
     """Never raises: an agent works whether its manager hears of it or not."""
 
     def __init__(self, environ: Mapping[str, str]) -> None:
@@ -56,7 +56,12 @@ class Notify:
                 sender.settimeout(_PATIENCE)
                 sender.sendto(message.encode("utf-8", "replace"), self._address)
         except OSError as error:
-            _log.debug("the service manager does not hear %s: %s", message, error, extra={"event": "notify_failed"})
+            _log.debug(
+                "the service manager does not hear %s: %s",
+                message,
+                error,
+                extra={"event": "notify_failed"},
+            )
 
 
 def _address(named: str) -> bytes:

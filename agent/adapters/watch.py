@@ -87,7 +87,7 @@ class _Post:
             self.observer.join(_JOIN_SECONDS)
 
 
-class Watch:
+class FolderWatcher:
     """Watches the roots, each by an observer of its own, and heals itself whenever ``supervise`` is called."""
 
     def __init__(
@@ -101,7 +101,9 @@ class Watch:
         """Watch nothing yet. ``exclude`` are shell patterns for base names and folder names."""
         self._roots = list(dict.fromkeys(roots))
         self._sight = sight
-        self._excluded = re.compile("|".join(fnmatch.translate(pattern) for pattern in exclude) or r"(?!)")
+        self._excluded = re.compile(
+            "|".join(fnmatch.translate(pattern) for pattern in exclude) or r"(?!)"
+        )
         self._polling = polling
         self._posts: dict[Path, _Post] = {}
         self._failures: dict[Path, str] = {}
@@ -166,15 +168,19 @@ class Watch:
 
     def _post(self, root: Path, place: _Place, *, again: bool) -> None:
         """Watch ``root``, and have scanned what came there while nobody watched."""
-        polls = self._polling == "always" or (self._polling == "auto" and _UNSEEN.match(_filesystem(place.real)))
-        events = [*_EVENTS, FileModifiedEvent] if polls else _EVENTS  # polling sees no closing, and costs no more
+        polls = self._polling == "always" or (
+            self._polling == "auto" and _UNSEEN.match(_filesystem(place.real))
+        )
+        events = (
+            [*_EVENTS, FileModifiedEvent] if polls else _EVENTS
+        )  # polling sees no closing, and costs no more
         try:
             observer = PollingObserver(timeout=_POLL_SECONDS) if polls else InotifyObserver()
         except OSError as error:
             self._fail(root, error)
             return
         try:
-            handler = _Handler(self, root, place.real)
+            handler = _EventHandler(self, root, place.real)
             observer.schedule(handler, place.real, recursive=True, event_filter=events)
             observer.start()
         except (OSError, RuntimeError) as error:  # the latter where there is no thread for it
@@ -185,7 +191,11 @@ class Watch:
         self._posts[root] = _Post(place, observer)
         self._sight(Sighting(root))
         text = "watches %s again" if again else "watches %s"
-        _log.info(text, root, extra={"event": "watch_rebuilt" if again else "watch_started", "polling": bool(polls)})
+        _log.info(
+            text,
+            root,
+            extra={"event": "watch_rebuilt" if again else "watch_started", "polling": bool(polls)},
+        )
 
     def _drop(self, root: Path) -> None:
         if post := self._posts.pop(root, None):
@@ -213,10 +223,10 @@ class Watch:
             self._sight(Sighting(root))
 
 
-class _Handler(FileSystemEventHandler):
+class _EventHandler(FileSystemEventHandler):
     """Runs in watchdog's thread, which ends for good at an exception."""
 
-    def __init__(self, watch: Watch, root: Path, real: str) -> None:
+    def __init__(self, watch: FolderWatcher, root: Path, real: str) -> None:
         self._watch = watch
         self._root = root
         self._real = real

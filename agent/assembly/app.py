@@ -18,47 +18,55 @@ from agent.adapters.control import ControlServer
 from agent.adapters.device import device_id
 from agent.adapters.history import TinyHistory
 from agent.adapters.link import LinkWatch
-from agent.adapters.scheduler import Schedule
+from agent.adapters.scheduler import Scheduler
 from agent.adapters.status_file import StatusFile
-from agent.adapters.systemd import Notify
-from agent.assembly.cloud_connection import Route
-from agent.assembly.discovery_service import Lookout
+from agent.adapters.systemd import SystemdNotifier
+from agent.assembly.cloud_connection import CloudConnection
+from agent.assembly.discovery_service import DiscoveryService
 from agent.assembly.feature_settings import bytes_per_second, delays, limits
 from agent.assembly.reload import AskedQueue, Change, change
-from agent.dispatch.dispatch import Dispatch, Terms
+from agent.dispatch.dispatch import Dispatch, UploadTerms
 from agent.dispatch.upgrade_retry import note_version
-from agent.gate.boot_jitter import PowerOn
+from agent.gate.boot_jitter import BootJitter
 from agent.gate.gate import Gate
 from agent.model.bandwidth import Bandwidth
 from agent.model.errors import AgentError, HistoryFullError
 from agent.model.threads import Threads
 from agent.model.values import Recording, utc_seconds
 from agent.observe.health import RESTART, Beat, Health
-from agent.observe.metrics_collector import Measuring
-from agent.observe.status_snapshot import Snapshot, line
+from agent.observe.metrics_collector import MetricsCollector
+from agent.observe.status_snapshot import StatusSnapshot, line
 from agent.operations.markers import Markers
-from agent.operations.operator_requests import Desk
+from agent.operations.operator_requests import OperatorRequests
 from agent.operations.requests import Requests
-from agent.retention.clock_safe_age import Ages
+from agent.retention.clock_safe_age import ClockSafeAge
 from agent.retention.confirm import Confirm
-from agent.retention.deletion import Removal
-from agent.retention.history_expiry import Forgetting
+from agent.retention.deletion import Deletion
+from agent.retention.history_expiry import HistoryExpiry
 from agent.retention.retention import Retention
 from agent.upload.prepare import Prepare
 
 if TYPE_CHECKING:
-    from agent.adapters.metrics_endpoint import Telemetry
+    from agent.adapters.metrics_endpoint import MetricsEndpoint
 
 _log = logging.getLogger(__name__)
 
 _GRACE, _DROPPED = 8.0, 2.0  # seconds that parts in flight have at a stop, and then to be dropped
 _HANGING_UP = 0.5  # seconds that an answer to a command has at a stop
-_TICK, _REFRESH, _PUBLISH, _LINK = 1.0, 2.0, 2.0, 3.0  # seconds; the last between looks at the way to the cloud
+_TICK, _REFRESH, _PUBLISH, _LINK = (
+    1.0,
+    2.0,
+    2.0,
+    3.0,
+)  # seconds; the last between looks at the way to the cloud
 _SUPERVISE, _RETAIN, _TEND = 10.0, 10.0, 60.0
 _PAY, _FORGET, _TIDY = 300.0, 600.0, 3600.0
 _GIB = 1024**3
 _BUILT = utc_seconds(BUILD_DATE)
-_DEAD, _STUCK = 60.0, 600.0  # seconds without a tick of the dispatcher; after a scan was due, without a look
+_DEAD, _STUCK = (
+    60.0,
+    600.0,
+)  # seconds without a tick of the dispatcher; after a scan was due, without a look
 
 
 class App:
@@ -81,17 +89,19 @@ class App:
         self._environ = environ
         self._hide = hide
         self._state = state
-        self._notify = Notify(environ)
+        self._notify = SystemdNotifier(environ)
         self._clock = RealClock()
         self._robot = device_id(settings.agent.device_id, state)
         self.history = TinyHistory(state / "history", self._clock)
         self._upgrade, self._upgraded = note_version(self.history, __version__)
         self.gate = Gate(self._clock, delays(settings))
-        self._power_on = PowerOn(self.gate, self._clock, delays(settings))
+        self._power_on = BootJitter(self.gate, self._clock, delays(settings))
         self._limits = limits(settings, self.gate, self._clock, _BUILT)
         self._bandwidth = Bandwidth(bytes_per_second(settings), self._clock.monotonic)
-        self._routes: list[Route] = []
-        self._routes.append(self._new_route(settings))  # the last one is taken; on others something is still under way
+        self._routes: list[CloudConnection] = []
+        self._routes.append(
+            self._new_route(settings)
+        )  # the last one is taken; on others something is still under way
         self.lookout = self._new_lookout()
         self.dispatch = Dispatch(
             history=self.history,
@@ -102,7 +112,7 @@ class App:
             built=_BUILT,
             bandwidth=self._bandwidth,
         )
-        self._schedule = Schedule()
+        self._schedule = Scheduler()
         self._status = StatusFile(state)
         self._status.remove()  # an agent that was killed could not
         self._restart_for: Sequence[str] = ()
@@ -112,11 +122,11 @@ class App:
         self._control = ControlServer(state, self._desk())
 
     @property
-    def _route(self) -> Route:
+    def _route(self) -> CloudConnection:
         return self._routes[-1]
 
-    def _new_route(self, settings: Settings) -> Route:
-        return Route(
+    def _new_route(self, settings: Settings) -> CloudConnection:
+        return CloudConnection(
             settings,
             self._environ,
             robot=self._robot,
@@ -128,8 +138,8 @@ class App:
             before=self._routes[-1] if self._routes else None,
         )
 
-    def _new_lookout(self) -> Lookout:
-        return Lookout(
+    def _new_lookout(self) -> DiscoveryService:
+        return DiscoveryService(
             self.settings,
             history=self.history,
             clock=self._clock,
@@ -141,7 +151,7 @@ class App:
     def _asset_when_found(self, recording: Recording) -> str:
         return self._route.asset_when_found(recording)
 
-    def _terms(self) -> Terms:
+    def _terms(self) -> UploadTerms:
         """How recordings are carried that are claimed from now on."""
         settings = self.settings
         prepare = Prepare(
@@ -157,7 +167,7 @@ class App:
             sidecar_required=settings.watch.sidecar == "required",
             agent_version=__version__,
         )
-        return Terms(
+        return UploadTerms(
             prepare=prepare,
             upload=self._route.upload,
             delays=delays(settings),
@@ -172,7 +182,7 @@ class App:
         settings, discover = self.settings, self.lookout.discover
         self._link = LinkWatch(self._clock, metered=settings.upload.metered == "pause")
         self._retention = self._retention_asked_for()
-        self._forgetting = Forgetting(
+        self._forgetting = HistoryExpiry(
             history=self.history,
             clock=self._clock,
             roots=settings.watch.roots,
@@ -201,7 +211,7 @@ class App:
             rescan=self.lookout.rescan,
             bindings=self._route.bindings,
         )
-        self._snapshot = Snapshot(
+        self._snapshot = StatusSnapshot(
             device_id=self._robot,
             history=self.history,
             gate=self.gate,
@@ -226,8 +236,8 @@ class App:
             "unknown_keys": list(self._unknown_keys),
         }
 
-    def _desk(self) -> Desk:
-        return Desk(
+    def _desk(self) -> OperatorRequests:
+        return OperatorRequests(
             snapshot=self._snapshot.take,
             requests=self._requests,
             bindings=self._route.bindings,
@@ -262,7 +272,9 @@ class App:
         )
         if damage := self.history.damage():
             _log.error(
-                "%d damaged lines of the history were set aside, the rest is sound", damage, extra={"event": "damage"}
+                "%d damaged lines of the history were set aside, the rest is sound",
+                damage,
+                extra={"event": "damage"},
             )
         self._prepare()
         self.lookout.watch.start()
@@ -297,7 +309,9 @@ class App:
             _log.error(text, self._refused, error.hint, extra={"event": "reload_refused"})
         except Exception:  # noqa: BLE001 - uploads must go on
             self._refused = "a mistake in the agent; see the log"
-            _log.exception("the configuration could not be reloaded; restart the agent", extra={"event": "bug"})
+            _log.exception(
+                "the configuration could not be reloaded; restart the agent", extra={"event": "bug"}
+            )
         finally:
             self._notify.ready()
         return not self._refused
@@ -328,7 +342,9 @@ class App:
         self.lookout.rescan()  # markers that waited are seen again
         self.dispatch.cause_changed()
         _log.info(
-            "settings reloaded: %s", ", ".join(sorted(changed.keys)) or "all as before", extra={"event": "reloaded"}
+            "settings reloaded: %s",
+            ", ".join(sorted(changed.keys)) or "all as before",
+            extra={"event": "reloaded"},
         )
         if changed.restart_for:
             text = "restart the agent for %s: a reload can't change that"
@@ -348,7 +364,9 @@ class App:
         try:
             self._markers.prepare()
         except OSError as error:
-            _log.warning("markers can't be dropped there: %s", error, extra={"event": "markers_failed"})
+            _log.warning(
+                "markers can't be dropped there: %s", error, extra={"event": "markers_failed"}
+            )
         self._markers.look_at_pause()
 
     def _serve(self) -> None:
@@ -356,7 +374,9 @@ class App:
         try:
             self._control.start()
         except OSError as error:
-            _log.warning("commands can't ask this agent: %s", error, extra={"event": "control_failed"})
+            _log.warning(
+                "commands can't ask this agent: %s", error, extra={"event": "control_failed"}
+            )
 
     def stop(self) -> None:
         """No new work; parts in flight get their time; states are saved. Bounded, whatever the network does."""
@@ -390,20 +410,22 @@ class App:
                 f"the history is closed: {RESTART}": lambda: not self.history.closed,
             },
             {
-                f"the queue was not looked at for {_DEAD:.0f} s: {RESTART}": Beat(lambda: self.dispatch.ticks, _DEAD),
+                f"the queue was not looked at for {_DEAD:.0f} s: {RESTART}": Beat(
+                    lambda: self.dispatch.ticks, _DEAD
+                ),
                 f"the disk was not looked at for {stuck:.0f} s: is a watched folder on a server that is away?": Beat(
                     lambda: self.lookout.finder.looks, stuck
                 ),
             },
         )
 
-    def _build_telemetry(self) -> Telemetry | None:
+    def _build_telemetry(self) -> MetricsEndpoint | None:
         listen, textfile = self.settings.metrics.listen, self.settings.metrics.textfile
         if not listen and textfile is None:
             return None
-        from agent.adapters.metrics_endpoint import Telemetry  # noqa: PLC0415 - its library costs 14 MiB
+        from agent.adapters.metrics_endpoint import MetricsEndpoint  # noqa: PLC0415 - its library costs 14 MiB
 
-        measuring = Measuring(
+        measuring = MetricsCollector(
             history=self.history,
             dispatch=self.dispatch,
             gate=self.gate,
@@ -414,7 +436,7 @@ class App:
             built=_BUILT,
             folders=[*self.settings.watch.roots, self._state],
         )
-        return Telemetry(listen, textfile, measuring.take, self.health.faults)
+        return MetricsEndpoint(listen, textfile, measuring.take, self.health.faults)
 
     # -- the scheduler
 
@@ -445,7 +467,10 @@ class App:
 
     def _refresh(self) -> None:
         # Asked in this order: what is claimed after the first goes by it.
-        taken = {self.dispatch.terms.upload, *(claim.terms.upload for claim in self.dispatch.in_flight())}
+        taken = {
+            self.dispatch.terms.upload,
+            *(claim.terms.upload for claim in self.dispatch.in_flight()),
+        }
         for route in self._routes[:-1]:
             if route.upload not in taken and route.end():
                 self._routes.remove(route)
@@ -459,7 +484,8 @@ class App:
         if stamp != self._stamp_seen:
             self._stamp_seen = stamp
             _log.info(
-                "the file of profiles, keys or assets was changed, or the clock set", extra={"event": "cause_changed"}
+                "the file of profiles, keys or assets was changed, or the clock set",
+                extra={"event": "cause_changed"},
             )
             self._route.check()
             self.dispatch.cause_changed()
@@ -491,12 +517,14 @@ class App:
         return Retention(
             history=self.history,
             confirm=confirm,
-            removal=Removal(watch.roots, with_sidecar=watch.sidecar != "ignore"),
-            ages=Ages(self._clock, built=_BUILT, offset=lambda: cloud.store.offset),
+            removal=Deletion(watch.roots, with_sidecar=watch.sidecar != "ignore"),
+            ages=ClockSafeAge(self._clock, built=_BUILT, offset=lambda: cloud.store.offset),
             clock=self._clock,
             names=self.lookout.discover.names,
             there=self.lookout.discover.there,
-            busy=lambda fingerprint: any(claim.log.fingerprint == fingerprint for claim in self.dispatch.in_flight()),
+            busy=lambda fingerprint: any(
+                claim.log.fingerprint == fingerprint for claim in self.dispatch.in_flight()
+            ),
             roots=watch.roots,
             keep_seconds=asked.keep_hours * 3600 if asked.delete_after_upload else None,
             min_free=asked.min_free_gib * _GIB,
@@ -518,4 +546,6 @@ class App:
         try:
             self._status.write(seen)
         except OSError as error:
-            _log.debug("could not write the status file: %s", error, extra={"event": "publish_failed"})
+            _log.debug(
+                "could not write the status file: %s", error, extra={"event": "publish_failed"}
+            )

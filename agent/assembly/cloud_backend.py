@@ -13,7 +13,7 @@ from agent.adapters.gateway import GrpcGateway
 from agent.adapters.profiles import ProfileFile
 from agent.adapters.store import MinioStore
 from agent.adapters.store.keys import ProviderKeys
-from agent.cloud.bucket import Bucket, NoProfiles
+from agent.cloud.bucket import BucketGateway, NoProfiles
 from agent.cloud.enrol import Enrol
 from agent.cloud.identity import asset_id, named_asset
 from agent.model.errors import CloudError, SetupError
@@ -25,14 +25,16 @@ _MIB = 1024 * 1024
 
 
 @dataclass(frozen=True, slots=True)
-class Cloud:
+class CloudBackend:
     """The parts of one mode."""
 
     store: MinioStore
     gateway: Gateway
     profiles: Profiles
     asset_id: Callable[[Recording, str, Mapping[str, DeviceProfile]], str]  # as prepare asks it
-    stamp: Callable[[], object]  # changes with the files that an operator mends when this robot is refused or waits
+    stamp: Callable[
+        [], object
+    ]  # changes with the files that an operator mends when this robot is refused or waits
     endpoint: str = ""  # of the store, where the configuration tells it
     enrol: Enrol | None = None  # where there is a platform to enrol at
 
@@ -40,7 +42,11 @@ class Cloud:
         """The addresses that are spoken with, as far as they are known."""
         known = {self.endpoint, self.store.endpoint}
         with suppress(CloudError):  # without profiles nothing goes anyhow
-            known |= {url for profile in self.profiles.load().values() for url in (profile.auth, profile.gateway)}
+            known |= {
+                url
+                for profile in self.profiles.load().values()
+                for url in (profile.auth, profile.gateway)
+            }
         return known - {""}
 
 
@@ -59,7 +65,11 @@ class _Plan:
     def waits(self) -> Mapping[str, Any]:
         """How long the store's answers are waited for, where that is not what uploads need."""
         wait = self.patience
-        return {} if wait is None else {"connect_timeout": wait, "read_timeout": wait, "patience": wait}
+        return (
+            {}
+            if wait is None
+            else {"connect_timeout": wait, "read_timeout": wait, "patience": wait}
+        )
 
     @property
     def request_timeout(self) -> float:
@@ -86,7 +96,7 @@ def build(
     hide: Callable[..., None],
     connections: int,
     patience: float | None = None,
-) -> Cloud:
+) -> CloudBackend:
     """Build the cloud of ``cloud.mode``; nothing is asked yet.
 
     Args:
@@ -106,7 +116,11 @@ def build(
     plan = _Plan(settings, robot, assets, clock, connections, patience)
     hide(*settings.cloud.proxy.secrets(), lasting=True)
     try:
-        return _bucket(plan, history, hide) if settings.cloud.mode == "bucket" else _platform(plan, environ, hide)
+        return (
+            _bucket(plan, history, hide)
+            if settings.cloud.mode == "bucket"
+            else _platform(plan, environ, hide)
+        )
     except OSError as error:
         raise SetupError(
             f"cloud.tls_ca_file = {plan.ca_file}: {error}",
@@ -114,18 +128,24 @@ def build(
         ) from error
 
 
-def _platform(plan: _Plan, environ: Mapping[str, str], hide: Callable[..., None]) -> Cloud:
+def _platform(plan: _Plan, environ: Mapping[str, str], hide: Callable[..., None]) -> CloudBackend:
     settings = plan.settings
     profiles = ProfileFile(profile_path(settings, environ), settings.agent.state_dir)
-    gateway = GrpcGateway(timeout_seconds=plan.request_timeout, ca_file=plan.ca_file, proxy=plan.proxy)
+    gateway = GrpcGateway(
+        timeout_seconds=plan.request_timeout, ca_file=plan.ca_file, proxy=plan.proxy
+    )
 
     def stamp() -> object:
         profiles.path = profile_path(settings, environ)
         return profiles.stamp(), plan.assets.stamp()
 
-    return Cloud(
+    return CloudBackend(
         store=MinioStore(
-            clock=plan.clock, ca_file=plan.ca_file, proxy=plan.proxy, connections=plan.connections, **plan.waits
+            clock=plan.clock,
+            ca_file=plan.ca_file,
+            proxy=plan.proxy,
+            connections=plan.connections,
+            **plan.waits,
         ),
         gateway=gateway,
         profiles=profiles,
@@ -142,7 +162,7 @@ def _platform(plan: _Plan, environ: Mapping[str, str], hide: Callable[..., None]
     )
 
 
-def _bucket(plan: _Plan, history: History, hide: Callable[..., None]) -> Cloud:
+def _bucket(plan: _Plan, history: History, hide: Callable[..., None]) -> CloudBackend:
     settings, bucket = plan.settings, plan.settings.bucket
     store = MinioStore(
         clock=plan.clock,
@@ -170,7 +190,7 @@ def _bucket(plan: _Plan, history: History, hide: Callable[..., None]) -> Cloud:
         ca_file=plan.ca_file,
         proxy=plan.proxy,
     )
-    gateway = Bucket(
+    gateway = BucketGateway(
         store=store,
         keys=keys,
         history=history,
@@ -183,7 +203,7 @@ def _bucket(plan: _Plan, history: History, hide: Callable[..., None]) -> Cloud:
         roots=settings.watch.roots,
         follow_symlinks=settings.watch.follow_symlinks,
     )
-    return Cloud(
+    return CloudBackend(
         store=store,
         gateway=gateway,
         profiles=NoProfiles(),

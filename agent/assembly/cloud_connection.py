@@ -18,13 +18,13 @@ from agent.model.errors import AgentError, CloudError, WaitingError, judge
 from agent.model.ports import Clock, History
 from agent.model.values import Recording
 from agent.operations.asset_binding import Bindings
-from agent.upload.concurrency import MOST_IN_ALL, Pace
+from agent.upload.concurrency import MOST_IN_ALL, PartConcurrency
 from agent.upload.upload import Upload
 
 _log = logging.getLogger(__name__)
 
 
-class Route:
+class CloudConnection:
     """Made of cloud.*, bucket.*, assets.* and what upload.* says of one upload."""
 
     def __init__(
@@ -38,7 +38,7 @@ class Route:
         clock: Clock,
         delays: Delays,
         hide: Callable[..., None],
-        before: Route | None = None,
+        before: CloudConnection | None = None,
     ) -> None:
         """Nothing is asked yet; ``before`` is the route that this one follows. Raises SetupError for a bad setting."""
         self._history = history
@@ -54,11 +54,17 @@ class Route:
             hide=hide,
             connections=MOST_IN_ALL,
         )
-        self.bindings = Bindings(self.assets, self.cloud.profiles if settings.cloud.mode == "platform" else None)
-        self.enrolling = Enrolling(enrol, robot, gate, clock, delays) if (enrol := self.cloud.enrol) else None
+        self.bindings = Bindings(
+            self.assets, self.cloud.profiles if settings.cloud.mode == "platform" else None
+        )
+        self.enrolling = (
+            Enrolling(enrol, robot, gate, clock, delays) if (enrol := self.cloud.enrol) else None
+        )
         if self.enrolling and before and before.enrolling:
             self.enrolling.succeed(before.enrolling)
-        self.credentials = Credentials(self.cloud.gateway, clock, hide, lambda: self.cloud.store.offset)
+        self.credentials = Credentials(
+            self.cloud.gateway, clock, hide, lambda: self.cloud.store.offset
+        )
         self.upload = Upload(
             store=self.cloud.store,
             credentials=self.credentials,
@@ -66,10 +72,12 @@ class Route:
             gate=gate,
             clock=clock,
             max_restarts=settings.upload.max_restarts,
-            pace=Pace(settings.upload.part_concurrency),
+            pace=PartConcurrency(settings.upload.part_concurrency),
         )
         proxy = settings.cloud.proxy.get_secret_value()
-        self.fault: Mapping[str, str] | None = None  # what was wrong with the profiles or keys at the last check
+        self.fault: Mapping[str, str] | None = (
+            None  # what was wrong with the profiles or keys at the last check
+        )
         self._proxy = {proxy} if proxy else set()
 
     def places(self) -> set[str]:
@@ -99,7 +107,11 @@ class Route:
     def refresh(self) -> None:
         """Renew tokens and leases that end soon."""
         for error in self.credentials.refresh_due() if self._gate.closed() is None else ():
-            _log.warning("could not refresh credentials: %s", error.message, extra={"event": "refresh_failed"})
+            _log.warning(
+                "could not refresh credentials: %s",
+                error.message,
+                extra={"event": "refresh_failed"},
+            )
 
     def pay_debts(self) -> None:
         """Give up in the cloud what was given up here, while the cloud answers."""
@@ -109,7 +121,9 @@ class Route:
             try:
                 self.upload.pay_debts(self.cloud.profiles.load())
             except CloudError as error:
-                _log.warning("could not give up old uploads yet: %s", error.message, extra={"event": "debts"})
+                _log.warning(
+                    "could not give up old uploads yet: %s", error.message, extra={"event": "debts"}
+                )
 
     def rest(self) -> None:
         """Hang up where nobody calls any more."""

@@ -8,11 +8,11 @@ import threading
 from collections.abc import Callable, Container
 
 from agent.adapters.config import Settings
-from agent.adapters.watch import Watch
+from agent.adapters.watch import FolderWatcher
 from agent.assembly.feature_settings import oldest_wanted
 from agent.discovery.discover import Discover
 from agent.discovery.examine import Examiner
-from agent.dispatch.discovery_loop import Finder
+from agent.dispatch.discovery_loop import DiscoveryLoop
 from agent.dispatch.dispatch import Dispatch
 from agent.dispatch.intake import Intake
 from agent.model.errors import HistoryFullError
@@ -24,7 +24,7 @@ _log = logging.getLogger(__name__)
 _PAUSE = 10.0  # seconds after a mistake
 
 
-class Lookout:
+class DiscoveryService:
     """Observers put sightings on a queue, the finder's thread makes documents of them."""
 
     def __init__(
@@ -50,7 +50,9 @@ class Lookout:
         watch = settings.watch
         self._ended = threading.Event()
         self._sightings: queue.Queue[Sighting | None] = queue.Queue()
-        self.watch = Watch(watch.roots, self._sightings.put, exclude=watch.exclude, polling=watch.polling)
+        self.watch = FolderWatcher(
+            watch.roots, self._sightings.put, exclude=watch.exclude, polling=watch.polling
+        )
         self.examiner = Examiner(
             watch.roots,
             watch.sidecar,
@@ -80,12 +82,14 @@ class Lookout:
             auto=watch.auto,
             again=again,
         )
-        self.finder = Finder(self.discover, self.intake, self._sightings, clock)
+        self.finder = DiscoveryLoop(self.discover, self.intake, self._sightings, clock)
         self._thread: threading.Thread | None = None
 
     def start(self, dispatch: Dispatch) -> None:
         """Find, and tell ``dispatch`` when there is new work."""
-        self._thread = threading.Thread(target=self._find, args=(dispatch,), name="finder", daemon=True)
+        self._thread = threading.Thread(
+            target=self._find, args=(dispatch,), name="finder", daemon=True
+        )
         self._thread.start()
 
     @property
@@ -119,7 +123,9 @@ class Lookout:
             try:
                 self._find_once(dispatch)
             except Exception:  # noqa: BLE001 - whatever it is, looking must go on
-                _log.exception("looking for recordings failed; it is tried again", extra={"event": "bug"})
+                _log.exception(
+                    "looking for recordings failed; it is tried again", extra={"event": "bug"}
+                )
                 self._ended.wait(_PAUSE)
 
     def _find_once(self, dispatch: Dispatch) -> None:

@@ -8,7 +8,7 @@ from datetime import datetime
 from agent.adapters.config import Settings
 from agent.adapters.config.kinds import newer_than
 from agent.gate.gate import Delays, Gate
-from agent.gate.upload_policy import Limits
+from agent.gate.upload_policy import UploadPolicy
 from agent.model.hours import Hours
 from agent.model.ports import Clock
 
@@ -25,10 +25,10 @@ def oldest_wanted(settings: Settings, clock: Clock) -> Callable[[], float] | Non
     return lambda: clock.now() - limit.total_seconds()
 
 
-def limits(settings: Settings, gate: Gate, clock: Clock, built: float) -> Limits:
+def limits(settings: Settings, gate: Gate, clock: Clock, built: float) -> UploadPolicy:
     """What the operator allows, as holds of ``gate``; a clock that says less than ``built`` is wrong."""
     upload = settings.upload
-    return Limits(
+    return UploadPolicy(
         gate,
         clock,
         hours=Hours.parse(upload.windows),

@@ -19,7 +19,9 @@ Asked = Literal["stop", "reload"]
 # poll(2) counts milliseconds in 32 bits, so a longer wait would be an error.
 _LONGEST_WAIT_SECONDS = 3600.0
 
-NEEDS_RESTART = tuple(key for key in KEYS if key.startswith(("agent.", "bucket.")) or key == "cloud.mode")
+NEEDS_RESTART = tuple(
+    key for key in KEYS if key.startswith(("agent.", "bucket.")) or key == "cloud.mode"
+)
 """Who this robot is, where it keeps what it knows, and to which place its sessions belong."""
 
 
@@ -41,7 +43,9 @@ def change(old: Settings, new: Settings) -> Change:
     mode = new.cloud.model_copy(update={"mode": old.cloud.mode})
     settings = new.model_copy(update={"agent": old.agent, "bucket": old.bucket, "cloud": mode})
     return Change(
-        settings, frozenset(_unlike(old, settings)), [key for key in _unlike(old, new) if key in NEEDS_RESTART]
+        settings,
+        frozenset(_unlike(old, settings)),
+        [key for key in _unlike(old, new) if key in NEEDS_RESTART],
     )
 
 

@@ -24,7 +24,20 @@ def cli() -> None:
     """Upload this robot's finished MCAP recordings to S3-compatible storage: each one whole, once."""
 
 
-for command in (run, enroll, check, status, why, list_, scan, history, logs, config, demo, devcloud):
+for command in (
+    run,
+    enroll,
+    check,
+    status,
+    why,
+    list_,
+    scan,
+    history,
+    logs,
+    config,
+    demo,
+    devcloud,
+):
     cli.add_command(command)
 for command in (resync, first, pause, resume, rescan, asset):
     cli.add_command(command)

@@ -19,14 +19,18 @@ from agent.cli.options import configuration_of, opened_history
 
 _MOST = 50  # that are offered
 _LOOKED_AT = 2000  # documents, newest first
-_LARGEST = 16 << 20  # bytes of a history, with what it sets aside, that opens before anybody notices
+_LARGEST = (
+    16 << 20
+)  # bytes of a history, with what it sets aside, that opens before anybody notices
 # An id comes from a sidecar or a file name, so anybody who may record can choose it. The shell puts
 # it on the command line as it is: only characters that no shell gives a meaning are offered, and
 # nothing that the command would take for an option.
 _HARMLESS = re.compile(r"(?!-)[A-Za-z0-9._:@+-]+")
 
 
-def episodes(context: click.Context, parameter: click.Parameter, begun: str) -> list[CompletionItem]:
+def episodes(
+    context: click.Context, parameter: click.Parameter, begun: str
+) -> list[CompletionItem]:
     """Episode ids that begin so, those of the newest documents first. Never fails: a prompt is no place for errors."""
     del parameter
     try:
@@ -42,7 +46,9 @@ def episodes(context: click.Context, parameter: click.Parameter, begun: str) -> 
     return [CompletionItem(episode) for episode in islice(found, _MOST)]
 
 
-def episodes_or_files(context: click.Context, parameter: click.Parameter, begun: str) -> list[CompletionItem]:
+def episodes_or_files(
+    context: click.Context, parameter: click.Parameter, begun: str
+) -> list[CompletionItem]:
     """Return episode ids that begin so; where there are none, let the shell complete file names.
 
     The shell does that by itself, so the names are quoted by its own rules.

@@ -39,13 +39,13 @@ def operator(settings: Settings) -> Iterator[Operator]:
         control = Control(settings.agent.state_dir)
     except NotRunningError:
         with opened_history(settings) as documents:
-            yield Absent(settings, documents)
+            yield OfflineOperator(settings, documents)
         return
     with closing(control):
         yield control
 
 
-class Absent:
+class OfflineOperator:
     """Implements ``ports.Operator``. What it leaves belongs to STATE_DIR's owner, as far as this user may say so."""
 
     def __init__(self, settings: Settings, history: TinyHistory) -> None:
@@ -119,7 +119,11 @@ class Absent:
     def _leave(self, ask: Ask, target: str, reason: str) -> Answer:
         documents = [] if target.startswith("/") else self._history.of_episode(target)
         if not documents and not (target.startswith("/") and os.path.lexists(target)):
-            what = "nothing lies there" if target.startswith("/") else "no such file, and no such episode"
+            what = (
+                "nothing lies there"
+                if target.startswith("/")
+                else "no such file, and no such episode"
+            )
             return Answer(target, "not_found", what)
         self._request({"ask": ask, "target": target, "reason": reason})
         return Answer(target, "accepted", _LATER, documents[0].episode_id if documents else "")
@@ -135,7 +139,9 @@ class Absent:
         folder = self._state_dir / "markers"
         if not folder.is_dir():
             folder.mkdir(mode=0o770, exist_ok=True)
-            descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+            descriptor = os.open(
+                folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+            )
             try:
                 give(descriptor, self._state_dir)
                 os.fchmod(descriptor, 0o2770)
@@ -146,4 +152,6 @@ class Absent:
     def _need_state_dir(self) -> None:
         """Only an agent knows whose it has to be."""
         if not self._state_dir.exists():
-            raise AgentError(f"{self._state_dir} is not there", code="no_state_dir", hint="start the agent once")
+            raise AgentError(
+                f"{self._state_dir} is not there", code="no_state_dir", hint="start the agent once"
+            )

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from agent.adapters.config import Watch
+from agent.adapters.config import WatchSettings
 
 _FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
 # A folder on the way to a file only has to be passed, which needs no right to list it.
@@ -28,7 +28,7 @@ class Opener:
     followed. Where ``watch.follow_symlinks`` is true, all links are followed.
     """
 
-    def __init__(self, watch: Watch) -> None:
+    def __init__(self, watch: WatchSettings) -> None:
         """``watch`` is the section of the settings."""
         self._follow = watch.follow_symlinks
         self._roots = sorted(watch.roots, key=lambda root: len(root.parts), reverse=True)

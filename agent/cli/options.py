@@ -41,7 +41,9 @@ def with_config(command: Command) -> Command:
 
 def with_json(command: Command) -> Command:
     """Add ``--json``."""
-    return click.option("--json", "as_json", is_flag=True, help="Print JSON, for programs.")(command)
+    return click.option("--json", "as_json", is_flag=True, help="Print JSON, for programs.")(
+        command
+    )
 
 
 class Moment(click.ParamType):  # type: ignore[type-arg, unused-ignore] # generic from click 8.5 on
@@ -54,7 +56,9 @@ class Moment(click.ParamType):  # type: ignore[type-arg, unused-ignore] # generi
         try:
             limit = timedelta(days=1) if value == "yesterday" else newer_than(value)
             if limit is not None:
-                moment = limit if isinstance(limit, datetime) else datetime.now(timezone.utc) - limit
+                moment = (
+                    limit if isinstance(limit, datetime) else datetime.now(timezone.utc) - limit
+                )
                 return utc_text(moment.timestamp())
         except (ValueError, OverflowError):
             pass
@@ -177,7 +181,10 @@ def local(text: str) -> str:
 
 def printable(text: str) -> str:
     """``text`` without control characters. File names and servers' words are others': they may not move the cursor."""
-    return "".join(letter if letter.isprintable() else letter.encode("unicode_escape").decode() for letter in text)
+    return "".join(
+        letter if letter.isprintable() else letter.encode("unicode_escape").decode()
+        for letter in text
+    )
 
 
 def say(text: str) -> None:

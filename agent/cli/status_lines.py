@@ -19,7 +19,9 @@ from agent.preconditions import REMEDIES, full_disk
 Tone = Literal["", "good", "bad", "advice"]
 
 _NAMED = 20  # documents that wait and are named
-_SINCE = re.compile(r"(?<=no change since )[\d-]+T[\d:.]+Z(?=\)$)")  # as the snapshot has it, in UTC
+_SINCE = re.compile(
+    r"(?<=no change since )[\d-]+T[\d:.]+Z(?=\)$)"
+)  # as the snapshot has it, in UTC
 _LABELS = {"waiting": "not yet"}  # documents wait, too
 _COUNTED = {"waiting": "not yet", "recording": "still recording"}
 _REMEDIES = {
@@ -78,7 +80,9 @@ def plain(answer: Mapping[str, Any]) -> Iterator[str]:
     for upload in (answer["agent"] or {}).get("uploads", ()):
         bar = ("#" * round(share_of(upload) * 20)).ljust(20, ".")
         left = upload.get("seconds_left")
-        pace = rate_text(upload["bytes_per_second"]) + (f", {span_text(left)} left" if left is not None else "")
+        pace = rate_text(upload["bytes_per_second"]) + (
+            f", {span_text(left)} left" if left is not None else ""
+        )
         yield str(Fact("uploads", f"[{bar}] {share_of(upload):4.0%} {pace}  {upload['path']}"))
     yield from map(str, told)
 
@@ -108,13 +112,23 @@ def _upgrade(upgrade: Mapping[str, Any] | None) -> Iterator[Fact]:
     if upgrade is not None:
         text = f"upgraded from {upgrade['from'] or 'an earlier version'} to {upgrade['to']}"
         again = "recordings that had failed for good are tried again where they are found"
-        yield Fact("", f"{text}: {upgrade['recordings']} {again}" if upgrade["recordings"] else text)
+        yield Fact(
+            "", f"{text}: {upgrade['recordings']} {again}" if upgrade["recordings"] else text
+        )
 
 
 def _settings(settings: Mapping[str, Any]) -> Iterator[Fact]:
     if settings.get("refused"):
-        yield Fact("settings", f"the configuration is refused, and an older one holds: {settings['refused']}", "bad")
-        yield Fact("", "→ mend it (keystone-agent config validate), then reload the agent once more", "advice")
+        yield Fact(
+            "settings",
+            f"the configuration is refused, and an older one holds: {settings['refused']}",
+            "bad",
+        )
+        yield Fact(
+            "",
+            "→ mend it (keystone-agent config validate), then reload the agent once more",
+            "advice",
+        )
     if settings.get("unknown_keys"):
         names = ", ".join(settings["unknown_keys"])
         yield Fact("settings", f"this version does not know and ignores {names}", "bad")
@@ -136,8 +150,14 @@ def _queue(answer: Mapping[str, Any]) -> Iterator[Fact]:
     if not count:
         yield Fact("queue", "empty", "good")
         return
-    recordings = f"{count} recording{'s' if count > 1 else ''}, {size_text(answer['backlog_bytes'])}"
-    oldest = f", the oldest unsynced since {local(answer['oldest_unsynced'])}" if answer["oldest_unsynced"] else ""
+    recordings = (
+        f"{count} recording{'s' if count > 1 else ''}, {size_text(answer['backlog_bytes'])}"
+    )
+    oldest = (
+        f", the oldest unsynced since {local(answer['oldest_unsynced'])}"
+        if answer["oldest_unsynced"]
+        else ""
+    )
     yield Fact("queue", recordings + oldest)
 
 
@@ -151,7 +171,11 @@ def _from_agent(agent: Mapping[str, Any]) -> Iterator[Fact]:
     for path in agent.get("waiting_markers", ()):
         yield Fact("marker", f"{path} waits")
     if agent.get("waiting_markers"):
-        yield Fact("", "→ nothing to do: it is served once what it names is finished and was looked at", "advice")
+        yield Fact(
+            "",
+            "→ nothing to do: it is served once what it names is finished and was looked at",
+            "advice",
+        )
     if agent.get("watcher_up") is False:
         why = "; ".join(agent.get("watch_failures", ())) or "it is being rebuilt"
         yield Fact("watcher", f"down: {why}", "bad")
@@ -160,7 +184,9 @@ def _from_agent(agent: Mapping[str, Any]) -> Iterator[Fact]:
 
 def _waiting(answer: Mapping[str, Any], *, stopped: bool) -> Iterator[Fact]:
     """What a running agent has queued goes as soon as the gate lets it; a stopped one leaves only the error behind."""
-    waiting = [document for document in answer["waiting"] if stopped or document["status"] == "failed"]
+    waiting = [
+        document for document in answer["waiting"] if stopped or document["status"] == "failed"
+    ]
     for document in islice(waiting, _NAMED):
         yield from _problem("waits", document["path"], document["error"], document["next_retry_at"])
     unnamed = answer["waiting_count"] - len(answer["waiting"]) + max(0, len(waiting) - _NAMED)
@@ -168,7 +194,9 @@ def _waiting(answer: Mapping[str, Any], *, stopped: bool) -> Iterator[Fact]:
         yield Fact("waits", f"{unnamed} more: keystone-agent history, or status --json")
 
 
-def _problem(label: str, path: str, error: Mapping[str, Any] | None, until: str | None = None) -> Iterator[Fact]:
+def _problem(
+    label: str, path: str, error: Mapping[str, Any] | None, until: str | None = None
+) -> Iterator[Fact]:
     yield Fact(label, path)
     if error is None:
         return
@@ -199,7 +227,11 @@ def _not_deleted(kinds: Sequence[Mapping[str, Any]]) -> Iterator[Fact]:
     """Uploaded files that retention has to leave, the first of each kind by name."""
     for kind in kinds:
         count = kind["count"]
-        yield Fact("kept", f"{count} uploaded file{'s are' if count > 1 else ' is'} not deleted by retention:", "bad")
+        yield Fact(
+            "kept",
+            f"{count} uploaded file{'s are' if count > 1 else ' is'} not deleted by retention:",
+            "bad",
+        )
         yield Fact("", kind["message"], "bad")
         for path in kind["paths"]:
             yield Fact("", path)
@@ -214,12 +246,20 @@ def _upkeep(answer: Mapping[str, Any]) -> Iterator[Fact]:
         yield Fact("disk", answer["disk_full"], "bad")
         yield Fact("", f"→ {HistoryFullError.hint}", "advice")
     if answer["damaged_lines"]:
-        text = f"{answer['damaged_lines']} damaged lines were set aside (*.damaged); the rest is sound"
+        text = (
+            f"{answer['damaged_lines']} damaged lines were set aside (*.damaged); the rest is sound"
+        )
         yield Fact("history", text, "bad")
         yield Fact("", f"→ {REMEDIES['damage']}", "advice")
     if answer["orphaned_uploads"]:
-        yield Fact("orphans", f"{answer['orphaned_uploads']} given-up uploads still lie in the bucket")
-        yield Fact("", "→ nothing to do: they are removed while the cloud answers, else by the bucket's rule", "advice")
+        yield Fact(
+            "orphans", f"{answer['orphaned_uploads']} given-up uploads still lie in the bucket"
+        )
+        yield Fact(
+            "",
+            "→ nothing to do: they are removed while the cloud answers, else by the bucket's rule",
+            "advice",
+        )
     for path in answer["rejected_markers"]:
         yield Fact("marker", f"{path} could not be served", "bad")
         yield Fact("", "→ the reason is in the file; delete it once you have read it", "advice")
@@ -236,5 +276,7 @@ def from_disk(state_dir: Path) -> dict[str, Any]:
 def _rejected(state_dir: Path) -> list[str]:
     """Markers in the state folder that could not be served, some of them."""
     with suppress(OSError), os.scandir(state_dir / "markers") as listing:
-        return sorted(islice((entry.path for entry in listing if entry.name.endswith(".rejected")), _NAMED))
+        return sorted(
+            islice((entry.path for entry in listing if entry.name.endswith(".rejected")), _NAMED)
+        )
     return []

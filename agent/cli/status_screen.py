@@ -21,7 +21,7 @@ _STYLES = {"": "", "good": "green", "bad": "red", "advice": "cyan"}
 _BAR = 16  # columns
 
 
-class Picture:
+class StatusScreen:
     """A renderable of rich for one answer of `status`."""
 
     def __init__(self, answer: Mapping[str, Any]) -> None:
@@ -37,7 +37,9 @@ class Picture:
         body.add_column(overflow="fold")
         for fact in facts(answer):
             body.add_row(Text(fact.label), Text(printable(fact.text), _STYLES[fact.tone]))
-        uploads: list[RenderableType] = [_uploads(agent["uploads"]), Text()] if agent["uploads"] else []
+        uploads: list[RenderableType] = (
+            [_uploads(agent["uploads"]), Text()] if agent["uploads"] else []
+        )
         self._all = Group(head, Text(), *uploads, body)
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
@@ -46,7 +48,10 @@ class Picture:
         lines = console.render_lines(self._all, options.update(height=None), pad=False)
         if len(lines) > height:
             more = Text(f"… {len(lines) - height + 1} more lines: keystone-agent status", "dim")
-            lines = [*lines[: height - 1], console.render_lines(more, options.update(height=None), pad=False)[0]]
+            lines = [
+                *lines[: height - 1],
+                console.render_lines(more, options.update(height=None), pad=False)[0],
+            ]
         for line in lines:
             yield from line
             yield Segment.line()

@@ -25,7 +25,10 @@ _NOT_RUNNING = 3  # the exit code
 
 def watch(state_dir: Path, *, as_json: bool) -> None:
     """Show the agent until Ctrl-C; ends with exit code 3 when none runs (any more)."""
-    for number in (signal.SIGTERM, signal.SIGINT):  # a shell's background job inherits a deaf ear to the latter
+    for number in (
+        signal.SIGTERM,
+        signal.SIGINT,
+    ):  # a shell's background job inherits a deaf ear to the latter
         signal.signal(number, signal.default_int_handler)
     with suppress(KeyboardInterrupt):
         answers = _answers(state_dir)
@@ -50,7 +53,10 @@ def _answers(state_dir: Path) -> Iterator[dict[str, Any]]:
 
 def _told(state_dir: Path) -> Iterator[Mapping[str, Any]]:
     """By its socket; where that is not to be had, by the file that it writes."""
-    with suppress(AgentError), closing(Control(state_dir)) as control:  # it has stopped, or serves no socket
+    with (
+        suppress(AgentError),
+        closing(Control(state_dir)) as control,
+    ):  # it has stopped, or serves no socket
         yield from control.watch(_LOOK_EVERY)
     written, clock = StatusFile(state_dir), RealClock()
     while (agent := written.read()) is not None:
@@ -85,11 +91,11 @@ def _draw(answers: Iterator[dict[str, Any]]) -> bool:
     from rich.console import Console  # noqa: PLC0415 - only for those who watch
     from rich.live import Live  # noqa: PLC0415
 
-    from agent.cli.status_screen import Picture  # noqa: PLC0415
+    from agent.cli.status_screen import StatusScreen  # noqa: PLC0415
 
     shown = False
     with Live(console=Console(highlight=False), screen=True, auto_refresh=False) as live:
         for answer in answers:
-            live.update(Picture(answer), refresh=True)
+            live.update(StatusScreen(answer), refresh=True)
             shown = True
     return shown

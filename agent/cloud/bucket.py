@@ -50,7 +50,7 @@ _REMEMBERED = 1000  # keys just given; more than uploads can be between their fi
 _FORBIDDEN = frozenset({"AccessDenied", "HTTP_403", "MethodNotAllowed", "NotImplemented"})
 
 
-class Bucket:
+class BucketGateway:
     """Implements ``ports.Gateway`` on a bucket that this robot has keys to."""
 
     def __init__(
@@ -95,7 +95,9 @@ class Bucket:
         self._roots = roots
         self._follow_symlinks = follow_symlinks
         self._lock = threading.Lock()
-        self._given: OrderedDict[str, str] = OrderedDict()  # key → fingerprint, until the history has it
+        self._given: OrderedDict[str, str] = (
+            OrderedDict()
+        )  # key → fingerprint, until the history has it
 
     # -- the gateway
 
@@ -104,7 +106,9 @@ class Bucket:
         del profile
         return AccessToken("", float("inf"))
 
-    def create(self, profile: DeviceProfile, token: AccessToken, log: SyncLog, restart_from: str = "") -> Grant:
+    def create(
+        self, profile: DeviceProfile, token: AccessToken, log: SyncLog, restart_from: str = ""
+    ) -> Grant:
         """Choose the key. It is asked for nothing but that, so a call whose answer was lost leaves nothing behind."""
         del profile, token, restart_from
         with _called("CreateLogicalUpload"):
@@ -117,15 +121,21 @@ class Bucket:
         del profile, token
         call = "ReissueUploadCredentials"
         with _called(call):
-            return Grant(self._session(self._key_in(upload_id, call), self._part_size), self._keys.lease())
+            return Grant(
+                self._session(self._key_in(upload_id, call), self._part_size), self._keys.lease()
+            )
 
-    def recover(self, profile: DeviceProfile, token: AccessToken, logical_upload_id: str) -> Recovery:
+    def recover(
+        self, profile: DeviceProfile, token: AccessToken, logical_upload_id: str
+    ) -> Recovery:
         """Always to be continued, unless it was begun in another bucket or on a platform."""
         del profile, token
         self._key_in(logical_upload_id, "GetUploadRecovery")
         return Recovery(logical_upload_id, logical_upload_id, "active", "continue", 0, "", "")
 
-    def abort(self, profile: DeviceProfile, token: AccessToken, logical_upload_id: str, reason: str) -> None:
+    def abort(
+        self, profile: DeviceProfile, token: AccessToken, logical_upload_id: str, reason: str
+    ) -> None:
         """Nobody keeps sessions here."""
 
     def complete(self, profile: DeviceProfile, token: AccessToken, log: SyncLog) -> None:
@@ -162,7 +172,9 @@ class Bucket:
         fingerprint8 = log.fingerprint.partition("-")[2][:8]
         wanted = object_key(self._template, log, self._roots)
         if len(wanted.encode()) > _LONGEST_KEY:
-            raise CloudError("CreateLogicalUpload", "INVALID_ARGUMENT", f"the key has over {_LONGEST_KEY} bytes")
+            raise CloudError(
+                "CreateLogicalUpload", "INVALID_ARGUMENT", f"the key has over {_LONGEST_KEY} bytes"
+            )
         before = [
             old
             for old in self._history.of_episode(log.episode_id)
@@ -181,13 +193,20 @@ class Bucket:
                 break  # where nobody may look, no key is known to be free
             if found is None or self._is_own(found, key, log, before, lease):
                 return key
-        return next((key for key in had if is_spare(key, fingerprint8)), spare_key(wanted, fingerprint8))
+        return next(
+            (key for key in had if is_spare(key, fingerprint8)), spare_key(wanted, fingerprint8)
+        )
 
     def _reserve(self, key: str, log: SyncLog) -> bool:
         """Whether no other recording of this robot is on its way to that key; from now on none will be."""
         with self._lock:
-            others = (other.fingerprint for other in self._history.open() if other.object_key == key)
-            if any(fingerprint != log.fingerprint for fingerprint in (*others, self._given.get(key, log.fingerprint))):
+            others = (
+                other.fingerprint for other in self._history.open() if other.object_key == key
+            )
+            if any(
+                fingerprint != log.fingerprint
+                for fingerprint in (*others, self._given.get(key, log.fingerprint))
+            ):
                 return False
             self._given[key] = log.fingerprint
             self._given.move_to_end(key)
@@ -196,14 +215,21 @@ class Bucket:
             return True
 
     def _is_own(
-        self, found: StoredObject, key: str, log: SyncLog, before: Sequence[SyncLog], lease: CredentialLease
+        self,
+        found: StoredObject,
+        key: str,
+        log: SyncLog,
+        before: Sequence[SyncLog],
+        lease: CredentialLease,
     ) -> bool:
         """Whether what lies there is this recording: by the history, else by the manifest beside it."""
         if any(old.object_key == key and same_etag(old.etag, found.etag) for old in before):
             return True
         with self._at(key + MANIFEST, lease) as target:
             told = _object(target.read(_LARGEST_MANIFEST))
-        return told.get("fingerprint") == log.fingerprint and same_etag(str(told.get("etag", "")), found.etag)
+        return told.get("fingerprint") == log.fingerprint and same_etag(
+            str(told.get("etag", "")), found.etag
+        )
 
     def _session(self, key: str, part_size: int) -> UploadSession:
         place = f"s3://{self._name}/{key}"
@@ -212,7 +238,9 @@ class Bucket:
     def _key_in(self, place: str, call: str) -> str:
         head = f"s3://{self._name}/"
         if not place.startswith(head):
-            raise CloudError(call, "UPLOAD_NOT_FOUND", f"{place} is no place in bucket {self._name}")
+            raise CloudError(
+                call, "UPLOAD_NOT_FOUND", f"{place} is no place in bucket {self._name}"
+            )
         return place.removeprefix(head)
 
     @contextmanager
@@ -262,7 +290,9 @@ class Bucket:
             why = error.message
         except OSError as error:
             why = error.strerror or "it can't be read"
-        _log.warning("%s is not sent: %s", path, why, extra={"event": "bag_metadata", "path": str(path)})
+        _log.warning(
+            "%s is not sent: %s", path, why, extra={"event": "bag_metadata", "path": str(path)}
+        )
         return None
 
 

@@ -24,7 +24,7 @@ _TOKEN_MARGIN = 60.0  # seconds before its end at which a token is renewed
 _LONGEST_LIFE = 7 * 86400.0  # longer says that this robot's clock is wrong
 
 
-class Token:
+class CachedToken:
     """The access token of one profile."""
 
     def __init__(self, owner: Credentials, profile: DeviceProfile) -> None:
@@ -51,7 +51,11 @@ class Token:
     def refresh_if_due(self) -> None:
         """Renew it if its end is near, unless somebody does so already. Raises CloudError."""
         margin = min(_TOKEN_MARGIN, self._life / 2)
-        if self._token is not None and self._remaining() <= margin and self._fetching.acquire(blocking=False):
+        if (
+            self._token is not None
+            and self._remaining() <= margin
+            and self._fetching.acquire(blocking=False)
+        ):
             try:
                 self._fetch()
             finally:
@@ -134,7 +138,11 @@ class Credentials:
     """All tokens and leases of the agent."""
 
     def __init__(
-        self, gateway: Gateway, clock: Clock, hide: Hide, server_offset: Callable[[], float | None] = lambda: None
+        self,
+        gateway: Gateway,
+        clock: Clock,
+        hide: Hide,
+        server_offset: Callable[[], float | None] = lambda: None,
     ) -> None:
         """Fetch nothing yet.
 
@@ -149,7 +157,7 @@ class Credentials:
         self.hide = hide
         self._server_offset = server_offset
         self._lock = threading.Lock()
-        self._tokens: dict[str, Token] = {}
+        self._tokens: dict[str, CachedToken] = {}
         self._keys: set[SessionKeys] = set()
         self.refused = 0  # leases that the store took no longer
 
@@ -189,7 +197,9 @@ class Credentials:
     def refresh_due(self) -> list[CloudError]:
         """Refresh whatever ends soon, as long as a session is open; returns what failed: that is asked on demand."""
         with self._lock:
-            due: list[Token | SessionKeys] = [*self._tokens.values(), *self._keys] if self._keys else []
+            due: list[CachedToken | SessionKeys] = (
+                [*self._tokens.values(), *self._keys] if self._keys else []
+            )
         failed = []
         for credential in due:
             try:
@@ -204,11 +214,11 @@ class Credentials:
             known = [left for keys in self._keys if (left := keys.remaining()) is not None]
         return min(known, default=None)
 
-    def _token(self, profile: DeviceProfile) -> Token:
+    def _token(self, profile: DeviceProfile) -> CachedToken:
         with self._lock:
             token = self._tokens.get(profile.asset_id)
             if token is None or token.profile != profile:  # the profile file was changed
-                token = self._tokens[profile.asset_id] = Token(self, profile)
+                token = self._tokens[profile.asset_id] = CachedToken(self, profile)
             return token
 
 

@@ -19,18 +19,20 @@ from agent.model.values import Enrolled
 _log = logging.getLogger(__name__)
 
 _HOLD = "not_enrolled"
-_NOBODY = "ask the platform's administrator whether this device may enrol; it is tried again by itself"
-_RISK = "mend that before this process is stopped, or the key is lost: the platform does not tell it again"
-_UNWRITABLE = (
-    "let the agent's user write to the folder of the device profile file, or move the file into agent.state_dir"
+_NOBODY = (
+    "ask the platform's administrator whether this device may enrol; it is tried again by itself"
 )
+_RISK = "mend that before this process is stopped, or the key is lost: the platform does not tell it again"
+_UNWRITABLE = "let the agent's user write to the folder of the device profile file, or move the file into agent.state_dir"
 _NO_PLACE = "ask the platform's administrator for a device profile file with endpoints.deviceInit"
 
 
 class Enrol:
     """One device's way to its key. May be used from any thread, by one at a time."""
 
-    def __init__(self, platform: DeviceInit, profiles: ProfileKeeper, hide: Callable[..., None]) -> None:
+    def __init__(
+        self, platform: DeviceInit, profiles: ProfileKeeper, hide: Callable[..., None]
+    ) -> None:
         """``hide`` is told each key before anybody else."""
         self._platform = platform
         self.profiles = profiles
@@ -79,15 +81,24 @@ class Enrol:
                 raise
             message = f"the device profile file can't be written: {_text(error)}"
             raise AgentError(message, code="profile_unwritable", hint=_UNWRITABLE) from error
-        _log.info("device %s %s", device, "has a new key" if rotate else "is enrolled", extra={"event": "enrolled"})
+        _log.info(
+            "device %s %s",
+            device,
+            "has a new key" if rotate else "is enrolled",
+            extra={"event": "enrolled"},
+        )
         return True
 
     def _asked(self, device: str, *, rotate: bool) -> Enrolled:
         if self._ended:
-            raise CloudError("InitDevice", "CANCELLED", "the agent goes on by another configuration, or stops")
+            raise CloudError(
+                "InitDevice", "CANCELLED", "the agent goes on by another configuration, or stops"
+            )
         endpoint = self.profiles.device_init()
         if not endpoint:
-            raise RefusedError("the device profile file does not say where devices enrol", hint=_NO_PLACE)
+            raise RefusedError(
+                "the device profile file does not say where devices enrol", hint=_NO_PLACE
+            )
         answer = self._platform.enrol(endpoint, device, rotate=rotate)
         self._hide(answer.api_key, lasting=True)
         return answer
@@ -157,7 +168,10 @@ class Enrolling:
             if error.message != self._told:
                 self._told = error.message
                 _log.warning(
-                    "not enrolled yet: %s (%s)", error.message, remedy(error), extra={"event": "enrolment_failed"}
+                    "not enrolled yet: %s (%s)",
+                    error.message,
+                    remedy(error),
+                    extra={"event": "enrolment_failed"},
                 )
         else:
             self._gate.release(_HOLD)

@@ -92,7 +92,9 @@ def asset_id(
         RecordingError: ``sidecar_invalid``.
     """
     only = next(iter(profiles)) if len(profiles) == 1 else ""
-    asset = named_asset(recording, robot=robot, known=known, snapshot=snapshot, default=only or default)
+    asset = named_asset(
+        recording, robot=robot, known=known, snapshot=snapshot, default=only or default
+    )
     profile = profiles.get(asset)
     if profile is None:
         raise WaitingError(
@@ -166,7 +168,13 @@ def raw_tags(
         RecordingError: ``tag_conflict``, ``tag_limit`` or ``sidecar_invalid``; trying again changes nothing.
     """
     fixed = dict(profile.tags)
-    _merge(fixed, {**({DEVICE_KEY: asset_id} if asset_id else {}), RAW_FILE_KEY: _file_text(recording.path.name)})
+    _merge(
+        fixed,
+        {
+            **({DEVICE_KEY: asset_id} if asset_id else {}),
+            RAW_FILE_KEY: _file_text(recording.path.name),
+        },
+    )
     for key, value in fixed.items():
         if fault := _over_limit(key, value):
             raise RecordingError(
@@ -185,7 +193,10 @@ def raw_tags(
     own = _own_tags(recording, episode_id, agent_version)
     tags, left_out = fixed, []
     in_turn = [(key, own[key]) for key in own if key not in sidecar]
-    in_turn += [(key, sidecar[key]) for key in sorted(sidecar, key=lambda key: (key not in own, key.count("."), key))]
+    in_turn += [
+        (key, sidecar[key])
+        for key in sorted(sidecar, key=lambda key: (key not in own, key.count("."), key))
+    ]
     for key, value in in_turn:
         if key in tags:
             continue
@@ -198,8 +209,14 @@ def raw_tags(
 
 def _named(left_out: Sequence[str]) -> Sequence[str]:
     """The names of tags that were left out; a hostile sidecar has 300,000, and they go into the history."""
-    named = [key if len(key) <= _LONGEST_NAME else f"{key[:_LONGEST_NAME]}…" for key in sorted(left_out)[:_MOST_NAMED]]
-    return (*named, *([f"… and {len(left_out) - _MOST_NAMED} more"] if len(left_out) > _MOST_NAMED else []))
+    named = [
+        key if len(key) <= _LONGEST_NAME else f"{key[:_LONGEST_NAME]}…"
+        for key in sorted(left_out)[:_MOST_NAMED]
+    ]
+    return (
+        *named,
+        *([f"… and {len(left_out) - _MOST_NAMED} more"] if len(left_out) > _MOST_NAMED else []),
+    )
 
 
 def flatten(content: Mapping[str, Any]) -> Mapping[str, str]:
@@ -210,10 +227,14 @@ def flatten(content: Mapping[str, Any]) -> Mapping[str, str]:
             for what is no JSON after all: an empty key, a number without an end, nesting without an end.
     """
     tags: dict[str, str] = {}
-    _flatten({key: value for key, value in content.items() if key not in _NOT_FLATTENED}, "", 1, tags)
+    _flatten(
+        {key: value for key, value in content.items() if key not in _NOT_FLATTENED}, "", 1, tags
+    )
     task = content.get("task")
     if isinstance(task, Mapping):
-        found = {key: _scalar(task[key]).strip() for key in _FROM_TASK if _is_scalar(task.get(key, {}))}
+        found = {
+            key: _scalar(task[key]).strip() for key in _FROM_TASK if _is_scalar(task.get(key, {}))
+        }
         _merge(tags, {key: value for key, value in found.items() if value})
     return tags
 
@@ -225,7 +246,10 @@ def _flatten(content: Mapping[str, Any], prefix: str, depth: int, tags: dict[str
         if isinstance(value, Mapping):
             _flatten(value, key + ".", depth + 1, tags)
         else:
-            _merge(tags, {key: _json(value, depth) if isinstance(value, (list, tuple)) else _scalar(value)})
+            _merge(
+                tags,
+                {key: _json(value, depth) if isinstance(value, (list, tuple)) else _scalar(value)},
+            )
 
 
 def _merge(tags: dict[str, str], more: Mapping[str, str]) -> None:
@@ -241,7 +265,11 @@ def _merge(tags: dict[str, str], more: Mapping[str, str]) -> None:
 def _own_tags(recording: Recording, episode: str, agent_version: str) -> Mapping[str, str]:
     path, root, tail = recording.path, recording.root, recording.tail
     below = path.relative_to(root) if path.is_relative_to(root) else path.relative_to(path.parent)
-    numbers = {"start_time": tail.start_time, "end_time": tail.end_time, "message_count": tail.message_count}
+    numbers = {
+        "start_time": tail.start_time,
+        "end_time": tail.end_time,
+        "message_count": tail.message_count,
+    }
     return {
         "episode_id": episode,
         "sync_channel": "keystone_agent",
@@ -273,7 +301,9 @@ def _content(recording: Recording) -> Mapping[str, Any]:
 
 
 def _invalid(why: str) -> RecordingError:
-    return RecordingError(f"the sidecar is no JSON object: {why}", code="sidecar_invalid", hint=_MEND)
+    return RecordingError(
+        f"the sidecar is no JSON object: {why}", code="sidecar_invalid", hint=_MEND
+    )
 
 
 def _inner(content: Mapping[str, Any], outer: str, inner: str) -> Any:
@@ -283,7 +313,11 @@ def _inner(content: Mapping[str, Any], outer: str, inner: str) -> Any:
 
 def _name(value: Any) -> str:
     """An id as text; "" for what names nothing."""
-    return _scalar(value).strip() if isinstance(value, (str, int)) and not isinstance(value, bool) else ""
+    return (
+        _scalar(value).strip()
+        if isinstance(value, (str, int)) and not isinstance(value, bool)
+        else ""
+    )
 
 
 def _sidecar_asset(content: Mapping[str, Any]) -> str:
@@ -291,7 +325,9 @@ def _sidecar_asset(content: Mapping[str, Any]) -> str:
     if value is None:
         return ""
     if not isinstance(value, str):
-        raise RecordingError("the sidecar's asset_id is no text", code="sidecar_invalid", hint=_MEND)
+        raise RecordingError(
+            "the sidecar's asset_id is no text", code="sidecar_invalid", hint=_MEND
+        )
     return _text(value).strip()
 
 
@@ -309,7 +345,9 @@ def _scalar(value: Any) -> str:
     if isinstance(value, float):
         if not isfinite(value):
             raise _invalid("it holds a number that JSON does not know")
-        plain = format(Decimal(repr(value)), "f")  # repr is the shortest decimal, but may have an exponent
+        plain = format(
+            Decimal(repr(value)), "f"
+        )  # repr is the shortest decimal, but may have an exponent
         return plain.removesuffix(".0")
     return _text(str(value))
 
@@ -319,13 +357,18 @@ def _json(value: Any, depth: int) -> str:
     _check_depth(depth)
     if isinstance(value, Mapping):
         names = {_key(name): item for name, item in value.items()}
-        pairs = (f"{json.dumps(name, ensure_ascii=False)}:{_json(names[name], depth + 1)}" for name in sorted(names))
+        pairs = (
+            f"{json.dumps(name, ensure_ascii=False)}:{_json(names[name], depth + 1)}"
+            for name in sorted(names)
+        )
         return "{" + ",".join(pairs) + "}"
     if isinstance(value, (list, tuple)):
         return "[" + ",".join(_json(item, depth + 1) for item in value) + "]"
     if value is None:
         return "null"
-    return json.dumps(_text(value), ensure_ascii=False) if isinstance(value, str) else _scalar(value)
+    return (
+        json.dumps(_text(value), ensure_ascii=False) if isinstance(value, str) else _scalar(value)
+    )
 
 
 def _check_depth(depth: int) -> None:

@@ -26,7 +26,7 @@ class Stored:
     etag: str
 
 
-class Bucket:
+class DevBucket:
     """One bucket of one store."""
 
     def __init__(self, endpoint: Endpoint, name: str) -> None:
@@ -72,7 +72,9 @@ class Bucket:
 
     def keys(self) -> list[str]:
         """The keys of all objects."""
-        return sorted(str(item.object_name) for item in self._client.list_objects(self.name, recursive=True))
+        return sorted(
+            str(item.object_name) for item in self._client.list_objects(self.name, recursive=True)
+        )
 
     def read(self, key: str) -> bytes:
         """The bytes of an object, all in memory."""

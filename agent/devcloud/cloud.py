@@ -13,13 +13,13 @@ from types import TracebackType
 from typing import Any
 
 from agent.devcloud import servers
-from agent.devcloud.bucket import Bucket, StoreAwayError, Stored
+from agent.devcloud.bucket import DevBucket, StoreAwayError, Stored
 from agent.devcloud.certificates import certificates
-from agent.devcloud.gateway import Details, Gateway
-from agent.devcloud.ledger import Device, Lease, Ledger, Session, Token, write_private
-from agent.devcloud.platform import Rules, Terms
+from agent.devcloud.gateway import Details, GatewayServicer
+from agent.devcloud.ledger import Device, IssuedLease, IssuedToken, Ledger, Session, write_private
+from agent.devcloud.platform import Platform, PlatformTerms
 from agent.devcloud.servers import LOOPBACK, RunningStore
-from agent.devcloud.store_proxy import Front
+from agent.devcloud.store_proxy import StoreProxy
 
 LOG = logging.getLogger(__name__)
 
@@ -76,7 +76,7 @@ class DevCloud:
         self.recordings = self.folder / "recordings"
         self.profile_path = self.folder / "device-profiles.json"
         self.config_path = self.folder / "agent.toml"
-        self.terms = Terms(lease_seconds, token_seconds, part_size_bytes)
+        self.terms = PlatformTerms(lease_seconds, token_seconds, part_size_bytes)
         self._settings = self.folder / "cloud.json"
         known = json.loads(self._settings.read_text()) if self._settings.exists() else {}
         self._kind = servers.choose(known.get("store", store) if store == "auto" else store)
@@ -90,16 +90,21 @@ class DevCloud:
         self._details = details
         self._now = now
         self._ledger = Ledger(self.folder / "platform.json", now)
-        self.rules = Rules(
-            self._ledger, self.terms, bucket=self.bucket, endpoint=self._store_endpoint, head=self._head, now=now
+        self.rules = Platform(
+            self._ledger,
+            self.terms,
+            bucket=self.bucket,
+            endpoint=self._store_endpoint,
+            head=self._head,
+            now=now,
         )
         for device in devices:
             if self._ledger.get(Device, device) is None:
                 self.rules.enrol(device, {"site": "devcloud", "device": device})
         self._store: RunningStore | None = None
-        self._root: Bucket | None = None
-        self._front: Front | None = None
-        self._gateway: Gateway | None = None
+        self._root: DevBucket | None = None
+        self._front: StoreProxy | None = None
+        self._gateway: GatewayServicer | None = None
 
     def __enter__(self) -> DevCloud:  # noqa: PYI034 - Self is not in Python 3.10
         """Start."""
@@ -107,7 +112,10 @@ class DevCloud:
         return self
 
     def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
     ) -> None:
         """Stop."""
         self.stop()
@@ -161,8 +169,12 @@ class DevCloud:
         """Start the gateway, on the port it had."""
         if self._gateway is None:
             tls = self._certificates.server_file if self._certificates else None
-            self._gateway = Gateway(
-                self.rules, address=self._listen, port=self._gateway_port, tls=tls, details=self._details
+            self._gateway = GatewayServicer(
+                self.rules,
+                address=self._listen,
+                port=self._gateway_port,
+                tls=tls,
+                details=self._details,
             )
             self._gateway_port = self._gateway.port
 
@@ -177,10 +189,10 @@ class DevCloud:
         if self._front is not None:
             return
         self._store = servers.start(self._kind, self.folder, keys=(self._keys[0], self._keys[1]))
-        self._root = Bucket(self._store.endpoint, self.bucket)
+        self._root = DevBucket(self._store.endpoint, self.bucket)
         self._root.ensure()
         tls = self._certificates.context() if self._certificates else None
-        self._front = Front(
+        self._front = StoreProxy(
             self._ledger,
             self._store.endpoint,
             now=self._now,
@@ -227,11 +239,15 @@ class DevCloud:
 
     def expire_leases(self) -> None:
         """Let every lease end now."""
-        self._ledger.put(*(replace(lease, expires_at=self._now()) for lease in self._ledger.all(Lease)))
+        self._ledger.put(
+            *(replace(lease, expires_at=self._now()) for lease in self._ledger.all(IssuedLease))
+        )
 
     def expire_tokens(self) -> None:
         """Let every access token end now."""
-        self._ledger.put(*(replace(token, expires_at=self._now()) for token in self._ledger.all(Token)))
+        self._ledger.put(
+            *(replace(token, expires_at=self._now()) for token in self._ledger.all(IssuedToken))
+        )
 
     def disable_key(self, device_id: str, code: str = "KEY_DISABLED") -> None:
         """Refuse a device's key with an AuthErrorCode: also ``KEY_EXPIRED`` or ``SITE_DISABLED``."""
@@ -249,7 +265,7 @@ class DevCloud:
 
     # Inside
 
-    def _running(self) -> Bucket:
+    def _running(self) -> DevBucket:
         if self._root is None:
             raise StoreAwayError("the store is stopped")
         return self._root
@@ -276,7 +292,11 @@ class DevCloud:
     def _profiles(self) -> dict[str, Any]:
         return {
             "version": 3,
-            "endpoints": {"auth": self.gateway_url, "gateway": self.gateway_url, "deviceInit": self.gateway_url},
+            "endpoints": {
+                "auth": self.gateway_url,
+                "gateway": self.gateway_url,
+                "deviceInit": self.gateway_url,
+            },
             "devices": [
                 {"deviceId": device.id, "apiKey": device.api_key, "tags": dict(device.tags)}
                 for device in self.devices()

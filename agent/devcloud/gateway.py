@@ -14,7 +14,7 @@ from google.protobuf import any_pb2
 from google.protobuf.descriptor import ServiceDescriptor
 from google.protobuf.message_factory import GetMessageClass
 
-from agent.devcloud.platform import PlatformError, Rules
+from agent.devcloud.platform import Platform, PlatformError
 from agent.devcloud.servers import LOOPBACK
 from agent.pb import auth_pb2, common_pb2, data_gateway_pb2
 
@@ -24,12 +24,12 @@ Details = Literal["wrapped", "raw", "none"]
 Handler = Callable[[Any, grpc.ServicerContext], Any]
 
 
-class Gateway:
+class GatewayServicer:
     """AuthService, DataGatewayService and DeviceInitService."""
 
     def __init__(
         self,
-        rules: Rules,
+        rules: Platform,
         *,
         address: str = LOOPBACK,
         port: int = 0,
@@ -57,7 +57,9 @@ class Gateway:
         self._server = grpc.server(self._pool, options=[("grpc.so_reuseport", 0)])
         self._server.add_generic_rpc_handlers(
             [
-                self._service(auth_pb2, "AuthService", {"ExchangeCredential": rules.exchange_credential}),
+                self._service(
+                    auth_pb2, "AuthService", {"ExchangeCredential": rules.exchange_credential}
+                ),
                 self._service(
                     data_gateway_pb2,
                     "DeviceInitService",
@@ -97,7 +99,12 @@ class Gateway:
         return int(self._server.add_secure_port(address, grpc.ssl_server_credentials([(pem, pem)])))
 
     def _service(
-        self, module: Any, name: str, rpcs: Mapping[str, Callable[..., Any]], *, bearer: bool = False
+        self,
+        module: Any,
+        name: str,
+        rpcs: Mapping[str, Callable[..., Any]],
+        *,
+        bearer: bool = False,
     ) -> grpc.GenericRpcHandler:
         service: ServiceDescriptor = module.DESCRIPTOR.services_by_name[name]
         return grpc.method_handlers_generic_handler(
@@ -112,21 +119,30 @@ class Gateway:
             },
         )
 
-    def _answer(self, rpc: Callable[..., Any], bearer: bool, request: Any, context: grpc.ServicerContext) -> Any:
+    def _answer(
+        self, rpc: Callable[..., Any], bearer: bool, request: Any, context: grpc.ServicerContext
+    ) -> Any:
         try:
             if not bearer:
                 return rpc(request)
             metadata = dict(context.invocation_metadata())
             return rpc(request, self._rules.device_of(str(metadata.get("authorization", ""))))
         except PlatformError as error:
-            LOG.info("gateway refuses %s: %s", rpc.__name__, error.code, extra={"event": "gateway_refused"})
+            LOG.info(
+                "gateway refuses %s: %s",
+                rpc.__name__,
+                error.code,
+                extra={"event": "gateway_refused"},
+            )
             status = grpc.StatusCode[error.status]
             message = f"{error.code}: {error}"
             if self._details != "none":
                 detail = common_pb2.ErrorDetail(code=error.code, message=str(error))
                 raw = detail.SerializeToString()
                 wrapped = _status(status.value[0], message, detail)
-                context.set_trailing_metadata([(_DETAILS, raw if self._details == "raw" else wrapped)])
+                context.set_trailing_metadata(
+                    [(_DETAILS, raw if self._details == "raw" else wrapped)]
+                )
             context.abort(status, message)
 
 
@@ -134,7 +150,12 @@ def _status(code: int, message: str, detail: common_pb2.ErrorDetail) -> bytes:
     """A google.rpc.Status (1 code, 2 message, 3 details) by hand: its package is not worth a dependency."""
     packed = any_pb2.Any()
     packed.Pack(detail)
-    return b"\x08" + bytes([code]) + _field(2, message.encode()) + _field(3, packed.SerializeToString())
+    return (
+        b"\x08"
+        + bytes([code])
+        + _field(2, message.encode())
+        + _field(3, packed.SerializeToString())
+    )
 
 
 def _field(number: int, content: bytes) -> bytes:

@@ -16,7 +16,9 @@ from pathlib import Path
 from typing import Literal, TypeVar, cast
 
 SessionStatus = Literal["ACTIVE", "COMPLETING", "COMPLETED", "TERMINAL"]
-_FORGOTTEN_AFTER = 86_400.0  # seconds that an ended token or lease is still known by name, after a restart
+_FORGOTTEN_AFTER = (
+    86_400.0  # seconds that an ended token or lease is still known by name, after a restart
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,7 +32,7 @@ class Device:
 
 
 @dataclass(frozen=True, slots=True)
-class Token:
+class IssuedToken:
     """An access token; its id is its value."""
 
     id: str = field(repr=False)
@@ -39,7 +41,7 @@ class Token:
 
 
 @dataclass(frozen=True, slots=True)
-class Lease:
+class IssuedLease:
     """Storage keys for one object; its id is the access key."""
 
     id: str
@@ -79,9 +81,9 @@ class Session:
     completion: Completion | None = None
 
 
-Item = Device | Token | Lease | Session
-T = TypeVar("T", Device, Token, Lease, Session)
-_KINDS: tuple[type[Item], ...] = (Device, Token, Lease, Session)
+Item = Device | IssuedToken | IssuedLease | Session
+T = TypeVar("T", Device, IssuedToken, IssuedLease, Session)
+_KINDS: tuple[type[Item], ...] = (Device, IssuedToken, IssuedLease, Session)
 _BY_NAME = {kind.__name__: kind for kind in _KINDS}
 
 
@@ -99,7 +101,9 @@ class Ledger:
             if item is not None:
                 self._tables[type(item)][item.id] = item
         self._forget()
-        write_private(path, "".join(_line(item) for table in self._tables.values() for item in table.values()))
+        write_private(
+            path, "".join(_line(item) for table in self._tables.values() for item in table.values())
+        )
 
     def get(self, kind: type[T], id_: str) -> T | None:
         """The item of that kind and id, if it is known."""
@@ -127,8 +131,8 @@ class Ledger:
 
     def _forget(self) -> None:
         horizon = self._now() - _FORGOTTEN_AFTER
-        for kind in (Token, Lease):
-            table = cast("dict[str, Token | Lease]", self._tables[kind])
+        for kind in (IssuedToken, IssuedLease):
+            table = cast("dict[str, IssuedToken | IssuedLease]", self._tables[kind])
             for id_ in [id_ for id_, item in table.items() if item.expires_at < horizon]:
                 del table[id_]
 

@@ -16,7 +16,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 
 from agent.devcloud.bucket import StoreAwayError, Stored
-from agent.devcloud.ledger import Completion, Device, Lease, Ledger, Session, Token
+from agent.devcloud.ledger import Completion, Device, IssuedLease, IssuedToken, Ledger, Session
 from agent.devcloud.servers import REGION
 from agent.pb import auth_pb2 as auth
 from agent.pb import data_gateway_pb2 as gateway
@@ -57,22 +57,24 @@ def _no(code: str, message: str, prefix: str = _GATEWAY) -> PlatformError:
 
 
 @dataclass(slots=True)
-class Terms:
+class PlatformTerms:
     """What a test or a demo may choose; may be changed while the platform runs. Seconds and bytes."""
 
     lease_seconds: float = 3600
     token_seconds: float = 3600
     part_size_bytes: int = 8 * 1024 * 1024
-    reissued_part_size_bytes: int = 0  # told with a fresh lease in place of the session's own, to try a client; 0 = off
+    reissued_part_size_bytes: int = (
+        0  # told with a fresh lease in place of the session's own, to try a client; 0 = off
+    )
 
 
-class Rules:
+class Platform:
     """The platform's services, one method an RPC."""
 
     def __init__(
         self,
         ledger: Ledger,
-        terms: Terms,
+        terms: PlatformTerms,
         *,
         bucket: str,
         endpoint: Callable[[], str],
@@ -101,9 +103,15 @@ class Rules:
         with self._ledger.exclusive():
             if self._ledger.get(Device, device_id):
                 raise PlatformError(
-                    "ALREADY_EXISTS", "DATA_GATEWAY_DEVICE_ALREADY_INITIALIZED", f"{device_id} has a key already"
+                    "ALREADY_EXISTS",
+                    "DATA_GATEWAY_DEVICE_ALREADY_INITIALIZED",
+                    f"{device_id} has a key already",
                 )
-            return _enrolled(self.enrol(device_id, {"device": device_id, "platform": request.platform or "unknown"}))
+            return _enrolled(
+                self.enrol(
+                    device_id, {"device": device_id, "platform": request.platform or "unknown"}
+                )
+            )
 
     def reinit_device(self, request: gateway.ReinitDeviceRequest) -> gateway.InitDeviceResponse:
         """ReinitDevice: another key for a device that has one; the old one stops working."""
@@ -112,19 +120,27 @@ class Rules:
             known = self._ledger.get(Device, device_id)
             if known is None:
                 raise PlatformError(
-                    "FAILED_PRECONDITION", "DATA_GATEWAY_DEVICE_NOT_INITIALIZED", f"{device_id} has no key yet"
+                    "FAILED_PRECONDITION",
+                    "DATA_GATEWAY_DEVICE_NOT_INITIALIZED",
+                    f"{device_id} has no key yet",
                 )
             return _enrolled(self.enrol(device_id, known.tags))
 
-    def exchange_credential(self, request: auth.ExchangeCredentialRequest) -> auth.ExchangeCredentialResponse:
+    def exchange_credential(
+        self, request: auth.ExchangeCredentialRequest
+    ) -> auth.ExchangeCredentialResponse:
         """ExchangeCredential: an access token for an API key."""
         key = request.credential.strip()
-        device = next((device for device in self._ledger.all(Device) if key and device.api_key == key), None)
+        device = next(
+            (device for device in self._ledger.all(Device) if key and device.api_key == key), None
+        )
         if device is None:
             raise _no("INVALID_CREDENTIAL", "no device has this key", _AUTH)
         if device.refused:
             raise _no(device.refused, f"the key of {device.id} is refused", _AUTH)
-        token = Token(secrets.token_urlsafe(24), device.id, math.ceil(self._now() + self.terms.token_seconds))
+        token = IssuedToken(
+            secrets.token_urlsafe(24), device.id, math.ceil(self._now() + self.terms.token_seconds)
+        )
         self._ledger.put(token)
         return auth.ExchangeCredentialResponse(
             access_token=token.id,
@@ -135,7 +151,7 @@ class Rules:
     def device_of(self, authorization: str) -> str:
         """The device that a call's ``authorization`` metadata proves."""
         scheme, _, value = authorization.partition(" ")
-        token = self._ledger.get(Token, value) if scheme.lower() == "bearer" else None
+        token = self._ledger.get(IssuedToken, value) if scheme.lower() == "bearer" else None
         if token is None:
             raise _no("UNAUTHENTICATED", "no valid access token")
         if self._now() >= token.expires_at:
@@ -168,7 +184,9 @@ class Rules:
             if request.restart_from_upload_id:
                 old = self._own(request.restart_from_upload_id, device_id)
                 if not _running(old):
-                    raise _no("FAILED_PRECONDITION", f"a session that is {old.status} is not restarted")
+                    raise _no(
+                        "FAILED_PRECONDITION", f"a session that is {old.status} is not restarted"
+                    )
                 self._ledger.put(replace(old, status="TERMINAL", reason="restarted"))
             self._ledger.put(session)
         return gateway.CreateLogicalUploadResponse(
@@ -185,7 +203,9 @@ class Rules:
             session = self._own(request.upload_id, device_id)
             if not _running(session):
                 raise _no("UPLOAD_NOT_REFRESHABLE", f"the session is {session.status}")
-            session = replace(session, credential_refresh_count=session.credential_refresh_count + 1)
+            session = replace(
+                session, credential_refresh_count=session.credential_refresh_count + 1
+            )
             self._ledger.put(session)
         part_size = self.terms.reissued_part_size_bytes or session.part_size_bytes
         return gateway.ReissueUploadCredentialsResponse(
@@ -227,17 +247,25 @@ class Rules:
             answer.next_action = gateway.UPLOAD_RECOVERY_ACTION_CONTINUE
         return answer
 
-    def abort_upload(self, request: gateway.AbortUploadRequest, device_id: str) -> gateway.AbortUploadResponse:
+    def abort_upload(
+        self, request: gateway.AbortUploadRequest, device_id: str
+    ) -> gateway.AbortUploadResponse:
         """AbortUpload: the session ends; doing it again is no error."""
         with self._ledger.exclusive():
             session = self._own_logical(request.logical_upload_id, device_id)
             if session.status == "COMPLETED":
                 raise _no("FAILED_PRECONDITION", "the session is completed")
             if session.status != "TERMINAL":
-                self._ledger.put(replace(session, status="TERMINAL", reason=request.reason or "aborted"))
-        return gateway.AbortUploadResponse(logical_upload_id=session.logical_upload_id, upload_id=session.id)
+                self._ledger.put(
+                    replace(session, status="TERMINAL", reason=request.reason or "aborted")
+                )
+        return gateway.AbortUploadResponse(
+            logical_upload_id=session.logical_upload_id, upload_id=session.id
+        )
 
-    def complete_upload(self, request: gateway.CompleteUploadRequest, device_id: str) -> gateway.CompleteUploadResponse:
+    def complete_upload(
+        self, request: gateway.CompleteUploadRequest, device_id: str
+    ) -> gateway.CompleteUploadResponse:
         """CompleteUpload: the session is done if the store holds what the device says."""
         session = self._own(request.upload_id, device_id)
         told = Completion(
@@ -248,7 +276,10 @@ class Rules:
             raw_tags=dict(request.raw_tags),
         )
         if told.file_size <= 0 or told.part_count <= 0 or not told.etag:
-            raise _no("INVALID_ARGUMENT", "file_size, completed_part_count and oss_object_etag must be given")
+            raise _no(
+                "INVALID_ARGUMENT",
+                "file_size, completed_part_count and oss_object_etag must be given",
+            )
         _check_tags(told.raw_tags, session)
         if session.completion:
             if session.completion != told:
@@ -263,7 +294,9 @@ class Rules:
 
     def _check_object(self, told: Completion, session: Session) -> None:
         if told.part_size_bytes != session.part_size_bytes:
-            raise _no("FAILED_PRECONDITION", f"the session's part size is {session.part_size_bytes}")
+            raise _no(
+                "FAILED_PRECONDITION", f"the session's part size is {session.part_size_bytes}"
+            )
         stored = self._stored(session)
         if stored is None:
             raise _no("FAILED_PRECONDITION", "the object is not in the store")
@@ -272,7 +305,9 @@ class Rules:
         if stored.etag != told.etag:
             raise _no("FAILED_PRECONDITION", f"the object's ETag is {stored.etag}, quotes included")
         if told.part_count != _part_count(stored.size, session):
-            raise _no("FAILED_PRECONDITION", f"the object has {_part_count(stored.size, session)} parts")
+            raise _no(
+                "FAILED_PRECONDITION", f"the object has {_part_count(stored.size, session)} parts"
+            )
 
     def _stored(self, session: Session) -> Stored | None:
         try:
@@ -281,7 +316,7 @@ class Rules:
             raise _no("STS_UNAVAILABLE", str(error)) from error
 
     def _lease(self, session: Session, part_size: int) -> gateway.UploadCredentials:
-        lease = Lease(
+        lease = IssuedLease(
             id="DEV" + secrets.token_hex(8).upper(),
             secret_key=secrets.token_urlsafe(30),
             session_token=secrets.token_urlsafe(60),
@@ -354,7 +389,9 @@ def _check_tags(tags: Mapping[str, str], session: Session) -> None:
         if not 1 <= len(key.encode()) <= MAX_TAG_KEY:
             raise _no("INVALID_ARGUMENT", f"raw tag key {key!r} has not 1 to {MAX_TAG_KEY} bytes")
         if len(value.encode()) > MAX_TAG_VALUE:
-            raise _no("INVALID_ARGUMENT", f"the value of raw tag {key!r} is over {MAX_TAG_VALUE} bytes")
+            raise _no(
+                "INVALID_ARGUMENT", f"the value of raw tag {key!r} is over {MAX_TAG_VALUE} bytes"
+            )
         if any(unicodedata.category(letter) == "Cc" for letter in key + value):
             raise _no("INVALID_ARGUMENT", f"raw tag {key!r} has control characters")
     if tags.get(DEVICE_TAG) != session.device_id:

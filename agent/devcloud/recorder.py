@@ -51,8 +51,12 @@ def record(
             at = started_at + int(step / steps * seconds * 1e9)
             angle = step / _RATE
             writer.add_message(camera, at, noise.randbytes(picture_size), at, step)
-            writer.add_message(imu, at, json.dumps({"x": math.sin(angle), "y": 0.0, "z": 9.81}).encode(), at, step)
-            writer.add_message(joints, at, json.dumps({"positions": [angle, -angle]}).encode(), at, step)
+            writer.add_message(
+                imu, at, json.dumps({"x": math.sin(angle), "y": 0.0, "z": 9.81}).encode(), at, step
+            )
+            writer.add_message(
+                joints, at, json.dumps({"positions": [angle, -angle]}).encode(), at, step
+            )
             file.flush()
             pause(max(0.0, begun + (step + 1) / steps * seconds - time.monotonic()))
         if sidecar:
@@ -67,7 +71,12 @@ def write_sidecar(path: Path, episode_id: str, seconds: float) -> None:
     content = {
         "episode_id": episode_id,
         "duration_seconds": seconds,
-        "task": {"task_id": episode_id, "sop_slug": "demo", "scene": "workbench", "robot_type": "demo-arm"},
+        "task": {
+            "task_id": episode_id,
+            "sop_slug": "demo",
+            "scene": "workbench",
+            "robot_type": "demo-arm",
+        },
         "topics_summary": [{"topic": topic} for topic in ("/camera/front", *_TOPICS)],
     }
     aside = path.with_suffix(".json.part")
@@ -75,18 +84,26 @@ def write_sidecar(path: Path, episode_id: str, seconds: float) -> None:
     aside.replace(path.with_suffix(".json"))
 
 
-_TOPICS = {"/imu": {"x": "number", "y": "number", "z": "number"}, "/joint_states": {"positions": "array"}}
+_TOPICS = {
+    "/imu": {"x": "number", "y": "number", "z": "number"},
+    "/joint_states": {"positions": "array"},
+}
 
 
 def _json_channel(writer: Writer, topic: str, fields: dict[str, str]) -> int:
-    schema = {"type": "object", "properties": {name: {"type": kind} for name, kind in fields.items()}}
+    schema = {
+        "type": "object",
+        "properties": {name: {"type": kind} for name, kind in fields.items()},
+    }
     schema_id = writer.register_schema(topic.strip("/"), "jsonschema", json.dumps(schema).encode())
     return int(writer.register_channel(topic, "json", schema_id=schema_id))
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Record one file as the command line says."""
-    parser = argparse.ArgumentParser(prog="python -m agent.devcloud.recorder", description="Write an MCAP slowly.")
+    parser = argparse.ArgumentParser(
+        prog="python -m agent.devcloud.recorder", description="Write an MCAP slowly."
+    )
     parser.add_argument("file", type=Path)
     parser.add_argument("--seconds", type=float, default=4.0)
     parser.add_argument("--mebibytes", type=float, default=48.0)

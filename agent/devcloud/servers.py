@@ -22,7 +22,9 @@ from agent.model.tls import unverified_client_context
 LOG = logging.getLogger(__name__)
 REGION = "us-east-1"
 LOOPBACK = "127.0.0.1"
-MINIO_READY = "/minio/health/cluster"  # the last thing to say yes: signed requests get 503 before it does
+MINIO_READY = (
+    "/minio/health/cluster"  # the last thing to say yes: signed requests get 503 before it does
+)
 _STARTED_WITHIN = 30.0  # seconds
 _STOPPED_WITHIN = 10.0
 _POLL = 0.02
@@ -56,10 +58,14 @@ class Endpoint:
 class Child:
     """A server process that ends with this one, even when this one is killed."""
 
-    def __init__(self, command: Sequence[str], log: Path, env: Mapping[str, str] | None = None) -> None:
+    def __init__(
+        self, command: Sequence[str], log: Path, env: Mapping[str, str] | None = None
+    ) -> None:
         """Start ``command`` with its output in ``log``; ``env`` adds to the environment."""
         self._log = log
-        inherited = {key: value for key, value in os.environ.items() if not key.startswith(_FOREIGN_SETTINGS)}
+        inherited = {
+            key: value for key, value in os.environ.items() if not key.startswith(_FOREIGN_SETTINGS)
+        }
         log.parent.mkdir(parents=True, exist_ok=True)
         with log.open("ab") as output:
             self._process = subprocess.Popen(  # noqa: S603 - commands of this room and of the tests
@@ -129,7 +135,9 @@ def _status(url: str, path: str) -> int:
     connection: http.client.HTTPConnection
     if where.scheme == "https":
         # It only asks whether anybody is there.
-        connection = http.client.HTTPSConnection(where.netloc, timeout=5, context=unverified_client_context())
+        connection = http.client.HTTPSConnection(
+            where.netloc, timeout=5, context=unverified_client_context()
+        )
     else:
         connection = http.client.HTTPConnection(where.netloc, timeout=5)
     with contextlib.closing(connection):
@@ -189,7 +197,9 @@ def choose(kind: str) -> str:
     raise ServerError("no S3 server here: install keystone-agent[devcloud] or put minio on PATH")
 
 
-def start(kind: str, folder: Path, port: int = 0, keys: tuple[str, str] | None = None) -> RunningStore:
+def start(
+    kind: str, folder: Path, port: int = 0, keys: tuple[str, str] | None = None
+) -> RunningStore:
     """Start the S3 server of that kind over ``folder``, or point at the URL that ``kind`` is.
 
     Args:
@@ -205,10 +215,17 @@ def start(kind: str, folder: Path, port: int = 0, keys: tuple[str, str] | None =
         endpoint = _endpoint_of(kind)
         await_answer(endpoint.url, None)
         return RunningStore(kind, endpoint)
-    tries = 1 if port else 3  # a port found free may be taken by somebody else before the server has it
+    tries = (
+        1 if port else 3
+    )  # a port found free may be taken by somebody else before the server has it
     for attempt in range(1, tries + 1):
         try:
-            return _start(kind, folder, port or free_port(), keys or (secrets.token_hex(8), secrets.token_hex(16)))
+            return _start(
+                kind,
+                folder,
+                port or free_port(),
+                keys or (secrets.token_hex(8), secrets.token_hex(16)),
+            )
         except ServerError:
             if attempt == tries:
                 raise
@@ -216,7 +233,9 @@ def start(kind: str, folder: Path, port: int = 0, keys: tuple[str, str] | None =
 
 
 def _start(kind: str, folder: Path, port: int, keys: tuple[str, str]) -> RunningStore:
-    program = rclone_program() if kind == "rclone" else shutil.which(kind) if kind == "minio" else None
+    program = (
+        rclone_program() if kind == "rclone" else shutil.which(kind) if kind == "minio" else None
+    )
     if program is None:
         raise ServerError(f"no program for the store {kind!r} here")
     data = folder / kind
@@ -233,13 +252,25 @@ def _start(kind: str, folder: Path, port: int, keys: tuple[str, str]) -> Running
     except BaseException:
         child.stop()
         raise
-    LOG.info("store %s answers at %s", kind, endpoint.url, extra={"event": "store_started", "store": kind})
+    LOG.info(
+        "store %s answers at %s",
+        kind,
+        endpoint.url,
+        extra={"event": "store_started", "store": kind},
+    )
     return RunningStore(kind, endpoint, child)
 
 
 def _endpoint_of(url: str) -> Endpoint:
     where = urlsplit(url)
-    if where.scheme not in {"http", "https"} or not where.hostname or not where.username or not where.password:
-        raise ServerError("a store of your own is given as http(s)://ACCESS_KEY:SECRET_KEY@HOST:PORT")
+    if (
+        where.scheme not in {"http", "https"}
+        or not where.hostname
+        or not where.username
+        or not where.password
+    ):
+        raise ServerError(
+            "a store of your own is given as http(s)://ACCESS_KEY:SECRET_KEY@HOST:PORT"
+        )
     netloc = where.netloc.rpartition("@")[2]
     return Endpoint(f"{where.scheme}://{netloc}", unquote(where.username), unquote(where.password))

@@ -35,7 +35,7 @@ class Request:
 
 
 @dataclass(frozen=True, slots=True)
-class Claim:
+class SignatureClaim:
     """What an Authorization header claims. ``scope`` is date/region/service/aws4_request."""
 
     access_key: str
@@ -44,7 +44,7 @@ class Claim:
     signature: str
 
 
-def read(authorization: str) -> Claim | None:
+def read(authorization: str) -> SignatureClaim | None:
     """The claim in an Authorization header; None when it is no Signature Version 4."""
     found = _AUTHORIZATION.fullmatch(authorization.strip())
     if found is None:
@@ -53,7 +53,7 @@ def read(authorization: str) -> Claim | None:
     access_key, slash, scope = credential.partition("/")
     if not slash or scope.count("/") != 3:
         return None
-    return Claim(access_key, scope, tuple(names.split(";")), signature)
+    return SignatureClaim(access_key, scope, tuple(names.split(";")), signature)
 
 
 def signature(request: Request, signed_headers: Iterable[str], scope: str, secret_key: str) -> str:
@@ -87,9 +87,16 @@ def sign(request: Request, endpoint: Endpoint) -> dict[str, str]:
         "x-amz-date": date,
         "x-amz-content-sha256": UNSIGNED_PAYLOAD,
     }
-    names = sorted(name for name in headers if name in {"host", "content-md5"} or name.startswith("x-amz-"))
+    names = sorted(
+        name for name in headers if name in {"host", "content-md5"} or name.startswith("x-amz-")
+    )
     scope = f"{date[:8]}/{REGION}/s3/aws4_request"
-    proof = signature(Request(request.method, request.path, request.query, headers), names, scope, endpoint.secret_key)
+    proof = signature(
+        Request(request.method, request.path, request.query, headers),
+        names,
+        scope,
+        endpoint.secret_key,
+    )
     credential = f"{endpoint.access_key}/{scope}"
     headers["authorization"] = (
         f"{_ALGORITHM} Credential={credential}, SignedHeaders={';'.join(names)}, Signature={proof}"

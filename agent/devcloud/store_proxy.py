@@ -26,7 +26,7 @@ from urllib.parse import urlsplit
 from xml.sax.saxutils import escape
 
 from agent.devcloud import sigv4
-from agent.devcloud.admission import Admission, RefusedError
+from agent.devcloud.admission import Admission, NotAdmittedError
 from agent.devcloud.ledger import Ledger
 from agent.devcloud.servers import LOOPBACK, Endpoint
 from agent.model.tls import client_context
@@ -44,7 +44,7 @@ _NOT_PASSED_ON = _HOP_BY_HOP | {
 }  # fmt: skip
 
 
-class Pace:
+class ByteRate:
     """A link of so many bytes a second, shared by all connections; 0 is no limit."""
 
     def __init__(self, bytes_per_second: float) -> None:
@@ -70,7 +70,7 @@ class Pace:
         self._cut.set()
 
 
-class Front:
+class StoreProxy:
     """The store as devices see it."""
 
     def __init__(
@@ -87,11 +87,13 @@ class Front:
         """Listen; ``port`` 0 lets the system choose. ``bandwidth`` is bytes a second, 0 unlimited."""
         self.store = store
         self.admission = Admission(ledger, now)
-        self.pace = Pace(bandwidth)
-        self._server = _Server((address, port), self, tls)
+        self.pace = ByteRate(bandwidth)
+        self._server = _ProxyServer((address, port), self, tls)
         self.port = self._server.server_port
         self.url = f"{'https' if tls else 'http'}://{address}:{self.port}"
-        self._thread = threading.Thread(target=self._server.serve_forever, args=(0.05,), name="front", daemon=True)
+        self._thread = threading.Thread(
+            target=self._server.serve_forever, args=(0.05,), name="front", daemon=True
+        )
         self._thread.start()
         LOG.info("store front answers at %s", self.url, extra={"event": "front_started"})
 
@@ -104,19 +106,21 @@ class Front:
         self._server.server_close()
 
 
-class _Server(ThreadingHTTPServer):
+class _ProxyServer(ThreadingHTTPServer):
     """A thread for each connection; the handshake happens there, too, so that a slow one stops nobody."""
 
     request_queue_size = 128
 
-    def __init__(self, address: tuple[str, int], front: Front, tls: ssl.SSLContext | None) -> None:
+    def __init__(
+        self, address: tuple[str, int], front: StoreProxy, tls: ssl.SSLContext | None
+    ) -> None:
         self.front = front
         self._tls = tls
         self._open: dict[socket.socket, threading.Thread] = {}
         self._behind: dict[threading.Thread, socket.socket] = {}
         self._open_lock = threading.Lock()
         try:
-            super().__init__(address, _Handler)
+            super().__init__(address, _ProxyHandler)
         except OSError as error:
             raise OSError(error.errno, error.strerror, f"{address[0]}:{address[1]}") from error
 
@@ -129,11 +133,15 @@ class _Server(ThreadingHTTPServer):
     def get_request(self) -> tuple[socket.socket, Any]:
         connection, address = super().get_request()
         if self._tls is not None:
-            connection = self._tls.wrap_socket(connection, server_side=True, do_handshake_on_connect=False)
+            connection = self._tls.wrap_socket(
+                connection, server_side=True, do_handshake_on_connect=False
+            )
         return connection, address
 
     def process_request(self, request: Any, client_address: Any) -> None:
-        thread = threading.Thread(target=self.process_request_thread, args=(request, client_address), daemon=True)
+        thread = threading.Thread(
+            target=self.process_request_thread, args=(request, client_address), daemon=True
+        )
         with self._open_lock:
             self._open[request] = thread
         thread.start()
@@ -164,7 +172,12 @@ class _Server(ThreadingHTTPServer):
         del request
         error = sys.exc_info()[1]
         if isinstance(error, OSError | http.client.HTTPException):
-            LOG.debug("connection of %s lost: %s", client_address, error, extra={"event": "front_connection_lost"})
+            LOG.debug(
+                "connection of %s lost: %s",
+                client_address,
+                error,
+                extra={"event": "front_connection_lost"},
+            )
         else:
             LOG.error("store front failed", exc_info=error, extra={"event": "front_failed"})
 
@@ -172,7 +185,9 @@ class _Server(ThreadingHTTPServer):
 class _Body:
     """A request's body, read once, paced and compared with the digest that was signed."""
 
-    def __init__(self, source: io.BufferedIOBase, headers: Mapping[str, str], pace: Pace) -> None:
+    def __init__(
+        self, source: io.BufferedIOBase, headers: Mapping[str, str], pace: ByteRate
+    ) -> None:
         self.length = int(headers.get("content-length", 0))
         self._left = self.length
         self._source = source
@@ -200,7 +215,9 @@ class _Body:
 
     def _compare(self, found: str) -> None:
         if self._declared and self._declared != found:
-            raise RefusedError(400, "XAmzContentSHA256Mismatch", "the payload is not the one that was signed")
+            raise NotAdmittedError(
+                400, "XAmzContentSHA256Mismatch", "the payload is not the one that was signed"
+            )
 
     def drain(self) -> None:
         """Read what is left and forget it: a client that still sends would not read the answer."""
@@ -209,12 +226,12 @@ class _Body:
             pass
 
 
-class _Handler(BaseHTTPRequestHandler):
+class _ProxyHandler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
     server_version = "keystone-devcloud"
     disable_nagle_algorithm = True
     timeout = _IDLE_SECONDS
-    server: _Server
+    server: _ProxyServer
 
     def setup(self) -> None:
         super().setup()
@@ -229,15 +246,19 @@ class _Handler(BaseHTTPRequestHandler):
         headers = {name.lower(): value for name, value in self.headers.items()}
         if "transfer-encoding" in headers:
             self.close_connection = True
-            self._refuse(RefusedError(411, "MissingContentLength", "a body needs a Content-Length"))
+            self._refuse(
+                NotAdmittedError(411, "MissingContentLength", "a body needs a Content-Length")
+            )
             return
         where = urlsplit(self.path)
         body = _Body(self.rfile, headers, front.pace)
         try:
             front.admission.admit(sigv4.Request(self.command, where.path, where.query, headers))
-            passed_on = {name: value for name, value in headers.items() if name not in _NOT_PASSED_ON}
+            passed_on = {
+                name: value for name, value in headers.items() if name not in _NOT_PASSED_ON
+            }
             self._pass_on(sigv4.Request(self.command, where.path, where.query, passed_on), body)
-        except RefusedError as refusal:
+        except NotAdmittedError as refusal:
             body.drain()
             self._refuse(refusal)
 
@@ -255,12 +276,14 @@ class _Handler(BaseHTTPRequestHandler):
             backend.endheaders()
             self._send(body, backend)
             answer = backend.getresponse()
-        except RefusedError:
+        except NotAdmittedError:
             self._drop_backend()
             raise
         except (OSError, http.client.HTTPException) as error:
             self._drop_backend()
-            raise RefusedError(503, "ServiceUnavailable", f"the store is away ({type(error).__name__})") from error
+            raise NotAdmittedError(
+                503, "ServiceUnavailable", f"the store is away ({type(error).__name__})"
+            ) from error
         self._relay(answer)
 
     @staticmethod
@@ -292,14 +315,19 @@ class _Handler(BaseHTTPRequestHandler):
             self.wfile.write(b"0\r\n\r\n")
         answer.read()  # the end, so that the connection can be used again
 
-    def _refuse(self, refusal: RefusedError) -> None:
+    def _refuse(self, refusal: NotAdmittedError) -> None:
         request_id = uuid.uuid4().hex[:16].upper()
         text = (
             f'<?xml version="1.0" encoding="UTF-8"?>\n<Error><Code>{refusal.code}</Code>'
             f"<Message>{escape(str(refusal))}</Message><Resource>{escape(urlsplit(self.path).path)}</Resource>"
             f"<RequestId>{request_id}</RequestId></Error>"
         ).encode()
-        LOG.info("store front refuses %s: %s", self.command, refusal.code, extra={"event": "front_refused"})
+        LOG.info(
+            "store front refuses %s: %s",
+            self.command,
+            refusal.code,
+            extra={"event": "front_refused"},
+        )
         self.send_response_only(refusal.status)
         self.send_header("Date", formatdate(usegmt=True))
         self.send_header("Server", self.server_version)
@@ -326,7 +354,9 @@ class _Handler(BaseHTTPRequestHandler):
                 store.netloc, timeout=_IDLE_SECONDS, blocksize=_BLOCK, context=client_context()
             )
         else:
-            self._backend = http.client.HTTPConnection(store.netloc, timeout=_IDLE_SECONDS, blocksize=_BLOCK)
+            self._backend = http.client.HTTPConnection(
+                store.netloc, timeout=_IDLE_SECONDS, blocksize=_BLOCK
+            )
         self._backend.connect()
         self.server.serves(self._backend.sock)
         return self._backend

@@ -22,10 +22,22 @@ from pathlib import Path
 
 from agent.discovery.error_log import Mistakes
 from agent.discovery.examine import COMPRESSED, Examiner, NotYet, SidecarRule, has_writer
-from agent.discovery.file_table import QUIET, File, Known, State, mark_of, stamp_of
+from agent.discovery.file_table import QUIET, FileRow, FileTable, State, mark_of, stamp_of
 from agent.discovery.report import DiskReport, report_of
-from agent.discovery.timer_queue import Batch, Looks
-from agent.discovery.walk import GONE, MISTAKE, Entry, Rules, Survey, is_below, related, sidecar_name, tell, tops, walk
+from agent.discovery.timer_queue import Batch, TimerQueue
+from agent.discovery.walk import (
+    GONE,
+    MISTAKE,
+    NameFilter,
+    WalkEntry,
+    WalkResult,
+    is_below,
+    related,
+    sidecar_name,
+    tell,
+    tops,
+    walk,
+)
 from agent.model.errors import FileChangedError, RecordingError
 from agent.model.ports import Clock
 from agent.model.values import Damaged, Recording, Sighting
@@ -33,7 +45,10 @@ from agent.model.values import Damaged, Recording, Sighting
 _log = logging.getLogger(__name__)
 
 _SETTLE_COMPRESSED = 60.0  # seconds; a compressor has no end mark that could be checked
-_REST, _LONGEST_REST = 150.0, 300.0  # times its CPU seconds until the next scan, 0.7 % of a core; seconds at most
+_REST, _LONGEST_REST = (
+    150.0,
+    300.0,
+)  # times its CPU seconds until the next scan, 0.7 % of a core; seconds at most
 _LOOKS = 256  # in one step, so that the first of very many files go on their way soon
 
 
@@ -65,7 +80,9 @@ class Discover:
         self._examiner = examiner
         self._clock = clock
         self._roots = [os.path.abspath(root) for root in roots]
-        self._rules = Rules(include, exclude, follow_symlinks=follow_symlinks, sidecars=sidecar != "ignore")
+        self._rules = NameFilter(
+            include, exclude, follow_symlinks=follow_symlinks, sidecars=sidecar != "ignore"
+        )
         self._settle_seconds = settle_seconds
         self._rescan_seconds = rescan_seconds
         self._sidecar_wait = sidecar_wait_seconds
@@ -74,11 +91,11 @@ class Discover:
         self._follow = follow_symlinks
         self._boot_time = boot_time
         self._lock = threading.RLock()
-        self._known = Known()
-        self._looks = Looks()  # void where the file's due differs
+        self._known = FileTable()
+        self._looks = TimerQueue()  # void where the file's due differs
         self._hints: set[str] = set()
         self._tops: list[str] = []  # roots that are there, none below another
-        self._survey = Survey()
+        self._survey = WalkResult()
         self._markers: set[str] = set()
         self._mistakes = Mistakes()
         self.scans = 0  # that have ended
@@ -98,7 +115,9 @@ class Discover:
         """Scan everything soon; asked for again and again, still not more often than every ``settle_seconds``."""
         with self._lock:
             self._asked = True
-            self._scan_due = min(self._scan_due, max(self._clock.monotonic(), self._scanned + self._settle_seconds))
+            self._scan_due = min(
+                self._scan_due, max(self._clock.monotonic(), self._scanned + self._settle_seconds)
+            )
 
     def markers(self) -> Sequence[Path]:
         """The touch files that were seen since this was asked before."""
@@ -109,14 +128,19 @@ class Discover:
     def below(self, folder: Path) -> Sequence[Path]:
         """What may be a recording in ``folder`` and below, by path: the complete ones, and those skipped by age."""
         with self._lock:
-            known = [path for path, file in self._known.below(str(folder)) if file.state in ("complete", "skipped")]
+            known = [
+                path
+                for path, file in self._known.below(str(folder))
+                if file.state in ("complete", "skipped")
+            ]
         return [Path(path) for path in sorted(known)]
 
     def unsettled(self, folder: Path, since: float) -> bool:
         """Whether something below ``folder`` that was there at that monotonic time has not been examined yet."""
         with self._lock:
             return any(
-                file.state == "settling" or (file.state == "waiting" and file.due <= file.since + self._sidecar_wait)
+                file.state == "settling"
+                or (file.state == "waiting" and file.due <= file.since + self._sidecar_wait)
                 for _, file in self._known.below(str(folder))
                 if file.since <= since
             )
@@ -145,7 +169,9 @@ class Discover:
         wanted = mark_of(fingerprint)
         with self._lock:
             known = [
-                (f"{folder}/{name}", file.stamp) for folder, name, file in self._known.files() if file.mark == wanted
+                (f"{folder}/{name}", file.stamp)
+                for folder, name, file in self._known.files()
+                if file.mark == wanted
             ]
         there = []
         for path, stamp in known:
@@ -175,7 +201,9 @@ class Discover:
             return None
         with self._lock:
             among = self._known.marks()
-            unexamined = [(folder, name) for folder, name, file in self._known.files() if not file.mark]
+            unexamined = [
+                (folder, name) for folder, name, file in self._known.files() if not file.mark
+            ]
         sizes = {_size(f"{folder}/{name}") for folder, name in unexamined}
         return lambda mark: among(mark_of(mark)) or mark.partition("-")[0] in sizes
 
@@ -191,7 +219,11 @@ class Discover:
             file = self._known.find(*os.path.split(path))
             if file is None:
                 return None
-            stamp, state, why = file.stamp, file.state, file.why  # before the row may be another file's
+            stamp, state, why = (
+                file.stamp,
+                file.state,
+                file.why,
+            )  # before the row may be another file's
         with suppress(OSError):
             if stamp_of(os.stat(path, follow_symlinks=self._follow)) != stamp:
                 self.sight(Sighting(path))
@@ -221,7 +253,11 @@ class Discover:
         for path in hints:
             with self._mistakes.contained(path):
                 self._take_hint(path)
-        found = [result for folder, name, file in self._due() if (result := self._look_safely(folder, name, file))]
+        found = [
+            result
+            for folder, name, file in self._due()
+            if (result := self._look_safely(folder, name, file))
+        ]
         return sorted(found, key=lambda item: (item.mtime_ns, str(item.path)))
 
     def _scan(self) -> None:
@@ -250,7 +286,7 @@ class Discover:
 
     def _scan_all(self, scan: int | None, started: float) -> None:
         """Walk over all roots, and take over what was seen."""
-        survey = Survey()
+        survey = WalkResult()
         tops_ = tops(self._roots, self._rules, survey)
         for top in tops_:
             try:
@@ -267,10 +303,12 @@ class Discover:
         if forgotten or survey != previous:
             self._changed()
 
-    def _walk(self, top: str, survey: Survey, scan: int | None = None) -> None:
+    def _walk(self, top: str, survey: WalkResult, scan: int | None = None) -> None:
         """See every file below ``top`` that the ``scan`` does not spare, and forget those that are gone."""
         began, fresh = self._clock.monotonic(), Batch()
-        for folder, entries, spared in walk(top, self._rules, survey, lambda folder: self._known.memory(folder, scan)):
+        for folder, entries, spared in walk(
+            top, self._rules, survey, lambda folder: self._known.memory(folder, scan)
+        ):
             try:
                 self._see_all(folder, entries, spared, fresh)
             except Exception as error:  # noqa: BLE001 - the other folders must be found
@@ -281,7 +319,9 @@ class Discover:
             self._markers.update(survey.markers)
         self._settle(fresh, began)
 
-    def _see_all(self, folder: str, entries: Sequence[Entry], spared: Sequence[str], fresh: Batch) -> None:
+    def _see_all(
+        self, folder: str, entries: Sequence[WalkEntry], spared: Sequence[str], fresh: Batch
+    ) -> None:
         """See the files of this very folder, and forget those that are gone."""
         is_settled = self._known.settled(folder)
         for name, state, beside in entries:
@@ -326,8 +366,12 @@ class Discover:
             with self._lock:
                 self._markers.add(path)
             return
-        if os.path.isdir(path) and self._rules.reaches(top, path) and (self._follow or not os.path.islink(path)):
-            self._walk(path, Survey())
+        if (
+            os.path.isdir(path)
+            and self._rules.reaches(top, path)
+            and (self._follow or not os.path.islink(path))
+        ):
+            self._walk(path, WalkResult())
         elif not os.path.lexists(path):
             self._forget(path)
         for base in filter(self._rules.wanted, related(name)):
@@ -395,7 +439,7 @@ class Discover:
             return 0
         return hash((state.st_mtime_ns, state.st_size))
 
-    def _due(self) -> Iterator[tuple[str, str, File]]:
+    def _due(self) -> Iterator[tuple[str, str, FileRow]]:
         """The next files to be looked at, the oldest of one scan first; those of one time together."""
         now, last, looks = self._clock.monotonic(), (0.0, 0), 0
         while True:
@@ -409,7 +453,7 @@ class Discover:
             if file is not None and file.due == due:
                 yield folder, name, file
 
-    def _look_safely(self, folder: str, name: str, file: File) -> Recording | Damaged | None:
+    def _look_safely(self, folder: str, name: str, file: FileRow) -> Recording | Damaged | None:
         """A mistake over one file must not lose the others of this step; that file is looked at by the next scan."""
         try:
             return self._look(folder, name, file)
@@ -420,7 +464,7 @@ class Discover:
         finally:
             self._changed()
 
-    def _look(self, folder: str, name: str, file: File) -> Recording | Damaged | None:
+    def _look(self, folder: str, name: str, file: FileRow) -> Recording | Damaged | None:
         """Look a second time at a file that is due, and examine it if it stayed as it was."""
         path = os.path.join(folder, name)
         pause, file.due = 2 * (file.due - file.since), math.inf
@@ -458,7 +502,7 @@ class Discover:
         file.mark = mark_of(str(result.fingerprint))
         return result
 
-    def _hold(self, path: str, file: File, lacking: NotYet, state: os.stat_result) -> None:
+    def _hold(self, path: str, file: FileRow, lacking: NotYet, state: os.stat_result) -> None:
         """Keep a file that lacks something, and set the time of the next look where time changes anything."""
         was, file.why = file.state, lacking.message
         patience = self._unfinished_seconds
@@ -472,14 +516,20 @@ class Discover:
                 patience = self._sidecar_wait
         if file.state == "unfinished" and was != "unfinished":
             if self._examiner.send_unfinished:
-                self._schedule(*os.path.split(path), file, self._clock.monotonic(), state.st_mtime_ns)
-            _log.warning("%s has no end and no writer", path, extra={"event": "unfinished", "path": path})
+                self._schedule(
+                    *os.path.split(path), file, self._clock.monotonic(), state.st_mtime_ns
+                )
+            _log.warning(
+                "%s has no end and no writer", path, extra={"event": "unfinished", "path": path}
+            )
         # What is waited for only so long is looked at once more, though its time may have come while this look lasted.
         bounded = lacking.why in ("sidecar", "writer", "done_marker")
-        if file.state != "unfinished" and (bounded or file.since + patience > self._clock.monotonic()):
+        if file.state != "unfinished" and (
+            bounded or file.since + patience > self._clock.monotonic()
+        ):
             self._schedule(*os.path.split(path), file, file.since + patience, state.st_mtime_ns)
 
-    def _recording_state(self, path: str, file: File, mtime: float) -> State:
+    def _recording_state(self, path: str, file: FileRow, mtime: float) -> State:
         """Whether somebody may still be writing a file that has no end."""
         quiet = self._clock.monotonic() >= file.since + self._unfinished_seconds
         before_boot = mtime < self._boot_time
@@ -493,16 +543,20 @@ class Discover:
             file.why = "no end; whether a program still writes to it can't be seen"
         return "recording"
 
-    def _fail(self, path: str, file: File, error: OSError) -> None:
+    def _fail(self, path: str, file: FileRow, error: OSError) -> None:
         if error.errno in GONE:
             self._forget(path)
             return
         why = error.strerror or str(error)
         if (file.state, file.why) != ("unreadable", why):
-            _log.warning("can't read %s: %s", path, why, extra={"event": "unreadable", "path": path})
+            _log.warning(
+                "can't read %s: %s", path, why, extra={"event": "unreadable", "path": path}
+            )
         file.state, file.why = "unreadable", why
 
-    def _schedule(self, folder: str, name: str, file: File, due: float, mtime_ns: int = 0) -> None:
+    def _schedule(
+        self, folder: str, name: str, file: FileRow, due: float, mtime_ns: int = 0
+    ) -> None:
         if due != file.due:
             # First the look, then its date, for the reason that stands in _settle.
             self._looks.push((due, mtime_ns, folder, name))
@@ -519,7 +573,11 @@ class Discover:
             self.changes += 1
 
     def _settling(self, name: str) -> float:
-        return max(self._settle_seconds, _SETTLE_COMPRESSED) if name.endswith(COMPRESSED) else self._settle_seconds
+        return (
+            max(self._settle_seconds, _SETTLE_COMPRESSED)
+            if name.endswith(COMPRESSED)
+            else self._settle_seconds
+        )
 
 
 def _size(path: str) -> str:

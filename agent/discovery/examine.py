@@ -99,7 +99,9 @@ class Examiner:
         root = root_of(path, self._roots)
         if root is None:
             raise RecordingError(
-                f"{path} lies in none of the watched folders", code="not_in_root", hint="see watch.roots"
+                f"{path} lies in none of the watched folders",
+                code="not_in_root",
+                hint="see watch.roots",
             )
         # The recording and all that belongs to it are opened in this one folder, whatever becomes of its path.
         with (
@@ -124,7 +126,11 @@ class Examiner:
                 return reason
             if content.damage:
                 return Damaged(path, content.fingerprint, before.st_mtime_ns, content.damage)
-            sidecar = None if self._sidecar == "ignore" else self._read_sidecar(sidecar_path(path), folder)
+            sidecar = (
+                None
+                if self._sidecar == "ignore"
+                else self._read_sidecar(sidecar_path(path), folder)
+            )
         if sidecar is None and self._sidecar != "ignore" and not sidecar_overdue:
             return NotYet(path, "sidecar", f"waits for its sidecar {sidecar_path(path).name}")
         return Recording(
@@ -167,7 +173,9 @@ class Examiner:
                     self._contents.popitem(last=False)
         return content
 
-    def _unfinished_by_axon(self, path: Path, folder: int, tail: Tail, state: os.stat_result) -> NotYet | None:
+    def _unfinished_by_axon(
+        self, path: Path, folder: int, tail: Tail, state: os.stat_result
+    ) -> NotYet | None:
         """Axon patches its metadata into the closed file, then writes the sidecar, then the done marker."""
         if not any(name.startswith("axon.") for name in tail.metadata):
             return None
@@ -178,7 +186,11 @@ class Examiner:
                 continue
             if proven.st_mtime_ns >= state.st_mtime_ns:
                 return None
-        return NotYet(path, "done_marker", f"Axon has not finished it: neither {path.name}{DONE} nor a sidecar yet")
+        return NotYet(
+            path,
+            "done_marker",
+            f"Axon has not finished it: neither {path.name}{DONE} nor a sidecar yet",
+        )
 
     def _read_sidecar(self, path: Path, folder: int) -> Sidecar | None:
         """The sidecar ``path``; None when there is none, or only a link that is not to be followed."""
@@ -320,7 +332,9 @@ def compressing(path: Path, folder: int) -> NotYet | None:
 
 def _read_up_to(descriptor: int, limit: int) -> bytes:
     content = b""
-    while len(content) < limit and (block := os.pread(descriptor, limit - len(content), len(content))):
+    while len(content) < limit and (
+        block := os.pread(descriptor, limit - len(content), len(content))
+    ):
         content += block
     return content
 
@@ -343,7 +357,9 @@ def _parse(raw: bytes) -> dict[str, Any]:
         raise ValueError("it is no JSON object")  # noqa: TRY004 - all that is wrong with a sidecar is one kind of error
     if not _shallow(content):
         raise ValueError("it is nested too deeply")
-    json.dumps(content, ensure_ascii=False).encode()  # half a surrogate pair can be written in JSON, but is no text
+    json.dumps(
+        content, ensure_ascii=False
+    ).encode()  # half a surrogate pair can be written in JSON, but is no text
     return content
 
 
@@ -379,7 +395,9 @@ def _shallow(content: dict[str, Any]) -> bool:
         level = [
             child
             for item in level
-            for child in (item.values() if isinstance(item, dict) else item if isinstance(item, list) else ())
+            for child in (
+                item.values() if isinstance(item, dict) else item if isinstance(item, list) else ()
+            )
         ]
         if not level:
             return True

@@ -13,7 +13,9 @@ from typing import Any, Generic, Literal, TypeVar, cast, get_args
 
 from agent.discovery.walk import Memory, is_below
 
-State = Literal["settling", "recording", "unfinished", "waiting", "unreadable", "skipped", "damaged", "complete"]
+State = Literal[
+    "settling", "recording", "unfinished", "waiting", "unreadable", "skipped", "damaged", "complete"
+]
 
 QUIET = frozenset({"unfinished", "skipped", "damaged", "complete"})
 """States in which a scan has nothing to do about a file that stayed as it was."""
@@ -23,7 +25,9 @@ _PARTS = 4  # that marks are sorted in: 100,000 numbers at once would take 4 MiB
 _STATES: tuple[State, ...] = get_args(State)
 _CODES: dict[str, int] = {state: code for code, state in enumerate(_STATES)}
 _QUIET = frozenset(_CODES[state] for state in QUIET)
-_SPARED = frozenset({_CODES["skipped"], _CODES["complete"]})  # others may be mended, and somebody waits for that
+_SPARED = frozenset(
+    {_CODES["skipped"], _CODES["complete"]}
+)  # others may be mended, and somebody waits for that
 
 _Value = TypeVar("_Value")
 
@@ -34,14 +38,14 @@ class _Column(Generic[_Value]):
     def __set_name__(self, owner: type, name: str) -> None:
         self._name = name
 
-    def __get__(self, file: File, owner: type) -> _Value:
+    def __get__(self, file: FileRow, owner: type) -> _Value:
         return cast("_Value", file.columns[self._name][file.row])
 
-    def __set__(self, file: File, value: _Value) -> None:
+    def __set__(self, file: FileRow, value: _Value) -> None:
         file.columns[self._name][file.row] = value
 
 
-class File:
+class FileRow:
     """What is remembered of one path: a row, which is another file's once the path is forgotten and one is added.
 
     So without the lock only the thread that adds may hold it. What that writes to a forgotten one is seen by nobody.
@@ -92,7 +96,7 @@ class _Reasons(dict[int, str]):
             self.pop(row, None)
 
 
-class Known:
+class FileTable:
     """Who uses it from several threads locks it, and only one of them adds.
 
     In columns, with a row for each file: as objects 100,000 would take 8 MiB more.
@@ -103,7 +107,12 @@ class Known:
         self._folders: dict[str, dict[str, int]] = {}  # rows by name
         self._free: list[int] = []  # rows without a name
         self._stamps, self._sidecars, self._marks = array("q"), array("q"), array("Q")
-        self._sinces, self._dues, self._states, self._reasons = array("d"), array("d"), _States(), _Reasons()
+        self._sinces, self._dues, self._states, self._reasons = (
+            array("d"),
+            array("d"),
+            _States(),
+            _Reasons(),
+        )
         self._columns = {
             "stamp": self._stamps,
             "sidecar": self._sidecars,
@@ -114,18 +123,28 @@ class Known:
             "why": self._reasons,
         }
 
-    def find(self, folder: str, name: str) -> File | None:
+    def find(self, folder: str, name: str) -> FileRow | None:
         """What is remembered of this file."""
         row = self._folders.get(folder, {}).get(name)
-        return None if row is None else File(self._columns, row)
+        return None if row is None else FileRow(self._columns, row)
 
     def settled(self, folder: str) -> Callable[[str, int, int], bool]:
         """Tells by name, stamp and sidecar of a file in this very folder whether a scan has nothing to do about it."""
-        row_of, stamps, sidecars, states = self._folders.get(folder, {}).get, self._stamps, self._sidecars, self._states
+        row_of, stamps, sidecars, states = (
+            self._folders.get(folder, {}).get,
+            self._stamps,
+            self._sidecars,
+            self._states,
+        )
 
         def is_settled(name: str, stamp: int, sidecar: int) -> bool:
             row = row_of(name)
-            return row is not None and stamps[row] == stamp and sidecars[row] == sidecar and states.codes[row] in _QUIET
+            return (
+                row is not None
+                and stamps[row] == stamp
+                and sidecars[row] == sidecar
+                and states.codes[row] in _QUIET
+            )
 
         return is_settled
 
@@ -147,22 +166,22 @@ class Known:
 
         return rows, is_spared
 
-    def add(self, folder: str, name: str, stamp: int, sidecar: int, since: float) -> File:
+    def add(self, folder: str, name: str, stamp: int, sidecar: int, since: float) -> FileRow:
         """Remember a file from now on, and nothing else of that name; it is settling."""
         rows = self._folders.setdefault(folder, {})
         row = rows.get(name)
         if row is None:
             row = rows[name] = self._free.pop() if self._free else self._new_row()
-        file = File(self._columns, row)
+        file = FileRow(self._columns, row)
         file.stamp, file.sidecar, file.since = stamp, sidecar, since
         file.due, file.mark, file.state, file.why = math.inf, 0, "settling", ""
         return file
 
-    def files(self) -> Iterator[tuple[str, str, File]]:
+    def files(self) -> Iterator[tuple[str, str, FileRow]]:
         """All, with folder and name: 100,000 paths would be made for nothing."""
         for folder, rows in self._folders.items():
             for name, row in rows.items():
-                yield folder, name, File(self._columns, row)
+                yield folder, name, FileRow(self._columns, row)
 
     def marks(self) -> Callable[[int], bool]:
         """Tells of a mark whether it was that of a file just now. A set of 100,000 would take 4 MiB more."""
@@ -176,21 +195,25 @@ class Known:
 
     def copies(self) -> Sequence[Sequence[str]]:
         """The names of each complete recording that has several."""
-        marks = array("Q", (self._marks[row] for row in self._rows() if self._states[row] == "complete"))
+        marks = array(
+            "Q", (self._marks[row] for row in self._rows() if self._states[row] == "complete")
+        )
         parts = (sorted(mark for mark in marks if mark % _PARTS == part) for part in range(_PARTS))
-        several: dict[int, list[str]] = {mark: [] for part in parts for mark, same in pairwise(part) if mark == same}
+        several: dict[int, list[str]] = {
+            mark: [] for part in parts for mark, same in pairwise(part) if mark == same
+        }
         if several:
             for folder, name, file in self.files():
                 if file.state == "complete" and file.mark in several:
                     several[file.mark].append(f"{folder}/{name}")
         return [sorted(paths) for paths in several.values()]
 
-    def below(self, top: str) -> Iterator[tuple[str, File]]:
+    def below(self, top: str) -> Iterator[tuple[str, FileRow]]:
         """Those in this folder and below."""
         for folder, rows in self._folders.items():
             if is_below(folder, top):
                 for name, row in rows.items():
-                    yield f"{folder}/{name}", File(self._columns, row)
+                    yield f"{folder}/{name}", FileRow(self._columns, row)
 
     def forget(self, path: str) -> bool:
         """Drop a file, or a folder and all below it; tells whether there was any."""

@@ -7,8 +7,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from agent.discovery.file_table import Known
-from agent.discovery.walk import Survey
+from agent.discovery.file_table import FileTable
+from agent.discovery.walk import WalkResult
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,10 +24,14 @@ class Held:
 class DiskReport:
     """What lies on the disk, for people. Files are counted all, and of each kind the first are named."""
 
-    counts: Mapping[str, int] = field(default_factory=dict)  # by kind: the four below, complete and damaged
+    counts: Mapping[str, int] = field(
+        default_factory=dict
+    )  # by kind: the four below, complete and damaged
     recording: Sequence[Held] = ()
     unfinished: Sequence[Held] = ()
-    waiting: Sequence[Held] = ()  # for a sidecar, for Axon, for a compressor; still settling; unreadable
+    waiting: Sequence[
+        Held
+    ] = ()  # for a sidecar, for Axon, for a compressor; still settling; unreadable
     skipped: Sequence[Path] = ()  # older than watch.newer_than when first seen
     copies: Sequence[Sequence[Path]] = ()  # names of one recording, where it has several
     ignored: Mapping[str, int] = field(default_factory=dict)  # by suffix
@@ -38,7 +42,7 @@ class DiskReport:
     scan_seconds: float = 0.0
 
 
-def report_of(known: Known, survey: Survey, now: float, most: int) -> DiskReport:
+def report_of(known: FileTable, survey: WalkResult, now: float, most: int) -> DiskReport:
     """Walk over all that is known, at that monotonic time; at most so many files of a kind are named."""
     held: dict[str, list[Held]] = {"recording": [], "unfinished": [], "waiting": [], "skipped": []}
     counts = Counter({**dict.fromkeys(held, 0), "complete": 0, "damaged": 0})

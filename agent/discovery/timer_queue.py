@@ -55,7 +55,7 @@ class Batch:
         return self.due, self._mtimes.pop(), self._folders.pop(), self._names.pop()
 
 
-class Looks:
+class TimerQueue:
     """Who uses it from several threads locks it."""
 
     def __init__(self) -> None:

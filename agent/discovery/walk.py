@@ -26,11 +26,16 @@ _SIDECAR = ".json"
 _OURS = (DONE, RESYNC, FIRST, REJECTED)
 
 
-class Rules:
+class NameFilter:
     """Which names count: ``include`` and ``exclude`` are shell patterns for base names, exclude for folders too."""
 
     def __init__(
-        self, include: Iterable[str], exclude: Iterable[str], *, follow_symlinks: bool = False, sidecars: bool = True
+        self,
+        include: Iterable[str],
+        exclude: Iterable[str],
+        *,
+        follow_symlinks: bool = False,
+        sidecars: bool = True,
     ) -> None:
         """Links are passed over unless ``follow_symlinks``, sidecars unless ``sidecars``."""
         self._included = _globs(include)
@@ -45,16 +50,22 @@ class Rules:
     def asks(self, name: str) -> bool:
         """Whether a file of this base name is a touch file: for its folder, or for what may be meant as a recording."""
         target = target_of(name)
-        return target is not None and (not target or self._included(target) or bool(foreign(target)))
+        return target is not None and (
+            not target or self._included(target) or bool(foreign(target))
+        )
 
     def reaches(self, top: str, path: str) -> bool:
         """Whether a walk from ``top`` comes to ``path``."""
         if not is_below(path, top):
             return False
-        return not any(self.excluded(part) for part in os.path.relpath(path, top).split(os.sep) if part != os.curdir)
+        return not any(
+            self.excluded(part)
+            for part in os.path.relpath(path, top).split(os.sep)
+            if part != os.curdir
+        )
 
 
-class Entry(NamedTuple):
+class WalkEntry(NamedTuple):
     """What may become a recording, by its name. ``beside``: there is a file of its sidecar's name."""
 
     name: str
@@ -68,11 +79,13 @@ name and ``beside``, which are spared: their state is not asked for this time. N
 
 
 @dataclass(slots=True)
-class Survey:
+class WalkResult:
     """What one walk has seen."""
 
     listed: set[str] = field(default_factory=set)
-    identities: set[tuple[int, int]] = field(default_factory=set)  # of folders, against loops of followed links
+    identities: set[tuple[int, int]] = field(
+        default_factory=set
+    )  # of folders, against loops of followed links
     unreadable: dict[str, str] = field(default_factory=dict)  # folder -> why
     # The unforeseen errors by folder. Each scan has new ones, so two surveys are compared without.
     mistakes: dict[str, Exception] = field(default_factory=dict, compare=False)
@@ -93,7 +106,7 @@ class Survey:
         self.mistakes[folder] = error
 
 
-def tops(roots: Sequence[str], rules: Rules, survey: Survey) -> list[str]:
+def tops(roots: Sequence[str], rules: NameFilter, survey: WalkResult) -> list[str]:
     """The roots to walk from: those that are there, less those that another one covers."""
     found: dict[str, str] = {}
     for real, root in sorted((os.path.realpath(root), root) for root in dict.fromkeys(roots)):
@@ -105,8 +118,11 @@ def tops(roots: Sequence[str], rules: Rules, survey: Survey) -> list[str]:
 
 
 def walk(
-    top: str, rules: Rules, survey: Survey, known: Callable[[str], Memory] = lambda _folder: ((), None)
-) -> Iterator[tuple[str, list[Entry], list[str]]]:
+    top: str,
+    rules: NameFilter,
+    survey: WalkResult,
+    known: Callable[[str], Memory] = lambda _folder: ((), None),
+) -> Iterator[tuple[str, list[WalkEntry], list[str]]]:
     """Give each folder below ``top`` with its files, less the spared ones, and the names of those.
 
     One that can't be read is named in ``survey``, and only it. ``known`` is asked about each folder.
@@ -130,7 +146,9 @@ def walk(
         yield folder, files, spared
 
 
-def _listed(folder: str, rules: Rules, survey: Survey, known: Memory) -> tuple[list[Entry], list[str], list[str]]:
+def _listed(
+    folder: str, rules: NameFilter, survey: WalkResult, known: Memory
+) -> tuple[list[WalkEntry], list[str], list[str]]:
     """The files, those spared and the folders in this very one; raises OSError where it can't be read."""
     before, is_spared = known
     # From the open folder the kernel finds each file sooner.
@@ -138,8 +156,10 @@ def _listed(folder: str, rules: Rules, survey: Survey, known: Memory) -> tuple[l
     try:
         with os.scandir(descriptor) as listing:
             entries = list(listing)
-        sidecars = {entry.name for entry in entries if rules.sidecars and entry.name.endswith(_SIDECAR)}
-        files: list[Entry] = []
+        sidecars = {
+            entry.name for entry in entries if rules.sidecars and entry.name.endswith(_SIDECAR)
+        }
+        files: list[WalkEntry] = []
         spared: list[str] = []
         folders: list[str] = []
         for entry in entries:
@@ -158,7 +178,7 @@ def _listed(folder: str, rules: Rules, survey: Survey, known: Memory) -> tuple[l
                     continue
                 else:
                     state = judged
-                files.append(Entry(name, state, beside))
+                files.append(WalkEntry(name, state, beside))
             except OSError:
                 continue  # it vanished, or is a link to nowhere
         return files, spared, folders
@@ -166,12 +186,14 @@ def _listed(folder: str, rules: Rules, survey: Survey, known: Memory) -> tuple[l
         os.close(descriptor)
 
 
-def _is_folder(entry: os.DirEntry[str], rules: Rules) -> bool:
+def _is_folder(entry: os.DirEntry[str], rules: NameFilter) -> bool:
     """Whether the walk goes into ``entry``."""
     return not rules.excluded(entry.name) and entry.is_dir(follow_symlinks=rules.follow)
 
 
-def _candidate(folder: str, entry: os.DirEntry[str], rules: Rules, survey: Survey) -> os.stat_result | None:
+def _candidate(
+    folder: str, entry: os.DirEntry[str], rules: NameFilter, survey: WalkResult
+) -> os.stat_result | None:
     """The state of what may become a recording; what is passed over instead is counted."""
     if not rules.follow and entry.is_symlink():
         survey.links += not rules.excluded(entry.name)
@@ -189,17 +211,21 @@ def _candidate(folder: str, entry: os.DirEntry[str], rules: Rules, survey: Surve
     return entry.stat()
 
 
-def tell(before: Survey, after: Survey) -> None:
+def tell(before: WalkResult, after: WalkResult) -> None:
     """Say which folders went away, came back or can't be read any more; of links only once."""
     for root in sorted(set(after.missing) - set(before.missing)):
-        _log.warning("watched folder %s is not there", root, extra={"event": "root_missing", "path": root})
+        _log.warning(
+            "watched folder %s is not there", root, extra={"event": "root_missing", "path": root}
+        )
     for root in sorted(set(before.missing) - set(after.missing)):
         _log.info("watched folder %s is there", root, extra={"event": "root_found", "path": root})
     # An unforeseen error is in the log already.
     told = before.unreadable.keys() | after.mistakes.keys()
     for folder in sorted(after.unreadable.keys() - told):
         why = after.unreadable[folder]
-        _log.warning("can't read folder %s: %s", folder, why, extra={"event": "unreadable", "path": folder})
+        _log.warning(
+            "can't read folder %s: %s", folder, why, extra={"event": "unreadable", "path": folder}
+        )
     if after.links and not before.told_links:
         text = "%d symbolic links are skipped; watch.follow_symlinks would follow them"
         _log.info(text, after.links, extra={"event": "links_skipped"})
@@ -225,11 +251,13 @@ def related(name: str) -> set[str]:
 
 
 def _globs(patterns: Iterable[str]) -> Callable[[str], bool]:
-    matches = re.compile("|".join(fnmatch.translate(pattern) for pattern in patterns) or r"(?!)").match
+    matches = re.compile(
+        "|".join(fnmatch.translate(pattern) for pattern in patterns) or r"(?!)"
+    ).match
     return lambda name: matches(name) is not None
 
 
-def _first_visit(folder: str, survey: Survey) -> bool:
+def _first_visit(folder: str, survey: WalkResult) -> bool:
     state = os.stat(folder)
     identity = state.st_dev, state.st_ino
     if identity in survey.identities:

@@ -20,11 +20,15 @@ _log = logging.getLogger(__name__)
 _LONGEST_WAIT_SECONDS = 3600.0
 
 
-class Finder:
+class DiscoveryLoop:
     """Used by one thread."""
 
     def __init__(
-        self, discover: Discover, intake: Intake, sightings: queue.Queue[Sighting | None], clock: Clock
+        self,
+        discover: Discover,
+        intake: Intake,
+        sightings: queue.Queue[Sighting | None],
+        clock: Clock,
     ) -> None:
         """``sightings`` is where whoever watches the disk puts them; None only ends the wait.
 
@@ -77,5 +81,7 @@ class Finder:
             raise
         except Exception:  # noqa: BLE001 - one recording's trouble is not the others'
             self._discover.again(found.path)
-            _log.exception("could not take in %s; it is tried again", found.path, extra={"event": "bug"})
+            _log.exception(
+                "could not take in %s; it is tried again", found.path, extra={"event": "bug"}
+            )
             return False

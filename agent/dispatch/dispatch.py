@@ -14,7 +14,14 @@ from typing import Any
 from agent.dispatch.outcome import Outcome, outcome_of
 from agent.gate.gate import Delays, Gate
 from agent.model.bandwidth import Bandwidth
-from agent.model.errors import WHOLE, AgentError, CloudError, FileChangedError, HistoryFullError, blame_clock
+from agent.model.errors import (
+    WHOLE,
+    AgentError,
+    CloudError,
+    FileChangedError,
+    HistoryFullError,
+    blame_clock,
+)
 from agent.model.metrics import Tally
 from agent.model.ports import Clock, History
 from agent.model.unforeseen import UNFORESEEN, understood
@@ -27,7 +34,7 @@ _DISK = "disk_full"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Terms:
+class UploadTerms:
     """What may change while the agent runs; a claim keeps those that it began with."""
 
     prepare: Prepare
@@ -44,7 +51,7 @@ class Claim:
     """One document in flight. A probe's claim is in memory only until the gate opens."""
 
     log: SyncLog
-    terms: Terms
+    terms: UploadTerms
     transfer: Transfer
     probe: bool
     durable: bool
@@ -97,7 +104,7 @@ class Dispatch:
         gate: Gate,
         clock: Clock,
         executor: Executor,
-        terms: Terms,
+        terms: UploadTerms,
         built: float = 0.0,
         bandwidth: Bandwidth | None = None,
     ) -> None:
@@ -112,7 +119,9 @@ class Dispatch:
         self._lock = threading.RLock()
         self._idle = threading.Condition(self._lock)
         self._flight = InFlight()
-        self._not_before: dict[int, tuple[str | None, float]] = {}  # document id -> its retry date, monotonic time
+        self._not_before: dict[
+            int, tuple[str | None, float]
+        ] = {}  # document id -> its retry date, monotonic time
         self._failed_at: dict[int, float] = {}  # document id -> monotonic time of its last failure
         self.last_failure: Failure | None = None
         self._last_probe = 0
@@ -145,7 +154,11 @@ class Dispatch:
             self._gate.probe_now()
             try:
                 for log in self._history.open():
-                    if log.status == "failed" and log.error is not None and log.error.kind == "blocked":
+                    if (
+                        log.status == "failed"
+                        and log.error is not None
+                        and log.error.kind == "blocked"
+                    ):
                         self._history.move(log.id, "asked")
             except HistoryFullError as error:
                 self.disk_failed(error)  # those that are left wait for their date
@@ -214,12 +227,18 @@ class Dispatch:
         """What has not ended, in the order in which it goes: what was put ahead comes first."""
         waiting = self._history.open()
         ahead = sorted((log for log in waiting if log.ahead), key=lambda log: -log.ahead)
-        rest = (log for log in (reversed(waiting) if self.terms.newest_first else waiting) if not log.ahead)
+        rest = (
+            log
+            for log in (reversed(waiting) if self.terms.newest_first else waiting)
+            if not log.ahead
+        )
         return chain(ahead, rest)
 
     def _probe(self) -> None:
         """One recording at a time, in turn, so that one which fails by itself can't keep the gate closed."""
-        waiting = [log for log in self._history.open() if log.id not in self._flight and self._due(log)]
+        waiting = [
+            log for log in self._history.open() if log.id not in self._flight and self._due(log)
+        ]
         ready = [log for log in waiting if log.status != "failed"] or waiting
         log = next((log for log in ready if log.id > self._last_probe), ready[0] if ready else None)
         if log is None or not self._gate.begin_probe(log.id):
@@ -249,14 +268,18 @@ class Dispatch:
         self._not_before.pop(log.id, None)
         self._disk_told = False
         transfer = Transfer(log.file_size, self._bandwidth)
-        claim = Claim(log, self.terms, transfer, probe, durable, self._clock.monotonic(), self._causes)
+        claim = Claim(
+            log, self.terms, transfer, probe, durable, self._clock.monotonic(), self._causes
+        )
         self._flight.mark(claim)
         try:
             self._executor.submit(self._work, claim)
         except Exception as problem:  # noqa: BLE001 - whatever it is, it is nothing that this recording has done
             self._flight.unmark(log.id)
             error = understood(problem)
-            outcome = outcome_of(error, attempts=0, max_attempts=self.terms.max_attempts, others_passed=False)
+            outcome = outcome_of(
+                error, attempts=0, max_attempts=self.terms.max_attempts, others_passed=False
+            )
             self._settle(claim, outcome, error)
             return False
         return True
@@ -318,7 +341,9 @@ class Dispatch:
     def _judge(self, claim: Claim, error: AgentError | None) -> Outcome:
         log = self._history.get(claim.log.id)
         call = error.call if isinstance(error, CloudError) else WHOLE
-        since = self._failed_at.get(log.id, float("inf"))  # a first failure is taken for everybody's
+        since = self._failed_at.get(
+            log.id, float("inf")
+        )  # a first failure is taken for everybody's
         return outcome_of(
             error,
             attempts=log.attempt_count + (not claim.durable),
@@ -334,12 +359,18 @@ class Dispatch:
             self._gate.passed(WHOLE, id_)
             self._traced = ""
         closes, alone = outcome.closes, id_ if outcome.answered else 0
-        if closes is not None and isinstance(error, CloudError) and self._gate.close(error, closes, alone):
+        if (
+            closes is not None
+            and isinstance(error, CloudError)
+            and self._gate.close(error, closes, alone)
+        ):
             self._last_probe = id_
             if claim.causes != self._causes:
                 self._gate.probe_now()  # what it was refused for has been changed meanwhile
             hint = error.hint or closes.hint
-            _log.warning("gate closed: %s (%s)", error.message, hint, extra={"event": "gate_closed"})
+            _log.warning(
+                "gate closed: %s (%s)", error.message, hint, extra={"event": "gate_closed"}
+            )
         if error is not None:
             self._failed_at[id_] = self._clock.monotonic()
         if outcome.fault is not None:
@@ -363,8 +394,11 @@ class Dispatch:
         log = self._history.get(claim.log.id)
         changes: dict[str, Any] = {
             "bytes_sent": log.bytes_sent + claim.transfer.sent,
-            "duration_seconds": round(log.duration_seconds + self._clock.monotonic() - claim.began, 3),
-            "credential_refreshes": log.credential_refreshes + (claim.job.refreshes if claim.job else 0),
+            "duration_seconds": round(
+                log.duration_seconds + self._clock.monotonic() - claim.began, 3
+            ),
+            "credential_refreshes": log.credential_refreshes
+            + (claim.job.refreshes if claim.job else 0),
         }
         if outcome.fault is not None:
             changes["error"] = outcome.fault
@@ -383,15 +417,32 @@ class Dispatch:
         return changes
 
     def _tell(self, log: SyncLog, outcome: Outcome, error: AgentError | None) -> None:
-        about = {"event": outcome.event, "episode_id": log.episode_id, "document": log.id, "path": log.path}
+        about = {
+            "event": outcome.event,
+            "episode_id": log.episode_id,
+            "document": log.id,
+            "path": log.path,
+        }
         if outcome.event == "done":
             speed = log.file_size / max(log.duration_seconds, 0.001) / 1e6
-            _log.info("completed %s (%.1f MB/s)", log.path, speed, extra={**about, "object_key": log.object_key})
+            _log.info(
+                "completed %s (%.1f MB/s)",
+                log.path,
+                speed,
+                extra={**about, "object_key": log.object_key},
+            )
         elif outcome.event in ("gate_closed", "changed"):
             _log.info("put back %s: %s", log.path, error, extra=about)
         elif outcome.fault is not None:
             again = f"; tried again at {log.next_retry_at}" if log.next_retry_at else ""
-            _log.error("%s: %s%s. %s", log.path, outcome.fault.message, again, outcome.fault.hint, extra=about)
+            _log.error(
+                "%s: %s%s. %s",
+                log.path,
+                outcome.fault.message,
+                again,
+                outcome.fault.hint,
+                extra=about,
+            )
 
     def disk_failed(self, error: HistoryFullError) -> None:
         """Nothing can be written down: close the gate, and try again in a while."""
@@ -403,7 +454,11 @@ class Dispatch:
 
     def _try_disk(self) -> None:
         closed = self._gate.closed()
-        if closed is not None and closed.code == _DISK and self._clock.monotonic() >= self._disk_retry_at:
+        if (
+            closed is not None
+            and closed.code == _DISK
+            and self._clock.monotonic() >= self._disk_retry_at
+        ):
             if self._history.room():
                 self._gate.release(_DISK)  # the next write shows whether that is true
             else:

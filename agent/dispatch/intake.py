@@ -68,10 +68,16 @@ class Intake:
             if newest is None:
                 return self._queue_if_wanted(found)
             if newest.open:
-                waits = newest.status == "failed" and newest.error is not None and newest.error.code in _BY_FOLDER
+                waits = (
+                    newest.status == "failed"
+                    and newest.error is not None
+                    and newest.error.code in _BY_FOLDER
+                )
                 return self._history.move(newest.id, "asked") if waits else None
             trigger = self._cause(found, newest)
-            synced = self._history.synced(str(found.fingerprint))  # then it was a resync that failed
+            synced = self._history.synced(
+                str(found.fingerprint)
+            )  # then it was a resync that failed
             return self._queue(found, trigger, resync=synced) if trigger else None
 
     def _cause(self, found: Recording, newest: SyncLog) -> Trigger | None:
@@ -98,7 +104,12 @@ class Intake:
             if newest is not None and newest.open:
                 return self.hurry(newest, target, ask)
             if ask == "first" and synced and (newest is None or newest.synced):
-                return Answer(target, "rejected", "it is uploaded already; a resync sends it again", episode_id(found))
+                return Answer(
+                    target,
+                    "rejected",
+                    "it is uploaded already; a resync sends it again",
+                    episode_id(found),
+                )
             log = self._queue(found, trigger, reason=reason, resync=synced)
             if ask == "first":
                 self._history.amend(log.id, ahead=self._front())
@@ -117,7 +128,9 @@ class Intake:
             return Answer(target, "accepted", "it goes next", log.episode_id)
         if waited:
             return Answer(target, "accepted", "it is tried again now", log.episode_id)
-        return Answer(target, "already_queued", "it is queued or being uploaded already", log.episode_id)
+        return Answer(
+            target, "already_queued", "it is queued or being uploaded already", log.episode_id
+        )
 
     def _front(self) -> int:
         """Ahead of all that were put ahead before."""
@@ -134,7 +147,9 @@ class Intake:
         self._unasked.add(hash(found.fingerprint))
         return None
 
-    def _queue(self, recording: Recording, trigger: Trigger, *, reason: str = "", resync: bool = False) -> SyncLog:
+    def _queue(
+        self, recording: Recording, trigger: Trigger, *, reason: str = "", resync: bool = False
+    ) -> SyncLog:
         self._unasked.discard(hash(recording.fingerprint))
         log = self._history.add(
             SyncLog(
@@ -181,10 +196,15 @@ class Intake:
                 queued_at=now,
                 status="failed",
                 device_id=self._device_id,
-                error=Fault("final", "damaged", found.reason, "mend the file (`mcap recover`) or delete it"),
+                error=Fault(
+                    "final", "damaged", found.reason, "mend the file (`mcap recover`) or delete it"
+                ),
             )
         )
         _log.error(
-            "%s is damaged: %s", found.path, found.reason, extra={"event": "damaged", "episode_id": log.episode_id}
+            "%s is damaged: %s",
+            found.path,
+            found.reason,
+            extra={"event": "damaged", "episode_id": log.episode_id},
         )
         return log

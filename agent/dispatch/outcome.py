@@ -30,7 +30,9 @@ _TABLE: Sequence[tuple[type[AgentError], Event | Literal[""], Kind]] = (
     (RecordingError, "gave_up", "final"),
     (AgentError, "", "counted"),
 )
-_QUIET: frozenset[str] = frozenset({"gate_closed", "changed"})  # the document keeps the error it had
+_QUIET: frozenset[str] = frozenset(
+    {"gate_closed", "changed"}
+)  # the document keeps the error it had
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +50,9 @@ class Outcome:
         return self.fault.code if self.fault else ""
 
 
-def outcome_of(error: Exception | None, *, attempts: int, max_attempts: int, others_passed: bool) -> Outcome:
+def outcome_of(
+    error: Exception | None, *, attempts: int, max_attempts: int, others_passed: bool
+) -> Outcome:
     """Judge an attempt by how it ended; None is success.
 
     ``attempts`` counts this one. ``others_passed`` says that another recording has passed the call that failed since
@@ -59,11 +63,17 @@ def outcome_of(error: Exception | None, *, attempts: int, max_attempts: int, oth
     if error is None:
         return Outcome("done")
     error = understood(error)
-    if isinstance(error, SessionLostError) or (isinstance(error, CloudError) and error.code == "UPLOAD_NOT_FOUND"):
-        return Outcome("session_lost" if counted == "counted" else "gave_up", fault(error, "counted"))
+    if isinstance(error, SessionLostError) or (
+        isinstance(error, CloudError) and error.code == "UPLOAD_NOT_FOUND"
+    ):
+        return Outcome(
+            "session_lost" if counted == "counted" else "gave_up", fault(error, "counted")
+        )
     if isinstance(error, CloudError):
         return _of_cloud(error, counted, others_passed=others_passed)
-    event, kind = next((event, kind) for kind_of_error, event, kind in _TABLE if isinstance(error, kind_of_error))
+    event, kind = next(
+        (event, kind) for kind_of_error, event, kind in _TABLE if isinstance(error, kind_of_error)
+    )
     return Outcome(event or counted, None if event in _QUIET else fault(error, kind))
 
 
@@ -83,5 +93,8 @@ def _of_cloud(error: CloudError, counted: Event, *, others_passed: bool) -> Outc
     if verdict.kind == "counted":
         verdict = Verdict("offline", verdict.hint)
     if verdict.kind == "lease_lost":
-        verdict = Verdict("blocked", "the store refuses fresh credentials: check this robot's clock, then the platform")
+        verdict = Verdict(
+            "blocked",
+            "the store refuses fresh credentials: check this robot's clock, then the platform",
+        )
     return Outcome("gate_closed", fault(error, verdict.kind, verdict.hint), verdict, answered)

@@ -29,7 +29,9 @@ def note_version(history: History, version: str) -> tuple[Upgrade, bool]:
         text = "that this is another version is noted at the next start: %s"
         _log.warning(text, error, extra={"event": "upgrade_not_noted"})
         return Upgrade(version), False
-    upgraded = known is not None or any(history.counts().values())  # else this is the first start of all
+    upgraded = known is not None or any(
+        history.counts().values()
+    )  # else this is the first start of all
     if upgraded:
         _log.info(
             "agent upgraded from %s to %s: %d recordings that had failed for good are tried again where they are found",

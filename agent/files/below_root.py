@@ -86,7 +86,9 @@ def _descend(root: Path, names: Sequence[str]) -> int:
 def _open_folder(name: str, above: int) -> int:
     """Open one folder in the open folder ``above``."""
     if name == os.pardir:
-        raise RecordingError("a path with .. in it may leave the watched folder", code="not_in_root")
+        raise RecordingError(
+            "a path with .. in it may leave the watched folder", code="not_in_root"
+        )
     try:
         return os.open(name, _FOLDER_FLAGS | os.O_NOFOLLOW, dir_fd=above)
     except NotADirectoryError:

@@ -10,7 +10,7 @@ _BOOTING = 300.0  # seconds after the robot's own start in which that of the age
 _WAIT = "nothing to do: uploads begin by themselves; retry.jitter_seconds bounds that moment"
 
 
-class PowerOn:
+class BootJitter:
     """Holds the gate for a random moment where the agent starts with its robot. May be used from any thread."""
 
     def __init__(self, gate: Gate, clock: Clock, delays: Delays) -> None:
@@ -23,6 +23,11 @@ class PowerOn:
     def look(self) -> None:
         """Hold the gate, or release it when the moment has passed; to be called again and again. Cheap."""
         if self._clock.monotonic() < self.until:
-            self._gate.hold(_HOLD, "this robot was just switched on, like others perhaps", _WAIT, next_probe=self.until)
+            self._gate.hold(
+                _HOLD,
+                "this robot was just switched on, like others perhaps",
+                _WAIT,
+                next_probe=self.until,
+            )
         else:
             self._gate.release(_HOLD)

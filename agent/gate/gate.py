@@ -81,7 +81,13 @@ class Gate:
             raise GateClosedError(closed.reason, code=closed.code, hint=closed.hint)
 
     def hold(
-        self, code: str, reason: str, hint: str = "", *, next_probe: float | None = None, cause: Cause = "hold"
+        self,
+        code: str,
+        reason: str,
+        hint: str = "",
+        *,
+        next_probe: float | None = None,
+        cause: Cause = "hold",
     ) -> bool:
         """Close until :meth:`release` of the same ``code``; tells whether it was new.
 
@@ -123,7 +129,9 @@ class Gate:
                 kind=verdict.kind,
                 call=(before.call if before else WHOLE) or error.call,
                 probes=probes,
-                alone=alone if not error.retry_after and (before is None or before.alone == alone) else 0,
+                alone=alone
+                if not error.retry_after and (before is None or before.alone == alone)
+                else 0,
             )
             return before is None
 

@@ -28,7 +28,7 @@ class _Pause:
     until: float | None = None  # monotonic
 
 
-class Limits:
+class UploadPolicy:
     """Holds and releases the gate. Every method may be called from any thread, each by one at a time."""
 
     def __init__(
@@ -57,9 +57,16 @@ class Limits:
         self._built = built
         self._interfaces = tuple(interfaces)
         self._pause_metered = pause_metered
-        self._asked, self._opens = 0.0, 0.0  # the closed time for which it is known when the hours open
-        unknown = _Pause("it is not known yet by which link the cloud is reached", "wait a few seconds")
-        self._set(_LINK, unknown if self.asks_link else None)  # those before a reload may have held it
+        self._asked, self._opens = (
+            0.0,
+            0.0,
+        )  # the closed time for which it is known when the hours open
+        unknown = _Pause(
+            "it is not known yet by which link the cloud is reached", "wait a few seconds"
+        )
+        self._set(
+            _LINK, unknown if self.asks_link else None
+        )  # those before a reload may have held it
 
     @property
     def asks_link(self) -> bool:
@@ -80,7 +87,10 @@ class Limits:
         if not self._hours.spans:
             return None
         if now < self._built:
-            return _Pause("this robot's clock is wrong, so it is not known whether upload.windows is open", _SET_CLOCK)
+            return _Pause(
+                "this robot's clock is wrong, so it is not known whether upload.windows is open",
+                _SET_CLOCK,
+            )
         if self._hours.open(now):
             return None
         if not self._asked <= now < self._opens:
@@ -91,11 +101,15 @@ class Limits:
         if self._interfaces and link.interfaces is not None:
             allowed = ", ".join(self._interfaces)
             if not link.interfaces:
-                return _Pause(f"there is no way to the cloud; upload.interfaces allows {allowed}", _CONNECT)
+                return _Pause(
+                    f"there is no way to the cloud; upload.interfaces allows {allowed}", _CONNECT
+                )
             strange = [name for name in sorted(link.interfaces) if not self._allowed(name)]
             if strange:
                 used = ", ".join(strange)
-                return _Pause(f"the way to the cloud is {used}; upload.interfaces allows {allowed}", _CONNECT)
+                return _Pause(
+                    f"the way to the cloud is {used}; upload.interfaces allows {allowed}", _CONNECT
+                )
         if self._pause_metered and link.metered:
             return _Pause("the link is metered, says NetworkManager", _METERED)
         return None
@@ -108,4 +122,6 @@ class Limits:
             if self._gate.release(code):
                 _log.info("uploads may go on: %s", code, extra={"event": f"{code}_open"})
         elif self._gate.hold(code, pause.reason, pause.hint, next_probe=pause.until):
-            _log.info("uploads pause: %s. %s", pause.reason, pause.hint, extra={"event": f"{code}_closed"})
+            _log.info(
+                "uploads pause: %s. %s", pause.reason, pause.hint, extra={"event": f"{code}_closed"}
+            )

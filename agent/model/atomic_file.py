@@ -16,7 +16,9 @@ def put(path: Path, data: bytes, *, owner: Path, mode: int = 0o640) -> None:
     aside = path.with_name(f".{path.name}.new")
     aside.unlink(missing_ok=True)
     # Others may write to the folder, too: nothing that they laid there is followed or written to.
-    descriptor = os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, mode)
+    descriptor = os.open(
+        aside, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, mode
+    )
     try:
         with os.fdopen(descriptor, "wb") as file:
             file.write(data)

@@ -39,7 +39,9 @@ class Hasher(Protocol):
 class Crc32:
     """CRC-32 in the manner of hashlib: four bytes, big-endian, as S3 wants it."""
 
-    def __init__(self, data: bytes = b"", *, crc32: Callable[[memoryview | bytes, int], int] = zlib.crc32) -> None:
+    def __init__(
+        self, data: bytes = b"", *, crc32: Callable[[memoryview | bytes, int], int] = zlib.crc32
+    ) -> None:
         """Begin with ``data``; ``crc32`` may be a faster one than the standard library's."""
         self._crc32 = crc32
         self._crc = crc32(data, 0)
@@ -120,7 +122,11 @@ def parts_in_checksum(checksum: str) -> tuple[str, int]:
 def composite_etags(md5s: Sequence[bytes]) -> tuple[str, str]:
     """What a multipart object's ETag may be, given its parts' MD5s: as S3 makes it, and as Alibaba OSS does."""
     s3 = hashlib.md5(b"".join(md5s), usedforsecurity=False).hexdigest()
-    oss = hashlib.md5("".join(md5.hex().upper() for md5 in md5s).encode(), usedforsecurity=False).hexdigest().upper()
+    oss = (
+        hashlib.md5("".join(md5.hex().upper() for md5 in md5s).encode(), usedforsecurity=False)
+        .hexdigest()
+        .upper()
+    )
     return f"{s3}-{len(md5s)}", f"{oss}-{len(md5s)}"
 
 
@@ -132,7 +138,9 @@ def composite_checksum(algorithm: str, checksums: Sequence[str]) -> str:
     return f"{b64(whole.digest())}-{len(checksums)}"
 
 
-def contradiction(parts: Sequence[SentPart], etag: str, checksum: str, algorithm: str, *, digests: bool) -> str:
+def contradiction(
+    parts: Sequence[SentPart], etag: str, checksum: str, algorithm: str, *, digests: bool
+) -> str:
     """Why the object can't be these parts joined, in words; "" when nothing speaks against it.
 
     A composite checksum decides where there is one. Else the ETag does where it is a digest of digests; ``digests``
@@ -140,14 +148,20 @@ def contradiction(parts: Sequence[SentPart], etag: str, checksum: str, algorithm
     """
     checksums = [part.checksum for part in parts if part.checksum and part.algorithm == algorithm]
     if "-" in checksum and len(checksums) == len(parts):
-        return "" if checksum == composite_checksum(algorithm, checksums) else f"{algorithm} of the whole differs"
+        return (
+            ""
+            if checksum == composite_checksum(algorithm, checksums)
+            else f"{algorithm} of the whole differs"
+        )
     md5s = [found for part in parts if (found := md5_of(part.etag)) is not None]
     if not (digests and _COMPOSITE.fullmatch(bare(etag)) and len(md5s) == len(parts)):
         return ""
     return "" if _is_composite_of(etag, md5s) else "ETag of the whole differs"
 
 
-def proves(stored: StoredObject, parts: Sequence[Part], digest: Callable[[str, Part], bytes]) -> bool:
+def proves(
+    stored: StoredObject, parts: Sequence[Part], digest: Callable[[str, Part], bytes]
+) -> bool:
     """Whether ``stored`` is the file, cut into these windows; what proves nothing is no.
 
     Args:

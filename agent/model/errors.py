@@ -64,8 +64,12 @@ class CloudError(AgentError):
 
         ``server_time`` is the answer's Date, seconds since 1970.
         """
-        told = "".join(letter if letter.isprintable() else "?" for letter in message)  # somebody else's words
-        super().__init__(": ".join(filter(None, (call, code if call else "", told))) or code, code=code)
+        told = "".join(
+            letter if letter.isprintable() else "?" for letter in message
+        )  # somebody else's words
+        super().__init__(
+            ": ".join(filter(None, (call, code if call else "", told))) or code, code=code
+        )
         self.call = call
         self.status = status
         self.retry_after = retry_after
@@ -167,15 +171,9 @@ _HAS_NO_KEY = "it was never enrolled: keystone-agent enroll, without --rotate; o
 _LEASE = "the agent fetches new storage credentials by itself"
 _FAULTY = "the recording could not be stored; look into the log"
 _ACCOUNT = "ask the administrator of the platform or bucket: the store's account or bucket is closed or not paid for"
-_ADDRESS = (
-    "ask the administrator of the platform or bucket: the store wants another endpoint, region or kind of address"
-)
-_ENCRYPTION = (
-    "ask the administrator of the platform or bucket: the bucket's encryption key or storage class can't be used"
-)
-_OLD = (
-    "ask the administrator of the platform or bucket: the store or the platform lacks something that this agent needs"
-)
+_ADDRESS = "ask the administrator of the platform or bucket: the store wants another endpoint, region or kind of address"
+_ENCRYPTION = "ask the administrator of the platform or bucket: the bucket's encryption key or storage class can't be used"
+_OLD = "ask the administrator of the platform or bucket: the store or the platform lacks something that this agent needs"
 _SESSION = "nothing to do on the robot: the agent asks the platform how far the upload came, and goes on from there"
 _TROUBLE = "tell the platform's administrator if it goes on; the agent tries again by itself"
 
@@ -184,7 +182,9 @@ _NO_HTTP = (
     "something that is no store answers at the store's address: check the endpoint, cloud.proxy and the robot's"
     " network; the agent tries again by itself"
 )
-_FILE = "check this robot's disk, and the rights of the agent's user; the agent tries again by itself"
+_FILE = (
+    "check this robot's disk, and the rights of the agent's user; the agent tries again by itself"
+)
 _SHORTAGES = {
     "out_of_threads": "end other programs, or raise TasksMax of the agent's service; the agent goes on by itself",
     "out_of_memory": "end other programs, or give the agent's service more memory; the agent goes on by itself",
@@ -196,7 +196,13 @@ _SHORTAGES = {
 }
 
 _OFFLINE_NETWORK = ("dns", "unreachable", "refused", "reset", "timeout", "tls", "portal")
-_OFFLINE_PLATFORM = ("UNAVAILABLE", "DEADLINE_EXCEEDED", "RESOURCE_EXHAUSTED", "STS_UNAVAILABLE", "CANCELLED")
+_OFFLINE_PLATFORM = (
+    "UNAVAILABLE",
+    "DEADLINE_EXCEEDED",
+    "RESOURCE_EXHAUSTED",
+    "STS_UNAVAILABLE",
+    "CANCELLED",
+)
 _OFFLINE_STORE = (
     "ServiceUnavailable", "SlowDown", "SlowDownRead", "SlowDownWrite", "InternalError", "RequestTimeout", "ServerBusy",
     "OperationAborted", "ConditionalRequestConflict", "IncompleteBody", "ClientDisconnected", "ResponseInterrupted",

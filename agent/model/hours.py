@@ -34,7 +34,8 @@ class Span:
         if found is None:
             raise ValueError(f"{text!r} is no day of the week and no hours of the day")
         begin, end = (
-            60 * int(hour or 24) + int(minute or 0) for hour, minute in (found.group(1, 2), found.group(3, 4))
+            60 * int(hour or 24) + int(minute or 0)
+            for hour, minute in (found.group(1, 2), found.group(3, 4))
         )
         if begin == end:
             raise ValueError(f"{text!r} is no time at all")
@@ -77,4 +78,7 @@ class Hours:
         """
         first = -int(-now // _MINUTE)
         minutes = range(first, first + _WEEK_AND_A_DAY)
-        return next((float(_MINUTE * minute) for minute in minutes if self.open(_MINUTE * minute)), now + 7 * 86_400)
+        return next(
+            (float(_MINUTE * minute) for minute in minutes if self.open(_MINUTE * minute)),
+            now + 7 * 86_400,
+        )

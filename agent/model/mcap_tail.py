@@ -13,7 +13,15 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 MAGIC = b"\x89MCAP0\r\n"
-_HEADER, _FOOTER, _STATISTICS, _METADATA, _METADATA_INDEX, _SUMMARY_OFFSET, _DATA_END = 1, 2, 11, 12, 13, 14, 15
+_HEADER, _FOOTER, _STATISTICS, _METADATA, _METADATA_INDEX, _SUMMARY_OFFSET, _DATA_END = (
+    1,
+    2,
+    11,
+    12,
+    13,
+    14,
+    15,
+)
 
 _RECORD = struct.Struct("<BQ")  # opcode, length of what follows
 _FOOTER_RECORD = struct.Struct("<BQQQI")  # summary start, summary offset start, CRC
@@ -22,7 +30,9 @@ _COUNTS = struct.Struct("<QHIIIIQQ")  # messages first, their times last
 
 _END_SIZE = _FOOTER_RECORD.size + len(MAGIC)
 _DATA_END_SIZE = _RECORD.size + 4
-_LEAST_SIZE = len(MAGIC) + _RECORD.size + 8 + _DATA_END_SIZE + _END_SIZE  # 75: a Header of two empty strings, no data
+_LEAST_SIZE = (
+    len(MAGIC) + _RECORD.size + 8 + _DATA_END_SIZE + _END_SIZE
+)  # 75: a Header of two empty strings, no data
 
 _BLOCK = 256 * 1024
 _MAX_HEADER = 64 * 1024
@@ -48,7 +58,9 @@ class Tail:
     start_time: int | None = None  # None without Statistics, or without a message
     end_time: int | None = None
     message_count: int | None = None
-    metadata: Mapping[str, Mapping[str, str]] = field(default_factory=dict)  # only names that are asked for
+    metadata: Mapping[str, Mapping[str, str]] = field(
+        default_factory=dict
+    )  # only names that are asked for
 
 
 def read_tail(
@@ -86,7 +98,9 @@ def read_tail(
             offset, name = _metadata_index(file, start, length)
             if name in wanted:
                 spent, values = _metadata(file, offset, name, (data_start, sections.data_end), room)
-                metadata.setdefault(name, {}).update({key: values[key] for key in keys if key in values})
+                metadata.setdefault(name, {}).update(
+                    {key: values[key] for key in keys if key in values}
+                )
                 room -= spent
     if not counts:
         return Tail(metadata=metadata)
@@ -238,7 +252,9 @@ def _metadata_index(file: _File, start: int, length: int) -> tuple[int, str]:
     return int.from_bytes(content[:8], "little"), name
 
 
-def _metadata(file: _File, offset: int, name: str, data: tuple[int, int], room: int) -> tuple[int, dict[str, str]]:
+def _metadata(
+    file: _File, offset: int, name: str, data: tuple[int, int], room: int
+) -> tuple[int, dict[str, str]]:
     """The bytes that a Metadata record took of ``room``, and its values; none if it does not fit."""
     if not data[0] <= offset <= data[1] - _RECORD.size:
         raise DamagedError(f"the metadata {name!r} lies outside of the data")

@@ -11,7 +11,14 @@ from agent.model.states import Event
 from agent.model.values import Fault, Kind, Status
 
 Ended = Literal["completed", "retried", "waiting", "put_back", "failed"]
-HOLDS = ("disk_full", "link", "not_enrolled", "pause", "power_on", "windows")  # codes of the gate that no error has
+HOLDS = (
+    "disk_full",
+    "link",
+    "not_enrolled",
+    "pause",
+    "power_on",
+    "windows",
+)  # codes of the gate that no error has
 
 _ENDED: Mapping[Event, Ended] = {
     "done": "completed",
@@ -28,7 +35,9 @@ _ENDED: Mapping[Event, Ended] = {
 class Tally:
     """What was counted since this start. Its owner sees to it that one thread counts at a time."""
 
-    uploads: Counter[Ended] = field(default_factory=lambda: Counter(dict.fromkeys(get_args(Ended), 0)))
+    uploads: Counter[Ended] = field(
+        default_factory=lambda: Counter(dict.fromkeys(get_args(Ended), 0))
+    )
     errors: Counter[Kind] = field(default_factory=lambda: Counter(dict.fromkeys(get_args(Kind), 0)))
     bytes_sent: int = 0  # by attempts that have ended
     last_success: float | None = None  # monotonic
@@ -44,12 +53,15 @@ class Tally:
     def copy(self, in_flight: int) -> Tally:
         """The same, not counted any further; with ``in_flight`` bytes of attempts that go on."""
         return replace(
-            self, uploads=self.uploads.copy(), errors=self.errors.copy(), bytes_sent=self.bytes_sent + in_flight
+            self,
+            uploads=self.uploads.copy(),
+            errors=self.errors.copy(),
+            bytes_sent=self.bytes_sent + in_flight,
         )
 
 
 @dataclass(frozen=True, slots=True)
-class Measures:
+class MetricValues:
     """One look at the running agent. Every mapping holds all of its keys but ``gate_closed``, whose codes are many."""
 
     version: str

@@ -36,7 +36,11 @@ def object_key(template: str, log: SyncLog, roots: Sequence[Path]) -> str:
     Empty segments vanish, and those of dots alone become underscores: several stores refuse both.
     """
     path = Path(log.path)
-    root = max((root for root in roots if path.is_relative_to(root)), key=lambda it: len(it.parts), default=path.parent)
+    root = max(
+        (root for root in roots if path.is_relative_to(root)),
+        key=lambda it: len(it.parts),
+        default=path.parent,
+    )
     below = path.relative_to(root)
     if len(set(roots)) > 1:
         below = Path(root.name) / below

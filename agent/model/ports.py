@@ -17,11 +17,11 @@ from agent.model.values import (
     AccessToken,
     Answer,
     CredentialLease,
-    Debt,
     DeviceProfile,
     Enrolled,
     Grant,
     Marker,
+    Orphan,
     Part,
     Recovery,
     SentPart,
@@ -123,7 +123,9 @@ class Gateway(Protocol):
         """Trade the profile's API key for an access token. May be repeated."""
         ...
 
-    def create(self, profile: DeviceProfile, token: AccessToken, log: SyncLog, restart_from: str = "") -> Grant:
+    def create(
+        self, profile: DeviceProfile, token: AccessToken, log: SyncLog, restart_from: str = ""
+    ) -> Grant:
         """Open a session for what ``log`` describes.
 
         Not idempotent: after an unknown outcome it is not simply called again.
@@ -134,11 +136,15 @@ class Gateway(Protocol):
         """Fresh keys for a running session. May be repeated."""
         ...
 
-    def recover(self, profile: DeviceProfile, token: AccessToken, logical_upload_id: str) -> Recovery:
+    def recover(
+        self, profile: DeviceProfile, token: AccessToken, logical_upload_id: str
+    ) -> Recovery:
         """How far the session has come. May be repeated. CloudError("UPLOAD_NOT_FOUND") when it is gone."""
         ...
 
-    def abort(self, profile: DeviceProfile, token: AccessToken, logical_upload_id: str, reason: str) -> None:
+    def abort(
+        self, profile: DeviceProfile, token: AccessToken, logical_upload_id: str, reason: str
+    ) -> None:
         """Give the session up. May be repeated."""
         ...
 
@@ -276,11 +282,11 @@ class History(Protocol):
         """All writes of this thread inside become durable together, when the block ends; all or none."""
         ...
 
-    def owe(self, debt: Debt) -> None:
+    def owe(self, debt: Orphan) -> None:
         """Remember what is still to be given up; its ``id`` is ignored and given here."""
         ...
 
-    def debts(self) -> Sequence[Debt]:
+    def debts(self) -> Sequence[Orphan]:
         """What is owed, oldest first."""
         ...
 

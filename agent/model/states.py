@@ -55,7 +55,9 @@ def move(log: SyncLog, event: Event, at: str, **changes: Any) -> SyncLog:
         message = f"document {log.id}: no way from {log.status} by {event}"
         raise IllegalMoveError(message)
     if (event in _DATED) != (changes.get("next_retry_at") is not None):
-        message = f"document {log.id}: {event} {'needs a' if event in _DATED else 'has no'} retry date"
+        message = (
+            f"document {log.id}: {event} {'needs a' if event in _DATED else 'has no'} retry date"
+        )
         raise IllegalMoveError(message)
     if event == "session_lost":
         log = log.forget_session()
@@ -78,6 +80,8 @@ def amend(log: SyncLog, **changes: Any) -> SyncLog:
         message = f"document {log.id} is {log.status} and never changes again"
         raise IllegalMoveError(message)
     if forbidden := {"id", "status", "attempt_count", "next_retry_at"} & changes.keys():
-        message = f"document {log.id}: {', '.join(sorted(forbidden))} moves through the state table only"
+        message = (
+            f"document {log.id}: {', '.join(sorted(forbidden))} moves through the state table only"
+        )
         raise IllegalMoveError(message)
     return replace(log, **changes)

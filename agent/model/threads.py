@@ -30,7 +30,9 @@ class Threads(Executor):
         self._waiting: deque[Callable[[], None]] = deque()
         self._lock = threading.Lock()
 
-    def submit(self, call: Callable[..., Answer], /, *arguments: Any, **named: Any) -> Future[Answer]:
+    def submit(
+        self, call: Callable[..., Answer], /, *arguments: Any, **named: Any
+    ) -> Future[Answer]:
         """Run the call in another thread. Raises RuntimeError where the system refuses a thread."""
         future: Future[Answer] = Future()
         run = partial(_run, future, partial(call, *arguments, **named))

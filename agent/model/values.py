@@ -26,7 +26,10 @@ Ask = Literal["resync", "first"]
 Reply = Literal["accepted", "already_queued", "not_found", "rejected"]
 
 DEFAULT_PART_SIZE = 8 * 1024 * 1024  # what part_size_bytes <= 0 means on the wire
-_YEAR_1, _YEAR_9999 = -62_135_596_800.0, 253_402_300_799.0  # file systems know times beyond ISO 8601
+_YEAR_1, _YEAR_9999 = (
+    -62_135_596_800.0,
+    253_402_300_799.0,
+)  # file systems know times beyond ISO 8601
 MAX_PARTS = 10_000  # of one S3 multipart upload
 
 
@@ -89,7 +92,9 @@ class Recording:
     inode: int
     tail: Tail
     sidecar: Sidecar | None = None
-    own_tags: Mapping[str, str] = field(default_factory=dict)  # of its completeness: compression, mcap_complete
+    own_tags: Mapping[str, str] = field(
+        default_factory=dict
+    )  # of its completeness: compression, mcap_complete
     owner: int | None = None
 
     @property
@@ -315,7 +320,9 @@ class Transfer:
 class Link:
     """How this robot's requests leave it now."""
 
-    interfaces: frozenset[str] | None  # on the way to the cloud; empty: there is no way; None: that can't be told
+    interfaces: (
+        frozenset[str] | None
+    )  # on the way to the cloud; empty: there is no way; None: that can't be told
     metered: bool = False  # somebody pays for each byte
 
 
@@ -330,7 +337,7 @@ class Fault:
 
 
 @dataclass(frozen=True, slots=True)
-class Debt:
+class Orphan:
     """A session that was given up here but not yet out there: its multipart may still lie in the bucket."""
 
     id: int
@@ -444,7 +451,9 @@ class SyncLog:
     @property
     def open(self) -> bool:
         """Whether something may still happen to it."""
-        return self.status in ("pending", "in_progress") or (self.status == "failed" and self.next_retry_at is not None)
+        return self.status in ("pending", "in_progress") or (
+            self.status == "failed" and self.next_retry_at is not None
+        )
 
     @property
     def synced(self) -> bool:

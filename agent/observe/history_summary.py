@@ -27,9 +27,13 @@ def standing(history: History, named: int | None = None) -> dict[str, Any]:
         "oldest_unsynced": min((log.queued_at for log in open_ if not log.resync), default=None),
         "waiting": [_named(log) for log in waiting[:named]],
         "waiting_count": len(waiting),
-        "failed": [_named(log) for log in islice(_failed_for_good(history), _FAILED)] if counts["failed"] else [],
+        "failed": [_named(log) for log in islice(_failed_for_good(history), _FAILED)]
+        if counts["failed"]
+        else [],
         "orphaned_uploads": len(history.debts()),
-        "stuck_markers": [marker.path for marker in history.known_markers() if marker.through is None][:NAMED],
+        "stuck_markers": [
+            marker.path for marker in history.known_markers() if marker.through is None
+        ][:NAMED],
         "damaged_lines": history.damage(),
     }
 

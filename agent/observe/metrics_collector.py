@@ -13,12 +13,12 @@ from agent.discovery.discover import Discover
 from agent.dispatch.dispatch import Dispatch
 from agent.gate.gate import Gate
 from agent.model.errors import TABLE
-from agent.model.metrics import HOLDS, Measures, Tally
+from agent.model.metrics import HOLDS, MetricValues, Tally
 from agent.model.ports import Clock, History
 from agent.model.values import SyncLog, utc_seconds, utc_text
 
 
-class Measuring:
+class MetricsCollector:
     """Takes measures; any thread may ask."""
 
     def __init__(
@@ -46,19 +46,26 @@ class Measuring:
         self._folders = tuple(folders)
         self._lock = threading.Lock()
         self._sent = 0
-        self._first = (0, 0.0)  # the first document in the queue, and the monotonic time at which it was seen there
+        self._first = (
+            0,
+            0.0,
+        )  # the first document in the queue, and the monotonic time at which it was seen there
         newest = next(iter(history.newest_first("completed")), None)
-        self._before = self._known(newest.completed_at if newest else None)  # the last success before this start
+        self._before = self._known(
+            newest.completed_at if newest else None
+        )  # the last success before this start
 
-    def take(self) -> Measures:
+    def take(self) -> MetricValues:
         """What holds now."""
         waiting = self._history.open()
         tally = self._dispatch.tally()
         with self._lock:
-            self._sent = max(self._sent, tally.bytes_sent)  # a part that is sent again is taken back first
+            self._sent = max(
+                self._sent, tally.bytes_sent
+            )  # a part that is sent again is taken back first
             uploaded = self._sent
             oldest = self._oldest([log for log in waiting if not log.resync])
-        return Measures(
+        return MetricValues(
             version=__version__,
             recordings=self._history.counts(),
             oldest_unsynced_seconds=oldest,
@@ -68,7 +75,9 @@ class Measuring:
             errors={**tally.errors, "lease_lost": self._credentials.refused},
             gate_closed=self._reasons(),
             last_success=self._last_success(tally),
-            disk_free_bytes=min((free for free in map(_free, self._folders) if free is not None), default=None),
+            disk_free_bytes=min(
+                (free for free in map(_free, self._folders) if free is not None), default=None
+            ),
             lease_remaining_seconds=self._credentials.shortest_lease(),
             orphaned_uploads=len(self._history.debts()),
             watcher_up=self._watcher_up(),
@@ -103,7 +112,9 @@ class Measuring:
     def _reasons(self) -> dict[str, bool]:
         reasons = dict.fromkeys(HOLDS, False)
         if closed := self._gate.closed():
-            reasons[closed.code if closed.code in reasons or closed.code in TABLE else "other"] = True
+            reasons[closed.code if closed.code in reasons or closed.code in TABLE else "other"] = (
+                True
+            )
         return reasons
 
 

@@ -20,7 +20,9 @@ from agent.model.values import Upgrade, utc_text
 from agent.observe.history_summary import NAMED, standing
 
 _NAMED = 20  # files of a kind that are named
-_WALK_EVERY = 1000  # files known per second between two walks over them: 100,000 are walked over every 100 s
+_WALK_EVERY = (
+    1000  # files known per second between two walks over them: 100,000 are walked over every 100 s
+)
 _COUNT_EVERY = 10_000  # open documents per second between two counts of them
 _WINDOW = 10.0  # seconds over which a rate is taken
 _MARK_EVERY = 0.5
@@ -32,12 +34,16 @@ class Rates:
     def __init__(self, clock: Clock) -> None:
         """Nothing goes yet."""
         self._clock = clock
-        self._marks: dict[tuple[int, float], deque[tuple[float, int]]] = {}  # of a claim: when, and bytes sent by then
+        self._marks: dict[
+            tuple[int, float], deque[tuple[float, int]]
+        ] = {}  # of a claim: when, and bytes sent by then
 
     def of(self, claims: Sequence[Claim]) -> Sequence[float]:
         """One rate for each of the ``claims``, which are all there are."""
         known = self._marks
-        self._marks = {_key(claim): known.get(_key(claim)) or deque([(claim.began, 0)]) for claim in claims}
+        self._marks = {
+            _key(claim): known.get(_key(claim)) or deque([(claim.began, 0)]) for claim in claims
+        }
         return [self._rate(self._marks[_key(claim)], claim.transfer.sent) for claim in claims]
 
     def _rate(self, marks: deque[tuple[float, int]], sent: int) -> float:
@@ -54,7 +60,7 @@ def _key(claim: Claim) -> tuple[int, float]:
     return claim.log.id, claim.began
 
 
-class Snapshot:
+class StatusSnapshot:
     """Takes pictures; remembers what lies on the disk until that was looked at again."""
 
     def __init__(
@@ -98,7 +104,10 @@ class Snapshot:
         self._rates = Rates(clock)
         self._lock = threading.Lock()
         self._files: dict[str, Any] = {}
-        self._described_at = -1, 0  # changes on the disk, and by how many minutes the clock was ahead of its start
+        self._described_at = (
+            -1,
+            0,
+        )  # changes on the disk, and by how many minutes the clock was ahead of its start
         self._walk_due = 0.0
         self._standing: dict[str, Any] = {}
         self._changes = -1  # of the history, when it was counted
@@ -116,12 +125,15 @@ class Snapshot:
                 "profiles": self._fault(),
                 "gate": self._gate_now(),
                 "uploads": [
-                    self._upload(claim, rate) for claim, rate in zip(claims, self._rates.of(claims), strict=True)
+                    self._upload(claim, rate)
+                    for claim, rate in zip(claims, self._rates.of(claims), strict=True)
                 ],
                 "lease_remaining_seconds": self._credentials.shortest_lease(),
                 "last_error": self._last_error(),
                 "watcher_up": self._watcher_up(),
-                "watch_failures": [f"{root} ({why})" for root, why in self._watch_failures().items()],
+                "watch_failures": [
+                    f"{root} ({why})" for root, why in self._watch_failures().items()
+                ],
                 "waiting_markers": [str(path) for path in self._waiting_markers(_NAMED)],
                 "files": {
                     **self._files_now(),
@@ -159,7 +171,9 @@ class Snapshot:
             "file_size": claim.log.file_size,
             "bytes_sent": there,
             "bytes_per_second": round(rate),
-            "seconds_left": round(max(0, claim.log.file_size - there) / rate) if rate >= 1 else None,
+            "seconds_left": round(max(0, claim.log.file_size - there) / rate)
+            if rate >= 1
+            else None,
             "probe": claim.probe,
         }
 
@@ -179,10 +193,15 @@ class Snapshot:
 
     def _files_now(self) -> dict[str, Any]:
         now = self._clock.monotonic()
-        at = self._discover.changes, round((self._clock.now() - now) / 60)  # a clock that is set alters all times
+        at = (
+            self._discover.changes,
+            round((self._clock.now() - now) / 60),
+        )  # a clock that is set alters all times
         if at != self._described_at and now >= self._walk_due:
             report = self._discover.report(_NAMED)
-            known = sum(report.counts[kind] for kind in ("complete", "damaged", "skipped", "recording"))
+            known = sum(
+                report.counts[kind] for kind in ("complete", "damaged", "skipped", "recording")
+            )
             self._described_at, self._walk_due = at, now + known / _WALK_EVERY
             self._files = self._described(report)
         return self._files
@@ -196,7 +215,9 @@ class Snapshot:
             "skipped": [str(path) for path in report.skipped],
             "copies": [" = ".join(map(str, paths)) for paths in report.copies],
             "missing": [str(root) for root in report.missing_roots],
-            "unreadable": [f"{folder} ({why})" for folder, why in report.unreadable_folders.items()],
+            "unreadable": [
+                f"{folder} ({why})" for folder, why in report.unreadable_folders.items()
+            ],
             "rejected": [str(path) for path in report.rejected[:_NAMED]],
             "files": dict(report.counts),
             "ignored": {**report.ignored, **({"links": report.links} if report.links else {})},
@@ -204,7 +225,10 @@ class Snapshot:
 
     def _named(self, held: Sequence[Held]) -> list[str]:
         now = self._clock.monotonic()
-        return [f"{file.path} ({file.why}, no change since {self._utc(now - file.quiet_seconds)})" for file in held]
+        return [
+            f"{file.path} ({file.why}, no change since {self._utc(now - file.quiet_seconds)})"
+            for file in held
+        ]
 
     def _utc(self, monotonic: float) -> str:
         # Whole seconds: the two clocks are not read at the same instant.
@@ -214,5 +238,7 @@ class Snapshot:
 def line(snapshot: Mapping[str, Any]) -> str:
     """A picture in one line, for whoever has no room for more."""
     gate = snapshot["gate"]
-    told = f"{len(snapshot['uploads'])} uploading, {snapshot['standing']['queue_length']} in the queue"
+    told = (
+        f"{len(snapshot['uploads'])} uploading, {snapshot['standing']['queue_length']} in the queue"
+    )
     return f"{told}; gate closed: {gate['reason']}" if gate else told

@@ -77,7 +77,9 @@ class Bindings:
 
 def _check(what: str, value: str) -> None:
     if not value.strip():
-        raise RefusedError(f"{what} can't be empty", hint="name one, or use keystone-agent asset unset ROBOT")
+        raise RefusedError(
+            f"{what} can't be empty", hint="name one, or use keystone-agent asset unset ROBOT"
+        )
     if len(value) > _LONGEST:
         raise RefusedError(f"{what} has at most {_LONGEST} characters, this has {len(value)}")
     if _CONTROL.search(value):

@@ -20,12 +20,12 @@ _LONGEST_REASON = 1000  # characters
 _LARGEST = 64 * 1024  # bytes that are read
 
 
-class UnservedError(Exception):
+class MarkerRejectedError(Exception):
     """A touch file can't be served, whenever it is tried."""
 
 
 @dataclass(frozen=True, slots=True)
-class Wish:
+class MarkerRequest:
     """What is asked for. ``target`` is an absolute path or an episode id; "": where the touch file lies."""
 
     ask: Ask
@@ -48,7 +48,9 @@ def seen(path: Path) -> Marker | None:
         state = path.lstat()
     except OSError:
         return None
-    return Marker(str(path), state.st_ino, state.st_mtime_ns) if stat.S_ISREG(state.st_mode) else None
+    return (
+        Marker(str(path), state.st_ino, state.st_mtime_ns) if stat.S_ISREG(state.st_mode) else None
+    )
 
 
 def is_written(path: Path) -> bool:
@@ -64,15 +66,20 @@ def reason_in(path: Path) -> str:
     return _reason(_text(path))
 
 
-def request_in(path: Path) -> Wish | Binding:
+def request_in(path: Path) -> MarkerRequest | Binding:
     """What a command left there. Raises UnservedError where that is nothing that a command leaves."""
     asked = _object(_text(path))
     ask, target, robot, asset = (asked.get(name) for name in ("ask", "target", "robot", "asset"))
     if ask == "asset" and isinstance(robot, str) and (asset is None or isinstance(asset, str)):
         return Binding(robot, asset)
     if ask in ("resync", "first") and isinstance(target, str) and _is_name(target):
-        return Wish("first" if ask == "first" else "resync", "cli", _reason(str(asked.get("reason") or "")), target)
-    raise UnservedError("it is no request of keystone-agent")
+        return MarkerRequest(
+            "first" if ask == "first" else "resync",
+            "cli",
+            _reason(str(asked.get("reason") or "")),
+            target,
+        )
+    raise MarkerRejectedError("it is no request of keystone-agent")
 
 
 def unlink(marker: Marker) -> None:
@@ -110,11 +117,13 @@ def _text(path: Path) -> str:
     except FileNotFoundError:
         raise  # somebody took it back
     except OSError as error:
-        raise UnservedError(f"it can't be read: {error.strerror}") from error
+        raise MarkerRejectedError(f"it can't be read: {error.strerror}") from error
 
 
 def _reason(text: str) -> str:
-    return "".join(letter if letter.isprintable() else " " for letter in text).strip()[:_LONGEST_REASON]
+    return "".join(letter if letter.isprintable() else " " for letter in text).strip()[
+        :_LONGEST_REASON
+    ]
 
 
 def _object(text: str) -> Mapping[str, Any]:

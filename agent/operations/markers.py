@@ -24,7 +24,7 @@ from agent.model.touch_files import FIRST, PAUSE, REJECTED, REQUEST, RESCAN, RES
 from agent.model.values import Answer, Ask, Marker
 from agent.operations import marker_file as touched
 from agent.operations.asset_binding import Bindings
-from agent.operations.marker_file import Binding, UnservedError, Wish
+from agent.operations.marker_file import Binding, MarkerRejectedError, MarkerRequest
 from agent.operations.requests import BATCH, Requests, is_folder
 
 _log = logging.getLogger(__name__)
@@ -99,11 +99,18 @@ class Markers:
         self._waiting: dict[Path, _Seen] = {}
         self._comings = 0  # and goings
         self._named: tuple[int, Sequence[Path]] = -1, ()  # the first of them, after so many
-        self._looked = -1, -1  # changes of what is known of the disk, and scans, when it was seen who may go on
+        self._looked = (
+            -1,
+            -1,
+        )  # changes of what is known of the disk, and scans, when it was seen who may go on
         self._kept: dict[Path, Marker] = {}
         self._rejected: set[Path] = set()
-        self._scans_known: int | None = None  # scans that had ended when what is remembered was last looked at
-        self._rescans: tuple[Marker, int] | None = None  # the marker, and how many scans had begun when it was seen
+        self._scans_known: int | None = (
+            None  # scans that had ended when what is remembered was last looked at
+        )
+        self._rescans: tuple[Marker, int] | None = (
+            None  # the marker, and how many scans had begun when it was seen
+        )
 
     def prepare(self) -> None:
         """Make the folder, for its owner and the group of the folder above; raises OSError."""
@@ -119,7 +126,13 @@ class Markers:
             self._see(path).stood = None
         looked = self._discover.changes, self._discover.scans
         same, self._looked = looked == self._looked, looked
-        due = deque(sorted(path for path, seen in self._waiting.items() if self._may_go_on(path, seen, same=same)))
+        due = deque(
+            sorted(
+                path
+                for path, seen in self._waiting.items()
+                if self._may_go_on(path, seen, same=same)
+            )
+        )
         new = False
         for path in due:
             self._waiting[path].stood = None  # until there is an answer
@@ -133,7 +146,9 @@ class Markers:
         if os.path.lexists(self._folder / PAUSE):
             hint = f"remove {self._folder / PAUSE}, or keystone-agent resume"
             if self._gate.hold(PAUSE, "an operator paused the agent", hint):
-                _log.info("uploads pause: %s is there", self._folder / PAUSE, extra={"event": "pause"})
+                _log.info(
+                    "uploads pause: %s is there", self._folder / PAUSE, extra={"event": "pause"}
+                )
         elif self._gate.release(PAUSE):
             _log.info("uploads go on: the pause marker is gone", extra={"event": "resume"})
 
@@ -146,7 +161,11 @@ class Markers:
 
     def report(self) -> MarkerReport:
         """What is not as simple as served and gone."""
-        waiting, kept, rejected_ = tuple(self._waiting), tuple(self._kept), tuple(self._rejected)  # of one moment
+        waiting, kept, rejected_ = (
+            tuple(self._waiting),
+            tuple(self._kept),
+            tuple(self._rejected),
+        )  # of one moment
         return MarkerReport(sorted(waiting), sorted(kept), sorted(rejected_))
 
     # -- seeing
@@ -237,7 +256,9 @@ class Markers:
 
     def _is_written(self, path: Path) -> bool:
         """Whether its reason is still being written. Not for long: where leases don't work nobody can say."""
-        return self._clock.monotonic() < self._waiting[path].since + _WRITING and touched.is_written(path)
+        return self._clock.monotonic() < self._waiting[
+            path
+        ].since + _WRITING and touched.is_written(path)
 
     def _try(self, marker: Marker, known: Marker | None, batch: _Batch) -> None:
         path = Path(marker.path)
@@ -245,12 +266,16 @@ class Markers:
         stood = self._how_it_stands(path)
         try:
             answer = self._answer(marker, path, batch)
-        except UnservedError as refused:
+        except MarkerRejectedError as refused:
             self._refuse(marker, known, str(refused), batch)
             return
         except HistoryFullError:
             raise
-        except (CloudError, WaitingError, OSError) as error:  # of profiles and assets that are not there yet
+        except (
+            CloudError,
+            WaitingError,
+            OSError,
+        ) as error:  # of profiles and assets that are not there yet
             _log.debug("%s waits: %s", path, error, extra={"event": "marker_waits"})
             return
         except Exception:  # noqa: BLE001 - one marker's trouble is not the others'
@@ -262,7 +287,12 @@ class Markers:
         if answer.status in _GOOD:
             self._history.mark_served(marker)
             batch.served.append(marker)
-            _log.info("served %s: %s", path, answer.message, extra={"event": "marker", "episode_id": answer.episode_id})
+            _log.info(
+                "served %s: %s",
+                path,
+                answer.message,
+                extra={"event": "marker", "episode_id": answer.episode_id},
+            )
         else:
             self._refuse(marker, known, f"{answer.target}: {answer.message}", batch)
 
@@ -275,12 +305,17 @@ class Markers:
 
     def _refuse(self, marker: Marker, known: Marker | None, why: str, batch: _Batch) -> None:
         """One whose reason can't be left beside it is answered again after the next scan, and said no more."""
-        batch.refused.append((replace(marker, through="", said=known is not None and known.said), why))
+        batch.refused.append(
+            (replace(marker, through="", said=known is not None and known.said), why)
+        )
 
     def _known(self, marker: Marker) -> Marker | None:
         """What is remembered of this very marker, not of one that was there before."""
         known = self._history.marker(marker.path)
-        same = known is not None and (known.inode, known.mtime_ns) == (marker.inode, marker.mtime_ns)
+        same = known is not None and (known.inode, known.mtime_ns) == (
+            marker.inode,
+            marker.mtime_ns,
+        )
         return known if same else None
 
     def _drop(self, path: Path) -> None:
@@ -298,17 +333,21 @@ class Markers:
         ask, target = _FIRST if path.name.endswith(FIRST) else _RESYNC, target_of(path.name) or ""
         reason = touched.reason_in(path) if ask == "resync" else ""
         if path.parent == self._folder:
-            return self._once_looked(path, self._requests.episode(target, ask=ask, trigger="marker", reason=reason))
+            return self._once_looked(
+                path, self._requests.episode(target, ask=ask, trigger="marker", reason=reason)
+            )
         if not target:
-            return self._of_folder(marker, path.parent, Wish(ask, "marker", reason), batch)
+            return self._of_folder(marker, path.parent, MarkerRequest(ask, "marker", reason), batch)
         found = self._requests.at(path.parent / target, ask=ask, trigger="marker", reason=reason)
         if isinstance(found, Answer):
             return found
         if found.why == "unknown" and self._scanned(path):
-            raise UnservedError(f"{found.path}: {found.message}")
+            raise MarkerRejectedError(f"{found.path}: {found.message}")
         return None
 
-    def _of_folder(self, marker: Marker, folder: Path, wish: Wish, batch: _Batch) -> Answer | None:
+    def _of_folder(
+        self, marker: Marker, folder: Path, wish: MarkerRequest, batch: _Batch
+    ) -> Answer | None:
         """All that lies there; in transactions of its own where there is much, each with how far it has come."""
         path, known = Path(marker.path), self._known(marker)
         if not self._scanned(path) or not self._looked_at(path, folder):
@@ -316,7 +355,7 @@ class Markers:
         through = (known.through if known else None) or ""
         paths = [below for below in self._requests.below(folder) if str(below) > through]
         if not paths and not through:
-            raise UnservedError(f"there is no finished recording in {folder} or below")
+            raise MarkerRejectedError(f"there is no finished recording in {folder} or below")
         some, rest = paths[: max(1, batch.room)], paths[max(1, batch.room) :]
         batch.room -= len(some)
         list(self._requests.each(some, ask=wish.ask, trigger=wish.trigger, reason=wish.reason))
@@ -332,7 +371,9 @@ class Markers:
             return self._bound(asked)
         if is_folder(asked.target):
             return self._of_folder(marker, Path(asked.target), asked, batch)
-        answers = self._requests.ask(asked.target, ask=asked.ask, trigger=asked.trigger, reason=asked.reason)
+        answers = self._requests.ask(
+            asked.target, ask=asked.ask, trigger=asked.trigger, reason=asked.reason
+        )
         return self._once_looked(path, answers)
 
     def _bound(self, asked: Binding) -> Answer:
@@ -342,7 +383,7 @@ class Markers:
             else:
                 self._bindings.bind(asked.robot, asked.asset)
         except RefusedError as error:
-            raise UnservedError(f"{asked.robot}: {error.message}; {error.hint}") from error
+            raise MarkerRejectedError(f"{asked.robot}: {error.message}; {error.hint}") from error
         return Answer(asked.robot, "accepted", f"bound to {asked.asset or 'no asset'}")
 
     # -- waiting
@@ -387,7 +428,11 @@ class Markers:
             else:
                 self._kept.pop(path, None)
                 gone.append(marker)
-        back = {folder for folder in {Path(marker.path).parent for marker in gone} if not touched.is_synced(folder)}
+        back = {
+            folder
+            for folder in {Path(marker.path).parent for marker in gone}
+            if not touched.is_synced(folder)
+        }
         known = (marker.path for marker in gone if self._history.marker(marker.path))
         over = [path for path in known if Path(path).parent not in back]
         if not over and not kept:
@@ -402,7 +447,9 @@ class Markers:
         """Put the reason beside the marker. Raises OSError."""
         path = Path(marker.path)
         if not marker.said:
-            _log.warning("rejected %s: %s", path, why, extra={"event": "marker_rejected", "path": str(path)})
+            _log.warning(
+                "rejected %s: %s", path, why, extra={"event": "marker_rejected", "path": str(path)}
+            )
         touched.leave_reason(path, why)
 
     def _say_kept(self, path: Path, error: OSError, *, refused: bool) -> None:

@@ -14,7 +14,7 @@ from agent.operations.asset_binding import Bindings
 from agent.operations.requests import Requests
 
 
-class Desk:
+class OperatorRequests:
     """Implements ``ports.Operator`` with the parts of this agent."""
 
     def __init__(
@@ -70,7 +70,9 @@ class Desk:
 
     def _ask(self, targets: Sequence[str], ask: Ask, reason: str) -> Sequence[Answer]:
         answers = [
-            answer for target in targets for answer in self._requests.ask(target, ask=ask, trigger="cli", reason=reason)
+            answer
+            for target in targets
+            for answer in self._requests.ask(target, ask=ask, trigger="cli", reason=reason)
         ]
         self._tick()
         return answers

@@ -16,7 +16,9 @@ from agent.model.values import Answer, Ask, Damaged, Recording, SyncLog, Trigger
 
 BATCH = 256  # documents in one transaction: a line of the history of some 300 KiB
 
-_UNKNOWN = "it is no recording by watch.include and watch.exclude; keystone-agent why PATH says more"
+_UNKNOWN = (
+    "it is no recording by watch.include and watch.exclude; keystone-agent why PATH says more"
+)
 _GONE = "it is no longer on this robot"
 
 
@@ -60,19 +62,26 @@ class Requests:
             return self._folder(target, ask=ask, trigger=trigger, reason=reason)
         if path.is_absolute() and os.path.lexists(path):
             found = self.at(path, ask=ask, trigger=trigger, reason=reason)
-            return [Answer(target, "rejected", found.message) if isinstance(found, NotYet) else found]
+            return [
+                Answer(target, "rejected", found.message) if isinstance(found, NotYet) else found
+            ]
         return self.episode(target, ask=ask, trigger=trigger, reason=reason)
 
     def failed(self, code: str, *, trigger: Trigger, reason: str = "") -> Sequence[Answer]:
         """Ask again for every recording whose live document failed, with this error code where one is given."""
         failed = (
-            log for log in self._history.newest_first("failed") if code in ("", log.error.code if log.error else "")
+            log
+            for log in self._history.newest_first("failed")
+            if code in ("", log.error.code if log.error else "")
         )
         answers: list[Answer] = []
         while batch := list(islice(failed, BATCH)):
             with self._history.transaction():
                 live = [log for log in batch if self._history.newest(log.fingerprint) == log]
-                answers += [self._known(log, log.path, ask="resync", trigger=trigger, reason=reason) for log in live]
+                answers += [
+                    self._known(log, log.path, ask="resync", trigger=trigger, reason=reason)
+                    for log in live
+                ]
         return answers
 
     def at(self, path: Path, *, ask: Ask, trigger: Trigger, reason: str = "") -> Answer | NotYet:
@@ -90,28 +99,47 @@ class Requests:
             found = NotYet(path, "unknown", _UNKNOWN)
         if isinstance(found, Recording):
             return self._intake.ask(found, trigger=trigger, ask=ask, reason=reason)
-        return Answer(str(path), "rejected", f"it is damaged: {found.reason}") if isinstance(found, Damaged) else found
+        return (
+            Answer(str(path), "rejected", f"it is damaged: {found.reason}")
+            if isinstance(found, Damaged)
+            else found
+        )
 
     def _look(self, path: Path, state: str) -> Recording | Damaged | NotYet:
         """What lies there; raises RecordingError and OSError. Nothing waits that has waited before."""
         if state == "unfinished":
-            raise RecordingError("it has no end, and no program writes to it", hint="see watch.unfinished")
+            raise RecordingError(
+                "it has no end, and no program writes to it", hint="see watch.unfinished"
+            )
         over = state in ("complete", "skipped")
         return self._examiner.look(
-            path, sidecar_overdue=state != "waiting", writer_overdue=over, done_overdue=over, end_overdue=over
+            path,
+            sidecar_overdue=state != "waiting",
+            writer_overdue=over,
+            done_overdue=over,
+            end_overdue=over,
         )
 
-    def episode(self, episode_id: str, *, ask: Ask, trigger: Trigger, reason: str = "") -> Sequence[Answer]:
+    def episode(
+        self, episode_id: str, *, ask: Ask, trigger: Trigger, reason: str = ""
+    ) -> Sequence[Answer]:
         """Ask for every recording of an episode."""
         with self._history.transaction():
             live = {
-                log.fingerprint: self._history.newest(log.fingerprint) for log in self._history.of_episode(episode_id)
+                log.fingerprint: self._history.newest(log.fingerprint)
+                for log in self._history.of_episode(episode_id)
             }
             answers = [
-                self._known(log, episode_id, ask=ask, trigger=trigger, reason=reason) for log in live.values() if log
+                self._known(log, episode_id, ask=ask, trigger=trigger, reason=reason)
+                for log in live.values()
+                if log
             ]
         return answers or [
-            Answer(episode_id, "not_found", "there is no such file, and no episode of this name is known")
+            Answer(
+                episode_id,
+                "not_found",
+                "there is no such file, and no episode of this name is known",
+            )
         ]
 
     def _folder(self, target: str, *, ask: Ask, trigger: Trigger, reason: str) -> Sequence[Answer]:
@@ -120,16 +148,22 @@ class Requests:
         while batch := list(islice(paths, BATCH)):
             with self._history.transaction():
                 answers += self.each(batch, ask=ask, trigger=trigger, reason=reason)
-        return answers or [Answer(target, "not_found", "there is no finished recording in this folder or below")]
+        return answers or [
+            Answer(target, "not_found", "there is no finished recording in this folder or below")
+        ]
 
-    def each(self, paths: Sequence[Path], *, ask: Ask, trigger: Trigger, reason: str) -> Iterator[Answer]:
+    def each(
+        self, paths: Sequence[Path], *, ask: Ask, trigger: Trigger, reason: str
+    ) -> Iterator[Answer]:
         """Ask for each of these files that is a recording now."""
         for path in paths:
             found = self.at(path, ask=ask, trigger=trigger, reason=reason)
             if isinstance(found, Answer):
                 yield found
 
-    def _known(self, log: SyncLog, target: str, *, ask: Ask, trigger: Trigger, reason: str) -> Answer:
+    def _known(
+        self, log: SyncLog, target: str, *, ask: Ask, trigger: Trigger, reason: str
+    ) -> Answer:
         """Ask for the recording of a live document, wherever it lies now; one that is open needs no look."""
         if log.open:
             return self._intake.hurry(log, target, ask)
@@ -142,13 +176,19 @@ class Requests:
 
     def _find(self, log: SyncLog) -> Recording | Damaged | None:
         """What a document is about, by the path that it had or by what the finder knows."""
-        return self._first_of([Path(log.path)], log) or self._first_of(self._names(log.fingerprint), log)
+        return self._first_of([Path(log.path)], log) or self._first_of(
+            self._names(log.fingerprint), log
+        )
 
     def _first_of(self, paths: Sequence[Path], log: SyncLog) -> Recording | Damaged | None:
         for path in paths:
             try:
                 found = self._examiner.look(
-                    path, sidecar_overdue=True, writer_overdue=True, done_overdue=True, end_overdue=True
+                    path,
+                    sidecar_overdue=True,
+                    writer_overdue=True,
+                    done_overdue=True,
+                    end_overdue=True,
                 )
             except (AgentError, OSError):
                 continue

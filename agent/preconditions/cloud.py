@@ -25,7 +25,9 @@ from agent.preconditions.table import PATIENCE, Note, Precondition
 
 EPISODE = "keystone-agent-check"  # what is begun and given up again is called
 
-_CALL = PATIENCE / 2  # seconds that one call may take: what was begun must still be given up in time
+_CALL = (
+    PATIENCE / 2
+)  # seconds that one call may take: what was begun must still be given up in time
 _SKEW = 300.0  # seconds
 _NETWORK = TABLE["timeout"].hint
 _KEYS = frozenset({"storage_keys", "SignatureDoesNotMatch", "InvalidClientTokenId"})
@@ -34,7 +36,13 @@ _KEYS = frozenset({"storage_keys", "SignatureDoesNotMatch", "InvalidClientTokenI
 class Way:
     """Everything between this robot and the bucket, by the agent's own parts. Each step is made once."""
 
-    def __init__(self, settings: Settings, environ: Mapping[str, str], clock: Clock, hide: Callable[..., None]) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        environ: Mapping[str, str],
+        clock: Clock,
+        hide: Callable[..., None],
+    ) -> None:
         """Nothing is asked yet; ``hide`` is told each secret."""
         self._settings = settings
         self._environ = environ
@@ -42,7 +50,9 @@ class Way:
         self._hide = hide
         self._profile = DeviceProfile("", "", {}, "", "")
         self._asset = ""
-        self._failure: tuple[str, CloudError] | None = None  # of the first call, and whose line it is
+        self._failure: tuple[str, CloudError] | None = (
+            None  # of the first call, and whose line it is
+        )
 
     def preconditions(self) -> list[Precondition]:
         """The table, in order."""
@@ -88,7 +98,9 @@ class Way:
             connections=1,
             patience=_CALL,
         )
-        self._credentials = Credentials(self._cloud.gateway, self._clock, self._hide, lambda: self._cloud.store.offset)
+        self._credentials = Credentials(
+            self._cloud.gateway, self._clock, self._hide, lambda: self._cloud.store.offset
+        )
         return f"{self._settings.cloud.mode} mode"
 
     def _profiles(self) -> str:
@@ -131,7 +143,9 @@ class Way:
             try:
                 socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)
             except (OSError, UnicodeError) as error:
-                raise CloudError("LookUp", "dns", f"{host}: {getattr(error, 'strerror', error)}") from None
+                raise CloudError(
+                    "LookUp", "dns", f"{host}: {getattr(error, 'strerror', error)}"
+                ) from None
         return f"{', '.join(hosts)}: found"
 
     def _link(self) -> str:
@@ -156,7 +170,9 @@ class Way:
         try:
             socket.create_connection((host, port), _CALL).close()
         except OSError as error:
-            raise CloudError("Connect", "proxy", f"{host}:{port}: {error.strerror or error}") from None
+            raise CloudError(
+                "Connect", "proxy", f"{host}:{port}: {error.strerror or error}"
+            ) from None
         return f"{host}:{port} answers"
 
     # -- the first call says whether anybody is there, whether it is the right one, and whether it knows this robot
@@ -175,11 +191,15 @@ class Way:
 
     def _tls(self) -> str | Note:
         if not self._url.startswith("https://"):
-            return Note(f"not used: {self._url}", "anybody on the way can read and change what is sent")
+            return Note(
+                f"not used: {self._url}", "anybody on the way can read and change what is sent"
+            )
         return self._unless_failed("tls", f"{self._url}: its certificate verifies")
 
     def _credentials_line(self) -> str:
-        return self._unless_failed("credentials", f"accepted{f' for {self._profile.asset_id}' * bool(self._asset)}")
+        return self._unless_failed(
+            "credentials", f"accepted{f' for {self._profile.asset_id}' * bool(self._asset)}"
+        )
 
     def _bucket(self) -> str:
         if self._settings.cloud.mode == "platform":
@@ -202,9 +222,15 @@ class Way:
     def _line_of(self, error: CloudError) -> str:
         if error.code in ("certificate", "tls"):
             return "tls"
-        if error.code == "no_http" or (error.code != "storage_keys" and judge(error).kind == "offline"):
+        if error.code == "no_http" or (
+            error.code != "storage_keys" and judge(error).kind == "offline"
+        ):
             return "gateway"
-        if self._settings.cloud.mode == "platform" or error.code in _KEYS or judge(error).kind == "lease_lost":
+        if (
+            self._settings.cloud.mode == "platform"
+            or error.code in _KEYS
+            or judge(error).kind == "lease_lost"
+        ):
             return "credentials"
         return "bucket"
 
@@ -226,7 +252,9 @@ class Way:
         """What an upload begins with; nothing of it stays."""
         log = _document(self._settings.watch.roots, self._robot, self._asset, self._clock)
         profile = self._profile
-        grant = self._credentials.call(profile, lambda gateway, token: gateway.create(profile, token, log))
+        grant = self._credentials.call(
+            profile, lambda gateway, token: gateway.create(profile, token, log)
+        )
         keys = self._credentials.keys(profile, grant)
         try:
             with closing(self._cloud.store.at(grant.session, keys.current)) as target:
@@ -234,7 +262,9 @@ class Way:
         finally:
             with suppress(CloudError):  # the platform lets go of it by itself
                 session = grant.session.logical_upload_id
-                self._credentials.call(profile, lambda gateway, token: gateway.abort(profile, token, session, "check"))
+                self._credentials.call(
+                    profile, lambda gateway, token: gateway.abort(profile, token, session, "check")
+                )
 
 
 class _NoHistory:
@@ -266,7 +296,9 @@ def _split(url: str) -> tuple[str, int]:
 def _any_recording(clock: Clock) -> Recording:
     """One that says nothing of itself."""
     path = Path("/", EPISODE)
-    return Recording(path, path.parent, Fingerprint(1, "0" * 64), int(clock.now() * 1e9), 0, 0, Tail())
+    return Recording(
+        path, path.parent, Fingerprint(1, "0" * 64), int(clock.now() * 1e9), 0, 0, Tail()
+    )
 
 
 def _document(roots: Sequence[Path], robot: str, asset: str, clock: Clock) -> SyncLog:

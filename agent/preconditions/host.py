@@ -16,9 +16,9 @@ from agent.adapters.device import known_device_id
 from agent.adapters.history import TinyHistory
 from agent.adapters.journal import RESERVE
 from agent.adapters.status_file import StatusFile
-from agent.discovery.walk import Rules, Survey, tops, walk
+from agent.discovery.walk import NameFilter, WalkResult, tops, walk
 from agent.gate.gate import Closed, Delays, Gate
-from agent.gate.upload_policy import Limits
+from agent.gate.upload_policy import UploadPolicy
 from agent.model.errors import TABLE, AgentError, HistoryFullError
 from agent.model.hours import Hours
 from agent.model.ports import Clock
@@ -57,7 +57,9 @@ class Robot:
         return [
             Precondition("user", lambda: f"judged as {me()}"),
             Precondition("state folder", self._state_folder),
-            Precondition("device id", lambda: known_device_id(self._settings.agent.device_id, self._state)),
+            Precondition(
+                "device id", lambda: known_device_id(self._settings.agent.device_id, self._state)
+            ),
             *(Precondition(f"root {root}", partial(self._root, root)) for root in roots),
             Precondition("disk", self._disk),
             Precondition("inotify", self._inotify),
@@ -95,8 +97,8 @@ class Robot:
 
     def _root(self, root: Path) -> str | Note:
         watch, retention = self._settings.watch, self._settings.retention
-        rules = Rules(watch.include, watch.exclude, follow_symlinks=watch.follow_symlinks)
-        survey, unreadable, files = Survey(), list[str](), 0
+        rules = NameFilter(watch.include, watch.exclude, follow_symlinks=watch.follow_symlinks)
+        survey, unreadable, files = WalkResult(), list[str](), 0
         for top in tops([str(root)], rules, survey):
             for folder, entries, _ in walk(top, rules, survey):
                 files += len(entries)
@@ -108,7 +110,9 @@ class Robot:
         if unreadable := [*survey.unreadable, *unreadable]:
             raise AgentError(f"{me()} can't read {_some(unreadable)}", hint=REMEDIES["unreadable"])
         told = f"readable, {files} files in {len(survey.listed)} folders"
-        locked = sorted(folder for folder in survey.listed if not os.access(folder, os.W_OK | os.X_OK))
+        locked = sorted(
+            folder for folder in survey.listed if not os.access(folder, os.W_OK | os.X_OK)
+        )
         if not locked:
             return f"{told}, writable"
         if retention.delete_after_upload or retention.min_free_gib:
@@ -117,11 +121,15 @@ class Robot:
                 hint="give the agent's user the right to write there, or set retention.*",
             )
         return Note(
-            f"{told}, {len(locked)} of them not writable", "markers there are served once, but can't be removed"
+            f"{told}, {len(locked)} of them not writable",
+            "markers there are served once, but can't be removed",
         )
 
     def _disk(self) -> str:
-        places = [_nearest(self._state), *(root for root in self._settings.watch.roots if root.exists())]
+        places = [
+            _nearest(self._state),
+            *(root for root in self._settings.watch.roots if root.exists()),
+        ]
         told = []
         for place in {place.stat().st_dev: place for place in reversed(places)}.values():
             if full := full_disk(place):
@@ -149,15 +157,20 @@ class Robot:
     def _time(self) -> str:
         now = self._clock.now()
         if now < BUILT:
-            raise AgentError(f"this robot's clock says {utc_text(now)}", hint=TABLE["RequestTimeTooSkewed"].hint)
+            raise AgentError(
+                f"this robot's clock says {utc_text(now)}", hint=TABLE["RequestTimeTooSkewed"].hint
+            )
         return utc_text(now)
 
     def _history(self) -> str:
-        with closing(TinyHistory(self._state / "history", self._clock, read_only=True)) as documents:
+        with closing(
+            TinyHistory(self._state / "history", self._clock, read_only=True)
+        ) as documents:
             count, damage = sum(documents.counts().values()), documents.damage()
         if damage:
             raise AgentError(
-                f"{damage} damaged lines were set aside (*.damaged); the rest is sound", hint=REMEDIES["damage"]
+                f"{damage} damaged lines were set aside (*.damaged); the rest is sound",
+                hint=REMEDIES["damage"],
             )
         return f"sound, {count} documents"
 
@@ -167,7 +180,11 @@ class Robot:
             return "standard error alone"
         files = [folder / "agent.log", folder / "json" / "agent.jsonl"]
         folders = [_nearest(file.parent) for file in files]
-        bad = [place for place in folders if not (place.is_dir() and os.access(place, os.W_OK | os.X_OK))]
+        bad = [
+            place
+            for place in folders
+            if not (place.is_dir() and os.access(place, os.W_OK | os.X_OK))
+        ]
         bad += [file for file in files if file.exists() and not os.access(file, os.W_OK)]
         if bad:
             raise AgentError(
@@ -184,12 +201,17 @@ class Robot:
 
     def _pause(self) -> str:
         if (self._state / PAUSE).exists():
-            raise AgentError(f"{self._state / PAUSE} is there: uploads pause", hint="delete it, and uploads go on")
+            raise AgentError(
+                f"{self._state / PAUSE} is there: uploads pause",
+                hint="delete it, and uploads go on",
+            )
         return "no pause marker"
 
     def _hours(self) -> str | Note:
         closed = held(
-            self._clock, lambda limits: limits.look_at_clock(), hours=Hours.parse(self._settings.upload.windows)
+            self._clock,
+            lambda limits: limits.look_at_clock(),
+            hours=Hours.parse(self._settings.upload.windows),
         )
         if closed is None:
             return "uploads may go now"
@@ -208,10 +230,12 @@ def full_disk(place: Path) -> str:
     return f"the disk of {place} has no room for more {'bytes' if short else 'files'}"
 
 
-def held(clock: Clock, look: Callable[[Limits], None], *, hours: Hours, **link: Any) -> Closed | None:
+def held(
+    clock: Clock, look: Callable[[UploadPolicy], None], *, hours: Hours, **link: Any
+) -> Closed | None:
     """What the operator's limits say now, as the agent's gate would have it."""
     gate = Gate(clock, Delays(1, 1, 0))
-    look(Limits(gate, clock, hours=hours, built=BUILT, **link))
+    look(UploadPolicy(gate, clock, hours=hours, built=BUILT, **link))
     return gate.closed()
 
 

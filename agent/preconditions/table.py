@@ -53,7 +53,9 @@ def findings(table: Sequence[Precondition], patience: float = PATIENCE) -> Itera
     blamed: dict[str, str] = {}  # what is not ok -> the line that says why
     for each in table:
         cause = next((blamed[name] for name in each.needs if name in blamed), "")
-        found = Finding(each.name, False, f"not tried: see {cause}") if cause else _look(each, patience)
+        found = (
+            Finding(each.name, False, f"not tried: see {cause}") if cause else _look(each, patience)
+        )
         if not found.ok:
             blamed[each.name] = cause or each.name
         yield found
@@ -62,13 +64,19 @@ def findings(table: Sequence[Precondition], patience: float = PATIENCE) -> Itera
 def _look(each: Precondition, patience: float) -> Finding:
     """Look on another thread: a resolver, or a share that hung up, may keep whoever asks for minutes."""
     found: list[Finding] = []
-    thread = threading.Thread(target=lambda: found.append(_judged(each)), name=f"check {each.name}", daemon=True)
+    thread = threading.Thread(
+        target=lambda: found.append(_judged(each)), name=f"check {each.name}", daemon=True
+    )
     try:
         thread.start()
     except RuntimeError as error:
         return _failed(each, error)
     thread.join(patience)
-    return found[0] if found else Finding(each.name, False, f"no answer within {patience:.0f} s", each.late)
+    return (
+        found[0]
+        if found
+        else Finding(each.name, False, f"no answer within {patience:.0f} s", each.late)
+    )
 
 
 def _judged(each: Precondition) -> Finding:

@@ -16,7 +16,9 @@ def become_owner(folder: Path, environ: MutableMapping[str, str]) -> None:
         return
     if os.geteuid() != 0 or owner == 0:
         return
-    "localhost".encode("idna")  # loaded at its first use, and a Python in root's home can't be read afterwards
+    "localhost".encode(
+        "idna"
+    )  # loaded at its first use, and a Python in root's home can't be read afterwards
     try:
         entry = pwd.getpwuid(owner)
     except KeyError:  # a user without a name

@@ -10,10 +10,12 @@ from agent.model.ports import Clock
 _JUMP = 60.0  # seconds; what is less is a clock that is put right in small steps
 
 
-class Ages:
+class ClockSafeAge:
     """Used by one thread."""
 
-    def __init__(self, clock: Clock, *, built: float, offset: Callable[[], float | None] = lambda: None) -> None:
+    def __init__(
+        self, clock: Clock, *, built: float, offset: Callable[[], float | None] = lambda: None
+    ) -> None:
         """Look at the clocks for the first time.
 
         Args:

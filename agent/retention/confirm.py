@@ -69,9 +69,13 @@ class Confirm:
             profile = self._profiles.load().get(log.asset_id)
             if profile is None:
                 text = "%s is not deleted: nobody can be asked, there is no profile of asset id %r"
-                _log.debug(text, log.path, log.asset_id, extra={"event": "unconfirmed", "document": log.id})
+                _log.debug(
+                    text, log.path, log.asset_id, extra={"event": "unconfirmed", "document": log.id}
+                )
                 return self._delays.maximum
-            stored = self._credentials.call(profile, lambda gateway, token: gateway.stored(profile, token, log))
+            stored = self._credentials.call(
+                profile, lambda gateway, token: gateway.stored(profile, token, log)
+            )
         except CloudError as error:
             return self._refused(error)
         self._failures = 0
@@ -103,7 +107,9 @@ class Confirm:
             self._left = 0
             return 0.0
         self._left -= _MOST // _MOST_REFUSALS
-        return self._delays.maximum  # another one may be answered: some stores forbid to look for what is not there
+        return (
+            self._delays.maximum
+        )  # another one may be answered: some stores forbid to look for what is not there
 
     def _tell_missing(self, log: SyncLog) -> None:
         if log.id in self._missing:
@@ -115,7 +121,12 @@ class Confirm:
             log.path,
             log.object_key,
             log.path,
-            extra={"event": "object_missing", "path": log.path, "document": log.id, "object_key": log.object_key},
+            extra={
+                "event": "object_missing",
+                "path": log.path,
+                "document": log.id,
+                "object_key": log.object_key,
+            },
         )
 
 

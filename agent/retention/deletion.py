@@ -26,12 +26,12 @@ _FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
 _FILE = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOFOLLOW
 
 
-class StaysError(Exception):
+class NotDeletableError(Exception):
     """This name may not be deleted; its text says why."""
 
 
 @dataclass(frozen=True, slots=True)
-class Doomed:
+class VerifiedFile:
     """One name of a recording, open and looked at. No program can begin to write to it where the kernel helps."""
 
     path: Path
@@ -52,14 +52,14 @@ class Doomed:
         without a name would be lost.
         """
         if self.leased and fcntl.fcntl(self.descriptor, fcntl.F_GETLEASE) != fcntl.F_RDLCK:
-            raise StaysError("a program wants to write to it")
+            raise NotDeletableError("a program wants to write to it")
 
     def unlink(self) -> None:
         """Delete the name if it still is what was looked at. Raises StaysError, and OSError where nobody may."""
         self.refuse_waiting_writer()
         there = os.stat(self.path.name, dir_fd=self.folder, follow_symlinks=False)
         if not _key(there) == _key(os.fstat(self.descriptor)) == _key(self.state):
-            raise StaysError("it changed while it was looked at")
+            raise NotDeletableError("it changed while it was looked at")
         os.unlink(self.path.name, dir_fd=self.folder)
 
     @property
@@ -69,7 +69,7 @@ class Doomed:
         return now.st_blocks * 512 if now.st_nlink == 0 else 0
 
 
-class Removal:
+class Deletion:
     """Holds no state; may be used by several threads."""
 
     def __init__(self, roots: Sequence[Path], *, with_sidecar: bool) -> None:
@@ -79,7 +79,7 @@ class Removal:
         self._with_sidecar = with_sidecar
 
     @contextmanager
-    def checked(self, path: Path, wanted: str, mtime: str) -> Iterator[Doomed]:
+    def checked(self, path: Path, wanted: str, mtime: str) -> Iterator[VerifiedFile]:
         """The name ``path``, if the bytes of fingerprint ``wanted`` lie there and nothing speaks for them.
 
         A fingerprint sees three windows only, so a file that was written to since ``mtime`` (utc_text) stays, too.
@@ -89,24 +89,24 @@ class Removal:
         """
         with self._opened_folder(path) as folder:
             if _exists(path.name + RESYNC, folder):
-                raise StaysError("a marker asks for its resync")
+                raise NotDeletableError("a marker asks for its resync")
             if reason := compressing(path, folder):
-                raise StaysError(reason.message)
+                raise NotDeletableError(reason.message)
             if not stat.S_ISREG(os.stat(path.name, dir_fd=folder, follow_symlinks=False).st_mode):
-                raise StaysError("it is no regular file")
+                raise NotDeletableError("it is no regular file")
             descriptor = os.open(path.name, _FILE, dir_fd=folder)
             try:
                 state = os.fstat(descriptor)
                 if not stat.S_ISREG(state.st_mode):
-                    raise StaysError("it is no regular file")
+                    raise NotDeletableError("it is no regular file")
                 if utc_text(state.st_mtime_ns / 1e9) != mtime:
-                    raise StaysError("it was written to or copied since it was uploaded")
+                    raise NotDeletableError("it was written to or copied since it was uploaded")
                 kept_out = keep_writers_out(descriptor)
                 if kept_out is False:
-                    raise StaysError("a program writes to it")
+                    raise NotDeletableError("a program writes to it")
                 if _fingerprint(descriptor, state.st_size) != wanted:
-                    raise StaysError("it has other bytes now")
-                yield Doomed(path, folder, descriptor, state, leased=kept_out is True)
+                    raise NotDeletableError("it has other bytes now")
+                yield VerifiedFile(path, folder, descriptor, state, leased=kept_out is True)
             finally:
                 os.close(descriptor)
 
@@ -133,7 +133,10 @@ class Removal:
             below = os.open(bag.name, _FOLDER | os.O_NOFOLLOW, dir_fd=above)
             try:
                 state = os.fstat(below)
-                if _identity(state) in self._root_identities() or state.st_dev != os.fstat(above).st_dev:
+                if (
+                    _identity(state) in self._root_identities()
+                    or state.st_dev != os.fstat(above).st_dev
+                ):
                     return
                 left = os.listdir(below)  # noqa: PTH208 - likewise
                 if left == [_METADATA] and _unlink_file(_METADATA, below):
@@ -144,9 +147,11 @@ class Removal:
     @contextmanager
     def _opened_folder(self, path: Path) -> Iterator[int]:
         """The folder that ``path`` lies in, reached from its root by real folders only, none with a resync marker."""
-        root = next((root for root in self._roots if path != root and path.is_relative_to(root)), None)
+        root = next(
+            (root for root in self._roots if path != root and path.is_relative_to(root)), None
+        )
         if root is None or os.pardir in path.parts:
-            raise StaysError("it lies in none of the watched folders")
+            raise NotDeletableError("it lies in none of the watched folders")
         folder = os.open(root, _FOLDER)
         try:
             for part in path.parent.relative_to(root).parts:
@@ -155,7 +160,7 @@ class Removal:
                     below = os.open(part, _FOLDER | os.O_NOFOLLOW, dir_fd=folder)
                 except OSError as error:
                     if error.errno in (errno.ENOTDIR, errno.ELOOP):
-                        raise StaysError("it is reached through a link") from error
+                        raise NotDeletableError("it is reached through a link") from error
                     raise
                 os.close(folder)
                 folder = below
@@ -174,7 +179,7 @@ class Removal:
 
 def _refuse_resync(folder: int) -> None:
     if _exists(RESYNC, folder):
-        raise StaysError("a marker asks for the resync of its folder")
+        raise NotDeletableError("a marker asks for the resync of its folder")
 
 
 def _exists(name: str, folder: int) -> bool:

@@ -23,7 +23,7 @@ _BATCH = 256  # recordings in one transaction
 _DAY = 20 * 3600.0  # seconds; between two days that are counted, at least
 
 
-class Forgetting:
+class HistoryExpiry:
     """``forget`` is called every few minutes, by one thread at a time; it works once a day.
 
     Days are those on which the agent could look, counted one by one: a clock that jumps makes nothing older.
@@ -99,7 +99,9 @@ class Forgetting:
             first = before.since.get(log.id)
             if any(is_below(log.path, folder) for folder in folders):
                 since[log.id] = day if first is None else first
-                if day - since[log.id] >= self._keep_days and self._is_newest(log.id, log.fingerprint):
+                if day - since[log.id] >= self._keep_days and self._is_newest(
+                    log.id, log.fingerprint
+                ):
                     outlived.append((log.id, log.fingerprint))
             elif first is not None:
                 since[log.id] = first + 1  # its disk may be away: this day does not count
@@ -111,8 +113,12 @@ class Forgetting:
         """Forget the recordings of these documents, their newest ones."""
         documents, left = 0, iter(outlived)
         while batch := list(islice(left, _BATCH)):
-            with self._history.transaction():  # nobody asks for one of them between the look and the deed
-                documents += self._history.forget([mark for id_, mark in batch if self._is_newest(id_, mark)])
+            with (
+                self._history.transaction()
+            ):  # nobody asks for one of them between the look and the deed
+                documents += self._history.forget(
+                    [mark for id_, mark in batch if self._is_newest(id_, mark)]
+                )
         if documents:
             _log.info(
                 "forgot %d documents of recordings that have been gone for %d days",

@@ -17,9 +17,9 @@ from typing import Any
 
 from agent.model.ports import Clock, History
 from agent.model.values import SyncLog, utc_seconds
-from agent.retention.clock_safe_age import Ages
+from agent.retention.clock_safe_age import ClockSafeAge
 from agent.retention.confirm import Confirm
-from agent.retention.deletion import Doomed, Removal, StaysError
+from agent.retention.deletion import Deletion, NotDeletableError, VerifiedFile
 from agent.retention.verify import Finding, Verify, reason_of, remedy_of
 
 _log = logging.getLogger(__name__)
@@ -63,8 +63,8 @@ class Retention:
         *,
         history: History,
         confirm: Confirm,
-        removal: Removal,
-        ages: Ages,
+        removal: Deletion,
+        ages: ClockSafeAge,
         clock: Clock,
         names: Callable[[str], Sequence[Path]],
         there: Callable[[], Callable[[str], bool]],
@@ -108,7 +108,9 @@ class Retention:
         self._uploaded: dict[int, _Uploaded] = {}  # by document id, the oldest first
         self._outlived: deque[int] = deque()  # those of them that have been kept long enough
         self._survey_due = 0.0
-        self._short_looks: Counter[int] = Counter()  # by device: looks in a row in which nothing could go
+        self._short_looks: Counter[int] = (
+            Counter()
+        )  # by device: looks in a row in which nothing could go
         self._told_folders: set[Path] = set()
 
     def stop(self, seconds: float) -> bool:
@@ -131,12 +133,18 @@ class Retention:
             began = self._clock.monotonic()
             self._ages.look()
             short = dict(self._short())
-            if (short or self._keep_seconds is not None) and self._clock.monotonic() >= self._survey_due:
+            if (
+                short or self._keep_seconds is not None
+            ) and self._clock.monotonic() >= self._survey_due:
                 self._survey()
             self._confirm.begin()
             for device, root in short.items():
                 self._make_room(device, root)
-            while self._outlived and self._may_go_on() and self._clock.monotonic() < began + _LOOK_SECONDS:
+            while (
+                self._outlived
+                and self._may_go_on()
+                and self._clock.monotonic() < began + _LOOK_SECONDS
+            ):
                 id_ = self._outlived.popleft()
                 if id_ in self._uploaded and self._is_outlived(self._uploaded[id_]):
                     self._delete(id_, "retention.keep_hours have passed")
@@ -159,7 +167,9 @@ class Retention:
                 seen[log.id] = self._uploaded.get(log.id) or _first_sight(log, began)
         self._uploaded = dict(sorted(seen.items()))
         self._verify.keep(self._uploaded.keys())
-        self._outlived = deque(id_ for id_, uploaded in self._ready() if self._is_outlived(uploaded))
+        self._outlived = deque(
+            id_ for id_, uploaded in self._ready() if self._is_outlived(uploaded)
+        )
         now = self._clock.monotonic()
         self._survey_due = now + max(_SURVEY, _SHARE * (now - began))
 
@@ -240,14 +250,20 @@ class Retention:
         if self._busy(log.fingerprint):
             return 0
         names = [path for path in names if self._is_writable(path.parent)]
-        names = [path for path in names if self._at(path, log, lambda doomed: self._promise(doomed, log)) is not None]
+        names = [
+            path
+            for path in names
+            if self._at(path, log, lambda doomed: self._promise(doomed, log)) is not None
+        ]
         if not names:
             return 0  # then nobody need be asked
         wait = self._confirm.ask(log)
         if wait is not None:
             uploaded.not_before = self._clock.monotonic() + wait
             return 0
-        freed = [self._at(path, log, lambda doomed: self._unlink(doomed, log, reason)) for path in names]
+        freed = [
+            self._at(path, log, lambda doomed: self._unlink(doomed, log, reason)) for path in names
+        ]
         if len(names) == len(everywhere) and None not in freed:
             del self._uploaded[id_]
         return sum(size for size in freed if size)
@@ -261,20 +277,22 @@ class Retention:
                 return log
         return None
 
-    def _at(self, path: Path, log: SyncLog, act: Callable[[Doomed], int | None]) -> int | None:
+    def _at(
+        self, path: Path, log: SyncLog, act: Callable[[VerifiedFile], int | None]
+    ) -> int | None:
         """Do something about a name that may be deleted; None when it stays."""
         try:
             with self._removal.checked(path, log.fingerprint, log.mtime) as doomed:
                 return act(doomed)
         except FileNotFoundError:
             return 0
-        except StaysError as stays:
+        except NotDeletableError as stays:
             self._tell_stays(path, log, str(stays))
         except OSError as error:
             self._tell_folder(path.parent, error.strerror or str(error))
         return None
 
-    def _promise(self, doomed: Doomed, log: SyncLog) -> int | None:
+    def _promise(self, doomed: VerifiedFile, log: SyncLog) -> int | None:
         """0 where reading the file may show that it was uploaded or has shown it; None when it stays."""
         finding = self._verify.known(doomed, log)
         if finding is None or finding == "same":
@@ -282,14 +300,14 @@ class Retention:
         self._tell_finding(doomed.path, log, finding)
         return None
 
-    def _is_uploaded(self, doomed: Doomed, log: SyncLog) -> bool:
+    def _is_uploaded(self, doomed: VerifiedFile, log: SyncLog) -> bool:
         """Whether all bytes of the file are those that were uploaded."""
         finding = self._verify.compare(doomed, log, lambda: self._stopped)
         if finding is not None and finding != "same":
             self._tell_finding(doomed.path, log, finding)
         return finding == "same"
 
-    def _unlink(self, doomed: Doomed, log: SyncLog, reason: str) -> int | None:
+    def _unlink(self, doomed: VerifiedFile, log: SyncLog, reason: str) -> int | None:
         """Bytes freed; None when it stays."""
         if not self._is_uploaded(doomed, log):
             return None
@@ -304,13 +322,24 @@ class Retention:
             log.file_size,
             log.object_key,
             reason,
-            extra={"event": "deleted", "size": log.file_size, "reason": reason, "object_key": log.object_key, **about},
+            extra={
+                "event": "deleted",
+                "size": log.file_size,
+                "reason": reason,
+                "object_key": log.object_key,
+                **about,
+            },
         )
         self._told_folders.discard(doomed.path.parent)
         try:
             self._removal.tidy(doomed.path)
-        except (StaysError, OSError) as error:
-            _log.warning("what belonged to %s stays: %s", doomed.path, error, extra={"event": "leftovers", **about})
+        except (NotDeletableError, OSError) as error:
+            _log.warning(
+                "what belonged to %s stays: %s",
+                doomed.path,
+                error,
+                extra={"event": "leftovers", **about},
+            )
         return doomed.freed
 
     def _is_writable(self, folder: Path) -> bool:
@@ -325,7 +354,12 @@ class Retention:
         if uploaded.told != why:
             uploaded.told = why
             text = "%s is not deleted: %s"
-            _log.info(text, path, why, extra={"event": "not_deleted", "path": str(path), "document": log.id})
+            _log.info(
+                text,
+                path,
+                why,
+                extra={"event": "not_deleted", "path": str(path), "document": log.id},
+            )
 
     def _tell_finding(self, path: Path, log: SyncLog, finding: Finding) -> None:
         """Once for a document and a finding."""
@@ -341,7 +375,12 @@ class Retention:
             path,
             reason_of(finding),
             remedy_of(finding, path),
-            extra={"event": "not_deleted", "path": str(path), "document": log.id, "reason": finding},
+            extra={
+                "event": "not_deleted",
+                "path": str(path),
+                "document": log.id,
+                "reason": finding,
+            },
         )
 
     def _tell_folder(self, folder: Path, why: str) -> None:

@@ -15,7 +15,7 @@ from typing import Any, Literal
 
 from agent.model.digests import hasher, parts_in_checksum, parts_in_etag, proves
 from agent.model.values import Part, StoredObject, SyncLog, parts_of
-from agent.retention.deletion import Doomed, StaysError
+from agent.retention.deletion import NotDeletableError, VerifiedFile
 
 Finding = Literal["same", "differs", "unclear", "no_digest", "other_owner"]
 
@@ -43,7 +43,9 @@ _UPLOAD_OR_DELETE = (
 _REASONS: Mapping[Finding, str] = {
     "differs": "its bytes are not those that were uploaded",
     "unclear": "its bytes are not those that were uploaded, or the ETags of this store are no MD5s",
-    "no_digest": ("the history has no digest of what was uploaded, so its bytes can't be compared with that"),
+    "no_digest": (
+        "the history has no digest of what was uploaded, so its bytes can't be compared with that"
+    ),
     "other_owner": (
         "only a CRC-32 of what was uploaded is known, which can be forged, "
         "and the history does not say that this file has the same owner"
@@ -54,7 +56,9 @@ _REMEDIES: Mapping[Finding, str] = {
     "differs": _UPLOAD_OR_DELETE,
     "unclear": _UPLOAD_OR_DELETE,
     "no_digest": "delete it yourself, once you have compared it with its object in the bucket",
-    "other_owner": ("`touch PATH.resync` or `keystone-agent resync PATH` uploads it again, and writes down its owner"),
+    "other_owner": (
+        "`touch PATH.resync` or `keystone-agent resync PATH` uploads it again, and writes down its owner"
+    ),
 }
 
 
@@ -91,7 +95,7 @@ class Verify:
         # By document and path: the key that the file had, and what was found.
         self._found: dict[int, dict[Path, tuple[tuple[int, ...], Finding]]] = {}
 
-    def known(self, doomed: Doomed, log: SyncLog) -> Finding | None:
+    def known(self, doomed: VerifiedFile, log: SyncLog) -> Finding | None:
         """What can be said about an open file without reading it; None where only its bytes can tell."""
         with self._lock:
             for key, finding in self._found.get(log.id, {}).values():
@@ -103,7 +107,9 @@ class Verify:
                 self._note(doomed, log, foretold)
             return foretold
 
-    def compare(self, doomed: Doomed, log: SyncLog, stopped: Callable[[], bool]) -> Finding | None:
+    def compare(
+        self, doomed: VerifiedFile, log: SyncLog, stopped: Callable[[], bool]
+    ) -> Finding | None:
         """Compare an open file with the upload that ``log`` describes; reads all of it where it must.
 
         Returns None as soon as ``stopped`` says so. Raises StaysError when a program wants to write
@@ -151,7 +157,7 @@ class Verify:
             if names
         ]
 
-    def _note(self, doomed: Doomed, log: SyncLog, finding: Finding) -> None:
+    def _note(self, doomed: VerifiedFile, log: SyncLog, finding: Finding) -> None:
         self._found.setdefault(log.id, {})[doomed.path] = doomed.key, finding
 
 
@@ -183,7 +189,7 @@ def _is_owner(log: SyncLog, owner: int) -> bool:
     return log.owner is not None and log.owner == owner != _NOBODY
 
 
-def _compare(doomed: Doomed, log: SyncLog, stopped: Callable[[], bool]) -> Finding | None:
+def _compare(doomed: VerifiedFile, log: SyncLog, stopped: Callable[[], bool]) -> Finding | None:
     """Read the file once and compare it with the strongest digest; None when that was stopped."""
     digests = _digests_of(log)
     size = log.file_size
@@ -198,11 +204,19 @@ def _compare(doomed: Doomed, log: SyncLog, stopped: Callable[[], bool]) -> Findi
         algorithms = ["MD5"] if digests.etag and not is_whole else []
         algorithms += ["CRC32"] if digests.crc32 else []
     taken = _take(doomed, parts, algorithms, stopped, with_whole_md5=is_whole)
-    return None if taken is None else _judge(digests, parts, taken, is_owner=_is_owner(log, doomed.state.st_uid))
+    return (
+        None
+        if taken is None
+        else _judge(digests, parts, taken, is_owner=_is_owner(log, doomed.state.st_uid))
+    )
 
 
 def _judge(
-    digests: _Digests, parts: Sequence[Part], taken: Mapping[tuple[str, Part], bytes], *, is_owner: bool
+    digests: _Digests,
+    parts: Sequence[Part],
+    taken: Mapping[tuple[str, Part], bytes],
+    *,
+    is_owner: bool,
 ) -> Finding:
     """What the digests ``taken`` of a file say of it. An ETag that does not fit may be no digest at all."""
 
@@ -222,7 +236,7 @@ def _judge(
 
 
 def _take(
-    doomed: Doomed,
+    doomed: VerifiedFile,
     parts: Sequence[Part],
     algorithms: Sequence[str],
     stopped: Callable[[], bool],
@@ -253,7 +267,7 @@ def _take(
     return taken
 
 
-def _blocks(doomed: Doomed, part: Part) -> Iterator[memoryview]:
+def _blocks(doomed: VerifiedFile, part: Part) -> Iterator[memoryview]:
     """The bytes of a part; each block holds until the next one is asked for."""
     buffer = memoryview(bytearray(_BLOCK))
     position, end = part.offset, part.offset + part.size
@@ -261,10 +275,12 @@ def _blocks(doomed: Doomed, part: Part) -> Iterator[memoryview]:
     while position < end:
         count = os.preadv(doomed.descriptor, [buffer[: end - position]], position)
         if count == 0:
-            raise StaysError("it became shorter while it was compared with its upload")
+            raise NotDeletableError("it became shorter while it was compared with its upload")
         yield buffer[:count]
         position += count
         # A recorder needs the cache more than a file that is deleted in a moment.
         if position - cached_from >= _UNCACHE_BYTES or position == end:
-            os.posix_fadvise(doomed.descriptor, cached_from, position - cached_from, os.POSIX_FADV_DONTNEED)
+            os.posix_fadvise(
+                doomed.descriptor, cached_from, position - cached_from, os.POSIX_FADV_DONTNEED
+            )
             cached_from = position

@@ -19,14 +19,23 @@ MOST_IN_ALL = 32  # parts of all recordings: each costs a thread, a block and a 
 _FIRST = 4
 _GAIN = 1.05  # times the throughput that a doubled width must have to be kept
 _KEEPS = 0.95  # times the throughput that a halved width must have to be kept
-_SETTLE, _MEASURE = 1.0, 3.0  # seconds that connections have to get going, and then to show what they can
-_SETTLE_BYTES, _MEASURE_BYTES = 256 * 1024, 512 * 1024  # and for each part in flight: less may lie in buffers
-_REST, _LONGEST_REST = 60.0, 960.0  # seconds after a trial that brought nothing, doubled by each further one
+_SETTLE, _MEASURE = (
+    1.0,
+    3.0,
+)  # seconds that connections have to get going, and then to show what they can
+_SETTLE_BYTES, _MEASURE_BYTES = (
+    256 * 1024,
+    512 * 1024,
+)  # and for each part in flight: less may lie in buffers
+_REST, _LONGEST_REST = (
+    60.0,
+    960.0,
+)  # seconds after a trial that brought nothing, doubled by each further one
 _SAME_FAULT = 10.0  # seconds within which failures count as one
 
 
 class Run:
-    """One upload's share in the pace; made by :meth:`Pace.begin`."""
+    """One upload's share in the pace; made by :meth:`PartConcurrency.begin`."""
 
     def __init__(self, sent: Callable[[], int]) -> None:
         """``sent`` tells the bytes handed to the network so far, those of parts that failed included."""
@@ -52,7 +61,7 @@ class _Span:
         return (sent - self.sent) / max(now - self.began, 0.001)
 
 
-class Pace:
+class PartConcurrency:
     """The width of all uploads. Every method may be called from any thread; ``now`` is monotonic."""
 
     def __init__(self, fixed: int = 0) -> None:

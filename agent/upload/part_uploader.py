@@ -12,8 +12,8 @@ from agent.gate.gate import Gate
 from agent.model.errors import AgentError, CloudError, FileChangedError, GateClosedError, judge
 from agent.model.ports import Clock, Target
 from agent.model.values import Part, SentPart, Transfer
-from agent.upload.concurrency import MOST, Pace
-from agent.upload.source_file import Source
+from agent.upload.concurrency import MOST, PartConcurrency
+from agent.upload.source_file import SourceFile
 
 Answer = TypeVar("Answer")
 
@@ -21,7 +21,9 @@ _TRIES = 3
 _LOOK = 0.5  # seconds between looks at the pace
 _PAUSE = 0.5  # seconds before the second try, doubled for the third
 _LONGEST_PAUSE = 20.0  # of a Retry-After that is honoured here; a longer one is the gate's business
-_CUT = frozenset({"reset", "timeout", "no_http"})  # what one connection may suffer while others live
+_CUT = frozenset(
+    {"reset", "timeout", "no_http"}
+)  # what one connection may suffer while others live
 _STALE = frozenset({"reset", "no_http"})  # tells little of the cloud, and much of an old connection
 _AGAIN = frozenset({"checksum", "no_http"})  # what is tried again at once, though it is no outage
 _MAYBE_LEASE = frozenset({"AccessDenied", "HTTP_403"})  # stores say that of an ended lease too
@@ -44,7 +46,7 @@ def again(clock: Clock, ask: Callable[[], Answer]) -> Answer:
     return ask()
 
 
-class Sender:
+class PartUploader:
     """What one upload asks of the store goes through here."""
 
     def __init__(
@@ -52,7 +54,7 @@ class Sender:
         target: Target,
         keys: SessionKeys,
         gate: Gate,
-        pace: Pace,
+        pace: PartConcurrency,
         clock: Clock,
         *,
         who: int,
@@ -87,7 +89,7 @@ class Sender:
         """The same for what may be repeated: tried again while the store is away."""
         return again(self._clock, lambda: self.call(name, ask))
 
-    def send(self, multipart_id: str, parts: Sequence[Part], source: Source) -> list[SentPart]:
+    def send(self, multipart_id: str, parts: Sequence[Part], source: SourceFile) -> list[SentPart]:
         """Send ``parts``, as many at a time as the pace allows, and return them once the store has proven each.
 
         After the first failure no further part starts and those in flight end; then that failure is raised. Where no
@@ -114,7 +116,9 @@ class Sender:
                         except (RuntimeError, MemoryError) as lack:
                             errors.append(lack)
                             waiting.clear()
-                    self._pace.look(run, self._clock.monotonic(), flying=len(flying), more=bool(waiting))
+                    self._pace.look(
+                        run, self._clock.monotonic(), flying=len(flying), more=bool(waiting)
+                    )
                     ended, flying = wait(flying, timeout=_LOOK, return_when=FIRST_COMPLETED)
                     errors += [error for part in ended if (error := part.exception()) is not None]
                     sent += [part.result() for part in ended if part.exception() is None]
@@ -124,7 +128,13 @@ class Sender:
         finally:
             self._pace.end(run)
         if errors:  # one that says most: a closed gate is only a consequence
-            raise min(errors, key=lambda error: (isinstance(error, AgentError), isinstance(error, GateClosedError)))
+            raise min(
+                errors,
+                key=lambda error: (
+                    isinstance(error, AgentError),
+                    isinstance(error, GateClosedError),
+                ),
+            )
         return sorted(sent, key=lambda part: part.number)
 
     def _persist(self, ask: Callable[[], SentPart]) -> SentPart:
@@ -137,15 +147,19 @@ class Sender:
                 if error.code not in _CUT or self._proven == proven:
                     raise
 
-    def _send_one(self, multipart_id: str, part: Part, source: Source) -> SentPart:
+    def _send_one(self, multipart_id: str, part: Part, source: SourceFile) -> SentPart:
         def ask() -> SentPart:
-            self._gate.check(probe=self._probe)  # before each try: a part that was cut off may find another link
+            self._gate.check(
+                probe=self._probe
+            )  # before each try: a part that was cut off may find another link
             try:
                 return self.target.send(multipart_id, part, source.descriptor, self._transfer)
             except (FileChangedError, CloudError) as error:
                 if isinstance(error, FileChangedError) or error.code == "checksum":
                     source.check()
-                elif judge(error).kind == "offline" and error.code != "reset":  # a cut does not say: too many
+                elif (
+                    judge(error).kind == "offline" and error.code != "reset"
+                ):  # a cut does not say: too many
                     self._pace.failed(self._clock.monotonic())
                 raise
 
@@ -158,5 +172,7 @@ class Sender:
         except FileChangedError as error:
             source.check()
             raise AgentError(
-                error.message, code="io_error", hint="check this robot's disk: the file can't be read"
+                error.message,
+                code="io_error",
+                hint="check this robot's disk: the file can't be read",
             ) from error

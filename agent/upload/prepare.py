@@ -11,11 +11,18 @@ from typing import Any
 from agent.cloud.identity import raw_tags
 from agent.discovery.examine import Examiner, NotYet
 from agent.gate.gate import Gate
-from agent.model.errors import WHOLE, AgentError, CloudError, FileChangedError, RecordingError, WaitingError
+from agent.model.errors import (
+    WHOLE,
+    AgentError,
+    CloudError,
+    FileChangedError,
+    RecordingError,
+    WaitingError,
+)
 from agent.model.ports import Clock, History, Profiles
 from agent.model.unforeseen import shortage
 from agent.model.values import NO_SESSION, Damaged, DeviceProfile, Recording, SyncLog, Transfer
-from agent.upload.source_file import Source
+from agent.upload.source_file import SourceFile
 from agent.upload.upload import Job, Upload
 
 _log = logging.getLogger(__name__)
@@ -76,27 +83,34 @@ class Prepare:
             profile = profiles.get(log.asset_id)
             if log.phase not in ("stored", "completing") or profile is None:
                 raise
-            return Job(log, profile, missing, transfer, probe)  # what is stored needs its file no more
+            return Job(
+                log, profile, missing, transfer, probe
+            )  # what is stored needs its file no more
         try:
             asset_id = self._asset_now(log, recording, profiles)
             log = self._leave_other_asset(log, asset_id, profiles)
             log = self._note_other_owner(log, recording)
             profile = profiles[asset_id]
-            identity = {} if log.logical_upload_id else self._identity(log, recording, asset_id, profile)
+            identity = (
+                {} if log.logical_upload_id else self._identity(log, recording, asset_id, profile)
+            )
         except RecordingError:
-            self._history.amend(log.id, sidecar_sha256=recording.sidecar_sha256)  # by this one it failed
+            self._history.amend(
+                log.id, sidecar_sha256=recording.sidecar_sha256
+            )  # by this one it failed
             raise
         return Job(log, profile, self._opened(recording), transfer, probe, identity)
 
-    def _opened(self, recording: Recording) -> Source:
+    def _opened(self, recording: Recording) -> SourceFile:
         """Open the recording; one that a program may still write to is put back, but not for ever."""
-        source = Source(recording, follow_symlinks=self._examiner.follow_symlinks)
+        source = SourceFile(recording, follow_symlinks=self._examiner.follow_symlinks)
         age = self._clock.now() - recording.mtime_ns / 1e9
         # An age below 0 means that the clock was set: it says nothing about the last change.
         if 0 <= age < self._unfinished_seconds and source.is_open_for_writing:
             source.close()
             raise FileChangedError(
-                f"a program has {recording.path} open for writing", wait_seconds=_WRITER_WAIT_SECONDS
+                f"a program has {recording.path} open for writing",
+                wait_seconds=_WRITER_WAIT_SECONDS,
             )
         return source
 
@@ -107,11 +121,15 @@ class Prepare:
         except CloudError:
             return None
 
-    def _asset_now(self, log: SyncLog, recording: Recording, profiles: Mapping[str, DeviceProfile]) -> str:
+    def _asset_now(
+        self, log: SyncLog, recording: Recording, profiles: Mapping[str, DeviceProfile]
+    ) -> str:
         try:
             return self._asset_id(recording, log.asset_id, profiles)
         except RecordingError as error:
-            if log.logical_upload_id and log.asset_id in profiles:  # a sidecar that changes later changes nothing
+            if (
+                log.logical_upload_id and log.asset_id in profiles
+            ):  # a sidecar that changes later changes nothing
                 _log.warning("%s: %s", log.path, error.message, extra={"event": "sidecar_changed"})
                 return log.asset_id
             raise
@@ -123,7 +141,11 @@ class Prepare:
         for candidate in self._places(log):
             try:
                 found = self._examiner.look(
-                    candidate, sidecar_overdue=True, writer_overdue=True, done_overdue=True, end_overdue=True
+                    candidate,
+                    sidecar_overdue=True,
+                    writer_overdue=True,
+                    done_overdue=True,
+                    end_overdue=True,
                 )
             except FileNotFoundError:
                 continue
@@ -148,7 +170,9 @@ class Prepare:
         yield Path(log.path)
         yield from self._names(log.fingerprint)  # costs a walk over all that is known
 
-    def _leave_other_asset(self, log: SyncLog, asset_id: str, profiles: Mapping[str, DeviceProfile]) -> SyncLog:
+    def _leave_other_asset(
+        self, log: SyncLog, asset_id: str, profiles: Mapping[str, DeviceProfile]
+    ) -> SyncLog:
         """An open session belongs to one asset id: if that has changed since, it is given up."""
         if not log.logical_upload_id or asset_id == log.asset_id:
             return log
@@ -164,11 +188,15 @@ class Prepare:
             return log
         return self._history.amend(log.id, owner=None)
 
-    def _identity(self, log: SyncLog, recording: Recording, asset_id: str, profile: DeviceProfile) -> Mapping[str, Any]:
+    def _identity(
+        self, log: SyncLog, recording: Recording, asset_id: str, profile: DeviceProfile
+    ) -> Mapping[str, Any]:
         """What a new session begins with and keeps, whatever becomes of the sidecar: the document's own fields."""
         if recording.sidecar is None and self._sidecar_required:
             raise RecordingError(
-                f"{recording.path} has no sidecar", code="sidecar_missing", hint="write it, or set watch.sidecar"
+                f"{recording.path} has no sidecar",
+                code="sidecar_missing",
+                hint="write it, or set watch.sidecar",
             )
         tags = raw_tags(
             recording,
@@ -196,7 +224,9 @@ class Prepare:
 def _other(found: Recording | Damaged | NotYet) -> AgentError:
     """What it means that other bytes than the document's lie at its path."""
     if isinstance(found, NotYet) and found.why == "compressing":
-        return WaitingError(found.message, code="compressing", hint="nothing to do: it ends by itself")
+        return WaitingError(
+            found.message, code="compressing", hint="nothing to do: it ends by itself"
+        )
     return RecordingError(f"{found.path} has other bytes now", code="replaced")
 
 

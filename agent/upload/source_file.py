@@ -10,7 +10,7 @@ from agent.model.errors import FileChangedError, RecordingError
 from agent.model.values import Recording
 
 
-class Source:
+class SourceFile:
     """A recording opened for reading. What is renamed or deleted meanwhile can still be read to its end."""
 
     def __init__(self, recording: Recording, *, follow_symlinks: bool = False) -> None:
@@ -60,8 +60,13 @@ class Source:
             self.deleted = now.st_nlink == 0
         else:
             if (there.st_dev, there.st_ino) != (now.st_dev, now.st_ino):
-                raise RecordingError(f"another file took the place of {queued.path}", code="replaced")
-        if now.st_size != queued.size or fingerprint(self.descriptor, now.st_size) != queued.fingerprint:
+                raise RecordingError(
+                    f"another file took the place of {queued.path}", code="replaced"
+                )
+        if (
+            now.st_size != queued.size
+            or fingerprint(self.descriptor, now.st_size) != queued.fingerprint
+        ):
             raise RecordingError(f"{queued.path} has other bytes now", code="replaced")
         if now.st_mtime_ns != queued.mtime_ns:
             raise FileChangedError(f"{queued.path} was touched while it was sent")

@@ -20,9 +20,9 @@ from agent.model.ports import Clock, Gateway, History, ObjectStore, Target
 from agent.model.values import (
     MAX_PARTS,
     AccessToken,
-    Debt,
     DeviceProfile,
     Grant,
+    Orphan,
     Part,
     Recovery,
     SentPart,
@@ -33,17 +33,21 @@ from agent.model.values import (
     parts_of,
     utc_text,
 )
-from agent.upload.concurrency import Pace
-from agent.upload.part_uploader import Sender, again
-from agent.upload.source_file import Source
+from agent.upload.concurrency import PartConcurrency
+from agent.upload.part_uploader import PartUploader, again
+from agent.upload.source_file import SourceFile
 
 _log = logging.getLogger(__name__)
 
 Answer = TypeVar("Answer")
 
 _REISSUE = "ReissueUploadCredentials"
-_NO_LEASE = frozenset({"UPLOAD_NOT_FOUND", "UPLOAD_NOT_OWNED", "UPLOAD_NOT_REFRESHABLE", "FAILED_PRECONDITION"})
-_FORBIDDEN = frozenset({"AccessDenied", "HTTP_403", "NotImplemented", "MethodNotAllowed"})  # may not list or look
+_NO_LEASE = frozenset(
+    {"UPLOAD_NOT_FOUND", "UPLOAD_NOT_OWNED", "UPLOAD_NOT_REFRESHABLE", "FAILED_PRECONDITION"}
+)
+_FORBIDDEN = frozenset(
+    {"AccessDenied", "HTTP_403", "NotImplemented", "MethodNotAllowed"}
+)  # may not list or look
 
 
 @dataclass(slots=True)
@@ -52,20 +56,24 @@ class Job:
 
     log: SyncLog
     profile: DeviceProfile
-    source: Source | AgentError  # the open file, or why it can't be had: what is stored needs it no more
+    source: (
+        SourceFile | AgentError
+    )  # the open file, or why it can't be had: what is stored needs it no more
     transfer: Transfer
     probe: bool
-    identity: Mapping[str, Any] = field(default_factory=dict)  # fields of the document that a new session fixes
+    identity: Mapping[str, Any] = field(
+        default_factory=dict
+    )  # fields of the document that a new session fixes
     refreshes: int = 0
     windows: Sequence[Part] = field(default_factory=tuple)
 
     def close(self) -> None:
         """Let go of the file."""
-        if isinstance(self.source, Source):
+        if isinstance(self.source, SourceFile):
             self.source.close()
 
     @property
-    def file(self) -> Source:
+    def file(self) -> SourceFile:
         """The open file; raises what keeps it away."""
         if isinstance(self.source, AgentError):
             raise self.source
@@ -84,7 +92,7 @@ class Upload:
         gate: Gate,
         clock: Clock,
         max_restarts: int,
-        pace: Pace,
+        pace: PartConcurrency,
     ) -> None:
         """``max_restarts`` bounds those of one attempt, ``pace`` the parts in flight."""
         self._store = store
@@ -110,14 +118,16 @@ class Upload:
         if restart_from is not None:
             self._deliver(job, self._open(job, restart_from), None)
 
-    def abandon(self, log: SyncLog, profile: DeviceProfile | None, reason: str, *, restarting: bool = False) -> None:
+    def abandon(
+        self, log: SyncLog, profile: DeviceProfile | None, reason: str, *, restarting: bool = False
+    ) -> None:
         """Give up a document's multipart and, unless it is ``restarting``, its session.
 
         What can't be given up now, perhaps because there is no ``profile``, is owed (table ``aborts``).
         """
         if not log.logical_upload_id:
             return
-        debt = Debt(
+        debt = Orphan(
             0,
             log.asset_id,
             "" if restarting else log.logical_upload_id,
@@ -134,7 +144,9 @@ class Upload:
         except CloudError:
             pass
         except Exception:  # noqa: BLE001 - whatever it is, the document that is given up must reach its end
-            _log.exception("could not give up an upload; it is tried again later", extra={"event": "bug"})
+            _log.exception(
+                "could not give up an upload; it is tried again later", extra={"event": "bug"}
+            )
         self._history.owe(debt)
 
     def pay_debts(self, profiles: Mapping[str, DeviceProfile]) -> None:
@@ -147,18 +159,27 @@ class Upload:
             except CloudError as error:
                 if error.code not in _NO_LEASE:
                     raise
-            self._history.settle(debt.id)  # what nobody gives a lease for is left to the bucket's lifecycle rule
+            self._history.settle(
+                debt.id
+            )  # what nobody gives a lease for is left to the bucket's lifecycle rule
 
-    def _pay(self, debt: Debt, profile: DeviceProfile) -> None:
+    def _pay(self, debt: Orphan, profile: DeviceProfile) -> None:
         """The multipart first: once its session is aborted no lease can be had for it."""
         if debt.upload_id:
-            grant = self._ask(0, profile, _REISSUE, lambda g, t: g.reissue(profile, t, debt.upload_id))
+            grant = self._ask(
+                0, profile, _REISSUE, lambda g, t: g.reissue(profile, t, debt.upload_id)
+            )
             with _Keys(self._credentials, profile, grant) as keys:
                 target = self._store.at(grant.session, keys.current)
                 for multipart in _begun(target, debt):
                     target.abort(multipart)
         if debt.logical_upload_id:
-            self._ask(0, profile, "AbortUpload", lambda g, t: g.abort(profile, t, debt.logical_upload_id, debt.reason))
+            self._ask(
+                0,
+                profile,
+                "AbortUpload",
+                lambda g, t: g.abort(profile, t, debt.logical_upload_id, debt.reason),
+            )
 
     # -- sessions
 
@@ -168,11 +189,18 @@ class Upload:
         _ = job.file  # without it there is nothing to open a session for
         if restart_from and log.restarts >= self._max_restarts * max(1, log.attempt_count):
             self.abandon(log, profile, "too many restarts")
-            raise SessionLostError(f"it had to begin anew {log.restarts} times", code="too_many_restarts")
+            raise SessionLostError(
+                f"it had to begin anew {log.restarts} times", code="too_many_restarts"
+            )
         if restart_from and log.multipart_upload_id:
             self.abandon(log, profile, "restart", restarting=True)
         told = replace(log, **job.identity)
-        grant = self._ask(log.id, profile, "CreateLogicalUpload", lambda g, t: g.create(profile, t, told, restart_from))
+        grant = self._ask(
+            log.id,
+            profile,
+            "CreateLogicalUpload",
+            lambda g, t: g.create(profile, t, told, restart_from),
+        )
         session = grant.session
         self._amend(
             job,
@@ -190,7 +218,10 @@ class Upload:
     def _recover(self, job: Job) -> Recovery:
         log, profile = job.log, job.profile
         return self._ask_again(
-            log.id, profile, "GetUploadRecovery", lambda g, t: g.recover(profile, t, log.logical_upload_id)
+            log.id,
+            profile,
+            "GetUploadRecovery",
+            lambda g, t: g.recover(profile, t, log.logical_upload_id),
         )
 
     def _resume(self, job: Job, known: Recovery) -> Grant:
@@ -200,10 +231,17 @@ class Upload:
             return self._open(job, known.upload_id)
         if known.action not in ("continue", "complete_only"):
             self.abandon(log, profile, known.reason or known.action)
-            raise SessionLostError(f"the platform ended the session: {known.reason or known.action}")
-        grant = self._ask_again(log.id, profile, _REISSUE, lambda g, t: g.reissue(profile, t, known.upload_id))
+            raise SessionLostError(
+                f"the platform ended the session: {known.reason or known.action}"
+            )
+        grant = self._ask_again(
+            log.id, profile, _REISSUE, lambda g, t: g.reissue(profile, t, known.upload_id)
+        )
         durable = replace(
-            grant.session, bucket=log.bucket, object_key=log.object_key, part_size_bytes=log.part_size_bytes
+            grant.session,
+            bucket=log.bucket,
+            object_key=log.object_key,
+            part_size_bytes=log.part_size_bytes,
         )
         refuse_other_place(durable, grant.session)
         if grant.session.upload_id != log.upload_id:
@@ -218,7 +256,7 @@ class Upload:
             target = self._store.at(grant.session, keys.current)
             self._gate.passed("Connect", job.log.id)
             job.transfer.at_stop(target.break_off)
-            sender = Sender(
+            sender = PartUploader(
                 target,
                 keys,
                 self._gate,
@@ -230,7 +268,9 @@ class Upload:
             )
             try:
                 job.windows = self._windows(job)
-                if job.log.phase in ("stored", "completing") or (known and known.action == "complete_only"):
+                if job.log.phase in ("stored", "completing") or (
+                    known and known.action == "complete_only"
+                ):
                     stored = self._find(job, sender)
                     if stored is None:
                         return grant.session.upload_id
@@ -254,7 +294,7 @@ class Upload:
             )
         return parts_of(size, part_size)
 
-    def _find(self, job: Job, sender: Sender) -> StoredObject | None:
+    def _find(self, job: Job, sender: PartUploader) -> StoredObject | None:
         """The object, if it lies in the bucket with this recording's bytes."""
         try:
             found = sender.repeat("HeadObject", sender.target.stat)
@@ -269,7 +309,7 @@ class Upload:
             return found
         return found if sender.target.holds(found, job.windows, job.file.descriptor) else None
 
-    def _find_if_allowed(self, job: Job, sender: Sender) -> StoredObject | None:
+    def _find_if_allowed(self, job: Job, sender: PartUploader) -> StoredObject | None:
         """The same; where looking is forbidden nothing is found, and sending again costs only time."""
         try:
             return self._find(job, sender)
@@ -278,7 +318,7 @@ class Upload:
                 raise
             return None
 
-    def _send(self, job: Job, sender: Sender) -> StoredObject:
+    def _send(self, job: Job, sender: PartUploader) -> StoredObject:
         kept = self._kept(job, sender)
         if kept is None:
             found = self._find_if_allowed(job, sender)
@@ -301,7 +341,7 @@ class Upload:
         self._check_file(job, sender, parts)
         return self._join(job, sender, parts)
 
-    def _check_file(self, job: Job, sender: Sender, parts: Sequence[SentPart]) -> None:
+    def _check_file(self, job: Job, sender: PartUploader, parts: Sequence[SentPart]) -> None:
         """The parts must be the file's as it is now. Its inode was touched: read it once more, to be sure."""
         job.file.check()
         if job.file.touched:
@@ -309,7 +349,7 @@ class Upload:
                 if not sender.target.matches(sent, window, job.file.descriptor):
                     raise RecordingError(f"{job.log.path} has other bytes now", code="replaced")
 
-    def _kept(self, job: Job, sender: Sender) -> list[SentPart] | None:
+    def _kept(self, job: Job, sender: PartUploader) -> list[SentPart] | None:
         """The parts of a multipart begun earlier that hold this file's bytes; None when that multipart is gone."""
         if not job.log.multipart_upload_id:
             return []
@@ -328,20 +368,23 @@ class Upload:
         return [
             sent
             for sent in listed
-            if sent.number in windows and target.matches(sent, windows[sent.number], job.file.descriptor)
+            if sent.number in windows
+            and target.matches(sent, windows[sent.number], job.file.descriptor)
         ]
 
-    def _drop(self, job: Job, sender: Sender) -> None:
+    def _drop(self, job: Job, sender: PartUploader) -> None:
         """Give up a multipart that is of no use; another one begins it all again."""
-        sender.repeat("AbortMultipartUpload", partial(sender.target.abort, job.log.multipart_upload_id))
+        sender.repeat(
+            "AbortMultipartUpload", partial(sender.target.abort, job.log.multipart_upload_id)
+        )
         self._amend(job, multipart_upload_id="")
 
-    def _begin(self, job: Job, sender: Sender) -> None:
+    def _begin(self, job: Job, sender: PartUploader) -> None:
         """Begin the multipart; its id is durable before the first part."""
         multipart = again(self._clock, partial(self._begin_alone, sender))
         self._amend(job, multipart_upload_id=multipart, phase="uploading")
 
-    def _begin_alone(self, sender: Sender) -> str:
+    def _begin_alone(self, sender: PartUploader) -> str:
         """A new multipart, and no other under this key: strays of lost answers are given up first."""
         target = sender.target
         try:
@@ -352,18 +395,26 @@ class Upload:
                 raise
         return sender.call("CreateMultipartUpload", target.begin)
 
-    def _join(self, job: Job, sender: Sender, parts: Sequence[SentPart]) -> StoredObject:
+    def _join(self, job: Job, sender: PartUploader, parts: Sequence[SentPart]) -> StoredObject:
         """Complete the multipart and look at the object; after a lost answer look before acting."""
         target, multipart = sender.target, job.log.multipart_upload_id
         try:
-            joined = sender.call("CompleteMultipartUpload", lambda: target.complete(multipart, parts))
+            joined = sender.call(
+                "CompleteMultipartUpload", lambda: target.complete(multipart, parts)
+            )
         except CloudError as error:
-            found = None if judge(error).kind in ("blocked", "lease_lost") else self._find_if_allowed(job, sender)
+            found = (
+                None
+                if judge(error).kind in ("blocked", "lease_lost")
+                else self._find_if_allowed(job, sender)
+            )
             if found is None:
                 raise
             return found
         try:
-            return sender.repeat("HeadObject", lambda: _verified(joined, target.stat(), job.log.file_size))
+            return sender.repeat(
+                "HeadObject", lambda: _verified(joined, target.stat(), job.log.file_size)
+            )
         except CloudError as error:
             if error.code not in _FORBIDDEN:
                 raise
@@ -377,11 +428,16 @@ class Upload:
             etag=stored.etag,
             checksum=stored.checksum,
             part_count=len(job.windows),
-            source_deleted=not isinstance(job.source, Source) or job.source.deleted,
+            source_deleted=not isinstance(job.source, SourceFile) or job.source.deleted,
         )
         told = {}
-        if known is not None and known.action == "complete_only":  # then the platform's own words are wanted back
-            told = {"part_count": known.part_count or len(job.windows), "etag": known.etag or stored.etag}
+        if (
+            known is not None and known.action == "complete_only"
+        ):  # then the platform's own words are wanted back
+            told = {
+                "part_count": known.part_count or len(job.windows),
+                "etag": known.etag or stored.etag,
+            }
         self._amend(job, phase="completing", **told)
         log = job.log
         self._ask_again(log.id, profile, "CompleteUpload", lambda g, t: g.complete(profile, t, log))
@@ -389,7 +445,11 @@ class Upload:
     # -- small things
 
     def _ask(
-        self, who: int, profile: DeviceProfile, name: str, ask: Callable[[Gateway, AccessToken], Answer]
+        self,
+        who: int,
+        profile: DeviceProfile,
+        name: str,
+        ask: Callable[[Gateway, AccessToken], Answer],
     ) -> Answer:
         answer = self._credentials.call(profile, ask)
         self._gate.passed("ExchangeCredential", who)
@@ -397,7 +457,11 @@ class Upload:
         return answer
 
     def _ask_again(
-        self, who: int, profile: DeviceProfile, name: str, ask: Callable[[Gateway, AccessToken], Answer]
+        self,
+        who: int,
+        profile: DeviceProfile,
+        name: str,
+        ask: Callable[[Gateway, AccessToken], Answer],
     ) -> Answer:
         """The same for what may be repeated."""
         return again(self._clock, lambda: self._ask(who, profile, name, ask))
@@ -420,7 +484,7 @@ class _Keys:
         self._credentials.release(self._keys)
 
 
-def _begun(target: Target, debt: Debt) -> Sequence[str]:
+def _begun(target: Target, debt: Orphan) -> Sequence[str]:
     """The multipart of ``debt``; where none was written down in time, whatever was begun under the key."""
     if debt.multipart_upload_id:
         return [debt.multipart_upload_id]
@@ -446,7 +510,15 @@ def _verified(joined: StoredObject, found: StoredObject | None, size: int) -> St
     """What HEAD shows, if it is what was joined. Some stores show another kind of ETag there: then size decides."""
     if found is None or found.size != size:
         told = "nothing" if found is None else f"{found.size} bytes"
-        raise CloudError("HeadObject", "checksum", f"the store completed {size} bytes but shows {told}")
+        raise CloudError(
+            "HeadObject", "checksum", f"the store completed {size} bytes but shows {told}"
+        )
     if "-" in found.etag and "-" in joined.etag and not same_etag(found.etag, joined.etag):
-        raise CloudError("HeadObject", "checksum", f"the store completed {joined.etag} but shows {found.etag}")
-    return replace(found, checksum=found.checksum or joined.checksum, algorithm=found.algorithm or joined.algorithm)
+        raise CloudError(
+            "HeadObject", "checksum", f"the store completed {joined.etag} but shows {found.etag}"
+        )
+    return replace(
+        found,
+        checksum=found.checksum or joined.checksum,
+        algorithm=found.algorithm or joined.algorithm,
+    )

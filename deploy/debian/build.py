@@ -21,7 +21,9 @@ from wheels import MACHINES, PYTHONS, REPOSITORY, gather
 HERE = Path(__file__).resolve().parent
 INIT = REPOSITORY / "agent/__init__.py"
 _LIBRARIES = Path("opt/keystone-agent/lib")
-_NOT_FOR_ROBOTS = re.compile(r"\.(pyi|pyx|pxd|c|h|proto)$|(^|/)SelfTest/|\.dist-info/(RECORD|sboms/)")
+_NOT_FOR_ROBOTS = re.compile(
+    r"\.(pyi|pyx|pxd|c|h|proto)$|(^|/)SelfTest/|\.dist-info/(RECORD|sboms/)"
+)
 _SCRIPTS = ("postinst", "prerm", "postrm")
 # What is laid into the package as it is: where from, where to, its mode.
 _FILES = (
@@ -29,7 +31,11 @@ _FILES = (
     ("deploy/debian/rtupdate", "usr/share/python3/runtime.d/keystone-agent.rtupdate", 0o755),
     ("deploy/debian/completion", "usr/share/bash-completion/completions/keystone-agent", 0o644),
     ("deploy/debian/copyright", "usr/share/doc/keystone-agent/copyright", 0o644),
-    ("deploy/systemd/keystone-agent.service", "usr/lib/systemd/system/keystone-agent.service", 0o644),
+    (
+        "deploy/systemd/keystone-agent.service",
+        "usr/lib/systemd/system/keystone-agent.service",
+        0o644,
+    ),
     ("deploy/systemd/keystone-agent.sysusers", "usr/lib/sysusers.d/keystone-agent.conf", 0o644),
     # No conffile: postinst copies it to /etc where none is there. From then on the file there is the operator's, and an
     # upgrade neither replaces it nor asks about it.
@@ -63,8 +69,21 @@ def build(architecture: str, version: str, folder: Path, *, level: int = 9) -> P
         _lay_control(root, architecture, version)
         _smooth(root)
         package = folder / f"keystone-agent_{version}_{architecture}.deb"
-        command = ["dpkg-deb", "--root-owner-group", "-Zxz", f"-z{level}", "--build", str(root), str(package)]
-        subprocess.run(command, check=True, stdout=subprocess.DEVNULL, env={**os.environ, "DPKG_DEB_THREADS_MAX": "1"})
+        command = [
+            "dpkg-deb",
+            "--root-owner-group",
+            "-Zxz",
+            f"-z{level}",
+            "--build",
+            str(root),
+            str(package),
+        ]
+        subprocess.run(
+            command,
+            check=True,
+            stdout=subprocess.DEVNULL,
+            env={**os.environ, "DPKG_DEB_THREADS_MAX": "1"},
+        )
     return package
 
 
@@ -78,7 +97,10 @@ def _epoch() -> int:
         return int(told)
     command = ["git", "-C", str(REPOSITORY), "log", "-1", "--format=%ct"]
     committed = subprocess.run(command, check=False, capture_output=True, text=True).stdout
-    return int(committed or datetime.fromisoformat(_said(INIT, r'^BUILD_DATE = "(.+)Z"') + "+00:00").timestamp())
+    return int(
+        committed
+        or datetime.fromisoformat(_said(INIT, r'^BUILD_DATE = "(.+)Z"') + "+00:00").timestamp()
+    )
 
 
 def _lay_files(root: Path) -> None:
@@ -101,7 +123,9 @@ def _lay_libraries(libraries: Path, work: Path, architecture: str) -> None:
     shared = set.intersection(*releases.values())
     for python, found in wheels.items():
         for wheel in found:
-            _unpack(wheel, libraries / ("common" if _release(wheel) in shared else f"python3.{python}"))
+            _unpack(
+                wheel, libraries / ("common" if _release(wheel) in shared else f"python3.{python}")
+            )
 
 
 def _release(wheel: Path) -> str:
@@ -112,11 +136,21 @@ def _unpack(wheel: Path, target: Path) -> None:
     """Raises ValueError when another wheel has put something else where this one puts a file."""
     with zipfile.ZipFile(wheel) as archive:
         for member in archive.infolist():
-            if member.is_dir() or _NOT_FOR_ROBOTS.search(member.filename) or ".data/" in member.filename:
+            if (
+                member.is_dir()
+                or _NOT_FOR_ROBOTS.search(member.filename)
+                or ".data/" in member.filename
+            ):
                 continue
             path, content = target / member.filename, archive.read(member)
-            if path.exists() and path.read_bytes() != content and ".dist-info/" not in member.filename:
-                raise ValueError(f"{wheel.name} has another {member.filename} than the wheel for another Python")
+            if (
+                path.exists()
+                and path.read_bytes() != content
+                and ".dist-info/" not in member.filename
+            ):
+                raise ValueError(
+                    f"{wheel.name} has another {member.filename} than the wheel for another Python"
+                )
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_bytes(content)
 
@@ -124,13 +158,25 @@ def _unpack(wheel: Path, target: Path) -> None:
 def _agent(work: Path, version: str) -> Path:
     """The agent's own wheel, with ``version`` in it."""
     source = work / "source"
-    shutil.copytree(REPOSITORY / "agent", source / "agent", ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copytree(
+        REPOSITORY / "agent", source / "agent", ignore=shutil.ignore_patterns("__pycache__")
+    )
     shutil.copytree(REPOSITORY / "config", source / "config")
     for name in ("pyproject.toml", "README.md", "LICENSE"):
         shutil.copyfile(REPOSITORY / name, source / name)
     init = source / "agent/__init__.py"
-    init.write_text(init.read_text("utf-8").replace(f'"{_version()}"', f'"{version}"'), encoding="utf-8")
-    command = [sys.executable, "-m", "pip", "wheel", "--quiet", "--disable-pip-version-check", "--no-deps"]
+    init.write_text(
+        init.read_text("utf-8").replace(f'"{_version()}"', f'"{version}"'), encoding="utf-8"
+    )
+    command = [
+        sys.executable,
+        "-m",
+        "pip",
+        "wheel",
+        "--quiet",
+        "--disable-pip-version-check",
+        "--no-deps",
+    ]
     command += ["--no-index", "--no-build-isolation", f"--wheel-dir={work / 'agent'}", str(source)]
     subprocess.run(command, check=True)
     return next((work / "agent").glob("*.whl"))
@@ -182,9 +228,13 @@ def _smooth(root: Path) -> None:
 def main() -> None:
     """Build one package and say where it is."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--arch", choices=sorted(MACHINES), default=_this_architecture(), help="the robot's")
+    parser.add_argument(
+        "--arch", choices=sorted(MACHINES), default=_this_architecture(), help="the robot's"
+    )
     parser.add_argument("--version", default="", help="another one than agent/__init__.py says")
-    parser.add_argument("--folder", type=Path, default=REPOSITORY / "dist", help="where the package goes")
+    parser.add_argument(
+        "--folder", type=Path, default=REPOSITORY / "dist", help="where the package goes"
+    )
     parser.add_argument("--level", type=int, default=9, help="how hard xz tries, 0 to 9")
     options = parser.parse_args()
     package = build(options.arch, options.version, options.folder, level=options.level)

@@ -49,8 +49,12 @@ def write_page(page: Path, where: Mapping[str, str], tables: Sequence[Table]) ->
 def main() -> int:
     """Print them as they come, and write the files that are asked for."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--full", action="store_true", help="large files, many rounds: for an hour or more")
-    parser.add_argument("--only", default=",".join(map(str, TABLES)), help="numbers of tables, as 1,6")
+    parser.add_argument(
+        "--full", action="store_true", help="large files, many rounds: for an hour or more"
+    )
+    parser.add_argument(
+        "--only", default=",".join(map(str, TABLES)), help="numbers of tables, as 1,6"
+    )
     parser.add_argument("--json", type=Path)
     parser.add_argument("--markdown", type=Path)
     options = parser.parse_args()
@@ -62,7 +66,11 @@ def main() -> int:
         tables[-1].print()
         sys.stdout.flush()
         if options.json:  # each time: what was measured is not lost when the next fails
-            document = {"machine": where, "full": options.full, "tables": [table.document() for table in tables]}
+            document = {
+                "machine": where,
+                "full": options.full,
+                "tables": [table.document() for table in tables],
+            }
             options.json.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
         if options.markdown:
             write_page(options.markdown, where, tables)

@@ -55,7 +55,9 @@ def main() -> None:
     _, url, ca_file, *files = sys.argv
     parts = urlsplit(url)
     connection: http.client.HTTPConnection = (
-        http.client.HTTPSConnection(parts.netloc, context=ssl.create_default_context(cafile=ca_file))
+        http.client.HTTPSConnection(
+            parts.netloc, context=ssl.create_default_context(cafile=ca_file)
+        )
         if parts.scheme == "https"
         else http.client.HTTPConnection(parts.netloc)
     )

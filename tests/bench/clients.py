@@ -25,11 +25,18 @@ def crt(endpoint: str, bucket: str, prefix: str, ca_file: str, files: list[str])
     session = botocore.session.Session()
     keys = crt.BotocoreCRTCredentialsWrapper(session.get_credentials())
     client = crt.create_s3_crt_client(
-        "us-east-1", keys.to_crt_credentials_provider(), use_ssl=endpoint.startswith("https:"), verify=ca_file or None
+        "us-east-1",
+        keys.to_crt_credentials_provider(),
+        use_ssl=endpoint.startswith("https:"),
+        verify=ca_file or None,
     )
-    serializer = crt.BotocoreCRTRequestSerializer(session, {"region_name": "us-east-1", "endpoint_url": endpoint})
+    serializer = crt.BotocoreCRTRequestSerializer(
+        session, {"region_name": "us-east-1", "endpoint_url": endpoint}
+    )
     with crt.CRTTransferManager(client, serializer) as manager:
-        for future in [manager.upload(file, bucket, f"{prefix}/{Path(file).name}") for file in files]:
+        for future in [
+            manager.upload(file, bucket, f"{prefix}/{Path(file).name}") for file in files
+        ]:
             future.result()
 
 

@@ -18,7 +18,16 @@ from pathlib import Path
 
 from tests.bench.figures import Cell, Figure, Goal, Table, take_turns
 from tests.bench.peers import BARE, PEERS, Cost, Peer
-from tests.bench.stage import Bucket, make_recordings, minio, resident, scratch, sink, size_of, upload
+from tests.bench.stage import (
+    Bucket,
+    make_recordings,
+    minio,
+    resident,
+    scratch,
+    sink,
+    size_of,
+    upload,
+)
 
 GIB = 1024**3
 AGENT = "agent"
@@ -63,7 +72,9 @@ def table(*, full: bool) -> Table:
     found: dict[Setting, Costs] = {}
     rows: list[Sequence[Cell]] = []
     with scratch(3 * large[0] * large[1] << 20) as folder:
-        for size, alike in itertools.groupby(settings, lambda setting: (setting.count, setting.mib)):
+        for size, alike in itertools.groupby(
+            settings, lambda setting: (setting.count, setting.mib)
+        ):
             made = make_recordings(folder / "made", *size)
             for setting in alike:
                 found[setting] = _measure(folder / "work", made, setting, full=full)
@@ -74,13 +85,22 @@ def table(*, full: bool) -> Table:
 
 def _measure(folder: Path, made: Path, setting: Setting, *, full: bool) -> Costs:
     """What each of them costs, in turns."""
-    with setting.serve(folder / "server") as bucket, resident(bucket.server, folder / "agent") as agent:
+    with (
+        setting.serve(folder / "server") as bucket,
+        resident(bucket.server, folder / "agent") as agent,
+    ):
         runs: dict[str, Callable[[], Cost]] = {AGENT: functools.partial(upload, agent, made)}
         for peer in setting.peers:
             if peer.installed:
-                runs[peer.name] = functools.partial(peer.upload, made, bucket.server, "peer", folder / "home")
-        measures = {name: functools.partial(_clean, run, bucket, made) for name, run in runs.items()}
-        found = take_turns(measures, rounds=5, within=float("inf") if full else 4 * len(measures), least=2)
+                runs[peer.name] = functools.partial(
+                    peer.upload, made, bucket.server, "peer", folder / "home"
+                )
+        measures = {
+            name: functools.partial(_clean, run, bucket, made) for name, run in runs.items()
+        }
+        found = take_turns(
+            measures, rounds=5, within=float("inf") if full else 4 * len(measures), least=2
+        )
     shutil.rmtree(folder, ignore_errors=True)
     return found
 
@@ -96,7 +116,9 @@ def _rows(setting: Setting, costs: Costs, gib: float) -> list[Sequence[Cell]]:
     rows: list[Sequence[Cell]] = [[f"{setting}:", "", "", ""]]
     for name in (AGENT, *(peer.name for peer in setting.peers)):
         if runs := costs.get(name):
-            cpu, peak, wall = zip(*((run.cpu / gib, run.peak, run.wall) for run in runs), strict=True)
+            cpu, peak, wall = zip(
+                *((run.cpu / gib, run.peak, run.wall) for run in runs), strict=True
+            )
             rows.append([f"  {name}", Figure(cpu), Figure(peak), Figure(wall)])
         else:
             rows.append([f"  {name}: not installed", None, None, None])
@@ -105,12 +127,25 @@ def _rows(setting: Setting, costs: Costs, gib: float) -> list[Sequence[Cell]]:
 
 def _goals(found: Mapping[Setting, Costs]) -> list[Goal]:
     """Of one large recording to MinIO; what its server slows down, the sink explains."""
-    large = {(setting.store, setting.scheme): costs for setting, costs in found.items() if setting.count == 1}
-    cpu, wall = ({where: _medians(costs, what) for where, costs in large.items()} for what in ("cpu", "wall"))
+    large = {
+        (setting.store, setting.scheme): costs
+        for setting, costs in found.items()
+        if setting.count == 1
+    }
+    cpu, wall = (
+        {where: _medians(costs, what) for where, costs in large.items()} for what in ("cpu", "wall")
+    )
     goals = []
-    for scheme, most, peers in (("http", LEAST_CPU, ["mc"]), ("https", TLS_CPU, ["mc"]), ("https", PYTHON_CPU, PYTHON)):
+    for scheme, most, peers in (
+        ("http", LEAST_CPU, ["mc"]),
+        ("https", TLS_CPU, ["mc"]),
+        ("https", PYTHON_CPU, PYTHON),
+    ):
         goal = _against(f"{scheme}, CPU", cpu["MinIO", scheme], most, peers)
-        best = min((cpu["MinIO", scheme][name] for name in peers if name in cpu["MinIO", scheme]), default=math.inf)
+        best = min(
+            (cpu["MinIO", scheme][name] for name in peers if name in cpu["MinIO", scheme]),
+            default=math.inf,
+        )
         floor = cpu["sink", scheme][BARE.name] / best
         why = f"{BARE.name}, sent to the sink without signature, HTTP library and history, cost {floor:.2f} x"
         goals.append(replace(goal, explanation=why if floor > most else ""))
@@ -124,7 +159,9 @@ def _goals(found: Mapping[Setting, Costs]) -> list[Goal]:
 
 
 def _medians(costs: Costs, what: str) -> dict[str, float]:
-    return {name: Figure.of(getattr(run, what) for run in runs).median for name, runs in costs.items()}
+    return {
+        name: Figure.of(getattr(run, what) for run in runs).median for name, runs in costs.items()
+    }
 
 
 def _against(what: str, found: Mapping[str, float], most: float, peers: Sequence[str]) -> Goal:

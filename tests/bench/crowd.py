@@ -30,7 +30,12 @@ def crowd(*, tls: bool, mib: int = 384) -> tuple[float, int]:
                 made = write_mcap(folder / f"{number}.mcap", size=mib * MIB, seed=number)
                 made.rename(agent.root / made.name)
             threads = [0]
-            agent.wait(lambda logs: _watch(agent, threads) and sum(log.status == "completed" for log in logs) == 2, 300)
+            agent.wait(
+                lambda logs: (
+                    _watch(agent, threads) and sum(log.status == "completed" for log in logs) == 2
+                ),
+                300,
+            )
             return peak_mib(agent), max(threads)
 
 
@@ -46,7 +51,9 @@ def main() -> int:
     for tls in (False, True):
         peak, threads = crowd(tls=tls)
         peaks.append(peak)
-        print(f"{'https' if tls else 'http ':5}  2 recordings, 16 parts each: peak {peak:.1f} MiB, {threads} threads")
+        print(
+            f"{'https' if tls else 'http ':5}  2 recordings, 16 parts each: peak {peak:.1f} MiB, {threads} threads"
+        )
     return 0 if max(peaks) < PROMISED else 1
 
 

@@ -18,7 +18,10 @@ from tests.recorders import write_mcap, write_sidecar
 
 FIRST, FIRST_ALONE = "first byte, with a sidecar", "first byte, without"
 END, END_ALONE = "completed, with a sidecar", "completed, without"
-_SETTLE, _SIDECAR = 2.0, 5.0  # seconds, the defaults; how long a sidecar is waited for is time to settle, too
+_SETTLE, _SIDECAR = (
+    2.0,
+    5.0,
+)  # seconds, the defaults; how long a sidecar is waited for is time to settle, too
 _PROMISED = 0.5  # seconds beyond that, for 95 of 100
 _APART = (0.2, 0.5)  # seconds between two recordings
 _SIZE = 256 * 1024
@@ -33,7 +36,9 @@ def table(*, full: bool) -> Table:
         [what, figure.median, figure.percentile(95), figure.percentile(99), figure.high]
         for what, figure in delays.items()
     ]
-    beyond = max(delays[FIRST].percentile(95) - _SETTLE, delays[FIRST_ALONE].percentile(95) - _SIDECAR)
+    beyond = max(
+        delays[FIRST].percentile(95) - _SETTLE, delays[FIRST_ALONE].percentile(95) - _SIDECAR
+    )
     text = f"first byte, p95 <= {_PROMISED} s beyond settling"
     notes = [
         f"{count} recordings of {_SIZE // 1024} KiB, one each {_APART[0]} to {_APART[1]} s, half with a sidecar.",
@@ -41,7 +46,14 @@ def table(*, full: bool) -> Table:
         "All settings are the defaults.",
     ]
     goal = Goal(text, f"{beyond:.2f} s", beyond <= _PROMISED)
-    return Table(3, "From close() to the store", ["seconds", "median", "p95", "p99", "most"], rows, [goal], notes)
+    return Table(
+        3,
+        "From close() to the store",
+        ["seconds", "median", "p95", "p99", "most"],
+        rows,
+        [goal],
+        notes,
+    )
 
 
 def measure(folder: Path, count: int) -> dict[str, Figure]:
@@ -56,7 +68,9 @@ def measure(folder: Path, count: int) -> dict[str, Figure]:
     }
     with DevCloud(folder / "cloud") as cloud:
         _note_parts(cloud, came)
-        contents = [write_mcap(folder / "made", size=_SIZE, seed=seed).read_bytes() for seed in range(count)]
+        contents = [
+            write_mcap(folder / "made", size=_SIZE, seed=seed).read_bytes() for seed in range(count)
+        ]
         with running(cloud, folder, **defaults) as agent:
             agent.wait(lambda _: (agent.state / "status.json").exists())
             for number, content in enumerate(contents):
@@ -72,7 +86,9 @@ def measure(folder: Path, count: int) -> dict[str, Figure]:
         delays[FIRST if log.sidecar_sha256 else FIRST_ALONE].append(
             came[f"/{log.bucket}/{log.object_key}"] - closed[log.path]
         )
-        delays[END if log.sidecar_sha256 else END_ALONE].append(utc_seconds(log.completed_at or "") - closed[log.path])
+        delays[END if log.sidecar_sha256 else END_ALONE].append(
+            utc_seconds(log.completed_at or "") - closed[log.path]
+        )
     return {name: Figure.of(values) for name, values in delays.items()}
 
 

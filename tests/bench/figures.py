@@ -65,7 +65,9 @@ def short(value: float) -> str:
     size = abs(value)
     if size >= 99.95 or size == 0:
         return f"{value:,.0f}"
-    places = next(places for places, least in enumerate((9.995, 0.0995, 0.00995, 0), start=1) if size >= least)
+    places = next(
+        places for places, least in enumerate((9.995, 0.0995, 0.00995, 0), start=1) if size >= least
+    )
     return f"{value:,.{places}f}"
 
 
@@ -128,14 +130,23 @@ class Table:
         for row in self.rows:
             grid.add_row(*(Text(shown(cell)) for cell in row))
         console.print(grid)
-        for line in (*self.notes, *(f"- {goal}" for goal in self.goals), f"took {self.seconds:.0f} s"):
-            console.print(Text(textwrap.fill(line, WIDTH, initial_indent="  ", subsequent_indent="    ")))
+        for line in (
+            *self.notes,
+            *(f"- {goal}" for goal in self.goals),
+            f"took {self.seconds:.0f} s",
+        ):
+            console.print(
+                Text(textwrap.fill(line, WIDTH, initial_indent="  ", subsequent_indent="    "))
+            )
         console.print()
 
     def markdown(self) -> str:
         """For a page."""
         lines = [f"## {self.number}. {self.title}", ""]
-        lines += ["| " + " | ".join(self.columns) + " |", "|---" + "|---:" * (len(self.columns) - 1) + "|"]
+        lines += [
+            "| " + " | ".join(self.columns) + " |",
+            "|---" + "|---:" * (len(self.columns) - 1) + "|",
+        ]
         lines += ["| " + " | ".join(shown(cell) for cell in row) + " |" for row in self.rows]
         lines += ["", *(f"{note}\n" for note in self.notes), *(f"- {goal}" for goal in self.goals)]
         return "\n".join(lines).rstrip() + "\n"
@@ -149,7 +160,12 @@ class Table:
             "columns": list(self.columns),
             "rows": [[_document(cell) for cell in row] for row in self.rows],
             "goals": [
-                {"text": goal.text, "measured": goal.measured, "met": goal.met, "explanation": goal.explanation}
+                {
+                    "text": goal.text,
+                    "measured": goal.measured,
+                    "met": goal.met,
+                    "explanation": goal.explanation,
+                }
                 for goal in self.goals
             ],
             "notes": list(self.notes),
@@ -170,7 +186,11 @@ def _document(cell: Cell) -> Any:
 
 
 def take_turns(
-    measures: Mapping[str, Callable[[], _Measured]], *, rounds: int = 5, within: float = float("inf"), least: int = 3
+    measures: Mapping[str, Callable[[], _Measured]],
+    *,
+    rounds: int = 5,
+    within: float = float("inf"),
+    least: int = 3,
 ) -> dict[str, list[_Measured]]:
     """Measure each so many times, one after the other in every round: so whatever else the machine does hits all alike.
 

@@ -168,7 +168,9 @@ def peer(folder: Path, documents: int, kind: str) -> dict[str, Any]:
     opened = _tinydb if kind == "TinyDB" else _sqlite
     move = opened(folder, documents)
     repeats = 3 if kind == "TinyDB" and documents > SIZES[1] else REPEATS
-    taken = milliseconds(lambda number: move(documents - number // 2 % OPEN, f"{number}"), repeats)  # no two alike
+    taken = milliseconds(
+        lambda number: move(documents - number // 2 % OPEN, f"{number}"), repeats
+    )  # no two alike
     grown = (process.memory_info().rss - memory) / 2**20
     return {
         "documents": documents,
@@ -181,7 +183,9 @@ def peer(folder: Path, documents: int, kind: str) -> dict[str, Any]:
 def _tinydb(folder: Path, documents: int) -> Callable[[int, str], object]:
     file = folder / "tinydb.json"
     if not file.exists():
-        file.write_text(json.dumps({"sync_logs": {str(log["id"]): log for log in _documents(documents)}}))
+        file.write_text(
+            json.dumps({"sync_logs": {str(log["id"]): log for log in _documents(documents)}})
+        )
     table = TinyDB(file).table("sync_logs")
     assert len(table) == documents
     return lambda id_, status: table.update({"status": status}, doc_ids=[id_])
@@ -191,22 +195,32 @@ def _sqlite(folder: Path, documents: int) -> Callable[[int, str], object]:
     base = sqlite3.connect(folder / "sqlite.db", isolation_level=None)
     base.execute("PRAGMA journal_mode=WAL")
     base.execute("PRAGMA synchronous=FULL")
-    base.execute("CREATE TABLE IF NOT EXISTS logs (id INTEGER PRIMARY KEY, open, path, episode, fingerprint, body)")
+    base.execute(
+        "CREATE TABLE IF NOT EXISTS logs (id INTEGER PRIMARY KEY, open, path, episode, fingerprint, body)"
+    )
     if not base.execute("SELECT count(*) FROM logs").fetchone()[0]:
         base.execute("BEGIN")
         for log in _documents(documents):
             names = (log["path"], log["episode_id"], log["fingerprint"])
             state = log["status"] != "completed"
-            base.execute("INSERT INTO logs VALUES (?,?,?,?,?,?)", (log["id"], state, *names, json.dumps(log)))
+            base.execute(
+                "INSERT INTO logs VALUES (?,?,?,?,?,?)", (log["id"], state, *names, json.dumps(log))
+            )
         for column in ("open", "path", "episode", "fingerprint"):
             base.execute(f"CREATE INDEX by_{column} ON logs ({column})")
         base.execute("COMMIT")
-    assert len([json.loads(body) for (body,) in base.execute("SELECT body FROM logs WHERE open")]) == OPEN
+    assert (
+        len([json.loads(body) for (body,) in base.execute("SELECT body FROM logs WHERE open")])
+        == OPEN
+    )
 
     def move(id_: int, status: str) -> None:
         base.execute("BEGIN IMMEDIATE")
         (body,) = base.execute("SELECT body FROM logs WHERE id = ?", (id_,)).fetchone()
-        base.execute("UPDATE logs SET body = ? WHERE id = ?", (json.dumps({**json.loads(body), "status": status}), id_))
+        base.execute(
+            "UPDATE logs SET body = ? WHERE id = ?",
+            (json.dumps({**json.loads(body), "status": status}), id_),
+        )
         base.execute("COMMIT")
 
     return move
@@ -254,14 +268,22 @@ def _apart(kind: str, documents: int) -> dict[str, Any]:
         if kind == "agent":
             fill(Path(folder) / "history", documents)
         command = [sys.executable, "-m", "tests.bench.history", kind, folder, str(documents)]
-        told: dict[str, Any] = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+        told: dict[str, Any] = json.loads(
+            subprocess.run(command, check=True, capture_output=True, text=True).stdout
+        )
         return told
 
 
 def main() -> None:
     """Measure one kind in a folder, and print it as JSON."""
     kind, folder, documents = sys.argv[1], Path(sys.argv[2]), int(sys.argv[3])
-    print(json.dumps(measure(folder / "history", documents) if kind == "agent" else peer(folder, documents, kind)))
+    print(
+        json.dumps(
+            measure(folder / "history", documents)
+            if kind == "agent"
+            else peer(folder, documents, kind)
+        )
+    )
 
 
 if __name__ == "__main__":

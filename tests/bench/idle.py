@@ -72,11 +72,22 @@ def table(*, full: bool) -> Table:
         Scene("nothing", lambda _: None, lambda agent: bool(told(agent))),
         Scene("a recorder at 100 MB/s", lambda _: None, lambda agent: bool(told(agent))),
         known(10_000),
-        Scene("10,000 queued, paused", _queued, lambda agent: told(agent)["standing"]["queue_length"] == 10_000),
-        Scene("10,000 markers that wait", _marked, lambda agent: len(told(agent).get("waiting_markers", ())) == 20),
+        Scene(
+            "10,000 queued, paused",
+            _queued,
+            lambda agent: told(agent)["standing"]["queue_length"] == 10_000,
+        ),
+        Scene(
+            "10,000 markers that wait",
+            _marked,
+            lambda agent: len(told(agent).get("waiting_markers", ())) == 20,
+        ),
         *([known(100_000)] if full else []),
     ]
-    with tempfile.TemporaryDirectory(prefix="bench-idle-") as name, DevCloud(Path(name) / "cloud") as cloud:
+    with (
+        tempfile.TemporaryDirectory(prefix="bench-idle-") as name,
+        DevCloud(Path(name) / "cloud") as cloud,
+    ):
         costs = measure(cloud, Path(name), scenes, full=full)
     rows: list[Sequence[Cell]] = [
         [scene, cost.share * 100, cost.scan * 1000, cost.wakeups, cost.memory, cost.peak]
@@ -86,8 +97,15 @@ def table(*, full: bool) -> Table:
     goals = [
         _goal("idle <= 0.2 % of a core with 10,000 files", "%", few.share * 100, 0.2),
         _goal("peak <= 80 MiB with 10,000 documents", "MiB", few.peak, 80),
-        _goal("idle <= 1 % of a core with 100,000 files", "%", many.share * 100 if many else None, 1),
-        _goal("peak <= 110 MiB with 100,000 documents, metrics on", "MiB", many.peak if many else None, 110),
+        _goal(
+            "idle <= 1 % of a core with 100,000 files", "%", many.share * 100 if many else None, 1
+        ),
+        _goal(
+            "peak <= 110 MiB with 100,000 documents, metrics on",
+            "MiB",
+            many.peak if many else None,
+            110,
+        ),
     ]
     how = (
         f"CPU and wakeups over {2 * _PERIOD} s with the scans in them."
@@ -114,7 +132,9 @@ def known(count: int) -> Scene:
     )
 
 
-def measure(cloud: DevCloud, folder: Path, scenes: Sequence[Scene], *, full: bool) -> dict[str, Cost]:
+def measure(
+    cloud: DevCloud, folder: Path, scenes: Sequence[Scene], *, full: bool
+) -> dict[str, Cost]:
     """Prepare one after the other, then let all run and come to rest."""
     period = str(_PERIOD if full else 3600)
     agents = {}
@@ -130,7 +150,11 @@ def measure(cloud: DevCloud, folder: Path, scenes: Sequence[Scene], *, full: boo
             wait_for(agents[scene.name], scene.ready, 900)
         ending.enter_context(_recorder(agents["a recorder at 100 MB/s"].root / "growing.mcap"))
         time.sleep(_IDLE)
-        return dict(zip(agents, pool.map(_over_scans if full else _scan_apart, agents.values()), strict=True))
+        return dict(
+            zip(
+                agents, pool.map(_over_scans if full else _scan_apart, agents.values()), strict=True
+            )
+        )
 
 
 def _over_scans(agent: Agent) -> Cost:

@@ -29,7 +29,7 @@ from agent.adapters.clock import RealClock
 from agent.adapters.history import TinyHistory
 from agent.devcloud.cloud import DevCloud
 from agent.devcloud.servers import REGION
-from agent.devcloud.store_proxy import Pace
+from agent.devcloud.store_proxy import ByteRate
 from agent.model.values import SyncLog
 from tests.bench.uploads import sha256
 from tests.journey import Agent
@@ -39,7 +39,10 @@ MIB = 1024 * 1024
 PART = 5 * MIB  # the least that S3 takes
 RECORDINGS, PARTS = 2, 4  # in flight, and of each of them
 AT_ONCE = RECORDINGS * PARTS
-SMALL, LARGE = (MIB // 2, 12 * MIB), (24 * MIB, 48 * MIB)  # a large one has more parts than go at once
+SMALL, LARGE = (
+    (MIB // 2, 12 * MIB),
+    (24 * MIB, 48 * MIB),
+)  # a large one has more parts than go at once
 BANDWIDTH = 24 * MIB  # bytes a second
 ROUND_TRIP = 0.08  # seconds that each call takes, so that the phases without bytes are hit, too
 BACKLOG = 4  # recordings that wait at least
@@ -48,7 +51,7 @@ _CALLS = (
 )  # fmt: skip
 
 
-class _Meter(Pace):
+class _Meter(ByteRate):
     """The link to the store; counts what passes it."""
 
     def __init__(self, bytes_per_second: float) -> None:
@@ -104,7 +107,10 @@ class Tally:
             "bytes sent again": f"{self.sent_again / MIB:.0f} MiB, {self.sent_again / max(self.passed_bytes, 1):.1%}",
         }
         named = [*self.lost, *self.duplicated, *self.corrupted, *self.orphaned]
-        return "\n".join([f"{name:25} {told}" for name, told in lines.items()] + [f"  {fault}" for fault in named])
+        return "\n".join(
+            [f"{name:25} {told}" for name, told in lines.items()]
+            + [f"  {fault}" for fault in named]
+        )
 
 
 class Ordeal:
@@ -115,7 +121,9 @@ class Ordeal:
         self._folder = folder
         self._random = random.Random(seed)
         self._nap = threading.Event()
-        self.cloud = DevCloud(folder / "cloud", store=store, part_size_bytes=PART, bandwidth=BANDWIDTH)
+        self.cloud = DevCloud(
+            folder / "cloud", store=store, part_size_bytes=PART, bandwidth=BANDWIDTH
+        )
         self._calls = 0
         for name in _CALLS:
             setattr(self.cloud.rules, name, self._far_away(getattr(self.cloud.rules, name)))
@@ -139,7 +147,12 @@ class Ordeal:
             try:
                 self._kill(agent, tally, kills)
                 agent.start()
-                agent.wait(lambda logs: len(logs) >= len(self._files) and not any(log.open for log in logs), 300)
+                agent.wait(
+                    lambda logs: (
+                        len(logs) >= len(self._files) and not any(log.open for log in logs)
+                    ),
+                    300,
+                )
                 agent.stop()
             finally:
                 if agent.process is not None:
@@ -155,7 +168,9 @@ class Ordeal:
             self._wait_for_a_moment(agent)
             agent.stop(signal.SIGKILL)
             self._quiet()
-            phases: list[str] = [log.phase or "claimed" for log in agent.documents() if log.status == "in_progress"]
+            phases: list[str] = [
+                log.phase or "claimed" for log in agent.documents() if log.status == "in_progress"
+            ]
             tally.phases.update(phases or ["nothing"])
             tally.unsound += _damage(agent) > 0
             before, gone = gone, self._meter.passed - self._arrived()
@@ -179,7 +194,9 @@ class Ordeal:
         for _ in range(max(0, BACKLOG - (len(self._files) - done))):
             number = len(self._files)
             size = self._random.randint(*(LARGE if self._random.random() < 0.3 else SMALL))
-            aside = write_mcap(self._folder / "aside" / f"rec-{number:04}.mcap", size=size, seed=number)
+            aside = write_mcap(
+                self._folder / "aside" / f"rec-{number:04}.mcap", size=size, seed=number
+            )
             path = agent.root / aside.name
             with_sidecar, moved = self._random.random() < 0.3, self._random.random() < 0.5
             if with_sidecar:
@@ -202,7 +219,9 @@ class Ordeal:
     def _arrived(self) -> int:
         """Bytes that the store keeps: of objects, and of parts of multiparts."""
         client = self._client()
-        objects = sum(item.size or 0 for item in client.list_objects(self.cloud.bucket, recursive=True))
+        objects = sum(
+            item.size or 0 for item in client.list_objects(self.cloud.bucket, recursive=True)
+        )
         return objects + sum(
             part.size or 0
             for key, multipart in self._multiparts()
@@ -214,7 +233,9 @@ class Ordeal:
         found = []
         for session in self.cloud.sessions():
             with contextlib.suppress(S3Error):  # rclone's way to say that there is none
-                listed = self._client()._list_multipart_uploads(self.cloud.bucket, prefix=session.object_key)
+                listed = self._client()._list_multipart_uploads(
+                    self.cloud.bucket, prefix=session.object_key
+                )
                 found += [(session.object_key, upload.upload_id or "") for upload in listed.uploads]
         return found
 
@@ -250,7 +271,9 @@ class Ordeal:
         tally.passed_bytes = self._meter.passed
         tally.lost = [str(path) for path in self._files if path not in by_path]
         tally.duplicated = _twice(completed)
-        tally.duplicated += sorted(set(self.cloud.objects()) - {log.object_key for log in completed})
+        tally.duplicated += sorted(
+            set(self.cloud.objects()) - {log.object_key for log in completed}
+        )
         tally.corrupted = [
             str(path)
             for path, log in by_path.items()

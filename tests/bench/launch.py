@@ -10,7 +10,9 @@ import sys
 import time
 
 began = time.monotonic()
-pid = os.posix_spawnp(sys.argv[1], sys.argv[1:], os.environ, file_actions=[(os.POSIX_SPAWN_DUP2, 2, 1)])
+pid = os.posix_spawnp(
+    sys.argv[1], sys.argv[1:], os.environ, file_actions=[(os.POSIX_SPAWN_DUP2, 2, 1)]
+)
 _, status, usage = os.wait4(pid, 0)
 print(
     json.dumps(

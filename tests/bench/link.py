@@ -20,7 +20,9 @@ from tests.recorders import write_mcap
 MIB = 1024 * 1024
 
 
-def upload(mib: int, *, tls: bool, store: str, part_mib: int, bandwidth: float, lease: float) -> tuple[SyncLog, float]:
+def upload(
+    mib: int, *, tls: bool, store: str, part_mib: int, bandwidth: float, lease: float
+) -> tuple[SyncLog, float]:
     """One recording's document, and the agent's peak memory in MiB; fails where the bytes differ."""
     with tempfile.TemporaryDirectory(prefix="bench-link-") as name:
         folder = Path(name)
@@ -49,7 +51,9 @@ def main() -> int:
     good = True
     print("link of 20 MB/s, leases of 20 s")
     for tls in (False, True):
-        log, memory = upload(options.mib, tls=tls, store=options.store, part_mib=8, bandwidth=20e6, lease=20)
+        log, memory = upload(
+            options.mib, tls=tls, store=options.store, part_mib=8, bandwidth=20e6, lease=20
+        )
         print(
             f"  {'https' if tls else 'http ':5}  {options.mib} MiB in {log.duration_seconds:.0f} s, "
             f"{log.credential_refreshes} refreshes, {log.part_count} parts of {log.part_size_bytes // MIB} MiB, "
@@ -59,10 +63,14 @@ def main() -> int:
     print("memory by part size")
     for tls in (False, True):
         peaks = {
-            part: upload(options.mib, tls=tls, store=options.store, part_mib=part, bandwidth=0, lease=3600)[1]
+            part: upload(
+                options.mib, tls=tls, store=options.store, part_mib=part, bandwidth=0, lease=3600
+            )[1]
             for part in (8, 64)
         }
-        print(f"  {'https' if tls else 'http ':5}  8 MiB: {peaks[8]:.1f} MiB, 64 MiB: {peaks[64]:.1f} MiB")
+        print(
+            f"  {'https' if tls else 'http ':5}  8 MiB: {peaks[8]:.1f} MiB, 64 MiB: {peaks[64]:.1f} MiB"
+        )
         good = good and abs(peaks[64] - peaks[8]) <= 5
     return 0 if good else 1
 

@@ -48,7 +48,12 @@ class Link:
     reset_after: int | None = None  # bytes, of every fourth connection
 
 
-LINKS = (Link("5 ms", 0.005), Link("50 ms", 0.05), Link("200 ms", 0.2), Link("50 ms, resets", 0.05, 6 * MIB))
+LINKS = (
+    Link("5 ms", 0.005),
+    Link("50 ms", 0.05),
+    Link("200 ms", 0.2),
+    Link("50 ms, resets", 0.05, 6 * MIB),
+)
 
 
 class Emulated:
@@ -110,7 +115,9 @@ def table(*, full: bool) -> Table:
             found = [_measure(link, bucket, made, peers, rounds=5 if full else 1) for link in LINKS]
     names = [RAW, AGENT, FIRST, *(peer.name for peer in peers)]
     rows = [[_named(name, peers), *(_cell(filled.get(name)) for filled in found)] for name in names]
-    goals = [goal for link, filled in zip(LINKS, found, strict=True) for goal in _goals(link, filled)]
+    goals = [
+        goal for link, filled in zip(LINKS, found, strict=True) for goal in _goals(link, filled)
+    ]
     note = (
         f"{ALL * 8 / 1e6:.0f} Mbit/s in all, {EACH * 8 / 1e6:.0f} for a connection; {AT_ONCE} x {mib} MiB, https. "
         "With resets every fourth connection is reset after 6 MiB. The agent's first upload on a link has yet to find "
@@ -135,7 +142,10 @@ def _measure(
                 for peer in peers
                 if peer.installed
             }
-            measures = {name: functools.partial(_fill, run, near, bucket, size) for name, run in runs.items()}
+            measures = {
+                name: functools.partial(_fill, run, near, bucket, size)
+                for name, run in runs.items()
+            }
             turns = take_turns(measures, rounds=rounds)
     found = {name: [one for one in filled if one is not None] for name, filled in turns.items()}
     raw = _raw(link, min(size // 2, 128 * MIB))
@@ -148,7 +158,9 @@ def _agent(server: S3Server, folder: Path) -> Iterator[Callable[[Path], Cost]]:
         yield functools.partial(stage.upload, agent)
 
 
-def _fill(run: Callable[[], Cost], near: Emulated, bucket: stage.Bucket, size: int) -> Filled | None:
+def _fill(
+    run: Callable[[], Cost], near: Emulated, bucket: stage.Bucket, size: int
+) -> Filled | None:
     before = near.passed()
     try:
         cost = run()
@@ -168,10 +180,15 @@ def _raw(link: Link, size: int) -> float:
         with emulated(dataclasses.replace(link, reset_after=None), target) as near:
             host, _, port = near.address.partition(":")
             began = time.monotonic()
-            senders = [threading.Thread(target=_pour, args=(host, int(port), size // STREAMS)) for _ in range(STREAMS)]
+            senders = [
+                threading.Thread(target=_pour, args=(host, int(port), size // STREAMS))
+                for _ in range(STREAMS)
+            ]
             for sender in senders:
                 sender.start()
-            drains = [threading.Thread(target=_drain, args=(server.accept()[0],)) for _ in range(STREAMS)]
+            drains = [
+                threading.Thread(target=_drain, args=(server.accept()[0],)) for _ in range(STREAMS)
+            ]
             for drain in drains:
                 drain.start()
             for each in (*senders, *drains):
@@ -204,7 +221,11 @@ def _cell(filled: Sequence[Filled] | None) -> Cell:
 
 
 def _goals(link: Link, found: Mapping[str, Sequence[Filled]]) -> list[Goal]:
-    shares = {name: Figure.of(one.share for one in filled).median for name, filled in found.items() if filled}
+    shares = {
+        name: Figure.of(one.share for one in filled).median
+        for name, filled in found.items()
+        if filled
+    }
     rivals = {name: share for name, share in shares.items() if name not in {AGENT, FIRST, RAW}}
     agent = shares[AGENT]
     # What a reset destroys must be sent again by anybody: there, all that is sent counts.
@@ -212,7 +233,9 @@ def _goals(link: Link, found: Mapping[str, Sequence[Filled]]) -> list[Goal]:
     seconds = Figure.of(one.seconds for one in found[AGENT]).median
     waits = 100 * CALLS * link.round_trip / seconds
     why = f"so short an upload waits {waits:.0f} % of its time for {CALLS} calls"
-    alone = 100 * PART / EACH / seconds if link.reset_after else 0.0  # what is sent again ends after all others
+    alone = (
+        100 * PART / EACH / seconds if link.reset_after else 0.0
+    )  # what is sent again ends after all others
     if alone:
         why += f", and {alone:.0f} % for the part that was cut last"
     why = why if busy + waits + alone >= LEAST else ""
@@ -220,5 +243,11 @@ def _goals(link: Link, found: Mapping[str, Sequence[Filled]]) -> list[Goal]:
     if rivals:
         best = max(rivals, key=lambda name: rivals[name])
         times = agent / rivals[best]
-        goals.append(Goal(f"{link.name}: not behind the best peer, {best}", f"{times:.2f} x", times >= 1 - NOISE))
+        goals.append(
+            Goal(
+                f"{link.name}: not behind the best peer, {best}",
+                f"{times:.2f} x",
+                times >= 1 - NOISE,
+            )
+        )
     return goals

@@ -21,7 +21,9 @@ _AT_ONCE = 2000  # documents in a transaction
 
 def recordings(root: Path, count: int) -> Sequence[Path]:
     """So many complete recordings of a few hundred bytes, each with bytes of its own, 500 in a folder."""
-    one, other = (write_mcap(root / "made.tmp", size=64, seed=seed, crc=False).read_bytes() for seed in (0, 1))
+    one, other = (
+        write_mcap(root / "made.tmp", size=64, seed=seed, crc=False).read_bytes() for seed in (0, 1)
+    )
     (root / "made.tmp").unlink()
     at = next(place for place, (a, b) in enumerate(zip(one, other, strict=True)) if a != b)
     content, paths = bytearray(one), []
@@ -44,8 +46,12 @@ def uploaded(state: Path, paths: Sequence[Path]) -> None:
         with history.transaction():
             for number, document in batch:
                 log = history.add(document)
-                history.move(log.id, "claimed", phase="opening", multipart_upload_id=f"{number:096x}")
-                history.move(log.id, "done", phase="completing", etag=f'"{number:032x}-1"', part_count=1)
+                history.move(
+                    log.id, "claimed", phase="opening", multipart_upload_id=f"{number:096x}"
+                )
+                history.move(
+                    log.id, "done", phase="completing", etag=f'"{number:032x}-1"', part_count=1
+                )
     history._storage.compact()
     history.close()
 

@@ -51,7 +51,9 @@ class Peer:
         """Whether it can run here."""
         return self.program.exists()
 
-    def start(self, folder: Path, server: S3Server, prefix: str, home: Path) -> subprocess.Popen[str]:
+    def start(
+        self, folder: Path, server: S3Server, prefix: str, home: Path
+    ) -> subprocess.Popen[str]:
         """Begin to upload all files of ``folder``; ``home`` is what the tool may keep between two runs."""
         command = [str(self.program), *self.arguments(folder, server, prefix)]
         return subprocess.Popen(
@@ -110,7 +112,15 @@ def _mc(folder: Path, server: S3Server, prefix: str) -> list[str]:
 
 
 def _s5cmd(folder: Path, server: S3Server, prefix: str) -> list[str]:
-    return ["--endpoint-url", server.endpoint, "--log", "error", "cp", f"{folder}/", f"s3://{BUCKET}/{prefix}/"]
+    return [
+        "--endpoint-url",
+        server.endpoint,
+        "--log",
+        "error",
+        "cp",
+        f"{folder}/",
+        f"s3://{BUCKET}/{prefix}/",
+    ]
 
 
 def _rclone(folder: Path, server: S3Server, prefix: str) -> list[str]:
@@ -139,7 +149,9 @@ def _bare(folder: Path, server: S3Server, prefix: str) -> list[str]:
 
 def _s5cmd_program() -> Path:
     """The tool itself, which its package starts by way of a Python script."""
-    return next((SERVERS / "peers").glob("lib/python3*/site-packages/s5cmd/bin/s5cmd"), SERVERS / "s5cmd")
+    return next(
+        (SERVERS / "peers").glob("lib/python3*/site-packages/s5cmd/bin/s5cmd"), SERVERS / "s5cmd"
+    )
 
 
 PEERS = (
@@ -161,7 +173,8 @@ def versions() -> Mapping[str, str]:
     """Of the peers that are installed, as `make peers` pins them."""
     pinned: dict[str, Any] = dict(
         re.findall(
-            r"([\w./-]+)(?:==|@v)(\S+)", (HERE / "peers.txt").read_text() + (REPOSITORY / "Makefile").read_text()
+            r"([\w./-]+)(?:==|@v)(\S+)",
+            (HERE / "peers.txt").read_text() + (REPOSITORY / "Makefile").read_text(),
         )
     )
     return {peer.name: pinned[peer.package] for peer in PEERS if peer.installed}

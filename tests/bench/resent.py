@@ -51,11 +51,17 @@ def table(*, full: bool) -> Table:
             _behind(bucket.server, rate) as (link, server),
             stage.resident(server, folder / "agent") as agent,
         ):
-            kills: dict[str, Callable[[], Loss]] = {"agent": functools.partial(_agent, agent, made, link)}
+            kills: dict[str, Callable[[], Loss]] = {
+                "agent": functools.partial(_agent, agent, made, link)
+            }
             for peer in PEERS:
                 if peer.installed:
-                    kills[peer.name] = functools.partial(_peer, peer, made, link, server, folder / "home")
-            measures = {name: functools.partial(_clean, kill, bucket, made) for name, kill in kills.items()}
+                    kills[peer.name] = functools.partial(
+                        _peer, peer, made, link, server, folder / "home"
+                    )
+            measures = {
+                name: functools.partial(_clean, kill, bucket, made) for name, kill in kills.items()
+            }
             found = take_turns(measures, rounds=5, within=float("inf") if full else 35, least=1)
     rows: list[list[Cell]] = []
     for name in ("agent", *(peer.name for peer in PEERS)):

@@ -39,12 +39,12 @@ from agent.cloud.credentials import Credentials
 from agent.cloud.enrol import Enrolling
 from agent.devcloud.cloud import DevCloud
 from agent.discovery.examine import Examiner
-from agent.dispatch.dispatch import Dispatch, Terms
+from agent.dispatch.dispatch import Dispatch, UploadTerms
 from agent.dispatch.intake import Intake
-from agent.gate.boot_jitter import PowerOn
+from agent.gate.boot_jitter import BootJitter
 from agent.gate.gate import Gate
 from agent.model.values import Recording, SyncLog
-from agent.upload.concurrency import Pace
+from agent.upload.concurrency import PartConcurrency
 from agent.upload.prepare import Prepare
 from agent.upload.upload import Upload
 from tests import servers
@@ -55,7 +55,13 @@ KIB = 1024
 PATIENCE = 240.0  # seconds that a fleet has from its power-on
 BUILDING = 300.0  # seconds that it takes at most to make its folders and rooms
 TICK = 1.0  # seconds between looks of a robot that is told no date
-_RPCS = ("init_device", "exchange_credential", "create_logical_upload", "get_upload_recovery", "complete_upload")
+_RPCS = (
+    "init_device",
+    "exchange_credential",
+    "create_logical_upload",
+    "get_upload_recovery",
+    "complete_upload",
+)
 
 
 class UpTime(RealClock):
@@ -121,10 +127,12 @@ class Robot:
         clock.switch_on()
         waits = delays(settings)
         gate = Gate(clock, waits)
-        power_on = PowerOn(gate, clock, waits)
+        power_on = BootJitter(gate, clock, waits)
         assert away.enrol is not None
         enrolling = Enrolling(away.enrol, self.id, gate, clock, waits)
-        credentials = Credentials(away.gateway, clock, lambda *_, **__: None, lambda: away.store.offset)
+        credentials = Credentials(
+            away.gateway, clock, lambda *_, **__: None, lambda: away.store.offset
+        )
         upload = Upload(
             store=away.store,
             credentials=credentials,
@@ -132,7 +140,7 @@ class Robot:
             gate=gate,
             clock=clock,
             max_restarts=3,
-            pace=Pace(1),
+            pace=PartConcurrency(1),
         )
         examiner = Examiner(settings.watch.roots, "optional")
         prepare = Prepare(
@@ -148,7 +156,7 @@ class Robot:
             sidecar_required=False,
             agent_version=__version__,
         )
-        terms = Terms(
+        terms = UploadTerms(
             prepare=prepare,
             upload=upload,
             delays=waits,
@@ -161,7 +169,9 @@ class Robot:
         power_on.look()
         found = examiner.look(self.file, sidecar_overdue=True)
         assert isinstance(found, Recording)
-        queued = Intake(history=history, clock=clock, device_id=self.id, snapshot=lambda _: "").accept(found)
+        queued = Intake(
+            history=history, clock=clock, device_id=self.id, snapshot=lambda _: ""
+        ).accept(found)
         assert queued is not None
         log: SyncLog = queued
         nap = threading.Event()
@@ -193,11 +203,15 @@ class _Complaints(logging.Handler):
         self.texts.append(record.getMessage())
 
 
-def crew(folders: Sequence[Path], jitter: float, number: int, power: Any) -> tuple[list[Life], list[str]]:
+def crew(
+    folders: Sequence[Path], jitter: float, number: int, power: Any
+) -> tuple[list[Life], list[str]]:
     """Some robots of the fleet in this process, a thread each; what became of them, and what they complained of."""
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
-    os.environ["SSL_CERT_FILE"] = os.devnull  # nobody speaks TLS here, and each store would read all authorities
+    os.environ["SSL_CERT_FILE"] = (
+        os.devnull
+    )  # nobody speaks TLS here, and each store would read all authorities
     complaints = _Complaints()
     logging.getLogger("agent").addHandler(complaints)
     robots = [Robot(folder, jitter, number) for folder in folders]
@@ -236,7 +250,9 @@ class Visitors:
     def since(self, moment: float) -> tuple[list[float], int, int]:
         """Seconds until each robot was first seen, in order; all calls, and those of the busiest second."""
         names = {device.api_key: device.id for device in self._platform.devices()}
-        calls = [(when - moment, names.get(who, who)) for when, who in self._calls if when >= moment]
+        calls = [
+            (when - moment, names.get(who, who)) for when, who in self._calls if when >= moment
+        ]
         first = {who: when for when, who in reversed(calls)}
         busiest = Counter(int(when) for when, _ in calls).most_common(1)
         return sorted(first.values()), len(calls), busiest[0][1] if busiest else 0
@@ -259,7 +275,9 @@ class Outcome:
     @property
     def good(self) -> bool:
         """Whether everything went well for everybody."""
-        return not self.errors and {self.enrolled, self.uploaded, self.equal, len(self.first)} == {self.robots}
+        return not self.errors and {self.enrolled, self.uploaded, self.equal, len(self.first)} == {
+            self.robots
+        }
 
     def __str__(self) -> str:
         p95 = self.first[int(len(self.first) * 0.95)] if self.first else 0.0
@@ -275,7 +293,9 @@ class Outcome:
 class Fleet:
     """The robots, and their one cloud."""
 
-    def __init__(self, folder: Path, platform: DevCloud, robots: int, *, jitter: float, processes: int) -> None:
+    def __init__(
+        self, folder: Path, platform: DevCloud, robots: int, *, jitter: float, processes: int
+    ) -> None:
         """``platform`` runs."""
         self._platform, self._jitter, self._processes = platform, jitter, processes
         self._folders = [folder / f"robot-{number:04}" for number in range(robots)]
@@ -316,13 +336,17 @@ class Fleet:
 
 
 @contextmanager
-def switched_on(robots: int, *, jitter: float, store: str = "auto", processes: int = 2) -> Iterator[Iterator[Outcome]]:
+def switched_on(
+    robots: int, *, jitter: float, store: str = "auto", processes: int = 2
+) -> Iterator[Iterator[Outcome]]:
     """A fleet's power-ons, one after the other."""
     with tempfile.TemporaryDirectory(prefix="bench-robots-") as name:
         platform = DevCloud(Path(name) / "cloud", store=store, devices=())
         visitors = Visitors(platform)
         with platform:
-            fleet = Fleet(Path(name), platform, robots, jitter=jitter, processes=min(processes, robots))
+            fleet = Fleet(
+                Path(name), platform, robots, jitter=jitter, processes=min(processes, robots)
+            )
             yield (fleet.power_on(visitors, number) for number in itertools.count(1))
 
 
@@ -342,7 +366,10 @@ def main() -> int:
         options.robots, jitter=options.jitter, store=options.store, processes=options.processes
     ) as power_ons:
         for state, outcome in zip(("without a key", "with a key"), power_ons, strict=False):
-            print(f"{outcome.robots} robots {state}, jitter {options.jitter:g} s\n{outcome}\n", flush=True)
+            print(
+                f"{outcome.robots} robots {state}, jitter {options.jitter:g} s\n{outcome}\n",
+                flush=True,
+            )
             for error in outcome.errors[:10]:
                 print(f"  {error}")
             good = good and outcome.good

@@ -16,14 +16,21 @@ from tests.bench.toll import files_of, mib, pid_of, told, toll, wait_for
 from tests.journey import Agent
 
 _MANY, _FEWER = 100_000, 10_000
-_SETTINGS = {"WATCH__SETTLE_SECONDS": "2", "WATCH__SIDECAR_WAIT_SECONDS": "2", "WATCH__RESCAN_SECONDS": "3600"}
+_SETTINGS = {
+    "WATCH__SETTLE_SECONDS": "2",
+    "WATCH__SIDECAR_WAIT_SECONDS": "2",
+    "WATCH__RESCAN_SECONDS": "3600",
+}
 
 
 def table(*, full: bool) -> Table:
     """The real command; beside it what listing the folders and asking for each file's state takes at least."""
     count = _MANY if full else _FEWER
     rows: list[Sequence[Cell]] = []
-    with tempfile.TemporaryDirectory(prefix="bench-scan-") as name, DevCloud(Path(name) / "cloud") as cloud:
+    with (
+        tempfile.TemporaryDirectory(prefix="bench-scan-") as name,
+        DevCloud(Path(name) / "cloud") as cloud,
+    ):
         folder = Path(name)
         agent = Agent(cloud, folder, **_SETTINGS)
         paths = recordings(agent.root, count)
@@ -31,9 +38,19 @@ def table(*, full: bool) -> Table:
         (agent.state / "markers").mkdir(parents=True)
         (agent.state / "markers" / "pause").touch()
         rows.append(["all new: examined, queued durably", *_start(agent, count, _queued(count))])
-        later = Agent(cloud, folder / "later", **_SETTINGS, WATCH__ROOTS=agent.environ["KEYSTONE_AGENT_WATCH__ROOTS"])
+        later = Agent(
+            cloud,
+            folder / "later",
+            **_SETTINGS,
+            WATCH__ROOTS=agent.environ["KEYSTONE_AGENT_WATCH__ROOTS"],
+        )
         uploaded(later.state, paths)
-        rows.append(["all uploaded: examined, known", *_start(later, count, lambda seen: files_of(seen) == count)])
+        rows.append(
+            [
+                "all uploaded: examined, known",
+                *_start(later, count, lambda seen: files_of(seen) == count),
+            ]
+        )
     columns = [f"{count:,} recordings", "watching s", "done s", "files/s", "CPU s", "peak MiB"]
     notes = [
         "Since the process was started; `done`: every file is known, settled (2 s, in it) and in the history.",

@@ -79,7 +79,13 @@ class Contents:
         if "uploads" in asked.query:
             upload = f"upload-{next(self.numbers)}"
             self.uploads[upload] = (asked.key, {})
-            return 200, _document("InitiateMultipartUploadResult", UploadId=upload, Key=asked.key, Bucket="bench"), {}
+            return (
+                200,
+                _document(
+                    "InitiateMultipartUploadResult", UploadId=upload, Key=asked.key, Bucket="bench"
+                ),
+                {},
+            )
         if "delete" in asked.query:
             for key in re.findall(r"<Key>([^<]*)</Key>", asked.body.decode()):
                 self.objects.pop(key, None)
@@ -88,7 +94,13 @@ class Contents:
         digests = b"".join(bytes.fromhex(parts[number].etag) for number in sorted(parts))
         etag = f"{hashlib.md5(digests, usedforsecurity=False).hexdigest()}-{len(parts)}"
         self.objects[asked.key] = Stored(sum(part.size for part in parts.values()), etag, {})
-        return 200, _document("CompleteMultipartUploadResult", Key=asked.key, Bucket="bench", ETag=f'"{etag}"'), {}
+        return (
+            200,
+            _document(
+                "CompleteMultipartUploadResult", Key=asked.key, Bucket="bench", ETag=f'"{etag}"'
+            ),
+            {},
+        )
 
     def _get(self, asked: Request) -> tuple[int, str, Mapping[str, str]]:
         if asked.key not in self.objects:
@@ -97,7 +109,11 @@ class Contents:
         return (
             200,
             "",
-            {"ETag": f'"{found.etag}"', "Content-Length": str(found.size), "Last-Modified": formatdate(usegmt=True)},
+            {
+                "ETag": f'"{found.etag}"',
+                "Content-Length": str(found.size),
+                "Last-Modified": formatdate(usegmt=True),
+            },
         )
 
     def _about_the_bucket(self, asked: Request) -> tuple[int, str, Mapping[str, str]]:
@@ -139,7 +155,10 @@ def serve(stream: socket.socket, contents: Contents) -> None:
             if headers.get("expect"):
                 stream.sendall(b"HTTP/1.1 100 Continue\r\n\r\n")
             url = urlsplit(target)
-            query = {name: texts[0] for name, texts in parse_qs(url.query, keep_blank_values=True).items()}
+            query = {
+                name: texts[0]
+                for name, texts in parse_qs(url.query, keep_blank_values=True).items()
+            }
             body, size = _body(source, headers, block, kept=method == "POST")
             key = unquote(url.path).strip("/").partition("/")[2]
             asked = Request(method, key, query, body, _stored(headers, size, contents))
@@ -150,7 +169,9 @@ def serve(stream: socket.socket, contents: Contents) -> None:
             stream.sendall(f"HTTP/1.1 {status} {_PHRASES[status]}\r\n{head}\r\n{text}".encode())
 
 
-def _body(source: io.BufferedReader, headers: Mapping[str, str], block: memoryview, *, kept: bool) -> tuple[bytes, int]:
+def _body(
+    source: io.BufferedReader, headers: Mapping[str, str], block: memoryview, *, kept: bool
+) -> tuple[bytes, int]:
     """Read the body away; what it said where that is to be kept, and its size."""
     if "chunked" not in headers.get("transfer-encoding", ""):
         size = int(headers.get("content-length") or 0)

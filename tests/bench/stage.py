@@ -40,7 +40,9 @@ def scratch(size: int) -> Iterator[Path]:
     with tempfile.TemporaryDirectory(prefix="bench-") as name:
         free = shutil.disk_usage(name).free
         if free < 2 * size:
-            raise OSError(f"{name} has {free / 2**30:.0f} GiB free, but {2 * size / 2**30:.0f} are needed: set TMPDIR")
+            raise OSError(
+                f"{name} has {free / 2**30:.0f} GiB free, but {2 * size / 2**30:.0f} are needed: set TMPDIR"
+            )
         yield Path(name)
 
 
@@ -68,7 +70,9 @@ class Bucket:
     def library(self) -> Minio:
         """A way to it that is nobody's who is measured."""
         scheme, _, host = self.server.endpoint.partition("://")
-        pool = urllib3.PoolManager(ca_certs=str(self.server.ca_file)) if self.server.ca_file else None
+        pool = (
+            urllib3.PoolManager(ca_certs=str(self.server.ca_file)) if self.server.ca_file else None
+        )
         keys = (self.server.access_key, self.server.secret_key)
         return Minio(host, *keys, secure=scheme == "https", region="us-east-1", http_client=pool)
 
@@ -103,7 +107,9 @@ def sink(folder: Path, *, tls: bool) -> Iterator[Bucket]:
     """A store that keeps nothing (``sink.py``), in a process of its own, while the block lasts."""
     made = servers.certificate(folder / "certs") if tls else None
     command = [sys.executable, "-m", "tests.bench.sink", *([str(folder / "certs")] if tls else [])]
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as child:
+    with subprocess.Popen(
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as child:
         assert child.stdin is not None
         assert child.stdout is not None
         try:
@@ -143,7 +149,10 @@ def resident(server: S3Server, folder: Path, **settings: str) -> Iterator[Agent]
         **settings,
     }
     agent = Agent(_Plain(folder / "agent.toml"), folder, **everything)
-    agent.environ |= {"AWS_ACCESS_KEY_ID": server.access_key, "AWS_SECRET_ACCESS_KEY": server.secret_key}
+    agent.environ |= {
+        "AWS_ACCESS_KEY_ID": server.access_key,
+        "AWS_SECRET_ACCESS_KEY": server.secret_key,
+    }
     agent.start()
     try:
         agent.wait(lambda _: (agent.state / "status.json").exists())

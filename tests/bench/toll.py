@@ -44,7 +44,9 @@ def mib(pid: int, name: str) -> float:
 
 def field_of(text: str, name: str) -> str:
     """One line of a status file in /proc."""
-    return next(line.partition(":")[2].strip() for line in text.splitlines() if line.startswith(f"{name}:"))
+    return next(
+        line.partition(":")[2].strip() for line in text.splitlines() if line.startswith(f"{name}:")
+    )
 
 
 def pid_of(agent: Agent) -> int:
@@ -71,6 +73,7 @@ def wait_for(agent: Agent, ready: Any, seconds: float) -> None:
     """Until ``ready`` is true of the agent; fails after ``seconds``."""
     end = time.monotonic() + seconds
     while not ready(agent):
-        if time.monotonic() > end or pid_of(agent) not in map(int, filter(str.isdigit, os.listdir("/proc"))):  # noqa: PTH208
+        processes = os.listdir("/proc")  # noqa: PTH208 - only the names
+        if time.monotonic() > end or pid_of(agent) not in map(int, filter(str.isdigit, processes)):
             raise AssertionError(agent.said()[-4000:])
         time.sleep(_NAP)

@@ -46,7 +46,10 @@ def main() -> int:
     options = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="bench-uploads-") as name:
         folder = Path(name)
-        with DevCloud(folder / "cloud", store=options.store) as cloud, running(cloud, folder) as agent:
+        with (
+            DevCloud(folder / "cloud", store=options.store) as cloud,
+            running(cloud, folder) as agent,
+        ):
             growing = agent.root / "growing.mcap"
             recorder = subprocess.Popen([sys.executable, "-c", RECORDER, str(growing)])
             try:

@@ -16,7 +16,9 @@ from agent.model.values import AccessToken, DeviceProfile, Grant, Part, SyncLog,
 ASSET_TAG = "778a6d83c9ec49108537542a570966ee.device_id"
 FILE_TAG = "a206e337ecdf70a93bb611cf6a30c346.raw_file"
 SIZE = 1000
-LOG = SyncLog(1, "episode-1", "/recordings/a.mcap", SIZE, "2025-06-30T12:00:00.000Z", f"{SIZE}-{'0' * 64}")
+LOG = SyncLog(
+    1, "episode-1", "/recordings/a.mcap", SIZE, "2025-06-30T12:00:00.000Z", f"{SIZE}-{'0' * 64}"
+)
 
 
 @dataclass
@@ -57,12 +59,17 @@ class GatewayContract:
         assert platform.gateway.create(platform.profile, token, LOG).session.upload_id
 
     def test_spaces_around_a_key_do_not_matter(self, platform: Platform) -> None:
-        assert platform.token(replace(platform.profile, api_key=f" {platform.profile.api_key}\n")).value
+        assert platform.token(
+            replace(platform.profile, api_key=f" {platform.profile.api_key}\n")
+        ).value
 
     def test_an_unknown_key_is_invalid(self, platform: Platform) -> None:
         with pytest.raises(CloudError) as raised:
             platform.token(replace(platform.profile, api_key="no-such-key"))
-        assert (raised.value.call, raised.value.code) == ("ExchangeCredential", "INVALID_CREDENTIAL")
+        assert (raised.value.call, raised.value.code) == (
+            "ExchangeCredential",
+            "INVALID_CREDENTIAL",
+        )
         assert "no-such-key" not in str(raised.value)
 
     def test_a_token_that_has_ended_is_unauthenticated(self, platform: Platform) -> None:
@@ -89,7 +96,9 @@ class GatewayContract:
 
     def test_a_reissued_lease_is_another_one_for_the_same_place(self, platform: Platform) -> None:
         first = platform.create()
-        again = platform.gateway.reissue(platform.profile, platform.token(), first.session.upload_id)
+        again = platform.gateway.reissue(
+            platform.profile, platform.token(), first.session.upload_id
+        )
         assert again.session == first.session
         assert again.lease.access_key_id != first.lease.access_key_id
 
@@ -107,18 +116,30 @@ class GatewayContract:
     def test_a_session_of_another_device_is_not_ours(self, platform: Platform) -> None:
         session = platform.create().session
         with pytest.raises(CloudError) as raised:
-            platform.gateway.recover(platform.other, platform.token(platform.other), session.logical_upload_id)
+            platform.gateway.recover(
+                platform.other, platform.token(platform.other), session.logical_upload_id
+            )
         assert raised.value.code == "UPLOAD_NOT_OWNED"
 
     def test_recovery_goes_on_while_nothing_is_stored(self, platform: Platform) -> None:
         session = platform.create().session
-        known = platform.gateway.recover(platform.profile, platform.token(), session.logical_upload_id)
-        assert (known.stage, known.action, known.upload_id) == ("active", "continue", session.upload_id)
+        known = platform.gateway.recover(
+            platform.profile, platform.token(), session.logical_upload_id
+        )
+        assert (known.stage, known.action, known.upload_id) == (
+            "active",
+            "continue",
+            session.upload_id,
+        )
 
-    def test_recovery_asks_to_complete_once_the_object_is_stored(self, platform: Platform, recording: Path) -> None:
+    def test_recovery_asks_to_complete_once_the_object_is_stored(
+        self, platform: Platform, recording: Path
+    ) -> None:
         grant = platform.create()
         log = self._store(platform, grant, recording)
-        known = platform.gateway.recover(platform.profile, platform.token(), grant.session.logical_upload_id)
+        known = platform.gateway.recover(
+            platform.profile, platform.token(), grant.session.logical_upload_id
+        )
         assert (known.action, known.part_count, known.etag) == ("complete_only", 1, log.etag)
 
     def test_a_completed_session_says_so_and_accepts_the_same_document_again(
@@ -141,15 +162,23 @@ class GatewayContract:
         platform.gateway.complete(platform.profile, token, log)
         assert platform.gateway.stored(platform.profile, token, log)
         assert not platform.gateway.stored(platform.profile, token, replace(log, etag='"0-1"'))
-        assert not platform.gateway.stored(platform.profile, token, replace(log, logical_upload_id="nowhere"))
+        assert not platform.gateway.stored(
+            platform.profile, token, replace(log, logical_upload_id="nowhere")
+        )
 
-    def test_a_document_of_something_that_is_not_stored_is_refused(self, platform: Platform) -> None:
+    def test_a_document_of_something_that_is_not_stored_is_refused(
+        self, platform: Platform
+    ) -> None:
         grant = platform.create()
         with pytest.raises(CloudError) as raised:
-            platform.gateway.complete(platform.profile, platform.token(), _completing(grant, '"0-1"'))
+            platform.gateway.complete(
+                platform.profile, platform.token(), _completing(grant, '"0-1"')
+            )
         assert (raised.value.call, raised.value.code) == ("CompleteUpload", "FAILED_PRECONDITION")
 
-    def test_an_aborted_session_is_over_and_aborting_it_again_is_no_error(self, platform: Platform) -> None:
+    def test_an_aborted_session_is_over_and_aborting_it_again_is_no_error(
+        self, platform: Platform
+    ) -> None:
         session = platform.create().session
         token = platform.token()
         for _ in range(2):
@@ -167,13 +196,17 @@ class GatewayContract:
         known = platform.gateway.recover(platform.profile, platform.token(), old.logical_upload_id)
         assert known.stage == "terminal"
 
-    def test_a_lease_that_has_ended_is_refused_by_the_store_and_a_fresh_one_is_not(self, platform: Platform) -> None:
+    def test_a_lease_that_has_ended_is_refused_by_the_store_and_a_fresh_one_is_not(
+        self, platform: Platform
+    ) -> None:
         grant = platform.create()
         platform.expire_leases()
         with pytest.raises(CloudError) as raised:
             platform.store.at(grant.session, lambda: grant.lease).begin()
         assert judge(raised.value).kind == "lease_lost"
-        fresh = platform.gateway.reissue(platform.profile, platform.token(), grant.session.upload_id)
+        fresh = platform.gateway.reissue(
+            platform.profile, platform.token(), grant.session.upload_id
+        )
         assert platform.store.at(grant.session, lambda: fresh.lease).begin()
 
     @staticmethod

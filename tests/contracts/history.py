@@ -12,7 +12,7 @@ import pytest
 
 from agent.model.ports import History
 from agent.model.states import Event, IllegalMoveError
-from agent.model.values import Absences, Debt, Fault, Marker, SyncLog, Upgrade
+from agent.model.values import Absences, Fault, Marker, Orphan, SyncLog, Upgrade
 from tests.fakes.clock import FakeClock
 
 LATER = "2026-09-21T14:30:00.000Z"
@@ -48,10 +48,16 @@ class HistoryContract:
     def reopen(self, clock: FakeClock, tmp_path: Path) -> Callable[[History], History]:
         raise NotImplementedError
 
-    def test_a_new_document_gets_the_next_id_and_is_otherwise_kept_as_it_came(self, history: History) -> None:
+    def test_a_new_document_gets_the_next_id_and_is_otherwise_kept_as_it_came(
+        self, history: History
+    ) -> None:
         first, second = history.add(document("a")), history.add(document("b"))
         assert (first.id, second.id) == (1, 2)
-        assert history.get(2) == second == document("b").__class__(**{**_fields(document("b")), "id": 2})
+        assert (
+            history.get(2)
+            == second
+            == document("b").__class__(**{**_fields(document("b")), "id": 2})
+        )
 
     def test_debts_are_kept_in_order_until_they_are_settled(
         self, history: History, reopen: Callable[[History], History]
@@ -68,7 +74,10 @@ class HistoryContract:
     def test_a_marker_is_remembered_by_its_path_until_it_is_gone(
         self, history: History, reopen: Callable[[History], History]
     ) -> None:
-        begun, served = Marker("/data/\udcff.resync", 7, 1, "/data/a.mcap"), Marker("/data/\udcff.resync", 7, 1)
+        begun, served = (
+            Marker("/data/\udcff.resync", 7, 1, "/data/a.mcap"),
+            Marker("/data/\udcff.resync", 7, 1),
+        )
         history.mark_served(begun)
         history = reopen(history)
         assert history.marker(begun.path) == begun
@@ -114,7 +123,9 @@ class HistoryContract:
         history.forget(["1000-b"])
         assert reopen(history).add(document("a")).id == 3
 
-    def test_a_recording_to_which_something_may_still_happen_is_not_forgotten(self, history: History) -> None:
+    def test_a_recording_to_which_something_may_still_happen_is_not_forgotten(
+        self, history: History
+    ) -> None:
         for name in "ab":
             ended(history, name)
             history.add(document(name, resync=True))
@@ -123,7 +134,9 @@ class HistoryContract:
         assert history.forget(["1000-a", "1000-b"]) == 0
         assert [log.id for log in history.newest_first()] == [4, 3, 2, 1]
 
-    def test_every_write_is_told_by_another_number_of_changes_and_reading_is_not(self, history: History) -> None:
+    def test_every_write_is_told_by_another_number_of_changes_and_reading_is_not(
+        self, history: History
+    ) -> None:
         seen = [history.changes()]
         for write in (
             lambda: history.add(document("a")),
@@ -201,14 +214,18 @@ class HistoryContract:
     ) -> None:
         assert history.absences() == Absences()
         first = Absences(7, "2026-09-21", dict.fromkeys(range(1, 2500), 7))
-        second = Absences(8, "2026-09-22", {**{id_: 7 for id_ in range(1, 2500) if id_ % 1000}, 3000: 8, 1000: 8})
+        second = Absences(
+            8, "2026-09-22", {**{id_: 7 for id_ in range(1, 2500) if id_ % 1000}, 3000: 8, 1000: 8}
+        )
         for noted in (first, second, second, Absences(9, "2026-09-23")):
             history.note_absences(noted)
             assert history.absences() == noted
             history = reopen(history)
             assert history.absences() == noted
 
-    def test_every_field_survives_a_restart(self, history: History, reopen: Callable[[History], History]) -> None:
+    def test_every_field_survives_a_restart(
+        self, history: History, reopen: Callable[[History], History]
+    ) -> None:
         log = history.add(
             document(
                 "ä\udcff",
@@ -243,10 +260,16 @@ class HistoryContract:
         assert history.newest("1000-b") == ended
         assert history.counts() == {"pending": 1, "in_progress": 0, "completed": 1, "failed": 0}
 
-    def test_a_move_goes_through_the_state_table_at_the_clock_s_time(self, history: History) -> None:
+    def test_a_move_goes_through_the_state_table_at_the_clock_s_time(
+        self, history: History
+    ) -> None:
         id_ = history.add(document()).id
         claimed = history.move(id_, "claimed", phase="opening")
-        assert (claimed.status, claimed.attempt_count, claimed.phase) == ("in_progress", 1, "opening")
+        assert (claimed.status, claimed.attempt_count, claimed.phase) == (
+            "in_progress",
+            1,
+            "opening",
+        )
         assert claimed.started_at == "2026-09-21T14:13:20.000Z"
         assert history.get(id_) == claimed
 
@@ -268,7 +291,11 @@ class HistoryContract:
 
     def test_an_unknown_id_is_a_key_error(self, history: History) -> None:
         history.add(document())
-        for ask in (history.get, lambda id_: history.move(id_, "claimed"), lambda id_: history.amend(id_, reason="")):
+        for ask in (
+            history.get,
+            lambda id_: history.move(id_, "claimed"),
+            lambda id_: history.amend(id_, reason=""),
+        ):
             with pytest.raises(KeyError):
                 ask(2)
 
@@ -279,7 +306,9 @@ class HistoryContract:
         assert history.newest("1000-a") == second
         assert history.newest("1000-c") is None
 
-    def test_open_documents_come_oldest_first_whatever_happened_to_them(self, history: History) -> None:
+    def test_open_documents_come_oldest_first_whatever_happened_to_them(
+        self, history: History
+    ) -> None:
         for name in "abcd":
             history.add(document(name))
         history.move(2, "claimed")
@@ -290,7 +319,9 @@ class HistoryContract:
         history.move(3, "gave_up")
         assert [log.id for log in history.open()] == [1, 2, 4]
 
-    def test_documents_of_a_path_and_of_an_episode_come_newest_first(self, history: History) -> None:
+    def test_documents_of_a_path_and_of_an_episode_come_newest_first(
+        self, history: History
+    ) -> None:
         history.add(document("a", episode_id="e"))
         history.add(document("b", episode_id="e"))
         history.add(document("a", episode_id="f"))
@@ -299,7 +330,9 @@ class HistoryContract:
         assert list(history.at_path(Path("/data"))) == []
         assert list(history.of_episode("")) == []
 
-    def test_a_document_is_found_under_its_new_episode_and_no_more_under_the_old(self, history: History) -> None:
+    def test_a_document_is_found_under_its_new_episode_and_no_more_under_the_old(
+        self, history: History
+    ) -> None:
         id_ = history.add(document("a")).id
         history.amend(id_, episode_id="other")
         assert [log.id for log in history.of_episode("other")] == [id_]
@@ -321,7 +354,9 @@ class HistoryContract:
         history.add(document("d"))
         assert [log.id for log in listed] == [2, 1]
 
-    def test_a_transaction_keeps_all_its_writes(self, history: History, reopen: Callable[[History], History]) -> None:
+    def test_a_transaction_keeps_all_its_writes(
+        self, history: History, reopen: Callable[[History], History]
+    ) -> None:
         with history.transaction():
             first = history.add(document("a"))
             assert history.newest("1000-a") == first
@@ -329,7 +364,10 @@ class HistoryContract:
             second = history.add(document("b"))
             assert [log.id for log in history.at_path(Path("/data/b.mcap"))] == [second.id]
         history = reopen(history)
-        assert [(log.id, log.status) for log in history.open()] == [(1, "in_progress"), (2, "pending")]
+        assert [(log.id, log.status) for log in history.open()] == [
+            (1, "in_progress"),
+            (2, "pending"),
+        ]
 
     def test_a_transaction_that_fails_leaves_nothing(
         self, history: History, reopen: Callable[[History], History]
@@ -355,7 +393,9 @@ class HistoryContract:
             history = reopen(history)
         assert not list(history.of_episode("episode-b"))
 
-    def test_writes_of_other_threads_wait_for_a_transaction_and_are_not_part_of_it(self, history: History) -> None:
+    def test_writes_of_other_threads_wait_for_a_transaction_and_are_not_part_of_it(
+        self, history: History
+    ) -> None:
         other = threading.Thread(target=lambda: history.add(document("other")))
 
         def work() -> None:
@@ -371,7 +411,9 @@ class HistoryContract:
         other.join()
         assert [log.episode_id for log in history.newest_first()] == ["episode-other"]
 
-    def test_ids_go_up_across_restarts(self, history: History, reopen: Callable[[History], History]) -> None:
+    def test_ids_go_up_across_restarts(
+        self, history: History, reopen: Callable[[History], History]
+    ) -> None:
         history.add(document("a"))
         history = reopen(history)
         assert history.add(document("b")).id == 2
@@ -407,6 +449,8 @@ def _fields(log: SyncLog) -> dict[str, Any]:
     return {name: getattr(log, name) for name in log.__dataclass_fields__}
 
 
-def debt(name: str) -> Debt:
+def debt(name: str) -> Orphan:
     """What is owed for the session ``name``."""
-    return Debt(0, "robot-1", f"logical-{name}", f"upload-{name}", "multipart", "key", "gave_up", LATER)
+    return Orphan(
+        0, "robot-1", f"logical-{name}", f"upload-{name}", "multipart", "key", "gave_up", LATER
+    )

@@ -17,7 +17,15 @@ from agent.model.bandwidth import Bandwidth
 from agent.model.digests import contradiction
 from agent.model.errors import CloudError, FileChangedError, GateClosedError
 from agent.model.ports import ObjectStore, Target
-from agent.model.values import CredentialLease, Part, SentPart, StoredObject, Transfer, UploadSession, parts_of
+from agent.model.values import (
+    CredentialLease,
+    Part,
+    SentPart,
+    StoredObject,
+    Transfer,
+    UploadSession,
+    parts_of,
+)
 
 PART = 5 * 1024 * 1024  # the least that S3 takes for any but the last
 SIZE = 2 * PART + 12_345
@@ -34,12 +42,16 @@ class Place:
     read: Callable[[str], bytes]
     lease: CredentialLease = field(repr=False)
     bucket: str = "recordings"
-    replaces: bool = True  # rclone streams a part on, and then takes no other bytes under its number
+    replaces: bool = (
+        True  # rclone streams a part on, and then takes no other bytes under its number
+    )
     provable: bool = True  # an object's ETag or checksum proves it
 
     def target(self, key: str, lease: Callable[[], CredentialLease] | None = None) -> Target:
         """The place of one key."""
-        session = UploadSession("logical", "upload", self.bucket, self.endpoint, key, "us-east-1", PART)
+        session = UploadSession(
+            "logical", "upload", self.bucket, self.endpoint, key, "us-east-1", PART
+        )
         return self.store.at(session, lease or (lambda: self.lease))
 
 
@@ -86,7 +98,9 @@ class StoreContract:
     ) -> None:
         multipart = target.begin()
         transfer = Transfer(SIZE)
-        sent = [target.send(multipart, part, file, transfer) for part in reversed(parts_of(SIZE, PART))][::-1]
+        sent = [
+            target.send(multipart, part, file, transfer) for part in reversed(parts_of(SIZE, PART))
+        ][::-1]
         stored = target.complete(multipart, sent)
         assert transfer.sent == SIZE
         assert place.read(key) == os.pread(file, SIZE, 0)
@@ -102,7 +116,9 @@ class StoreContract:
         assert found.size == SIZE
         assert not contradiction(sent, found.etag, found.checksum, found.algorithm, digests=True)
 
-    def test_a_stored_object_holds_the_files_bytes_and_no_others(self, place: Place, target: Target, file: int) -> None:
+    def test_a_stored_object_holds_the_files_bytes_and_no_others(
+        self, place: Place, target: Target, file: int
+    ) -> None:
         self._upload(target, file)
         found = target.stat()
         assert found is not None
@@ -115,7 +131,9 @@ class StoreContract:
     def test_a_part_that_waits_for_its_share_of_a_cap_ends_as_soon_as_it_is_stopped(
         self, target: Target, file: int
     ) -> None:
-        transfer = Transfer(PART, Bandwidth(1_000, time.monotonic))  # it would take an hour and a half
+        transfer = Transfer(
+            PART, Bandwidth(1_000, time.monotonic)
+        )  # it would take an hour and a half
         multipart = target.begin()
         stop = threading.Timer(0.3, transfer.stop)
         stop.start()
@@ -126,11 +144,15 @@ class StoreContract:
 
     def test_a_single_part_is_a_multipart_too(self, target: Target, file: int) -> None:
         multipart = target.begin()
-        stored = target.complete(multipart, [target.send(multipart, Part(1, 0, 100), file, Transfer(100))])
+        stored = target.complete(
+            multipart, [target.send(multipart, Part(1, 0, 100), file, Transfer(100))]
+        )
         assert stored.size == 100
         assert stored.etag.strip('"').endswith("-1")
 
-    def test_a_part_sent_again_replaces_the_one_before(self, place: Place, target: Target, key: str, file: int) -> None:
+    def test_a_part_sent_again_replaces_the_one_before(
+        self, place: Place, target: Target, key: str, file: int
+    ) -> None:
         if not place.replaces:
             pytest.skip("this store takes a part once")
         multipart = target.begin()
@@ -138,18 +160,24 @@ class StoreContract:
         target.complete(multipart, [target.send(multipart, Part(1, 0, 90), file, Transfer(90))])
         assert place.read(key) == os.pread(file, 90, 0)
 
-    def test_the_parts_held_are_listed_in_order_and_match_the_file(self, target: Target, file: int) -> None:
+    def test_the_parts_held_are_listed_in_order_and_match_the_file(
+        self, target: Target, file: int
+    ) -> None:
         multipart = target.begin()
         first, second, _ = parts_of(SIZE, PART)
         sent = [target.send(multipart, part, file, Transfer(SIZE)) for part in (second, first)]
         listed = target.parts(multipart)
         assert [part.number for part in listed] == [1, 2]
-        assert [part.etag.lower() for part in listed] == [part.etag.lower() for part in reversed(sent)]
+        assert [part.etag.lower() for part in listed] == [
+            part.etag.lower() for part in reversed(sent)
+        ]
         assert [part.checksum for part in listed] == [part.checksum for part in reversed(sent)]
         assert target.matches(listed[0], first, file)
         assert target.matches(listed[1], second, file)
 
-    def test_a_listed_part_of_other_bytes_or_another_size_does_not_match(self, target: Target, file: int) -> None:
+    def test_a_listed_part_of_other_bytes_or_another_size_does_not_match(
+        self, target: Target, file: int
+    ) -> None:
         multipart = target.begin()
         target.send(multipart, Part(1, 0, 1000), file, Transfer(1000))
         (listed,) = target.parts(multipart)
@@ -164,18 +192,24 @@ class StoreContract:
         target.send(multipart, first, file, Transfer(SIZE))
         later = place.target(key)
         sent = [later.send(multipart, part, file, Transfer(SIZE)) for part in others]
-        later.complete(multipart, [*[part for part in later.parts(multipart) if part.number == 1], *sent])
+        later.complete(
+            multipart, [*[part for part in later.parts(multipart) if part.number == 1], *sent]
+        )
         assert place.read(key) == os.pread(file, SIZE, 0)
 
     def test_where_no_multipart_was_begun_none_is_listed(self, target: Target) -> None:
         assert list(target.multiparts()) == []
 
-    def test_multiparts_are_listed_for_exactly_this_key(self, place: Place, key: str, target: Target) -> None:
+    def test_multiparts_are_listed_for_exactly_this_key(
+        self, place: Place, key: str, target: Target
+    ) -> None:
         mine = {target.begin(), target.begin()}
         place.target(key + "x").begin()
         assert set(target.multiparts()) == mine
 
-    def test_an_aborted_multipart_is_gone_and_aborting_it_again_is_no_error(self, target: Target, file: int) -> None:
+    def test_an_aborted_multipart_is_gone_and_aborting_it_again_is_no_error(
+        self, target: Target, file: int
+    ) -> None:
         multipart = target.begin()
         target.send(multipart, Part(1, 0, 100), file, Transfer(100))
         target.abort(multipart)
@@ -185,7 +219,9 @@ class StoreContract:
             target.parts(multipart)
         assert raised.value.call == "ListParts"
 
-    def test_a_part_for_a_multipart_that_is_gone_is_refused(self, target: Target, file: int) -> None:
+    def test_a_part_for_a_multipart_that_is_gone_is_refused(
+        self, target: Target, file: int
+    ) -> None:
         multipart = target.begin()
         target.abort(multipart)
         transfer = Transfer(100)
@@ -194,14 +230,18 @@ class StoreContract:
         assert raised.value.call == "UploadPart"
         assert transfer.sent == 0
 
-    def test_completing_with_a_part_that_was_never_sent_is_refused(self, target: Target, file: int) -> None:
+    def test_completing_with_a_part_that_was_never_sent_is_refused(
+        self, target: Target, file: int
+    ) -> None:
         multipart = target.begin()
         sent = target.send(multipart, Part(1, 0, PART), file, Transfer(PART))
         with pytest.raises(CloudError) as raised:
             target.complete(multipart, [sent, SentPart(2, 5, '"0123456789abcdef0123456789abcdef"')])
         assert raised.value.call == "CompleteMultipartUpload"
 
-    def test_after_a_complete_the_multipart_is_gone_and_the_object_stays(self, target: Target, file: int) -> None:
+    def test_after_a_complete_the_multipart_is_gone_and_the_object_stays(
+        self, target: Target, file: int
+    ) -> None:
         sent, multipart = self._upload(target, file)
         with pytest.raises(CloudError):
             target.send(multipart, Part(1, 0, 100), file, Transfer(100))
@@ -219,7 +259,9 @@ class StoreContract:
             target.send(multipart, Part(1, PART - 1000, 2000), file, transfer)
         assert transfer.sent == 0
 
-    def test_a_stop_ends_a_part_in_its_middle_and_takes_its_progress_back(self, target: Target, file: int) -> None:
+    def test_a_stop_ends_a_part_in_its_middle_and_takes_its_progress_back(
+        self, target: Target, file: int
+    ) -> None:
         multipart = target.begin()
         transfer = Meddler(SIZE, Transfer.stop)
         with pytest.raises(GateClosedError):
@@ -227,18 +269,26 @@ class StoreContract:
         assert transfer.sent == 0
         assert target.parts(multipart) == []
 
-    def test_a_target_that_was_broken_off_refuses_everything(self, place: Place, key: str, file: int) -> None:
+    def test_a_target_that_was_broken_off_refuses_everything(
+        self, place: Place, key: str, file: int
+    ) -> None:
         target = place.target(key)
         multipart = target.begin()
         target.break_off()
         transfer = Transfer(100)
-        for act in (target.begin, target.stat, lambda: target.send(multipart, Part(1, 0, 100), file, transfer)):
+        for act in (
+            target.begin,
+            target.stat,
+            lambda: target.send(multipart, Part(1, 0, 100), file, transfer),
+        ):
             with pytest.raises(GateClosedError):
                 act()
         assert transfer.sent == 0
         assert place.target(key).parts(multipart) == []
 
-    def test_bytes_that_change_after_their_digest_was_taken_are_noticed(self, target: Target, file: int) -> None:
+    def test_bytes_that_change_after_their_digest_was_taken_are_noticed(
+        self, target: Target, file: int
+    ) -> None:
         multipart = target.begin()
         transfer = Meddler(SIZE, lambda _: self._flip(file, PART - 1))
         with pytest.raises(CloudError) as raised:
@@ -246,11 +296,18 @@ class StoreContract:
         assert raised.value.code == "checksum"
         assert transfer.sent == 0
 
-    def test_bytes_that_change_in_a_later_part_are_noticed_too(self, target: Target, file: int) -> None:
+    def test_bytes_that_change_in_a_later_part_are_noticed_too(
+        self, target: Target, file: int
+    ) -> None:
         multipart = target.begin()
         target.send(multipart, Part(1, 0, 100), file, Transfer(100))
         with pytest.raises(CloudError) as raised:
-            target.send(multipart, Part(2, 0, PART), file, Meddler(SIZE, lambda _: self._flip(file, PART - 1)))
+            target.send(
+                multipart,
+                Part(2, 0, PART),
+                file,
+                Meddler(SIZE, lambda _: self._flip(file, PART - 1)),
+            )
         assert raised.value.code == "checksum"
 
     def test_the_same_part_sent_again_after_damage_is_good(
@@ -260,11 +317,18 @@ class StoreContract:
             pytest.skip("this store takes a part once")
         multipart = target.begin()
         with pytest.raises(CloudError):
-            target.send(multipart, Part(1, 0, PART), file, Meddler(SIZE, lambda _: self._flip(file, PART - 1)))
+            target.send(
+                multipart,
+                Part(1, 0, PART),
+                file,
+                Meddler(SIZE, lambda _: self._flip(file, PART - 1)),
+            )
         target.complete(multipart, [target.send(multipart, Part(1, 0, PART), file, Transfer(PART))])
         assert place.read(key) == os.pread(file, PART, 0)
 
-    def test_a_small_object_is_put_whole_and_read_up_to_a_limit(self, place: Place, key: str, target: Target) -> None:
+    def test_a_small_object_is_put_whole_and_read_up_to_a_limit(
+        self, place: Place, key: str, target: Target
+    ) -> None:
         assert target.read(10) is None
         target.put(b"first", "application/json")
         target.put(b"", "application/json")

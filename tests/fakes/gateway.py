@@ -52,7 +52,9 @@ class FakeGateway:
         self.profiles = {profile.api_key: profile for profile in profiles or (PROFILE,)}
         self.sessions: dict[str, FakeSession] = {}  # by logical_upload_id
         self.part_size = 1024
-        self.reissued_part_size = 0  # told with a fresh lease in place of the session's own; 0 = off
+        self.reissued_part_size = (
+            0  # told with a fresh lease in place of the session's own; 0 = off
+        )
         self.lease_seconds = 3600.0
         self.token_seconds = 3600.0
         self.advice: dict[str, Recovery] = {}  # by logical_upload_id, instead of what is true
@@ -64,7 +66,9 @@ class FakeGateway:
         self._ids = itertools.count(1)
         self._lock = threading.RLock()
 
-    def fail(self, call: str, *, error: Exception | None = None, times: int = 1, lost: bool = False) -> None:
+    def fail(
+        self, call: str, *, error: Exception | None = None, times: int = 1, lost: bool = False
+    ) -> None:
         """Let the next ``times`` calls of that name raise ``error``; ``lost``: only after they have taken effect."""
         fault = Fault(error or CloudError(call, "UNAVAILABLE"), times, lost)
         self._faults.setdefault(call, []).append(fault)
@@ -94,7 +98,9 @@ class FakeGateway:
         done()
         return AccessToken(value, self.clock.now() + self.token_seconds)
 
-    def create(self, profile: DeviceProfile, token: AccessToken, log: SyncLog, restart_from: str = "") -> Grant:
+    def create(
+        self, profile: DeviceProfile, token: AccessToken, log: SyncLog, restart_from: str = ""
+    ) -> Grant:
         """Open a session."""
         call = "CreateLogicalUpload"
         done = self._enter(call)
@@ -108,7 +114,13 @@ class FakeGateway:
             old.stage, old.reason = "terminal", "restarted"
         number = next(self._ids)
         session = UploadSession(
-            f"logical-{number}", f"upload-{number}", "recordings", "memory", f"{asset_id}/{number}", "", self.part_size
+            f"logical-{number}",
+            f"upload-{number}",
+            "recordings",
+            "memory",
+            f"{asset_id}/{number}",
+            "",
+            self.part_size,
         )
         kept = FakeSession(session, asset_id, log)
         self.sessions[session.logical_upload_id] = kept
@@ -127,7 +139,9 @@ class FakeGateway:
         done()
         return grant
 
-    def recover(self, profile: DeviceProfile, token: AccessToken, logical_upload_id: str) -> Recovery:
+    def recover(
+        self, profile: DeviceProfile, token: AccessToken, logical_upload_id: str
+    ) -> Recovery:
         """How far the session has come, by its own state and by what the store holds."""
         call = "GetUploadRecovery"
         done = self._enter(call)
@@ -135,7 +149,9 @@ class FakeGateway:
         done()
         if logical_upload_id in self.advice:
             return self.advice[logical_upload_id]
-        known = Recovery(logical_upload_id, kept.session.upload_id, kept.stage, "unspecified", 0, "", kept.reason)
+        known = Recovery(
+            logical_upload_id, kept.session.upload_id, kept.stage, "unspecified", 0, "", kept.reason
+        )
         stored = self.store.objects.get((kept.session.bucket, kept.session.object_key))
         if kept.reported is not None:
             return replace(known, part_count=kept.reported.part_count, etag=kept.reported.etag)
@@ -146,7 +162,9 @@ class FakeGateway:
             return replace(known, action="complete_only", part_count=parts, etag=stored[1].etag)
         return replace(known, action="continue" if kept.stage == "active" else "restart")
 
-    def abort(self, profile: DeviceProfile, token: AccessToken, logical_upload_id: str, reason: str) -> None:
+    def abort(
+        self, profile: DeviceProfile, token: AccessToken, logical_upload_id: str, reason: str
+    ) -> None:
         """Give the session up."""
         call = "AbortUpload"
         done = self._enter(call)
@@ -188,7 +206,9 @@ class FakeGateway:
     def _check(self, call: str, kept: FakeSession, log: SyncLog) -> None:
         if log.part_count <= 0 or log.file_size <= 0 or not log.etag.startswith('"'):
             raise CloudError(call, "INVALID_ARGUMENT")
-        _, stored = self.store.objects.get((kept.session.bucket, kept.session.object_key), (b"", None))
+        _, stored = self.store.objects.get(
+            (kept.session.bucket, kept.session.object_key), (b"", None)
+        )
         if (
             kept.stage == "terminal"
             or stored is None
@@ -232,7 +252,10 @@ class FakeGateway:
     def _grant(self, kept: FakeSession, part_size: int) -> Grant:
         number = next(self._ids)
         lease = CredentialLease(
-            f"access-{number}", f"secret-{number}", f"session-{number}", self.clock.now() + self.lease_seconds
+            f"access-{number}",
+            f"secret-{number}",
+            f"session-{number}",
+            self.clock.now() + self.lease_seconds,
         )
         kept.leases.append(lease)
         return Grant(replace(kept.session, part_size_bytes=part_size), lease)

@@ -13,7 +13,7 @@ from agent.model import states
 from agent.model.errors import HistoryFullError
 from agent.model.ports import Clock
 from agent.model.states import Event
-from agent.model.values import Absences, Debt, Marker, Status, SyncLog, Upgrade, utc_text
+from agent.model.values import Absences, Marker, Orphan, Status, SyncLog, Upgrade, utc_text
 
 _State = tuple[dict[int, SyncLog], dict[str, Marker], set[str], Absences, Upgrade | None]
 
@@ -21,12 +21,14 @@ _State = tuple[dict[int, SyncLog], dict[str, Marker], set[str], Absences, Upgrad
 class MemoryHistory:
     """Implements ``agent.model.ports.History``. Set ``full`` to let the disk be full."""
 
-    def __init__(self, clock: Clock, documents: dict[int, SyncLog] | None = None, last_id: int = 0) -> None:
+    def __init__(
+        self, clock: Clock, documents: dict[int, SyncLog] | None = None, last_id: int = 0
+    ) -> None:
         """``documents`` and ``last_id`` are those of another one, to open it again."""
         self.full = False
         self.documents = {} if documents is None else documents
         self.last_id = last_id
-        self.aborts: dict[int, Debt] = {}
+        self.aborts: dict[int, Orphan] = {}
         self.markers: dict[str, Marker] = {}
         self.forgotten: set[str] = set()
         self.absent = Absences()
@@ -55,13 +57,15 @@ class MemoryHistory:
 
     def move(self, id_: int, event: Event, **changes: Any) -> SyncLog:
         """Go through the state table."""
-        return self._change(id_, lambda log: states.move(log, event, utc_text(self._clock.now()), **changes))
+        return self._change(
+            id_, lambda log: states.move(log, event, utc_text(self._clock.now()), **changes)
+        )
 
     def amend(self, id_: int, **changes: Any) -> SyncLog:
         """Change other fields."""
         return self._change(id_, lambda log: states.amend(log, **changes))
 
-    def owe(self, debt: Debt) -> None:
+    def owe(self, debt: Orphan) -> None:
         """Keep it."""
         if self.full:
             raise HistoryFullError("the test says that the disk is full")
@@ -70,7 +74,7 @@ class MemoryHistory:
             id_ = max(self.aborts, default=0) + 1
             self.aborts[id_] = replace(debt, id=id_)
 
-    def debts(self) -> Sequence[Debt]:
+    def debts(self) -> Sequence[Orphan]:
         """Oldest first."""
         with self._lock:
             return [self.aborts[id_] for id_ in sorted(self.aborts)]
@@ -143,7 +147,9 @@ class MemoryHistory:
                 yield
                 self._write(self._before)
             except BaseException:
-                self.documents, self.markers, self.forgotten, self.absent, self.upgraded = self._before
+                self.documents, self.markers, self.forgotten, self.absent, self.upgraded = (
+                    self._before
+                )
                 raise
             finally:
                 self._before = None
@@ -199,7 +205,13 @@ class MemoryHistory:
         """Nothing to let go."""
 
     def _state(self) -> _State:
-        return dict(self.documents), dict(self.markers), set(self.forgotten), self.absent, self.upgraded
+        return (
+            dict(self.documents),
+            dict(self.markers),
+            set(self.forgotten),
+            self.absent,
+            self.upgraded,
+        )
 
     def _write(self, before: _State) -> None:
         self.before("write")
@@ -213,4 +225,8 @@ class MemoryHistory:
 
     def _where(self, fits: Callable[[SyncLog], bool]) -> list[SyncLog]:
         with self._lock:
-            return [self.documents[id_] for id_ in sorted(self.documents, reverse=True) if fits(self.documents[id_])]
+            return [
+                self.documents[id_]
+                for id_ in sorted(self.documents, reverse=True)
+                if fits(self.documents[id_])
+            ]

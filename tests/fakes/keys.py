@@ -24,6 +24,8 @@ class FakeKeys:
         """Another one each time."""
         self.before()
         number = next(self._ids)
-        lease = CredentialLease(f"access-{number}", f"secret-{number}", "", self._clock.now() + self.seconds)
+        lease = CredentialLease(
+            f"access-{number}", f"secret-{number}", "", self._clock.now() + self.seconds
+        )
         self.leases.append(lease)
         return lease

@@ -21,7 +21,14 @@ from agent.model.digests import (
     quoted,
 )
 from agent.model.errors import CloudError, FileChangedError, GateClosedError
-from agent.model.values import CredentialLease, Part, SentPart, StoredObject, Transfer, UploadSession
+from agent.model.values import (
+    CredentialLease,
+    Part,
+    SentPart,
+    StoredObject,
+    Transfer,
+    UploadSession,
+)
 
 STORE_CALLS = (
     "CreateMultipartUpload", "ListMultipartUploads", "UploadPart", "ListParts", "CompleteMultipartUpload", "HeadObject",
@@ -52,7 +59,11 @@ class FakeStore:
     """Implements ``ports.ObjectStore``. Everything it holds may be looked into and changed by tests."""
 
     def __init__(
-        self, *, checksums: bool = True, etags: Literal["s3", "oss", "opaque"] = "s3", algorithm: str = "SHA256"
+        self,
+        *,
+        checksums: bool = True,
+        etags: Literal["s3", "oss", "opaque"] = "s3",
+        algorithm: str = "SHA256",
     ) -> None:
         """``checksums``: the store echoes them; ``etags``: what its ETags are made of."""
         self.checksums = checksums
@@ -70,7 +81,9 @@ class FakeStore:
         self._ids = itertools.count(1)
         self._lock = threading.RLock()
 
-    def fail(self, call: str, *, error: Exception | None = None, times: int = 1, lost: bool = False) -> None:
+    def fail(
+        self, call: str, *, error: Exception | None = None, times: int = 1, lost: bool = False
+    ) -> None:
         """Let the next ``times`` calls of that name raise ``error``; ``lost``: only after they have taken effect."""
         fault = Fault(error or CloudError(call, "ServiceUnavailable", status=503), times, lost)
         self._faults.setdefault(call, []).append(fault)
@@ -135,13 +148,17 @@ class FakeStore:
     def etag_of_whole(self, parts: Sequence[SentPart]) -> str:
         """A multipart object's ETag."""
         s3, oss = composite_etags([md5_of(part.etag) or b"" for part in parts])
-        return quoted({"s3": s3, "oss": oss, "opaque": f"{md5(s3.encode()).hex()}-{len(parts)}"}[self.etags])
+        return quoted(
+            {"s3": s3, "oss": oss, "opaque": f"{md5(s3.encode()).hex()}-{len(parts)}"}[self.etags]
+        )
 
 
 class FakeTarget:
     """Implements ``ports.Target``."""
 
-    def __init__(self, store: FakeStore, session: UploadSession, lease: Callable[[], CredentialLease]) -> None:
+    def __init__(
+        self, store: FakeStore, session: UploadSession, lease: Callable[[], CredentialLease]
+    ) -> None:
         """One key in the store's memory."""
         self._broken = False
         self._store = store
@@ -159,7 +176,11 @@ class FakeTarget:
     def multiparts(self) -> Sequence[str]:
         """Multiparts of exactly this key."""
         self._enter("ListMultipartUploads")()
-        return [id_ for id_, multipart in self._store.multiparts.items() if multipart.place == self._place]
+        return [
+            id_
+            for id_, multipart in self._store.multiparts.items()
+            if multipart.place == self._place
+        ]
 
     def send(self, multipart_id: str, part: Part, descriptor: int, transfer: Transfer) -> SentPart:
         """Take in one window."""
@@ -204,7 +225,11 @@ class FakeTarget:
         if (sent.number, sent.size) != (part.number, part.size):
             return False
         data = _read(part, descriptor)
-        return sent.checksum == self._checksum(data) if sent.checksum else md5_of(sent.etag) == md5(data)
+        return (
+            sent.checksum == self._checksum(data)
+            if sent.checksum
+            else md5_of(sent.etag) == md5(data)
+        )
 
     def complete(self, multipart_id: str, parts: Sequence[SentPart]) -> StoredObject:
         """Join the parts."""
@@ -224,7 +249,9 @@ class FakeTarget:
         del self._store.multiparts[multipart_id]
         done()
         digests = self._store.etags != "opaque"
-        if reason := contradiction(parts, stored.etag, stored.checksum, stored.algorithm, digests=digests):
+        if reason := contradiction(
+            parts, stored.etag, stored.checksum, stored.algorithm, digests=digests
+        ):
             raise CloudError(call, "checksum", reason)
         return stored
 

@@ -26,7 +26,9 @@ class Stage:
 
     def server(self, name: str) -> S3Server:
         if name not in self._running:
-            self._running[name] = self._stack.enter_context(servers.start(name, self._folder / name))
+            self._running[name] = self._stack.enter_context(
+                servers.start(name, self._folder / name)
+            )
         return self._running[name]
 
 
@@ -63,6 +65,8 @@ def tls_rig(
 ) -> Iterator[Rig]:
     """The store behind TLS: parts are proven by CRC-32, and their payload is not signed."""
     server = stage.server(store_name)
-    rig = Rig(tmp_path, server, stage.recording, monkeypatch, timeout=timeout, tls=stage.certificate)
+    rig = Rig(
+        tmp_path, server, stage.recording, monkeypatch, timeout=timeout, tls=stage.certificate
+    )
     yield rig
     rig.stop()

@@ -38,7 +38,9 @@ class GatewayProxy(grpc.GenericRpcHandler):  # type: ignore[misc]  # grpc has no
     def __init__(self, gateway_port: int) -> None:
         self.script: Script[Fault] = Script()
         self.seen: Counter[str] = Counter()
-        self._channel = grpc.insecure_channel(f"127.0.0.1:{gateway_port}", [("grpc.enable_http_proxy", 0)])
+        self._channel = grpc.insecure_channel(
+            f"127.0.0.1:{gateway_port}", [("grpc.enable_http_proxy", 0)]
+        )
         self._pool = ThreadPoolExecutor(16)
         self._server = grpc.server(self._pool, [self], options=[("grpc.so_reuseport", 0)])
         self.link = Link(self._server.add_insecure_port("127.0.0.1:0"))
@@ -65,7 +67,9 @@ class GatewayProxy(grpc.GenericRpcHandler):  # type: ignore[misc]  # grpc has no
 
         def forward() -> bytes:
             try:
-                return bytes(self._channel.unary_unary(method)(request, metadata=metadata, timeout=10))
+                return bytes(
+                    self._channel.unary_unary(method)(request, metadata=metadata, timeout=10)
+                )
             except grpc.RpcError as error:
                 context.set_trailing_metadata(error.trailing_metadata())
                 context.abort(error.code(), error.details())

@@ -87,7 +87,9 @@ class Rig:
         }
         named = {PREFIX + name: text for name, text in environ.items()}
         (folder / "state").mkdir()
-        self.app = App(load(self.cloud.config_path, named).settings, named, hide=lambda *_, **__: None)
+        self.app = App(
+            load(self.cloud.config_path, named).settings, named, hide=lambda *_, **__: None
+        )
 
     def start(self) -> None:
         """Let the agent run."""
@@ -128,7 +130,9 @@ class Rig:
         assert found.hint
         return found
 
-    def completed(self, *, attempts: int = 1, again: int = 0, sessions: int = 1, anew: bool = False) -> SyncLog:
+    def completed(
+        self, *, attempts: int = 1, again: int = 0, sessions: int = 1, anew: bool = False
+    ) -> SyncLog:
         """Wait until all is done, and prove that it was done once.
 
         Args:
@@ -147,10 +151,12 @@ class Rig:
         assert self.app.gate.closed() is None
         known = self.cloud.sessions()
         assert len(known) == sessions
-        assert [session.object_key for session in known if session.status == "COMPLETED"] == [log.object_key]
-        assert [key for key in self.cloud.objects() if key in {session.object_key for session in known}] == [
+        assert [session.object_key for session in known if session.status == "COMPLETED"] == [
             log.object_key
         ]
+        assert [
+            key for key in self.cloud.objects() if key in {session.object_key for session in known}
+        ] == [log.object_key]
         assert self.orphans() == []
         return log
 
@@ -163,7 +169,15 @@ class Rig:
                 multipart
                 for known in self.cloud.sessions()
                 for multipart in store.at(
-                    UploadSession("", "", known.bucket, self._server.endpoint, known.object_key, "us-east-1", 1),
+                    UploadSession(
+                        "",
+                        "",
+                        known.bucket,
+                        self._server.endpoint,
+                        known.object_key,
+                        "us-east-1",
+                        1,
+                    ),
                     lambda: lease,
                 ).multiparts()
             ]

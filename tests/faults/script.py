@@ -35,7 +35,9 @@ class Script(Generic[Fault]):
         with self._lock:
             number = len(self._counts)
             self._counts[number] = 0
-            self._lines[number] = Line(lambda call: not calls or call in calls, nth, nth + times - 1, fault)
+            self._lines[number] = Line(
+                lambda call: not calls or call in calls, nth, nth + times - 1, fault
+            )
 
     def mend(self) -> None:
         """From now on nothing fails."""

@@ -39,7 +39,9 @@ class Answer:
     def raw(self, method: str) -> bytes:
         """As it stands on the wire."""
         own = (
-            {} if any(name.lower() == "content-length" for name in self.headers) else {"Content-Length": len(self.body)}
+            {}
+            if any(name.lower() == "content-length" for name in self.headers)
+            else {"Content-Length": len(self.body)}
         )
         lines = [f"HTTP/1.1 {self.status} {http.client.responses.get(self.status, 'Unknown')}"]
         lines += [f"{name}: {value}" for name, value in {**self.headers, **own}.items()]
@@ -49,7 +51,9 @@ class Answer:
 class Exchange:
     """One request in the hands of a fault."""
 
-    def __init__(self, proxy: StoreProxy, client: socket.socket, reader: BinaryIO, request: Request) -> None:
+    def __init__(
+        self, proxy: StoreProxy, client: socket.socket, reader: BinaryIO, request: Request
+    ) -> None:
         self.request = request
         self.proxy = proxy
         self._client = client
@@ -67,13 +71,21 @@ class Exchange:
 
     def forward(self, body: bytes) -> Answer:
         """What the store says to this request with that body."""
-        with contextlib.closing(socket.create_connection(("127.0.0.1", self.proxy.store_port), timeout=30)) as store:
-            with contextlib.suppress(ConnectionError):  # it may refuse before it has read everything
+        with contextlib.closing(
+            socket.create_connection(("127.0.0.1", self.proxy.store_port), timeout=30)
+        ) as store:
+            with contextlib.suppress(
+                ConnectionError
+            ):  # it may refuse before it has read everything
                 store.sendall(self.request.head + body)
             answer = http.client.HTTPResponse(store, method=self.request.method)
             answer.begin()
             content = answer.read()
-            headers = {name: value for name, value in answer.getheaders() if name.lower() != "transfer-encoding"}
+            headers = {
+                name: value
+                for name, value in answer.getheaders()
+                if name.lower() != "transfer-encoding"
+            }
             return Answer(answer.status, headers, content)
 
     def answer(self, answer: Answer) -> None:
@@ -153,7 +165,9 @@ def _head(reader: BinaryIO) -> bytes:
 def _request(head: bytes) -> Request:
     first, *rest = head.decode("latin-1").split("\r\n")
     method, target, _ = first.split(" ")
-    headers = {name.lower(): value.strip() for name, _, value in (line.partition(":") for line in rest)}
+    headers = {
+        name.lower(): value.strip() for name, _, value in (line.partition(":") for line in rest)
+    }
     query = parse_qs(urlsplit(target).query, keep_blank_values=True)
     return Request(
         _operation(method, set(query)),
@@ -184,7 +198,9 @@ def _operation(method: str, query: set[str]) -> str:
 # -- what can happen to a request
 
 
-def says(status: int, code: str = "", *, content_type: str = "application/xml", **headers: str) -> Fault:
+def says(
+    status: int, code: str = "", *, content_type: str = "application/xml", **headers: str
+) -> Fault:
     """The store is not asked; this is answered in its place. Without a ``code`` there is no body."""
     xml = f"<?xml version='1.0' encoding='UTF-8'?>\n<Error><Code>{code}</Code><Message>injected</Message></Error>"
     return page(status, xml if code else "", content_type, **headers)
@@ -192,7 +208,10 @@ def says(status: int, code: str = "", *, content_type: str = "application/xml", 
 
 def page(status: int, text: str, content_type: str = "text/html", **headers: str) -> Fault:
     """The same with any text."""
-    told = {"Content-Type": content_type, **{name.replace("_", "-"): value for name, value in headers.items()}}
+    told = {
+        "Content-Type": content_type,
+        **{name.replace("_", "-"): value for name, value in headers.items()},
+    }
 
     def act(exchange: Exchange) -> None:
         exchange.take()
@@ -277,7 +296,9 @@ def slow_answer(pause: float) -> Fault:
     def act(exchange: Exchange) -> None:
         answer = exchange.forward(exchange.take())
         headers = {
-            name: value for name, value in answer.headers.items() if "checksum" in name or name.lower() == "etag"
+            name: value
+            for name, value in answer.headers.items()
+            if "checksum" in name or name.lower() == "etag"
         }
         exchange.drip(Answer(answer.status, headers, answer.body), pause)
 

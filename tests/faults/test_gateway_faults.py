@@ -13,9 +13,7 @@ from tests.faults.script import FOREVER
 from tests.faults.store import says
 
 CALLS = ["ExchangeCredential", "CreateLogicalUpload", "CompleteUpload"]
-PORTAL = (
-    b"HTTP/1.1 302 Found\r\nLocation: http://portal.example/\r\nContent-Type: text/html\r\nContent-Length: 0\r\n\r\n"
-)
+PORTAL = b"HTTP/1.1 302 Found\r\nLocation: http://portal.example/\r\nContent-Type: text/html\r\nContent-Length: 0\r\n\r\n"
 GRACEFUL = 2**31 - 1  # GOAWAY: all streams that are open are still answered
 ENHANCE_YOUR_CALM = 11
 impatient = pytest.mark.parametrize("timeout", [1.0])
@@ -34,7 +32,9 @@ def test_refused(rig: Rig) -> None:
 def test_reset(rig: Rig, call: str, fault: Fault) -> None:
     rig.gateway.script.on(call, fault=fault)
     rig.start()
-    lost = call == "CreateLogicalUpload" and fault is gateway.cut_after  # not repeatable: the platform has two then
+    lost = (
+        call == "CreateLogicalUpload" and fault is gateway.cut_after
+    )  # not repeatable: the platform has two then
     rig.completed(sessions=2 if lost else 1)
 
 
@@ -100,7 +100,12 @@ def test_goaway_because_of_too_many_pings(rig: Rig) -> None:
 
 @pytest.mark.parametrize("call", CALLS)
 @pytest.mark.parametrize(
-    "status", [grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED, grpc.StatusCode.RESOURCE_EXHAUSTED]
+    "status",
+    [
+        grpc.StatusCode.UNAVAILABLE,
+        grpc.StatusCode.DEADLINE_EXCEEDED,
+        grpc.StatusCode.RESOURCE_EXHAUSTED,
+    ],
 )
 def test_error_of_the_server(rig: Rig, call: str, status: grpc.StatusCode) -> None:
     rig.gateway.script.on(call, fault=refused(status), times=FOREVER)
@@ -112,7 +117,9 @@ def test_error_of_the_server(rig: Rig, call: str, status: grpc.StatusCode) -> No
 
 @pytest.mark.parametrize("call", CALLS)
 def test_internal_error_for_everybody(rig: Rig, call: str) -> None:
-    rig.gateway.script.on(call, fault=refused(grpc.StatusCode.INTERNAL, "INTERNAL_ERROR: oops"), times=FOREVER)
+    rig.gateway.script.on(
+        call, fault=refused(grpc.StatusCode.INTERNAL, "INTERNAL_ERROR: oops"), times=FOREVER
+    )
     rig.start()
     assert rig.closed("INTERNAL_ERROR").kind == "offline"
     rig.gateway.script.mend()
@@ -182,7 +189,9 @@ def test_wrong_place_in_a_reissued_lease(rig: Rig, field: str) -> None:
 
     rig.store.script.on("UploadPart", fault=says(400, "ExpiredToken"), nth=2)
     rig.gateway.script.on(
-        "ReissueUploadCredentials", fault=altered(ReissueUploadCredentialsResponse, lie), times=FOREVER
+        "ReissueUploadCredentials",
+        fault=altered(ReissueUploadCredentialsResponse, lie),
+        times=FOREVER,
     )
     rig.start()
     closed = rig.closed("lying_server")

@@ -49,7 +49,9 @@ def test_refused_in_the_middle_of_an_upload(rig: Rig) -> None:
     rig.completed(again=2 * PART)
 
 
-@pytest.mark.parametrize("fault", [store.reset_before_the_body, store.reset_in_the_middle, store.reset_after_the_body])
+@pytest.mark.parametrize(
+    "fault", [store.reset_before_the_body, store.reset_in_the_middle, store.reset_after_the_body]
+)
 def test_reset_within_a_part(rig: Rig, fault: Fault) -> None:
     rig.store.script.on("UploadPart", fault=fault, nth=2)
     rig.start()
@@ -71,14 +73,18 @@ def test_endless_answer_to_a_part(rig: Rig) -> None:
     rig.completed(again=PART)
 
 
-@pytest.mark.parametrize("operation", ["CreateMultipartUpload", "HeadObject", "ListMultipartUploads"])
+@pytest.mark.parametrize(
+    "operation", ["CreateMultipartUpload", "HeadObject", "ListMultipartUploads"]
+)
 def test_lost_answer_of_other_calls(rig: Rig, operation: str) -> None:
     rig.store.script.on(operation, fault=store.lost_answer)
     rig.start()
     rig.completed()
 
 
-@pytest.mark.parametrize("operation", ["CreateMultipartUpload", "UploadPart", "CompleteMultipartUpload"])
+@pytest.mark.parametrize(
+    "operation", ["CreateMultipartUpload", "UploadPart", "CompleteMultipartUpload"]
+)
 def test_answer_that_breaks_off(rig: Rig, operation: str) -> None:
     rig.store.script.on(operation, fault=store.half_an_answer)
     rig.start()
@@ -142,7 +148,9 @@ def test_error_of_the_server(rig: Rig, fault: Fault, code: str) -> None:
 def test_retry_after(rig: Rig, code: str) -> None:
     rig.store.script.on("CreateMultipartUpload", fault=says(503, code, retry_after="1"))
     rig.start()
-    begun = rig.wait(lambda: rig.store.count("CreateMultipartUpload")) and rig.app._clock.monotonic()
+    begun = (
+        rig.wait(lambda: rig.store.count("CreateMultipartUpload")) and rig.app._clock.monotonic()
+    )
     rig.wait(lambda: rig.store.count("CreateMultipartUpload") > 1)
     assert rig.app._clock.monotonic() - begun > 0.9
     rig.completed()
@@ -154,7 +162,9 @@ def test_text_xml_error(rig: Rig) -> None:
     rig.completed(again=PART)
 
 
-@pytest.mark.parametrize("operation", ["CreateMultipartUpload", "ListMultipartUploads", "CompleteMultipartUpload"])
+@pytest.mark.parametrize(
+    "operation", ["CreateMultipartUpload", "ListMultipartUploads", "CompleteMultipartUpload"]
+)
 def test_200_with_an_error_body(rig: Rig, operation: str) -> None:
     rig.store.script.on(operation, fault=says(200, "InternalError"))
     rig.start()
@@ -177,7 +187,9 @@ def test_expired_token_on_the_nth_part(rig: Rig, nth: int, code: str) -> None:
     assert rig.gateway.seen["ReissueUploadCredentials"] == 1
 
 
-@pytest.mark.parametrize("operation", ["CreateMultipartUpload", "UploadPart", "CompleteMultipartUpload", "HeadObject"])
+@pytest.mark.parametrize(
+    "operation", ["CreateMultipartUpload", "UploadPart", "CompleteMultipartUpload", "HeadObject"]
+)
 @pytest.mark.parametrize("fault", [store.answered_twice, store.answered_again_later])
 def test_duplicate_answers(rig: Rig, operation: str, fault: Fault) -> None:
     rig.store.script.on(operation, fault=fault)
@@ -220,7 +232,12 @@ def test_parts_that_are_always_corrupted(rig: Rig) -> None:
     rig.wait(lambda: [log.open for log in rig.app.history.newest_first()] == [False])
     log = rig.log()
     assert log.error is not None
-    assert (log.status, log.error.kind, log.error.code, log.attempt_count) == ("failed", "counted", "checksum", 2)
+    assert (log.status, log.error.kind, log.error.code, log.attempt_count) == (
+        "failed",
+        "counted",
+        "checksum",
+        2,
+    )
     assert rig.app.gate.closed() is None
     assert rig.orphans() == []
     (session,) = rig.cloud.sessions()
@@ -295,7 +312,10 @@ def all_completed(rig: Rig) -> None:
         (raw(b"\x16\x03\x01\x00\xff\x80\n"), "no_http"),
         (raw(b"hello\n"), "no_http"),
         (raw(b"HTTP/1.1 abc\r\n\r\n"), "no_http"),
-        (page(200, '<?xml version="1.0" encoding="klingon"?><R/>', "application/xml", ETag="e"), "InvalidResponse"),
+        (
+            page(200, '<?xml version="1.0" encoding="klingon"?><R/>', "application/xml", ETag="e"),
+            "InvalidResponse",
+        ),
     ],
 )
 def test_five_recordings_before_a_port_that_is_no_store_wait_until_the_store_takes_its_place(
@@ -303,7 +323,9 @@ def test_five_recordings_before_a_port_that_is_no_store_wait_until_the_store_tak
 ) -> None:
     rig.store.script.on(fault=fault, times=FOREVER)
     five(rig)
-    rig.wait(lambda: (closed := rig.app.gate.closed()) and closed.code == code and closed.probes > 5)
+    rig.wait(
+        lambda: (closed := rig.app.gate.closed()) and closed.code == code and closed.probes > 5
+    )
     logs = list(rig.app.history.newest_first())
     assert {log.status for log in logs} <= {"pending", "in_progress"}
     assert {log.attempt_count for log in logs if log.status == "pending"} == {0}
@@ -337,7 +359,10 @@ def test_without_descriptors_nothing_is_counted_and_the_robot_goes_on_by_itself(
         rig.wait(lambda: (closed := rig.app.gate.closed()) and closed.probes > 3)
         closed = rig.app.gate.closed()
         assert closed is not None
-        assert (closed.code, closed.reason) == ("out_of_descriptors", SHORTAGES["out_of_descriptors"])
+        assert (closed.code, closed.reason) == (
+            "out_of_descriptors",
+            SHORTAGES["out_of_descriptors"],
+        )
     all_completed(rig)
 
 

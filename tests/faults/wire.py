@@ -18,7 +18,9 @@ _GOAWAY = 7
 class Port:
     """A listening port of the loopback; each connection is served in a thread of its own."""
 
-    def __init__(self, serve: Callable[[socket.socket], None], certificate: ssl.SSLContext | None = None) -> None:
+    def __init__(
+        self, serve: Callable[[socket.socket], None], certificate: ssl.SSLContext | None = None
+    ) -> None:
         self._serve = serve
         self._certificate = certificate
         self._lock = threading.Lock()

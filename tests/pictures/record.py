@@ -36,11 +36,15 @@ def main() -> None:
         DevCloud(Path(folder, "cloud"), bandwidth=4 * MIB) as cloud,
         running(cloud, Path(folder, "data"), AGENT__DEVICE_ID="robot-1") as agent,
     ):
-        for number, (line, size) in enumerate((("line-1", 60), ("line-2", 100), ("line-2", 30), ("line-3", 20))):
+        for number, (line, size) in enumerate(
+            (("line-1", 60), ("line-2", 100), ("line-2", 30), ("line-3", 20))
+        ):
             (agent.root / line).mkdir(exist_ok=True)
             write_mcap(agent.root / line / f"pick-{number + 41}.mcap", size=size * MIB, seed=number)
         unfinished(agent.root / "line-3" / "pick-45.mcap")
-        screen = _screen(agent, "tmux", "-L", f"keystone-picture-{cloud.gateway_url.rpartition(':')[2]}")
+        screen = _screen(
+            agent, "tmux", "-L", f"keystone-picture-{cloud.gateway_url.rpartition(':')[2]}"
+        )
     text = Text.from_ansi(screen)
     PICTURE.write_text(drawn(text), encoding="utf-8")
     print(text.plain)  # noqa: T201 - to be looked at
@@ -48,7 +52,11 @@ def main() -> None:
 
 def _screen(agent: Agent, *tmux: str) -> str:
     """What a terminal shows once both uploads are well under way, with its colours."""
-    settings = [f"{name}={text}" for name, text in agent.environ.items() if name.startswith("KEYSTONE_AGENT_")]
+    settings = [
+        f"{name}={text}"
+        for name, text in agent.environ.items()
+        if name.startswith("KEYSTONE_AGENT_")
+    ]
     watch = [sys.executable, "-m", "agent", "status", "--watch", "--config", agent.config]
     command = shlex.join(["env", *settings, *watch])
     size = ["-x", str(COLUMNS), "-y", str(LINES)]
@@ -71,7 +79,9 @@ def drawn(text: Text) -> str:
     console.print(text, no_wrap=True, crop=False)
     svg = console.export_svg(title="keystone-agent status --watch", unique_id="watch")
     svg = re.sub(r"@font-face \{.*?\}\s*", "", svg, flags=re.DOTALL)
-    svg = svg.replace("Fira Code", "DejaVu Sans Mono, Menlo, Consolas").replace("font-size: 20px", "font-size: 20.26px")
+    svg = svg.replace("Fira Code", "DejaVu Sans Mono, Menlo, Consolas").replace(
+        "font-size: 20px", "font-size: 20.26px"
+    )
     svg = re.sub(r'x="([\d.]+)" y="([\d.]+)" textLength="[\d.]+"([^>]*)>([^<]*)', _trimmed, svg)
     return re.sub(r"[ \t]+$", "", svg, flags=re.MULTILINE).rstrip() + "\n"
 

@@ -67,19 +67,20 @@ class _Section(BaseModel):
     )
 
 
-class Agent(_Section):
+class AgentSettings(_Section):
     """Who the agent is, and where it keeps what it knows."""
 
     state_dir: Folder = Path("/var/lib/keystone-agent")
     device_id: Id = ""
 
 
-class Watch(_Section):
+class WatchSettings(_Section):
     """Which files become recordings, and when."""
 
     roots: Folders = (Path("/data/recordings"),)
     include: Annotated[
-        Globs, Field(min_length=1, description="a list of one or more globs for base names, without a /")
+        Globs,
+        Field(min_length=1, description="a list of one or more globs for base names, without a /"),
     ] = ("*.mcap",)
     exclude: Globs = (".*", "*.active", "*.tmp", "*.part")
     auto: Switch = True
@@ -94,7 +95,7 @@ class Watch(_Section):
     follow_symlinks: Switch = False
 
 
-class Cloud(_Section):
+class CloudSettings(_Section):
     """How the platform is reached, or that there is none."""
 
     mode: Literal["platform", "bucket"] = "platform"
@@ -104,7 +105,7 @@ class Cloud(_Section):
     proxy: Proxy = ProxyUrl("")
 
 
-class Bucket(_Section):
+class BucketSettings(_Section):
     """The bucket that recordings go to where there is no platform."""
 
     endpoint: Endpoint = ""
@@ -124,19 +125,21 @@ class Bucket(_Section):
     kms_key_id: Word = ""
 
 
-class Assets(_Section):
+class AssetsSettings(_Section):
     """Which asset in the platform a robot is."""
 
     default: Id = ""
     map: Ids = Field(default_factory=dict)
 
 
-class Upload(_Section):
+class UploadSettings(_Section):
     """How much goes at once, in which order, when, and over which link."""
 
     order: Literal["oldest", "newest"] = "oldest"
     max_concurrent: Count = 2
-    part_concurrency: Annotated[int, Field(ge=0, le=16, description="0 to 16; 0 = found by measuring")] = 0
+    part_concurrency: Annotated[
+        int, Field(ge=0, le=16, description="0 to 16; 0 = found by measuring")
+    ] = 0
     max_restarts: Count = 3
     part_size_mib: PartMebibytes = 8
     bandwidth_mbit: Megabits = 0
@@ -145,13 +148,18 @@ class Upload(_Section):
     metered: Literal["allow", "pause"] = "allow"
 
 
-class Retry(_Section):
+class RetrySettings(_Section):
     """When a failed recording is tried again, and how often."""
 
     base_seconds: Seconds = 30
     max_seconds: Annotated[
         float,
-        Field(gt=0, le=31_536_000, allow_inf_nan=False, description="seconds, retry.base_seconds or more"),
+        Field(
+            gt=0,
+            le=31_536_000,
+            allow_inf_nan=False,
+            description="seconds, retry.base_seconds or more",
+        ),
     ] = Field(default=1800, validate_default=True)
     jitter_seconds: SecondsOr0 = 30
     max_attempts: Count = 5
@@ -164,25 +172,30 @@ class Retry(_Section):
         return value
 
 
-class Retention(_Section):
+class RetentionSettings(_Section):
     """What of the uploaded recordings is deleted here, and when."""
 
     delete_after_upload: Switch = False
     keep_hours: Annotated[
-        float, Field(ge=0, le=876_000, allow_inf_nan=False, description="hours, 0 or more, a century at most")
+        float,
+        Field(
+            ge=0, le=876_000, allow_inf_nan=False, description="hours, 0 or more, a century at most"
+        ),
     ] = 24
     min_free_gib: Annotated[
         float, Field(ge=0, le=1_048_576, allow_inf_nan=False, description="GiB, 0 or more; 0 = off")
     ] = 0
 
 
-class History(_Section):
+class HistorySettings(_Section):
     """How long the history remembers."""
 
-    keep_days: Annotated[int, Field(gt=0, le=36_500, description="a whole number of days from 1 to 36500")] = 90
+    keep_days: Annotated[
+        int, Field(gt=0, le=36_500, description="a whole number of days from 1 to 36500")
+    ] = 90
 
 
-class Log(_Section):
+class LogSettings(_Section):
     """What is written down for people and programs."""
 
     level: Level = "INFO"
@@ -191,7 +204,7 @@ class Log(_Section):
     files: Count = 10
 
 
-class Metrics(_Section):
+class MetricsSettings(_Section):
     """Where Prometheus finds the agent's metrics."""
 
     listen: Listen = ""
@@ -201,21 +214,25 @@ class Metrics(_Section):
 class Settings(_Section):
     """Everything an operator can set."""
 
-    agent: Agent = Agent()
-    watch: Watch = Watch()
-    cloud: Cloud = Cloud()
-    bucket: Bucket = Bucket()
-    assets: Assets = Assets()
-    upload: Upload = Upload()
-    retry: Retry = Retry()
-    retention: Retention = Retention()
-    history: History = History()
-    log: Log = Log()
-    metrics: Metrics = Metrics()
+    agent: AgentSettings = AgentSettings()
+    watch: WatchSettings = WatchSettings()
+    cloud: CloudSettings = CloudSettings()
+    bucket: BucketSettings = BucketSettings()
+    assets: AssetsSettings = AssetsSettings()
+    upload: UploadSettings = UploadSettings()
+    retry: RetrySettings = RetrySettings()
+    retention: RetentionSettings = RetentionSettings()
+    history: HistorySettings = HistorySettings()
+    log: LogSettings = LogSettings()
+    metrics: MetricsSettings = MetricsSettings()
 
 
-_SECTIONS: Mapping[str, type[_Section]] = {name: type(getattr(Settings(), name)) for name in Settings.model_fields}
-KEYS: Sequence[str] = tuple(f"{name}.{key}" for name, section in _SECTIONS.items() for key in section.model_fields)
+_SECTIONS: Mapping[str, type[_Section]] = {
+    name: type(getattr(Settings(), name)) for name in Settings.model_fields
+}
+KEYS: Sequence[str] = tuple(
+    f"{name}.{key}" for name, section in _SECTIONS.items() for key in section.model_fields
+)
 _VARIABLES = {f"{PREFIX}{key.upper().replace('.', '__')}": key for key in KEYS}
 
 
@@ -230,7 +247,11 @@ class ConfigFault:
 
     def __str__(self) -> str:
         setting = f"{self.key} = {self.value}" if self.value else self.key
-        return f"{self.origin}: {setting}: expected {self.expected}" if setting else f"{self.origin}: {self.expected}"
+        return (
+            f"{self.origin}: {setting}: expected {self.expected}"
+            if setting
+            else f"{self.origin}: {self.expected}"
+        )
 
 
 _NO_KEYS = f"mend that file, or name another one with --config or {PATH_VARIABLE}"
@@ -287,23 +308,37 @@ def load_leniently(path: Path | None, environ: Mapping[str, str]) -> Loaded:
     documents: list[Mapping[str, Any]] = []
     values: dict[str, Any] = {}
     origin = dict.fromkeys(KEYS, "default")
-    drop_ins = sorted(file for file in Path(f"{main}.d").glob("*.toml") if not file.name.startswith("."))
+    drop_ins = sorted(
+        file for file in Path(f"{main}.d").glob("*.toml") if not file.name.startswith(".")
+    )
     for file in [main, *drop_ins]:
         document = _read(file, file == DEFAULT_PATH and named is None, faults)
         documents.append(document)
         for key, value in _known(document, str(file), faults, unknown):
             old = values.get(key)
-            values[key] = {**old, **value} if isinstance(old, dict) and isinstance(value, dict) else value
+            values[key] = (
+                {**old, **value} if isinstance(old, dict) and isinstance(value, dict) else value
+            )
             origin[key] = str(file)
-    variables = {name: text for name, text in environ.items() if name.startswith(PREFIX) and name != PATH_VARIABLE}
+    variables = {
+        name: text
+        for name, text in environ.items()
+        if name.startswith(PREFIX) and name != PATH_VARIABLE
+    }
     for variable in sorted(variables):
         if variable in _VARIABLES:
             key = _VARIABLES[variable]
             values[key], origin[key] = _parse(key, environ[variable]), variable
         else:
             close = difflib.get_close_matches(variable, _VARIABLES, n=1)
-            expected = f"a known variable; did you mean {close[0]}?" if close else f"{PREFIX}<SECTION>__<KEY>"
-            unknown.append(ConfigFault(variable, _shown(variable, environ[variable]), expected, "environment"))
+            expected = (
+                f"a known variable; did you mean {close[0]}?"
+                if close
+                else f"{PREFIX}<SECTION>__<KEY>"
+            )
+            unknown.append(
+                ConfigFault(variable, _shown(variable, environ[variable]), expected, "environment")
+            )
             faults.append(unknown[-1])
     if values.get("cloud.mode") == "bucket":
         faults += [
@@ -335,9 +370,14 @@ def _read(file: Path, may_miss: bool, faults: list[ConfigFault]) -> Mapping[str,
         faults.append(ConfigFault("", "", f"can't be read: {error.strerror}", str(file)))
     except UnicodeDecodeError:
         faults.append(ConfigFault("", "", "is no UTF-8 text", str(file)))
-    except (ValueError, RecursionError) as error:  # tomllib's own error is a ValueError, and not its only one
+    except (
+        ValueError,
+        RecursionError,
+    ) as error:  # tomllib's own error is a ValueError, and not its only one
         line = re.search(r"at line (\d+)", str(error))
-        faults.append(ConfigFault("", "", f"is no TOML: {error}", f"{file}:{line[1]}" if line else str(file)))
+        faults.append(
+            ConfigFault("", "", f"is no TOML: {error}", f"{file}:{line[1]}" if line else str(file))
+        )
     else:
         return document
     return {}
@@ -364,7 +404,10 @@ def _known(
                     found.append((f"{name}.{key}", value))
                 else:
                     fault = ConfigFault(
-                        f"{name}.{key}", _shown(key, value), _instead(key, known, f"key of [{name}]"), origin
+                        f"{name}.{key}",
+                        _shown(key, value),
+                        _instead(key, known, f"key of [{name}]"),
+                        origin,
                     )
                     unknown.append(fault)
                     faults.append(fault)
@@ -384,7 +427,9 @@ def _parse(key: str, text: str) -> Any:
     default = getattr(getattr(Settings(), section), name)
     with suppress(ValueError, RecursionError):
         if isinstance(default, bool):
-            return {"true": True, "1": True, "false": False, "0": False}.get(text.strip().lower(), text)
+            return {"true": True, "1": True, "false": False, "0": False}.get(
+                text.strip().lower(), text
+            )
         if isinstance(default, (int, float)):
             return float(text) if re.search(r"[.eE]", text) else int(text)
         if isinstance(default, (tuple, dict)):
@@ -393,7 +438,10 @@ def _parse(key: str, text: str) -> Any:
 
 
 def _validated(
-    values: Mapping[str, Any], origin: Mapping[str, str], environ: Mapping[str, str], faults: list[ConfigFault]
+    values: Mapping[str, Any],
+    origin: Mapping[str, str],
+    environ: Mapping[str, str],
+    faults: list[ConfigFault],
 ) -> Settings | None:
     nested: dict[str, dict[str, Any]] = {}
     for dotted, value in values.items():
@@ -449,7 +497,10 @@ def to_toml(settings: Settings, origin: Mapping[str, str] | None = None) -> str:
     for name, section in settings:
         lines = [f"{key} = {_toml(value)}" for key, value in section]
         if origin:
-            lines = [f"{line}  # {origin[f'{name}.{key}']}" for line, (key, _) in zip(lines, section, strict=True)]
+            lines = [
+                f"{line}  # {origin[f'{name}.{key}']}"
+                for line, (key, _) in zip(lines, section, strict=True)
+            ]
         sections.append("\n".join([f"[{name}]", *lines]) + "\n")
     return "\n".join(sections)
 

@@ -116,14 +116,23 @@ class ProxyUrl(Secret[str]):
 # The description of each type is what a fault says was expected. The upper ends keep every later sum and timer finite.
 Count = Annotated[int, Field(gt=0, le=1_000_000, description="a whole number from 1 to 1000000")]
 Seconds = Annotated[
-    float, Field(gt=0, le=31_536_000, allow_inf_nan=False, description="seconds above 0, a year at most")
+    float,
+    Field(gt=0, le=31_536_000, allow_inf_nan=False, description="seconds above 0, a year at most"),
 ]
 SecondsOr0 = Annotated[
-    float, Field(ge=0, le=31_536_000, allow_inf_nan=False, description="seconds, 0 or more, a year at most")
+    float,
+    Field(
+        ge=0, le=31_536_000, allow_inf_nan=False, description="seconds, 0 or more, a year at most"
+    ),
 ]
-Minutes = Annotated[float, Field(gt=0, le=525_600, allow_inf_nan=False, description="minutes above 0, a year at most")]
+Minutes = Annotated[
+    float,
+    Field(gt=0, le=525_600, allow_inf_nan=False, description="minutes above 0, a year at most"),
+]
 Switch = Annotated[bool, Field(description="true or false")]
-Folder = Annotated[Path, BeforeValidator(_path), Field(description="an absolute path, or one that begins with ~/")]
+Folder = Annotated[
+    Path, BeforeValidator(_path), Field(description="an absolute path, or one that begins with ~/")
+]
 FolderOrNone = Annotated[
     Path | None,
     BeforeValidator(_path),
@@ -146,15 +155,29 @@ Spans = Annotated[
     Field(description='a list of hours such as "22:00-06:00" and days such as "sat"'),
 ]
 Proxy = Annotated[
-    ProxyUrl, BeforeValidator(_proxy), Field(description='"http://HOST:PORT", "http://USER:PASSWORD@HOST:PORT" or ""')
+    ProxyUrl,
+    BeforeValidator(_proxy),
+    Field(description='"http://HOST:PORT", "http://USER:PASSWORD@HOST:PORT" or ""'),
 ]
 Megabits = Annotated[
     float,
-    Field(ge=0, le=1_000_000, allow_inf_nan=False, description="megabits a second, at most 1000000; 0 for no cap"),
+    Field(
+        ge=0,
+        le=1_000_000,
+        allow_inf_nan=False,
+        description="megabits a second, at most 1000000; 0 for no cap",
+    ),
 ]
-Id = Annotated[str, AfterValidator(_id), Field(description="at most 100 characters, none of them a control character")]
+Id = Annotated[
+    str,
+    AfterValidator(_id),
+    Field(description="at most 100 characters, none of them a control character"),
+]
 Ids = Annotated[
-    Mapping[Annotated[str, AfterValidator(_id), Field(min_length=1)], Annotated[str, AfterValidator(_id)]],
+    Mapping[
+        Annotated[str, AfterValidator(_id), Field(min_length=1)],
+        Annotated[str, AfterValidator(_id)],
+    ],
     Field(description="a table from robot id to asset id, each at most 100 characters"),
 ]
 
@@ -171,7 +194,9 @@ Listen = Annotated[
     AfterValidator(_listen),
     Field(description='"HOST:PORT" of this robot, such as "127.0.0.1:9464", or ""'),
 ]
-Word = Annotated[str, Field(pattern=r"^[!-~]*$", description="text of ASCII characters without spaces")]
+Word = Annotated[
+    str, Field(pattern=r"^[!-~]*$", description="text of ASCII characters without spaces")
+]
 BucketName = Annotated[
     str,
     Field(
@@ -182,10 +207,14 @@ BucketName = Annotated[
 KeyTemplate = Annotated[
     str,
     AfterValidator(_key),
-    Field(description=f"a template with placeholders out of {{{'} {'.join(PLACEHOLDERS)}}}, one of them at least"),
+    Field(
+        description=f"a template with placeholders out of {{{'} {'.join(PLACEHOLDERS)}}}, one of them at least"
+    ),
 ]
 PartMebibytes = Annotated[int, Field(ge=5, le=5120, description="a whole number from 5 to 5120")]
 DateOrAge = Annotated[
-    str, BeforeValidator(_date_or_age), Field(description='"", a date such as "2025-06-30", or an age such as "7d"')
+    str,
+    BeforeValidator(_date_or_age),
+    Field(description='"", a date such as "2025-06-30", or an age such as "7d"'),
 ]
 Level = Annotated[Literal["DEBUG", "INFO", "WARNING", "ERROR"], BeforeValidator(_upper)]

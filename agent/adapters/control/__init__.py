@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import os
 
-os.environ.setdefault("GRPC_VERBOSITY", "NONE")  # or a command prints what the library thinks of an agent that stops
+os.environ.setdefault(
+    "GRPC_VERBOSITY", "NONE"
+)  # or a command prints what the library thinks of an agent that stops
 
 from agent.adapters.control.client import Control
 from agent.adapters.control.server import ControlServer

@@ -17,7 +17,11 @@ from agent.model.values import Answer, Reply
 from agent.pb import control_pb2
 from agent.pb.control_pb2_grpc import ControlStub
 
-_GLANCE, _SOON, _LATER = 5.0, 15.0, 600.0  # seconds: for a look, a small deed, and what may read all recordings
+_GLANCE, _SOON, _LATER = (
+    5.0,
+    15.0,
+    600.0,
+)  # seconds: for a look, a small deed, and what may read all recordings
 _OPTIONS = (*KEEPALIVE, ("grpc.max_receive_message_length", -1), ("grpc.enable_http_proxy", 0))
 _REPLIES: Mapping[int, Reply] = {1: "accepted", 2: "already_queued", 3: "not_found", 4: "rejected"}
 
@@ -91,7 +95,9 @@ class Control:
 
     def set_asset(self, robot: str, asset: str) -> None:
         """Bind a robot."""
-        self._ask(self._stub.SetAsset, control_pb2.SetAssetRequest(robot=text(robot), asset=text(asset)))
+        self._ask(
+            self._stub.SetAsset, control_pb2.SetAssetRequest(robot=text(robot), asset=text(asset))
+        )
 
     def unset_asset(self, robot: str) -> None:
         """Unbind a robot."""
@@ -104,7 +110,9 @@ class Control:
             raise _translated(error) from None
 
     def _watch(self, interval: float, timeout: float | None) -> Iterator[Mapping[str, Any]]:
-        stream = self._stub.Status(control_pb2.StatusRequest(interval_seconds=interval), timeout=timeout)
+        stream = self._stub.Status(
+            control_pb2.StatusRequest(interval_seconds=interval), timeout=timeout
+        )
         try:
             for reply in stream:
                 yield json.loads(reply.document)
@@ -118,7 +126,12 @@ class Control:
 
 def _answers(reply: Any) -> Sequence[Answer]:
     return [
-        Answer(os.fsdecode(item.target), _REPLIES.get(item.status, "rejected"), item.message, item.episode_id)
+        Answer(
+            os.fsdecode(item.target),
+            _REPLIES.get(item.status, "rejected"),
+            item.message,
+            item.episode_id,
+        )
         for item in reply.items
     ]
 
@@ -132,7 +145,11 @@ def _unreachable(state_dir: Path, error: OSError) -> AgentError:
             code="not_permitted",
             hint="join the group keystone-agent, or use sudo",
         )
-    return AgentError(f"the agent in {state_dir} does not answer: {error}", code="no_answer", hint="restart the agent")
+    return AgentError(
+        f"the agent in {state_dir} does not answer: {error}",
+        code="no_answer",
+        hint="restart the agent",
+    )
 
 
 def _translated(error: grpc.RpcError) -> AgentError:
@@ -141,12 +158,18 @@ def _translated(error: grpc.RpcError) -> AgentError:
     if status in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED):
         return NotRunningError("the agent has stopped")
     if status == grpc.StatusCode.UNIMPLEMENTED:
-        return AgentError("the running agent is too old for this", code="too_old", hint="restart the agent")
+        return AgentError(
+            "the running agent is too old for this", code="too_old", hint="restart the agent"
+        )
     if status == grpc.StatusCode.DEADLINE_EXCEEDED:
-        return AgentError("the agent does not answer", code="no_answer", hint="look into its log, or restart it")
+        return AgentError(
+            "the agent does not answer", code="no_answer", hint="look into its log, or restart it"
+        )
     kind = RefusedError if status == grpc.StatusCode.INVALID_ARGUMENT else AgentError
     told = dict(error.trailing_metadata() or ()).get(ERROR, b"")
     try:
         return kind(**unpacked(told))
     except (ValueError, TypeError, KeyError):
-        return kind(f"the agent failed: {error.details()}", code="no_answer", hint="look into its log")
+        return kind(
+            f"the agent failed: {error.details()}", code="no_answer", hint="look into its log"
+        )

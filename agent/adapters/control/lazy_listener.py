@@ -22,10 +22,12 @@ _AGAIN = 1.0  # seconds until somebody is let in again, after nobody could be
 _WAITING = 64  # that may knock at once
 
 
-class Door:
+class LazyListener:
     """Passes on who has something to say; who only knocks starts nothing."""
 
-    def __init__(self, path: str, inner: str, *, start: Callable[[], None], stop: Callable[[], None]) -> None:
+    def __init__(
+        self, path: str, inner: str, *, start: Callable[[], None], stop: Callable[[], None]
+    ) -> None:
         """Nobody can knock before :meth:`open`.
 
         Args:
@@ -90,7 +92,10 @@ class Door:
             raise
 
     def _serve(self, guest: socket.socket) -> None:
-        with guest, suppress(OSError, RuntimeError, MemoryError):  # where there is no thread for it, it may come again
+        with (
+            guest,
+            suppress(OSError, RuntimeError, MemoryError),
+        ):  # where there is no thread for it, it may come again
             said = guest.recv(_BLOCK)
             if not said:
                 return

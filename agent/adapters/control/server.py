@@ -16,7 +16,7 @@ from typing import Any, NoReturn
 import grpc
 from google.protobuf.message_factory import GetMessageClass
 
-from agent.adapters.control.lazy_listener import Door
+from agent.adapters.control.lazy_listener import LazyListener
 from agent.adapters.control.socket_path import ERROR, KEEPALIVE, Place, packed, text
 from agent.model.errors import AgentError, RefusedError
 from agent.model.ports import Operator
@@ -30,7 +30,10 @@ _WATCHERS = 8  # streams at once
 _THREADS = _WATCHERS + 4  # a stream has one for as long as it lasts
 _SHORTEST, _LONGEST = 0.1, 3600.0  # seconds between two answers of a stream
 _SERVICE = control_pb2.DESCRIPTOR.services_by_name["Control"]
-_OPTIONS = (*KEEPALIVE, ("grpc.max_receive_message_length", 16 * 1024 * 1024))  # a command line has 6 MiB at most
+_OPTIONS = (
+    *KEEPALIVE,
+    ("grpc.max_receive_message_length", 16 * 1024 * 1024),
+)  # a command line has 6 MiB at most
 
 
 class _Answering(Threads):
@@ -58,25 +61,31 @@ class ControlServer:
         """Nothing is served before :meth:`start`."""
         self._state_dir = state_dir
         self.operator = operator  # another one may be set at any time
-        self._lock = threading.RLock()  # a stream that nobody reads any more may end in any thread, at any time
+        self._lock = (
+            threading.RLock()
+        )  # a stream that nobody reads any more may end in any thread, at any time
         self._idle = threading.Condition(self._lock)
         self._calls = 0
         self._watchers: set[threading.Event] = set()  # each one ends its stream
         self._stopping = False
         self._pool = _Answering("control", most=_THREADS)
         self._place: Place | None = None
-        self._door: Door | None = None
+        self._door: LazyListener | None = None
         self._server: grpc.Server | None = None
 
     def start(self) -> None:
         """Listen, in the place of an agent that was killed. Raises OSError."""
         self._place = Place(self._state_dir)
-        self._door = Door(self._place.path, self._place.inner, start=self._begin, stop=self._end)
+        self._door = LazyListener(
+            self._place.path, self._place.inner, start=self._begin, stop=self._end
+        )
         try:
             Path(self._place.inner).parent.mkdir(mode=0o700, exist_ok=True)
             self._door.open(self._state_dir.stat())
         except OSError as error:
-            raise OSError(f"cannot listen on {self._state_dir}/control.sock: {error.strerror}") from error
+            raise OSError(
+                f"cannot listen on {self._state_dir}/control.sock: {error.strerror}"
+            ) from error
 
     def _begin(self) -> None:
         """Somebody is at the door. Raises OSError, and RuntimeError where there are no threads."""
@@ -153,7 +162,11 @@ class ControlServer:
         return grpc.method_handlers_generic_handler(_SERVICE.full_name, handlers)
 
     def _answer(
-        self, act: Callable[[Any], Any], reply: Callable[[], Any], request: Any, context: grpc.ServicerContext
+        self,
+        act: Callable[[Any], Any],
+        reply: Callable[[], Any],
+        request: Any,
+        context: grpc.ServicerContext,
     ) -> Any:
         with self._call(context):
             return act(request) or reply()
@@ -187,7 +200,9 @@ class ControlServer:
         with self._lock:
             if len(self._watchers) >= _WATCHERS:
                 raise AgentError(
-                    f"{_WATCHERS} others watch this agent already", code="watchers", hint="end one of them"
+                    f"{_WATCHERS} others watch this agent already",
+                    code="watchers",
+                    hint="end one of them",
                 )
             self._watchers.add(ended)
         try:
@@ -207,7 +222,9 @@ class ControlServer:
             yield
         except AgentError as error:
             refused = isinstance(error, RefusedError)
-            status = grpc.StatusCode.INVALID_ARGUMENT if refused else grpc.StatusCode.FAILED_PRECONDITION
+            status = (
+                grpc.StatusCode.INVALID_ARGUMENT if refused else grpc.StatusCode.FAILED_PRECONDITION
+            )
             _abort(context, status, error.code, error.message, error.hint)
         except OSError as error:
             where = f"{os.fsdecode(error.filename)}: " if error.filename else ""
@@ -215,7 +232,13 @@ class ControlServer:
             _abort(context, grpc.StatusCode.FAILED_PRECONDITION, "os", message, "")
         except Exception:  # noqa: BLE001 - one call that fails must not be the last one
             _log.exception("a call of the operator failed", extra={"event": "bug"})
-            _abort(context, grpc.StatusCode.INTERNAL, "bug", "the agent failed to do that", "look into its log")
+            _abort(
+                context,
+                grpc.StatusCode.INTERNAL,
+                "bug",
+                "the agent failed to do that",
+                "look into its log",
+            )
         finally:
             with self._idle:
                 self._calls -= 1
@@ -233,7 +256,9 @@ def _try_a_thread() -> None:
     thread.join()
 
 
-def _abort(context: grpc.ServicerContext, status: grpc.StatusCode, code: str, message: str, hint: str) -> NoReturn:
+def _abort(
+    context: grpc.ServicerContext, status: grpc.StatusCode, code: str, message: str, hint: str
+) -> NoReturn:
     context.set_trailing_metadata([(ERROR, packed(code, message, hint))])
     context.abort(status, text(message))
     raise AssertionError  # it has raised

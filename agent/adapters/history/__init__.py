@@ -23,7 +23,7 @@ from agent.adapters.journal import RESERVE, JournalDB, JournalStorage
 from agent.model import states
 from agent.model.ports import Clock
 from agent.model.states import Event
-from agent.model.values import Absences, Debt, Fault, Marker, Status, SyncLog, Upgrade, utc_text
+from agent.model.values import Absences, Fault, Marker, Orphan, Status, SyncLog, Upgrade, utc_text
 
 TABLE = "sync_logs"
 ABORTS = "aborts"
@@ -39,7 +39,9 @@ _UPLOADED = re.compile(  # most documents are like this: what memory needs of th
     rf'"mtime":{_TEXT},"fingerprint":"(?P<fingerprint>[^"\\]*)","sidecar_sha256":{_TEXT},"trigger":{_TEXT},'
     rf'"reason":{_TEXT},"resync":\w+,"status":"completed"'
 )
-_CODES: dict[str, int] = {status: code for code, status in enumerate(get_args(Status), start=1)}  # 0: no document
+_CODES: dict[str, int] = {
+    status: code for code, status in enumerate(get_args(Status), start=1)
+}  # 0: no document
 
 
 class TinyHistory:
@@ -49,7 +51,9 @@ class TinyHistory:
     :meth:`transaction` becomes durable together with the sync log's documents.
     """
 
-    def __init__(self, folder: Path, clock: Clock, *, read_only: bool = False, reserve: int = RESERVE) -> None:
+    def __init__(
+        self, folder: Path, clock: Clock, *, read_only: bool = False, reserve: int = RESERVE
+    ) -> None:
         """Open the history in ``folder``; a writer creates what is missing. ``reserve`` is in bytes.
 
         Raises HistoryLockedError when another agent writes it, HistoryFullError when there is no room to begin one,
@@ -69,7 +73,11 @@ class TinyHistory:
         self._undo: list[tuple[int, SyncLog | None]] | None = None
         self._open: dict[int, SyncLog] = {}
         self._statuses = bytearray(1)  # by id
-        self._indexes = self._by_fingerprint, self._by_path, self._by_episode = Index(), Index(), Index()
+        self._indexes = self._by_fingerprint, self._by_path, self._by_episode = (
+            Index(),
+            Index(),
+            Index(),
+        )
         self._next_id = self._storage.last_id(TABLE) + 1
         self._statuses.extend(bytes(self._next_id))
         for id_, text in self._storage.texts(TABLE, self._storage.ids(TABLE)):
@@ -92,21 +100,28 @@ class TinyHistory:
 
     def move(self, id_: int, event: Event, **changes: Any) -> SyncLog:
         """Change a status through the state table."""
-        return self._change(id_, lambda log: states.move(log, event, utc_text(self._clock.now()), **changes))
+        return self._change(
+            id_, lambda log: states.move(log, event, utc_text(self._clock.now()), **changes)
+        )
 
     def amend(self, id_: int, **changes: Any) -> SyncLog:
         """Change other fields of a document that has not ended."""
         return self._change(id_, lambda log: states.amend(log, **changes))
 
-    def owe(self, debt: Debt) -> None:
+    def owe(self, debt: Orphan) -> None:
         """Remember what is still to be given up."""
         with self.transaction():
-            self._aborts.insert({name: value for name, value in asdict(debt).items() if name != "id"})
+            self._aborts.insert(
+                {name: value for name, value in asdict(debt).items() if name != "id"}
+            )
 
-    def debts(self) -> Sequence[Debt]:
+    def debts(self) -> Sequence[Orphan]:
         """What is owed, oldest first."""
         with self._lock:
-            return [Debt(document.doc_id, **_known(document, Debt)) for document in self._aborts.all()]
+            return [
+                Orphan(document.doc_id, **_known(document, Orphan))
+                for document in self._aborts.all()
+            ]
 
     def settle(self, debt_id: int) -> None:
         """Forget a debt."""
@@ -142,7 +157,9 @@ class TinyHistory:
         with self.transaction():
             gone: list[SyncLog] = []
             for fingerprint in dict.fromkeys(fingerprints):
-                logs = list(self._found(self._by_fingerprint, fingerprint, lambda log: log.fingerprint))
+                logs = list(
+                    self._found(self._by_fingerprint, fingerprint, lambda log: log.fingerprint)
+                )
                 gone += [] if any(log.open for log in logs) else logs
             self._forgotten.add(log.fingerprint for log in gone if log.synced)
             self._table.remove(doc_ids=[log.id for log in gone])
@@ -172,7 +189,9 @@ class TinyHistory:
     def note_upgrade(self, upgrade: Upgrade) -> None:
         """Note another one."""
         with self.transaction():
-            self._upgrade_table.upsert(Document({**asdict(upgrade), "again": sorted(upgrade.again)}, 1))
+            self._upgrade_table.upsert(
+                Document({**asdict(upgrade), "again": sorted(upgrade.again)}, 1)
+            )
 
     @contextmanager
     def transaction(self) -> Iterator[None]:
@@ -216,7 +235,9 @@ class TinyHistory:
     def newest(self, fingerprint: str) -> SyncLog | None:
         """The live document of these bytes."""
         with self._lock:
-            return next(self._found(self._by_fingerprint, fingerprint, lambda log: log.fingerprint), None)
+            return next(
+                self._found(self._by_fingerprint, fingerprint, lambda log: log.fingerprint), None
+            )
 
     def synced(self, fingerprint: str) -> bool:
         """Whether these bytes were ever uploaded."""
@@ -287,13 +308,16 @@ class TinyHistory:
 
     def _newest_first(self, status: Status | None) -> Iterator[str]:
         ids = reversed(self._storage.ids(TABLE))
-        wanted = ids if status is None else (id_ for id_ in ids if self._statuses[id_] == _CODES[status])
+        wanted = (
+            ids if status is None else (id_ for id_ in ids if self._statuses[id_] == _CODES[status])
+        )
         for _, text in self._storage.texts(TABLE, wanted):
             yield text
 
     def _known_markers(self) -> dict[str, tuple[int, Marker]]:
         return {
-            document["path"]: (document.doc_id, Marker(**_known(document, Marker))) for document in self._marker_table
+            document["path"]: (document.doc_id, Marker(**_known(document, Marker)))
+            for document in self._marker_table
         }
 
     def _change(self, id_: int, change: Callable[[SyncLog], SyncLog]) -> SyncLog:

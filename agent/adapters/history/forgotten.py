@@ -36,7 +36,9 @@ class Forgotten:
 
     def add(self, fingerprints: Iterable[str]) -> None:
         """Remember these for good."""
-        new = [fingerprint for fingerprint in dict.fromkeys(fingerprints) if fingerprint not in self]
+        new = [
+            fingerprint for fingerprint in dict.fromkeys(fingerprints) if fingerprint not in self
+        ]
         if new:
             row = self._fingerprints.insert({"fingerprints": new})
             for fingerprint in new:
@@ -46,7 +48,9 @@ class Forgotten:
         """What was noted last."""
         days = self._days.get(doc_id=1)
         since = {id_: row["since"] for row in self._absences for id_ in row["documents"]}
-        return Absences(days["day"], days["date"], since) if isinstance(days, Document) else Absences()
+        return (
+            Absences(days["day"], days["date"], since) if isinstance(days, Document) else Absences()
+        )
 
     def note_absences(self, absences: Absences) -> None:
         """Write what has changed since."""
@@ -61,5 +65,7 @@ class Forgotten:
             else:
                 stale.append(row.doc_id)
         self._absences.remove(doc_ids=stale)
-        self._absences.insert_multiple({"since": since, "documents": ids} for (since, _), ids in rows.items())
+        self._absences.insert_multiple(
+            {"since": since, "documents": ids} for (since, _), ids in rows.items()
+        )
         self._days.upsert(Document({"day": absences.day, "date": absences.date}, 1))

@@ -14,7 +14,9 @@ class Index:
 
     def __init__(self) -> None:
         """Know nothing yet."""
-        self._heads = array("I", bytes(4 * 1024))  # the newest row of each bucket; rows count from 1
+        self._heads = array(
+            "I", bytes(4 * 1024)
+        )  # the newest row of each bucket; rows count from 1
         self._next = array("I", [0])
         self._hashes = array("q", [0])
         self._ids = array("I", [0])  # 0: the row is free

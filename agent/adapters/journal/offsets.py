@@ -7,7 +7,7 @@ from bisect import bisect_left
 from itertools import compress
 
 
-class Places:
+class Offsets:
     """Where the documents of one table lie in the file: 20 bytes for each, ordered by id.
 
     What is dropped keeps its row until the ids are asked for: thousands go without moving all others each time.

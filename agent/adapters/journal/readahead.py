@@ -7,7 +7,7 @@ import os
 _WINDOW = 256 * 1024  # bytes
 
 
-class Nearby:
+class ReadAhead:
     """A window on the journal that moves along with who reads, forward or backward."""
 
     def __init__(self, descriptor: int) -> None:
@@ -24,7 +24,10 @@ class Nearby:
             ahead = offset > self._last
             start = offset if ahead or not near else max(0, offset + length - _WINDOW)
             size = min(_WINDOW, end - start) if near else 0
-            self._start, self._data = start, os.pread(self._descriptor, max(size, offset + length - start), start)
+            self._start, self._data = (
+                start,
+                os.pread(self._descriptor, max(size, offset + length - start), start),
+            )
             at = offset - start
         self._last = offset
         return self._data[at : at + length]

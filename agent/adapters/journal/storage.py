@@ -31,8 +31,8 @@ from agent.adapters.journal.lines import (
     rescue,
     torn,
 )
-from agent.adapters.journal.offsets import Places
-from agent.adapters.journal.readahead import Nearby
+from agent.adapters.journal.offsets import Offsets
+from agent.adapters.journal.readahead import ReadAhead
 from agent.adapters.journal.tables import DocumentStorage, Recorder, StoredTable
 from agent.adapters.journal.upgrade import keep_copy
 from agent.model.atomic_file import sync_folder
@@ -40,7 +40,9 @@ from agent.model.errors import AgentError, HistoryFullError, HistoryLockedError
 
 FORMAT = 2  # 1 did not know what is remembered of forgotten recordings
 RESERVE = 6 * 1024 * 1024  # 3,000 documents of 2 KiB
-_STEP = 1024 * 1024  # what is set aside beyond the reserve, so that few appends have to ask for more
+_STEP = (
+    1024 * 1024
+)  # what is set aside beyond the reserve, so that few appends have to ask for more
 _WORTHWHILE = 4 * 1024 * 1024  # a smaller journal is never compacted by itself
 _PATIENCE = 1.0  # seconds for the lock: who asks whether an agent runs holds it for a moment
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
@@ -71,7 +73,9 @@ class JournalStorage(DocumentStorage):
         self._damaged = path.with_name(path.name + ".damaged")
         self._read_only = read_only
         self._reserve = reserve
-        self._guard = FileLock(path.with_name("lock"), timeout=_PATIENCE, mode=0o640, thread_local=False)
+        self._guard = FileLock(
+            path.with_name("lock"), timeout=_PATIENCE, mode=0o640, thread_local=False
+        )
         self._descriptor = -1
         self.commits = 0  # transactions that have written something
         self._loads = 0  # how often the file was read: each time its entries may lie elsewhere
@@ -132,7 +136,9 @@ class JournalStorage(DocumentStorage):
         """Ids of a table's documents, ascending; a copy."""
         with self.lock:
             ids = self._places[table].ids[:] if table in self._places else array("q")
-            changed = {id_: text for (name, id_), text in (self._pending or {}).items() if name == table}
+            changed = {
+                id_: text for (name, id_), text in (self._pending or {}).items() if name == table
+            }
             if not changed:
                 return ids
             return sorted({*ids, *changed} - {id_ for id_, text in changed.items() if text is None})
@@ -149,7 +155,7 @@ class JournalStorage(DocumentStorage):
         with self.lock:
             return self._last_ids.get(table, 0)
 
-    def text(self, table: str, id_: int, near: Nearby | None = None) -> str | None:
+    def text(self, table: str, id_: int, near: ReadAhead | None = None) -> str | None:
         """The JSON of one document, or None when there is none.
 
         Raises AgentError when the file was changed by somebody else since it was opened.
@@ -172,12 +178,12 @@ class JournalStorage(DocumentStorage):
 
     def texts(self, table: str, ids: Iterable[int]) -> Iterator[tuple[int, str]]:
         """The JSON of these documents, as far as they are there; each is read when it is its turn."""
-        near = Nearby(self._descriptor)
+        near = ReadAhead(self._descriptor)
         generation = self._loads
         for id_ in ids:
             with self.lock:
                 if generation != self._loads:
-                    near, generation = Nearby(self._descriptor), self._loads
+                    near, generation = ReadAhead(self._descriptor), self._loads
                 text = self.text(table, id_, near)
             if text is not None:
                 yield id_, text
@@ -232,7 +238,9 @@ class JournalStorage(DocumentStorage):
                 raise _no_writer(self._path)
             new = -1
             try:
-                new = os.open(self._aside, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o640)
+                new = os.open(
+                    self._aside, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o640
+                )
                 os.fchmod(new, 0o640)
                 with open(new, "wb", buffering=1024 * 1024, closefd=False) as file:
                     file.writelines(line(payload) for payload in self._valid())
@@ -257,7 +265,7 @@ class JournalStorage(DocumentStorage):
     # Inside
 
     def _forget(self) -> None:
-        self._places: dict[str, Places] = {}
+        self._places: dict[str, Offsets] = {}
         self._last_ids: dict[str, int] = {}
         self._format = 0  # the highest that a line says
         self._end = 0  # behind the last line
@@ -278,7 +286,9 @@ class JournalStorage(DocumentStorage):
         try:
             self._guard.acquire()
         except Timeout:
-            raise HistoryLockedError(f"another agent is running: it holds {self._guard.lock_file}") from None
+            raise HistoryLockedError(
+                f"another agent is running: it holds {self._guard.lock_file}"
+            ) from None
         self._descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o640)
         self._aside.unlink(missing_ok=True)
         bad = self._load()
@@ -296,7 +306,9 @@ class JournalStorage(DocumentStorage):
             if bad or self.wasteful:
                 self.compact()
         except (OSError, HistoryFullError) as error:
-            _log.warning("The history could not be tidied: %s", error, extra={"event": "history_not_tidied"})
+            _log.warning(
+                "The history could not be tidied: %s", error, extra={"event": "history_not_tidied"}
+            )
 
     def _upgrade(self) -> None:
         """Make this format of an older one: new tables were added, so one line is enough to say so."""
@@ -333,8 +345,12 @@ class JournalStorage(DocumentStorage):
                     self._apply(offset + inside, good)
             self._end = offset + len(raw)
         for table in self._last_ids if bad else ():
-            self._last_ids[table] += sum(map(len, bad)) // 12  # more ids than the bad lines can have given
-        self._format = self._format or FORMAT  # no remark is left: damaged, and it will be written anew
+            self._last_ids[table] += (
+                sum(map(len, bad)) // 12
+            )  # more ids than the bad lines can have given
+        self._format = (
+            self._format or FORMAT
+        )  # no remark is left: damaged, and it will be written anew
         bad = [raw.rstrip(b"\n") for raw in bad]
         self.damage = len(self._set_aside_before().union(bad))
         return bad
@@ -355,7 +371,7 @@ class JournalStorage(DocumentStorage):
                 self._last_ids[table] = max(id_, self._last_ids.get(table, 0))
             return
         for table, id_, start, length in entries(payload):
-            places = self._places.setdefault(table, Places())
+            places = self._places.setdefault(table, Offsets())
             self._last_ids[table] = max(id_, self._last_ids.get(table, 0))
             if length:
                 places.put(id_, offset + HEAD + start, length)
@@ -378,7 +394,9 @@ class JournalStorage(DocumentStorage):
         yield self._remark()  # twice: the ids given must not be lost by one flipped bit
 
     def _commit(self, pending: Mapping[tuple[str, int], str | None]) -> None:
-        parts = (f"[{encode(table)},{id_},{text or 'null'}]" for (table, id_), text in pending.items())
+        parts = (
+            f"[{encode(table)},{id_},{text or 'null'}]" for (table, id_), text in pending.items()
+        )
         payload = f"[{','.join(parts)}]".encode("ascii")
         offset = self._end
         self._append(payload)
@@ -394,10 +412,14 @@ class JournalStorage(DocumentStorage):
                 self._sync_folder()
             self._wipe()
             while self._dirty < len(data):
-                self._dirty += os.pwrite(self._descriptor, data[self._dirty :], self._end + self._dirty)
+                self._dirty += os.pwrite(
+                    self._descriptor, data[self._dirty :], self._end + self._dirty
+                )
             os.fdatasync(self._descriptor)
         except OSError as error:
-            with suppress(OSError):  # else the next append does it, and at the next start the line's CRC
+            with suppress(
+                OSError
+            ):  # else the next append does it, and at the next start the line's CRC
                 self._wipe()
             raise _full(self._path, error) from error
         self._end += len(data)
@@ -419,7 +441,11 @@ class JournalStorage(DocumentStorage):
         return self._allocated >= self._end + self._reserve
 
     def _set_aside_before(self) -> set[bytes]:
-        return set(filter(None, self._damaged.read_bytes().split(b"\n"))) if self._damaged.exists() else set()
+        return (
+            set(filter(None, self._damaged.read_bytes().split(b"\n")))
+            if self._damaged.exists()
+            else set()
+        )
 
     def _set_aside(self, bad: Sequence[bytes]) -> None:
         known = self._set_aside_before()

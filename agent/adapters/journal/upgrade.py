@@ -57,8 +57,13 @@ def _holds(copy: Path, journal: int, end: int) -> bool:
     try:
         if os.fstat(descriptor).st_size != end:
             return False
-        os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)  # what memory holds of it proves nothing
+        os.posix_fadvise(
+            descriptor, 0, 0, os.POSIX_FADV_DONTNEED
+        )  # what memory holds of it proves nothing
         chunks = ((start, min(_CHUNK, end - start)) for start in range(0, end, _CHUNK))
-        return all(os.pread(descriptor, size, start) == os.pread(journal, size, start) for start, size in chunks)
+        return all(
+            os.pread(descriptor, size, start) == os.pread(journal, size, start)
+            for start, size in chunks
+        )
     finally:
         os.close(descriptor)

@@ -9,24 +9,28 @@ from collections.abc import Callable
 from pathlib import Path
 
 from agent.adapters.metrics_endpoint.exposition import CONTENT_TYPE, Exporter, replace_textfile
-from agent.adapters.metrics_endpoint.http_server import Page, Pages
-from agent.model.metrics import Measures
+from agent.adapters.metrics_endpoint.http_server import HttpServer, Page
+from agent.model.metrics import MetricValues
 
 _log = logging.getLogger(__name__)
 
 
-class Telemetry:
+class MetricsEndpoint:
     """Nothing is served or written before it is tended for the first time."""
 
     def __init__(
-        self, listen: str, textfile: Path | None, take: Callable[[], Measures], faults: Callable[[], list[str]]
+        self,
+        listen: str,
+        textfile: Path | None,
+        take: Callable[[], MetricValues],
+        faults: Callable[[], list[str]],
     ) -> None:
         """``listen`` and ``textfile`` are the settings of that name; ``faults`` is what is wrong with the agent now."""
         self._listen = listen
         self._textfile = textfile
         self._exporter = Exporter(take)
         self._faults = faults
-        self._pages: Pages | None = None
+        self._pages: HttpServer | None = None
         self._told: dict[str, str] = {}  # setting -> what is wrong with it
         self._stopped = False
         self._lock = threading.Lock()
@@ -53,14 +57,16 @@ class Telemetry:
             if self._pages.alive:
                 return
             self._pages.close()  # it still has the port
-        pages = Pages(self._listen, {"/metrics": self._metrics, "/healthz": self._health})
+        pages = HttpServer(self._listen, {"/metrics": self._metrics, "/healthz": self._health})
         with self._lock:
             if not self._stopped:
                 self._pages = pages
         if self._pages is not pages:
             pages.close()  # or it would keep the port from whoever serves next
             return
-        _log.info("serves /metrics and /healthz on %s", self._listen, extra={"event": "metrics_served"})
+        _log.info(
+            "serves /metrics and /healthz on %s", self._listen, extra={"event": "metrics_served"}
+        )
 
     def _write(self) -> None:
         assert self._textfile is not None  # noqa: S101 - tend has looked
@@ -73,7 +79,11 @@ class Telemetry:
 
     def _health(self) -> Page:
         faults = self._faults()
-        return Page("".join(f"{fault}\n" for fault in faults).encode(), 503) if faults else Page(b"ok\n")
+        return (
+            Page("".join(f"{fault}\n" for fault in faults).encode(), 503)
+            if faults
+            else Page(b"ok\n")
+        )
 
     def _try(self, key: str, value: str, act: Callable[[], None]) -> None:
         try:

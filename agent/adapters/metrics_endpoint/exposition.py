@@ -10,7 +10,7 @@ from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from agent.model.metrics import Measures
+from agent.model.metrics import MetricValues
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
@@ -20,7 +20,7 @@ _PREFIX = "keystone_agent_"
 class Exporter(Collector):
     """All that the agent exposes; measured each time it is asked."""
 
-    def __init__(self, take: Callable[[], Measures]) -> None:
+    def __init__(self, take: Callable[[], MetricValues]) -> None:
         """``take`` measures now."""
         self._take = take
         self._registry = CollectorRegistry()
@@ -33,20 +33,29 @@ class Exporter(Collector):
     def collect(self) -> Iterator[Metric]:
         """What the library asks for."""
         now = self._take()
-        yield _gauges("recordings", "Documents of the history by status.", "state", now.recordings.items())
+        yield _gauges(
+            "recordings", "Documents of the history by status.", "state", now.recordings.items()
+        )
         yield _gauge(
             "oldest_unsynced_seconds",
             "How long the oldest recording has waited that is in no bucket yet; 0 when none waits.",
             now.oldest_unsynced_seconds,
         )
-        yield _gauge("backlog_bytes", "Size of the recordings that wait or are being sent.", now.backlog_bytes)
+        yield _gauge(
+            "backlog_bytes",
+            "Size of the recordings that wait or are being sent.",
+            now.backlog_bytes,
+        )
         yield CounterMetricFamily(
             _PREFIX + "uploaded_bytes",
             "Bytes of recordings handed to the network since the agent started, those sent twice included.",
             value=now.uploaded_bytes,
         )
         yield _counters(
-            "uploads", "Attempts since the agent started, by how they ended.", "outcome", now.uploads.items()
+            "uploads",
+            "Attempts since the agent started, by how they ended.",
+            "outcome",
+            now.uploads.items(),
         )
         yield _counters(
             "errors",
@@ -55,7 +64,10 @@ class Exporter(Collector):
             now.errors.items(),
         )
         yield _gauges(
-            "gate_closed", "1 with the reason for which nothing new is sent, else 0.", "reason", now.gate_closed.items()
+            "gate_closed",
+            "1 with the reason for which nothing new is sent, else 0.",
+            "reason",
+            now.gate_closed.items(),
         )
         yield _gauge(
             "last_success_timestamp_seconds",
@@ -78,10 +90,16 @@ class Exporter(Collector):
             now.orphaned_uploads,
         )
         yield _gauge(
-            "watcher_up", "1 while changes are noticed in every watched folder that is there, else 0.", now.watcher_up
+            "watcher_up",
+            "1 while changes are noticed in every watched folder that is there, else 0.",
+            now.watcher_up,
         )
-        yield _gauge("scan_seconds", "How long the last scan of the watched folders took.", now.scan_seconds)
-        yield _gauges("build_info", "1, with the version of the agent.", "version", [(now.version, 1)])
+        yield _gauge(
+            "scan_seconds", "How long the last scan of the watched folders took.", now.scan_seconds
+        )
+        yield _gauges(
+            "build_info", "1, with the version of the agent.", "version", [(now.version, 1)]
+        )
 
 
 def _gauge(name: str, about: str, value: float | None) -> Metric:
@@ -108,7 +126,9 @@ def replace_textfile(path: Path, text: bytes) -> None:
     What is aside meanwhile has no name that node_exporter reads. Nothing depends on its surviving power loss.
     """
     aside = path.with_name(f".{path.name}.tmp")
-    descriptor = os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW, 0o644)
+    descriptor = os.open(
+        aside, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW, 0o644
+    )
     with os.fdopen(descriptor, "wb") as file:
         os.fchmod(descriptor, 0o644)
         file.write(text)

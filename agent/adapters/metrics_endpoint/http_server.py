@@ -34,7 +34,7 @@ class Page:
     content_type: str = _TEXT
 
 
-class Pages:
+class HttpServer:
     """Serves from a thread of its own."""
 
     def __init__(self, listen: str, pages: Mapping[str, Callable[[], Page]]) -> None:
@@ -43,8 +43,10 @@ class Pages:
         family, _, _, _, address = socket.getaddrinfo(
             host.strip("[]"), int(port), type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
         )[0]
-        self._server = _Server(family, address, pages)
-        self._thread = threading.Thread(target=self._server.serve_forever, name="pages", daemon=True)
+        self._server = _ThreadingServer(family, address, pages)
+        self._thread = threading.Thread(
+            target=self._server.serve_forever, name="pages", daemon=True
+        )
         self._thread.start()
 
     @property
@@ -59,7 +61,7 @@ class Pages:
         self._server.cut(0)
 
 
-class _Server(socketserver.TCPServer):
+class _ThreadingServer(socketserver.TCPServer):
     allow_reuse_address = True
 
     def __init__(self, family: int, address: Any, pages: Mapping[str, Callable[[], Page]]) -> None:
@@ -68,7 +70,7 @@ class _Server(socketserver.TCPServer):
         self._slots = threading.Semaphore(_MOST)
         self._lock = threading.Lock()
         self._clients: dict[socket.socket, float] = {}  # since when, monotonic; the oldest first
-        super().__init__(address, _Handler)
+        super().__init__(address, _PageHandler)
 
     def process_request(self, request: Any, client_address: Any) -> None:
         """Answer in a thread, if there may be one more."""
@@ -79,7 +81,9 @@ class _Server(socketserver.TCPServer):
                 return
         with self._lock:
             self._clients[request] = time.monotonic()
-        thread = threading.Thread(target=self._answer, args=(request, client_address), name="page", daemon=True)
+        thread = threading.Thread(
+            target=self._answer, args=(request, client_address), name="page", daemon=True
+        )
         try:
             thread.start()
         except RuntimeError:  # no more threads on this robot
@@ -93,7 +97,9 @@ class _Server(socketserver.TCPServer):
         """End the connections of clients that are older than ``seconds``, the oldest first."""
         before = time.monotonic() - seconds
         with self._lock:
-            for request in [request for request, since in self._clients.items() if since <= before][:most]:
+            for request in [request for request, since in self._clients.items() if since <= before][
+                :most
+            ]:
                 with contextlib.suppress(OSError):
                     request.shutdown(socket.SHUT_RDWR)  # its thread wakes up and closes it
 
@@ -101,7 +107,12 @@ class _Server(socketserver.TCPServer):
         try:
             self.finish_request(request, client_address)
         except OSError as error:  # the client's own affair
-            _log.debug("%s did not wait for its answer: %s", client_address[0], error, extra={"event": "page_cut"})
+            _log.debug(
+                "%s did not wait for its answer: %s",
+                client_address[0],
+                error,
+                extra={"event": "page_cut"},
+            )
         finally:
             self._forget(request)
 
@@ -112,7 +123,7 @@ class _Server(socketserver.TCPServer):
         self._slots.release()
 
 
-class _Head:
+class _RequestHead:
     """What a client says, as long as it is no longer than it may be."""
 
     def __init__(self, source: Any) -> None:
@@ -130,13 +141,13 @@ class _Head:
         self._source.close()
 
 
-class _Handler(BaseHTTPRequestHandler):
-    server: _Server
+class _PageHandler(BaseHTTPRequestHandler):
+    server: _ThreadingServer
     timeout = _SILENT
 
     def setup(self) -> None:
         super().setup()
-        self.rfile = _Head(self.rfile)  # type: ignore[assignment]  # all that is read of it are lines
+        self.rfile = _RequestHead(self.rfile)  # type: ignore[assignment]  # all that is read of it are lines
 
     def do_GET(self) -> None:
         make = self.server.pages.get(self.path.partition("?")[0])

@@ -9,8 +9,8 @@ from urllib.parse import SplitResult, urlsplit
 import urllib3
 
 from agent.adapters.store import minio_import as lean  # noqa: F401 - before anything else imports minio
-from agent.adapters.store.cancel_scope import Line
-from agent.adapters.store.client import Client, Keys, StoreTime, connections_of
+from agent.adapters.store.cancel_scope import CancelScope
+from agent.adapters.store.client import LeaseProvider, S3Client, StoreTime, connections_of
 from agent.adapters.store.multipart import MinioTarget
 from agent.adapters.store.regions import StoreHost, store_host
 from agent.model.errors import CloudError
@@ -57,11 +57,16 @@ class MinioStore:
         """
         self._addressing = addressing
         self._storage_class = storage_class
-        headers = {"x-amz-server-side-encryption": sse, "x-amz-server-side-encryption-aws-kms-key-id": kms_key_id}
+        headers = {
+            "x-amz-server-side-encryption": sse,
+            "x-amz-server-side-encryption-aws-kms-key-id": kms_key_id,
+        }
         self._encryption = {name: text for name, text in headers.items() if text}
         self._time = StoreTime(clock)
         timeout = urllib3.Timeout(connect=connect_timeout, read=read_timeout)
-        self._pool = connections_of(self._time, ca_file, proxy, timeout=timeout, maxsize=connections)
+        self._pool = connections_of(
+            self._time, ca_file, proxy, timeout=timeout, maxsize=connections
+        )
         self.endpoint = ""  # of the last session; "" before the first
         self._pool.patience = patience
         self._clock = clock
@@ -75,12 +80,12 @@ class MinioStore:
     @foreign("Connect")
     def at(self, session: UploadSession, lease: Callable[[], CredentialLease]) -> MinioTarget:
         """The place of one recording; no request is made. Raises CloudError for an impossible endpoint."""
-        keys = Keys(lease)
+        keys = LeaseProvider(lease)
         self.endpoint = session.endpoint
         try:
             url = _address(session.endpoint)
             known = store_host(url.hostname or "")
-            client = Client(
+            client = S3Client(
                 self._time,
                 url.netloc,
                 secure=url.scheme != "http",
@@ -90,7 +95,9 @@ class MinioStore:
                 credentials=keys,
             )
         except ValueError:
-            raise CloudError("Connect", "lying_server", "the session's endpoint is no address of a store") from None
+            raise CloudError(
+                "Connect", "lying_server", "the session's endpoint is no address of a store"
+            ) from None
         # A bucket in the endpoint and again in front of it, or in the path, would be another bucket or
         # another key.
         if known.bucket:
@@ -103,7 +110,7 @@ class MinioStore:
             client,
             keys,
             session,
-            Line(self._patience, self._clock.monotonic),
+            CancelScope(self._patience, self._clock.monotonic),
             algorithm="CRC32" if url.scheme != "http" else "SHA256",
             encryption=self._encryption,
             storage_class=self._storage_class,

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from contextvars import ContextVar
 
 
-class Line:
+class CancelScope:
     """Belongs to one target."""
 
     def __init__(self, patience: float, monotonic: Callable[[], float]) -> None:
@@ -19,7 +19,9 @@ class Line:
         self.monotonic = monotonic
         self.broken = False
         self._lock = threading.Lock()
-        self._sockets: dict[int, socket.socket] = {}  # of each thread that is in a request; a second name for each
+        self._sockets: dict[
+            int, socket.socket
+        ] = {}  # of each thread that is in a request; a second name for each
 
     @contextlib.contextmanager
     def used(self) -> Iterator[None]:
@@ -31,7 +33,9 @@ class Line:
             _USED.reset(token)
             self._let_go()
         if self.broken:
-            raise ConnectionAbortedError("told to stop")  # where the answer ended may be our own doing
+            raise ConnectionAbortedError(
+                "told to stop"
+            )  # where the answer ended may be our own doing
 
     def take(self, descriptor: int) -> None:
         """This thread's request goes by that socket from now on. Raises OSError once the line is broken off."""
@@ -56,14 +60,14 @@ class Line:
             known.close()
 
 
-_USED: ContextVar[Line] = ContextVar("line")
+_USED: ContextVar[CancelScope] = ContextVar("line")
 
 
-def used_line() -> Line:
+def used_line() -> CancelScope:
     """The one that this thread is inside of."""
     return _USED.get()
 
 
 def in_use() -> bool:
-    """Whether this thread is inside ``Line.used``."""
+    """Whether this thread is inside ``CancelScope.used``."""
     return _USED.get(None) is not None

@@ -15,20 +15,25 @@ from minio.credentials.credentials import Credentials
 from minio.credentials.providers import Provider
 from minio.helpers import BaseURL, _parse_url, sha256_hash
 
-from agent.adapters.store.cancel_scope import Line, in_use
+from agent.adapters.store.cancel_scope import CancelScope, in_use
 from agent.adapters.store.connections import POOLS
-from agent.adapters.store.part_body import PIECE, Window
+from agent.adapters.store.part_body import PIECE, PartBody
 from agent.adapters.store.responses import SUCCESSES, date_of, read
 from agent.model.digests import b64
 from agent.model.ports import Clock
 from agent.model.tls import client_context
 from agent.model.values import CredentialLease
 
-_SMALL, _LISTING = 64 * 1024, 4 * 1024 * 1024  # bytes of an answer; 1,000 entries with the longest keys
-_SKEW_NOTICED = 60.0  # seconds between the clocks from which requests are signed with the store's time
+_SMALL, _LISTING = (
+    64 * 1024,
+    4 * 1024 * 1024,
+)  # bytes of an answer; 1,000 entries with the longest keys
+_SKEW_NOTICED = (
+    60.0  # seconds between the clocks from which requests are signed with the store's time
+)
 
 
-class Keys(Provider):
+class LeaseProvider(Provider):
     """Asks for the lease at every request, so that keys may change in the middle of an upload."""
 
     def __init__(self, lease: Callable[[], CredentialLease]) -> None:
@@ -40,7 +45,9 @@ class Keys(Provider):
         """The keys to sign the next request with."""
         lease = self._lease()
         self._secrets |= {lease.access_key_id, lease.secret_access_key, lease.session_token} - {""}
-        return Credentials(lease.access_key_id, lease.secret_access_key, lease.session_token or None)
+        return Credentials(
+            lease.access_key_id, lease.secret_access_key, lease.session_token or None
+        )
 
     def hide(self, text: str) -> str:
         """``text`` without any key that was ever used here."""
@@ -77,7 +84,7 @@ class ConfiguredURL(BaseURL):
         self._accelerate_host_flag = False
 
 
-class Client(Minio):
+class S3Client(Minio):
     """The library, signing what it did not read, with the store's time."""
 
     def __init__(
@@ -108,18 +115,20 @@ class Client(Minio):
         An answer that makes no sense may also be that to an earlier request of its connection. Connections on which
         others send meanwhile stay: on a bad line those are the good ones.
         """
-        cast("Pool", self._http).hang_up(silent_since)
+        cast("S3ConnectionPools", self._http).hang_up(silent_since)
 
     def _build_headers(
         self, host: str, headers: Any = None, body: Any = None, creds: Credentials | None = None
     ) -> tuple[Any, datetime]:
         date = datetime.fromtimestamp(self._time.now(), tz=timezone.utc)
-        unread = isinstance(body, Window)
+        unread = isinstance(body, PartBody)
         headers |= {
             "Host": host,
             "User-Agent": self._user_agent,
             "x-amz-date": date.strftime("%Y%m%dT%H%M%SZ"),
-            "x-amz-content-sha256": body.sha256 or "UNSIGNED-PAYLOAD" if unread else sha256_hash(body),
+            "x-amz-content-sha256": body.sha256 or "UNSIGNED-PAYLOAD"
+            if unread
+            else sha256_hash(body),
         }
         if body is not None:
             headers["Content-Length"] = str(len(body))
@@ -139,7 +148,11 @@ class StoreTime:
     @property
     def offset(self) -> float | None:
         """Seconds by which the store is ahead of the local clock; None while unknown."""
-        return None if self._ahead is None else self._ahead + self._clock.monotonic() - self._clock.now()
+        return (
+            None
+            if self._ahead is None
+            else self._ahead + self._clock.monotonic() - self._clock.now()
+        )
 
     def now(self) -> float:
         """The time to sign with, seconds since 1970."""
@@ -154,10 +167,12 @@ class StoreTime:
         return skew
 
 
-class RefusedError(Exception):
+class RefusedResponseError(Exception):
     """The answer was no success."""
 
-    def __init__(self, answer: urllib3.BaseHTTPResponse, skew: float, server_time: float | None) -> None:
+    def __init__(
+        self, answer: urllib3.BaseHTTPResponse, skew: float, server_time: float | None
+    ) -> None:
         """``skew``: seconds by which the request's time was behind the answer's; ``server_time``: over TLS only."""
         super().__init__(answer.status)
         self.answer = answer
@@ -165,7 +180,7 @@ class RefusedError(Exception):
         self.server_time = server_time
 
 
-class Pool(urllib3.PoolManager):
+class S3ConnectionPools(urllib3.PoolManager):
     """Lets only successes through to the library, which would lose the headers of everything else."""
 
     time: StoreTime
@@ -178,7 +193,9 @@ class Pool(urllib3.PoolManager):
             if waiting is not None:
                 with waiting.mutex:
                     idle = list(filter(None, waiting.queue))
-                    good = [connection for connection in idle if connection.answered >= silent_since]
+                    good = [
+                        connection for connection in idle if connection.answered >= silent_since
+                    ]
                     for connection in idle:
                         if connection not in good:
                             connection.close()
@@ -192,12 +209,17 @@ class Pool(urllib3.PoolManager):
         """Send, and raise RefusedError for everything but a success."""
         del redirect
         if not in_use():
-            with Line(self.patience, time.monotonic).used():
+            with CancelScope(self.patience, time.monotonic).used():
                 return self.urlopen(method, url, **options)
-        options |= {"preload_content": False, "decode_content": False}  # what is read of it is decided here
+        options |= {
+            "preload_content": False,
+            "decode_content": False,
+        }  # what is read of it is decided here
         answer = super().urlopen(method, url, redirect=False, **options)
         try:
-            answer = read(answer, _longest(method, options) if answer.status in SUCCESSES else _SMALL)
+            answer = read(
+                answer, _longest(method, options) if answer.status in SUCCESSES else _SMALL
+            )
         except BaseException:
             answer.close()  # what is left on the connection would be taken for the next answer
             raise
@@ -205,7 +227,7 @@ class Pool(urllib3.PoolManager):
         secure = url.startswith("https:")
         skew = 0.0 if date is None else self.time.hear(date, secure=secure)
         if answer.status not in SUCCESSES:
-            raise RefusedError(answer, skew, date if secure else None)
+            raise RefusedResponseError(answer, skew, date if secure else None)
         return answer
 
 
@@ -217,25 +239,25 @@ def _longest(method: str, options: Mapping[str, Any]) -> int:
     return max(_SMALL, int(asked.rpartition("-")[2]) + 1) if asked else _LISTING
 
 
-class ProxiedPool(Pool, urllib3.ProxyManager):
+class ProxiedConnectionPools(S3ConnectionPools, urllib3.ProxyManager):
     """The same by way of a proxy."""
 
 
-def connections_of(time: StoreTime, ca_file: str, proxy: str, **options: Any) -> Pool:
+def connections_of(time: StoreTime, ca_file: str, proxy: str, **options: Any) -> S3ConnectionPools:
     """Connections that tell ``time`` what each answer says; raises OSError where ``ca_file`` can't be read."""
     options |= {
         "retries": False,  # a retry needs a new signature
         "blocksize": PIECE,
         "ssl_context": client_context(ca_file),
     }
-    pool = _proxied(proxy, **options) if proxy else Pool(**options)
+    pool = _proxied(proxy, **options) if proxy else S3ConnectionPools(**options)
     pool.time = time
     pool.pool_classes_by_scheme = POOLS
     return pool
 
 
-def _proxied(proxy: str, **options: Any) -> ProxiedPool:
+def _proxied(proxy: str, **options: Any) -> ProxiedConnectionPools:
     """A pool by way of ``http://[USER:PASSWORD@]HOST:PORT``; urllib3 itself overlooks who the user is."""
     who, _, place = proxy.removeprefix("http://").rpartition("@")
     headers = {"Proxy-Authorization": f"Basic {b64(unquote_to_bytes(who))}"} if who else None
-    return ProxiedPool(f"http://{place}", proxy_headers=headers, **options)
+    return ProxiedConnectionPools(f"http://{place}", proxy_headers=headers, **options)

@@ -14,9 +14,9 @@ from urllib3.exceptions import NameResolutionError, NewConnectionError
 from urllib3.response import HTTPResponse
 
 from agent.adapters.store.cancel_scope import used_line
-from agent.adapters.store.part_body import Piece
+from agent.adapters.store.part_body import PartPiece
 from agent.adapters.store.responses import TooLongError
-from agent.adapters.store.sockets import Stall, held_back, send_all, send_file
+from agent.adapters.store.sockets import StallDetector, held_back, send_all, send_file
 
 _LITTLE = 32 * 1024  # held back when the body is out: what the timeout of the answer has room for
 _HEAD = 64 * 1024  # bytes of an answer's status and headers, interim answers included
@@ -28,7 +28,7 @@ _UNSENT = (socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT)
 _AT_ONCE = (socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
 
 
-class _Head:
+class _LimitedHead:
     """The lines before an answer's body, as many as a store has.
 
     The library closes this where the first line is no HTTP.
@@ -53,12 +53,12 @@ class _Head:
         return getattr(self.source, name)
 
 
-class _Answer(http.client.HTTPResponse):
+class _LimitedResponse(http.client.HTTPResponse):
     """The library's, but for an end to its head."""
 
     def begin(self) -> None:
         source = self.fp
-        head: Any = _Head(source)
+        head: Any = _LimitedHead(source)
         self.fp = head  # all that is read of it are lines
         try:
             super().begin()
@@ -71,7 +71,7 @@ class _Answer(http.client.HTTPResponse):
 class Connection(HTTPConnection):
     """A connection whose time runs out only while nothing moves. It belongs to the line that is used."""
 
-    response_class = _Answer
+    response_class = _LimitedResponse
     _sends_part = False
     _began = 0.0
     _sent = 0
@@ -117,7 +117,7 @@ class Connection(HTTPConnection):
         if self.sock is None:
             self.connect()
         self._sent += len(data)
-        if not isinstance(data, Piece):
+        if not isinstance(data, PartPiece):
             send_all(self.sock, [data])
             return
         if not isinstance(self.sock, ssl.SSLSocket):
@@ -145,8 +145,10 @@ class Connection(HTTPConnection):
             return
         poll = select.poll()
         # Over TLS there may be something to read that is no answer.
-        poll.register(self.sock, select.POLLRDHUP if isinstance(self, HTTPSConnection) else select.POLLIN)
-        stall, pause = Stall(self.sock.fileno()), _SOON
+        poll.register(
+            self.sock, select.POLLRDHUP if isinstance(self, HTTPSConnection) else select.POLLIN
+        )
+        stall, pause = StallDetector(self.sock.fileno()), _SOON
         while held_back(self.sock.fileno()) > _LITTLE and not poll.poll(pause * 1000):
             stall.check()
             pause = min(pause * 2, _LATER)

@@ -25,7 +25,7 @@ from minio.credentials.providers import (
 )
 from urllib3.exceptions import HTTPError
 
-from agent.adapters.store.client import RefusedError, StoreTime, connections_of
+from agent.adapters.store.client import RefusedResponseError, StoreTime, connections_of
 from agent.adapters.store.regions import store_host, token_service_region
 from agent.adapters.store.responses import cut, refused
 from agent.model.errors import CloudError
@@ -96,7 +96,9 @@ class ProviderKeys:
         self._external_id = external_id
         self._token_file = web_identity_token_file
         time = StoreTime(clock)
-        self._connections = connections_of(time, ca_file, "" if source == "instance" else proxy, timeout=30.0)
+        self._connections = connections_of(
+            time, ca_file, "" if source == "instance" else proxy, timeout=30.0
+        )
         self._secrets: tuple[str, ...] = ()  # the latest first
 
     @foreign(_CALL)
@@ -104,16 +106,30 @@ class ProviderKeys:
         """Keys of this moment."""
         try:
             found = self._provider().retrieve()
-        except RefusedError as refusal:
+        except RefusedResponseError as refusal:
             raise refused(
-                _CALL, refusal.answer, self._without_secrets, skew=refusal.skew, server_time=refusal.server_time
+                _CALL,
+                refusal.answer,
+                self._without_secrets,
+                skew=refusal.skew,
+                server_time=refusal.server_time,
             ) from None
         except _UNFIT:
-            raise CloudError(_CALL, "storage_keys", f"bucket.credentials = {self._source} gives none") from None
+            raise CloudError(
+                _CALL, "storage_keys", f"bucket.credentials = {self._source} gives none"
+            ) from None
         except (HTTPError, OSError) as error:
             raise cut(_CALL, error) from None  # the request that it quotes may hold a token
-        self._keep_secret(found.access_key, found.secret_key, *([found.session_token] if found.session_token else []))
-        ends = found.expiration.replace(tzinfo=timezone.utc).timestamp() if found.expiration else float("inf")
+        self._keep_secret(
+            found.access_key,
+            found.secret_key,
+            *([found.session_token] if found.session_token else []),
+        )
+        ends = (
+            found.expiration.replace(tzinfo=timezone.utc).timestamp()
+            if found.expiration
+            else float("inf")
+        )
         return CredentialLease(found.access_key, found.secret_key, found.session_token or "", ends)
 
     def stamp(self) -> object:
@@ -124,7 +140,14 @@ class ProviderKeys:
             state = self._file.stat()
         except OSError:
             return self._file, None
-        return self._file, state.st_dev, state.st_ino, state.st_size, state.st_mtime_ns, state.st_ctime_ns
+        return (
+            self._file,
+            state.st_dev,
+            state.st_ino,
+            state.st_size,
+            state.st_mtime_ns,
+            state.st_ctime_ns,
+        )
 
     def _provider(self) -> Provider:
         makers: Mapping[Source, Callable[[], Provider]] = {
@@ -143,14 +166,21 @@ class ProviderKeys:
         return makers[self._source]()
 
     def _from_file(self) -> Provider:
-        file = self._file or Path(os.environ.get("AWS_SHARED_CREDENTIALS_FILE") or _AWS_FILE).expanduser()
+        file = (
+            self._file
+            or Path(os.environ.get("AWS_SHARED_CREDENTIALS_FILE") or _AWS_FILE).expanduser()
+        )
         self._check(file)
         kind = MinioClientConfigProvider if file.suffix == ".json" else AWSConfigProvider
         return kind(str(file), self._profile or None)
 
     def _assuming_role(self) -> Provider:
         """The user's own keys come from the file where one is named, else from the environment."""
-        own = self._from_file() if self._file else ChainedProvider([EnvAWSProvider(), EnvMinioProvider()])
+        own = (
+            self._from_file()
+            if self._file
+            else ChainedProvider([EnvAWSProvider(), EnvMinioProvider()])
+        )
         user = own.retrieve()
         self._keep_secret(user.access_key, user.secret_key, lasting=True)
         return AssumeRoleProvider(

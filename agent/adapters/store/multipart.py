@@ -14,9 +14,9 @@ from xml.etree import ElementTree as ET
 import urllib3
 from urllib3.exceptions import HTTPError
 
-from agent.adapters.store.cancel_scope import Line
-from agent.adapters.store.client import Client, Keys, RefusedError
-from agent.adapters.store.part_body import Window
+from agent.adapters.store.cancel_scope import CancelScope
+from agent.adapters.store.client import LeaseProvider, RefusedResponseError, S3Client
+from agent.adapters.store.part_body import PartBody
 from agent.adapters.store.responses import (
     SKEWED,
     children,
@@ -40,7 +40,9 @@ _PAGE = "1000"
 _MOST_PAGES = 20  # 10,000 parts are 10
 _NOTHING_THERE = frozenset({"NoSuchKey", "HTTP_404"})
 _NOTHING_TO_RANGE_OVER = 416  # the object is empty
-_STALE = frozenset({"reset", "no_http"})  # what a connection may answer that another request has used before
+_STALE = frozenset(
+    {"reset", "no_http"}
+)  # what a connection may answer that another request has used before
 _UPLOAD_MARKERS = {"key-marker": "NextKeyMarker", "upload-id-marker": "NextUploadIdMarker"}
 _PART_MARKERS = {"part-number-marker": "NextPartNumberMarker"}
 
@@ -53,10 +55,10 @@ class MinioTarget:
 
     def __init__(
         self,
-        client: Client,
-        keys: Keys,
+        client: S3Client,
+        keys: LeaseProvider,
         session: UploadSession,
-        line: Line,
+        line: CancelScope,
         *,
         algorithm: str,
         encryption: Mapping[str, str],
@@ -94,17 +96,26 @@ class MinioTarget:
             **self._encryption,
             **self._storage_class,
         }
-        return required(xml(self._call(call, "POST", {"uploads": ""}, headers), call), "UploadId", call)
+        return required(
+            xml(self._call(call, "POST", {"uploads": ""}, headers), call), "UploadId", call
+        )
 
     @foreign("ListMultipartUploads")
     def multiparts(self) -> Sequence[str]:
         """Ids of the multipart uploads begun under exactly this key."""
         # Encoded, because XML can't say every character that a key may have.
-        query = {"uploads": "", "prefix": self._session.object_key, "max-uploads": _PAGE, "encoding-type": "url"}
+        query = {
+            "uploads": "",
+            "prefix": self._session.object_key,
+            "max-uploads": _PAGE,
+            "encoding-type": "url",
+        }
         try:
             return [
                 text_of(upload, "UploadId")
-                for page in self._pages("ListMultipartUploads", query, _UPLOAD_MARKERS, in_bucket=True)
+                for page in self._pages(
+                    "ListMultipartUploads", query, _UPLOAD_MARKERS, in_bucket=True
+                )
                 for upload in children(page, "Upload")
                 if decoded(page, text_of(upload, "Key")) == self._session.object_key
             ]
@@ -116,7 +127,7 @@ class MinioTarget:
     @foreign("UploadPart")
     def send(self, multipart_id: str, part: Part, descriptor: int, transfer: Transfer) -> SentPart:
         """Send one window of the file and have the store prove it."""
-        window, began = Window(part, descriptor, transfer), self._line.monotonic()
+        window, began = PartBody(part, descriptor, transfer), self._line.monotonic()
         try:
             sent = self._put(multipart_id, part, window)
             if sent is None:
@@ -126,7 +137,9 @@ class MinioTarget:
         except BaseException as error:
             window.seek(0)  # takes its progress back
             cut_alone = isinstance(error, CloudError) and error.code in _STALE
-            self._client.hang_up(began if cut_alone else math.inf)  # others that got through meanwhile are good
+            self._client.hang_up(
+                began if cut_alone else math.inf
+            )  # others that got through meanwhile are good
             raise
         assert sent is not None  # noqa: S101 - once the ETags are known, an answer proves or refutes
         return sent
@@ -146,7 +159,7 @@ class MinioTarget:
         """Whether a listed part holds the bytes of that window."""
         if (sent.number, sent.size) != (part.number, part.size):
             return False
-        window = Window(part, descriptor, Transfer(part.size))
+        window = PartBody(part, descriptor, Transfer(part.size))
         if sent.checksum:
             return sent.checksum == b64(window.digest(sent.algorithm)[0])
         same = md5_of(sent.etag) == window.digest("MD5")[0]
@@ -159,12 +172,18 @@ class MinioTarget:
         """Join the parts and prove the whole."""
         call = "CompleteMultipartUpload"
         answer = self._call(
-            call, "POST", {"uploadId": multipart_id}, {"Content-Type": "application/xml"}, joined(parts)
+            call,
+            "POST",
+            {"uploadId": multipart_id},
+            {"Content-Type": "application/xml"},
+            joined(parts),
         )
         root = xml(answer, call)
         etag = required(root, "ETag", call)
         checksum = text_of(root, f"Checksum{self._algorithm}")
-        reason = contradiction(parts, etag, checksum, self._algorithm, digests=self._etags != "opaque")
+        reason = contradiction(
+            parts, etag, checksum, self._algorithm, digests=self._etags != "opaque"
+        )
         if reason:
             raise CloudError(call, "checksum", reason)
         return self._stored(sum(part.size for part in parts), etag, checksum)
@@ -181,7 +200,9 @@ class MinioTarget:
         etag = etag_of(answer, "HeadObject")
         length = answer.headers.get("content-length", "")
         if not length:
-            raise CloudError("HeadObject", "portal", "an answer without a length is not the store's")
+            raise CloudError(
+                "HeadObject", "portal", "an answer without a length is not the store's"
+            )
         size = number_in(length, "Content-Length", "HeadObject")
         return self._stored(size, etag, answer.headers.get(self._header, ""))
 
@@ -189,7 +210,11 @@ class MinioTarget:
     def holds(self, stored: StoredObject, parts: Sequence[Part], descriptor: int) -> bool:
         """Whether a stored object has the file's bytes, sent in these windows."""
         return proves(
-            stored, parts, lambda algorithm, part: Window(part, descriptor, Transfer(part.size)).digest(algorithm)[0]
+            stored,
+            parts,
+            lambda algorithm, part: PartBody(part, descriptor, Transfer(part.size)).digest(
+                algorithm
+            )[0],
         )
 
     @foreign("AbortMultipartUpload")
@@ -210,7 +235,9 @@ class MinioTarget:
     def read(self, limit: int) -> bytes | None:
         """The first bytes of a small object."""
         try:
-            return self._call("GetObject", "GET", {}, {"Range": f"bytes=0-{limit - 1}"}).data[:limit]
+            return self._call("GetObject", "GET", {}, {"Range": f"bytes=0-{limit - 1}"}).data[
+                :limit
+            ]
         except CloudError as error:
             if error.code in _NOTHING_THERE:
                 return None
@@ -225,7 +252,7 @@ class MinioTarget:
     def close(self) -> None:
         """Nothing is held here: the connections are the store's."""
 
-    def _put(self, multipart_id: str, part: Part, window: Window) -> SentPart | None:
+    def _put(self, multipart_id: str, part: Part, window: PartBody) -> SentPart | None:
         """Send the window once; None when the answer neither proves nor refutes it."""
         checksum, *md5s = window.digest(self._algorithm, *([] if self._echoes else ["MD5"]))
         window.sha256 = checksum.hex() if self._algorithm == "SHA256" else ""
@@ -267,7 +294,9 @@ class MinioTarget:
             self._etags = "opaque"
             return
         if md5_of(etag_of(answer, "UploadPart")) != md5(byte):
-            raise CloudError("UploadPart", "checksum", "nothing that this store answers proves a part")
+            raise CloudError(
+                "UploadPart", "checksum", "nothing that this store answers proves a part"
+            )
         self._etags = "digests"
 
     def _absent(self) -> bool:
@@ -284,13 +313,22 @@ class MinioTarget:
         return False
 
     def _pages(
-        self, call: str, query: Mapping[str, str], markers: Mapping[str, str], *, in_bucket: bool = False
+        self,
+        call: str,
+        query: Mapping[str, str],
+        markers: Mapping[str, str],
+        *,
+        in_bucket: bool = False,
     ) -> Iterator[ET.Element]:
         marks: dict[str, str] = {}
         for _ in range(_MOST_PAGES):
             page = xml(self._call(call, "GET", {**query, **marks}, in_bucket=in_bucket), call)
             yield page
-            following = {name: decoded(page, text) for name, tag in markers.items() if (text := text_of(page, tag))}
+            following = {
+                name: decoded(page, text)
+                for name, tag in markers.items()
+                if (text := text_of(page, tag))
+            }
             if text_of(page, "IsTruncated").lower() != "true" or following in ({}, marks):
                 return
             marks = following
@@ -302,7 +340,7 @@ class MinioTarget:
         method: str,
         query: Mapping[str, str],
         headers: Mapping[str, str] | None = None,
-        body: Window | bytes | None = None,
+        body: PartBody | bytes | None = None,
         *,
         in_bucket: bool = False,
         again: bool = True,
@@ -314,12 +352,20 @@ class MinioTarget:
                     method,
                     self._session.bucket,
                     None if in_bucket else self._session.object_key,
-                    body=cast("bytes | None", body),  # a window answers to len(), and urllib3 reads it
+                    body=cast(
+                        "bytes | None", body
+                    ),  # a window answers to len(), and urllib3 reads it
                     headers=dict(headers or {}),  # the library writes into it
                     query_params=dict(query),
                 )
-        except RefusedError as refusal:
-            error = refused(call, refusal.answer, self._keys.hide, skew=refusal.skew, server_time=refusal.server_time)
+        except RefusedResponseError as refusal:
+            error = refused(
+                call,
+                refusal.answer,
+                self._keys.hide,
+                skew=refusal.skew,
+                server_time=refusal.server_time,
+            )
             if error.status >= 500:
                 self._client.hang_up()
             if not (again and error.code == SKEWED and refusal.server_time is not None):
@@ -329,12 +375,14 @@ class MinioTarget:
                 raise GateClosedError("the upload was told to stop") from error
             raise cut(call, error) from error
         except ValueError:  # its text quotes the header that could not be sent
-            raise CloudError(call, "lying_server", "no request can be made of these keys and this place") from None
+            raise CloudError(
+                call, "lying_server", "no request can be made of these keys and this place"
+            ) from None
         else:
             if says_error(answer):
                 raise refused(call, answer, self._keys.hide)
             return answer
-        if isinstance(body, Window):
+        if isinstance(body, PartBody):
             body.seek(0)
         return self._call(call, method, query, headers, body, in_bucket=in_bucket, again=False)
 

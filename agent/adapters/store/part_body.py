@@ -18,10 +18,12 @@ _BLOCK = 128 * 1024  # read from the disk at once
 _BUFFER = threading.local()  # one block per thread that reads
 
 
-class Piece:
+class PartPiece:
     """Bytes of a file that may go now; its length is what has not gone yet."""
 
-    def __init__(self, descriptor: int, offset: int, size: int, gone: Callable[[int], None]) -> None:
+    def __init__(
+        self, descriptor: int, offset: int, size: int, gone: Callable[[int], None]
+    ) -> None:
         """``gone`` is told of bytes that went, as soon as they did."""
         self.descriptor = descriptor
         self.offset = offset
@@ -61,7 +63,7 @@ class Piece:
             filled += count
 
 
-class Window:
+class PartBody:
     """A part as an HTTP body."""
 
     def __init__(self, part: Part, descriptor: int, transfer: Transfer) -> None:
@@ -83,17 +85,19 @@ class Window:
         """Go there, and count the bytes in between as not sent, or as sent."""
         self._move(position - self._position)
 
-    def read(self, size: int) -> Piece:
+    def read(self, size: int) -> PartPiece:
         """The next bytes that may go, at most ``size``, once those before have gone; raises GateClosedError."""
         granted = self._transfer.grant(min(size, self._part.size - self._position))
         self._check()
-        return Piece(self._descriptor, self._part.offset + self._position, granted, self._move)
+        return PartPiece(self._descriptor, self._part.offset + self._position, granted, self._move)
 
     def digest(self, *algorithms: str) -> list[bytes]:
         """The digests of all its bytes, in one pass; raises GateClosedError and FileChangedError."""
         hashers = [_hasher(algorithm) for algorithm in algorithms]
         self._check()
-        for block in Piece(self._descriptor, self._part.offset, self._part.size, lambda _: self._check()).blocks():
+        for block in PartPiece(
+            self._descriptor, self._part.offset, self._part.size, lambda _: self._check()
+        ).blocks():
             for each in hashers:
                 each.update(block)
         return [each.digest() for each in hashers]

@@ -40,7 +40,9 @@ from agent.model.values import SentPart
 SKEWED = "RequestTimeTooSkewed"
 SUCCESSES = frozenset({200, 204, 206})
 _LONGEST_MESSAGE = 300
-_LONGEST_RAW_MESSAGE = 10 * _LONGEST_MESSAGE  # bytes that are decoded: Python refuses a number of 4,300 digits
+_LONGEST_RAW_MESSAGE = (
+    10 * _LONGEST_MESSAGE
+)  # bytes that are decoded: Python refuses a number of 4,300 digits
 _MOST_DIGITS = 18  # of a number in an answer: the largest object has 14
 # Levels of an XML answer. A store's answers have 5; each level costs memory, and may cost a deeper stack.
 _DEEPEST = 50
@@ -48,7 +50,9 @@ _BLOCK = 64 * 1024  # bytes read at once
 _CODE = re.compile(rb"<Code>\s*([A-Za-z0-9._-]+)\s*</Code>")
 _MESSAGE = re.compile(rb"<Message>([^<]*)</Message>")
 _ERROR = re.compile(rb"\s*(?:<\?xml[^>]*\?>\s*)?<Error[\s>]")
-_LATEST_DATE = 7_258_118_400.0  # the year 2200: a later Date is a mistake, and no clock to learn from
+_LATEST_DATE = (
+    7_258_118_400.0  # the year 2200: a later Date is a mistake, and no clock to learn from
+)
 _SKEW_REFUSED = 300.0  # seconds from which a bare 400 or 403 is blamed on the clock
 _PROXY_STATUS = 407  # RFC 9110: proxy authentication required
 _PORTAL_STATUS = 511  # RFC 6585: network authentication required
@@ -60,7 +64,9 @@ _SAME = {
     "XAmzContentSHA256Mismatch": "checksum",
     "XAdminUserNotFound": "InvalidAccessKeyId",  # VersityGW
 }
-_CLOCK_SUSPECTS = frozenset({"AccessDenied", "SignatureDoesNotMatch", "BadRequest", "HTTP_400", "HTTP_403"})
+_CLOCK_SUSPECTS = frozenset(
+    {"AccessDenied", "SignatureDoesNotMatch", "BadRequest", "HTTP_400", "HTTP_403"}
+)
 # The first row that fits anything in the chain of causes names what happened on the way.
 _CUTS: tuple[tuple[type[BaseException], str], ...] = (
     (ssl.SSLCertVerificationError, "certificate"),
@@ -69,7 +75,10 @@ _CUTS: tuple[tuple[type[BaseException], str], ...] = (
     (ConnectionRefusedError, "refused"),
     (ConnectionError, "reset"),
     (TimeoutError, "timeout"),
-    (ssl.SSLEOFError, "reset"),  # the connection was cut, in the middle of a part as in the handshake
+    (
+        ssl.SSLEOFError,
+        "reset",
+    ),  # the connection was cut, in the middle of a part as in the handshake
     (ssl.SSLError, "tls"),
     (InvalidChunkLength, "no_http"),
     (InvalidHeader, "no_http"),
@@ -80,7 +89,10 @@ _CUTS: tuple[tuple[type[BaseException], str], ...] = (
     (OSError, "unreachable"),
     (LocationValueError, "lying_server"),  # an endpoint that is no address
     (NewConnectionError, "unreachable"),
-    (Urllib3TimeoutError, "timeout"),  # after it: a connection that failed at once is one of these to the library
+    (
+        Urllib3TimeoutError,
+        "timeout",
+    ),  # after it: a connection that failed at once is one of these to the library
     (Urllib3SSLError, "tls"),
 )
 
@@ -144,7 +156,11 @@ def refused(
         code,
         hide(message)[:_LONGEST_MESSAGE],
         status=answer.status,
-        retry_after=float(wait) if wait.isdecimal() else max(0.0, until - date) if until and date else 0.0,
+        retry_after=float(wait)
+        if wait.isdecimal()
+        else max(0.0, until - date)
+        if until and date
+        else 0.0,
         server_time=server_time,
     )
 
@@ -177,12 +193,18 @@ def cut(call: str, error: BaseException) -> CloudError:
             return CloudError(call, cause.code, str(cause))
     if any(isinstance(cause, ProxyError) for cause in causes):
         for cause in causes:
-            if type(cause) is OSError and cause.errno is None:  # http.client's way to say that CONNECT was refused
+            if (
+                type(cause) is OSError and cause.errno is None
+            ):  # http.client's way to say that CONNECT was refused
                 return CloudError(call, "proxy", str(cause))
     for kind, code in _CUTS:
         for cause in causes:
             if isinstance(cause, kind):
-                reason = getattr(cause, "verify_message", "") or getattr(cause, "strerror", "") or type(cause).__name__
+                reason = (
+                    getattr(cause, "verify_message", "")
+                    or getattr(cause, "strerror", "")
+                    or type(cause).__name__
+                )
                 return CloudError(call, code, str(reason))
     return CloudError(call, "reset", type(error).__name__)
 
@@ -222,7 +244,10 @@ def date_of(answer: urllib3.BaseHTTPResponse, header: str = "date") -> float | N
 
 
 def _is_html(answer: urllib3.BaseHTTPResponse) -> bool:
-    return "html" in answer.headers.get("content-type", "") or answer.data.lstrip()[:5].lower() in {b"<html", b"<!doc"}
+    return "html" in answer.headers.get("content-type", "") or answer.data.lstrip()[:5].lower() in {
+        b"<html",
+        b"<!doc",
+    }
 
 
 def says_error(answer: urllib3.BaseHTTPResponse) -> bool:
@@ -265,7 +290,9 @@ def xml(answer: urllib3.BaseHTTPResponse, call: str) -> ET.Element:
         return ET.fromstring(answer.data.strip(), ET.XMLParser(target=_Tree()))  # noqa: S314 - _Tree takes no entities
     # An encoding that Python does not know is a LookupError, one that the parser does not know a ValueError.
     except (ET.ParseError, LookupError, ValueError):
-        raise CloudError(call, "portal" if _is_html(answer) else "InvalidResponse", "the answer is no XML") from None
+        raise CloudError(
+            call, "portal" if _is_html(answer) else "InvalidResponse", "the answer is no XML"
+        ) from None
 
 
 def name_of(element: ET.Element) -> str:

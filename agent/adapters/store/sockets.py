@@ -17,16 +17,18 @@ from collections.abc import Iterable
 from typing import Any
 
 from agent.adapters.store.cancel_scope import used_line
-from agent.adapters.store.part_body import Piece
+from agent.adapters.store.part_body import PartPiece
 
 _LOOK = 1.0  # seconds between looks at a line that takes nothing
 _TAKEN = 256 * 1024  # bytes of a file that the kernel may take at once: then they count as gone
-_OF_THE_WAY = frozenset({errno.EBADF, errno.ENETDOWN, errno.ENETUNREACH, errno.EHOSTUNREACH, errno.ENOBUFS})
+_OF_THE_WAY = frozenset(
+    {errno.EBADF, errno.ENETDOWN, errno.ENETUNREACH, errno.EHOSTUNREACH, errno.ENOBUFS}
+)
 
 
 def send_all(sock: socket.socket, blocks: Iterable[Any]) -> None:
     """Send all of these bytes, over TLS or not; raises TimeoutError when nothing moves for too long."""
-    stall, before = Stall(sock.fileno()), sock.gettimeout()
+    stall, before = StallDetector(sock.fileno()), sock.gettimeout()
     sock.settimeout(stall.look)
     try:
         for block in blocks:
@@ -42,16 +44,18 @@ def send_all(sock: socket.socket, blocks: Iterable[Any]) -> None:
         sock.settimeout(before)
 
 
-def send_file(sock: socket.socket, piece: Piece) -> None:
+def send_file(sock: socket.socket, piece: PartPiece) -> None:
     """Send what the kernel can without showing it to us, over plain TCP; what is left then must be read.
 
     Raises TimeoutError when nothing moves for too long.
     """
-    stall, poll = Stall(sock.fileno()), select.poll()
+    stall, poll = StallDetector(sock.fileno()), select.poll()
     poll.register(sock, select.POLLOUT)
     while piece:
         try:
-            count = os.sendfile(sock.fileno(), piece.descriptor, piece.offset, min(len(piece), _TAKEN))
+            count = os.sendfile(
+                sock.fileno(), piece.descriptor, piece.offset, min(len(piece), _TAKEN)
+            )
         except BlockingIOError:
             if not poll.poll(stall.look * 1000):
                 stall.check()
@@ -68,7 +72,7 @@ def send_file(sock: socket.socket, piece: Piece) -> None:
         stall.over()
 
 
-class Stall:
+class StallDetector:
     """Since when nothing has left on a socket."""
 
     def __init__(self, descriptor: int) -> None:

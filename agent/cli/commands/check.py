@@ -35,7 +35,9 @@ def check(config_path: Path | None, as_json: bool) -> None:
         if not as_json:
             raise
         hint = error.hint
-        faults = [asdict(Finding("configuration", False, str(fault), hint)) for fault in error.faults]
+        faults = [
+            asdict(Finding("configuration", False, str(fault), hint)) for fault in error.faults
+        ]
         print_json({"ok": False, "preconditions": faults})
         sys.exit(2)
     ok = all(found.ok for found in all_found)
@@ -50,13 +52,19 @@ def _findings(config_path: Path | None) -> Iterator[Finding]:
     try:
         loaded, newer = configuration_at_start(config_path)
     except OSError as error:
-        fault = ConfigFault("", "", f"can't be read by {me()}: {error.strerror}", str(error.filename))
+        fault = ConfigFault(
+            "", "", f"can't be read by {me()}: {error.strerror}", str(error.filename)
+        )
         raise ConfigError([fault]) from None
     redactor = Redactor()
     origins = sorted({*loaded.origin.values()} - {"default"})
-    yield Finding("configuration", True, *_judged(loaded, newer, ", ".join(origins) or "nothing but defaults"))
+    yield Finding(
+        "configuration", True, *_judged(loaded, newer, ", ".join(origins) or "nothing but defaults")
+    )
     for found in preconditions(loaded.settings, os.environ, RealClock(), redactor.hide):
-        yield Finding(found.name, found.ok, redactor.redact(found.says), redactor.redact(found.remedy))
+        yield Finding(
+            found.name, found.ok, redactor.redact(found.says), redactor.redact(found.remedy)
+        )
 
 
 def _judged(loaded: Loaded, newer: str, origins: str) -> tuple[str, str]:
@@ -65,7 +73,10 @@ def _judged(loaded: Loaded, newer: str, origins: str) -> tuple[str, str]:
         return f"valid: {origins}", ""
     names = ", ".join(loaded.unknown_keys)
     says = f"version {newer} accepted it, this version does not know and ignores {names}: {origins}"
-    return says, f"install version {newer} again, or remove these keys before you change anything else"
+    return (
+        says,
+        f"install version {newer} again, or remove these keys before you change anything else",
+    )
 
 
 def _show(found: Finding) -> None:

@@ -10,7 +10,13 @@ from pathlib import Path
 import click
 
 from agent.adapters.config import ConfigError, load, to_toml
-from agent.cli.options import configuration_of, print_json, warn_of_unknown_keys, with_config, with_json
+from agent.cli.options import (
+    configuration_of,
+    print_json,
+    warn_of_unknown_keys,
+    with_config,
+    with_json,
+)
 
 
 @click.group()

@@ -30,18 +30,31 @@ _LASTING = (
 
 @click.command()
 @with_config
-@click.option("--device-id", "named", default="", metavar="ID", help="Another device than this robot's own id.")
-@click.option("--rotate", is_flag=True, help="A new key for a device that has one; the old one stops working.")
+@click.option(
+    "--device-id",
+    "named",
+    default="",
+    metavar="ID",
+    help="Another device than this robot's own id.",
+)
+@click.option(
+    "--rotate", is_flag=True, help="A new key for a device that has one; the old one stops working."
+)
 def enroll(config_path: Path | None, named: str, *, rotate: bool) -> None:
     """Get this robot's key from the platform; tried until it is there. An agent that starts does it by itself."""
     settings = settings_of(config_path)
     if settings.cloud.mode != "platform":
-        raise SetupError("cloud.mode is bucket: there is no platform to enrol at", hint="set cloud.mode to platform")
+        raise SetupError(
+            "cloud.mode is bucket: there is no platform to enrol at",
+            hint="set cloud.mode to platform",
+        )
     cloud = settings.cloud
     proxy = cloud.proxy.get_secret_value()
     redactor = logs.Redactor()
     gateway = GrpcGateway(
-        timeout_seconds=cloud.request_timeout_seconds, ca_file=str(cloud.tls_ca_file or ""), proxy=proxy
+        timeout_seconds=cloud.request_timeout_seconds,
+        ca_file=str(cloud.tls_ca_file or ""),
+        proxy=proxy,
     )
     redactor.hide(*cloud.proxy.secrets(), lasting=True)
     profiles = ProfileFile(profile_path(settings, os.environ), settings.agent.state_dir)
@@ -51,7 +64,9 @@ def enroll(config_path: Path | None, named: str, *, rotate: bool) -> None:
     def end(*_: object) -> None:
         """Never between the platform's answer and its writing: the call under way is cut, a write is finished."""
         stop.set()
-        threading.Thread(target=gateway.close).start()  # its lock may be held by what the signal interrupted
+        threading.Thread(
+            target=gateway.close
+        ).start()  # its lock may be held by what the signal interrupted
 
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, end)
@@ -61,7 +76,11 @@ def enroll(config_path: Path | None, named: str, *, rotate: bool) -> None:
     finally:
         gateway.close()
     done = "has a new key; the old one has stopped working" if rotate else "is enrolled"
-    say(f"device {device} {done}: {profiles.path}" if new else f"device {device} is enrolled already: {profiles.path}")
+    say(
+        f"device {device} {done}: {profiles.path}"
+        if new
+        else f"device {device} is enrolled already: {profiles.path}"
+    )
 
 
 def _device(settings: Settings, profiles: ProfileFile, named: str) -> str:
@@ -79,7 +98,13 @@ def _device(settings: Settings, profiles: ProfileFile, named: str) -> str:
 
 
 def _until_done(
-    enrol: Enrol, device: str, settings: Settings, stop: threading.Event, redactor: logs.Redactor, *, rotate: bool
+    enrol: Enrol,
+    device: str,
+    settings: Settings,
+    stop: threading.Event,
+    redactor: logs.Redactor,
+    *,
+    rotate: bool,
 ) -> bool:
     """Try until the key is kept; a line on standard error for each new reason why it is not."""
     retry = settings.retry
@@ -98,6 +123,11 @@ def _until_done(
         attempts += 1
         if why.message != told:
             told = why.message
-            click.echo(printable(redactor.redact(f"not yet: {why.message}; tried again ({remedy(why)})")), err=True)
+            click.echo(
+                printable(redactor.redact(f"not yet: {why.message}; tried again ({remedy(why)})")),
+                err=True,
+            )
         stop.wait(delays.after(attempts))
-    raise AgentError(f"stopped: device {device} {'has no new key' if rotate else 'is not enrolled'}")
+    raise AgentError(
+        f"stopped: device {device} {'has no new key' if rotate else 'is not enrolled'}"
+    )

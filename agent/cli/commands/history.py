@@ -30,8 +30,12 @@ from agent.model.values import Status, SyncLog
 @click.command()
 @with_config
 @with_json
-@click.argument("target", required=False, metavar="[EPISODE|PATH]", shell_complete=episodes_or_files)
-@click.option("--status", "wanted", type=click.Choice(["pending", "in_progress", "completed", "failed"]))
+@click.argument(
+    "target", required=False, metavar="[EPISODE|PATH]", shell_complete=episodes_or_files
+)
+@click.option(
+    "--status", "wanted", type=click.Choice(["pending", "in_progress", "completed", "failed"])
+)
 @click.option("--since", type=Moment(), help="ISO 8601, an age such as 12h, or yesterday.")
 @click.option("--limit", type=click.IntRange(1), default=100, show_default=True)
 @click.option("--offset", type=click.IntRange(0), default=0, show_default=True)
@@ -70,7 +74,9 @@ def history(
         click.echo("no document", err=True)
 
 
-def _about(documents: TinyHistory, opener: Opener, target: str | None, wanted: Status | None) -> Iterator[SyncLog]:
+def _about(
+    documents: TinyHistory, opener: Opener, target: str | None, wanted: Status | None
+) -> Iterator[SyncLog]:
     if target is None:
         yield from documents.newest_first(wanted)
         return
@@ -78,14 +84,20 @@ def _about(documents: TinyHistory, opener: Opener, target: str | None, wanted: S
     newest = documents.newest(mark) if (mark := mark_of(path, opener)) else None
     found = {log.id: log for log in [*documents.of_episode(target), *documents.at_path(path)]}
     if newest is not None:
-        same = (log for log in documents.of_episode(newest.episode_id) if log.fingerprint == newest.fingerprint)
+        same = (
+            log
+            for log in documents.of_episode(newest.episode_id)
+            if log.fingerprint == newest.fingerprint
+        )
         found |= {log.id: log for log in same}
     for log in sorted(found.values(), key=lambda log: -log.id):
         if wanted in (None, log.status):
             yield log
 
 
-def _summaries(logs: Iterator[SyncLog], wanted: Status | None, since: str) -> Iterator[dict[str, Any]]:
+def _summaries(
+    logs: Iterator[SyncLog], wanted: Status | None, since: str
+) -> Iterator[dict[str, Any]]:
     """One row for each episode whose newest document has the status that is wanted and is not older than ``since``."""
     rows: dict[str, dict[str, Any]] = {}
     hidden: set[str] = set()

@@ -15,7 +15,7 @@ import click
 from agent.adapters.clock import RealClock
 from agent.adapters.config import Settings
 from agent.adapters.control import Control
-from agent.cli.file_rules import LONG_AGO, Rules
+from agent.cli.file_rules import LONG_AGO, FileRules
 from agent.cli.opening import Opener
 from agent.cli.options import (
     Moment,
@@ -31,8 +31,7 @@ from agent.cli.options import (
     word_of_agent,
 )
 from agent.cli.units import size_text
-from agent.discovery.walk import Rules as Names
-from agent.discovery.walk import Survey, foreign, tops
+from agent.discovery.walk import NameFilter, WalkResult, foreign, tops
 from agent.model.errors import NotRunningError
 from agent.model.ports import History
 from agent.model.values import SyncLog, utc_text
@@ -62,8 +61,14 @@ class Row:
 @click.command("ls")
 @with_config
 @with_json
-@click.argument("folder", required=False, type=click.Path(path_type=Path, exists=True), metavar="[DIR]")
-@click.option("--since", type=Moment(), help="Only what was changed since: ISO 8601, an age such as 12h, or yesterday.")
+@click.argument(
+    "folder", required=False, type=click.Path(path_type=Path, exists=True), metavar="[DIR]"
+)
+@click.option(
+    "--since",
+    type=Moment(),
+    help="Only what was changed since: ISO 8601, an age such as 12h, or yesterday.",
+)
 def list_(config_path: Path | None, as_json: bool, folder: Path | None, since: str | None) -> None:
     """List every recording below DIR, or below all watched folders, and how it stands."""
     for row in _rows(settings_of(config_path), folder):
@@ -107,18 +112,22 @@ def _rows(settings: Settings, folder: Path | None) -> Iterator[Row]:
 
 
 class _Listing:
-    def __init__(self, settings: Settings, history: History, agent: Mapping[str, Any] | None) -> None:
+    def __init__(
+        self, settings: Settings, history: History, agent: Mapping[str, Any] | None
+    ) -> None:
         watch = settings.watch
         self._roots = [str(root) for root in watch.roots]
-        self._include = Names(watch.include, ())
-        self._names = Names(watch.include, watch.exclude, follow_symlinks=watch.follow_symlinks)
-        self._rules = Rules(settings, history, RealClock(), agent)
+        self._include = NameFilter(watch.include, ())
+        self._names = NameFilter(
+            watch.include, watch.exclude, follow_symlinks=watch.follow_symlinks
+        )
+        self._rules = FileRules(settings, history, RealClock(), agent)
         self._history = history
         self._opener = Opener(watch)
         self._sending = {upload["id"] for upload in (agent or {}).get("uploads", ())}
 
     def everything(self) -> Iterator[Row]:
-        survey = Survey()
+        survey = WalkResult()
         for top in tops(self._roots, self._names, survey):
             yield from self.below(Path(top))
         for root in survey.missing:
@@ -155,7 +164,9 @@ class _Listing:
     def _closed(self, folder: str, error: OSError) -> Row:
         """The row of a folder that could not be opened."""
         if error.errno in (errno.ENOTDIR, errno.ELOOP) and not self._names.follow:
-            return Row(folder, "ignored", why="a symbolic link leads there; see watch.follow_symlinks")
+            return Row(
+                folder, "ignored", why="a symbolic link leads there; see watch.follow_symlinks"
+            )
         return Row(folder, "unreadable", why=error.strerror or str(error))
 
     def _file(self, path: str, entry: os.DirEntry[str]) -> Iterator[Row]:
@@ -166,7 +177,9 @@ class _Listing:
             elif foreign(entry.name):
                 state = entry.stat(follow_symlinks=False)
                 mtime = utc_text(state.st_mtime_ns / 1e9)
-                yield Row(path, "ignored", state.st_size, mtime, why="watch.include does not name it")
+                yield Row(
+                    path, "ignored", state.st_size, mtime, why="watch.include does not name it"
+                )
         except FileNotFoundError:
             return  # it vanished, or is a link to nowhere
 
@@ -183,7 +196,12 @@ class _Listing:
     def _mark(self, path: str, size: int, mtime: str) -> str:
         """The fingerprint; the bytes are read only where nothing was queued that looked like this file."""
         here = next(
-            (log for log in self._history.at_path(Path(path)) if (log.file_size, log.mtime) == (size, mtime)), None
+            (
+                log
+                for log in self._history.at_path(Path(path))
+                if (log.file_size, log.mtime) == (size, mtime)
+            ),
+            None,
         )
         return here.fingerprint if here else mark_of(Path(path), self._opener)
 
@@ -205,7 +223,11 @@ class _Listing:
         """A resync leaves a recording synced while it runs, and when it fails."""
         if not log.resync:
             return ""
-        earlier = (old for old in self._history.of_episode(log.episode_id) if old.fingerprint == log.fingerprint)
+        earlier = (
+            old
+            for old in self._history.of_episode(log.episode_id)
+            if old.fingerprint == log.fingerprint
+        )
         return next((old.completed_at or "" for old in earlier if old.synced), "")
 
 

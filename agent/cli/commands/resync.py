@@ -25,7 +25,13 @@ _SHOWN = ("target", "episode_id", "status", "message")
 @click.option("--code", default="", help="With --failed: only what failed with this error code.")
 @click.option("--reason", default="", help="Kept in the history.")
 def resync(
-    *, config_path: Path | None, as_json: bool, targets: Sequence[str], failed: bool, code: str, reason: str
+    *,
+    config_path: Path | None,
+    as_json: bool,
+    targets: Sequence[str],
+    failed: bool,
+    code: str,
+    reason: str,
 ) -> None:
     """Upload recordings again: files, all in a folder, or episodes by their id."""
     if failed == bool(targets):
@@ -43,7 +49,9 @@ def resync(
 @click.command()
 @with_config
 @with_json
-@click.argument("targets", nargs=-1, required=True, metavar="EPISODE|PATH...", shell_complete=episodes_or_files)
+@click.argument(
+    "targets", nargs=-1, required=True, metavar="EPISODE|PATH...", shell_complete=episodes_or_files
+)
 def first(config_path: Path | None, as_json: bool, targets: Sequence[str]) -> None:
     """Put recordings ahead of the queue."""
     with operator(settings_of(config_path)) as agent:
@@ -87,7 +95,9 @@ def _tell(answers: Sequence[Answer], *, as_json: bool) -> None:
     if as_json:
         print_json([{key: getattr(answer, key) for key in _SHOWN} for answer in answers])
     for answer in () if as_json else answers:
-        episode = f"  episode {answer.episode_id}" if answer.episode_id not in ("", answer.target) else ""
+        episode = (
+            f"  episode {answer.episode_id}" if answer.episode_id not in ("", answer.target) else ""
+        )
         message = f"  ({answer.message})" if answer.message else ""
         say(f"{answer.status:<14} {answer.target}{episode}{message}")
     vain = sum(answer.status in ("not_found", "rejected") for answer in answers)

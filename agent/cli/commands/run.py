@@ -34,7 +34,9 @@ def run(config_path: Path | None) -> None:
     signal.set_wakeup_fd(asked.fileno(), warn_on_full_buffer=False)
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: asked.put("stop"))
-    signal.signal(signal.SIGHUP, lambda *_: asked.put("reload"))  # a terminal that closes ends nothing
+    signal.signal(
+        signal.SIGHUP, lambda *_: asked.put("reload")
+    )  # a terminal that closes ends nothing
     loaded, newer = configuration_at_start(config_path)
     settings = loaded.settings
     redactor = _log_by(settings)

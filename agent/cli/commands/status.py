@@ -10,7 +10,7 @@ import click
 
 from agent.adapters.clock import RealClock
 from agent.adapters.config import Settings
-from agent.cli.file_rules import Reason, Rules
+from agent.cli.file_rules import FileRules, RuleResult
 from agent.cli.options import (
     absolute,
     local,
@@ -30,7 +30,12 @@ from agent.observe.history_summary import standing
 @click.command()
 @with_config
 @with_json
-@click.option("--watch", "watched", is_flag=True, help="Show it again in place while it changes; Ctrl-C ends it.")
+@click.option(
+    "--watch",
+    "watched",
+    is_flag=True,
+    help="Show it again in place while it changes; Ctrl-C ends it.",
+)
 def status(*, config_path: Path | None, as_json: bool, watched: bool) -> None:
     """Show recordings by state, uploads under way, and what holds them up."""
     settings = settings_of(config_path)
@@ -53,10 +58,15 @@ def why(config_path: Path | None, as_json: bool, paths: Sequence[Path]) -> None:
     """Say for each PATH which rule lets it go or holds it up, and what to do."""
     settings = settings_of(config_path)
     with opened_history(settings) as documents:
-        rules = Rules(settings, documents, RealClock(), word_of_agent(settings))
+        rules = FileRules(settings, documents, RealClock(), word_of_agent(settings))
         found = {str(path): rules.reasons(absolute(path)) for path in paths}
     if as_json:
-        print_json([{"path": path, "rules": [reason.as_dict() for reason in told]} for path, told in found.items()])
+        print_json(
+            [
+                {"path": path, "rules": [reason.as_dict() for reason in told]}
+                for path, told in found.items()
+            ]
+        )
         return
     for path, told in found.items():
         say(path)
@@ -68,11 +78,13 @@ def _status(settings: Settings) -> dict[str, Any]:
     with opened_history(settings) as documents:
         agent = word_of_agent(settings)
         if agent is not None:
-            agent = {key: value for key, value in agent.items() if key != "standing"}  # the disk knows it in full
+            agent = {
+                key: value for key, value in agent.items() if key != "standing"
+            }  # the disk knows it in full
         return {"agent": agent, **standing(documents), **from_disk(settings.agent.state_dir)}
 
 
-def _show_reason(reason: Reason) -> None:
+def _show_reason(reason: RuleResult) -> None:
     at = f" at {local(reason.at)}" if reason.at else ""
     say(f"  {'ok ' if reason.ok else 'NO '} {reason.rule}: {reason.says}{at}")
     if reason.remedy:
