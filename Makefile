@@ -59,10 +59,10 @@ soak: $(STAMP)  ## bursts, narrow links, crowds; the long versions of kills and 
 	@echo "SEED=$(SEED)"
 	for ordeal in uploads link crowd; do PATH="$(SERVERS):$$PATH" $(BIN)/python -m tests.bench.$$ordeal || exit 1; done
 	PATH="$(SERVERS):$$PATH" $(BIN)/python -m tests.bench.kills --kills 200 --seed $(SEED)
-	SOAK_RUNS=10000 $(BIN)/python -m pytest tests/test_simulation.py --timeout=0 --hypothesis-seed=$(SEED)
+	SOAK_RUNS=10000 $(BIN)/python -m pytest tests/integration/test_simulation.py --timeout=0 --hypothesis-seed=$(SEED)
 
 picture: $(STAMP)  ## record status --watch in a terminal and draw it for the README (needs tmux)
-	$(BIN)/python -m tests.pictures.record
+	$(BIN)/python -m tests.harness.pictures.record
 
 servers:  ## build MinIO and VersityGW for the tests (needs Go)
 	mkdir -p $(SERVERS)

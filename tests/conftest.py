@@ -12,10 +12,10 @@ from filelock import FileLock
 from hypothesis import HealthCheck, settings
 
 from agent import __version__
-from tests import debian
-from tests.debian import OLD, Debian
+from tests.harness import debian
+from tests.harness.debian import OLD, Debian
 
-pytest_plugins = ["tests.fast"]
+pytest_plugins = ["tests.harness.fast"]
 
 # A busy machine is no fault of the code.
 settings.register_profile(

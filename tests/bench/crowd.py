@@ -13,8 +13,8 @@ import psutil
 
 from agent.devcloud.cloud import DevCloud
 from tests.bench.stage import peak_mib
-from tests.journey import Agent, running
-from tests.recorders import write_mcap
+from tests.harness.agent_process import Agent, running
+from tests.harness.recorders import write_mcap
 
 MIB = 1024 * 1024
 PROMISED = 80  # MiB

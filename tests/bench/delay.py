@@ -13,8 +13,8 @@ from typing import Any
 from agent.devcloud.cloud import DevCloud
 from agent.model.values import utc_seconds
 from tests.bench.figures import Cell, Figure, Goal, Table
-from tests.journey import running
-from tests.recorders import write_mcap, write_sidecar
+from tests.harness.agent_process import running
+from tests.harness.recorders import write_mcap, write_sidecar
 
 FIRST, FIRST_ALONE = "first byte, with a sidecar", "first byte, without"
 END, END_ALONE = "completed, with a sidecar", "completed, without"

@@ -20,7 +20,7 @@ from agent.adapters.history import TinyHistory, to_json
 from agent.model.states import Event
 from agent.model.values import SyncLog
 from tests.bench.figures import Cell, Goal, Table
-from tests.fakes.clock import FakeClock
+from tests.harness.fakes.clock import FakeClock
 
 KINDS = ("agent", "SQLite", "TinyDB")
 SIZES = (100, 1_000, 10_000, 100_000)

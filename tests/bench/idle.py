@@ -20,7 +20,7 @@ from agent.devcloud.servers import free_port
 from tests.bench.figures import Cell, Goal, Table
 from tests.bench.many import recordings, uploaded, with_markers
 from tests.bench.toll import files_of, mib, pid_of, told, toll, wait_for
-from tests.journey import Agent
+from tests.harness.agent_process import Agent
 
 RECORDER = """
 import sys, time

@@ -32,8 +32,8 @@ from agent.devcloud.servers import REGION
 from agent.devcloud.store_proxy import ByteRate
 from agent.model.values import SyncLog
 from tests.bench.uploads import sha256
-from tests.journey import Agent
-from tests.recorders import write_mcap, write_sidecar
+from tests.harness.agent_process import Agent
+from tests.harness.recorders import write_mcap, write_sidecar
 
 MIB = 1024 * 1024
 PART = 5 * MIB  # the least that S3 takes

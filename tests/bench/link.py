@@ -14,8 +14,8 @@ from agent.devcloud.cloud import DevCloud
 from agent.model.values import SyncLog
 from tests.bench.stage import peak_mib
 from tests.bench.uploads import sha256
-from tests.journey import running
-from tests.recorders import write_mcap
+from tests.harness.agent_process import running
+from tests.harness.recorders import write_mcap
 
 MIB = 1024 * 1024
 

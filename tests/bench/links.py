@@ -24,7 +24,7 @@ from tests.bench import stage
 from tests.bench.figures import Cell, Figure, Goal, Table, take_turns
 from tests.bench.peers import PEERS, Cost, Peer
 from tests.bench.stage import MIB
-from tests.servers import S3Server
+from tests.harness.s3_servers import S3Server
 
 ALL = 200e6 / 8  # bytes a second
 EACH = 25e6 / 8  # for one connection: eight of them fill the link
@@ -81,7 +81,7 @@ def emulated(link: Link, target: str) -> Iterator[Emulated]:
     options = ["--round-trip", str(link.round_trip), "--each", str(EACH), "--all", str(ALL)]
     options += ["--reset-after", str(link.reset_after)] if link.reset_after else []
     with subprocess.Popen(
-        [sys.executable, "-m", "tests.slowlink", target, *options],
+        [sys.executable, "-m", "tests.harness.slow_link", target, *options],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,

@@ -13,7 +13,7 @@ from agent.adapters.history import TinyHistory
 from agent.discovery.examine import fingerprint
 from agent.model.values import SyncLog, utc_text
 from tests.bench.history import recording
-from tests.recorders import write_mcap
+from tests.harness.recorders import write_mcap
 
 _IN_A_FOLDER = 500
 _AT_ONCE = 2000  # documents in a transaction

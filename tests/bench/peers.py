@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tests.servers import S3Server
+from tests.harness.s3_servers import S3Server
 
 BUCKET = "bench"
 HERE = Path(__file__).parent

@@ -19,9 +19,9 @@ from pathlib import Path
 from tests.bench import stage
 from tests.bench.figures import Cell, Figure, Goal, Table, take_turns
 from tests.bench.peers import PEERS, Peer
-from tests.journey import Agent
-from tests.servers import S3Server
-from tests.slowlink import SlowLink, slow_link
+from tests.harness.agent_process import Agent
+from tests.harness.s3_servers import S3Server
+from tests.harness.slow_link import SlowLink, slow_link
 
 MIB = 1024 * 1024
 PART = 8  # MiB, the agent's default

@@ -47,9 +47,9 @@ from agent.model.values import Recording, SyncLog
 from agent.upload.concurrency import PartConcurrency
 from agent.upload.prepare import Prepare
 from agent.upload.upload import Upload
-from tests import servers
-from tests.recorders import write_mcap
-from tests.robot import Later
+from tests.harness import s3_servers as servers
+from tests.harness.recorders import write_mcap
+from tests.harness.robot import Later
 
 KIB = 1024
 PATIENCE = 240.0  # seconds that a fleet has from its power-on

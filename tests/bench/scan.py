@@ -13,7 +13,7 @@ from agent.devcloud.cloud import DevCloud
 from tests.bench.figures import Cell, Table
 from tests.bench.many import recordings, uploaded
 from tests.bench.toll import files_of, mib, pid_of, told, toll, wait_for
-from tests.journey import Agent
+from tests.harness.agent_process import Agent
 
 _MANY, _FEWER = 100_000, 10_000
 _SETTINGS = {

@@ -20,11 +20,11 @@ from minio.deleteobjects import DeleteObject
 
 from agent.devcloud.servers import free_port
 from agent.model.values import SyncLog
-from tests import servers
 from tests.bench.peers import BUCKET, Cost
-from tests.journey import Agent
-from tests.recorders import write_mcap
-from tests.servers import S3Server
+from tests.harness import s3_servers as servers
+from tests.harness.agent_process import Agent
+from tests.harness.recorders import write_mcap
+from tests.harness.s3_servers import S3Server
 
 MIB = 1024 * 1024
 _LOOK_EVERY = 0.2  # seconds; each look at the history takes from the CPU that is to be shared

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tests.journey import Agent
+from tests.harness.agent_process import Agent
 
 _NAP = 0.1  # seconds between two looks at what the agent tells
 

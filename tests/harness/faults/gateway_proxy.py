@@ -1,0 +1,131 @@
+"""A gRPC proxy: passes calls on as bytes, and does to some of them what its script says."""
+
+from __future__ import annotations
+
+import threading
+from collections import Counter
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import grpc
+from google.protobuf.message import Message
+
+from tests.harness.faults.script import Script
+from tests.harness.faults.tcp_faults import Link
+
+_Answer = TypeVar("_Answer", bound=Message)
+_OURS = ("authorization",)
+
+
+@dataclass(frozen=True)
+class Call:
+    """One call on its way. ``forward`` lets the real gateway answer it; its refusals become the proxy's own."""
+
+    name: str
+    forward: Callable[[], bytes]
+    context: grpc.ServicerContext
+    link: Link
+
+
+Fault = Callable[[Call], bytes]
+
+
+class GatewayProxy(grpc.GenericRpcHandler):  # type: ignore[misc]  # grpc has no types
+    """In front of a gateway; ``link`` is the wire between it and the agent."""
+
+    def __init__(self, gateway_port: int) -> None:
+        self.script: Script[Fault] = Script()
+        self.seen: Counter[str] = Counter()
+        self._channel = grpc.insecure_channel(
+            f"127.0.0.1:{gateway_port}", [("grpc.enable_http_proxy", 0)]
+        )
+        self._pool = ThreadPoolExecutor(16)
+        self._server = grpc.server(self._pool, [self], options=[("grpc.so_reuseport", 0)])
+        self.link = Link(self._server.add_insecure_port("127.0.0.1:0"))
+        self._server.start()
+        self.url = f"http://127.0.0.1:{self.link.port.number}"
+
+    def service(self, details: Any) -> Any:
+        """The handler of any method: bytes in, bytes out."""
+        return grpc.unary_unary_rpc_method_handler(
+            lambda request, context: self._answer(details.method, request, context)
+        )
+
+    def stop(self) -> None:
+        """Let go of everything."""
+        self.link.stop()
+        self._server.stop(None).wait()
+        self._pool.shutdown()
+        self._channel.close()
+
+    def _answer(self, method: str, request: bytes, context: grpc.ServicerContext) -> bytes:
+        name = method.rpartition("/")[2]
+        self.seen[name] += 1
+        metadata = [(key, value) for key, value in context.invocation_metadata() if key in _OURS]
+
+        def forward() -> bytes:
+            try:
+                return bytes(
+                    self._channel.unary_unary(method)(request, metadata=metadata, timeout=10)
+                )
+            except grpc.RpcError as error:
+                context.set_trailing_metadata(error.trailing_metadata())
+                context.abort(error.code(), error.details())
+                raise AssertionError from None  # abort has raised
+
+        call = Call(name, forward, context, self.link)
+        fault = self.script.due(name)
+        return forward() if fault is None else fault(call)
+
+
+def refused(status: grpc.StatusCode, text: str = "injected", *, after: bool = False) -> Fault:
+    """The call fails; ``after``: the gateway has done it all the same, only its answer is lost."""
+
+    def act(call: Call) -> bytes:
+        if after:
+            call.forward()
+        call.context.abort(status, text)
+        raise AssertionError
+
+    return act
+
+
+def twice(call: Call) -> bytes:
+    """The gateway gets the request two times; its second answer counts."""
+    call.forward()
+    return call.forward()
+
+
+def cut_after(call: Call) -> bytes:
+    """The gateway has done it, and the connection breaks before it can say so."""
+    answer = call.forward()
+    call.link.port.cut()
+    return answer
+
+
+def cut_before(call: Call) -> bytes:
+    """The connection breaks before the gateway hears of it."""
+    call.link.port.cut()
+    call.context.abort(grpc.StatusCode.CANCELLED, "nobody hears this")
+    raise AssertionError
+
+
+def silence(call: Call) -> bytes:
+    """No answer as long as the client waits."""
+    gone = threading.Event()
+    if call.context.add_callback(gone.set):
+        gone.wait(30)
+    return b""
+
+
+def altered(kind: type[_Answer], change: Callable[[_Answer], None]) -> Fault:
+    """The gateway's answer, changed."""
+
+    def act(call: Call) -> bytes:
+        answer = kind.FromString(call.forward())
+        change(answer)
+        return answer.SerializeToString()
+
+    return act

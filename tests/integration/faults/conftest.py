@@ -1,0 +1,72 @@
+"""The rig of each test, and the S3 server that all tests of a process share."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
+
+import pytest
+
+from tests.harness import s3_servers as servers
+from tests.harness.faults.rig import MIB, Rig
+from tests.harness.recorders import write_mcap
+from tests.harness.s3_servers import S3Server
+
+
+class Stage:
+    """What all tests of a process share: a recording, a certificate, and S3 servers from when they are first wanted."""
+
+    def __init__(self, folder: Path, stack: ExitStack) -> None:
+        self._folder = folder
+        self._stack = stack
+        self._running: dict[str, S3Server] = {}
+        self.recording = write_mcap(folder / "a.mcap", size=11 * MIB)  # three parts
+        self.certificate = servers.certificate(folder / "certificate")
+
+    def server(self, name: str) -> S3Server:
+        if name not in self._running:
+            self._running[name] = self._stack.enter_context(
+                servers.start(name, self._folder / name)
+            )
+        return self._running[name]
+
+
+@pytest.fixture(scope="session")
+def stage(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stage]:
+    with ExitStack() as stack:
+        yield Stage(tmp_path_factory.mktemp("stage"), stack)
+
+
+@pytest.fixture
+def store_name() -> str:
+    """The most faithful server that is here; tests of what stores do differently name each."""
+    return "minio" if "minio" in servers.available() else "rclone"
+
+
+@pytest.fixture
+def timeout() -> float:
+    """Seconds. A busy machine must not reach it; tests of silence want a short one."""
+    return 10.0
+
+
+@pytest.fixture
+def rig(
+    tmp_path: Path, stage: Stage, store_name: str, timeout: float, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Rig]:
+    rig = Rig(tmp_path, stage.server(store_name), stage.recording, monkeypatch, timeout=timeout)
+    yield rig
+    rig.stop()
+
+
+@pytest.fixture
+def tls_rig(
+    tmp_path: Path, stage: Stage, store_name: str, timeout: float, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Rig]:
+    """The store behind TLS: parts are proven by CRC-32, and their payload is not signed."""
+    server = stage.server(store_name)
+    rig = Rig(
+        tmp_path, server, stage.recording, monkeypatch, timeout=timeout, tls=stage.certificate
+    )
+    yield rig
+    rig.stop()

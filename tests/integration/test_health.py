@@ -1,0 +1,141 @@
+"""/healthz of the real agent, each part of which is really ended; and the counts that must go on."""
+
+from __future__ import annotations
+
+import json
+import logging
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from agent.adapters.config import PREFIX, load
+from agent.adapters.scheduler import Scheduler
+from agent.assembly import app as app_room
+from agent.assembly.app import App
+from agent.devcloud.cloud import DevCloud
+from agent.devcloud.servers import free_port
+from agent.observe.health import Beat, Health
+from tests.harness.prometheus import fetch
+
+_LOOK_EVERY = 0.02  # seconds
+
+
+@pytest.fixture
+def app(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[App]:
+    """A running agent that heals nothing by itself while a test looks."""
+    monkeypatch.setattr(app_room, "_SUPERVISE", 3600.0)
+    (tmp_path / "recordings").mkdir()
+    with DevCloud(tmp_path / "cloud") as cloud:
+        named = {
+            PREFIX + "AGENT__STATE_DIR": str(tmp_path / "state"),
+            PREFIX + "WATCH__ROOTS": json.dumps([str(tmp_path / "recordings")]),
+            PREFIX + "WATCH__RESCAN_SECONDS": "1",
+            PREFIX + "METRICS__LISTEN": f"127.0.0.1:{free_port()}",
+        }
+        (tmp_path / "state").mkdir()
+        app = App(load(cloud.config_path, named).settings, named, hide=lambda *_, **__: None)
+        app.start()
+        try:
+            wait(app, lambda told: told == (200, "ok\n"))
+            yield app
+        finally:
+            app.stop()
+
+
+def healthz(app: App) -> tuple[int, str]:
+    try:
+        status, _, body = fetch(app.settings.metrics.listen, "/healthz")
+    except ConnectionError:  # not served yet
+        return 0, ""
+    return status, body
+
+
+def wait(app: App, until: Callable[[tuple[int, str]], bool]) -> tuple[int, str]:
+    """What /healthz says as soon as that is what is waited for."""
+    nap = threading.Event()
+    for _ in range(int(20 / _LOOK_EVERY)):
+        told = healthz(app)
+        if until(told):
+            return told
+        nap.wait(_LOOK_EVERY)
+    raise AssertionError(told)
+
+
+def test_a_scheduler_that_has_ended_is_no_health(app: App) -> None:
+    app._schedule.stop()
+    assert healthz(app) == (503, "the scheduler has ended: restart the agent\n")
+    app._schedule = Scheduler()  # for the end of the test
+    app._schedule.start()
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+def test_a_finder_that_has_ended_is_no_health(app: App, monkeypatch: pytest.MonkeyPatch) -> None:
+    def ends() -> bool:
+        raise SystemExit
+
+    monkeypatch.setattr(app.lookout.finder, "once", ends)
+    assert app.lookout._thread is not None
+    app.lookout._thread.join(10)
+    assert healthz(app) == (503, "nobody looks for recordings any more: restart the agent\n")
+
+
+def test_a_watcher_that_has_ended_is_no_health_until_it_is_healed(app: App) -> None:
+    (post,) = app.lookout.watch._posts.values()
+    post.observer.stop()
+    post.observer.join(10)
+    status, why = healthz(app)
+    assert (status, why.splitlines()) == (
+        503,
+        ["changes in a watched folder are not noticed, only scans find them: see the log"],
+    )
+    assert "keystone_agent_watcher_up 0.0" in fetch(app.settings.metrics.listen, "/metrics")[2]
+    app.lookout.watch.supervise()
+    assert healthz(app) == (200, "ok\n")
+
+
+def test_a_history_that_was_closed_is_no_health(app: App) -> None:
+    app.history.close()
+    status, why = healthz(app)
+    assert status == 503
+    assert "the history is closed: restart the agent" in why.splitlines()
+
+
+def test_a_dispatcher_and_a_finder_that_hang_are_no_health(app: App) -> None:
+    with app.dispatch._lock, app.lookout.discover._lock:
+        app.health.look()
+        now = time.monotonic()
+        app.health._monotonic = lambda: now + 55
+        assert healthz(app) == (200, "ok\n")
+        app.health._monotonic = lambda: now + 61
+        assert healthz(app) == (503, "the queue was not looked at for 60 s: restart the agent\n")
+        app.health._monotonic = lambda: now + 602
+        status, why = healthz(app)
+    assert (status, len(why.splitlines())) == (503, 2)
+    assert "the disk was not looked at for 601 s" in why
+    wait(app, lambda told: told == (200, "ok\n"))
+
+
+def test_a_count_may_stand_still_for_its_time_and_no_longer() -> None:
+    count, now = 7, 100.0
+    health = Health({}, {"it stands still": Beat(lambda: count, 60)}, lambda: now)
+    assert health.faults() == []
+    now += 60
+    assert health.faults() == []
+    now += 1
+    assert health.faults() == ["it stands still"]
+    count += 1
+    assert health.faults() == []
+
+
+def test_a_fault_is_said_once_and_again_when_it_comes_back(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    answers = iter((True, False, False, True, False))
+    health = Health({"it is broken": lambda: next(answers)}, {})
+    with caplog.at_level(logging.ERROR):
+        for _ in range(5):
+            health.look()
+    assert [record.getMessage() for record in caplog.records] == ["not healthy: it is broken"] * 2

@@ -1,0 +1,282 @@
+"""What the service manager hears, over a real datagram socket: from the room alone, from an agent, from the command."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from agent.adapters.config import PREFIX, load
+from agent.adapters.control import Control
+from agent.adapters.systemd import SystemdNotifier
+from agent.assembly.app import App
+from agent.assembly.reload import AskedQueue
+from agent.devcloud.cloud import DevCloud
+from agent.model.errors import NotRunningError
+from tests.harness.agent_process import Agent
+from tests.harness.recorders import write_mcap
+
+_BEAT = 0.05  # seconds
+_NEVER = float("inf")
+
+
+class Manager:
+    """A service manager's ear."""
+
+    def __init__(self, address: str) -> None:
+        """``address`` as $NOTIFY_SOCKET has it."""
+        self.address = address
+        self._place = "\0" + address[1:] if address.startswith("@") else address
+        self._ear = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+        self._ear.bind(self._place)
+
+    def hear(self, seconds: float = 30) -> str:
+        """The next message; "" when none comes within ``seconds``."""
+        self._ear.settimeout(seconds)
+        try:
+            return self._ear.recv(4096).decode()
+        except (TimeoutError, BlockingIOError):
+            return ""
+
+    def hear_until(self, wanted: str) -> list[str]:
+        """All messages up to ``wanted``."""
+        heard = [self.hear()]
+        while heard[-1] != wanted:
+            assert heard[-1], f"{wanted} never came after {heard[:-1]}"
+            heard.append(self.hear())
+        return heard
+
+    def rest(self) -> list[str]:
+        """What was sent already."""
+        return list(iter(lambda: self.hear(0), ""))
+
+    def stuff(self) -> None:
+        """Fill the queue: whoever says something now waits until this is heard."""
+        while True:
+            sent = 0
+            with socket.socket(
+                socket.AF_UNIX, socket.SOCK_DGRAM
+            ) as sender:  # each may send only so much
+                sender.setblocking(False)
+                try:
+                    while True:
+                        sender.sendto(b"noise", self._place)
+                        sent += 1
+                except BlockingIOError:
+                    if not sent:
+                        return
+
+    def close(self) -> None:
+        """Hear nothing more."""
+        self._ear.close()
+
+
+@pytest.fixture(params=["on disk", "abstract"])
+def manager(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Manager]:
+    manager = Manager(
+        str(tmp_path / "notify")
+        if request.param == "on disk"
+        else f"@keystone-agent-test-{os.getpid()}"
+    )
+    yield manager
+    manager.close()
+
+
+def notify(manager: Manager, **environ: str) -> SystemdNotifier:
+    return SystemdNotifier({"NOTIFY_SOCKET": manager.address, **environ})
+
+
+def test_each_word_is_one_datagram(manager: Manager) -> None:
+    told = notify(manager, WATCHDOG_USEC="100000", WATCHDOG_PID=str(os.getpid()))
+    told.ready()
+    told.status("2 uploading")
+    told.alive()
+    told.stopping()
+    assert manager.rest() == ["READY=1", "STATUS=2 uploading", "WATCHDOG=1", "STOPPING=1"]
+    assert told.beat == _BEAT
+
+
+def test_a_status_is_one_short_line_and_said_once(manager: Manager) -> None:
+    told = notify(manager)
+    told.status("no network\nWATCHDOG=1 \udcff" + "x" * 1000)
+    told.status("no network\nWATCHDOG=1 \udcff" + "x" * 1000)
+    (line,) = manager.rest()
+    assert line.startswith("STATUS=no network WATCHDOG=1 ?xxx")
+    assert "\n" not in line
+    assert len(line) < 250
+
+
+@pytest.mark.parametrize(
+    "environ",
+    [
+        {},
+        {"WATCHDOG_USEC": "0"},
+        {"WATCHDOG_USEC": "soon"},
+        {"WATCHDOG_USEC": "9" * 5000},
+        {"WATCHDOG_USEC": "1000", "WATCHDOG_PID": "1"},
+    ],
+    ids=["no time", "0", "no number", "too much", "another process"],
+)
+def test_no_sign_of_life_goes_to_who_asks_for_none_or_asks_another_process(
+    manager: Manager, environ: dict[str, str]
+) -> None:
+    told = notify(manager, **environ)
+    told.alive()
+    assert told.beat == _NEVER
+    assert manager.rest() == []
+
+
+@pytest.mark.parametrize(
+    "address", ["", "vsock:2:1234", "/nobody/is/there", "@keystone-agent-nobody", "/" + "x" * 300]
+)
+def test_an_agent_without_a_manager_goes_on(address: str) -> None:
+    told = SystemdNotifier({"NOTIFY_SOCKET": address})
+    told.ready()
+    told.status("fine")
+    told.alive()
+    told.stopping()
+    assert told.beat == _NEVER
+
+
+@pytest.fixture
+def agent(tmp_path: Path, manager: Manager) -> Iterator[App]:
+    """An agent that runs in this process while its manager wants a sign of life every 0.05 s."""
+    (tmp_path / "recordings").mkdir()
+    (tmp_path / "state").mkdir()
+    with DevCloud(tmp_path / "cloud") as cloud:
+        environ = {
+            PREFIX + "AGENT__STATE_DIR": str(tmp_path / "state"),
+            PREFIX + "WATCH__ROOTS": json.dumps([str(tmp_path / "recordings")]),
+        }
+        settings = load(cloud.config_path, environ).settings
+        notified = {"NOTIFY_SOCKET": manager.address, "WATCHDOG_USEC": str(int(_BEAT * 2e6))}
+        app = App(settings, {**environ, **notified}, hide=lambda *_, **__: None)
+        asked = AskedQueue()
+        main = threading.Thread(target=app.run, args=(asked, lambda: app.reload(lambda: settings)))
+        main.start()
+        try:
+            yield app
+        finally:
+            asked.put("stop")
+            main.join(30)
+            asked.close()
+
+
+def test_signs_of_life_end_when_the_dispatcher_hangs_and_come_back_with_it(
+    agent: App, manager: Manager
+) -> None:
+    manager.hear_until("READY=1")
+    for _ in range(5):
+        manager.hear_until("WATCHDOG=1")
+    clock = agent.health._monotonic
+    with agent.dispatch._lock:
+        agent.health.look()
+        agent.health._monotonic = lambda: clock() + 61
+        while manager.hear(10 * _BEAT):  # what is still under way
+            pass
+        assert manager.hear(20 * _BEAT) == ""
+    manager.hear_until("WATCHDOG=1")
+
+
+def test_a_reload_is_told_from_its_beginning_to_its_end(agent: App, manager: Manager) -> None:
+    manager.hear_until("READY=1")
+    before = time.monotonic_ns() // 1000
+    agent.reload(lambda: agent.settings)
+    heard = manager.hear_until("READY=1")
+    (begun,) = (message for message in heard if message.startswith("RELOADING=1\nMONOTONIC_USEC="))
+    assert before <= int(begun.partition("USEC=")[2]) <= time.monotonic_ns() // 1000
+
+
+def test_a_watcher_that_is_lost_ends_no_sign_of_life(agent: App, manager: Manager) -> None:
+    manager.hear_until("READY=1")
+    with agent.lookout.watch._lock:  # so that nothing heals it
+        (post,) = agent.lookout.watch._posts.values()
+        post.observer.stop()
+        post.observer.join(10)
+        manager.rest()
+        for _ in range(5):
+            manager.hear_until("WATCHDOG=1")
+        (fault,) = agent.health.faults()
+    assert "changes in a watched folder are not noticed" in fault
+
+
+def test_a_disk_that_hangs_ends_no_sign_of_life(agent: App, manager: Manager) -> None:
+    manager.hear_until("READY=1")
+    clock = agent.health._monotonic
+    with agent.lookout.discover._lock, agent.lookout.watch._lock:
+        agent.health.look()
+        agent.health._monotonic = lambda: clock() + 3600
+        for _ in range(20):  # the first may be older
+            manager.hear_until("WATCHDOG=1")
+        assert any("the disk was not looked at" in fault for fault in agent.health.faults())
+
+
+@contextmanager
+def commanded(cloud: DevCloud, folder: Path) -> Iterator[Agent]:
+    """The real command, not started yet; it ends with the block."""
+    agent = Agent(cloud, folder)
+    try:
+        yield agent
+    finally:
+        if agent.process is not None:
+            agent.stop(signal.SIGKILL)
+
+
+def control(agent: Agent) -> Control:
+    """The agent's own socket, as soon as it is there."""
+    nap = threading.Event()
+    for _ in range(600):
+        try:
+            return Control(agent.state)
+        except NotRunningError:
+            nap.wait(0.05)
+    raise AssertionError(agent.said())
+
+
+def test_the_command_is_ready_with_its_history_open_and_before_it_uploads(
+    tmp_path: Path, manager: Manager
+) -> None:
+    with DevCloud(tmp_path / "cloud") as cloud, commanded(cloud, tmp_path) as agent:
+        cloud.stop_gateway()
+        write_mcap(agent.root / "a.mcap")
+        agent.start()
+        agent.wait(lambda logs: logs and logs[0].status == "pending" and logs[0].error)
+        assert agent.stop() == 0
+        cloud.start_gateway()  # from now on nothing holds the recording up
+
+        agent.environ["NOTIFY_SOCKET"] = manager.address
+        manager.stuff()
+        agent.start()
+        asked = control(agent)
+        try:
+            for told in (asked.status() for _ in range(10)):
+                assert (told["standing"]["queue_length"], told["uploads"]) == (1, [])
+        finally:
+            asked.close()
+        assert [log.status for log in agent.documents()] == ["pending"]
+        manager.hear_until("READY=1")
+        agent.wait_completed(1)
+        manager.hear_until("STATUS=0 uploading, 0 in the queue")
+        assert agent.stop() == 0
+        assert manager.rest()[-1] == "STOPPING=1"
+
+
+def test_the_command_gives_signs_of_life_until_sigterm(tmp_path: Path, manager: Manager) -> None:
+    with DevCloud(tmp_path / "cloud") as cloud, commanded(cloud, tmp_path) as agent:
+        agent.environ |= {"NOTIFY_SOCKET": manager.address, "WATCHDOG_USEC": str(int(_BEAT * 2e6))}
+        agent.start()
+        heard = manager.hear_until("READY=1")
+        assert heard == ["READY=1"]
+        for _ in range(5):
+            manager.hear_until("WATCHDOG=1")
+        assert agent.stop() == 0
+        rest = manager.rest()
+        assert set(rest[rest.index("STOPPING=1") + 1 :]) <= {"STATUS=0 uploading, 0 in the queue"}

@@ -1,0 +1,239 @@
+"""The container: its file is built, its compose file is carried out, on a machine where no engine runs."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from agent.adapters.clock import RealClock
+from agent.adapters.config import KEYS
+from agent.adapters.history import TinyHistory
+from agent.devcloud.servers import rclone_program
+from agent.model.values import SyncLog
+from tests.harness import debian
+from tests.harness.containers import Image, Pod
+from tests.harness.eventually import eventually
+from tests.harness.paths import REPOSITORY
+from tests.harness.recorders import write_mcap
+
+CONTAINERFILE = REPOSITORY / "deploy/container/Containerfile"
+COMPOSE = REPOSITORY / "deploy/container/compose.yaml"
+STATE, RECORDINGS = "/var/lib/keystone-agent", "/data/recordings"
+MIB = 1024 * 1024
+_MOST = 90 * MIB  # that the agent may add to its base; compiled modules are a quarter of it
+_WITHIN = 60  # seconds
+
+built = pytest.mark.skipif(
+    bool(debian.CANT) or shutil.which("buildah") is None, reason=debian.CANT or "no buildah here"
+)
+
+
+def composed(recordings: str = "/recordings") -> dict[str, Any]:
+    """The compose file with its variables filled in."""
+    given = {"RECORDINGS": recordings}
+    text = re.sub(
+        r"\$\{(\w+):-([^}]*)\}", lambda found: given.get(found[1], found[2]), COMPOSE.read_text()
+    )
+    told: dict[str, Any] = yaml.safe_load(text)
+    return told
+
+
+@pytest.fixture(scope="module")
+def image(shared: Path, package: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Image]:
+    """What the Containerfile makes of a bare Debian and the package, with chroot in place of an engine."""
+    folder = tmp_path_factory.mktemp("image")
+    (folder / "dist").mkdir()
+    os.link(package, folder / "dist" / package.name)
+    stores = [f"--root={folder}/store", f"--runroot={folder}/run", "--storage-driver=overlay"]
+
+    def buildah(*arguments: str | Path) -> str:
+        told = subprocess.run(
+            ["buildah", *stores, *arguments], capture_output=True, text=True, check=False
+        )
+        assert told.returncode == 0, told.stdout[-2000:] + told.stderr[-4000:]
+        return told.stdout.strip()
+
+    base = buildah("from", "scratch")
+    buildah("add", "--quiet", base, shared / "base", "/")
+    buildah("commit", "--quiet", base, "localhost/debian")
+    options = [
+        "--quiet",
+        "--isolation=chroot",
+        "--pull-never",
+        "--format=docker",
+        "--build-arg=BASE=localhost/debian",
+    ]
+    buildah("build", *options, "-f", CONTAINERFILE, "-t", "localhost/keystone-agent", folder)
+    container = buildah("from", "--pull-never", "localhost/keystone-agent")
+    try:
+        told = json.loads(buildah("inspect", container))["Docker"]["config"]
+        yield Image(
+            root=Path(buildah("mount", container)),
+            user=told["User"],
+            environment=dict(line.split("=", 1) for line in told["Env"]),
+            entrypoint=told["Entrypoint"],
+            command=told["Cmd"],
+            volumes=list(told["Volumes"]),
+            healthcheck=told["Healthcheck"]["Test"],
+        )
+    finally:
+        buildah("umount", "--all")
+        shutil.rmtree(folder)
+
+
+def completed(state: Path) -> list[SyncLog]:
+    if not (state / "history/journal").exists():
+        return []
+    history = TinyHistory(state / "history", RealClock(), read_only=True)
+    try:
+        return [log for log in history.newest_first() if log.status == "completed"]
+    finally:
+        history.close()
+
+
+@built
+@pytest.mark.timeout(600)
+def test_the_image_holds_one_python_s_agent_that_nobody_in_it_can_change(image: Image) -> None:
+    user, _, group = image.user.partition(":")
+    assert user == group
+    assert int(user) > 0
+    assert (image.entrypoint, image.command) == (["keystone-agent"], ["run"])
+    own = sum(
+        path.lstat().st_blocks * 512 for path in (image.root / "opt/keystone-agent").rglob("*")
+    )
+    print(f"the agent adds {own / MIB:.0f} MiB to its base")  # noqa: T201 - pytest -rP shows it
+    assert own < _MOST
+    libraries = image.root / "opt/keystone-agent/lib"
+    assert {path.name for path in libraries.iterdir()} == {"common", "python3.11"}
+    assert {
+        re.findall(r"\.cpython-(\d+)", path.name)[0] for path in libraries.rglob("*.cpython-*.so")
+    } == {"311"}
+    assert (libraries / "common/agent/__pycache__/app.cpython-311.pyc").exists()
+    assert not (image.root / "usr/lib/systemd/system/keystone-agent.service").exists()
+    theirs = [
+        f"/{path.relative_to(image.root)}"
+        for path in image.root.rglob("*")
+        if not path.is_symlink() and path.stat().st_uid == int(user)
+    ]
+    assert sorted(theirs) == sorted(image.volumes) == [RECORDINGS, STATE]
+
+
+@built
+@pytest.mark.timeout(600)
+def test_the_compose_files_robot_enrols_uploads_and_stops_in_order(
+    image: Image, tmp_path: Path
+) -> None:
+    recordings = tmp_path / "recordings"
+    recordings.mkdir()
+    services = composed(str(recordings))["services"]
+    with Pod(COMPOSE, services, tmp_path / "pod") as pod:
+        pod.program("store", store_command(services["store"]))
+        devcloud = pod.start("devcloud", image)
+        assert pod.start("endpoints", image).process.wait(_WITHIN) == 0, pod.log("endpoints")
+        probe = services["devcloud"]["healthcheck"]["test"][1:]
+        eventually(lambda: devcloud.execute(*probe).returncode == 0, lambda: pod.log("devcloud"))
+        robot = pod.start("robot", image)
+        recording = write_mcap(recordings / "a.mcap", size=20 * MIB)
+        (log,) = eventually(
+            lambda: completed(pod.volume("state")), lambda: pod.log("robot") + pod.log("devcloud")
+        )
+        stored = pod.volume("objects") / log.bucket / log.object_key
+        assert log.device_id == "robot-7"
+        assert stored.read_bytes() == recording.read_bytes()
+
+        assert robot.execute(*image.healthcheck[1:]).returncode == 0
+        told = robot.execute("keystone-agent", "check")
+        assert (told.returncode, told.stderr) == (0, "")
+        told = robot.execute("sh", "-c", "touch /tmp/x && touch /x /opt/keystone-agent/x")
+        assert told.stderr.count("Read-only file system") == 2
+        assert "running, process 1" in robot.execute("keystone-agent", "status").stdout
+        key = (pod.volume("state") / "dp-config.json").read_text()
+        assert robot.stop() == 0, pod.log("robot")
+
+        # The next one, with the same volumes: the same robot.
+        assert pod.start("endpoints", image).process.wait(_WITHIN) == 0
+        robot = pod.start("robot", image)
+        write_mcap(recordings / "b.mcap", size=MIB, seed=1)
+        eventually(lambda: len(completed(pod.volume("state"))) == 2, lambda: pod.log("robot"))
+        assert (pod.volume("state") / "dp-config.json").read_text() == key
+        assert robot.stop() == 0
+        assert devcloud.stop() == 0
+        assert json.loads(key)["devices"][0]["apiKey"] not in pod.log("robot")
+
+
+def store_command(told: dict[str, Any]) -> list[str]:
+    """VersityGW as the compose file starts it; where it is not built, rclone with the same port and folder."""
+    if shutil.which("versitygw"):
+        return ["versitygw", *told["command"]]
+    port, folder = told["command"][1], told["command"][-1]
+    return [rclone_program() or "rclone", "serve", "s3", f"--addr=127.0.0.1{port}", folder]
+
+
+def test_what_the_compose_file_names_is_in_the_image_and_in_the_settings() -> None:
+    told, file = composed(), CONTAINERFILE.read_text()
+    variables = {f"KEYSTONE_AGENT_{key.replace('.', '__').upper()}" for key in KEYS}
+    assert set(re.findall(r"\bKEYSTONE_AGENT_\w+", file + COMPOSE.read_text())) - variables == set()
+    own = {
+        name: service
+        for name, service in told["services"].items()
+        if service["image"] == "keystone-agent"
+    }
+    assert set(own) == {"devcloud", "endpoints", "robot"}
+    for service in own.values():
+        assert (
+            COMPOSE.parent / service["build"]["context"] / service["build"]["dockerfile"]
+        ).samefile(CONTAINERFILE)
+        assert service["read_only"] is True
+        assert service["cap_drop"] == ["ALL"]
+        assert not service.get("privileged")
+    volumes = json.loads(re.findall(r"^VOLUME (.+)$", file, re.MULTILINE)[0])
+    mounted = [volume.split(":") for volume in own["robot"]["volumes"]]
+    assert (
+        {target for _, target, *options in mounted if options != ["ro"]}
+        == set(volumes)
+        == {STATE, RECORDINGS}
+    )
+    named = {
+        volume.split(":")[0]
+        for service in told["services"].values()
+        for volume in service.get("volumes", [])
+    }
+    assert {name for name in named if not name.startswith((".", "/"))} == set(told["volumes"])
+    # The robot is pointed at the platform, and the platform at the store.
+    endpoints = json.loads((COMPOSE.parent / "endpoints.json").read_text())["endpoints"]
+    command = own["devcloud"]["command"]
+    (port,) = (word.partition("=")[2] for word in command if word.startswith("--gateway-port="))
+    assert set(endpoints.values()) == {f"http://devcloud:{port}"}
+    keys = told["services"]["store"]["environment"]
+    where = f"{keys['ROOT_ACCESS_KEY']}:{keys['ROOT_SECRET_KEY']}@store{told['services']['store']['command'][1]}"
+    assert f"--store=http://{where}" in command
+    (probe,) = re.findall(r"^HEALTHCHECK .*\\\n +CMD (.+)$", file, re.MULTILINE)
+    assert json.loads(probe) == own["robot"]["healthcheck"]["test"][1:]
+
+
+def test_docker_takes_the_compose_file() -> None:
+    docker = ["docker", "compose", "-f", str(COMPOSE), "config", "--quiet"]
+    if shutil.which("docker") is None or "unknown" in said(*docker[:2], "version"):
+        pytest.skip("no docker compose here")
+    assert said(*docker) == ""
+
+
+def said(*command: str) -> str:
+    told = subprocess.run(
+        command,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    return told.stdout

@@ -1,0 +1,217 @@
+"""Serving and writing down the measures: what can't be done stops nothing, is said once, and is tried again."""
+
+from __future__ import annotations
+
+import logging
+import os
+import threading
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from agent.adapters.metrics_endpoint import MetricsEndpoint
+from agent.adapters.metrics_endpoint.http_server import HttpServer
+from agent.devcloud.servers import free_port
+from agent.model.metrics import MetricValues, Tally
+from tests.harness.prometheus import fetch
+
+NOW = MetricValues(
+    version="1.2.3",
+    recordings={"pending": 1, "in_progress": 0, "completed": 5, "failed": 0},
+    oldest_unsynced_seconds=3.0,
+    backlog_bytes=100,
+    uploaded_bytes=500,
+    uploads=Tally().uploads,
+    errors=Tally().errors,
+    gate_closed={},
+    last_success=0.0,
+    disk_free_bytes=10**9,
+    lease_remaining_seconds=None,
+    orphaned_uploads=0,
+    watcher_up=True,
+    scan_seconds=0.1,
+)
+BACKLOG = "keystone_agent_backlog_bytes 100.0\n"
+
+
+class Told(MetricsEndpoint):
+    """One with measures and faults of the test's own."""
+
+    def __init__(self, listen: str = "", textfile: Path | None = None) -> None:
+        self.now = NOW
+        self.faults: list[str] = []
+        super().__init__(listen, textfile, lambda: self.now, lambda: self.faults)
+
+
+@pytest.fixture
+def address() -> str:
+    return f"127.0.0.1:{free_port()}"
+
+
+@pytest.fixture
+def served(address: str) -> Iterator[Told]:
+    telemetry = Told(address)
+    telemetry.tend()
+    yield telemetry
+    telemetry.stop()
+
+
+def test_each_scrape_measures_anew(served: Told, address: str) -> None:
+    assert BACKLOG in fetch(address, "/metrics")[2]
+    served.now = replace(NOW, backlog_bytes=7)
+    assert "keystone_agent_backlog_bytes 7.0\n" in fetch(address, "/metrics")[2]
+
+
+def test_healthz_is_ok_or_names_the_faults_a_line_each(served: Told, address: str) -> None:
+    status, headers, body = fetch(address, "/healthz")
+    assert (status, headers["Content-Type"], body) == (200, "text/plain; charset=utf-8", "ok\n")
+    served.faults = ["the first", "the second"]
+    status, _, body = fetch(address, "/healthz")
+    assert (status, body) == (503, "the first\nthe second\n")
+
+
+def test_a_port_in_use_is_said_once_and_taken_when_it_is_free(
+    address: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    other = HttpServer(address, {})
+    telemetry = Told(address)
+    for _ in range(3):
+        telemetry.tend()
+    (said,) = [record for record in caplog.records if record.levelno == logging.ERROR]
+    assert said.getMessage().startswith(
+        f"metrics.listen = {address} can't be used: Address already in use"
+    )
+    other.close()
+    telemetry.tend()
+    assert fetch(address, "/healthz")[0] == 200
+    telemetry.stop()
+    assert "can be used again" in caplog.text
+
+
+def test_an_address_that_is_none_of_this_robot_stops_nothing(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    Told("192.0.2.1:9464").tend()
+    assert (
+        "metrics.listen = 192.0.2.1:9464 can't be used: Cannot assign requested address"
+        in caplog.text
+    )
+
+
+def test_a_server_that_has_ended_is_started_again(served: Told, address: str) -> None:
+    assert served._pages is not None
+    served._pages._server.shutdown()  # its thread ends, the port stays
+    served._pages._thread.join()
+    served.tend()
+    assert fetch(address, "/healthz")[0] == 200
+
+
+def test_the_textfile_is_for_everybody_to_read_and_nothing_else_is_left(tmp_path: Path) -> None:
+    path = tmp_path / "keystone-agent.prom"
+    telemetry = Told(textfile=path)
+    before = os.umask(0o077)
+    try:
+        telemetry.tend()
+    finally:
+        os.umask(before)
+    assert BACKLOG in path.read_text()
+    assert path.stat().st_mode & 0o777 == 0o644
+    assert list(tmp_path.iterdir()) == [path]
+    telemetry.stop()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_nobody_ever_reads_half_a_textfile(tmp_path: Path) -> None:
+    path = tmp_path / "keystone-agent.prom"
+    telemetry = Told(textfile=path)
+    telemetry.tend()
+    whole = path.read_text()
+    done, seen = threading.Event(), set()
+
+    def read() -> None:
+        while not done.is_set():
+            seen.add(path.read_text())
+
+    reader = threading.Thread(target=read)
+    reader.start()
+    for _ in range(300):
+        telemetry.tend()
+    done.set()
+    reader.join()
+    assert seen == {whole}
+
+
+def test_a_write_that_fails_leaves_the_old_textfile_whole(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = tmp_path / "keystone-agent.prom"
+    telemetry = Told(textfile=path)
+    telemetry.tend()
+    (tmp_path / ".keystone-agent.prom.tmp").mkdir()
+    telemetry.now = replace(NOW, backlog_bytes=7)
+    telemetry.tend()
+    assert BACKLOG in path.read_text()
+    assert f"metrics.textfile = {path} can't be used: Is a directory" in caplog.text
+
+
+def test_a_folder_that_is_missing_is_said_once_and_used_when_it_is_there(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = tmp_path / "later" / "keystone-agent.prom"
+    telemetry = Told(textfile=path)
+    for _ in range(3):
+        telemetry.tend()
+    (said,) = caplog.records
+    assert said.getMessage() == (
+        f"metrics.textfile = {path} can't be used: No such file or directory; it is tried again each minute"
+    )
+    path.parent.mkdir()
+    telemetry.tend()
+    assert BACKLOG in path.read_text()
+
+
+def test_what_has_stopped_does_not_begin_again(tmp_path: Path, address: str) -> None:
+    telemetry = Told(address, tmp_path / "keystone-agent.prom")
+    telemetry.tend()
+    telemetry.stop()
+    telemetry.tend()
+    assert list(tmp_path.iterdir()) == []
+    with pytest.raises(ConnectionError):
+        fetch(address, "/healthz")
+
+
+def test_what_is_stopped_while_it_begins_leaves_neither_port_nor_textfile(
+    tmp_path: Path, address: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun, stopped = threading.Event(), threading.Event()
+
+    class Slow(HttpServer):
+        def __init__(self, *arguments: Any) -> None:
+            begun.set()
+            assert stopped.wait(30)
+            super().__init__(*arguments)
+
+    monkeypatch.setattr("agent.adapters.metrics_endpoint.HttpServer", Slow)
+    telemetry = Told(address)
+    thread = threading.Thread(target=telemetry.tend)
+    thread.start()
+    assert begun.wait(30)
+    telemetry.stop()  # a reload, in the next moment
+    stopped.set()
+    thread.join(30)
+    HttpServer(address, {}).close()
+
+    textfile = tmp_path / "agent.prom"
+    last = Told(textfile=textfile)
+
+    def write(path: Path, _text: bytes) -> None:
+        last.stop()
+        path.touch()
+
+    monkeypatch.setattr("agent.adapters.metrics_endpoint.replace_textfile", write)
+    last.tend()
+    assert not textfile.exists()

@@ -1,0 +1,528 @@
+"""Bucket mode on fakes: keys, collisions, manifests, and an upload that goes on after each interruption."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from agent.cloud.bucket import AnyAsset, BucketGateway, NoProfiles
+from agent.cloud.identity import named_asset
+from agent.model.errors import CloudError
+from agent.model.ports import Gateway, Profiles
+from agent.model.values import DeviceProfile, Recording, SyncLog
+from tests.harness.fakes.keys import FakeKeys
+from tests.harness.fakes.store import FakeStore
+from tests.harness.robot import Robot
+
+NAME = "recordings"
+MIB = 1024 * 1024
+NOBODY = DeviceProfile("", "", {}, "", "")
+
+
+class BucketRobot(Robot):
+    """A robot that has a bucket in the place of a platform."""
+
+    template = "{device_id}/{date}/{relpath}"
+    part_size = 1024
+    bucket_name = NAME
+
+    def seam(self) -> Gateway:
+        self.keys = FakeKeys(self.clock)
+        self.bucket = BucketGateway(
+            store=self.store,
+            keys=self.keys,
+            history=self.history,
+            clock=self.clock,
+            endpoint="memory",
+            name=self.bucket_name,
+            region="",
+            template=self.template,
+            part_size=self.part_size,
+            roots=[self.folder],
+        )
+        return self.bucket
+
+    def known_profiles(self) -> Profiles:
+        return NoProfiles()
+
+    def _asset_id(
+        self, recording: Recording, snapshot: str, profiles: Mapping[str, DeviceProfile]
+    ) -> str:
+        del profiles
+        return named_asset(
+            recording,
+            robot="robot",
+            known=self.assets,
+            snapshot=snapshot,
+            default="",
+            required="asset_id" in self.template,
+        )
+
+    def resync(self) -> SyncLog:
+        """Ask for the newest recording once more."""
+        newest = next(self.history.newest_first())
+        return self.history.add(
+            replace(
+                SyncLog(
+                    0,
+                    newest.episode_id,
+                    newest.path,
+                    newest.file_size,
+                    newest.mtime,
+                    newest.fingerprint,
+                ),
+                device_id="robot",
+                resync=True,
+            )
+        )
+
+    def manifest(self, log: SyncLog) -> Any:
+        return json.loads(self.store.content(log.bucket, log.object_key + ".manifest.json"))
+
+
+@pytest.fixture
+def robot(tmp_path: Path) -> BucketRobot:
+    return BucketRobot(tmp_path / "recordings")
+
+
+def key_of(log: SyncLog) -> str:
+    return f"robot/{log.mtime[:10]}/{Path(log.path).name}"
+
+
+def spare_of(log: SyncLog) -> str:
+    return (
+        f"robot/{log.mtime[:10]}/{Path(log.path).stem}-{log.fingerprint.partition('-')[2][:8]}.mcap"
+    )
+
+
+def finish(robot: BucketRobot, id_: int = 1) -> SyncLog:
+    for _ in range(20):
+        robot.run()
+        if robot.log(id_).status == "completed":
+            break
+        robot.clock.advance(1800)
+    log = robot.log(id_)
+    assert log.status == "completed", log.error
+    assert robot.stored(log) == Path(log.path).read_bytes()
+    assert robot.store.multiparts == {}
+    return log
+
+
+def test_a_recording_lies_under_its_key_and_its_manifest_announces_it(robot: BucketRobot) -> None:
+    robot.record()
+    log = finish(robot)
+    assert (log.bucket, log.object_key, log.attempt_count) == (NAME, key_of(log), 1)
+    assert robot.manifest(log) == {
+        "schema": 1,
+        "key": log.object_key,
+        "size": log.file_size,
+        "etag": log.etag,
+        "checksum": log.checksum,
+        "part_size_bytes": 1024,
+        "fingerprint": log.fingerprint,
+        "device_id": "robot",
+        "asset_id": "",
+        "episode_id": log.episode_id,
+        "tags": dict(log.raw_tags),
+        "uploaded_at": log.completed_at,
+    }
+    assert log.raw_tags["episode_id"] == log.episode_id
+
+
+def test_the_manifest_comes_last(robot: BucketRobot) -> None:
+    (robot.folder / "metadata.yaml").write_text("rosbag2_bagfile_information: {}")
+    robot.record()
+    finish(robot)
+    puts = [call for call in robot.store.calls if call in ("CompleteMultipartUpload", "PutObject")]
+    assert puts == ["CompleteMultipartUpload", "PutObject", "PutObject"]
+    assert list(robot.store.objects)[-1][1].endswith(".manifest.json")
+
+
+def test_an_object_is_never_announced_before_it_is_whole(robot: BucketRobot) -> None:
+    robot.store.fail("UploadPart", error=CloudError("UploadPart", "reset"), times=3)
+    robot.record()
+    robot.run()
+    assert robot.log().phase == "uploading"
+    assert robot.store.objects == {}
+
+
+# -- collisions
+
+
+def test_a_key_that_holds_other_bytes_is_left_alone(robot: BucketRobot) -> None:
+    log = robot.record()
+    robot.store.objects[NAME, key_of(log)] = (b"somebody else's", _lying(robot, b"somebody else's"))
+    log = finish(robot)
+    assert log.object_key == spare_of(log)
+    assert robot.store.content(NAME, key_of(log)) == b"somebody else's"
+
+
+def test_two_recordings_of_one_name_under_way_at_once_get_two_keys(tmp_path: Path) -> None:
+    robot = BucketRobot(tmp_path / "recordings", max_concurrent=2)
+    robot.template = "{name}"
+    robot.restart()
+    for number, folder in enumerate(("x", "y")):
+        (robot.folder / folder).mkdir()
+        robot.record(f"{folder}/run.mcap", seed=number)
+    first, second = finish(robot, 1), finish(robot, 2)
+    assert first.object_key == "run.mcap"
+    assert second.object_key == f"run-{second.fingerprint.partition('-')[2][:8]}.mcap"
+
+
+def test_the_key_of_an_upload_put_back_before_a_restart_is_still_taken(robot: BucketRobot) -> None:
+    robot.template = "{name}"
+    robot.restart()
+    (robot.folder / "x").mkdir()
+    robot.record("x/run.mcap", size=5000, seed=1)
+    robot.store.before = _cut_parts
+    robot.run()
+    robot.store.before = lambda _call: None
+    assert robot.log(1).object_key == "run.mcap"
+    path = robot.folder / "run.mcap"
+    robot.restart()
+    robot.clock.advance(1800)
+    robot.record(path.name, seed=2)
+    assert (
+        robot.bucket.create(NOBODY, robot.bucket.exchange(NOBODY), robot.log(2)).session.object_key
+        != "run.mcap"
+    )
+
+
+@pytest.mark.parametrize("code", ["AccessDenied", "HTTP_403"])
+def test_where_looking_is_forbidden_the_key_always_says_whose_bytes_it_holds(
+    robot: BucketRobot, code: str
+) -> None:
+    robot.store.fail("HeadObject", error=CloudError("HeadObject", code, status=403), times=100_000)
+    robot.record()
+    assert finish(robot).object_key == spare_of(robot.log())
+
+
+def test_a_store_that_is_away_when_the_key_is_chosen_costs_no_attempt(robot: BucketRobot) -> None:
+    robot.store.fail("HeadObject", times=2)
+    robot.record()
+    robot.run()
+    closed = robot.gate.closed()
+    assert closed is not None
+    assert (closed.code, robot.log().object_key) == ("ServiceUnavailable", "")
+    log = finish(robot)
+    assert (log.attempt_count, log.object_key) == (1, key_of(log))
+
+
+# -- resync
+
+
+def test_a_resync_replaces_what_it_once_stored(robot: BucketRobot) -> None:
+    robot.record()
+    before = finish(robot)
+    sent = len(robot.store.sent_parts)
+    robot.resync()
+    after = finish(robot, 2)
+    assert after.object_key == before.object_key
+    assert len(robot.store.sent_parts) == 2 * sent
+
+
+def test_a_resync_keeps_its_key_when_the_file_was_renamed(robot: BucketRobot) -> None:
+    robot.record()
+    before = finish(robot)
+    renamed = Path(before.path).rename(robot.folder / "renamed.mcap")
+    newer = robot.resync()
+    robot.history.documents[newer.id] = replace(newer, path=str(renamed))
+    assert finish(robot, 2).object_key == before.object_key
+
+
+def test_a_resync_does_not_replace_what_somebody_else_put_there(robot: BucketRobot) -> None:
+    robot.record()
+    before = finish(robot)
+    robot.store.objects[NAME, before.object_key] = (b"other", _lying(robot, b"other"))
+    robot.resync()
+    assert finish(robot, 2).object_key == spare_of(before)
+    assert robot.store.content(NAME, before.object_key) == b"other"
+
+
+def test_a_robot_that_lost_its_history_knows_its_object_by_the_manifest(robot: BucketRobot) -> None:
+    robot.record()
+    before = finish(robot)
+    robot.history.documents.clear()
+    robot.restart()
+    log = robot.find(Path(before.path))
+    assert finish(robot, log.id).object_key == before.object_key
+
+
+def test_a_resync_cut_off_in_its_middle_goes_on_and_is_not_taken_for_done(
+    robot: BucketRobot,
+) -> None:
+    robot.record(size=5000)
+    finish(robot)
+    robot.store.sent_parts.clear()
+    robot.resync()
+    robot.store.before = lambda call: _cut_parts(call) if len(robot.store.sent_parts) >= 2 else None
+    robot.run()
+    robot.store.before = lambda _call: None
+    assert robot.log(2).phase == "uploading"
+    robot.restart()
+    finish(robot, 2)
+    assert robot.store.sent_parts == [1, 2, 3, 4, 5, 6]
+
+
+# -- going on
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        "CreateMultipartUpload",
+        "UploadPart",
+        "CompleteMultipartUpload",
+        "HeadObject",
+        "ListMultipartUploads",
+        "PutObject",
+    ],
+)
+@pytest.mark.parametrize("lost", [False, True])
+@pytest.mark.parametrize("forbidden", [False, True])
+def test_a_call_that_fails_or_whose_answer_is_lost_leaves_one_announced_object(
+    robot: BucketRobot, call: str, lost: bool, forbidden: bool
+) -> None:
+    robot.store.fail(call, error=CloudError(call, "reset"), times=4, lost=lost)
+    if forbidden:
+        robot.store.fail(
+            "HeadObject", error=CloudError("HeadObject", "AccessDenied", status=403), times=100_000
+        )
+    robot.record()
+    log = finish(robot)
+    assert log.attempt_count == 1
+    assert {key for _, key in robot.store.objects} == {
+        log.object_key,
+        log.object_key + ".manifest.json",
+    }
+
+
+def test_after_a_restart_only_the_missing_parts_are_sent(robot: BucketRobot) -> None:
+    robot.record(size=5000)
+    robot.store.before = lambda call: _cut_parts(call) if len(robot.store.sent_parts) >= 2 else None
+    robot.run()
+    robot.store.before = lambda _call: None
+    robot.restart()
+    log = finish(robot)
+    assert robot.store.sent_parts == [1, 2, 3, 4, 5, 6]
+    assert log.object_key == key_of(log)
+
+
+def test_an_object_that_vanished_before_it_was_announced_is_sent_again_under_its_key(
+    robot: BucketRobot,
+) -> None:
+    robot.store.fail("PutObject", times=3)
+    log = robot.record()
+    robot.run()
+    assert robot.log().phase == "completing"
+    robot.store.objects.clear()
+    assert finish(robot).object_key == key_of(log)
+
+
+def test_a_session_of_another_bucket_is_forgotten(robot: BucketRobot) -> None:
+    robot.record(size=5000)
+    robot.store.before = _cut_parts
+    robot.run()
+    robot.store.before = lambda _call: None
+    robot.store.multiparts.clear()
+    robot.bucket_name = "another"
+    robot.restart()
+    assert finish(robot).bucket == "another"
+
+
+def test_a_recording_given_up_leaves_no_multipart(robot: BucketRobot) -> None:
+    robot.record(size=5000)
+    robot.store.flip(10_000)
+    for _ in range(10):
+        robot.advance(1800)
+    assert (robot.log().status, robot.log().next_retry_at) == ("failed", None)
+    assert robot.store.multiparts == {}
+
+
+# -- keys to the bucket
+
+
+def test_keys_that_end_in_mid_upload_are_replaced(robot: BucketRobot) -> None:
+    robot.record(size=5000)
+
+    def expire_once(call: str) -> None:
+        if call == "UploadPart" and len(robot.store.sent_parts) == 2:
+            robot.store.expire(robot.keys.leases[0].access_key_id)
+
+    robot.store.before = expire_once
+    log = finish(robot)
+    assert (log.credential_refreshes, log.attempt_count) == (1, 1)
+
+
+def test_keys_that_end_soon_are_replaced_before_they_do(robot: BucketRobot) -> None:
+    robot.keys.seconds = 100
+    robot.record(size=5000)
+
+    def pass_time(call: str) -> None:
+        if call == "UploadPart":
+            robot.clock.advance(40)
+            robot.credentials.refresh_due()
+
+    robot.store.before = pass_time
+    finish(robot)
+    assert robot.log().credential_refreshes >= 2
+    assert len(robot.keys.leases) >= 4
+
+
+def test_a_source_without_keys_blocks_and_costs_no_attempt(robot: BucketRobot) -> None:
+    def none() -> None:
+        raise CloudError("StorageKeys", "storage_keys")
+
+    robot.keys.before = none
+    robot.record()
+    robot.run()
+    closed = robot.gate.closed()
+    assert closed is not None
+    assert (closed.kind, closed.call, robot.log().attempt_count) == (
+        "blocked",
+        "CreateLogicalUpload",
+        0,
+    )
+    robot.keys.before = lambda: None
+    assert finish(robot).attempt_count == 1
+
+
+# -- what goes with a recording
+
+
+def test_a_bags_metadata_goes_beside_its_splits_once(robot: BucketRobot) -> None:
+    (robot.folder / "bag").mkdir()
+    (robot.folder / "bag" / "metadata.yaml").write_bytes(b"version: 9\n")
+    for number in (1, 2):
+        robot.record(f"bag/bag_{number}.mcap", seed=number)
+        finish(robot, number)
+    folder = f"robot/{robot.log().mtime[:10]}/bag"
+    assert robot.store.content(NAME, f"{folder}/metadata.yaml") == b"version: 9\n"
+    assert robot.store.calls.count("PutObject") == 3
+
+
+def test_metadata_of_another_bag_under_the_same_key_is_left_alone(robot: BucketRobot) -> None:
+    robot.template = "{name}"
+    robot.restart()
+    robot.store.objects[NAME, "metadata.yaml"] = (b"other", _lying(robot, b"other"))
+    (robot.folder / "metadata.yaml").write_bytes(b"version: 9\n")
+    robot.record()
+    finish(robot)
+    others = [key for _, key in robot.store.objects if key.startswith("metadata-")]
+    assert robot.store.content(NAME, "metadata.yaml") == b"other"
+    assert [robot.store.content(NAME, key) for key in others] == [b"version: 9\n"]
+
+
+def test_metadata_that_is_no_file_is_passed_over(robot: BucketRobot) -> None:
+    (robot.folder / "metadata.yaml").mkdir()
+    robot.record()
+    finish(robot)
+    assert robot.store.calls.count("PutObject") == 1
+
+
+@pytest.mark.parametrize("linked", ["file", "folder"])
+def test_metadata_behind_a_link_is_not_sent_unless_links_are_followed(
+    robot: BucketRobot, tmp_path: Path, caplog: pytest.LogCaptureFixture, linked: str
+) -> None:
+    secret = tmp_path / "private" / "metadata.yaml"
+    secret.parent.mkdir()
+    secret.write_text("aws_secret_access_key = x")
+    (robot.folder / "bag").mkdir()
+    log = robot.record("bag/a.mcap")
+    if linked == "file":
+        (robot.folder / "bag" / "metadata.yaml").symlink_to(secret)
+    else:
+        (robot.folder / "bag" / "a.mcap").rename(secret.with_name("a.mcap"))
+        (robot.folder / "bag").rmdir()
+        (robot.folder / "bag").symlink_to(secret.parent)
+    stored = replace(log, phase="completing", bucket=NAME, object_key="bag/a.mcap", etag='"e"')
+    robot.bucket.complete(NOBODY, robot.bucket.exchange(NOBODY), stored)
+    assert [key for _, key in robot.store.objects] == ["bag/a.mcap.manifest.json"]
+    assert "metadata.yaml is not sent" in caplog.text
+    robot.bucket._follow_symlinks = True
+    robot.bucket.complete(NOBODY, robot.bucket.exchange(NOBODY), stored)
+    assert robot.store.content(NAME, "bag/metadata.yaml") == secret.read_bytes()
+
+
+# -- part sizes, asset ids
+
+
+@pytest.mark.parametrize(
+    ("setting", "size", "part_size"),
+    [
+        (8 * MIB, 1, 8 * MIB),
+        (8 * MIB, 1024 * MIB - 1, 8 * MIB),
+        (8 * MIB, 1024 * MIB, 16 * MIB),
+        (8 * MIB, 2048 * MIB - 1, 16 * MIB),
+        (8 * MIB, 2048 * MIB, 32 * MIB),
+        (8 * MIB, 320_000 * MIB, 32 * MIB),
+        (8 * MIB, 320_000 * MIB + 1, 33 * MIB),
+        (8 * MIB, 5 * 1024 * 1024 * MIB, 525 * MIB),
+        (5 * 1024 * MIB, 5 * 1024 * 1024 * MIB, 5 * 1024 * MIB),
+    ],
+)
+def test_parts_are_larger_where_they_are_many_and_grow_so_that_ten_thousand_suffice(
+    robot: BucketRobot, setting: int, size: int, part_size: int
+) -> None:
+    robot.part_size = setting
+    robot.restart()
+    log = replace(robot.record(), file_size=size)
+    session = robot.bucket.create(NOBODY, robot.bucket.exchange(NOBODY), log).session
+    assert session.part_size_bytes == part_size
+    assert size <= 10_000 * part_size
+
+
+def test_a_recording_waits_for_an_asset_id_only_where_the_key_needs_one(robot: BucketRobot) -> None:
+    robot.template = "{asset_id}/{name}"
+    robot.restart()
+    robot.record()
+    robot.run()
+    error = robot.log().error
+    assert error is not None
+    assert (error.code, robot.log().attempt_count) == ("no_asset_id", 0)
+    robot.assets["robot"] = "asset-1"
+    robot.advance(1800)
+    assert (finish(robot).object_key, robot.log().asset_id) == ("asset-1/a.mcap", "asset-1")
+
+
+def test_an_unbound_robot_waits_in_bucket_mode_too(robot: BucketRobot) -> None:
+    robot.assets["robot"] = ""
+    robot.record()
+    robot.run()
+    error = robot.log().error
+    assert error is not None
+    assert error.code == "unbound_robot"
+
+
+def test_a_key_too_long_for_s3_is_the_recordings_own_fault(robot: BucketRobot) -> None:
+    robot.template = "{name}/" + "x" * 1000
+    robot.restart()
+    robot.record()
+    robot.run()
+    assert (robot.log().status, robot.log().next_retry_at) == ("failed", None)
+
+
+def test_there_is_a_profile_for_every_asset_id() -> None:
+    assert AnyAsset()["x"].asset_id == "x"
+    assert AnyAsset().get("") == NOBODY
+    assert "x" in AnyAsset()
+    assert list(AnyAsset()) == []
+
+
+def _lying(robot: BucketRobot, data: bytes) -> Any:
+    """What the store says of an object that somebody else put there."""
+    other = FakeStore()
+    bucket = BucketRobot(robot.folder, store=other).bucket
+    with bucket._at("x", robot.keys.lease()) as target:
+        target.put(data, "")
+        return target.stat()
+
+
+def _cut_parts(call: str) -> None:
+    if call == "UploadPart":
+        raise CloudError(call, "reset")

@@ -1,0 +1,460 @@
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import subprocess
+import sys
+import threading
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from agent.discovery import examine
+from agent.discovery.examine import (
+    Examiner,
+    NotYet,
+    SidecarRule,
+    fingerprint,
+    has_writer,
+    sidecar_path,
+)
+from agent.model.errors import FileChangedError, RecordingError
+from agent.model.values import Damaged, Fingerprint, Recording
+from tests.harness import recorders
+
+
+def look(path: Path, rule: SidecarRule = "ignore", **overdue: bool) -> Recording | Damaged | NotYet:
+    return Examiner([path.parent], rule).look(path, **overdue)
+
+
+def recording(path: Path, rule: SidecarRule = "optional") -> Recording:
+    found = look(path, rule, sidecar_overdue=True, done_overdue=True)
+    assert isinstance(found, Recording)
+    return found
+
+
+def why(found: Recording | Damaged | NotYet) -> str:
+    assert isinstance(found, NotYet)
+    return found.why
+
+
+def fingerprint_of(path: Path) -> Fingerprint:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        return fingerprint(descriptor, path.stat().st_size)
+    finally:
+        os.close(descriptor)
+
+
+def test_a_complete_file_is_a_recording(tmp_path: Path) -> None:
+    path = recorders.write_mcap(tmp_path / "a.mcap", metadata={"keystone": {"episode_id": "e1"}})
+    found = recording(path)
+    state = path.stat()
+    assert (found.path, found.root, found.size) == (path, tmp_path, state.st_size)
+    assert (found.device, found.inode, found.mtime_ns) == (
+        state.st_dev,
+        state.st_ino,
+        state.st_mtime_ns,
+    )
+    assert found.fingerprint == fingerprint_of(path)
+    assert found.tail.metadata == {"keystone": {"episode_id": "e1"}}
+    assert (found.sidecar, found.own_tags) == (None, {})
+
+
+def test_the_root_is_the_innermost_one(tmp_path: Path) -> None:
+    inner = tmp_path / "inner"
+    inner.mkdir()
+    path = recorders.write_mcap(inner / "a.mcap")
+    found = Examiner([tmp_path, inner], "ignore").look(path)
+    assert isinstance(found, Recording)
+    assert found.root == inner
+
+
+def test_a_file_outside_of_the_roots_is_refused(tmp_path: Path) -> None:
+    path = recorders.write_mcap(tmp_path / "a.mcap")
+    with pytest.raises(RecordingError) as caught:
+        Examiner([tmp_path / "roo"], "ignore").look(path)
+    assert caught.value.code == "not_in_root"
+
+
+def test_an_unfinished_file_is_still_recording(tmp_path: Path) -> None:
+    assert why(look(recorders.unfinished(tmp_path / "a.mcap"))) == "recording"
+    (tmp_path / "b.mcap").touch()
+    assert why(look(tmp_path / "b.mcap")) == "recording"
+
+
+def test_a_damaged_file_has_a_reason_and_a_fingerprint(tmp_path: Path) -> None:
+    path = recorders.damaged(tmp_path / "a.mcap")
+    found = look(path)
+    assert isinstance(found, Damaged)
+    assert found.fingerprint == fingerprint_of(path)
+    assert "checksum" in found.reason
+
+
+def test_a_missing_file_is_not_found(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError):
+        look(tmp_path / "a.mcap")
+
+
+def test_what_is_no_regular_file_is_refused_without_waiting_for_it(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.mcap")
+    (tmp_path / "folder.mcap").mkdir()
+    (tmp_path / "link.mcap").symlink_to(recorders.write_mcap(tmp_path / "a.mcap"))
+    for name in ("pipe.mcap", "folder.mcap", "link.mcap"):
+        with pytest.raises(RecordingError) as caught:
+            look(tmp_path / name)
+        assert caught.value.code == "not_regular"
+
+
+def test_a_link_is_followed_where_that_is_configured(tmp_path: Path) -> None:
+    target = recorders.write_mcap(tmp_path / "a.mcap")
+    (tmp_path / "link.mcap").symlink_to(target)
+    found = Examiner([tmp_path], "ignore", follow_symlinks=True).look(tmp_path / "link.mcap")
+    assert isinstance(found, Recording)
+    assert (found.path.name, found.inode) == ("link.mcap", target.stat().st_ino)
+
+
+@pytest.mark.parametrize("size", [0, 1, 3 * 65536])
+def test_a_small_file_s_fingerprint_covers_all_of_it(tmp_path: Path, size: int) -> None:
+    path = tmp_path / "a"
+    path.write_bytes(os.urandom(size))
+    assert fingerprint_of(path) == Fingerprint(size, hashlib.sha256(path.read_bytes()).hexdigest())
+
+
+@pytest.mark.parametrize("size", [3 * 65536 + 1, 1_000_000])
+def test_a_large_file_s_fingerprint_covers_first_middle_and_last_64_kib(
+    tmp_path: Path, size: int
+) -> None:
+    content = os.urandom(size)
+    path = tmp_path / "a"
+    path.write_bytes(content)
+    middle = (size - 65536) // 2
+    windows = content[:65536] + content[middle : middle + 65536] + content[-65536:]
+    assert fingerprint_of(path) == Fingerprint(size, hashlib.sha256(windows).hexdigest())
+
+
+def test_a_fingerprint_of_a_file_that_shrank_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "a"
+    path.write_bytes(b"12345")
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        with pytest.raises(FileChangedError):
+            fingerprint(descriptor, 6)
+    finally:
+        os.close(descriptor)
+
+
+@pytest.mark.parametrize("change", ["append", "replace"])
+def test_a_file_that_changes_under_the_look_is_still_recording(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, change: str
+) -> None:
+    path = recorders.write_mcap(tmp_path / "a.mcap")
+    other = recorders.write_mcap(tmp_path / "b.mcap", seed=1)
+
+    def changing(descriptor: int, size: int) -> Fingerprint:
+        if change == "append":
+            with path.open("ab") as stream:
+                stream.write(b"more")
+        else:
+            other.replace(path)
+        return fingerprint(descriptor, size)
+
+    monkeypatch.setattr(examine, "fingerprint", changing)
+    assert why(look(path)) == "recording"
+
+
+def test_the_bytes_are_read_once_as_long_as_they_stay(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reads: list[int] = []
+
+    def counted(descriptor: int, size: int) -> Fingerprint:
+        reads.append(size)
+        return fingerprint(descriptor, size)
+
+    monkeypatch.setattr(examine, "fingerprint", counted)
+    path = recorders.write_mcap(tmp_path / "a.mcap")
+    examiner = Examiner([tmp_path], "ignore")
+    examiner.look(path)
+    path.rename(tmp_path / "b.mcap")
+    examiner.look(tmp_path / "b.mcap")
+    assert len(reads) == 1
+    os.utime(tmp_path / "b.mcap", ns=(1, 1))
+    examiner.look(tmp_path / "b.mcap")
+    assert len(reads) == 2
+
+
+def test_the_memory_of_bytes_is_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(examine, "_CACHED", 3)
+    examiner = Examiner([tmp_path], "ignore")
+    for number in range(5):
+        examiner.look(recorders.write_mcap(tmp_path / f"{number}.mcap", size=100))
+    assert len(examiner._contents) == 3
+
+
+def test_a_sidecar_is_waited_for_until_it_is_overdue(tmp_path: Path) -> None:
+    path = recorders.write_mcap(tmp_path / "a.mcap")
+    assert why(look(path, "optional")) == "sidecar"
+    assert why(look(path, "required")) == "sidecar"
+    for rule in ("optional", "required"):
+        assert recording(path, rule).sidecar is None
+
+
+def test_a_sidecar_is_read_with_its_numbers_as_they_are(tmp_path: Path) -> None:
+    path = recorders.write_mcap(tmp_path / "a.mcap")
+    raw = b'{"whole": 12345678901234567890123, "other": 1.0, "e": 1E+3, "text": "\\u00e4\\ud83d\\ude00"}'
+    (tmp_path / "a.json").write_bytes(raw)
+    found = look(path, "optional")
+    assert isinstance(found, Recording)
+    assert found.sidecar is not None
+    assert found.sidecar.content == {
+        "whole": 12345678901234567890123,
+        "other": 1.0,
+        "e": 1000.0,
+        "text": "ä😀",
+    }
+    assert isinstance(found.sidecar.content["whole"], int)
+    assert isinstance(found.sidecar.content["other"], float)
+    assert (found.sidecar.sha256, found.sidecar.fault) == (hashlib.sha256(raw).hexdigest(), "")
+
+
+@pytest.mark.parametrize(
+    ("raw", "fault"),
+    [
+        (b"", "Expecting value"),
+        (b"[]", "no JSON object"),
+        (b"null", "no JSON object"),
+        (b'{"a": 1', "Expecting"),
+        (b'{"a": 1} x', "Extra data"),
+        (b'\xef\xbb\xbf{"a": 1}', "BOM"),
+        ('{"a": 1}'.encode("utf-16"), "codec"),
+        (b'{"a": "\xff"}', "codec"),
+        (b'{"a": "\\ud800"}', "surrogates"),
+        (b'{"a": NaN}', "NaN"),
+        (b'{"a": [{"b": -Infinity}]}', "Infinity"),
+        (b'{"a": 1e999}', "too large"),
+        (b'{"a": ' + b"1" * 5000 + b"}", "digits"),
+        (b'{"": 1}', "empty key"),
+        (b'{"a": [{"b": {"": 1}}]}', "empty key"),
+        (b'{"a": 1, "a": 2}', "twice"),
+        (b'{"a": ' + b"[" * 200 + b"]" * 200 + b"}", "deeply"),
+        (b'{"a": ' + b"[" * 100_000, "deeply"),
+        (b'{"a": "' + b"x" * (4 << 20) + b'"}', "larger"),
+    ],
+)
+def test_a_sidecar_that_is_no_json_object_says_why(tmp_path: Path, raw: bytes, fault: str) -> None:
+    path = recorders.write_mcap(tmp_path / "a.mcap")
+    (tmp_path / "a.json").write_bytes(raw)
+    sidecar = recording(path).sidecar
+    assert sidecar is not None
+    assert sidecar.content is None
+    assert fault in sidecar.fault
+
+
+def test_a_folder_in_the_sidecar_s_place_is_no_json_object(tmp_path: Path) -> None:
+    path = recorders.write_mcap(tmp_path / "a.mcap")
+    (tmp_path / "a.json").mkdir()
+    sidecar = recording(path).sidecar
+    assert sidecar is not None
+    assert (sidecar.content, sidecar.fault) == (None, "it is no regular file")
+
+
+def test_an_ignored_sidecar_is_never_read(tmp_path: Path) -> None:
+    path = recorders.write_mcap(tmp_path / "a.mcap")
+    (tmp_path / "a.json").write_text("no JSON")
+    assert recording(path, "ignore").sidecar is None
+
+
+def test_a_linked_sidecar_is_skipped_like_any_link(tmp_path: Path) -> None:
+    path = recorders.write_mcap(tmp_path / "a.mcap")
+    (tmp_path / "real").write_text("{}")
+    (tmp_path / "a.json").symlink_to(tmp_path / "real")
+    assert recording(path).sidecar is None
+
+
+def test_an_unreadable_sidecar_is_an_error_of_the_disk(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = recorders.write_mcap(tmp_path / "a.mcap")
+    recorders.write_sidecar(path)
+
+    def broken(*_: int) -> bytes:
+        raise OSError(5, "Input/output error")
+
+    monkeypatch.setattr(examine, "_read_up_to", broken)
+    with pytest.raises(OSError, match="Input/output"):
+        look(path, "optional")
+
+
+def test_an_axon_recording_waits_for_done_or_a_sidecar(tmp_path: Path) -> None:
+    path = tmp_path / "a.mcap"
+    steps = recorders.axon_steps(path)
+    assert next(steps) == "footer"
+    assert isinstance(
+        look(path), Recording
+    )  # nothing tells yet that Axon wrote it: settling is what protects it
+    assert next(steps) == "metadata"
+    assert why(look(path)) == "done_marker"
+    assert isinstance(look(path, done_overdue=True), Recording)
+    assert next(steps) == "sidecar"
+    assert isinstance(look(path), Recording)
+    (tmp_path / "a.json").unlink()
+    assert why(look(path)) == "done_marker"
+    assert next(steps) == "done"
+    assert isinstance(look(path), Recording)
+
+
+def test_an_older_done_marker_proves_nothing(tmp_path: Path) -> None:
+    path = recorders.write_mcap(tmp_path / "a.mcap", metadata={"axon.device": {"id": "r1"}})
+    marker = tmp_path / "a.mcap.done"
+    marker.touch()
+    mtime = path.stat().st_mtime_ns
+    os.utime(marker, ns=(mtime, mtime - 1))
+    assert why(look(path)) == "done_marker"
+    os.utime(marker, ns=(mtime, mtime))
+    assert isinstance(look(path), Recording)
+
+
+def test_a_split_is_no_recording_while_it_is_compressed(tmp_path: Path) -> None:
+    path = tmp_path / "a.mcap"
+    compressed = tmp_path / "a.mcap.zstd"
+    steps = recorders.compression_steps(path)
+    assert next(steps) == "closed"
+    assert isinstance(look(path), Recording)
+    for step in ("compressing", "compressed"):
+        assert next(steps) == step
+        assert why(look(path)) == "compressing"
+        assert why(look(compressed)) == "compressing"
+    assert next(steps) == "deleted"
+    found = look(compressed)
+    assert isinstance(found, Recording)
+    assert found.own_tags == {"compression": "zstd"}
+    assert found.fingerprint == fingerprint_of(compressed)
+
+
+def test_a_compressed_file_needs_its_magic(tmp_path: Path) -> None:
+    path = tmp_path / "a.mcap.zstd"
+    path.write_bytes(b"\x28\xb5")
+    assert why(look(path)) == "recording"
+    path.write_bytes(b"PK\x03\x04....")
+    assert isinstance(look(path), Damaged)
+
+
+def test_a_compressed_split_has_the_split_s_sidecar(tmp_path: Path) -> None:
+    assert (
+        sidecar_path(tmp_path / "a.b.mcap.zstd")
+        == sidecar_path(tmp_path / "a.b.mcap")
+        == tmp_path / "a.b.json"
+    )
+
+
+def test_a_folder_that_was_swapped_for_a_link_hides_recording_and_sidecar_alike(
+    tmp_path: Path,
+) -> None:
+    private, root = tmp_path / "private", tmp_path / "root"
+    private.mkdir()
+    root.mkdir()
+    recorders.write_sidecar(recorders.write_mcap(private / "a.mcap"), {"episode_id": "secret"})
+    (root / "bag").symlink_to(private)
+    with pytest.raises(RecordingError) as caught:
+        Examiner([root], "optional").look(root / "bag" / "a.mcap")
+    assert caught.value.code == "not_in_root"
+    found = Examiner([root], "optional", follow_symlinks=True).look(root / "bag" / "a.mcap")
+    assert isinstance(found, Recording)
+    assert found.sidecar is not None
+
+
+def test_a_done_marker_that_is_a_link_proves_nothing(tmp_path: Path) -> None:
+    path = recorders.write_mcap(tmp_path / "a.mcap", metadata={"axon.task": {"task_id": "t"}})
+    (tmp_path / "fresh").touch()
+    (tmp_path / "a.mcap.done").symlink_to(tmp_path / "fresh")
+    os.utime(tmp_path / "a.mcap.done", (1, 1), follow_symlinks=False)
+    assert why(look(path)) == "done_marker"
+
+
+def test_a_complete_file_with_a_writer_is_not_taken_until_nobody_waits_any_longer(
+    tmp_path: Path,
+) -> None:
+    path = recorders.write_mcap(tmp_path / "a.mcap")
+    with path.open("r+b"):
+        assert why(look(path)) == "writer"
+        assert isinstance(look(path, writer_overdue=True), Recording)
+    assert isinstance(look(path), Recording)
+
+
+def test_a_damaged_file_with_a_writer_is_not_judged_yet(tmp_path: Path) -> None:
+    path = recorders.damaged(tmp_path / "a.mcap")
+    with path.open("r+b"):
+        assert why(look(path)) == "writer"
+    assert isinstance(look(path), Damaged)
+
+
+def test_a_writer_is_seen_while_it_has_the_file_open(tmp_path: Path) -> None:
+    path = recorders.unfinished(tmp_path / "a.mcap")
+    assert has_writer(path) is False
+    with path.open("ab"):
+        assert has_writer(path) is True
+    assert has_writer(path) is False
+
+
+def test_a_writer_can_t_be_seen_where_the_kernel_gives_no_lease(tmp_path: Path) -> None:
+    assert has_writer(tmp_path) is None
+    with pytest.raises(FileNotFoundError):
+        has_writer(tmp_path / "a.mcap")
+
+
+def test_a_writer_that_comes_during_the_probe_harms_nobody(tmp_path: Path) -> None:
+    """The kernel sends a signal to the lease's holder; SIGIO would end the process, SIGURG does not."""
+    path = recorders.unfinished(tmp_path / "a.mcap")
+    program = (
+        "import fcntl, sys, threading\n"
+        "from pathlib import Path\n"
+        "from agent.discovery import examine\n"
+        "class Slow:\n"
+        "    def __getattr__(self, name): return getattr(fcntl, name)\n"
+        "    def fcntl(self, descriptor, command, value=0):\n"
+        "        answer = fcntl.fcntl(descriptor, command, value)\n"
+        "        if (command, value) == (fcntl.F_SETLEASE, fcntl.F_RDLCK):\n"
+        "            print('held', flush=True)\n"
+        "            sys.stdin.readline()\n"
+        "        return answer\n"
+        "examine.fcntl = Slow()\n"
+        f"print(examine.has_writer(Path({str(path)!r})))\n"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", program], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as probe:
+        assert probe.stdin is not None
+        assert probe.stdout is not None
+        assert probe.stdout.readline() == "held\n"
+        with pytest.raises(
+            BlockingIOError
+        ):  # the open that breaks the lease: it is told of it, and does not wait
+            os.open(path, os.O_WRONLY | os.O_NONBLOCK)
+        assert probe.communicate("\n", timeout=10)[0] == "False\n"
+        assert probe.returncode == 0
+
+
+def test_several_threads_may_look(tmp_path: Path) -> None:
+    examiner = Examiner([tmp_path], "optional")
+    paths = [
+        recorders.write_mcap(tmp_path / f"{number}.mcap", size=1000, seed=number)
+        for number in range(20)
+    ]
+    for path in paths:
+        recorders.write_sidecar(path, {"n": path.stem})
+    found: list[Any] = []
+    threads = [
+        threading.Thread(target=lambda: found.extend(examiner.look(path) for path in paths))
+        for _ in range(4)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(found) == 80
+    assert all(
+        json.loads(json.dumps(item.sidecar.content)) == {"n": item.path.stem} for item in found
+    )

@@ -1,0 +1,91 @@
+"""Robots that are switched on together do not call together."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
+
+import pytest
+
+from agent.gate import boot_jitter as room
+from agent.gate.boot_jitter import BootJitter
+from agent.gate.gate import Closed, Delays, Gate
+from tests.harness.cli_scene import Scene, World
+from tests.harness.eventually import eventually
+from tests.harness.fakes.clock import FakeClock
+
+DELAYS = Delays(base=30, maximum=1800, jitter=30)
+
+
+def switched_on(seconds_ago: float, delays: Delays = DELAYS) -> tuple[BootJitter, Gate, FakeClock]:
+    clock = FakeClock(monotonic=seconds_ago)
+    gate = Gate(clock, delays)
+    return BootJitter(gate, clock, delays), gate, clock
+
+
+def held(gate: Gate) -> Closed:
+    closed = gate.closed()
+    assert closed is not None
+    assert (closed.cause, closed.code) == ("hold", "power_on")
+    return closed
+
+
+def test_an_agent_that_starts_with_its_robot_lets_a_moment_pass() -> None:
+    power_on, gate, clock = switched_on(20)
+    power_on.look()
+    assert held(gate).next_probe == power_on.until
+    clock.advance(power_on.until - clock.monotonic() - 0.001)
+    power_on.look()
+    assert held(gate)
+    clock.advance(0.002)
+    power_on.look()
+    assert gate.closed() is None
+
+
+def test_many_robots_are_spread_over_the_whole_jitter() -> None:
+    moments = sorted(switched_on(20)[0].until - 20 for _ in range(1000))
+    assert 0 <= moments[0] < 1
+    assert 29 < moments[-1] <= 30
+    assert (
+        max(sum(second <= moment < second + 1 for moment in moments) for second in range(30)) < 100
+    )
+
+
+@pytest.mark.parametrize(("seconds_ago", "jitter"), [(300, 30), (1e6, 30), (20, 0)])
+def test_a_later_start_and_one_without_jitter_wait_for_nothing(
+    seconds_ago: float, jitter: float
+) -> None:
+    power_on, gate, _ = switched_on(seconds_ago, Delays(base=30, maximum=1800, jitter=jitter))
+    power_on.look()
+    assert gate.closed() is None
+    assert power_on.until == seconds_ago
+
+
+@pytest.fixture
+def scene(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Scene]:
+    with ExitStack() as stack:
+        yield Scene(tmp_path, World(tmp_path, stack), monkeypatch)
+
+
+@pytest.mark.parametrize(
+    ("device", "code"), [("robot-1", "power_on"), ("robot-new", "not_enrolled")]
+)
+def test_the_agent_waits_for_its_moment_says_so_and_goes_on(
+    scene: Scene, device: str, code: str
+) -> None:
+    scene.patch.setattr(room, "_BOOTING", float("inf"))
+    scene.patch.setattr(Delays, "spread", lambda _: 2.0)
+    scene.settings["agent.device_id"] = device
+    scene.profiles["devices"] = [
+        known for known in scene.profiles["devices"] if known["deviceId"] == device
+    ]
+    scene.write()
+    with scene.agent() as agent:
+        closed = agent.gate.closed()
+        assert closed is not None
+        assert closed.code == code
+        assert closed.next_probe is not None
+        assert code == "power_on" or closed.reason.endswith("the platform is asked in 2 s")
+        eventually(lambda: agent.gate.closed() is None)
+        assert device in scene.profile_path.read_text()

@@ -1,0 +1,209 @@
+"""What a running agent tells of itself: one stable document."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from agent.discovery.report import DiskReport
+from agent.dispatch.dispatch import Claim
+from agent.model.errors import CloudError
+from agent.model.values import SyncLog, Transfer
+from agent.observe.status_snapshot import Rates, StatusSnapshot, line
+from tests.harness.fakes.clock import FakeClock
+from tests.harness.robot import WatchingRobot
+
+MIB = 1024 * 1024
+
+
+@pytest.fixture
+def robot(tmp_path: Path) -> WatchingRobot:
+    return WatchingRobot(tmp_path / "robot")
+
+
+def snapshot(robot: WatchingRobot, failures: dict[Path, str] | None = None) -> StatusSnapshot:
+    return StatusSnapshot(
+        device_id="robot",
+        history=robot.history,
+        gate=robot.gate,
+        dispatch=robot.dispatch,
+        discover=robot.discover,
+        credentials=robot.credentials,
+        watcher_up=lambda: not failures,
+        watch_failures=lambda: failures or {},
+        unasked=lambda: 0,
+        waiting_markers=lambda _: [Path("/data/a.mcap.resync")],
+        clock=robot.clock,
+        settings=lambda: {"restart_for": ["agent.state_dir"], "refused": ""},
+        fault=lambda: {"message": "no such file", "hint": "put one there"},
+    )
+
+
+def taken(robot: WatchingRobot) -> dict[str, Any]:
+    """As programs read it."""
+    document: dict[str, Any] = json.loads(json.dumps(snapshot(robot).take()))
+    return document
+
+
+_TERMS: Any = None  # nobody asks for them
+
+
+def claim(sent: int = 0, *, began: float = 1000.0) -> Claim:
+    log = SyncLog(
+        id=1, episode_id="e", path="/a.mcap", file_size=100 * MIB, mtime="", fingerprint="f"
+    )
+    transfer = Transfer(log.file_size)
+    transfer.advance(sent)
+    return Claim(log, _TERMS, transfer, probe=False, durable=True, began=began, causes=0)
+
+
+def test_its_keys_are_promised(robot: WatchingRobot) -> None:
+    robot.record()
+    robot.dispatch.tick()
+    document = taken(robot)
+    assert list(document) == [
+        "version",
+        "device_id",
+        "upgrade",
+        "settings",
+        "profiles",
+        "gate",
+        "uploads",
+        "lease_remaining_seconds",
+        "last_error",
+        "watcher_up",
+        "watch_failures",
+        "waiting_markers",
+        "files",
+        "not_deleted",
+        "standing",
+    ]
+    assert list(document["uploads"][0]) == [
+        "id",
+        "episode_id",
+        "path",
+        "file_size",
+        "bytes_sent",
+        "bytes_per_second",
+        "seconds_left",
+        "probe",
+    ]
+    assert list(document["standing"]) == [
+        "recordings",
+        "queue_length",
+        "backlog_bytes",
+        "oldest_unsynced",
+        "waiting",
+        "waiting_count",
+        "failed",
+        "orphaned_uploads",
+        "stuck_markers",
+        "damaged_lines",
+    ]
+
+
+def test_the_last_error_and_the_gate_say_what_to_do(robot: WatchingRobot) -> None:
+    robot.profiles.error = CloudError("LoadProfiles", "profile_file", "there is none")
+    log = robot.record()
+    robot.run()
+    document = taken(robot)
+    assert (document["last_error"]["path"], document["last_error"]["code"]) == (
+        log.path,
+        "profile_file",
+    )
+    assert document["gate"]["reason"] == document["last_error"]["message"]
+    assert document["gate"]["hint"] == document["last_error"]["hint"] != ""
+    assert document["standing"]["queue_length"] == 1
+
+
+def test_what_failed_for_good_is_named_until_it_is_tried_anew(robot: WatchingRobot) -> None:
+    log = robot.record()
+    robot.history.move(log.id, "claimed")
+    robot.history.move(log.id, "gave_up")
+    assert [item["id"] for item in taken(robot)["standing"]["failed"]] == [log.id]
+    robot.history.add(log)
+    assert taken(robot)["standing"]["failed"] == []
+
+
+def test_what_lies_on_the_disk_is_walked_over_again_only_when_it_or_the_clock_has_changed(
+    robot: WatchingRobot, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    walks: list[float] = []
+    report = robot.discover.report
+
+    def counted(most: int) -> DiskReport:
+        walks.append(robot.clock.monotonic())
+        return report(most)
+
+    def looked() -> tuple[int, list[str]]:
+        """Once a scan is over: the walks so far, and the files that wait."""
+        robot.clock.advance(61)
+        robot.discover.step()
+        waiting = picture.take()["files"]["waiting"]
+        return len(walks), waiting
+
+    monkeypatch.setattr(robot.discover, "report", counted)
+    picture = snapshot(robot)
+    assert [looked(), looked(), looked()] == [(1, [])] * 3
+    (robot.folder / "a.mcap").write_bytes(b"\x89MCAP0\r\n")
+    walked, [told] = looked()
+    assert (walked, "2026" in told) == (2, True)
+    robot.clock.set_now(2_000_000_000.0)
+    assert "2033" in picture.take()["files"]["waiting"][0]
+
+
+def test_folders_that_cannot_be_watched_are_named(robot: WatchingRobot) -> None:
+    document = snapshot(robot, {Path("/data"): "no space left on device"}).take()
+    assert document["watcher_up"] is False
+    assert document["watch_failures"] == ["/data (no space left on device)"]
+
+
+def test_a_rate_is_of_the_last_seconds_not_of_the_whole_upload() -> None:
+    clock = FakeClock()
+    rates, upload = Rates(clock), claim()
+    for _ in range(30):
+        clock.advance(2)
+        upload.transfer.advance(2 * MIB)
+        (rate,) = rates.of([upload])
+    assert rate == pytest.approx(MIB)
+    for _ in range(6):
+        clock.advance(2)
+        upload.transfer.advance(8 * MIB)
+        (rate,) = rates.of([upload])
+    assert rate == pytest.approx(4 * MIB)
+    clock.advance(5)
+    rates.of([upload])
+    clock.advance(11)
+    assert rates.of([upload]) == [0]
+
+
+def test_a_rate_is_known_from_the_first_second_and_never_below_nothing() -> None:
+    clock = FakeClock()
+    rates, upload = Rates(clock), claim(3 * MIB)
+    clock.advance(1)
+    assert rates.of([upload]) == [3 * MIB]
+    upload.transfer.advance(-3 * MIB)  # a part has to be sent again
+    clock.advance(1)
+    assert rates.of([upload]) == [0]
+
+
+def test_a_new_claim_of_the_same_document_begins_anew() -> None:
+    clock = FakeClock()
+    rates = Rates(clock)
+    clock.advance(100)
+    rates.of([claim(50 * MIB)])
+    clock.advance(1)
+    assert rates.of([claim(MIB, began=clock.monotonic() - 1)]) == [MIB]
+    assert rates.of([]) == []
+
+
+def test_a_picture_in_one_line_names_what_closes_the_gate() -> None:
+    seen: dict[str, Any] = {"gate": None, "uploads": [{}], "standing": {"queue_length": 3}}
+    assert line(seen) == "1 uploading, 3 in the queue"
+    assert (
+        line({**seen, "gate": {"reason": "no network"}})
+        == "1 uploading, 3 in the queue; gate closed: no network"
+    )

@@ -1,0 +1,997 @@
+"""What is deleted, when, and what speaks against it: the flow rooms on fakes, on real files."""
+
+from __future__ import annotations
+
+import logging
+import os
+import shutil
+import subprocess
+from collections.abc import Callable
+from dataclasses import replace
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from agent.gate.gate import Gate
+from agent.model.errors import CloudError, HistoryFullError, judge
+from agent.model.values import DeviceProfile, StoredObject, SyncLog
+from agent.retention.deletion import Deletion
+from tests.harness.fakes.gateway import PROFILE
+from tests.harness.fakes.store import FakeStore
+from tests.harness.recorders import write_mcap, write_sidecar
+from tests.harness.robot import BUILT, WatchingRobot
+from tests.unit.cloud.test_bucket import BucketRobot
+
+HOUR, DAY, YEAR = 3600.0, 86_400.0, 365 * 86_400.0
+ASKED = "GetUploadRecovery"
+
+
+class Keeper(WatchingRobot):
+    """A robot that deletes nothing before it is told to."""
+
+    def send(self, *names: str, size: int = 3000) -> list[SyncLog]:
+        """Record and upload one after the other."""
+        logs = []
+        for seed, name in enumerate(names, start=self.history.last_id):
+            (self.folder / name).parent.mkdir(exist_ok=True)
+            write_mcap(self.folder / name, size=size, seed=seed)
+            self.discover.rescan()
+            self.pass_time(16, turns=6)
+            logs.append(self.log(self.history.last_id))
+            assert (logs[-1].path, logs[-1].status) == (str(self.folder / name), "completed")
+        return logs
+
+    def asked(self) -> int:
+        """How often the platform was asked whether it has something."""
+        return self.gateway.calls.count(ASKED)
+
+    def left(self) -> list[str]:
+        """Recordings on the disk."""
+        return sorted(str(path.relative_to(self.folder)) for path in self.folder.rglob("*.mcap*"))
+
+    def ask_again(self, log: SyncLog) -> SyncLog:
+        """Somebody wants it once more."""
+        return self.history.add(
+            SyncLog(
+                0, log.episode_id, log.path, log.file_size, log.mtime, log.fingerprint, resync=True
+            )
+        )
+
+
+class BucketKeeper(BucketRobot, Keeper):
+    """The same without a platform."""
+
+    def asked(self) -> int:
+        return self.store.calls.count("HeadObject")
+
+
+class Disk:
+    """A file system on which so many bytes are free, however many are deleted unless it is ``watched``."""
+
+    def __init__(self, folder: Path, free: float) -> None:
+        self.folder = folder
+        self.free = free
+        self.watched: Path | None = None
+
+    def __call__(self, root: Path) -> tuple[int, float]:
+        taken = (
+            sum(path.stat().st_blocks * 512 for path in self.watched.rglob("*.mcap"))
+            if self.watched
+            else 0
+        )
+        return root.stat().st_dev, self.free - taken
+
+
+@pytest.fixture
+def robot(tmp_path: Path) -> Keeper:
+    return Keeper(tmp_path / "recordings")
+
+
+@pytest.fixture
+def bucket(tmp_path: Path) -> BucketKeeper:
+    return BucketKeeper(tmp_path / "recordings")
+
+
+@pytest.fixture(autouse=True)
+def _log_all(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
+
+
+def said(caplog: pytest.LogCaptureFixture, event: str) -> list[logging.LogRecord]:
+    return [record for record in caplog.records if getattr(record, "event", "") == event]
+
+
+# -- after keep_hours
+
+
+def test_an_uploaded_recording_goes_when_its_hours_have_passed_and_not_before(
+    robot: Keeper,
+) -> None:
+    retention = robot.retaining(keep_seconds=24 * HOUR)
+    robot.send("a.mcap")
+    robot.clock.advance(23.9 * HOUR)
+    retention.look()
+    assert robot.left() == ["a.mcap"]
+    assert robot.asked() == 0
+    robot.clock.advance(0.2 * HOUR)
+    retention.look()
+    assert robot.left() == []
+    assert robot.asked() == 1
+
+
+def test_each_deletion_is_logged_and_the_history_stays_as_it_is(
+    robot: Keeper, caplog: pytest.LogCaptureFixture
+) -> None:
+    (log,) = robot.send("a.mcap")
+    robot.retention.look()
+    (record,) = said(caplog, "deleted")
+    assert record.levelname == "INFO"
+    about = vars(record)
+    assert (about["path"], about["size"], about["document"]) == (log.path, log.file_size, log.id)
+    assert (about["object_key"], about["reason"]) == (
+        log.object_key,
+        "retention.keep_hours have passed",
+    )
+    assert robot.log(log.id) == log
+    robot.pass_time(DAY)
+    assert list(robot.history.documents) == [log.id]
+
+
+def test_only_what_is_uploaded_goes(robot: Keeper) -> None:
+    robot.gateway.fail(
+        "CreateLogicalUpload", error=CloudError("CreateLogicalUpload", "INVALID_ARGUMENT")
+    )
+    write_mcap(robot.folder / "failed.mcap", seed=1)
+    robot.discover.rescan()
+    robot.pass_time(16, turns=6)
+    assert robot.log().status == "failed"
+    robot.send("a.mcap")
+    write_mcap(robot.folder / "new.mcap", seed=2)
+    robot.retention.look()
+    assert robot.left() == ["failed.mcap", "new.mcap"]
+
+
+def test_every_name_below_the_folders_goes_with_its_companions(robot: Keeper) -> None:
+    robot.send("a.mcap")
+    (robot.folder / "day").mkdir()
+    shutil.copy2(robot.folder / "a.mcap", robot.folder / "day" / "copy.mcap")
+    (robot.folder / "link.mcap").hardlink_to(robot.folder / "a.mcap")
+    write_sidecar(robot.folder / "day" / "copy.mcap")
+    robot.pass_time(120, turns=20)
+    assert len(robot.history.documents) == 1
+    robot.retention.look()
+    assert list(robot.folder.rglob("*")) == [robot.folder / "day"]
+
+
+def test_a_renamed_recording_is_found_under_its_new_name(robot: Keeper) -> None:
+    robot.send("a.mcap")
+    (robot.folder / "a.mcap").rename(robot.folder / "b.mcap")
+    robot.discover.rescan()
+    robot.pass_time(16, turns=6)
+    robot.retention.look()
+    assert robot.left() == []
+
+
+def test_a_hard_link_outside_of_the_folders_stays(robot: Keeper, tmp_path: Path) -> None:
+    (log,) = robot.send("a.mcap")
+    outside = tmp_path / "kept.mcap"
+    outside.hardlink_to(log.path)
+    robot.retention.look()
+    assert robot.left() == []
+    assert outside.read_bytes() == robot.stored(log)
+
+
+# -- what speaks against it
+
+
+def test_a_resync_that_is_open_or_failed_keeps_the_recording(robot: Keeper) -> None:
+    (log,) = robot.send("a.mcap")
+    again = robot.ask_again(log)
+    robot.retention.look()
+    robot.history.move(again.id, "claimed")
+    robot.retention.look()
+    robot.history.move(again.id, "gave_up")
+    robot.clock.advance(11)
+    robot.retention.look()
+    assert robot.left() == ["a.mcap"]
+    assert robot.asked() == 0
+
+
+def test_a_resync_that_is_asked_for_while_the_cloud_answers_keeps_the_recording(
+    robot: Keeper,
+) -> None:
+    (log,) = robot.send("a.mcap")
+    robot.gateway.before = lambda call: robot.ask_again(log) if call == ASKED else None  # type: ignore[assignment]
+    robot.retention.look()
+    assert robot.asked() == 1
+    assert robot.left() == ["a.mcap"]
+
+
+def test_a_recording_in_flight_stays(robot: Keeper) -> None:
+    (log,) = robot.send("a.mcap")
+    again = robot.ask_again(log)
+    robot.dispatch.tick()
+    robot.history.documents[again.id] = replace(log, id=again.id)
+    robot.retention.look()
+    assert robot.left() == ["a.mcap"]
+    assert robot.asked() == 0
+    robot.later.waiting.clear()
+
+
+def test_a_file_that_is_replaced_while_the_cloud_answers_stays(robot: Keeper) -> None:
+    (log,) = robot.send("a.mcap")
+    other = write_mcap(robot.folder.parent / "aside.mcap", seed=99)
+    content = other.read_bytes()
+    robot.gateway.before = lambda call: other.rename(log.path) if call == ASKED else None  # type: ignore[assignment]
+    robot.retention.look()
+    assert Path(log.path).read_bytes() == content
+
+
+def test_a_file_that_is_replaced_in_the_last_moment_stays(
+    robot: Keeper, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (log,) = robot.send("a.mcap")
+    other = write_mcap(robot.folder.parent / "aside.mcap", seed=99)
+    content = other.read_bytes()
+    transaction = robot.history.transaction
+    monkeypatch.setattr(
+        robot.history, "transaction", lambda: (other.rename(log.path), transaction())[1]
+    )
+    robot.retention.look()
+    assert Path(log.path).read_bytes() == content
+
+
+def test_a_recording_that_a_program_writes_to_stays_and_goes_later(
+    robot: Keeper, caplog: pytest.LogCaptureFixture
+) -> None:
+    robot.send("a.mcap")
+    with (robot.folder / "a.mcap").open("r+b"):
+        for _ in range(5):
+            robot.retention.look()
+            robot.clock.advance(400)
+    assert robot.left() == ["a.mcap"]
+    assert robot.asked() == 0
+    assert len(said(caplog, "not_deleted")) == 1
+    robot.clock.advance(600)
+    robot.retention.look()
+    assert robot.left() == []
+
+
+def test_a_recording_that_is_opened_for_writing_while_the_cloud_answers_stays(
+    robot: Keeper,
+) -> None:
+    (log,) = robot.send("a.mcap")
+    writers = []
+    robot.gateway.before = lambda call: (
+        writers.append(Path(log.path).open("r+b"))  # noqa: SIM115 - closed below
+        if call == ASKED
+        else None
+    )
+    robot.retention.look()
+    assert len(writers) == 1
+    writers[0].close()
+    assert robot.left() == ["a.mcap"]
+
+
+def test_a_folder_nobody_may_write_to_is_said_once_and_the_cloud_is_not_asked(
+    robot: Keeper, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    robot.send("day/a.mcap", "day/b.mcap", "c.mcap")
+    allowed = os.access
+    monkeypatch.setattr(os, "access", lambda path, mode: path.name != "day" and allowed(path, mode))
+    for _ in range(5):
+        robot.retention.look()
+        robot.clock.advance(900)
+    assert robot.left() == ["day/a.mcap", "day/b.mcap"]
+    assert [vars(record)["path"] for record in said(caplog, "undeletable")] == [
+        str(robot.folder / "day")
+    ]
+    assert robot.asked() == 1
+
+
+def test_a_folder_that_is_sealed_is_said_once(
+    robot: Keeper, caplog: pytest.LogCaptureFixture
+) -> None:
+    robot.send("day/a.mcap")
+    if subprocess.run(
+        ["chattr", "+i", robot.folder / "day"], capture_output=True, check=False
+    ).returncode:
+        pytest.skip("can't seal a folder here")
+    try:
+        for _ in range(3):
+            robot.retention.look()
+            robot.clock.advance(900)
+    finally:
+        subprocess.run(["chattr", "-i", robot.folder / "day"], check=True)
+    assert robot.left() == ["day/a.mcap"]
+    assert len(said(caplog, "undeletable")) == 1
+
+
+# -- all bytes
+
+
+def record_frames(robot: Keeper, name: str = "a.mcap") -> SyncLog:
+    """Upload a recording of 60 frames of 100 kB without compression."""
+    robot.gateway.part_size = 1024 * 1024
+    write_mcap(robot.folder / name, size=6_000_000, messages=60, chunked=False)
+    robot.discover.rescan()
+    robot.pass_time(16, turns=6)
+    log = robot.log(robot.history.last_id)
+    assert log.status == "completed"
+    return log
+
+
+def zero_frames(path: Path) -> None:
+    """Set frames 14 to 16 to zeros in place; size, windows of the fingerprint and time of change stay."""
+    before = path.stat()
+    with path.open("r+b") as file:
+        file.seek(1_400_000)
+        file.write(bytes(300_000))
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+
+
+def sparse_twin(path: Path, twin: Path) -> Path:
+    """A file with the same size, windows and time of change, and nothing else."""
+    content, window = path.read_bytes(), 65_536
+    with twin.open("wb") as file:
+        file.truncate(len(content))
+        for at in (0, (len(content) - window) // 2, len(content) - window):
+            file.seek(at)
+            file.write(content[at : at + window])
+    os.utime(twin, ns=(0, path.stat().st_mtime_ns))
+    return twin
+
+
+def made(tmp_path: Path, **store: Any) -> Keeper:
+    """A robot with such a store."""
+    return Keeper(tmp_path / "recordings", store=FakeStore(**store))
+
+
+@pytest.mark.parametrize(
+    ("store", "code"),
+    [
+        ({}, "differs"),
+        ({"algorithm": "CRC32"}, "differs"),
+        ({"algorithm": "CRC32", "etags": "opaque"}, "differs"),
+        ({"checksums": False}, "unclear"),
+        ({"checksums": False, "etags": "oss"}, "unclear"),
+    ],
+)
+def test_a_recording_that_was_changed_in_place_stays_though_no_window_and_no_time_shows_it(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, store: dict[str, Any], code: str
+) -> None:
+    robot = made(tmp_path, **store)
+    log = record_frames(robot)
+    zero_frames(Path(log.path))
+    for _ in range(4):
+        robot.retention.look()
+        robot.clock.advance(700)
+    assert robot.left() == ["a.mcap"]
+    assert robot.asked() == 1, "what is known to stay needs no question"
+    (record,) = said(caplog, "not_deleted")
+    assert (record.levelname, vars(record)["reason"]) == ("WARNING", code)
+    assert f"keystone-agent resync {log.path}" in record.getMessage()
+    assert f"touch {log.path}.resync" in record.getMessage()
+    (kept,) = robot.retention.kept()
+    assert (kept["code"], kept["count"], kept["paths"]) == (code, 1, [log.path])
+
+
+@pytest.mark.parametrize(
+    "store",
+    [
+        {},
+        {"algorithm": "CRC32"},
+        {"algorithm": "CRC32", "etags": "opaque"},
+        {"checksums": False},
+        {"checksums": False, "etags": "oss"},
+    ],
+)
+def test_a_recording_that_is_as_it_was_uploaded_goes_by_whatever_digest_is_known(
+    tmp_path: Path, store: dict[str, Any]
+) -> None:
+    robot = made(tmp_path, **store)
+    assert record_frames(robot).owner == os.getuid()
+    robot.retention.look()
+    assert robot.left() == []
+    assert robot.retention.kept() == []
+
+
+def test_space_that_is_short_lets_no_changed_recording_go(robot: Keeper) -> None:
+    log = record_frames(robot)
+    robot.send("b.mcap")
+    zero_frames(Path(log.path))
+    robot.retaining(min_free=10_000_000, free=Disk(robot.folder, 0)).look()
+    assert robot.left() == ["a.mcap"]
+
+
+@pytest.mark.parametrize("first", ["twin", "recording"])
+def test_a_sparse_twin_and_the_recording_never_stand_for_each_other(
+    robot: Keeper, tmp_path: Path, first: str
+) -> None:
+    """Whoever may write into one folder can make a twin; the one that is uploaded is not the one that is deleted."""
+    robot.gateway.part_size = 1024 * 1024
+    recording = write_mcap(tmp_path / "recording", size=6_000_000, messages=60, chunked=False)
+    twin = sparse_twin(recording, tmp_path / "twin")
+    uploaded, other = (twin, recording) if first == "twin" else (recording, twin)
+    content = other.read_bytes()
+    uploaded.rename(robot.folder / "a.mcap")
+    robot.discover.rescan()
+    robot.pass_time(16, turns=6)
+    assert robot.log().status == "completed"
+    other.rename(robot.folder / "b.mcap")
+    robot.discover.rescan()
+    robot.pass_time(120, turns=20)
+    assert len(robot.history.documents) == 1, "both have one fingerprint"
+    robot.retention.look()
+    assert robot.left() == ["b.mcap"]
+    assert (robot.folder / "b.mcap").read_bytes() == content
+    (kept,) = robot.retention.kept()
+    assert (kept["code"], kept["paths"]) == ("differs", [str(robot.folder / "b.mcap")])
+
+
+@pytest.mark.parametrize("owner", [None, os.getuid() + 1])
+def test_a_crc_of_a_document_with_another_owner_or_none_lets_nothing_go(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, owner: int | None
+) -> None:
+    robot = made(tmp_path, algorithm="CRC32", etags="opaque")
+    (log,) = robot.send("a.mcap")
+    robot.history.documents[log.id] = replace(log, owner=owner)
+    for _ in range(3):
+        robot.retention.look()
+        robot.clock.advance(700)
+    assert robot.left() == ["a.mcap"]
+    assert [kept["code"] for kept in robot.retention.kept()] == ["other_owner"]
+    assert len(said(caplog, "not_deleted")) == 1
+
+
+def test_what_can_be_compared_with_nothing_stays_and_nobody_is_asked_about_it(
+    bucket: BucketKeeper, caplog: pytest.LogCaptureFixture
+) -> None:
+    logs = bucket.send("a.mcap", "b.mcap", "c.mcap")
+    for log in logs[:2]:
+        content, stored = bucket.store.objects[log.bucket, log.object_key]
+        bucket.store.objects[log.bucket, log.object_key] = (
+            content,
+            replace(stored, etag='"opaque"', checksum=""),
+        )
+        bucket.history.documents[log.id] = replace(log, etag='"opaque"', checksum="")
+    before = bucket.asked()
+    for _ in range(3):
+        bucket.retention.look()
+        bucket.clock.advance(700)
+    assert bucket.left() == ["a.mcap", "b.mcap"]
+    assert bucket.asked() - before == 1
+    (kept,) = bucket.retention.kept()
+    assert (kept["code"], kept["count"], kept["paths"]) == (
+        "no_digest",
+        2,
+        [logs[0].path, logs[1].path],
+    )
+    assert [vars(record)["document"] for record in said(caplog, "not_deleted")] == [1, 2]
+
+
+def test_a_changed_recording_that_is_uploaded_again_goes(robot: Keeper) -> None:
+    log = record_frames(robot)
+    zero_frames(Path(log.path))
+    content = Path(log.path).read_bytes()
+    robot.retention.look()
+    assert len(robot.retention.kept()) == 1
+    Path(f"{log.path}.resync").touch()
+    robot.discover.rescan()
+    robot.pass_time(120, turns=20)
+    assert robot.stored(robot.log(2)) == content
+    robot.clock.advance(700)
+    robot.retention.look()
+    assert robot.left() == []
+    assert robot.retention.kept() == []
+
+
+def test_a_file_that_stays_for_another_reason_is_read_once(
+    robot: Keeper, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    robot.send("a.mcap")
+    reads = counted_reads(monkeypatch)
+
+    def refused(*_: object, **__: object) -> None:
+        raise PermissionError("a folder with the sticky bit")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "unlink", refused)
+        for _ in range(3):
+            robot.retention.look()
+            robot.clock.advance(700)
+    assert len(reads) == 4, "once for each of its parts"
+    robot.retention.look()
+    assert robot.left() == []
+    assert len(reads) == 4
+
+
+def test_a_stop_ends_the_reading_of_a_recording_at_once(
+    robot: Keeper, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    record_frames(robot)
+    reads = counted_reads(monkeypatch, lambda: robot.retention.stop(0))
+    robot.retention.look()
+    assert len(reads) == 1
+    assert robot.retention.stop(0)
+    assert robot.left() == ["a.mcap"]
+
+
+def counted_reads(
+    monkeypatch: pytest.MonkeyPatch, act: Callable[[], object] = lambda: None
+) -> list[int]:
+    """The reads that compare a recording with its upload; ``act`` comes before each."""
+    reads: list[int] = []
+    read = os.preadv
+
+    def counted(descriptor: int, buffers: list[memoryview], offset: int) -> int:
+        act()
+        reads.append(offset)
+        return read(descriptor, buffers, offset)
+
+    monkeypatch.setattr(os, "preadv", counted)
+    return reads
+
+
+def test_a_look_begins_no_other_recording_when_it_has_taken_long(
+    robot: Keeper, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    robot.send("a.mcap", "b.mcap", "c.mcap")
+    counted_reads(monkeypatch, lambda: robot.clock.advance(25))
+    robot.retention.look()
+    assert robot.left() == ["b.mcap", "c.mcap"], "space is looked at between two looks"
+    for _ in range(2):
+        robot.retention.look()
+    assert robot.left() == []
+
+
+# -- what the cloud says
+
+
+def test_an_object_the_platform_has_no_more_keeps_the_recording_and_is_said_once_a_day_asked(
+    robot: Keeper, caplog: pytest.LogCaptureFixture
+) -> None:
+    (log,) = robot.send("a.mcap")
+    robot.gateway.sessions[log.logical_upload_id].stage = "terminal"
+    for _ in range(23):
+        robot.retention.look()
+        robot.clock.advance(HOUR)
+    assert robot.asked() == 1
+    robot.clock.advance(2 * HOUR)
+    robot.retention.look()
+    assert robot.asked() == 2
+    (record,) = said(caplog, "object_missing")
+    assert record.levelname == "ERROR"
+    assert f"`keystone-agent resync {log.path}`" in record.getMessage()
+    assert robot.left() == ["a.mcap"]
+
+
+@pytest.mark.parametrize("change", ["gone", "other"])
+def test_an_object_that_is_gone_from_the_bucket_or_another_keeps_the_recording(
+    bucket: BucketKeeper, caplog: pytest.LogCaptureFixture, change: str
+) -> None:
+    (log,) = bucket.send("a.mcap")
+    place = log.bucket, log.object_key
+    content, stored = bucket.store.objects[place]
+    if change == "gone":
+        del bucket.store.objects[place]
+    else:
+        bucket.store.objects[place] = content, StoredObject(stored.size, f'"{"0" * 32}-3"')
+    bucket.retention.look()
+    assert bucket.left() == ["a.mcap"]
+    assert len(said(caplog, "object_missing")) == 1
+
+
+def test_a_bucket_that_has_the_object_lets_the_recording_go(bucket: BucketKeeper) -> None:
+    bucket.send("a.mcap", "b.mcap")
+    bucket.retention.look()
+    assert bucket.left() == []
+
+
+def test_where_looking_is_forbidden_nothing_goes_and_a_look_says_it_once(
+    bucket: BucketKeeper, caplog: pytest.LogCaptureFixture
+) -> None:
+    bucket.send(*[f"{number}.mcap" for number in range(6)])
+    bucket.store.fail(
+        "HeadObject", error=CloudError("HeadObject", "AccessDenied", status=403), times=10_000
+    )
+    before = bucket.asked()
+    bucket.retention.look()
+    assert bucket.asked() - before == 3
+    assert len(said(caplog, "unconfirmed")) == 1
+    bucket.clock.advance(29)
+    bucket.retention.look()
+    assert bucket.asked() - before == 3
+    assert len(bucket.left()) == 6
+
+
+def test_one_object_that_may_not_be_looked_for_keeps_no_other_recording(
+    bucket: BucketKeeper,
+) -> None:
+    bucket.send("a.mcap", "b.mcap")
+    bucket.store.fail("HeadObject", error=CloudError("HeadObject", "AccessDenied", status=403))
+    bucket.retention.look()
+    assert bucket.left() == ["a.mcap"]
+
+
+def test_a_cloud_that_is_away_is_asked_ever_more_rarely_and_the_oldest_goes_when_it_is_back(
+    robot: Keeper, caplog: pytest.LogCaptureFixture
+) -> None:
+    robot.send("a.mcap", "b.mcap")
+    robot.gateway.fail(ASKED, times=10_000)
+    for _ in range(6 * 60):
+        robot.retention.look()
+        robot.clock.advance(10)
+    assert robot.asked() == 7
+    assert len(said(caplog, "unconfirmed")) == 7
+    assert robot.left() == ["a.mcap", "b.mcap"]
+    robot.gateway.mend()
+    robot.clock.advance(1800)
+    robot.retention.look()
+    assert robot.left() == []
+    robot.send("c.mcap")
+    robot.gateway.fail(ASKED)
+    robot.retention.look()
+    robot.clock.advance(31)
+    robot.retention.look()
+    assert robot.left() == []
+
+
+def test_a_recording_of_another_device_or_bucket_keeps_no_other(
+    robot: Keeper, caplog: pytest.LogCaptureFixture
+) -> None:
+    first, _, third = robot.send("a.mcap", "b.mcap", "c.mcap")
+    robot.gateway.sessions[first.logical_upload_id].asset_id = "robot-2"
+    robot.history.documents[third.id] = replace(third, asset_id="robot-3")
+    robot.retention.look()
+    robot.send("d.mcap")
+    for _ in range(2):
+        robot.retention.look()
+        robot.clock.advance(5)
+    assert robot.left() == ["a.mcap", "c.mcap"]
+    assert len(said(caplog, "unconfirmed")) == 1
+
+
+def test_the_profile_of_the_documents_asset_id_is_asked_with(robot: Keeper) -> None:
+    (log,) = robot.send("a.mcap")
+    other = DeviceProfile(
+        "robot-2", "api-key-2", {"site": "there"}, "http://auth", "http://gateway"
+    )
+    robot.gateway.profiles[other.api_key] = other
+    robot.profiles.profiles = {"robot-2": other, PROFILE.asset_id: PROFILE}
+    robot.assets["robot"] = "robot-2"
+    robot.retention.look()
+    assert log.asset_id == PROFILE.asset_id
+    assert robot.left() == []
+
+
+def test_a_profile_file_that_is_missing_keeps_everything(robot: Keeper) -> None:
+    robot.send("a.mcap")
+    robot.profiles.error = CloudError("DeviceProfiles", "profile_file")
+    robot.retention.look()
+    assert robot.left() == ["a.mcap"]
+
+
+# -- the gate
+
+
+def close_by_cloud(gate: Gate) -> None:
+    error = CloudError("CreateLogicalUpload", "UNAVAILABLE")
+    gate.close(error, judge(error))
+
+
+@pytest.mark.parametrize(
+    "close",
+    [
+        close_by_cloud,
+        lambda gate: gate.hold("pause", "paused"),
+        lambda gate: gate.hold("stopping", "it stops"),
+    ],
+    ids=["cloud", "pause", "stopping"],
+)
+def test_nobody_is_asked_through_a_closed_gate(
+    robot: Keeper, close: Callable[[Gate], None]
+) -> None:
+    robot.send("a.mcap")
+    close(robot.gate)
+    robot.gate.hold(HistoryFullError.code, "full")
+    robot.retention.look()
+    assert robot.asked() == 0
+    assert robot.left() == ["a.mcap"]
+
+
+def test_a_full_disk_closes_the_gate_for_everything_but_what_frees_it(robot: Keeper) -> None:
+    robot.send("a.mcap")
+    robot.history.full = True
+    robot.gate.hold(HistoryFullError.code, "full")
+    robot.retention.look()
+    assert robot.left() == []
+
+
+def test_a_gate_that_nobody_is_left_to_probe_holds_up_no_longer_than_to_its_next_probe(
+    robot: Keeper,
+) -> None:
+    robot.send("a.mcap")
+    close_by_cloud(robot.gate)
+    robot.clock.advance(31)
+    robot.retention.look()
+    assert robot.left() == []
+
+
+# -- clocks
+
+
+def test_nothing_goes_by_age_while_the_clock_is_unknown(robot: Keeper) -> None:
+    retention = robot.retaining(keep_seconds=24 * HOUR)
+    robot.send("a.mcap")
+    robot.clock.set_now(1000)
+    for _ in range(10):
+        retention.look()
+        robot.clock.advance(DAY)
+    assert robot.left() == ["a.mcap"]
+
+
+def test_what_was_completed_in_1970_is_kept_from_when_this_process_saw_it(robot: Keeper) -> None:
+    right = robot.clock.now()
+    robot.clock.set_now(1000)
+    robot.send("a.mcap")
+    assert (robot.log().completed_at or "").startswith("1970")
+    retention = robot.retaining(keep_seconds=24 * HOUR)
+    retention.look()
+    robot.clock.advance(HOUR)
+    robot.clock.set_now(right)
+    retention.look()
+    assert robot.left() == ["a.mcap"]
+    robot.clock.advance(22.9 * HOUR)
+    retention.look()
+    assert robot.left() == ["a.mcap"]
+    robot.clock.advance(0.2 * HOUR)
+    retention.look()
+    assert robot.left() == []
+
+
+def test_a_clock_that_jumps_deletes_nothing(robot: Keeper) -> None:
+    retention = robot.retaining(keep_seconds=24 * HOUR)
+    robot.send("a.mcap")
+    for jump in (YEAR, -2 * YEAR, 3 * YEAR):
+        robot.clock.set_now(max(robot.clock.now() + jump, BUILT))
+        robot.clock.advance(10)
+        retention.look()
+        assert robot.left() == ["a.mcap"]
+    robot.clock.advance(25 * HOUR)
+    robot.send("b.mcap")
+    retention.look()
+    assert "b.mcap" in robot.left()
+
+
+def test_a_jump_before_a_long_history_is_read_again_deletes_nothing(robot: Keeper) -> None:
+    retention = robot.retaining(keep_seconds=24 * HOUR)
+    retention.look()
+    robot.send("a.mcap")
+    robot.clock.set_now(robot.clock.now() + YEAR)
+    retention.look()
+    assert robot.left() == ["a.mcap"]
+
+
+def test_a_clock_that_is_set_after_a_start_in_1970_lets_go_what_is_old(robot: Keeper) -> None:
+    robot.send("a.mcap")
+    right = robot.clock.now()
+    robot.clock.set_now(1000)
+    retention = robot.retaining(keep_seconds=24 * HOUR)
+    retention.look()
+    robot.clock.advance(10)
+    robot.clock.set_now(right + 25 * HOUR)
+    retention.look()
+    assert robot.left() == []
+
+
+def test_a_clock_that_is_lost_before_the_deed_deletes_nothing(robot: Keeper) -> None:
+    robot.send("a.mcap")
+    robot.gate.hold("pause", "paused")
+    robot.retention.look()
+    robot.clock.set_now(1000)
+    robot.gate.release("pause")
+    robot.retention.look()
+    assert robot.left() == ["a.mcap"]
+
+
+def test_the_clouds_time_decides_where_it_is_known(robot: Keeper) -> None:
+    robot.send("a.mcap")
+    right = robot.clock.now()
+    robot.clock.set_now(right + YEAR)
+    robot.offset = -YEAR
+    retention = robot.retaining(keep_seconds=24 * HOUR)  # it knows of no jump
+    retention.look()
+    assert robot.left() == ["a.mcap"]
+    robot.clock.set_now(1000)
+    robot.offset = right + 25 * HOUR - 1000
+    robot.clock.advance(11)
+    retention.look()
+    assert robot.left() == []
+
+
+# -- space
+
+
+def test_the_oldest_go_one_by_one_until_enough_is_free_whatever_their_age(
+    robot: Keeper, caplog: pytest.LogCaptureFixture
+) -> None:
+    robot.send("c.mcap", "a.mcap", "b.mcap", size=100_000)
+    disk = Disk(robot.folder, 1_000_000)
+    disk.watched = robot.folder
+    retention = robot.retaining(min_free=850_000, free=disk)
+    retention.look()
+    assert robot.left() == ["b.mcap"]
+    assert {vars(record)["reason"] for record in said(caplog, "deleted")} == {
+        "less than retention.min_free_gib was free"
+    }
+    robot.clock.advance(600)
+    retention.look()
+    assert robot.left() == ["b.mcap"]
+    assert robot.asked() == 2
+
+
+def test_what_somebody_else_frees_meanwhile_counts(robot: Keeper) -> None:
+    robot.send("a.mcap", "b.mcap", "c.mcap", size=100_000)
+    disk = Disk(robot.folder, 0)
+
+    def free(call: str) -> None:
+        if call == ASKED:
+            disk.free = 10_000_000
+
+    robot.gateway.before = free
+    robot.retaining(min_free=9_000_000, free=disk).look()
+    assert robot.left() == ["b.mcap", "c.mcap"]
+
+
+def test_a_disk_that_shows_late_what_was_freed_costs_no_recording_more(robot: Keeper) -> None:
+    robot.send("a.mcap", "b.mcap", "c.mcap", size=100_000)
+    robot.retaining(min_free=1000, free=Disk(robot.folder, 0)).look()
+    assert robot.left() == ["b.mcap", "c.mcap"]
+
+
+def test_nothing_goes_and_nobody_is_asked_while_enough_is_free(robot: Keeper) -> None:
+    robot.send("a.mcap")
+    robot.history.newest_first = None  # type: ignore[assignment,method-assign] # the history is not even read
+    robot.retaining(min_free=1000, free=Disk(robot.folder, 1000)).look()
+    assert robot.left() == ["a.mcap"]
+
+
+def test_an_unsynced_recording_never_goes_and_what_holds_it_up_is_said_once(
+    robot: Keeper, caplog: pytest.LogCaptureFixture
+) -> None:
+    robot.gateway.fail("CreateLogicalUpload", times=10_000)
+    for seed, name in enumerate(("a.mcap", "b.mcap")):
+        write_mcap(robot.folder / name, seed=seed)
+    robot.pass_time(16, turns=6)
+    disk = Disk(robot.folder, 0)
+    retention = robot.retaining(min_free=1000, free=disk)
+    for _ in range(20):
+        retention.look()
+        robot.clock.advance(10)
+    (record,) = said(caplog, "space_short")
+    assert "2 recordings are not uploaded yet" in record.getMessage()
+    assert "the cloud is not asked" in record.getMessage()
+    assert robot.left() == ["a.mcap", "b.mcap"]
+    disk.free = 2000
+    retention.look()
+    disk.free = 0
+    for _ in range(2):
+        retention.look()
+    assert len(said(caplog, "space_short")) == 2, "it is said again once it was over"
+
+
+def test_a_recording_on_another_file_system_does_not_go_for_want_of_space(tmp_path: Path) -> None:
+    robot = Keeper(tmp_path / "recordings")
+    (robot.folder / "disk").mkdir()
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "tmpfs", robot.folder / "disk"], capture_output=True, check=False
+    )
+    if mounted.returncode:
+        pytest.skip("can't mount a tmpfs")
+    try:
+        robot.send("disk/a.mcap", "b.mcap", "disk/c.mcap", size=100_000)
+        shutil.copy2(robot.folder / "b.mcap", robot.folder / "disk" / "copy-of-b.mcap")
+        robot.discover.rescan()
+        robot.pass_time(16, turns=6)
+        retention = robot.retaining(min_free=10_000_000, free=Disk(robot.folder, 0))
+        for _ in range(5):
+            retention.look()
+            robot.clock.advance(900)
+        assert robot.left() == ["disk/a.mcap", "disk/c.mcap", "disk/copy-of-b.mcap"]
+    finally:
+        subprocess.run(["umount", robot.folder / "disk"], check=True)
+
+
+def test_a_recording_whose_bytes_would_stay_does_not_go_for_want_of_space(
+    robot: Keeper, tmp_path: Path
+) -> None:
+    robot.send("a.mcap", "b.mcap", size=100_000)
+    (tmp_path / "kept.mcap").hardlink_to(robot.folder / "a.mcap")
+    (robot.folder / "b2.mcap").hardlink_to(robot.folder / "b.mcap")
+    robot.discover.rescan()
+    robot.pass_time(16, turns=6)
+    robot.retaining(min_free=10_000_000, free=Disk(robot.folder, 0)).look()
+    assert robot.left() == ["a.mcap"]
+
+
+# -- cost, stopping
+
+
+def test_a_long_history_is_read_for_a_thousandth_of_the_time(
+    robot: Keeper, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    robot.send("a.mcap")
+    reads, read = [], robot.history.newest_first
+
+    def slowly(status: object = None) -> object:
+        reads.append(robot.clock.monotonic())
+        robot.clock.advance(3)
+        return read("completed" if status else None)
+
+    monkeypatch.setattr(robot.history, "newest_first", slowly)
+    retention = robot.retaining(keep_seconds=YEAR)
+    for _ in range(2000):
+        retention.look()
+        robot.clock.advance(10)
+    assert len(reads) >= 6
+    assert min(after - before for before, after in pairwise(reads)) >= 3000
+
+
+def test_an_agent_that_stops_deletes_nothing_more(robot: Keeper) -> None:
+    robot.send("a.mcap", "b.mcap", "c.mcap")
+
+    def stop(call: str) -> None:
+        if call == ASKED:
+            assert not robot.retention.stop(0)
+
+    robot.gateway.before = stop
+    robot.retention.look()
+    assert robot.asked() == 1
+    assert robot.retention.stop(0)
+    robot.retention.look()
+    assert robot.left() == ["a.mcap", "b.mcap", "c.mcap"]
+
+
+def test_a_look_asks_a_bounded_number_of_times(
+    robot: Keeper, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("agent.retention.confirm._MOST", 2)
+    robot.send("a.mcap", "b.mcap", "c.mcap")
+    robot.retention.look()
+    assert robot.left() == ["c.mcap"]
+    robot.retention.look()
+    assert robot.left() == []
+
+
+def test_a_power_cut_between_the_steps_leaves_a_companion_at_most(
+    robot: Keeper, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("a.mcap", "b.mcap"):
+        write_sidecar(robot.folder / name)
+    robot.send("a.mcap", "b.mcap")
+
+    def cut(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Deletion, "tidy", cut)
+        with pytest.raises(KeyboardInterrupt):
+            robot.retention.look()
+    robot.restart()
+    robot.pass_time(16, turns=6)
+    robot.retention.look()
+    assert [path.name for path in robot.folder.iterdir()] == ["a.json"]
+
+
+def test_a_recording_that_is_put_back_goes_again(robot: Keeper, tmp_path: Path) -> None:
+    (log,) = robot.send("a.mcap")
+    shutil.copy2(log.path, tmp_path / "kept")
+    robot.retention.look()
+    (tmp_path / "kept").rename(log.path)
+    robot.pass_time(120, turns=20)
+    robot.retention.look()
+    assert robot.left() == []
+    assert len(robot.history.documents) == 1

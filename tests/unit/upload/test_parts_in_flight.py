@@ -1,0 +1,252 @@
+"""Parts in flight: as many as the pace says, and none waits for another."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, cast
+
+import pytest
+from minio import Minio
+
+from agent.adapters.clock import RealClock
+from agent.adapters.store import MinioStore
+from agent.cloud.credentials import SessionKeys
+from agent.gate.gate import Delays, Gate
+from agent.model.errors import CloudError
+from agent.model.ports import Clock, Target
+from agent.model.values import Part, SentPart, Transfer, UploadSession, parts_of
+from agent.upload.concurrency import PartConcurrency
+from agent.upload.part_uploader import PartUploader
+from agent.upload.source_file import SourceFile
+from tests.harness import s3_servers as servers
+from tests.harness.fakes.clock import FakeClock
+from tests.harness.scripted_http_server import LEASE
+from tests.harness.slow_link import Wire, slow_link
+
+
+class Steady(PartConcurrency):
+    """A pace that a test sets."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.now = width
+        self.failures = 0
+
+    @property
+    def width(self) -> int:
+        return self.now
+
+    def failed(self, now: float) -> None:  # noqa: ARG002 - the pace's own
+        self.failures += 1
+
+
+class Counting:
+    """A target that notes how many parts are in flight at once."""
+
+    def __init__(self, act: Callable[[Part], None] = lambda _: None) -> None:
+        self.most = 0
+        self._flying = 0
+        self._act = act
+        self._lock = threading.Lock()
+
+    def send(self, _multipart: str, part: Part, _descriptor: int, _transfer: Transfer) -> SentPart:
+        with self._lock:
+            self._flying += 1
+            self.most = max(self.most, self._flying)
+        try:
+            self._act(part)
+        finally:
+            with self._lock:
+                self._flying -= 1
+        return SentPart(part.number, part.size, '"0"')
+
+
+class SameKeys:
+    """Keys that never end."""
+
+    def current(self) -> Any:
+        return LEASE
+
+    def renew(self, _refused: Any) -> None:
+        raise AssertionError("they never end")
+
+
+class File:
+    """An open file that stays as it is."""
+
+    def __init__(self, descriptor: int = -1) -> None:
+        self.descriptor = descriptor
+
+    def check(self) -> None:
+        pass
+
+
+def sender(
+    target: object,
+    pace: PartConcurrency,
+    clock: Clock | None = None,
+    transfer: Transfer | None = None,
+) -> PartUploader:
+    clock = clock or FakeClock()
+    return PartUploader(
+        cast("Target", target),
+        cast("SessionKeys", SameKeys()),
+        Gate(clock, Delays(1, 1, 0)),
+        pace,
+        clock,
+        who=1,
+        transfer=transfer or Transfer(0),
+        probe=False,
+    )
+
+
+def send(target: object, pace: PartConcurrency, count: int) -> list[int]:
+    sent = sender(target, pace).send("m", parts_of(count, 1), cast("SourceFile", File()))
+    return [part.number for part in sent]
+
+
+@pytest.mark.parametrize("width", [1, 3, 16])
+def test_exactly_as_many_parts_fly_as_the_pace_says(width: int) -> None:
+    together = threading.Barrier(width)
+    target = Counting(lambda _: cast("None", together.wait(20)))
+    assert send(target, Steady(width), 3 * width) == list(range(1, 3 * width + 1))
+    assert target.most == width
+
+
+def test_more_parts_fly_as_soon_as_the_pace_rises() -> None:
+    pace, five = Steady(1), threading.Barrier(5)
+
+    def act(part: Part) -> None:
+        if part.number == 1:
+            pace.now = 5
+        five.wait(20)
+
+    target = Counting(act)
+    send(target, pace, 5)
+    assert target.most == 5
+
+
+def test_fewer_parts_fly_once_the_pace_falls() -> None:
+    pace, four = Steady(4), threading.Barrier(4)
+    late = Counting()
+
+    def act(part: Part) -> None:
+        if part.number <= 4:
+            four.wait(20)
+            pace.now = 1
+        else:
+            late.send("m", Part(part.number, 0, 1), -1, Transfer(0))
+
+    send(Counting(act), pace, 20)
+    assert late.most <= 2  # the last of the four may still be on its way out
+
+
+STALLED, BUSY = (
+    CloudError("UploadPart", "timeout"),
+    CloudError("UploadPart", "SlowDown", status=503),
+)
+CUT = CloudError("UploadPart", "reset")
+
+
+@pytest.mark.parametrize(
+    ("errors", "told"), [([STALLED, BUSY], 2), ([CUT, CUT], 0)], ids=["stalled", "cut"]
+)
+def test_a_part_that_fails_is_sent_again_and_the_pace_is_told_unless_its_connection_was_cut(
+    errors: list[CloudError], told: int
+) -> None:
+    failing = iter(errors)
+
+    def act(part: Part) -> None:
+        if part.number == 2 and (error := next(failing, None)) is not None:
+            raise error
+
+    pace = Steady(2)
+    assert send(Counting(act), pace, 4) == [1, 2, 3, 4]
+    assert pace.failures == told
+
+
+def test_a_part_is_tried_as_long_as_others_get_through_and_no_longer() -> None:
+    tries = 0
+    going_on = threading.Event()
+
+    def act(part: Part) -> None:
+        nonlocal tries
+        if part.number == 3:  # it begins when the second has got through
+            going_on.set()
+        if part.number == 1:
+            tries += 1
+            assert going_on.wait(20)
+            raise CUT
+
+    with pytest.raises(CloudError):
+        send(Counting(act), Steady(2), 20)
+    assert tries > 3
+    tries = 0
+    with pytest.raises(CloudError):
+        send(Counting(act), Steady(1), 20)
+    assert tries == 3
+
+
+def test_after_a_failure_that_stays_no_further_part_begins() -> None:
+    begun: list[int] = []
+
+    def act(part: Part) -> None:
+        begun.append(part.number)
+        if part.number == 2:
+            raise CloudError("UploadPart", "AccessDeniedByPolicy", status=400)
+
+    with pytest.raises(CloudError, match="AccessDeniedByPolicy"):
+        send(Counting(act), Steady(1), 10)
+    assert begun == [1, 2]
+
+
+PART = 300 * 1024
+
+
+@pytest.fixture
+def stalling() -> Iterator[str]:
+    with servers.moto() as server:  # rclone waits for the part that a dead link left half sent
+        where = server.endpoint.partition("://")[2]
+        Minio(where, "key", "secret", secure=False, region="us-east-1").make_bucket("recordings")
+        dies = Wire(stall_after=100 * 1024)
+        with slow_link(where, lambda number: dies if number == 1 else Wire()) as link:
+            yield f"http://{link.address}"
+
+
+def test_a_stalled_part_is_sent_again_and_no_other_waits_for_it(
+    stalling: str, tmp_path: Path
+) -> None:
+    file = tmp_path / "a.mcap"
+    file.write_bytes(bytes(range(256)) * (8 * PART // 256))
+    store = MinioStore(clock=RealClock(), patience=1)
+    session = UploadSession("l", "u", "recordings", stalling, "a.mcap", "us-east-1", PART)
+    target = store.at(session, lambda: LEASE)
+    ended: list[int] = []
+
+    class Noting:
+        def send(self, multipart: str, part: Part, descriptor: int, transfer: Transfer) -> SentPart:
+            try:
+                return target.send(multipart, part, descriptor, transfer)
+            finally:
+                ended.append(part.number)
+
+    transfer = Transfer(8 * PART)
+    with file.open("rb") as opened:
+        multipart = target.begin()
+        sent = sender(Noting(), PartConcurrency(2), RealClock(), transfer).send(
+            multipart, parts_of(8 * PART, PART), cast("SourceFile", File(opened.fileno()))
+        )
+        listed = target.parts(multipart)
+        assert (
+            [part.number for part in listed] == [part.number for part in sent] == list(range(1, 9))
+        )
+        windows = parts_of(8 * PART, PART)
+        assert all(
+            target.matches(part, windows[part.number - 1], opened.fileno()) for part in listed
+        )
+    store.close()
+    stalled = next(number for number in ended if ended.count(number) == 2)
+    assert set(ended[: ended.index(stalled)]) == set(range(1, 9)) - {stalled}
+    assert transfer.sent == 8 * PART
