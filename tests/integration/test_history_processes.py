@@ -12,8 +12,8 @@ import pytest
 
 from agent.model.errors import HistoryLockedError
 from tests.contracts.history import document
+from tests.harness.history_on_disk import opened
 from tests.harness.paths import REPOSITORY
-from tests.unit.adapters.test_history import opened
 
 
 @pytest.fixture
@@ -22,7 +22,7 @@ def folder(tmp_path: Path) -> Path:
 
 
 def test_a_second_agent_is_refused(folder: Path) -> None:
-    script = "import sys; from tests.unit.adapters.test_history import *\nwith opened(Path(sys.argv[1])): print('in', flush=True); input()"
+    script = "import sys; from pathlib import Path; from tests.harness.history_on_disk import opened\nwith opened(Path(sys.argv[1])): print('in', flush=True); input()"
     with subprocess.Popen(
         [sys.executable, "-c", script, folder],
         stdin=subprocess.PIPE,
@@ -44,7 +44,9 @@ def test_a_second_agent_is_refused(folder: Path) -> None:
 
 READER = """
 import sys
-from tests.unit.adapters.test_history import *
+from pathlib import Path
+from tests.contracts.history import document
+from tests.harness.history_on_disk import opened
 folder, seen, times = Path(sys.argv[1]), 0, 0
 print("ready", flush=True)
 while True:
@@ -95,7 +97,9 @@ def test_a_reader_in_another_process_sees_a_sound_beginning_while_the_agent_writ
 
 FORGETFUL_READER = """
 import sys
-from tests.unit.adapters.test_history import *
+from pathlib import Path
+from tests.contracts.history import document
+from tests.harness.history_on_disk import opened
 folder, oldest, newest, times = Path(sys.argv[1]), 1, 0, 0
 print("ready", flush=True)
 while True:
@@ -153,7 +157,9 @@ def test_a_reader_knows_each_recording_while_the_agent_writes_forgets_and_compac
 
 WRITER = """
 import sys
-from tests.unit.adapters.test_history import *
+from pathlib import Path
+from tests.contracts.history import document
+from tests.harness.history_on_disk import opened
 with opened(Path(sys.argv[1])) as history:
     print("open", history.damage(), flush=True)
     while True:
@@ -171,7 +177,9 @@ with opened(Path(sys.argv[1])) as history:
 
 FORGETFUL_WRITER = """
 import sys
-from tests.unit.adapters.test_history import *
+from pathlib import Path
+from tests.contracts.history import document
+from tests.harness.history_on_disk import opened
 with opened(Path(sys.argv[1])) as history:
     print("open", history.damage(), flush=True)
     while True:
@@ -245,7 +253,9 @@ def test_kill_9_at_any_moment_loses_nothing_that_was_acknowledged(folder: Path) 
 FORGETTER = """
 import sys
 from agent.model.values import Absences
-from tests.unit.adapters.test_history import *
+from pathlib import Path
+from tests.contracts.history import document
+from tests.harness.history_on_disk import opened
 with opened(Path(sys.argv[1])) as history:
     print("open", flush=True)
     for log in list(history.newest_first())[::-1]:

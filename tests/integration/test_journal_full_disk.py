@@ -5,7 +5,6 @@ from __future__ import annotations
 import errno
 import os
 import resource
-import subprocess
 from collections.abc import Callable, Iterator, MutableMapping
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
@@ -17,39 +16,13 @@ from tinydb.table import Document
 from agent.adapters.journal import RESERVE
 from agent.adapters.journal.lines import line
 from agent.model.errors import HistoryFullError
-from tests.unit.adapters.test_journal import content_of, journal, state_of, storage_of
+from tests.harness.full_disk import tmpfs
+from tests.harness.journal_on_disk import content_of, journal, state_of, storage_of
 
 
 @pytest.fixture
 def path(tmp_path: Path) -> Path:
     return tmp_path / "history" / "journal"
-
-
-@contextmanager
-def tmpfs(folder: Path) -> Iterator[Callable[[], AbstractContextManager[object]]]:
-    """A real file system of 3 MiB; the value fills it to the last byte."""
-    folder.mkdir()
-    mounted = subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", "size=3m", "tmpfs", folder], capture_output=True, check=False
-    )
-    if mounted.returncode != 0:
-        pytest.skip(f"can't mount a tmpfs: {mounted.stderr.decode().strip()}")
-
-    @contextmanager
-    def full() -> Iterator[None]:
-        with (folder / "filler").open("wb", buffering=0) as filler:
-            try:
-                while True:
-                    filler.write(bytes(4096))
-            except OSError as error:
-                assert error.errno == errno.ENOSPC  # noqa: PT017 # anything else is no full disk
-        yield
-        (folder / "filler").unlink()
-
-    try:
-        yield full
-    finally:
-        subprocess.run(["umount", folder], check=True)
 
 
 @contextmanager

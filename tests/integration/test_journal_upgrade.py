@@ -6,52 +6,31 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
 from itertools import count
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from agent.adapters.history import TinyHistory, to_json
-from agent.adapters.journal.storage import FORMAT
 from agent.model.errors import AgentError, HistoryFullError
 from agent.model.values import Marker
+from tests.harness.full_disk import tmpfs
+from tests.harness.history_on_disk import files_no_longer_than, opened
+from tests.harness.journal_upgrade_steps import (
+    OLD,
+    STEPS,
+    all_of,
+    content,
+    failing_at,
+    old_history,
+    sound,
+    upgraded,
+)
 from tests.harness.paths import REPOSITORY
-from tests.integration.test_journal_full_disk import tmpfs
-from tests.unit.adapters.test_history import files_no_longer_than, opened
-
-OLD = (
-    REPOSITORY / "tests" / "data" / "journal.format-1"
-).read_bytes()  # written by the last agent that knew only format 1
-STEPS = ("pwrite", "fsync", "fdatasync", "posix_fallocate", "rename")
 
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     return old_history(tmp_path / "history")
-
-
-def old_history(folder: Path) -> Path:
-    folder.mkdir(parents=True)
-    (folder / "journal").write_bytes(OLD)
-    return folder
-
-
-def content(file: Path) -> bytes:
-    return file.read_bytes().rstrip(b"\0")
-
-
-def upgraded(folder: Path) -> bool:
-    return b'{"format":%d,' % FORMAT in content(folder / "journal")
-
-
-def all_of(history: TinyHistory) -> dict[str, Any]:
-    return {
-        "documents": [to_json(log) for log in history.newest_first()],
-        "debts": list(history.debts()),
-        "marker": history.marker("/data/a.mcap.resync"),
-    }
 
 
 def test_an_old_history_is_taken_over_whole_and_a_copy_of_how_it_was_is_kept(folder: Path) -> None:
@@ -156,38 +135,6 @@ def test_a_copy_that_is_not_read_as_it_was_written_is_not_relied_on(
     assert sorted(file.name for file in folder.iterdir()) == ["journal", "lock"]
 
 
-def failing_at(
-    step: int, fail: Callable[[], None]
-) -> Callable[[str, Callable[..., Any]], Callable[..., Any]]:
-    """Wrap calls to the operating system: the ``step``-th of all does half of its work and fails."""
-    done = count(1)
-
-    def wrap(name: str, real: Callable[..., Any]) -> Callable[..., Any]:
-        def call(*arguments: Any) -> Any:
-            if next(done) == step:
-                if name == "pwrite":
-                    descriptor, data, offset = arguments
-                    real(descriptor, data[: len(data) // 2], offset)
-                fail()
-            return real(*arguments)
-
-        return call
-
-    return wrap
-
-
-def sound(folder: Path, before: dict[str, Any]) -> bool:
-    """Old or new, never neither; tells whether it is new."""
-    now_new = upgraded(folder)
-    assert content(folder / "journal").startswith(OLD)
-    copy = folder / "journal.format-1"
-    assert copy.read_bytes() == OLD if copy.exists() else not now_new
-    with opened(folder, read_only=True) as history:
-        assert all_of(history) == before
-        assert history.damage() == 0
-    return now_new
-
-
 def test_a_call_that_fails_at_any_step_leaves_the_old_or_the_new(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -223,7 +170,9 @@ def test_a_call_that_fails_at_any_step_leaves_the_old_or_the_new(
 
 UPGRADER = """
 import os, signal, sys
-from tests.integration.test_journal_upgrade import *
+from pathlib import Path
+from tests.harness.history_on_disk import opened
+from tests.harness.journal_upgrade_steps import STEPS, failing_at
 wrap = failing_at(int(sys.argv[2]), lambda: os.kill(os.getpid(), signal.SIGKILL))
 for name in STEPS[:-1]:
     setattr(os, name, wrap(name, getattr(os, name)))

@@ -33,12 +33,11 @@ from agent.model.values import SyncLog
 from agent.preconditions import host as robot
 from tests.harness.cli_scene import Scene, World
 from tests.harness.fakes.clock import FakeClock
+from tests.harness.faketime import LIBRARY
 from tests.harness.faults.gateway_proxy import refused
 from tests.harness.faults.script import FOREVER
 from tests.harness.faults.store_proxy import says
 from tests.harness.recorders import write_mcap
-
-LIBRARY = next(iter(Path("/usr/lib").glob("*/faketime/libfaketimeMT.so.1")), None)
 
 
 @pytest.fixture(scope="module")

@@ -16,8 +16,8 @@ import pytest
 
 from agent.devcloud.cloud import DevCloud
 from tests.harness.agent_process import Agent, running
+from tests.harness.bucket_store import BUCKET, Store, store
 from tests.harness.recorders import write_mcap, write_sidecar
-from tests.integration.test_bucket_mode import BUCKET, Store, store
 
 __all__ = ["store"]  # the fixture
 

@@ -26,12 +26,12 @@ from agent.model.unforeseen import SHORTAGES
 from agent.model.values import CredentialLease, UploadSession
 from agent.preconditions.table import Finding, Note, Precondition, findings
 from tests.harness.cli_scene import Scene, World
+from tests.harness.faketime import LIBRARY
 from tests.harness.faults.gateway_proxy import refused
 from tests.harness.faults.script import FOREVER
 from tests.harness.faults.store_proxy import Exchange, says
 from tests.harness.paths import REPOSITORY
 from tests.harness.scripted_http_server import raw_server
-from tests.integration.test_remedies import LIBRARY
 
 README = REPOSITORY / "README.md"
 

@@ -6,10 +6,8 @@ import gc
 import json
 import os
 import random
-import resource
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -28,6 +26,7 @@ from agent.model.values import Fault, Marker, SyncLog
 from tests.contracts.history import LATER, HistoryContract, document
 from tests.harness.fakes.clock import FakeClock
 from tests.harness.fakes.history import MemoryHistory
+from tests.harness.history_on_disk import files_no_longer_than, opened
 
 CONTRACT_FIELDS = [
     "id", "episode_id", "path", "file_size", "mtime", "fingerprint", "sidecar_sha256", "trigger", "reason",
@@ -78,25 +77,6 @@ class TestMemoryHistory(HistoryContract):
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     return tmp_path / "history"
-
-
-@contextmanager
-def opened(folder: Path, *, read_only: bool = False, reserve: int = 65536) -> Iterator[TinyHistory]:
-    history = TinyHistory(folder, FakeClock(), read_only=read_only, reserve=reserve)
-    try:
-        yield history
-    finally:
-        history.close()
-
-
-@contextmanager
-def files_no_longer_than(size: int) -> Iterator[None]:
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
 def test_a_document_has_the_promised_fields_in_the_promised_order(folder: Path) -> None:

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import json
 import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,42 +15,18 @@ from tinydb import TinyDB, where
 from tinydb.storages import MemoryStorage
 from tinydb.table import Document
 
-from agent.adapters.journal import JournalDB, JournalStorage
 from agent.adapters.journal.lines import line
 from agent.adapters.journal.offsets import Offsets
 from agent.adapters.journal.storage import FORMAT
 from agent.model.errors import AgentError
+from tests.harness.journal_on_disk import State, content_of, journal, state_of, storage_of
 
-State = dict[str, dict[int, Any]]
 HEADER = line(b'{"format":%d,"last_ids":{}}' % FORMAT)
 
 
 @pytest.fixture
 def path(tmp_path: Path) -> Path:
     return tmp_path / "history" / "journal"
-
-
-@contextmanager
-def journal(path: Path, *, read_only: bool = False, reserve: int = 4096) -> Iterator[JournalDB]:
-    db = JournalDB(path, storage=JournalStorage, read_only=read_only, reserve=reserve)
-    with db:
-        yield db
-
-
-def storage_of(db: JournalDB) -> JournalStorage:
-    assert isinstance(db.storage, JournalStorage)
-    return db.storage
-
-
-def state_of(db: JournalDB) -> State:
-    return {
-        name: {document.doc_id: dict(document) for document in db.table(name)}
-        for name in sorted(db.tables())
-    }
-
-
-def content_of(path: Path) -> bytes:
-    return path.read_bytes().rstrip(b"\0")
 
 
 def replayed(lines: Sequence[bytes]) -> State:

@@ -19,9 +19,7 @@ from agent.devcloud.cloud import DevCloud
 from agent.devcloud.ledger import Session
 from agent.devcloud.platform import PlatformError
 from agent.discovery.examine import Examiner
-from agent.dispatch.intake import Intake
 from agent.dispatch.upgrade_retry import note_version
-from agent.model.ports import History
 from agent.model.values import Fault, Kind, Recording, SyncLog, Upgrade
 from tests.contracts.history import document
 from tests.harness.agent_process import Agent, running
@@ -29,31 +27,12 @@ from tests.harness.fakes.clock import FakeClock
 from tests.harness.fakes.history import MemoryHistory
 from tests.harness.paths import REPOSITORY
 from tests.harness.recorders import write_mcap
+from tests.harness.version_change import fail, start
 
 
 @pytest.fixture
 def history() -> MemoryHistory:
     return MemoryHistory(FakeClock())
-
-
-def fail(history: History, log: SyncLog, kind: Kind = "counted") -> SyncLog:
-    history.move(log.id, "claimed")
-    return history.move(log.id, "gave_up", error=Fault(kind, "X", "it failed", ""))
-
-
-def start(history: History, version: str, path: Path) -> SyncLog | None:
-    """What a start of this version queues when it finds the recording at ``path``."""
-    upgrade, _ = note_version(history, version)
-    intake = Intake(
-        history=history,
-        clock=FakeClock(),
-        device_id="robot-1",
-        snapshot=lambda _: "",
-        again=upgrade.again,
-    )
-    found = Examiner([path.parent], "optional").look(path, sidecar_overdue=True)
-    assert isinstance(found, Recording)
-    return intake.accept(found)
 
 
 def test_another_version_queues_it_once_and_the_old_document_stays(
@@ -163,7 +142,9 @@ def test_on_a_full_disk_the_next_start_is_the_upgrade(history: MemoryHistory) ->
 KILLED = """
 import os, signal, sys
 from pathlib import Path
-from tests.unit.dispatch.test_upgrade_retry import *
+from agent.adapters.history import TinyHistory
+from tests.harness.fakes.clock import FakeClock
+from tests.harness.version_change import start
 step, done = int(sys.argv[2]), 0
 def dying(descriptor, sync=os.fdatasync):
     global done

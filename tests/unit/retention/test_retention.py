@@ -18,11 +18,11 @@ from agent.gate.gate import Gate
 from agent.model.errors import CloudError, HistoryFullError, judge
 from agent.model.values import DeviceProfile, StoredObject, SyncLog
 from agent.retention.deletion import Deletion
+from tests.harness.bucket_robot import BucketRobot
 from tests.harness.fakes.gateway import PROFILE
 from tests.harness.fakes.store import FakeStore
 from tests.harness.recorders import write_mcap, write_sidecar
 from tests.harness.robot import BUILT, WatchingRobot
-from tests.unit.cloud.test_bucket import BucketRobot
 
 HOUR, DAY, YEAR = 3600.0, 86_400.0, 365 * 86_400.0
 ASKED = "GetUploadRecovery"

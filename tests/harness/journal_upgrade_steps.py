@@ -1,0 +1,74 @@
+"""An old journal, and its upgrade that fails or is killed at a step."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+from agent.adapters.history import TinyHistory, to_json
+from agent.adapters.journal.storage import FORMAT
+from tests.harness.history_on_disk import opened
+from tests.harness.paths import REPOSITORY
+
+OLD = (
+    REPOSITORY / "tests" / "data" / "journal.format-1"
+).read_bytes()  # written by the last agent that knew only format 1
+
+
+STEPS = ("pwrite", "fsync", "fdatasync", "posix_fallocate", "rename")
+
+
+def old_history(folder: Path) -> Path:
+    folder.mkdir(parents=True)
+    (folder / "journal").write_bytes(OLD)
+    return folder
+
+
+def content(file: Path) -> bytes:
+    return file.read_bytes().rstrip(b"\0")
+
+
+def upgraded(folder: Path) -> bool:
+    return b'{"format":%d,' % FORMAT in content(folder / "journal")
+
+
+def all_of(history: TinyHistory) -> dict[str, Any]:
+    return {
+        "documents": [to_json(log) for log in history.newest_first()],
+        "debts": list(history.debts()),
+        "marker": history.marker("/data/a.mcap.resync"),
+    }
+
+
+def failing_at(
+    step: int, fail: Callable[[], None]
+) -> Callable[[str, Callable[..., Any]], Callable[..., Any]]:
+    """Wrap calls to the operating system: the ``step``-th of all does half of its work and fails."""
+    done = count(1)
+
+    def wrap(name: str, real: Callable[..., Any]) -> Callable[..., Any]:
+        def call(*arguments: Any) -> Any:
+            if next(done) == step:
+                if name == "pwrite":
+                    descriptor, data, offset = arguments
+                    real(descriptor, data[: len(data) // 2], offset)
+                fail()
+            return real(*arguments)
+
+        return call
+
+    return wrap
+
+
+def sound(folder: Path, before: dict[str, Any]) -> bool:
+    """Old or new, never neither; tells whether it is new."""
+    now_new = upgraded(folder)
+    assert content(folder / "journal").startswith(OLD)
+    copy = folder / "journal.format-1"
+    assert copy.read_bytes() == OLD if copy.exists() else not now_new
+    with opened(folder, read_only=True) as history:
+        assert all_of(history) == before
+        assert history.damage() == 0
+    return now_new
