@@ -14,7 +14,8 @@ from agent.adapters.config import Settings
 from agent.adapters.config.kinds import newer_than
 from agent.cli.opening import Opener
 from agent.cli.options import mark_of
-from agent.discovery.examine import Examiner, NotYet, has_writer
+from agent.discovery.examine import Examiner, NotYet
+from agent.files.writers import has_writer
 from agent.model.errors import FileChangedError, RecordingError
 from agent.model.ports import Clock, History
 from agent.model.values import Damaged, SyncLog

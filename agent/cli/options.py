@@ -22,7 +22,7 @@ from agent.adapters.control import Control
 from agent.adapters.history import TinyHistory
 from agent.adapters.status_file import StatusFile
 from agent.cli.opening import Opener
-from agent.discovery.examine import fingerprint
+from agent.files.fingerprint import fingerprint
 from agent.model.errors import AgentError, FileChangedError
 from agent.model.values import utc_text
 

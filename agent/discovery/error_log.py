@@ -24,13 +24,13 @@ class Mistakes:
     """
 
     def __init__(self) -> None:
-        """Remember nothing yet."""
+        """Begin with no error known, so that each error is logged when it is first met."""
         self._met: dict[str, str] = {}
         self._met_before: dict[str, str] = {}
 
     @contextmanager
     def contained(self, path: str) -> Iterator[None]:
-        """Let an error inside end only what is inside: it is logged as one over ``path``."""
+        """Log an error of the block as one met at ``path``, and go on after the block."""
         try:
             yield
         except Exception as error:  # noqa: BLE001 - the search for recordings must go on
@@ -59,6 +59,7 @@ class Mistakes:
         self._met, self._met_before = {}, self._met
 
     def _is_new(self, path: str, text: str) -> bool:
+        """Note the error, and return whether it was not met at this path before."""
         known = self._met.get(path) == text or self._met_before.get(path) == text
         self._met[path] = text
         return not known

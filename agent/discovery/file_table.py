@@ -1,4 +1,10 @@
-"""What is remembered of the files below the watched folders, by folder and name. There may be 100,000 of them."""
+"""Remembers the files below the watched folders, by folder and name.
+
+There may be 100,000 files. As one object for each they would take 8 MiB more than the columns that
+this module keeps, on robots where the whole agent must stay below 80 MiB. All that is unusual here
+(columns, rows that are used again, one byte for a state) serves that one purpose, and is hidden
+behind :class:`FileTable` and :class:`FileRow`.
+"""
 
 from __future__ import annotations
 
@@ -11,29 +17,35 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import chain, pairwise
 from typing import Any, Generic, Literal, TypeVar, cast, get_args
 
-from agent.discovery.walk import Memory, is_below
+from agent.discovery.file_names import is_below
+from agent.discovery.walk import Memory
 
 State = Literal[
     "settling", "recording", "unfinished", "waiting", "unreadable", "skipped", "damaged", "complete"
 ]
 
 QUIET = frozenset({"unfinished", "skipped", "damaged", "complete"})
-"""States in which a scan has nothing to do about a file that stayed as it was."""
+"""States in which a scan has nothing to do for a file that has not changed."""
 
-_TURNS = 5  # scans in which each file that is spared by the others is asked for its state once
-_PARTS = 4  # that marks are sorted in: 100,000 numbers at once would take 4 MiB
+# Each spared file is asked for its state once in so many scans.
+_SPARED_SCANS = 5
+
+# In how many parts the marks are sorted. To sort 100,000 numbers at once would take 4 MiB.
+_SORT_PARTS = 4
+
 _STATES: tuple[State, ...] = get_args(State)
 _CODES: dict[str, int] = {state: code for code, state in enumerate(_STATES)}
 _QUIET = frozenset(_CODES[state] for state in QUIET)
-_SPARED = frozenset(
-    {_CODES["skipped"], _CODES["complete"]}
-)  # others may be mended, and somebody waits for that
+
+# The states in which a scan may spare a file. Files in other quiet states may be mended, and an
+# operator waits for that.
+_SPARED = frozenset({_CODES["skipped"], _CODES["complete"]})
 
 _Value = TypeVar("_Value")
 
 
 class _Column(Generic[_Value]):
-    """An attribute of a file that stands in its row of a column."""
+    """A descriptor: an attribute of :class:`FileRow` whose value stands in a column of the table."""
 
     def __set_name__(self, owner: type, name: str) -> None:
         self._name = name
@@ -46,29 +58,43 @@ class _Column(Generic[_Value]):
 
 
 class FileRow:
-    """What is remembered of one path: a row, which is another file's once the path is forgotten and one is added.
+    """What is remembered of one path: a view on one row of a :class:`FileTable`.
 
-    So without the lock only the thread that adds may hold it. What that writes to a forgotten one is seen by nobody.
+    Once the path is forgotten, the row may belong to the next file that is added. So without the
+    lock of the table only the thread that adds files may keep a row. What that thread writes to the
+    row of a forgotten file has no effect.
     """
 
     __slots__ = ("columns", "row")
 
-    stamp = _Column[int]()  # of device, inode, size, mtime
-    sidecar = _Column[int]()  # of its mtime and size; 0 = none
-    since = _Column[float]()  # monotonic time of the first look that saw this stamp
-    due = _Column[float]()  # monotonic time of the next look
-    mark = _Column[int]()  # of its fingerprint; 0 = not examined
+    # Stands for device, inode, size and time of the last change; see stamp_of().
+    stamp = _Column[int]()
+
+    # Stands for the sidecar's size and time of the last change. 0 means that there is none.
+    sidecar = _Column[int]()
+
+    # The monotonic time at which this stamp was first seen.
+    since = _Column[float]()
+
+    # The monotonic time of the next check.
+    due = _Column[float]()
+
+    # Stands for the fingerprint; see mark_of(). 0 means that the file was not examined.
+    mark = _Column[int]()
+
     state = _Column[State]()
+
+    # Why the file is in this state, for people.
     why = _Column[str]()
 
     def __init__(self, columns: Mapping[str, Any], row: int) -> None:
-        """A view; it holds nothing itself."""
+        """View the row of this number in ``columns``."""
         self.columns = columns
         self.row = row
 
 
 class _States:
-    """A column of states, a byte for each."""
+    """A column of states with one byte for each."""
 
     def __init__(self) -> None:
         self.codes = bytearray()
@@ -84,7 +110,7 @@ class _States:
 
 
 class _Reasons(dict[int, str]):
-    """A column of texts, nearly all of them empty."""
+    """A column of texts, nearly all of them empty. Only the others are stored."""
 
     def __missing__(self, row: int) -> str:
         return ""
@@ -97,22 +123,26 @@ class _Reasons(dict[int, str]):
 
 
 class FileTable:
-    """Who uses it from several threads locks it, and only one of them adds.
+    """All files that discovery knows, in columns with a row for each file.
 
-    In columns, with a row for each file: as objects 100,000 would take 8 MiB more.
+    Not thread-safe: threads that share a table must hold a lock, and only one of them may add files.
     """
 
     def __init__(self) -> None:
-        """Nothing was seen yet."""
-        self._folders: dict[str, dict[str, int]] = {}  # rows by name
-        self._free: list[int] = []  # rows without a name
-        self._stamps, self._sidecars, self._marks = array("q"), array("q"), array("Q")
-        self._sinces, self._dues, self._states, self._reasons = (
-            array("d"),
-            array("d"),
-            _States(),
-            _Reasons(),
-        )
+        """Begin with an empty table."""
+        # The row of each file, by folder and name.
+        self._folders: dict[str, dict[str, int]] = {}
+
+        # Rows that belong to no file now.
+        self._free: list[int] = []
+
+        self._stamps = array("q")
+        self._sidecars = array("q")
+        self._marks = array("Q")
+        self._sinces = array("d")
+        self._dues = array("d")
+        self._states = _States()
+        self._reasons = _Reasons()
         self._columns = {
             "stamp": self._stamps,
             "sidecar": self._sidecars,
@@ -124,18 +154,17 @@ class FileTable:
         }
 
     def find(self, folder: str, name: str) -> FileRow | None:
-        """What is remembered of this file."""
+        """Return what is remembered of this file, or None where it is not known."""
         row = self._folders.get(folder, {}).get(name)
         return None if row is None else FileRow(self._columns, row)
 
     def settled(self, folder: str) -> Callable[[str, int, int], bool]:
-        """Tells by name, stamp and sidecar of a file in this very folder whether a scan has nothing to do about it."""
-        row_of, stamps, sidecars, states = (
-            self._folders.get(folder, {}).get,
-            self._stamps,
-            self._sidecars,
-            self._states,
-        )
+        """Return a function that tells whether a scan has nothing to do for a file in ``folder``.
+
+        The function takes the name, the stamp and the sidecar's stamp of the file.
+        """
+        row_of = self._folders.get(folder, {}).get
+        stamps, sidecars, states = self._stamps, self._sidecars, self._states
 
         def is_settled(name: str, stamp: int, sidecar: int) -> bool:
             row = row_of(name)
@@ -149,9 +178,15 @@ class FileTable:
         return is_settled
 
     def memory(self, folder: str, scan: int | None) -> Memory:
-        """The files of this very folder. The scan of this number spares most that are done with; None: it spares none.
+        """Return what a walk need not ask again about the files in this very folder.
 
-        To ask for a file's state is most of what it costs a scan. Each has its turn; notifications tell sooner.
+        To ask for the state of files is most of what a scan costs. So a scan spares most of the
+        files that are complete or skipped, and each of them has its turn in every fifth scan. A
+        notification of the file system tells about a change sooner.
+
+        Args:
+            folder: An absolute path.
+            scan: The number of the scan, or None for a full scan, which spares no file.
         """
         rows = self._folders.get(folder, {})
         if scan is None:
@@ -160,14 +195,14 @@ class FileTable:
 
         def is_spared(name: str, beside: bool) -> bool:
             row = row_of(name)
-            if row is None or (row + scan) % _TURNS == 0:
+            if row is None or (row + scan) % _SPARED_SCANS == 0:
                 return False
             return codes[row] in _SPARED and (sidecars[row] != 0) == beside
 
         return rows, is_spared
 
     def add(self, folder: str, name: str, stamp: int, sidecar: int, since: float) -> FileRow:
-        """Remember a file from now on, and nothing else of that name; it is settling."""
+        """Remember a file in the state ``settling``, and forget what was known of this path."""
         rows = self._folders.setdefault(folder, {})
         row = rows.get(name)
         if row is None:
@@ -178,13 +213,19 @@ class FileTable:
         return file
 
     def files(self) -> Iterator[tuple[str, str, FileRow]]:
-        """All, with folder and name: 100,000 paths would be made for nothing."""
+        """Yield each file with its folder and its name.
+
+        Folder and name stay apart because most callers need no path, and there are 100,000 files.
+        """
         for folder, rows in self._folders.items():
             for name, row in rows.items():
                 yield folder, name, FileRow(self._columns, row)
 
     def marks(self) -> Callable[[int], bool]:
-        """Tells of a mark whether it was that of a file just now. A set of 100,000 would take 4 MiB more."""
+        """Return a function that tells whether a mark is that of a file as of now.
+
+        The function searches a sorted list. A set of 100,000 marks would take 4 MiB more.
+        """
         marks = sorted(filter(None, map(self._marks.__getitem__, self._rows())))
 
         def among(mark: int) -> bool:
@@ -194,11 +235,14 @@ class FileTable:
         return among
 
     def copies(self) -> Sequence[Sequence[str]]:
-        """The names of each complete recording that has several."""
+        """Return the paths of each complete recording that lies at several paths."""
         marks = array(
             "Q", (self._marks[row] for row in self._rows() if self._states[row] == "complete")
         )
-        parts = (sorted(mark for mark in marks if mark % _PARTS == part) for part in range(_PARTS))
+        parts = (
+            sorted(mark for mark in marks if mark % _SORT_PARTS == part)
+            for part in range(_SORT_PARTS)
+        )
         several: dict[int, list[str]] = {
             mark: [] for part in parts for mark, same in pairwise(part) if mark == same
         }
@@ -209,14 +253,14 @@ class FileTable:
         return [sorted(paths) for paths in several.values()]
 
     def below(self, top: str) -> Iterator[tuple[str, FileRow]]:
-        """Those in this folder and below."""
+        """Yield the files in the folder ``top`` and below it, with their paths."""
         for folder, rows in self._folders.items():
             if is_below(folder, top):
                 for name, row in rows.items():
                     yield f"{folder}/{name}", FileRow(self._columns, row)
 
     def forget(self, path: str) -> bool:
-        """Drop a file, or a folder and all below it; tells whether there was any."""
+        """Forget a file, or a folder and all files below it. Return whether any was known."""
         folder, name = os.path.split(path)
         before = len(self._free)
         self._free_rows(folder, {name})
@@ -225,13 +269,23 @@ class FileTable:
         return len(self._free) > before
 
     def keep(self, folder: str, names: set[str]) -> bool:
-        """Drop what was in this very folder and has none of these names; tells whether there was any."""
+        """Forget the files in this very folder that have none of these names.
+
+        Returns whether there was any such file.
+        """
         before = len(self._free)
         self._free_rows(folder, self._folders.get(folder, {}).keys() - names)
         return len(self._free) > before
 
     def keep_folders(self, listed: set[str], unreadable: Mapping[str, str]) -> bool:
-        """Drop folders that were not listed, but not what may lie behind those that can't be read; tells as above."""
+        """Forget the files in folders that a scan did not list. Return whether there was any.
+
+        Files below a folder that could not be read are kept: they may still be there.
+
+        Args:
+            listed: The folders that the scan listed.
+            unreadable: Why a folder could not be read, by its path.
+        """
         before = len(self._free)
         for folder in self._folders.keys() - listed:
             if not any(is_below(folder, closed) for closed in unreadable):
@@ -256,10 +310,16 @@ class FileTable:
 
 
 def mark_of(fingerprint: str) -> int:
-    """A number that stands for a fingerprint (its text), never 0: 100,000 texts would take 13 MiB."""
+    """Return a number that stands for a fingerprint, given as text. It is never 0.
+
+    Numbers are kept because 100,000 texts would take 13 MiB.
+    """
     return int.from_bytes(hashlib.sha256(fingerprint.encode()).digest()[:7], "big") | 1 << 56
 
 
 def stamp_of(state: os.stat_result) -> int:
-    """Another number when it is another file, or has other bytes as far as size and time tell."""
+    """Return a number that differs for another file, and for a file that has other bytes.
+
+    Other bytes are noticed as far as size and time of the last change tell.
+    """
     return hash((state.st_dev, state.st_ino, state.st_size, state.st_mtime_ns))

@@ -1,4 +1,4 @@
-"""What lies on the disk, for people."""
+"""Describes the files below the watched folders for people and for the status document."""
 
 from __future__ import annotations
 
@@ -13,7 +13,10 @@ from agent.discovery.walk import WalkResult
 
 @dataclass(frozen=True, slots=True)
 class Held:
-    """A file that is no recording yet. ``quiet_seconds``: how long it has been seen unchanged."""
+    """A file that is no recording yet.
+
+    ``quiet_seconds`` tells how long the file has been seen unchanged.
+    """
 
     path: Path
     why: str
@@ -22,28 +25,51 @@ class Held:
 
 @dataclass(frozen=True, slots=True)
 class DiskReport:
-    """What lies on the disk, for people. Files are counted all, and of each kind the first are named."""
+    """What lies below the watched folders.
 
-    counts: Mapping[str, int] = field(
-        default_factory=dict
-    )  # by kind: the four below, complete and damaged
+    Files of each kind are counted in full, but only the first ones are named: there may be 100,000.
+    """
+
+    # How many files there are of each kind: recording, unfinished, waiting, skipped, complete and
+    # damaged.
+    counts: Mapping[str, int] = field(default_factory=dict)
+
     recording: Sequence[Held] = ()
     unfinished: Sequence[Held] = ()
-    waiting: Sequence[
-        Held
-    ] = ()  # for a sidecar, for Axon, for a compressor; still settling; unreadable
-    skipped: Sequence[Path] = ()  # older than watch.newer_than when first seen
-    copies: Sequence[Sequence[Path]] = ()  # names of one recording, where it has several
-    ignored: Mapping[str, int] = field(default_factory=dict)  # by suffix
-    links: int = 0  # skipped symbolic links
-    rejected: Sequence[Path] = ()  # reasons why touch files were not served
+
+    # Files that wait for a sidecar, for Axon or for a compressor, that are still settling, or that
+    # can't be read.
+    waiting: Sequence[Held] = ()
+
+    # Files that were older than watch.newer_than when they were first seen.
+    skipped: Sequence[Path] = ()
+
+    # The paths of each recording that lies at several ones.
+    copies: Sequence[Sequence[Path]] = ()
+
+    # How many files that may be meant as recordings are ignored, by suffix.
+    ignored: Mapping[str, int] = field(default_factory=dict)
+
+    # How many symbolic links are skipped.
+    links: int = 0
+
+    # Files that say why a marker file was rejected.
+    rejected: Sequence[Path] = ()
+
     missing_roots: Sequence[Path] = ()
     unreadable_folders: Mapping[Path, str] = field(default_factory=dict)
     scan_seconds: float = 0.0
 
 
 def report_of(known: FileTable, survey: WalkResult, now: float, most: int) -> DiskReport:
-    """Walk over all that is known, at that monotonic time; at most so many files of a kind are named."""
+    """Return the report of all files that are known.
+
+    Args:
+        known: The files. The caller holds the lock.
+        survey: What the last scan saw.
+        now: The monotonic time, in seconds.
+        most: How many files of each kind are named at most.
+    """
     held: dict[str, list[Held]] = {"recording": [], "unfinished": [], "waiting": [], "skipped": []}
     counts = Counter({**dict.fromkeys(held, 0), "complete": 0, "damaged": 0})
     for folder, name, file in known.files():

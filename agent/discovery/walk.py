@@ -1,6 +1,9 @@
-"""What lies below the watched folders by name: files that may become recordings, and what is passed over."""
+"""Walks over the watched folders and tells by name which files may become recordings.
 
-# Paths are plain text here: a scan goes over 100,000 files, and a Path for each would be most of its cost.
+Files that are passed over are counted here, too, and marker files are collected.
+"""
+
+# Paths are plain text here: a scan goes over 100,000 files, and a Path for each would cost most.
 # ruff: noqa: PTH112, PTH116, PTH118, PTH122, PTH206
 
 from __future__ import annotations
@@ -15,19 +18,29 @@ from collections.abc import Callable, Container, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from agent.discovery.examine import COMPRESSED, DONE
+from agent.discovery.file_names import DONE, SIDECAR, is_below, sidecar_name
 from agent.model.touch_files import FIRST, REJECTED, RESYNC, is_rejected, target_of
 
 _log = logging.getLogger(__name__)
 
+# The error numbers by which the kernel says that a path leads nowhere.
 GONE = (errno.ENOENT, errno.ENOTDIR)
+
+# The reason that people see for a file or folder that an unexpected error kept from being read.
 MISTAKE = "a mistake in the agent; see the log"
-_SIDECAR = ".json"
-_OURS = (DONE, RESYNC, FIRST, REJECTED)
+
+# Suffixes of files that belong to a recording. They are not counted as ignored recordings.
+_OWN_SUFFIXES = (DONE, RESYNC, FIRST, REJECTED)
 
 
 class NameFilter:
-    """Which names count: ``include`` and ``exclude`` are shell patterns for base names, exclude for folders too."""
+    """Decides by name which files may become recordings, and which folders are walked into.
+
+    ``include`` and ``exclude`` are shell patterns for base names. The patterns of ``exclude`` hold
+    for folders, too.
+
+    Does not change once it is made, so any thread may use it.
+    """
 
     def __init__(
         self,
@@ -37,25 +50,28 @@ class NameFilter:
         follow_symlinks: bool = False,
         sidecars: bool = True,
     ) -> None:
-        """Links are passed over unless ``follow_symlinks``, sidecars unless ``sidecars``."""
-        self._included = _globs(include)
-        self.excluded = _globs(exclude)
+        """Pass over links unless ``follow_symlinks`` is set, and sidecars unless ``sidecars`` is."""
+        self._included = _matcher(include)
+        self.excluded = _matcher(exclude)
         self.follow = follow_symlinks
         self.sidecars = sidecars
 
     def wanted(self, name: str) -> bool:
-        """Whether a file of this base name may become a recording."""
+        """Return whether a file of this base name may become a recording."""
         return self._included(name) and not self.excluded(name)
 
-    def asks(self, name: str) -> bool:
-        """Whether a file of this base name is a touch file: for its folder, or for what may be meant as a recording."""
+    def is_marker(self, name: str) -> bool:
+        """Return whether a file of this base name is a marker file.
+
+        A marker file is for its folder, or for a file that may be meant as a recording.
+        """
         target = target_of(name)
-        return target is not None and (
-            not target or self._included(target) or bool(foreign(target))
-        )
+        if target is None:
+            return False
+        return not target or self._included(target) or bool(foreign(target))
 
     def reaches(self, top: str, path: str) -> bool:
-        """Whether a walk from ``top`` comes to ``path``."""
+        """Return whether a walk from ``top`` comes to ``path``."""
         if not is_below(path, top):
             return False
         return not any(
@@ -66,7 +82,10 @@ class NameFilter:
 
 
 class WalkEntry(NamedTuple):
-    """What may become a recording, by its name. ``beside``: there is a file of its sidecar's name."""
+    """A file that may become a recording, by its name.
+
+    ``beside`` tells whether there is a file that has the name of its sidecar.
+    """
 
     name: str
     state: os.stat_result
@@ -74,31 +93,53 @@ class WalkEntry(NamedTuple):
 
 
 Memory = tuple[Container[str], Callable[[str, bool], bool] | None]
-"""Of the files in a folder: which were given before, so that their names need not be judged again; and of those, by
-name and ``beside``, which are spared: their state is not asked for this time. None: ask for all."""
+"""What a walk need not ask again about the files of one folder.
+
+First the names that an earlier walk has given: these need not be judged again. Then a function that
+tells by name and ``beside`` which of these files are spared: their state is not asked for this
+time. None instead of the function means that no file is spared."""
 
 
 @dataclass(slots=True)
 class WalkResult:
-    """What one walk has seen."""
+    """What one walk has seen.
 
+    Filled by one thread while the walk lasts, and only read afterwards.
+    """
+
+    # The folders that could be listed.
     listed: set[str] = field(default_factory=set)
-    identities: set[tuple[int, int]] = field(
-        default_factory=set
-    )  # of folders, against loops of followed links
-    unreadable: dict[str, str] = field(default_factory=dict)  # folder -> why
-    # The unforeseen errors by folder. Each scan has new ones, so two surveys are compared without.
+
+    # Device and inode of each folder. They detect loops where links are followed.
+    identities: set[tuple[int, int]] = field(default_factory=set)
+
+    # Why a folder could not be read, by its path.
+    unreadable: dict[str, str] = field(default_factory=dict)
+
+    # The unexpected errors by folder. Each scan has new error objects, so they do not count when
+    # two results are compared.
     mistakes: dict[str, Exception] = field(default_factory=dict, compare=False)
-    ignored: Counter[str] = field(default_factory=Counter)  # suffix -> files
+
+    # How many files that may be meant as recordings are ignored, by suffix.
+    ignored: Counter[str] = field(default_factory=Counter)
+
     markers: list[str] = field(default_factory=list)
-    rejected: list[str] = field(default_factory=list)  # why markers were not served
+
+    # Files that say why a marker was rejected.
+    rejected: list[str] = field(default_factory=list)
+
     links: int = 0
-    told_links: bool = False  # in this agent's life
+
+    # Whether the log of this agent's life says that links are skipped.
+    links_logged: bool = False
+
+    # The watched folders that do not exist.
     missing: list[str] = field(default_factory=list)
+
     seconds: float = field(default=0.0, compare=False)
 
     def fail(self, folder: str, error: Exception) -> None:
-        """Note that an unforeseen error kept the agent from looking at ``folder``.
+        """Note that an unforeseen error kept the agent from reading ``folder``.
 
         As with a folder that can't be read, the files that are known there are not forgotten.
         """
@@ -107,7 +148,10 @@ class WalkResult:
 
 
 def tops(roots: Sequence[str], rules: NameFilter, survey: WalkResult) -> list[str]:
-    """The roots to walk from: those that are there, less those that another one covers."""
+    """Return the roots to walk from: those that exist and that no walk from another root covers.
+
+    Roots that do not exist are noted in ``survey``.
+    """
     found: dict[str, str] = {}
     for real, root in sorted((os.path.realpath(root), root) for root in dict.fromkeys(roots)):
         if not os.path.isdir(real):
@@ -121,19 +165,25 @@ def walk(
     top: str,
     rules: NameFilter,
     survey: WalkResult,
-    known: Callable[[str], Memory] = lambda _folder: ((), None),
+    memory_of: Callable[[str], Memory] = lambda _folder: ((), None),
 ) -> Iterator[tuple[str, list[WalkEntry], list[str]]]:
-    """Give each folder below ``top`` with its files, less the spared ones, and the names of those.
+    """Yield each folder below ``top`` with its files and with the names of its spared files.
 
-    One that can't be read is named in ``survey``, and only it. ``known`` is asked about each folder.
+    A folder that can't be read is noted in ``survey``, and the walk goes on with the others.
+
+    Args:
+        top: The folder to begin with.
+        rules: Which names count.
+        survey: Filled with what the walk sees.
+        memory_of: What need not be asked again about the files of a folder.
     """
     folders = [top]
     while folders:
         folder = folders.pop()
         try:
-            if rules.follow and not _first_visit(folder, survey):
+            if rules.follow and not _is_first_visit(folder, survey):
                 continue
-            files, spared, below = _listed(folder, rules, survey, known(folder))
+            files, spared, below = _listed(folder, rules, survey, memory_of(folder))
         except OSError as error:
             if error.errno not in GONE:
                 survey.unreadable[folder] = error.strerror or str(error)
@@ -146,18 +196,53 @@ def walk(
         yield folder, files, spared
 
 
+def log_changes(before: WalkResult, after: WalkResult) -> None:
+    """Log which folders went away, came back or can't be read any more since the scan before.
+
+    That links are skipped is logged only once.
+    """
+    for root in sorted(set(after.missing) - set(before.missing)):
+        _log.warning(
+            "watched folder %s is not there", root, extra={"event": "root_missing", "path": root}
+        )
+    for root in sorted(set(before.missing) - set(after.missing)):
+        _log.info("watched folder %s is there", root, extra={"event": "root_found", "path": root})
+    # An unforeseen error is in the log already.
+    logged = before.unreadable.keys() | after.mistakes.keys()
+    for folder in sorted(after.unreadable.keys() - logged):
+        why = after.unreadable[folder]
+        _log.warning(
+            "can't read folder %s: %s", folder, why, extra={"event": "unreadable", "path": folder}
+        )
+    if after.links and not before.links_logged:
+        text = "%d symbolic links are skipped; watch.follow_symlinks would follow them"
+        _log.info(text, after.links, extra={"event": "links_skipped"})
+    after.links_logged = before.links_logged or after.links > 0
+
+
+def foreign(name: str) -> str:
+    """Return the suffix under which an ignored recording is counted; "" for any other file."""
+    _, suffix = os.path.splitext(name)
+    if suffix in (".db3", ".bag"):
+        return suffix
+    return f".mcap{suffix}" if ".mcap." in name and suffix not in _OWN_SUFFIXES else ""
+
+
 def _listed(
-    folder: str, rules: NameFilter, survey: WalkResult, known: Memory
+    folder: str, rules: NameFilter, survey: WalkResult, memory: Memory
 ) -> tuple[list[WalkEntry], list[str], list[str]]:
-    """The files, those spared and the folders in this very one; raises OSError where it can't be read."""
-    before, is_spared = known
-    # From the open folder the kernel finds each file sooner.
+    """Return the files, the names of the spared files and the folders in this very folder.
+
+    Raises OSError where the folder can't be read.
+    """
+    known, is_spared = memory
+    # The kernel finds each file sooner from the open folder than from a path.
     descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         with os.scandir(descriptor) as listing:
             entries = list(listing)
         sidecars = {
-            entry.name for entry in entries if rules.sidecars and entry.name.endswith(_SIDECAR)
+            entry.name for entry in entries if rules.sidecars and entry.name.endswith(SIDECAR)
         }
         files: list[WalkEntry] = []
         spared: list[str] = []
@@ -166,7 +251,7 @@ def _listed(
             name = entry.name
             beside = bool(sidecars) and sidecar_name(name) in sidecars
             try:
-                if name in before and entry.is_file(follow_symlinks=False):
+                if name in known and entry.is_file(follow_symlinks=False):
                     if is_spared is not None and is_spared(name, beside):
                         spared.append(name)
                         continue
@@ -180,25 +265,29 @@ def _listed(
                     state = judged
                 files.append(WalkEntry(name, state, beside))
             except OSError:
-                continue  # it vanished, or is a link to nowhere
+                # The file vanished, or it is a link that leads nowhere.
+                continue
         return files, spared, folders
     finally:
         os.close(descriptor)
 
 
 def _is_folder(entry: os.DirEntry[str], rules: NameFilter) -> bool:
-    """Whether the walk goes into ``entry``."""
+    """Return whether ``entry`` is a folder that the walk goes into."""
     return not rules.excluded(entry.name) and entry.is_dir(follow_symlinks=rules.follow)
 
 
 def _candidate(
     folder: str, entry: os.DirEntry[str], rules: NameFilter, survey: WalkResult
 ) -> os.stat_result | None:
-    """The state of what may become a recording; what is passed over instead is counted."""
+    """Return the state of a file that may become a recording, or None for any other file.
+
+    The other files are noted in ``survey``.
+    """
     if not rules.follow and entry.is_symlink():
         survey.links += not rules.excluded(entry.name)
         return None
-    if rules.asks(entry.name):
+    if rules.is_marker(entry.name):
         survey.markers.append(os.path.join(folder, entry.name))
         return None
     if is_rejected(entry.name):
@@ -211,64 +300,19 @@ def _candidate(
     return entry.stat()
 
 
-def tell(before: WalkResult, after: WalkResult) -> None:
-    """Say which folders went away, came back or can't be read any more; of links only once."""
-    for root in sorted(set(after.missing) - set(before.missing)):
-        _log.warning(
-            "watched folder %s is not there", root, extra={"event": "root_missing", "path": root}
-        )
-    for root in sorted(set(before.missing) - set(after.missing)):
-        _log.info("watched folder %s is there", root, extra={"event": "root_found", "path": root})
-    # An unforeseen error is in the log already.
-    told = before.unreadable.keys() | after.mistakes.keys()
-    for folder in sorted(after.unreadable.keys() - told):
-        why = after.unreadable[folder]
-        _log.warning(
-            "can't read folder %s: %s", folder, why, extra={"event": "unreadable", "path": folder}
-        )
-    if after.links and not before.told_links:
-        text = "%d symbolic links are skipped; watch.follow_symlinks would follow them"
-        _log.info(text, after.links, extra={"event": "links_skipped"})
-    after.told_links = before.told_links or after.links > 0
-
-
-def is_below(path: str, folder: str) -> bool:
-    """Whether ``path`` is ``folder`` or lies below it."""
-    return path == folder or path.startswith(folder.rstrip(os.sep) + os.sep)
-
-
-def sidecar_name(name: str) -> str:
-    """The base name of a recording's sidecar."""
-    return os.path.splitext(name.removesuffix(COMPRESSED))[0] + _SIDECAR
-
-
-def related(name: str) -> set[str]:
-    """Base names of the recordings that something that happened to ``name`` may be about."""
-    stem = name
-    for suffix in (COMPRESSED, DONE, ".mcap", ".json"):
-        stem = stem.removesuffix(suffix)
-    return {name, stem + ".mcap", stem + ".mcap" + COMPRESSED}
-
-
-def _globs(patterns: Iterable[str]) -> Callable[[str], bool]:
-    matches = re.compile(
-        "|".join(fnmatch.translate(pattern) for pattern in patterns) or r"(?!)"
-    ).match
+def _matcher(patterns: Iterable[str]) -> Callable[[str], bool]:
+    """Return a function that tells whether a name matches any of the shell patterns."""
+    alternatives = "|".join(fnmatch.translate(pattern) for pattern in patterns)
+    # An empty alternative would match each name. (?!) matches none.
+    matches = re.compile(alternatives or r"(?!)").match
     return lambda name: matches(name) is not None
 
 
-def _first_visit(folder: str, survey: WalkResult) -> bool:
+def _is_first_visit(folder: str, survey: WalkResult) -> bool:
+    """Return whether this walk has not been in ``folder`` before, under whatever name."""
     state = os.stat(folder)
     identity = state.st_dev, state.st_ino
     if identity in survey.identities:
         return False
     survey.identities.add(identity)
     return True
-
-
-def foreign(name: str) -> str:
-    """The suffix under which an ignored recording is counted; "" for what is none."""
-    _, suffix = os.path.splitext(name)
-    if suffix in (".db3", ".bag"):
-        return suffix
-    return f".mcap{suffix}" if ".mcap." in name and suffix not in _OURS else ""

@@ -1,8 +1,8 @@
 """Opens files below a watched folder without following links.
 
-Anybody who may write into a watched folder can swap a folder for a link between two calls that use the same path. So a
-file is reached folder by folder, each one opened through the descriptor of the folder above. What happens to the path
-afterwards can't lead to another file.
+A user who may write into a watched folder can replace a folder by a link between two calls that
+use the same path. So a file is reached folder by folder, each one opened through the descriptor of
+the folder above. Later changes to the path can't lead to another file.
 """
 
 from __future__ import annotations
@@ -42,13 +42,13 @@ def opened_folder(folder: Path, root: Path, *, follow_symlinks: bool) -> Iterato
 
 
 def open_regular_file(path: Path, folder: int, *, follow_symlinks: bool) -> int:
-    """Open the file that has the name of ``path`` in the open ``folder``, for reading. Never waits.
+    """Open the file that has the name of ``path`` in the open ``folder``, for reading.
 
-    Returns a descriptor, which the caller closes.
+    The call never waits, whatever lies at the path. Returns a descriptor, which the caller closes.
 
     Raises:
-        RecordingError: ``not_regular``, it is a link, a pipe, a device or a folder.
-        OSError: It can't be opened; FileNotFoundError where there is none.
+        RecordingError: ``not_regular``, the name belongs to a link, a pipe, a device or a folder.
+        OSError: The file can't be opened; FileNotFoundError where there is none.
     """
     # A device is not even opened, because that alone can have an effect.
     _refuse_irregular(path, os.stat(path.name, dir_fd=folder, follow_symlinks=follow_symlinks))
@@ -63,7 +63,7 @@ def open_regular_file(path: Path, folder: int, *, follow_symlinks: bool) -> int:
 
 
 def root_of(path: Path, roots: Sequence[Path]) -> Path | None:
-    """Return the innermost of ``roots`` that ``path`` lies in; None where it lies in none."""
+    """Return the innermost of ``roots`` that ``path`` lies in, or None where it lies in none."""
     return max(
         (root for root in roots if path.is_relative_to(root)),
         key=lambda root: len(root.parts),
@@ -72,7 +72,7 @@ def root_of(path: Path, roots: Sequence[Path]) -> Path | None:
 
 
 def _descend(root: Path, names: Sequence[str]) -> int:
-    """Open the folder that is reached from ``root`` by these names, one below the other."""
+    """Return a descriptor of the folder that these names lead to from ``root``, one by one."""
     descriptor = os.open(root, _FOLDER_FLAGS)
     for name in names:
         try:
@@ -84,7 +84,10 @@ def _descend(root: Path, names: Sequence[str]) -> int:
 
 
 def _open_folder(name: str, above: int) -> int:
-    """Open one folder in the open folder ``above``."""
+    """Return a descriptor of the folder ``name`` in the open folder ``above``.
+
+    Raises RecordingError (``not_in_root``) where the name is a link or leads upwards.
+    """
     if name == os.pardir:
         raise RecordingError(
             "a path with .. in it may leave the watched folder", code="not_in_root"
@@ -102,5 +105,6 @@ def _open_folder(name: str, above: int) -> int:
 
 
 def _refuse_irregular(path: Path, state: os.stat_result) -> None:
+    """Raise RecordingError (``not_regular``) unless ``state`` is that of a regular file."""
     if not stat.S_ISREG(state.st_mode):
         raise RecordingError(f"{path} is no regular file", code="not_regular")

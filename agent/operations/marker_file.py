@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from agent.discovery.examine import has_writer
+from agent.files.writers import has_writer
 from agent.model.atomic_file import put, sync_folder
 from agent.model.touch_files import rejected
 from agent.model.values import Ask, Marker, Trigger

@@ -17,6 +17,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from agent.discovery.discover import Discover
+from agent.discovery.scan_schedule import FullScanTicket
 from agent.gate.gate import Gate
 from agent.model.errors import CloudError, HistoryFullError, RefusedError, WaitingError
 from agent.model.ports import Clock, History
@@ -37,7 +38,8 @@ class _Seen:
     """A marker that is not served yet. There may be 10,000 of them."""
 
     since: float  # monotonic time when it was first seen
-    begun: int  # scans that spare nothing, by then
+    # The first full scan that begins after the marker was seen.
+    full_scan: FullScanTicket
     looked: float = math.inf  # monotonic time when all that lay there before it had been seen
     stood: object = None  # how its recording stood when it was tried
     broken: bool = False  # by a mistake in the agent
@@ -108,9 +110,8 @@ class Markers:
         self._scans_known: int | None = (
             None  # scans that had ended when what is remembered was last looked at
         )
-        self._rescans: tuple[Marker, int] | None = (
-            None  # the marker, and how many scans had begun when it was seen
-        )
+        # The rescan marker, and the first full scan that begins after it was seen.
+        self._rescans: tuple[Marker, FullScanTicket] | None = None
 
     def prepare(self) -> None:
         """Make the folder, for its owner and the group of the folder above; raises OSError."""
@@ -174,7 +175,9 @@ class Markers:
         """Begin to wait for what this marker asks for."""
         seen = self._waiting.get(path)
         if seen is None:
-            seen = self._waiting[path] = _Seen(self._clock.monotonic(), self._discover.begun)
+            seen = self._waiting[path] = _Seen(
+                self._clock.monotonic(), self._discover.next_full_scan()
+            )
             self._comings += 1
         return seen
 
@@ -207,9 +210,9 @@ class Markers:
         if marker is None:
             return
         if self._rescans is None or self._rescans[0] != marker:
-            self._rescans = marker, self._discover.begun
+            self._rescans = marker, self._discover.next_full_scan()
             self._rescan()
-        elif self._discover.ended > self._rescans[1]:
+        elif self._rescans[1].done:
             with suppress(OSError):
                 touched.unlink(marker)
 
@@ -402,11 +405,14 @@ class Markers:
         return not self._discover.unsettled(folder, seen.looked)
 
     def _scanned(self, path: Path) -> bool:
-        """Whether a scan that spares nothing has ended, and began after the marker was seen."""
-        begun = self._waiting[path].begun
-        if self._discover.ended <= begun == self._discover.begun:
+        """Return whether a full scan that began after the marker was seen has ended.
+
+        Requests such a scan until one has begun.
+        """
+        ticket = self._waiting[path].full_scan
+        if not ticket.begun:
             self._rescan()
-        return self._discover.ended > begun
+        return ticket.done
 
     # -- removing
 

@@ -15,8 +15,10 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from agent.discovery.examine import DONE, compressing, fingerprint, keep_writers_out
-from agent.discovery.walk import sidecar_name
+from agent.discovery.examine import compressing
+from agent.discovery.file_names import DONE, sidecar_name
+from agent.files.fingerprint import fingerprint
+from agent.files.writers import keep_writers_out
 from agent.model.errors import FileChangedError
 from agent.model.touch_files import RESYNC
 from agent.model.values import utc_text

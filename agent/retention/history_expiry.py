@@ -11,7 +11,8 @@ from collections.abc import Callable, Iterable, Sequence
 from itertools import islice
 from pathlib import Path
 
-from agent.discovery.walk import GONE, is_below
+from agent.discovery.file_names import is_below
+from agent.discovery.walk import GONE
 from agent.model.errors import HistoryFullError
 from agent.model.ports import Clock, History
 from agent.model.values import Absences, utc_text

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import os
 
-from agent.discovery.examine import fingerprint, is_open_for_writing
 from agent.files.below_root import open_regular_file, opened_folder
+from agent.files.fingerprint import fingerprint
+from agent.files.writers import is_open_for_writing
 from agent.model.errors import FileChangedError, RecordingError
 from agent.model.values import Recording
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from agent.adapters.clock import RealClock
 from agent.adapters.history import TinyHistory
-from agent.discovery.examine import fingerprint
+from agent.files.fingerprint import fingerprint
 from agent.model.values import SyncLog, utc_text
 from tests.bench.history import recording
 from tests.harness.recorders import write_mcap

@@ -89,18 +89,18 @@ def test_no_error_in_a_scan_ends_the_search(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     write_mcap(tmp_path / "a.mcap")
-    scan: Callable[..., Any] = lookout.discover._scan_all
+    scan: Callable[..., Any] = lookout.discover._scanner._scan_all
     failed = threading.Event()
 
     def fail(*_: Any) -> None:
         failed.set()
         raise ZeroDivisionError("oops")
 
-    monkeypatch.setattr(lookout.discover, "_scan_all", fail)
+    monkeypatch.setattr(lookout.discover._scanner, "_scan_all", fail)
     dispatch = Hearing()
     lookout.start(dispatch)
     assert failed.wait(30)
-    monkeypatch.setattr(lookout.discover, "_scan_all", scan)
+    monkeypatch.setattr(lookout.discover._scanner, "_scan_all", scan)
     assert dispatch.told.wait(30)
     assert [Path(log.path).name for log in history.documents.values()] == ["a.mcap"]
 

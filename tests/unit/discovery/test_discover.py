@@ -17,7 +17,7 @@ from typing import Any
 
 import pytest
 
-from agent.discovery import discover as discover_room
+from agent.discovery import file_check, file_tracker, scanner
 from agent.discovery import file_table as known
 from agent.discovery import walk as survey
 from agent.discovery.discover import Discover
@@ -312,7 +312,7 @@ def test_one_scan_s_files_come_by_age_then_by_path(finder: Finder, tmp_path: Pat
 def test_very_many_files_come_in_order_over_several_steps(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(discover_room, "_LOOKS", 3)
+    monkeypatch.setattr(file_tracker, "_CHECKS_PER_STEP", 3)
     finder = Finder(tmp_path)
     for number in range(10):
         mtime = 100 - number
@@ -490,7 +490,7 @@ def test_sightings_that_ask_for_everything_are_not_answered_one_by_one(
         scans.append(finder.clock.monotonic())
         return walk(*arguments)
 
-    monkeypatch.setattr("agent.discovery.discover.walk", counted)
+    monkeypatch.setattr("agent.discovery.scanner.walk", counted)
     for _ in range(100):
         finder.sight(tmp_path)
         finder.step(0.1)
@@ -506,7 +506,7 @@ def test_a_scan_asked_for_during_a_scan_is_not_lost(
         finder.discover.rescan()
         return walk(*arguments)
 
-    monkeypatch.setattr("agent.discovery.discover.walk", asking)
+    monkeypatch.setattr("agent.discovery.scanner.walk", asking)
     finder.step()
     assert finder.discover.next_step() <= finder.clock.monotonic()
 
@@ -850,7 +850,7 @@ def test_a_file_from_before_this_boot_is_unfinished_at_once(tmp_path: Path) -> N
 def test_where_writers_can_t_be_seen_only_the_boot_says_unfinished(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(discover_room, "has_writer", lambda _: None)
+    monkeypatch.setattr(file_check, "has_writer", lambda _: None)
     path = recorders.unfinished(tmp_path / "a.mcap")
     finder = Finder(tmp_path)
     finder.run(1200)
@@ -1067,7 +1067,7 @@ def test_a_mistake_over_one_file_is_said_once_and_keeps_no_other_from_being_foun
     recorders.write_mcap(tmp_path / "a.mcap", seed=2)
     recorders.write_mcap(tmp_path / "c.mcap", seed=3)
     mistaken = Mistaken(known.stamp_of, bad, 0)
-    monkeypatch.setattr(discover_room, "stamp_of", mistaken)
+    monkeypatch.setattr(file_tracker, "stamp_of", mistaken)
     assert finder.names(FIVE_SCANS) == ["a.mcap", "c.mcap"]
     assert said(caplog) == [(str(bad), OOPS)]
     mistaken.error = ValueError("another one")
@@ -1132,7 +1132,7 @@ def test_a_mistake_over_one_watched_folder_keeps_no_other_from_being_found(
     for number, root in enumerate(roots):
         root.mkdir()
         recorders.write_mcap(root / f"{number}.mcap", seed=number)
-    monkeypatch.setattr(discover_room, "walk", Mistaken(survey.walk, roots[0], 0))
+    monkeypatch.setattr(scanner, "walk", Mistaken(survey.walk, roots[0], 0))
     assert Finder(*roots).names(FIVE_SCANS) == ["1.mcap"]
     assert said(caplog) == [(str(roots[0]), OOPS)]
 
@@ -1151,7 +1151,7 @@ def test_a_mistake_over_one_hint_loses_no_other_and_the_next_scan_looks_there(
     marker = tmp_path / "a.mcap.resync"
     marker.touch()
     with monkeypatch.context() as patch:
-        patch.setattr(discover_room, "stamp_of", Mistaken(known.stamp_of, paths[1], 0))
+        patch.setattr(file_tracker, "stamp_of", Mistaken(known.stamp_of, paths[1], 0))
         for path in (*paths, marker):
             finder.sight(path)
         assert finder.names(5) == ["a.mcap", "c.mcap"]
@@ -1166,7 +1166,7 @@ def test_the_touch_files_of_a_folder_are_handed_over_whatever_happens_beside_the
     marker = tmp_path / "a.mcap.resync"
     marker.touch()
     recorders.write_mcap(tmp_path / "a.mcap")
-    monkeypatch.setattr(finder.discover, "_settle", lambda *_: 1 / 0)
+    monkeypatch.setattr(finder.discover._tracker, "settle_batch", lambda *_: 1 / 0)
     finder.run(65)
     assert finder.discover.markers() == [marker]
 
@@ -1182,14 +1182,15 @@ def test_after_a_scan_that_failed_the_next_one_is_due_and_asks_for_as_much(
     for seed, path in enumerate(paths):
         recorders.write_mcap(path, seed=100 + seed)
     with monkeypatch.context() as patch:
-        patch.setattr(discover_room, "tops", lambda *_: 1 / 0)
+        patch.setattr(scanner, "tops", lambda *_: 1 / 0)
+        ticket = finder.discover.next_full_scan()
         finder.discover.rescan()
         assert finder.names(FIVE_SCANS) == []
         assert math.isfinite(finder.discover.next_step())
         assert said(caplog) == [(str(tmp_path), "ZeroDivisionError('division by zero')")]
-        assert (finder.discover.scans, finder.discover.ended) == (1, 1)
+        assert (finder.discover.scans, ticket.begun, ticket.done) == (1, True, False)
     assert len(finder.run(65)) == 20
-    assert finder.discover.ended == finder.discover.begun
+    assert ticket.done
 
 
 def test_a_look_that_could_not_be_scheduled_is_made_after_the_next_scan(
@@ -1201,8 +1202,8 @@ def test_a_look_that_could_not_be_scheduled_is_made_after_the_next_scan(
         raise MemoryError
 
     with monkeypatch.context() as patch:
-        patch.setattr(finder.discover._looks, "push", fail)
-        patch.setattr(finder.discover._looks, "push_all", fail)
+        patch.setattr(finder.discover._tracker._queue, "push", fail)
+        patch.setattr(finder.discover._tracker._queue, "push_all", fail)
         assert finder.names(30) == []
     assert finder.names(65) == ["a.mcap"]
 
@@ -1212,7 +1213,7 @@ def test_of_very_many_mistakes_the_first_are_named_and_the_rest_is_said_once(
 ) -> None:
     many(tmp_path, 1100)
     finder = Finder(tmp_path)
-    monkeypatch.setattr(discover_room, "stamp_of", lambda _: 1 / 0)
+    monkeypatch.setattr(file_tracker, "stamp_of", lambda _: 1 / 0)
     finder.run(FIVE_SCANS)
     assert len(said(caplog)) == 1001
     assert len({path for path, _ in said(caplog)}) == 1001
@@ -1383,8 +1384,8 @@ def test_how_a_file_stands_is_never_told_of_another_one(
     assert finder.names(5) == ["a.mcap"]
 
     def meanwhile(*_: object, **__: object) -> None:
-        finder.discover._known.forget(str(path))
-        finder.discover._known.add(str(tmp_path), "b.mcap", 1, 0, 0.0).why = "another one"
+        finder.discover._tracker.table.forget(str(path))
+        finder.discover._tracker.table.add(str(tmp_path), "b.mcap", 1, 0, 0.0).why = "another one"
         raise FileNotFoundError
 
     with monkeypatch.context() as patch:

@@ -3,8 +3,6 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import subprocess
-import sys
 import threading
 from pathlib import Path
 from typing import Any
@@ -12,15 +10,11 @@ from typing import Any
 import pytest
 
 from agent.discovery import examine
-from agent.discovery.examine import (
-    Examiner,
-    NotYet,
-    SidecarRule,
-    fingerprint,
-    has_writer,
-    sidecar_path,
-)
-from agent.model.errors import FileChangedError, RecordingError
+from agent.discovery import sidecar as sidecar_module
+from agent.discovery.examine import Examiner, NotYet
+from agent.discovery.sidecar import SidecarRule
+from agent.files.fingerprint import fingerprint
+from agent.model.errors import RecordingError
 from agent.model.values import Damaged, Fingerprint, Recording
 from tests.harness import recorders
 
@@ -116,36 +110,6 @@ def test_a_link_is_followed_where_that_is_configured(tmp_path: Path) -> None:
     assert (found.path.name, found.inode) == ("link.mcap", target.stat().st_ino)
 
 
-@pytest.mark.parametrize("size", [0, 1, 3 * 65536])
-def test_a_small_file_s_fingerprint_covers_all_of_it(tmp_path: Path, size: int) -> None:
-    path = tmp_path / "a"
-    path.write_bytes(os.urandom(size))
-    assert fingerprint_of(path) == Fingerprint(size, hashlib.sha256(path.read_bytes()).hexdigest())
-
-
-@pytest.mark.parametrize("size", [3 * 65536 + 1, 1_000_000])
-def test_a_large_file_s_fingerprint_covers_first_middle_and_last_64_kib(
-    tmp_path: Path, size: int
-) -> None:
-    content = os.urandom(size)
-    path = tmp_path / "a"
-    path.write_bytes(content)
-    middle = (size - 65536) // 2
-    windows = content[:65536] + content[middle : middle + 65536] + content[-65536:]
-    assert fingerprint_of(path) == Fingerprint(size, hashlib.sha256(windows).hexdigest())
-
-
-def test_a_fingerprint_of_a_file_that_shrank_is_refused(tmp_path: Path) -> None:
-    path = tmp_path / "a"
-    path.write_bytes(b"12345")
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        with pytest.raises(FileChangedError):
-            fingerprint(descriptor, 6)
-    finally:
-        os.close(descriptor)
-
-
 @pytest.mark.parametrize("change", ["append", "replace"])
 def test_a_file_that_changes_under_the_look_is_still_recording(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, change: str
@@ -187,7 +151,7 @@ def test_the_bytes_are_read_once_as_long_as_they_stay(
 
 
 def test_the_memory_of_bytes_is_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(examine, "_CACHED", 3)
+    monkeypatch.setattr(examine, "_CACHED_FILES", 3)
     examiner = Examiner([tmp_path], "ignore")
     for number in range(5):
         examiner.look(recorders.write_mcap(tmp_path / f"{number}.mcap", size=100))
@@ -283,7 +247,7 @@ def test_an_unreadable_sidecar_is_an_error_of_the_disk(
     def broken(*_: int) -> bytes:
         raise OSError(5, "Input/output error")
 
-    monkeypatch.setattr(examine, "_read_up_to", broken)
+    monkeypatch.setattr(sidecar_module, "_read_up_to", broken)
     with pytest.raises(OSError, match="Input/output"):
         look(path, "optional")
 
@@ -342,14 +306,6 @@ def test_a_compressed_file_needs_its_magic(tmp_path: Path) -> None:
     assert isinstance(look(path), Damaged)
 
 
-def test_a_compressed_split_has_the_split_s_sidecar(tmp_path: Path) -> None:
-    assert (
-        sidecar_path(tmp_path / "a.b.mcap.zstd")
-        == sidecar_path(tmp_path / "a.b.mcap")
-        == tmp_path / "a.b.json"
-    )
-
-
 def test_a_folder_that_was_swapped_for_a_link_hides_recording_and_sidecar_alike(
     tmp_path: Path,
 ) -> None:
@@ -389,52 +345,6 @@ def test_a_damaged_file_with_a_writer_is_not_judged_yet(tmp_path: Path) -> None:
     with path.open("r+b"):
         assert why(look(path)) == "writer"
     assert isinstance(look(path), Damaged)
-
-
-def test_a_writer_is_seen_while_it_has_the_file_open(tmp_path: Path) -> None:
-    path = recorders.unfinished(tmp_path / "a.mcap")
-    assert has_writer(path) is False
-    with path.open("ab"):
-        assert has_writer(path) is True
-    assert has_writer(path) is False
-
-
-def test_a_writer_can_t_be_seen_where_the_kernel_gives_no_lease(tmp_path: Path) -> None:
-    assert has_writer(tmp_path) is None
-    with pytest.raises(FileNotFoundError):
-        has_writer(tmp_path / "a.mcap")
-
-
-def test_a_writer_that_comes_during_the_probe_harms_nobody(tmp_path: Path) -> None:
-    """The kernel sends a signal to the lease's holder; SIGIO would end the process, SIGURG does not."""
-    path = recorders.unfinished(tmp_path / "a.mcap")
-    program = (
-        "import fcntl, sys, threading\n"
-        "from pathlib import Path\n"
-        "from agent.discovery import examine\n"
-        "class Slow:\n"
-        "    def __getattr__(self, name): return getattr(fcntl, name)\n"
-        "    def fcntl(self, descriptor, command, value=0):\n"
-        "        answer = fcntl.fcntl(descriptor, command, value)\n"
-        "        if (command, value) == (fcntl.F_SETLEASE, fcntl.F_RDLCK):\n"
-        "            print('held', flush=True)\n"
-        "            sys.stdin.readline()\n"
-        "        return answer\n"
-        "examine.fcntl = Slow()\n"
-        f"print(examine.has_writer(Path({str(path)!r})))\n"
-    )
-    with subprocess.Popen(
-        [sys.executable, "-c", program], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-    ) as probe:
-        assert probe.stdin is not None
-        assert probe.stdout is not None
-        assert probe.stdout.readline() == "held\n"
-        with pytest.raises(
-            BlockingIOError
-        ):  # the open that breaks the lease: it is told of it, and does not wait
-            os.open(path, os.O_WRONLY | os.O_NONBLOCK)
-        assert probe.communicate("\n", timeout=10)[0] == "False\n"
-        assert probe.returncode == 0
 
 
 def test_several_threads_may_look(tmp_path: Path) -> None:

@@ -154,7 +154,7 @@ def test_an_episode_that_is_queued_needs_no_file(robot: Asking) -> None:
 
 def test_a_recording_skipped_by_age_is_sent_when_somebody_asks(robot: Asking) -> None:
     path = write_mcap(robot.folder / "old.mcap", seed=9)
-    robot.discover._newer_than = lambda: path.stat().st_mtime + 1
+    robot.discover._tracker._newer_than = lambda: path.stat().st_mtime + 1
     robot.settle()
     assert robot.discover.state(path) == ("skipped", "")
     assert robot.one(path) == ("accepted", "queued")

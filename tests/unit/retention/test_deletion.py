@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from agent.discovery.examine import fingerprint
+from agent.files.fingerprint import fingerprint
 from agent.model.values import utc_text
 from agent.retention import deletion as room
 from agent.retention.deletion import Deletion, NotDeletableError

@@ -151,7 +151,9 @@ def test_a_file_that_was_not_examined_may_be_any_recording_of_its_size(
     (robot.folder / "notes" / "b.mcap").write_bytes(path.read_bytes())
     path.unlink()
     robot.restart()
-    robot.discover._newer_than = lambda: robot.clock.now() + DAY  # all are skipped by their age
+    robot.discover._tracker._newer_than = lambda: (
+        robot.clock.now() + DAY
+    )  # all are skipped by their age
     robot.days(2 * KEEP)
     assert robot.newest(path).synced
     (robot.folder / "notes" / "b.mcap").write_bytes(b"of another size")

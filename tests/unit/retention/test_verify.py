@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 
-from agent.discovery.examine import fingerprint
+from agent.files.fingerprint import fingerprint
 from agent.model.digests import b64, composite_checksum, composite_etags, md5
 from agent.model.values import SyncLog, parts_of, utc_text
 from agent.retention import verify as room
