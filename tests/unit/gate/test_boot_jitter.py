@@ -74,7 +74,7 @@ def scene(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Scene]:
 def test_the_agent_waits_for_its_moment_says_so_and_goes_on(
     scene: Scene, device: str, code: str
 ) -> None:
-    scene.patch.setattr(room, "_BOOTING", float("inf"))
+    scene.patch.setattr(room, "_BOOT_SECONDS", float("inf"))
     scene.patch.setattr(Delays, "spread", lambda _: 2.0)
     scene.settings["agent.device_id"] = device
     scene.profiles["devices"] = [
