@@ -119,7 +119,7 @@ class CloudConnection:
         nobody_probes = closed is not None and closed.cause == "cloud" and not self._history.open()
         if (closed is None or nobody_probes) and self._history.debts():
             try:
-                self.upload.pay_debts(self.cloud.profiles.load())
+                self.upload.abort_orphans(self.cloud.profiles.load())
             except CloudError as error:
                 _log.warning(
                     "could not give up old uploads yet: %s", error.message, extra={"event": "debts"}

@@ -160,7 +160,7 @@ class Examiner:
 
     @contextmanager
     def _opened(self, path: Path, folder: int) -> Iterator[tuple[int, os.stat_result]]:
-        """Open the file of this name in ``folder`` for reading, and give its descriptor and state."""
+        """Open the file of this name in ``folder``, and give its descriptor and its state."""
         descriptor = open_regular_file(path, folder, follow_symlinks=self.follow_symlinks)
         try:
             yield descriptor, os.fstat(descriptor)

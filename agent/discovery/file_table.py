@@ -45,7 +45,7 @@ _Value = TypeVar("_Value")
 
 
 class _Column(Generic[_Value]):
-    """A descriptor: an attribute of :class:`FileRow` whose value stands in a column of the table."""
+    """An attribute of :class:`FileRow` whose value stands in a column of the table."""
 
     def __set_name__(self, owner: type, name: str) -> None:
         self._name = name
@@ -125,7 +125,8 @@ class _Reasons(dict[int, str]):
 class FileTable:
     """All files that discovery knows, in columns with a row for each file.
 
-    Not thread-safe: threads that share a table must hold a lock, and only one of them may add files.
+    Not thread-safe: threads that share a table must hold a lock, and only one of them may add
+    files.
     """
 
     def __init__(self) -> None:

@@ -93,7 +93,7 @@ class ScanSchedule:
 
     @property
     def completed(self) -> int:
-        """How many scans have seen everything that can be read."""
+        """How many scans have ended without an error that stopped them."""
         return self._completed
 
     def request(self) -> None:
@@ -125,7 +125,7 @@ class ScanSchedule:
             return ScanRun(None, started, cpu_seconds)
 
     def complete(self) -> None:
-        """Count the scan that runs as one that has seen everything."""
+        """Count the scan that runs as completed, and serve the tickets that wait for it."""
         with self._lock:
             self._completed += 1
             for ticket in self._begun_tickets:
@@ -133,7 +133,7 @@ class ScanSchedule:
             self._begun_tickets.clear()
 
     def end(self, run: ScanRun, *, failed: bool) -> None:
-        """Set the time of the next scan. After a full scan that failed the next one is full, too."""
+        """Set the time of the next scan. After a failed full scan the next one is full, too."""
         with self._lock:
             self._ended_at = self._clock.monotonic()
             cpu_seconds = time.thread_time() - run.cpu_seconds

@@ -1,6 +1,7 @@
 """Keeps which files must be checked at which time.
 
-A file with an earlier time comes first. Of several files with the same time, the oldest comes first.
+A file with an earlier time comes first. Of several files with the same time, the oldest comes
+first.
 """
 
 from __future__ import annotations

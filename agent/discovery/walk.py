@@ -50,7 +50,14 @@ class NameFilter:
         follow_symlinks: bool = False,
         sidecars: bool = True,
     ) -> None:
-        """Pass over links unless ``follow_symlinks`` is set, and sidecars unless ``sidecars`` is."""
+        """Judge names by these patterns.
+
+        Args:
+            include: Patterns for the names of recordings.
+            exclude: Patterns for the names of files and folders that are passed over.
+            follow_symlinks: Whether links are followed.
+            sidecars: Whether sidecars count.
+        """
         self._included = _matcher(include)
         self.excluded = _matcher(exclude)
         self.follow = follow_symlinks

@@ -26,8 +26,9 @@ from agent.model.metrics import Tally
 from agent.model.ports import Clock, History
 from agent.model.unforeseen import UNFORESEEN, understood
 from agent.model.values import Fault, SyncLog, Transfer, utc_seconds, utc_text
+from agent.upload.job import Job
 from agent.upload.prepare import Prepare
-from agent.upload.upload import Job, Upload
+from agent.upload.upload import Upload
 
 _log = logging.getLogger(__name__)
 _DISK = "disk_full"

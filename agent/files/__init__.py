@@ -1,1 +1,1 @@
-"""Opens files below a watched folder, identifies their bytes, and finds programs that write to them."""
+"""Opens files below a watched folder, identifies their bytes, finds who writes to them."""

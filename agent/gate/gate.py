@@ -24,7 +24,8 @@ from agent.model.values import Kind
 
 Cause = Literal["hold", "enrolment", "cloud"]
 
-# 2 to this power is far above any maximum delay. A larger power would overflow a float.
+# The wait is doubled at most so many times. The result is far above any maximum, and a float still
+# holds it.
 _MAX_DOUBLINGS = 62
 
 

@@ -1,1 +1,1 @@
-"""One recording's way into the bucket: prepare, open a session, send parts, verify, complete, recover."""
+"""Uploads one recording: prepare, open a session, send parts, verify, complete, recover."""

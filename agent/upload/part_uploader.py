@@ -1,4 +1,4 @@
-"""Calls to the store on behalf of one upload: retried, with good keys, several parts in flight."""
+"""Calls the store on behalf of one upload: repeated, with good keys, several parts at one time."""
 
 from __future__ import annotations
 
@@ -17,37 +17,63 @@ from agent.upload.source_file import SourceFile
 
 Answer = TypeVar("Answer")
 
-_TRIES = 3
-_LOOK = 0.5  # seconds between looks at the pace
-_PAUSE = 0.5  # seconds before the second try, doubled for the third
-_LONGEST_PAUSE = 20.0  # of a Retry-After that is honoured here; a longer one is the gate's business
-_CUT = frozenset(
-    {"reset", "timeout", "no_http"}
-)  # what one connection may suffer while others live
-_STALE = frozenset({"reset", "no_http"})  # tells little of the cloud, and much of an old connection
-_AGAIN = frozenset({"checksum", "no_http"})  # what is tried again at once, though it is no outage
-_MAYBE_LEASE = frozenset({"AccessDenied", "HTTP_403"})  # stores say that of an ended lease too
+_ATTEMPTS = 3
+
+# How often the throughput is measured while parts are in flight.
+_MEASURE_INTERVAL_SECONDS = 0.5
+
+# The pause before the second attempt. The pause before the third one is twice as long.
+_PAUSE_SECONDS = 0.5
+
+# The longest Retry-After that is waited for here. A longer one closes the gate.
+_LONGEST_PAUSE_SECONDS = 20.0
+
+# Errors that one connection may meet while others work.
+_CONNECTION_ERRORS = frozenset({"reset", "timeout", "no_http"})
+
+# Errors that an old, unused connection meets often. They say little about the cloud, so the second
+# attempt follows at once.
+_STALE_CONNECTION_ERRORS = frozenset({"reset", "no_http"})
+
+# Errors that are tried again here although they are no outage.
+_REPEATED_ERRORS = frozenset({"checksum", "no_http"})
+
+# Errors by which some stores also refuse a lease that has ended.
+_LEASE_ERRORS = frozenset({"AccessDenied", "HTTP_403"})
 
 
 def again(clock: Clock, ask: Callable[[], Answer]) -> Answer:
-    """Ask up to three times while the cloud is away. Only for what may be repeated. Raises CloudError.
+    """Make a call up to three times while the cloud is away, and return its answer.
 
-    After a reset, or what is no HTTP, the second try follows at once.
+    Only for calls that may be repeated. After an error of a stale connection the second attempt
+    follows at once.
+
+    Args:
+        clock: Waits between the attempts.
+        ask: Makes the call.
+
+    Raises:
+        CloudError: The last attempt failed, or an attempt failed in a way that no repetition helps.
     """
-    for attempt in range(1, _TRIES):
+    for attempt in range(1, _ATTEMPTS):
         try:
             return ask()
         except CloudError as error:
-            worth_it = judge(error).kind == "offline" or error.code in _AGAIN
-            if not worth_it or error.retry_after > _LONGEST_PAUSE:
+            may_help = judge(error).kind == "offline" or error.code in _REPEATED_ERRORS
+            if not may_help or error.retry_after > _LONGEST_PAUSE_SECONDS:
                 raise
-            if attempt > 1 or error.code not in _STALE:
-                clock.wait(max(_PAUSE * 2 ** (attempt - 1), error.retry_after))
+            if attempt > 1 or error.code not in _STALE_CONNECTION_ERRORS:
+                clock.wait(max(_PAUSE_SECONDS * 2 ** (attempt - 1), error.retry_after))
     return ask()
 
 
 class PartUploader:
-    """What one upload asks of the store goes through here."""
+    """Makes all calls to the store for one upload.
+
+    It renews a refused lease, repeats what may be repeated, and sends several parts at one time.
+
+    Used by the thread that uploads the recording. Its parts are sent by threads of its own.
+    """
 
     def __init__(
         self,
@@ -61,7 +87,18 @@ class PartUploader:
         transfer: Transfer,
         probe: bool,
     ) -> None:
-        """``who`` is the document's id; ``probe`` passes a gate that the cloud closed."""
+        """Call the store at ``target``.
+
+        Args:
+            target: The place of the object in the store.
+            keys: The keys of the lease.
+            gate: Asked before each part, and told of each success.
+            pace: Says how many parts are sent at one time.
+            clock: Waits between attempts.
+            who: The id of the document.
+            transfer: Counts the bytes, and stops the upload.
+            probe: Whether the upload may pass a gate that the cloud closed.
+        """
         self.target = target
         self._keys = keys
         self._gate = gate
@@ -70,15 +107,26 @@ class PartUploader:
         self._who = who
         self._transfer = transfer
         self._probe = probe
-        self._proven = 0  # parts
+        # How many parts the store has proven so far.
+        self._proven_parts = 0
 
     def call(self, name: str, ask: Callable[[], Answer]) -> Answer:
-        """Ask the store once with good keys: a refused lease is renewed once. Tells the gate of a success."""
+        """Make a call to the store, and tell the gate of the success.
+
+        A call that is refused because of its lease is made once more with a renewed one.
+
+        Args:
+            name: The name of the call as the gate knows it.
+            ask: Makes the call.
+
+        Raises:
+            CloudError: The call failed.
+        """
         lease = self._keys.current()
         try:
             answer = ask()
         except CloudError as error:
-            if judge(error).kind != "lease_lost" and error.code not in _MAYBE_LEASE:
+            if judge(error).kind != "lease_lost" and error.code not in _LEASE_ERRORS:
                 raise
             self._keys.renew(lease)
             answer = ask()
@@ -86,14 +134,25 @@ class PartUploader:
         return answer
 
     def repeat(self, name: str, ask: Callable[[], Answer]) -> Answer:
-        """The same for what may be repeated: tried again while the store is away."""
+        """Make a call that may be repeated while the store is away. Otherwise like :meth:`call`."""
         return again(self._clock, lambda: self.call(name, ask))
 
     def send(self, multipart_id: str, parts: Sequence[Part], source: SourceFile) -> list[SentPart]:
-        """Send ``parts``, as many at a time as the pace allows, and return them once the store has proven each.
+        """Send ``parts``, and return them by number once the store has proven each of them.
 
-        After the first failure no further part starts and those in flight end; then that failure is raised. Where no
-        thread can be started for a part, that is the failure.
+        As many parts are in flight as the pace allows. After the first failure no further part
+        begins, those in flight end, and then the failure is raised. A thread that can't be started
+        for a part is such a failure, too.
+
+        Args:
+            multipart_id: The multipart upload that the parts belong to.
+            parts: The parts to send.
+            source: The file.
+
+        Raises:
+            CloudError: The store failed.
+            AgentError: The file has changed, or can't be read.
+            RuntimeError, MemoryError: No thread could be started.
         """
         waiting = deque(parts)
         flying: set[Future[SentPart]] = set()
@@ -101,7 +160,8 @@ class PartUploader:
         errors: list[BaseException] = []
 
         def send_next(part: Part) -> SentPart:
-            # The pool keeps a part for which it could not start a thread, and hands it to a thread that becomes free.
+            # The pool keeps a part for which it could not start a thread, and hands the part to a
+            # thread that becomes free. Such a part must not be sent after the failure.
             if errors:
                 raise GateClosedError("another part has failed")
             return self._send_one(multipart_id, part, source)
@@ -113,60 +173,67 @@ class PartUploader:
                     while waiting and len(flying) < self._pace.width:
                         try:
                             flying.add(pool.submit(send_next, waiting.popleft()))
-                        except (RuntimeError, MemoryError) as lack:
-                            errors.append(lack)
+                        except (RuntimeError, MemoryError) as shortage:
+                            errors.append(shortage)
                             waiting.clear()
                     self._pace.look(
                         run, self._clock.monotonic(), flying=len(flying), more=bool(waiting)
                     )
-                    ended, flying = wait(flying, timeout=_LOOK, return_when=FIRST_COMPLETED)
-                    errors += [error for part in ended if (error := part.exception()) is not None]
-                    sent += [part.result() for part in ended if part.exception() is None]
-                    self._proven = len(sent)
+                    ended, flying = wait(
+                        flying, timeout=_MEASURE_INTERVAL_SECONDS, return_when=FIRST_COMPLETED
+                    )
+                    for future in ended:
+                        error = future.exception()
+                        if error is None:
+                            sent.append(future.result())
+                        else:
+                            errors.append(error)
+                    self._proven_parts = len(sent)
                     if errors:
                         waiting.clear()
         finally:
             self._pace.end(run)
-        if errors:  # one that says most: a closed gate is only a consequence
-            raise min(
-                errors,
-                key=lambda error: (
-                    isinstance(error, AgentError),
-                    isinstance(error, GateClosedError),
-                ),
-            )
+        if errors:
+            raise min(errors, key=_insignificance)
         return sorted(sent, key=lambda part: part.number)
 
     def _persist(self, ask: Callable[[], SentPart]) -> SentPart:
-        """Repeat, and repeat that while other parts get through: a line that is cut now and then is no outage."""
+        """Repeat a call, and go on with that while other parts are sent successfully.
+
+        A network that cuts a connection now and then is no outage.
+        """
         while True:
-            proven = self._proven
+            proven_parts = self._proven_parts
             try:
                 return self.repeat("UploadPart", ask)
             except CloudError as error:
-                if error.code not in _CUT or self._proven == proven:
+                if error.code not in _CONNECTION_ERRORS or self._proven_parts == proven_parts:
                     raise
 
     def _send_one(self, multipart_id: str, part: Part, source: SourceFile) -> SentPart:
+        """Send one part, and return it once the store has proven it."""
+
         def ask() -> SentPart:
-            self._gate.check(
-                probe=self._probe
-            )  # before each try: a part that was cut off may find another link
+            # The gate is asked before each attempt: after a cut the robot may use another link.
+            self._gate.check(probe=self._probe)
             try:
                 return self.target.send(multipart_id, part, source.descriptor, self._transfer)
-            except (FileChangedError, CloudError) as error:
-                if isinstance(error, FileChangedError) or error.code == "checksum":
+            except FileChangedError:
+                source.check()
+                raise
+            except CloudError as error:
+                if error.code == "checksum":
                     source.check()
-                elif (
-                    judge(error).kind == "offline" and error.code != "reset"
-                ):  # a cut does not say: too many
+                elif judge(error).kind == "offline" and error.code != "reset":
+                    # A reset is left out: it does not say that too many parts are in flight.
                     self._pace.failed(self._clock.monotonic())
                 raise
 
         try:
             return self._persist(ask)
         except FileChangedError:
-            source.check()  # nothing differs: the read was the fault, not the file
+            # The check raises where the file has changed. Otherwise the disk gave wrong bytes once.
+            source.check()
         try:
             return self.repeat("UploadPart", ask)
         except FileChangedError as error:
@@ -176,3 +243,11 @@ class PartUploader:
                 code="io_error",
                 hint="check this robot's disk: the file can't be read",
             ) from error
+
+
+def _insignificance(error: BaseException) -> tuple[bool, bool]:
+    """Return a sort key that brings the error that says most to the front.
+
+    An unexpected error comes first. A closed gate comes last: it is a consequence of another error.
+    """
+    return isinstance(error, AgentError), isinstance(error, GateClosedError)

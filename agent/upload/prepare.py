@@ -1,4 +1,7 @@
-"""From a document to all that its upload needs: the file as it lies now, its asset id, profile and tags."""
+"""Prepares the upload of a document: finds the file, its asset id, its profile and its tags.
+
+This is done at each claim, because files move and sidecars and profiles change between two of them.
+"""
 
 from __future__ import annotations
 
@@ -22,8 +25,9 @@ from agent.model.errors import (
 from agent.model.ports import Clock, History, Profiles
 from agent.model.unforeseen import shortage
 from agent.model.values import NO_SESSION, Damaged, DeviceProfile, Recording, SyncLog, Transfer
+from agent.upload.job import Job
 from agent.upload.source_file import SourceFile
-from agent.upload.upload import Job, Upload
+from agent.upload.upload import Upload
 
 _log = logging.getLogger(__name__)
 
@@ -31,11 +35,17 @@ _log = logging.getLogger(__name__)
 _WRITER_WAIT_SECONDS = 30.0
 
 ResolveAsset = Callable[[Recording, str, Mapping[str, DeviceProfile]], str]
-"""The asset id of a recording, given the one that its document has and all profiles; raises WaitingError."""
+"""Returns the asset id of a recording.
+
+It takes the recording, the asset id that its document has, and all profiles by asset id. It raises
+WaitingError where the asset id is not known."""
 
 
 class Prepare:
-    """Asked at each claim: between two of them files move, sidecars and profiles change."""
+    """Makes a :class:`Job` of a sync log document.
+
+    Holds no state between two calls. May be used from any thread.
+    """
 
     def __init__(
         self,
@@ -52,10 +62,21 @@ class Prepare:
         sidecar_required: bool,
         agent_version: str,
     ) -> None:
-        """``names`` tells where the bytes of a fingerprint lie now.
+        """Prepare uploads.
 
-        ``unfinished_minutes``: how long after its last change a recording is kept back for a program that has it
-        open for writing.
+        Args:
+            history: Where the documents are.
+            gate: Told that the profiles could be read.
+            upload: Gives up the session of a document whose asset id has changed.
+            examiner: Says what lies at a path.
+            names: Returns where the bytes of a fingerprint, given as text, lie now.
+            asset_id: Returns the asset id of a recording.
+            profiles: The device profiles.
+            clock: Its wall time is used.
+            unfinished_minutes: How long after its last change a recording is kept back for a
+                program that has it open for writing.
+            sidecar_required: Whether a recording without a sidecar is refused.
+            agent_version: Written into the tags.
         """
         self._history = history
         self._gate = gate
@@ -70,10 +91,19 @@ class Prepare:
         self._agent_version = agent_version
 
     def job(self, log: SyncLog, transfer: Transfer, *, probe: bool) -> Job:
-        """What the upload of ``log`` needs; whoever gets it closes it.
+        """Return what the upload of ``log`` needs. The caller closes the job.
 
-        Raises RecordingError, WaitingError, FileChangedError where a program writes to the file,
-        CloudError("profile_file"), and OSError where the file can't be read.
+        Args:
+            log: The document.
+            transfer: Counts the bytes of the upload, and stops it.
+            probe: Whether the upload may pass a gate that the cloud closed.
+
+        Raises:
+            RecordingError: The recording can't be uploaded as it is.
+            WaitingError: Something on this robot is missing.
+            FileChangedError: A program writes to the file.
+            CloudError: ``profile_file``, the profiles can't be read.
+            OSError: The file can't be read.
         """
         profiles = self._profiles.load()
         self._gate.passed("DeviceProfiles", log.id)
@@ -83,29 +113,31 @@ class Prepare:
             profile = profiles.get(log.asset_id)
             if log.phase not in ("stored", "completing") or profile is None:
                 raise
-            return Job(
-                log, profile, missing, transfer, probe
-            )  # what is stored needs its file no more
+            # An object that is stored already needs no file.
+            return Job(log, profile, missing, transfer, probe)
         try:
             asset_id = self._asset_now(log, recording, profiles)
             log = self._leave_other_asset(log, asset_id, profiles)
             log = self._note_other_owner(log, recording)
             profile = profiles[asset_id]
-            identity = (
-                {} if log.logical_upload_id else self._identity(log, recording, asset_id, profile)
-            )
+            identity: Mapping[str, Any] = {}
+            if not log.logical_upload_id:
+                identity = self._identity(log, recording, asset_id, profile)
         except RecordingError:
-            self._history.amend(
-                log.id, sidecar_sha256=recording.sidecar_sha256
-            )  # by this one it failed
+            # This is the sidecar with which the recording failed. A change of it is noticed later.
+            self._history.amend(log.id, sidecar_sha256=recording.sidecar_sha256)
             raise
         return Job(log, profile, self._opened(recording), transfer, probe, identity)
 
     def _opened(self, recording: Recording) -> SourceFile:
-        """Open the recording; one that a program may still write to is put back, but not for ever."""
+        """Open the recording.
+
+        One that a program has open for writing is put back, but only for a limited time after its
+        last change. Raises FileChangedError then.
+        """
         source = SourceFile(recording, follow_symlinks=self._examiner.follow_symlinks)
         age = self._clock.now() - recording.mtime_ns / 1e9
-        # An age below 0 means that the clock was set: it says nothing about the last change.
+        # An age below 0 means that the clock was set. It says nothing about the last change.
         if 0 <= age < self._unfinished_seconds and source.is_open_for_writing:
             source.close()
             raise FileChangedError(
@@ -115,7 +147,7 @@ class Prepare:
         return source
 
     def profile_of(self, log: SyncLog) -> DeviceProfile | None:
-        """The profile of the asset id that a document has; None where there is none."""
+        """Return the profile of the asset id that a document has, or None where there is none."""
         try:
             return self._profiles.load().get(log.asset_id)
         except CloudError:
@@ -124,18 +156,24 @@ class Prepare:
     def _asset_now(
         self, log: SyncLog, recording: Recording, profiles: Mapping[str, DeviceProfile]
     ) -> str:
+        """Return the asset id that the recording has now. Raises RecordingError or WaitingError."""
         try:
             return self._asset_id(recording, log.asset_id, profiles)
         except RecordingError as error:
-            if (
-                log.logical_upload_id and log.asset_id in profiles
-            ):  # a sidecar that changes later changes nothing
+            # A session fixes the asset id. A sidecar that becomes wrong later changes nothing.
+            if log.logical_upload_id and log.asset_id in profiles:
                 _log.warning("%s: %s", log.path, error.message, extra={"event": "sidecar_changed"})
                 return log.asset_id
             raise
 
     def _locate(self, log: SyncLog) -> Recording:
-        """The recording as it lies on the disk now, under whatever name. Raises RecordingError or WaitingError."""
+        """Return the recording as it lies on the disk now, at whatever path.
+
+        Raises:
+            RecordingError: The recording is gone, or other bytes lie at its path.
+            WaitingError: The folder of the recording can't be read.
+            OSError: The file can't be read.
+        """
         path = Path(log.path)
         problem: AgentError | None = None
         for candidate in self._places(log):
@@ -150,7 +188,7 @@ class Prepare:
             except FileNotFoundError:
                 continue
             except OSError as error:
-                if shortage(error, WHOLE) or _answers(path.parent):
+                if shortage(error, WHOLE) or _is_readable(path.parent):
                     raise
                 break
             except RecordingError as error:
@@ -159,30 +197,37 @@ class Prepare:
             if isinstance(found, Recording) and str(found.fingerprint) == log.fingerprint:
                 return found
             if candidate == path:
-                problem = _other(found)
-        if problem is None and _answers(path.parent):
+                problem = _error_of_other_bytes(found)
+        if problem is None and _is_readable(path.parent):
             raise RecordingError(f"{path} was deleted before it was uploaded", code="gone")
         raise problem or WaitingError(
             f"folder {path.parent} is not there", code="folder_missing", hint="mount the disk again"
         )
 
     def _places(self, log: SyncLog) -> Iterator[Path]:
+        """Yield the paths at which the recording may lie."""
         yield Path(log.path)
-        yield from self._names(log.fingerprint)  # costs a walk over all that is known
+        # This is asked only when it is needed, because it costs a walk over all known files.
+        yield from self._names(log.fingerprint)
 
     def _leave_other_asset(
         self, log: SyncLog, asset_id: str, profiles: Mapping[str, DeviceProfile]
     ) -> SyncLog:
-        """An open session belongs to one asset id: if that has changed since, it is given up."""
+        """Give up the document's session where it belongs to another asset id than ``asset_id``.
+
+        Returns the document as it is then.
+        """
         if not log.logical_upload_id or asset_id == log.asset_id:
             return log
         self._upload.abandon(log, profiles.get(log.asset_id), "the asset id has changed")
         return self._history.amend(log.id, **NO_SESSION)
 
     def _note_other_owner(self, log: SyncLog, recording: Recording) -> SyncLog:
-        """An open session holds parts of the owner's file. If another user's file goes on with it, nobody owns it all.
+        """Forget the owner of a document where another user's file goes on with its session.
 
-        A part that was sent is known again by its CRC-32 at some stores, which can be forged.
+        The open session holds parts of the first owner's file, so no user owns all of the object.
+        At some stores a part that was sent is recognised by its CRC-32 alone, which can be forged.
+        Returns the document as it is then.
         """
         if not log.logical_upload_id or log.owner in (None, recording.owner):
             return log
@@ -191,7 +236,10 @@ class Prepare:
     def _identity(
         self, log: SyncLog, recording: Recording, asset_id: str, profile: DeviceProfile
     ) -> Mapping[str, Any]:
-        """What a new session begins with and keeps, whatever becomes of the sidecar: the document's own fields."""
+        """Return the fields of the document that a new session fixes, whatever the sidecar becomes.
+
+        Raises RecordingError.
+        """
         if recording.sidecar is None and self._sidecar_required:
             raise RecordingError(
                 f"{recording.path} has no sidecar",
@@ -221,8 +269,8 @@ class Prepare:
         }
 
 
-def _other(found: Recording | Damaged | NotYet) -> AgentError:
-    """What it means that other bytes than the document's lie at its path."""
+def _error_of_other_bytes(found: Recording | Damaged | NotYet) -> AgentError:
+    """Return the error that says which other bytes than the document's lie at its path."""
     if isinstance(found, NotYet) and found.why == "compressing":
         return WaitingError(
             found.message, code="compressing", hint="nothing to do: it ends by itself"
@@ -230,10 +278,11 @@ def _other(found: Recording | Damaged | NotYet) -> AgentError:
     return RecordingError(f"{found.path} has other bytes now", code="replaced")
 
 
-def _answers(folder: Path) -> bool:
-    """Whether the folder can be read: not on a disk that was taken out, nor on a share that hung up.
+def _is_readable(folder: Path) -> bool:
+    """Return whether the folder can be read.
 
-    Raises OSError where this robot lacks what it takes to look.
+    It can't on a disk that was taken out, or on a network share that does not answer. Raises
+    OSError where this robot lacks a resource, such as memory, to find out.
     """
     try:
         with os.scandir(folder):

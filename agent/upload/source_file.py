@@ -12,14 +12,26 @@ from agent.model.values import Recording
 
 
 class SourceFile:
-    """A recording opened for reading. What is renamed or deleted meanwhile can still be read to its end."""
+    """A recording opened for reading.
+
+    The open descriptor reads the same file to its end, even if the file is renamed or deleted by
+    then. The class tells whether the bytes are still those that were queued.
+
+    Opened, checked and closed by the thread that uploads the recording. The threads that send its
+    parts read from the descriptor and may call :meth:`check`.
+    """
 
     def __init__(self, recording: Recording, *, follow_symlinks: bool = False) -> None:
-        """Open the very file that was examined; links are followed only with ``follow_symlinks``.
+        """Open the very file that was examined.
+
+        Args:
+            recording: What the examination has found.
+            follow_symlinks: Whether links are followed.
 
         Raises:
-            RecordingError: ``replaced``, ``not_regular`` or ``not_in_root``, something else has its name now.
-            OSError: It can't be opened.
+            RecordingError: ``replaced``, ``not_regular`` or ``not_in_root``, something else has the
+                name of the recording now.
+            OSError: The file can't be opened.
         """
         self.recording = recording
         self.deleted = False
@@ -34,33 +46,40 @@ class SourceFile:
         self._changed_at = state.st_ctime_ns
 
     def close(self) -> None:
-        """Let go of the file."""
+        """Close the file."""
         os.close(self.descriptor)
 
     @property
     def touched(self) -> bool:
-        """Whether its inode was changed since it was opened: by a new name, or by bytes whose time was put back."""
+        """Whether the inode was changed since the file was opened.
+
+        A new name changes it, and so do new bytes whose time of change was set back.
+        """
         return os.fstat(self.descriptor).st_ctime_ns != self._changed_at
 
     @property
     def is_open_for_writing(self) -> bool:
-        """Whether the kernel shows a program that may still write to it."""
+        """Whether the kernel shows a program that may still write to the file."""
         return is_open_for_writing(self.descriptor)
 
     def check(self) -> None:
-        """Compare path and descriptor with what was queued.
+        """Compare the file and its path with the recording that was queued.
 
-        Raises RecordingError("replaced") when other bytes took its place, and FileChangedError when only the time
-        of its last change moved: then it settles again. A file that was unlinked is read to its end (``deleted``).
+        A file that was deleted is read to its end; ``deleted`` is set then.
+
+        Raises:
+            RecordingError: ``replaced``, other bytes or another file took its place.
+            FileChangedError: Only the time of the last change differs. Then the file must settle
+                again.
         """
         queued = self.recording
         now = os.fstat(self.descriptor)
         try:
-            there = queued.path.stat(follow_symlinks=self._follow_symlinks)
+            at_path = queued.path.stat(follow_symlinks=self._follow_symlinks)
         except OSError:
             self.deleted = now.st_nlink == 0
         else:
-            if (there.st_dev, there.st_ino) != (now.st_dev, now.st_ino):
+            if (at_path.st_dev, at_path.st_ino) != (now.st_dev, now.st_ino):
                 raise RecordingError(
                     f"another file took the place of {queued.path}", code="replaced"
                 )

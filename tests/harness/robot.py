@@ -315,7 +315,7 @@ class WatchingRobot(Robot):
         if (closed is None or nobody_probes) and self._paying.acquire(blocking=False):
             try:
                 with contextlib.suppress(CloudError):  # the next turn tries again
-                    self.upload.pay_debts(self.profiles.load())
+                    self.upload.abort_orphans(self.profiles.load())
             finally:
                 self._paying.release()
 

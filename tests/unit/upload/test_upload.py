@@ -405,7 +405,7 @@ def test_what_can_not_be_given_up_now_is_owed_and_paid_later(robot: Robot) -> No
     assert robot.log().status == "failed"
     (debt,) = robot.history.debts()
     assert debt.multipart_upload_id in robot.store.multiparts
-    robot.upload.pay_debts(robot.profiles.load())
+    robot.upload.abort_orphans(robot.profiles.load())
     assert robot.history.debts() == []
     assert robot.store.multiparts == {}
     assert [session.stage for session in robot.gateway.sessions.values()] == ["terminal"]
@@ -419,10 +419,10 @@ def test_a_debt_waits_while_the_cloud_is_away_and_ends_when_no_lease_can_be_had(
     robot.store.fail("AbortMultipartUpload", times=2)
     robot.advance(1800)
     with pytest.raises(CloudError, match="ServiceUnavailable"):
-        robot.upload.pay_debts(robot.profiles.load())
+        robot.upload.abort_orphans(robot.profiles.load())
     assert len(robot.history.debts()) == 1
     robot.gateway.sessions.clear()
-    robot.upload.pay_debts(robot.profiles.load())
+    robot.upload.abort_orphans(robot.profiles.load())
     assert robot.history.debts() == []
 
 
