@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import threading
 from collections import OrderedDict
@@ -201,8 +202,10 @@ class Examiner:
         for proof in (path.name + DONE, sidecar_path(path).name):
             try:
                 proven = os.stat(proof, dir_fd=folder, follow_symlinks=self.follow_symlinks)
-            except FileNotFoundError:
-                continue
+            except OSError as error:
+                if error.errno in (errno.ENOENT, errno.ENAMETOOLONG):
+                    continue
+                raise
             if proven.st_mtime_ns >= state.st_mtime_ns:
                 return None
         return NotYet(
@@ -226,8 +229,11 @@ def compressing(path: Path, folder: int) -> NotYet | None:
     other = plain + COMPRESSED if path.name == plain else plain
     try:
         os.stat(other, dir_fd=folder, follow_symlinks=False)
-    except FileNotFoundError:
-        return None
+    except OSError as error:
+        # A name that is too long for the file system can't be there either.
+        if error.errno in (errno.ENOENT, errno.ENAMETOOLONG):
+            return None
+        raise
     return NotYet(path, "compressing", f"{plain} is being compressed into {plain}{COMPRESSED}")
 
 

@@ -57,6 +57,16 @@ def test_a_complete_file_is_a_recording(tmp_path: Path) -> None:
     assert (found.sidecar, found.own_tags) == (None, {})
 
 
+def test_a_name_of_the_longest_kind_is_taken_though_nothing_can_lie_beside_it(
+    tmp_path: Path,
+) -> None:
+    path = recorders.write_mcap(tmp_path / ("x" * 250 + ".mcap"))
+    assert isinstance(look(path), Recording)
+    by_axon = {"axon.task": {"task_id": "t"}}
+    path = recorders.write_mcap(tmp_path / ("y" * 250 + ".mcap"), metadata=by_axon)
+    assert why(look(path)) == "done_marker"
+
+
 def test_the_root_is_the_innermost_one(tmp_path: Path) -> None:
     inner = tmp_path / "inner"
     inner.mkdir()

@@ -96,3 +96,8 @@ def test_a_file_in_the_place_of_a_folder_is_no_link(root: Path) -> None:
 def test_the_root_of_a_file_is_the_innermost_one(root: Path) -> None:
     assert root_of(root / "a" / "x.mcap", [root, root / "a", root / "a" / "b"]) == root / "a"
     assert root_of(root.with_name("rootless") / "x.mcap", [root]) is None
+
+
+def test_a_root_lies_below_no_root_but_one_above_it(root: Path) -> None:
+    assert root_of(root, [root]) is None
+    assert root_of(root, [root, root.parent]) == root.parent
