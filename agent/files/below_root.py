@@ -19,7 +19,8 @@ from agent.model.errors import RecordingError
 _FOLDER_FLAGS = os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC
 
 # O_NONBLOCK: to open a pipe, or a file on which another program holds a lease, must not wait.
-_FILE_FLAGS = os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC
+# O_NOCTTY: a terminal that is opened must not become this process's own.
+_FILE_FLAGS = os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
 
 
 @contextmanager
