@@ -2,4 +2,5 @@
 
 __version__ = "0.1.1"
 
-BUILD_DATE = "2026-11-28T00:00:00Z"  # no clock that is right says less
+# A clock that shows an earlier time than this is wrong.
+BUILD_DATE = "2026-11-28T00:00:00Z"

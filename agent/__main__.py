@@ -1,4 +1,7 @@
-"""Arguments in, exit code out: 0 done, 1 failed, 2 wrong usage or configuration."""
+"""The entry point of the command line: arguments in, exit code out.
+
+The exit codes are 0 (done), 1 (failed) and 2 (wrong usage or configuration).
+"""
 
 from __future__ import annotations
 
@@ -14,7 +17,7 @@ from agent.model.errors import AgentError, SetupError
 
 
 def main() -> None:
-    """Run the command line; every expected failure is one clear message on standard error."""
+    """Run the command line and exit. Each expected failure is one message on standard error."""
     try:
         cli.main(prog_name="keystone-agent")
     except AgentError as error:
@@ -22,21 +25,24 @@ def main() -> None:
         if error.hint:
             click.echo(f"→ {error.hint}", err=True)
         sys.exit(2 if isinstance(error, (ConfigError, SetupError)) else 1)
-    except (
-        OSError
-    ) as error:  # of the disk behind standard output, more often than not; a closed pipe is click's
-        _drop_output()
+    except OSError as error:
+        # Most of these errors come from the disk behind standard output. A closed pipe does not
+        # arrive here, because click handles it.
+        _discard_output()
         where = f"{error.filename}: " if error.filename else ""
         click.echo(f"keystone-agent: {where}{error.strerror or error}", err=True)
         sys.exit(1)
 
 
-def _drop_output() -> None:
-    """Throw away what could not be printed: Python would try once more at its end, and fail once more."""
+def _discard_output() -> None:
+    """Send what is left of standard output to /dev/null.
+
+    Otherwise Python would flush standard output when it exits, and report the same failure again.
+    """
     with suppress(OSError, ValueError):
-        nowhere = os.open(os.devnull, os.O_WRONLY)
-        os.dup2(nowhere, sys.stdout.fileno())
-        os.close(nowhere)
+        null_device = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(null_device, sys.stdout.fileno())
+        os.close(null_device)
 
 
 if __name__ == "__main__":

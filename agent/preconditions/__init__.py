@@ -1,6 +1,6 @@
-"""Everything that must be so before a recording can reach the bucket, in order: what `check` looks at.
+"""The checks behind `keystone-agent check`: everything that must be so before an upload.
 
-The state folder is only read, and what is begun in the cloud is given up again.
+The state folder is only read. What a check starts in the cloud is aborted again.
 """
 
 from __future__ import annotations
@@ -9,20 +9,25 @@ from collections.abc import Callable, Iterator, Mapping
 
 from agent.adapters.config import Settings
 from agent.model.ports import Clock
-from agent.preconditions.cloud import Way
-from agent.preconditions.host import REMEDIES, Robot, full_disk
+from agent.preconditions.cloud import CloudChecks
+from agent.preconditions.host import REMEDIES, HostChecks, full_disk
 from agent.preconditions.table import Finding, findings
-from agent.preconditions.user import become_owner, me
+from agent.preconditions.user import become_owner, current_user
 
-__all__ = ["REMEDIES", "Finding", "become_owner", "full_disk", "me", "preconditions"]
+__all__ = ["REMEDIES", "Finding", "become_owner", "current_user", "full_disk", "preconditions"]
 
 
 def preconditions(
     settings: Settings, environ: Mapping[str, str], clock: Clock, hide: Callable[..., None]
 ) -> Iterator[Finding]:
-    """Look at one after the other, each for some 10 s at most. ``hide`` is told each secret."""
-    way = Way(settings, environ, clock, hide)
+    """Check all preconditions one after the other, and yield each finding at once.
+
+    A check takes about 10 s at most. ``hide`` is called with each secret that becomes known, so
+    that the caller can keep secrets out of the findings.
+    """
+    cloud_checks = CloudChecks(settings, environ, clock, hide)
+    host_checks = HostChecks(settings, clock)
     try:
-        yield from findings([*Robot(settings, clock).preconditions(), *way.preconditions()])
+        yield from findings([*host_checks.preconditions(), *cloud_checks.preconditions()])
     finally:
-        way.close()
+        cloud_checks.close()

@@ -1,4 +1,7 @@
-"""What the agent needs of this robot: its folders, disk, clock and history. Only looked at, never changed."""
+"""What the agent needs of this robot: its folders, disk, clock, history and log files.
+
+These checks change nothing.
+"""
 
 from __future__ import annotations
 
@@ -24,197 +27,238 @@ from agent.model.hours import Hours
 from agent.model.ports import Clock
 from agent.model.values import utc_seconds, utc_text
 from agent.preconditions.table import Note, Precondition
-from agent.preconditions.user import me, name_of
+from agent.preconditions.user import current_user, user_name
 
-BUILT = utc_seconds(BUILD_DATE)
-PAUSE = Path("markers", "pause")  # in the state folder
-REMEDIES = {  # of what `status` sees, too
-    "missing": "mount its disk, make it, or set watch.roots; it is waited for",
+# When this version was built, as a Unix time. No clock that is right shows less.
+BUILD_SECONDS = utc_seconds(BUILD_DATE)
+
+# What to do about faults that `status` shows, too.
+REMEDIES = {
+    "missing": (
+        "mount its disk, create the folder, or correct watch.roots; "
+        "the agent uses the folder as soon as it is there"
+    ),
     "unreadable": "give the agent's user the right to read there",
-    "watcher": "raise fs.inotify.max_user_watches and max_user_instances: sysctl -w, and a file in /etc/sysctl.d",
-    "damage": "start the agent if it is stopped; look into *.damaged in the history's folder, then delete that",
+    "watcher": (
+        "raise fs.inotify.max_user_watches and max_user_instances: "
+        "sysctl -w, and a file in /etc/sysctl.d"
+    ),
+    "damage": (
+        "start the agent if it is stopped; "
+        "look at the *.damaged file in the history's folder, then delete that file"
+    ),
 }
 
-_LEAST = 2 * RESERVE  # bytes: less is as good as a full disk
-_GIB = 1024**3
+# Below the state folder.
+_PAUSE_MARKER = Path("markers", "pause")
+
+# A disk with less free space counts as full.
+_MIN_FREE_BYTES = 2 * RESERVE
+
+_BYTES_PER_GIB = 1024**3
 _INOTIFY = Path("/proc/sys/fs/inotify")
-_NAMED = 3
+
+# How many paths of a kind a finding names.
+_MAX_NAMED = 3
 
 
-class Robot:
-    """Looks at this robot as the user who runs it."""
+class HostChecks:
+    """The preconditions on this robot, checked with the rights of the user of this process.
+
+    The checks run one after the other, each on a thread of its own.
+    """
 
     def __init__(self, settings: Settings, clock: Clock) -> None:
-        """Nothing is looked at yet."""
+        """Create the checks for these settings. Nothing is checked before a precondition is."""
         self._settings = settings
-        self._state = settings.agent.state_dir
+        self._state_dir = settings.agent.state_dir
         self._clock = clock
-        self._folders = 0  # below the roots that were looked at
+        # The number of folders below all watched folders, as far as they have been checked.
+        self._folder_count = 0
 
     def preconditions(self) -> list[Precondition]:
-        """The table, in order."""
+        """Return the preconditions in the order in which they are checked."""
         roots = self._settings.watch.roots
         return [
-            Precondition("user", lambda: f"judged as {me()}"),
-            Precondition("state folder", self._state_folder),
-            Precondition(
-                "device id", lambda: known_device_id(self._settings.agent.device_id, self._state)
-            ),
-            *(Precondition(f"root {root}", partial(self._root, root)) for root in roots),
-            Precondition("disk", self._disk),
-            Precondition("inotify", self._inotify),
-            Precondition("clock", self._time),
-            Precondition("history", self._history),
-            Precondition("logs", self._logs),
-            Precondition("agent", self._agent),
-            Precondition("pause", self._pause),
-            Precondition("hours", self._hours),
+            Precondition("user", lambda: f"the checks run as {current_user()}"),
+            Precondition("state folder", self._check_state_folder),
+            Precondition("device id", self._check_device_id),
+            *(Precondition(f"root {root}", partial(self._check_root, root)) for root in roots),
+            Precondition("disk", self._check_disk),
+            Precondition("inotify", self._check_inotify),
+            Precondition("clock", self._check_clock),
+            Precondition("history", self._check_history),
+            Precondition("logs", self._check_logs),
+            Precondition("agent", self._check_agent),
+            Precondition("pause", self._check_pause),
+            Precondition("hours", self._check_hours),
         ]
 
-    def _state_folder(self) -> str:
-        folder = self._state
+    def _check_state_folder(self) -> str:
+        folder = self._state_dir
+        user = current_user()
         try:
-            found = folder.stat()
+            state = folder.stat()
         except FileNotFoundError:
-            above = _nearest(folder)
-            if not os.access(above, os.W_OK | os.X_OK):
+            parent = _nearest_existing(folder)
+            if not os.access(parent, os.W_OK | os.X_OK):
                 raise AgentError(
-                    f"{folder} is not there, and {me()} can't make it in {above}",
-                    hint=f"as root: install -d -o {me()} {folder}",
+                    f"{folder} is not there, and {user} can't make it in {parent}",
+                    hint=f"as root: install -d -o {user} {folder}",
                 ) from None
             return f"{folder}: not there yet, the agent makes it"
-        if not stat.S_ISDIR(found.st_mode):
+        if not stat.S_ISDIR(state.st_mode):
             raise AgentError(f"{folder} is no folder", hint="move it away, or set agent.state_dir")
-        owner = name_of(found.st_uid)
+        owner = user_name(state.st_uid)
         if not os.access(folder, os.R_OK | os.W_OK | os.X_OK):
             raise AgentError(
-                f"{folder} belongs to {owner}, and {me()} can't write to it",
-                hint=f"check as root or as {owner}; only if {me()} is to run the agent: chown -R {me()} {folder}",
+                f"{folder} belongs to {owner}, and {user} can't write to it",
+                hint=f"run the check as root or as {owner}; "
+                f"only if {user} is to run the agent: chown -R {user} {folder}",
             )
-        if found.st_mode & stat.S_IWOTH:
+        if state.st_mode & stat.S_IWOTH:
             raise AgentError(f"everybody can write to {folder}", hint=f"chmod o-w {folder}")
         return f"{folder}: belongs to {owner}, writable"
 
-    def _root(self, root: Path) -> str | Note:
-        watch, retention = self._settings.watch, self._settings.retention
-        rules = NameFilter(watch.include, watch.exclude, follow_symlinks=watch.follow_symlinks)
-        survey, unreadable, files = WalkResult(), list[str](), 0
-        for top in tops([str(root)], rules, survey):
-            for folder, entries, _ in walk(top, rules, survey):
-                files += len(entries)
-                paths = (os.path.join(folder, entry.name) for entry in entries)  # noqa: PTH118 - plain text, as there
-                unreadable += [path for path in paths if not os.access(path, os.R_OK)]
-        self._folders += len(survey.listed)
-        if survey.missing:
+    def _check_device_id(self) -> str:
+        return known_device_id(self._settings.agent.device_id, self._state_dir)
+
+    def _check_root(self, root: Path) -> str | Note:
+        watch = self._settings.watch
+        names = NameFilter(watch.include, watch.exclude, follow_symlinks=watch.follow_symlinks)
+        walk_result = WalkResult()
+        unreadable: list[str] = []
+        file_count = 0
+        for top in tops([str(root)], names, walk_result):
+            for folder, entries, _ in walk(top, names, walk_result):
+                file_count += len(entries)
+                for entry in entries:
+                    path = os.path.join(folder, entry.name)  # noqa: PTH118 - walk() has plain text
+                    if not os.access(path, os.R_OK):
+                        unreadable.append(path)
+        folders = walk_result.listed
+        self._folder_count += len(folders)
+        if walk_result.missing:
             raise AgentError("it is not there", hint=REMEDIES["missing"])
-        if unreadable := [*survey.unreadable, *unreadable]:
-            raise AgentError(f"{me()} can't read {_some(unreadable)}", hint=REMEDIES["unreadable"])
-        told = f"readable, {files} files in {len(survey.listed)} folders"
-        locked = sorted(
-            folder for folder in survey.listed if not os.access(folder, os.W_OK | os.X_OK)
-        )
+        if unreadable := [*walk_result.unreadable, *unreadable]:
+            raise AgentError(
+                f"{current_user()} can't read {_some(unreadable)}", hint=REMEDIES["unreadable"]
+            )
+        says = f"readable, {file_count} files in {len(folders)} folders"
+        locked = sorted(folder for folder in folders if not os.access(folder, os.W_OK | os.X_OK))
         if not locked:
-            return f"{told}, writable"
+            return f"{says}, writable"
+        retention = self._settings.retention
         if retention.delete_after_upload or retention.min_free_gib:
             raise AgentError(
-                f"{me()} can't delete anything in {_some(locked)}, so retention has no effect there",
+                f"{current_user()} can't delete anything in {_some(locked)}, "
+                "so retention has no effect there",
                 hint="give the agent's user the right to write there, or set retention.*",
             )
         return Note(
-            f"{told}, {len(locked)} of them not writable",
-            "markers there are served once, but can't be removed",
+            f"{says}, {len(locked)} of them not writable",
+            "touch files there take effect once, but can't be removed",
         )
 
-    def _disk(self) -> str:
-        places = [
-            _nearest(self._state),
-            *(root for root in self._settings.watch.roots if root.exists()),
-        ]
-        told = []
-        for place in {place.stat().st_dev: place for place in reversed(places)}.values():
+    def _check_disk(self) -> str:
+        roots = [root for root in self._settings.watch.roots if root.exists()]
+        # One place for each disk, the first of those that lie on it.
+        place_of_device: dict[int, Path] = {}
+        for place in [_nearest_existing(self._state_dir), *roots]:
+            place_of_device.setdefault(place.stat().st_dev, place)
+        texts = []
+        for place in place_of_device.values():
             if full := full_disk(place):
                 raise AgentError(full, hint=HistoryFullError.hint)
-            free = os.statvfs(place)
-            told.append(f"{free.f_bavail * free.f_frsize / _GIB:.1f} GiB free at {place}")
-        return ", ".join(reversed(told))
+            disk = os.statvfs(place)
+            free_gib = disk.f_bavail * disk.f_frsize / _BYTES_PER_GIB
+            texts.append(f"{free_gib:.1f} GiB free at {place}")
+        return ", ".join(texts)
 
-    def _inotify(self) -> str:
+    def _check_inotify(self) -> str:
         if self._settings.watch.polling == "always":
             return "not used: watch.polling is always"
-        roots = len(self._settings.watch.roots)
-        for name, needed in (("max_user_watches", self._folders), ("max_user_instances", roots)):
+        root_count = len(self._settings.watch.roots)
+        for name, needed in (
+            ("max_user_watches", self._folder_count),
+            ("max_user_instances", root_count),
+        ):
             try:
-                most = int((_INOTIFY / name).read_text())
+                limit = int((_INOTIFY / name).read_text())
             except (OSError, ValueError):
-                continue  # a kernel that does not tell
-            if most < needed:
+                # Not every kernel tells this limit.
+                continue
+            if limit < needed:
                 raise AgentError(
-                    f"fs.inotify.{name} is {most}; {needed} are needed, so only scans find recordings",
+                    f"fs.inotify.{name} is {limit}; {needed} are needed, "
+                    "so only scans find recordings",
                     hint=REMEDIES["watcher"],
                 )
-        return f"{self._folders} folders can be watched"
+        return f"{self._folder_count} folders can be watched"
 
-    def _time(self) -> str:
+    def _check_clock(self) -> str:
         now = self._clock.now()
-        if now < BUILT:
+        if now < BUILD_SECONDS:
             raise AgentError(
                 f"this robot's clock says {utc_text(now)}", hint=TABLE["RequestTimeTooSkewed"].hint
             )
         return utc_text(now)
 
-    def _history(self) -> str:
-        with closing(
-            TinyHistory(self._state / "history", self._clock, read_only=True)
-        ) as documents:
-            count, damage = sum(documents.counts().values()), documents.damage()
-        if damage:
+    def _check_history(self) -> str:
+        folder = self._state_dir / "history"
+        with closing(TinyHistory(folder, self._clock, read_only=True)) as documents:
+            count = sum(documents.counts().values())
+            damaged_lines = documents.damage()
+        if damaged_lines:
             raise AgentError(
-                f"{damage} damaged lines were set aside (*.damaged); the rest is sound",
+                f"{damaged_lines} damaged lines were set aside (*.damaged); "
+                "all other lines are intact",
                 hint=REMEDIES["damage"],
             )
         return f"sound, {count} documents"
 
-    def _logs(self) -> str:
+    def _check_logs(self) -> str:
         folder = self._settings.log.dir
         if folder is None:
-            return "standard error alone"
+            return "the log goes to standard error only"
         files = [folder / "agent.log", folder / "json" / "agent.jsonl"]
-        folders = [_nearest(file.parent) for file in files]
-        bad = [
+        folders = [_nearest_existing(file.parent) for file in files]
+        unwritable = [
             place
             for place in folders
             if not (place.is_dir() and os.access(place, os.W_OK | os.X_OK))
         ]
-        bad += [file for file in files if file.exists() and not os.access(file, os.W_OK)]
-        if bad:
+        unwritable += [file for file in files if file.exists() and not os.access(file, os.W_OK)]
+        if unwritable:
+            user = current_user()
             raise AgentError(
-                f"{me()} can't write to {bad[0]}, so the log goes to standard error alone",
-                hint=f"as root: install -d -o {me()} {folder}; or set log.dir",
+                f"{user} can't write to {unwritable[0]}, so the log goes to standard error only",
+                hint=f"as root: install -d -o {user} {folder}; or set log.dir",
             )
         return f"{folder}: writable"
 
-    def _agent(self) -> str:
-        told = StatusFile(self._state).read()
-        if told is None:
+    def _check_agent(self) -> str:
+        status = StatusFile(self._state_dir).read()
+        if status is None:
             return "not running"
-        return f"running, process {told['pid']}" if "pid" in told else "running"
+        return f"running, process {status['pid']}" if "pid" in status else "running"
 
-    def _pause(self) -> str:
-        if (self._state / PAUSE).exists():
+    def _check_pause(self) -> str:
+        marker = self._state_dir / _PAUSE_MARKER
+        if marker.exists():
             raise AgentError(
-                f"{self._state / PAUSE} is there: uploads pause",
-                hint="delete it, and uploads go on",
+                f"{marker} is there: uploads pause", hint="delete it, and uploads go on"
             )
         return "no pause marker"
 
-    def _hours(self) -> str | Note:
-        closed = held(
+    def _check_hours(self) -> str | Note:
+        closed = closed_by_policy(
             self._clock,
-            lambda limits: limits.look_at_clock(),
+            lambda policy: policy.look_at_clock(),
             hours=Hours.parse(self._settings.upload.windows),
         )
         if closed is None:
-            return "uploads may go now"
+            return "uploads are allowed now"
         if closed.next_probe is None:
             raise AgentError(closed.reason, hint=closed.hint)
         opens = utc_text(round(self._clock.now() + closed.next_probe - self._clock.monotonic()))
@@ -222,28 +266,38 @@ class Robot:
 
 
 def full_disk(place: Path) -> str:
-    """That the disk below ``place`` is as good as full; "" where it is not."""
-    free = os.statvfs(_nearest(place))
-    short = free.f_bavail * free.f_frsize < _LEAST
-    if not short and (free.f_favail or not free.f_files):
-        return ""
-    return f"the disk of {place} has no room for more {'bytes' if short else 'files'}"
+    """Return a text that says that the disk below ``place`` is full, "" where it is not full.
+
+    A disk is full where there is almost no space, or where there can be no more files.
+    """
+    disk = os.statvfs(_nearest_existing(place))
+    if disk.f_bavail * disk.f_frsize < _MIN_FREE_BYTES:
+        return f"the disk of {place} has no room for more bytes"
+    # Some file systems have no limit for the number of files, and give 0 as the limit.
+    if disk.f_files and not disk.f_favail:
+        return f"the disk of {place} has no room for more files"
+    return ""
 
 
-def held(
-    clock: Clock, look: Callable[[UploadPolicy], None], *, hours: Hours, **link: Any
+def closed_by_policy(
+    clock: Clock, update: Callable[[UploadPolicy], None], *, hours: Hours, **link: Any
 ) -> Closed | None:
-    """What the operator's limits say now, as the agent's gate would have it."""
+    """Return why the operator's upload policy would close the agent's gate, None where it is open.
+
+    ``update`` tells the policy what to decide on, the time or the link. ``hours`` and ``link`` are
+    the policy's own arguments.
+    """
     gate = Gate(clock, Delays(1, 1, 0))
-    look(UploadPolicy(gate, clock, hours=hours, built=BUILT, **link))
+    update(UploadPolicy(gate, clock, hours=hours, built=BUILD_SECONDS, **link))
     return gate.closed()
 
 
-def _nearest(path: Path) -> Path:
-    """``path``, or what is there of the way to it."""
+def _nearest_existing(path: Path) -> Path:
+    """Return ``path``, or the nearest folder above that exists."""
     return next(place for place in (path, *path.parents) if place.exists())
 
 
 def _some(paths: list[str]) -> str:
-    more = f" and {len(paths) - _NAMED} more" if len(paths) > _NAMED else ""
-    return ", ".join(paths[:_NAMED]) + more
+    """Return the first paths as a text, with the number of the others."""
+    more = f" and {len(paths) - _MAX_NAMED} more" if len(paths) > _MAX_NAMED else ""
+    return ", ".join(paths[:_MAX_NAMED]) + more

@@ -1,4 +1,7 @@
-"""One precondition, and what is found when somebody looks at it: bounded in time, whatever disk and network do."""
+"""A table of preconditions, which are checked one after the other.
+
+Each check is bounded in time, whatever the disk and the network do.
+"""
 
 from __future__ import annotations
 
@@ -11,14 +14,16 @@ from agent.dispatch.outcome import outcome_of
 from agent.model.errors import WHOLE
 from agent.model.unforeseen import shortage
 
-PATIENCE = 10.0  # seconds that one look may take
-_LATE = "check the disk or the network that it lies on"
-_RIGHTS = "check the disk, and the rights of the agent's user"
-_MISTAKE = "this is a mistake in the agent: report this line"
+# The longest time that one check may take.
+PATIENCE_SECONDS = 10.0
+
+_REMEDY_IF_LATE = "check the disk or the network that it lies on"
+_REMEDY_OF_OS_ERROR = "check the disk, and the rights of the agent's user"
+_REMEDY_OF_BUG = "this is a mistake in the agent: report this line"
 
 
 class Note(NamedTuple):
-    """All is well, but this is worth knowing."""
+    """What a check returns where all is well, but the operator should know something."""
 
     says: str
     advice: str
@@ -26,21 +31,26 @@ class Note(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Precondition:
-    """``look`` tells what is so, and raises AgentError with a hint where that won't do.
+    """One thing that must be so before a recording can be uploaded.
 
-    It is asked only where all that it ``needs``, by name, was found to be well. ``late`` is what to do where it does
-    not come back.
+    ``check`` returns what is so, and raises AgentError with a hint where uploads would fail. The
+    check runs on a thread of its own, and only where all preconditions that ``needs`` names were
+    ok. ``remedy_if_late`` is what to do where the check does not end in time.
     """
 
     name: str
-    look: Callable[[], str | Note]
+    check: Callable[[], str | Note]
     needs: Sequence[str] = ()
-    late: str = _LATE
+    remedy_if_late: str = _REMEDY_IF_LATE
 
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """What is so, and what to do: needed where it is not ok, worth knowing where it is."""
+    """What a check has found.
+
+    ``remedy`` says what has to be done where the finding is not ok. Where the finding is ok,
+    ``remedy`` is empty or an advice.
+    """
 
     name: str
     ok: bool
@@ -48,50 +58,65 @@ class Finding:
     remedy: str = ""
 
 
-def findings(table: Sequence[Precondition], patience: float = PATIENCE) -> Iterator[Finding]:
-    """Look at each in turn, ``patience`` seconds at most. What needs something that is not ok is not tried."""
-    blamed: dict[str, str] = {}  # what is not ok -> the line that says why
-    for each in table:
-        cause = next((blamed[name] for name in each.needs if name in blamed), "")
-        found = (
-            Finding(each.name, False, f"not tried: see {cause}") if cause else _look(each, patience)
-        )
-        if not found.ok:
-            blamed[each.name] = cause or each.name
-        yield found
+def findings(
+    table: Sequence[Precondition], patience_seconds: float = PATIENCE_SECONDS
+) -> Iterator[Finding]:
+    """Check one precondition after the other, each for ``patience_seconds`` at most.
+
+    A precondition that needs another one which is not ok is not checked. Its finding names the
+    precondition that is the cause.
+    """
+    cause_of: dict[str, str] = {}
+    for precondition in table:
+        cause = next((cause_of[name] for name in precondition.needs if name in cause_of), "")
+        if cause:
+            finding = Finding(precondition.name, False, f"not tried: see {cause}")
+        else:
+            finding = _check_in_time(precondition, patience_seconds)
+        if not finding.ok:
+            cause_of[precondition.name] = cause or precondition.name
+        yield finding
 
 
-def _look(each: Precondition, patience: float) -> Finding:
-    """Look on another thread: a resolver, or a share that hung up, may keep whoever asks for minutes."""
+def _check_in_time(precondition: Precondition, patience_seconds: float) -> Finding:
+    """Check a precondition on another thread.
+
+    A name server or a network disk that does not answer can block a thread for minutes.
+    """
     found: list[Finding] = []
     thread = threading.Thread(
-        target=lambda: found.append(_judged(each)), name=f"check {each.name}", daemon=True
+        target=lambda: found.append(_check(precondition)),
+        name=f"check {precondition.name}",
+        daemon=True,
     )
     try:
         thread.start()
     except RuntimeError as error:
-        return _failed(each, error)
-    thread.join(patience)
-    return (
-        found[0]
-        if found
-        else Finding(each.name, False, f"no answer within {patience:.0f} s", each.late)
-    )
+        return _failure(precondition, error)
+    thread.join(patience_seconds)
+    if found:
+        return found[0]
+    says = f"no answer within {patience_seconds:.0f} s"
+    return Finding(precondition.name, False, says, precondition.remedy_if_late)
 
 
-def _judged(each: Precondition) -> Finding:
+def _check(precondition: Precondition) -> Finding:
     try:
-        told = each.look()
-    except Exception as error:  # noqa: BLE001 - a line that says what is wrong helps more than a traceback
-        return _failed(each, error)
-    return Finding(each.name, True, *(told if isinstance(told, Note) else (told, "")))
+        result = precondition.check()
+    except Exception as error:  # noqa: BLE001 - a line that says what is wrong beats a traceback
+        return _failure(precondition, error)
+    if isinstance(result, Note):
+        return Finding(precondition.name, True, result.says, result.advice)
+    return Finding(precondition.name, True, result)
 
 
-def _failed(each: Precondition, error: Exception) -> Finding:
-    """What ``error`` says, as the agent itself would judge it, were this the first of its recordings."""
+def _failure(precondition: Precondition, error: Exception) -> Finding:
+    """Return the finding for an error, with the agent's own words for errors of uploads."""
     if isinstance(error, OSError) and error.filename and not shortage(error, WHOLE):
-        return Finding(each.name, False, f"{error.filename}: {error.strerror}", _RIGHTS)
+        says = f"{error.filename}: {error.strerror}"
+        return Finding(precondition.name, False, says, _REMEDY_OF_OS_ERROR)
     fault = outcome_of(error, attempts=1, max_attempts=2, others_passed=False).fault
     if fault is None:
-        return Finding(each.name, False, str(error))
-    return Finding(each.name, False, fault.message, _MISTAKE if fault.code == "bug" else fault.hint)
+        return Finding(precondition.name, False, str(error))
+    remedy = _REMEDY_OF_BUG if fault.code == "bug" else fault.hint
+    return Finding(precondition.name, False, fault.message, remedy)

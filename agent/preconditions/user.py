@@ -1,4 +1,4 @@
-"""As whom the agent works: preconditions are judged as the owner of its state folder."""
+"""The user whose rights count for the checks: the owner of the state folder."""
 
 from __future__ import annotations
 
@@ -9,19 +9,24 @@ from pathlib import Path
 
 
 def become_owner(folder: Path, environ: MutableMapping[str, str]) -> None:
-    """Let this process be the user to whom ``folder`` belongs, groups and home too; for good, and for root only."""
+    """Turn this process into one of the user to whom ``folder`` belongs.
+
+    The process gets the user's groups, and ``environ`` the user's home folder. There is no way
+    back. Nothing happens where this process is not root's, or where there is no such folder.
+    """
     try:
         owner = folder.stat().st_uid
     except OSError:
         return
     if os.geteuid() != 0 or owner == 0:
         return
-    "localhost".encode(
-        "idna"
-    )  # loaded at its first use, and a Python in root's home can't be read afterwards
+    # Python loads this codec at its first use. The other user can't load it where Python is
+    # installed in root's home folder.
+    "localhost".encode("idna")
     try:
         entry = pwd.getpwuid(owner)
-    except KeyError:  # a user without a name
+    except KeyError:
+        # The user has no name, as in many containers, and so is in no group.
         os.setgroups([])
         os.setgid(folder.stat().st_gid)
     else:
@@ -31,14 +36,14 @@ def become_owner(folder: Path, environ: MutableMapping[str, str]) -> None:
     os.setuid(owner)
 
 
-def name_of(user: int) -> str:
-    """What the user is called, else the number."""
+def user_name(user: int) -> str:
+    """Return the name of the user with this number, or the number where there is no name."""
     try:
         return pwd.getpwuid(user).pw_name
     except KeyError:
         return str(user)
 
 
-def me() -> str:
-    """As whom this process works."""
-    return name_of(os.geteuid())
+def current_user() -> str:
+    """Return the name of the user who runs this process."""
+    return user_name(os.geteuid())

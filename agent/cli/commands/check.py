@@ -1,4 +1,4 @@
-"""`check`: every precondition a line, ok or what to do."""
+"""`check`: prints one line for each precondition of an upload, with what to do where it fails."""
 
 from __future__ import annotations
 
@@ -14,10 +14,17 @@ import click
 from agent.adapters.clock import RealClock
 from agent.adapters.config import ConfigError, ConfigFault, Loaded, load_leniently
 from agent.adapters.logs import Redactor
-from agent.cli.options import configuration_at_start, local, print_json, say, with_config, with_json
-from agent.preconditions import Finding, become_owner, me, preconditions
+from agent.cli.options import (
+    configuration_at_start,
+    local_time,
+    print_json,
+    print_line,
+    with_config,
+    with_json,
+)
+from agent.preconditions import Finding, become_owner, current_user, preconditions
 
-_UTC = re.compile(r"\b\d{4}-\d\d-\d\dT[\d:.]+Z")
+_UTC_TIME = re.compile(r"\b\d{4}-\d\d-\d\dT[\d:.]+Z")
 
 
 @click.command()
@@ -25,62 +32,67 @@ _UTC = re.compile(r"\b\d{4}-\d\d-\d\dT[\d:.]+Z")
 @with_json
 def check(config_path: Path | None, as_json: bool) -> None:
     """Check every precondition of an upload, as the user that the state folder belongs to."""
-    all_found = []
+    findings = []
     try:
-        for found in _findings(config_path):
-            all_found.append(found)
+        for finding in _findings(config_path):
+            findings.append(finding)
             if not as_json:
-                _show(found)
+                _print_finding(finding)
     except ConfigError as error:
         if not as_json:
             raise
-        hint = error.hint
-        faults = [
-            asdict(Finding("configuration", False, str(fault), hint)) for fault in error.faults
-        ]
-        print_json({"ok": False, "preconditions": faults})
+        faults = [Finding("configuration", False, str(each), error.hint) for each in error.faults]
+        print_json({"ok": False, "preconditions": [asdict(fault) for fault in faults]})
         sys.exit(2)
-    ok = all(found.ok for found in all_found)
+    ok = all(finding.ok for finding in findings)
     if as_json:
-        print_json({"ok": ok, "preconditions": [asdict(found) for found in all_found]})
+        print_json({"ok": ok, "preconditions": [asdict(finding) for finding in findings]})
     sys.exit(0 if ok else 1)
 
 
 def _findings(config_path: Path | None) -> Iterator[Finding]:
-    """The configuration is read again as the agent's user: another may not be allowed to read it."""
+    """Yield the finding on the configuration, then those on all other preconditions.
+
+    Raises ConfigError where the configuration can't be used.
+    """
+    # The configuration names the state folder, and the folder's owner is the agent's user. The
+    # configuration is read again as this user, who may not have the right to read it.
     become_owner(load_leniently(config_path, os.environ).settings.agent.state_dir, os.environ)
     try:
-        loaded, newer = configuration_at_start(config_path)
+        loaded, newer_version = configuration_at_start(config_path)
     except OSError as error:
         fault = ConfigFault(
-            "", "", f"can't be read by {me()}: {error.strerror}", str(error.filename)
+            "", "", f"can't be read by {current_user()}: {error.strerror}", str(error.filename)
         )
         raise ConfigError([fault]) from None
     redactor = Redactor()
+    yield _configuration_finding(loaded, newer_version)
+    for finding in preconditions(loaded.settings, os.environ, RealClock(), redactor.hide):
+        says, remedy = redactor.redact(finding.says), redactor.redact(finding.remedy)
+        yield Finding(finding.name, finding.ok, says, remedy)
+
+
+def _configuration_finding(loaded: Loaded, newer_version: str) -> Finding:
+    """Return the finding on a configuration that can be used.
+
+    ``newer_version`` is the version that accepted keys which this version does not know.
+    """
     origins = sorted({*loaded.origin.values()} - {"default"})
-    yield Finding(
-        "configuration", True, *_judged(loaded, newer, ", ".join(origins) or "nothing but defaults")
-    )
-    for found in preconditions(loaded.settings, os.environ, RealClock(), redactor.hide):
-        yield Finding(
-            found.name, found.ok, redactor.redact(found.says), redactor.redact(found.remedy)
-        )
-
-
-def _judged(loaded: Loaded, newer: str, origins: str) -> tuple[str, str]:
-    """Return what is so with a configuration that can be used, and what to do about it."""
+    sources = ", ".join(origins) or "nothing but defaults"
     if not loaded.unknown:
-        return f"valid: {origins}", ""
-    names = ", ".join(loaded.unknown_keys)
-    says = f"version {newer} accepted it, this version does not know and ignores {names}: {origins}"
-    return (
-        says,
-        f"install version {newer} again, or remove these keys before you change anything else",
+        return Finding("configuration", True, f"valid: {sources}")
+    return Finding(
+        "configuration",
+        True,
+        f"version {newer_version} accepted it, this version does not know and ignores "
+        f"{', '.join(loaded.unknown_keys)}: {sources}",
+        f"install version {newer_version} again, "
+        "or remove these keys before you change anything else",
     )
 
 
-def _show(found: Finding) -> None:
-    told = f"{'ok ' if found.ok else 'NO '} {found.name}: {found.says}"
-    say(_UTC.sub(lambda moment: local(moment[0]), told))
-    if found.remedy:
-        say(f"    → {found.remedy}")
+def _print_finding(finding: Finding) -> None:
+    line = f"{'ok ' if finding.ok else 'NO '} {finding.name}: {finding.says}"
+    print_line(_UTC_TIME.sub(lambda time: local_time(time[0]), line))
+    if finding.remedy:
+        print_line(f"    → {finding.remedy}")

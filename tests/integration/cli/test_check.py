@@ -1,4 +1,4 @@
-"""`check`: every precondition a line, nothing left behind, and never longer than anybody would wait."""
+"""`check`: one line for each precondition, in bounded time, and nothing is left behind."""
 
 from __future__ import annotations
 
@@ -94,10 +94,10 @@ def test_what_needs_something_that_is_not_ok_is_not_tried_but_says_where_to_look
 def test_a_look_that_does_not_come_back_is_given_up() -> None:
     ended = threading.Event()
     table = [
-        Precondition("a", lambda: str(ended.wait(60)), late="wake it"),
+        Precondition("a", lambda: str(ended.wait(60)), remedy_if_late="wake it"),
         Precondition("b", lambda: "fine"),
     ]
-    first, second = findings(table, patience=0.01)
+    first, second = findings(table, patience_seconds=0.01)
     ended.set()
     assert first == Finding("a", False, "no answer within 0 s", "wake it")
     assert second.ok
@@ -330,7 +330,7 @@ def test_root_judges_as_the_user_whose_state_folder_it_is(
         for path in (scene.state, scene.profile_path):
             os.chown(path, 65534, 65534)
         told = as_a_process(scene.config)
-        assert told["user"].says == "judged as nobody"
+        assert told["user"].says == "the checks run as nobody"
         assert told["state folder"].ok
         assert told["bucket"].ok
         root = told[f"root {scene.root}"]
@@ -343,7 +343,7 @@ def test_root_judges_as_the_user_whose_state_folder_it_is(
         assert root.remedy == (
             "give the agent's user the right to write there, or set retention.*"
             if retention
-            else "markers there are served once, but can't be removed"
+            else "touch files there take effect once, but can't be removed"
         )
         assert not told["state folder"].ok
         assert "chown" in told["state folder"].remedy
