@@ -1,4 +1,4 @@
-"""Each rule that a file must pass on its way into the bucket, in order, with the first one that holds it up."""
+"""Explains which rule a file fails on its way into the bucket, for `why`, `ls` and `scan`."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from typing import Any
 from agent.adapters.config import Settings
 from agent.adapters.config.kinds import newer_than
 from agent.cli.opening import Opener
-from agent.cli.options import mark_of
+from agent.cli.options import fingerprint_at
 from agent.discovery.examine import Examiner, NotYet
 from agent.files.writers import has_writer
 from agent.model.errors import FileChangedError, RecordingError
@@ -21,34 +21,48 @@ from agent.model.ports import Clock, History
 from agent.model.values import Damaged, SyncLog
 
 _REMEDIES = {
-    "recording": "nothing to do: it goes once its recorder has closed it",
-    "writer": "nothing to do: it goes once it is closed, or watch.unfinished_minutes after its last change",
-    "sidecar": "nothing to do: its turn comes without one after watch.sidecar_wait_seconds",
-    "done_marker": "nothing to do: it goes once its recorder has written the rest",
-    "compressing": "nothing to do: the compressed file replaces it",
+    "recording": "nothing to do: it is uploaded once its recorder has closed it",
+    "writer": (
+        "nothing to do: it is uploaded once it is closed, "
+        "or watch.unfinished_minutes after its last change"
+    ),
+    "sidecar": "nothing to do: after watch.sidecar_wait_seconds it is uploaded without a sidecar",
+    "done_marker": "nothing to do: it is uploaded once its recorder has written the rest",
+    "compressing": "nothing to do: the compressed file is uploaded in its place",
 }
 
-LONG_AGO = "it was, and its documents are forgotten (history.keep_days); a resync sends it again"
+# What is said of a recording whose upload is remembered, but whose documents have expired.
+HISTORY_EXPIRED = (
+    "it was uploaded, and its documents have expired (history.keep_days); a resync sends it again"
+)
 
 
 @dataclass(frozen=True, slots=True)
 class RuleResult:
-    """One rule, whether the file passes it, what is so (``at`` that UTC time), and what to do where it does not."""
+    """Whether a file passes one rule, and why.
+
+    A rule that is not passed has a ``remedy``, which says what to do, and may have a ``state``,
+    which is the word that `ls` shows for the file. ``at`` is a UTC time that ``says`` refers to.
+    """
 
     rule: str
     ok: bool
     says: str
     at: str = ""
     remedy: str = ""
-    state: str = ""  # of the file, in a word, where it does not pass
+    state: str = ""
 
     def as_dict(self) -> dict[str, Any]:
-        """For JSON."""
+        """Return the result as a JSON object."""
         return asdict(self)
 
 
 class FileRules:
-    """What stands between a file and the bucket, as far as it shows from outside the agent."""
+    """Applies the rules for recordings to one file after another.
+
+    The rules are applied from outside of the agent, by what the disk, the history and the agent's
+    status show, so that the commands work without a running agent, too. Used by one thread.
+    """
 
     def __init__(
         self,
@@ -57,7 +71,11 @@ class FileRules:
         clock: Clock,
         agent: Mapping[str, Any] | None = None,
     ) -> None:
-        """``agent`` is what a running one published, {} before it did; None when none runs."""
+        """Create the rules for these settings.
+
+        ``agent`` is the status document of a running agent, {} before the agent has published one.
+        Without a running agent it is None.
+        """
         self._settings = settings
         self._history = history
         self._clock = clock
@@ -66,121 +84,121 @@ class FileRules:
         self._opener = Opener(watch)
         self._examiner = Examiner(watch.roots, watch.sidecar, follow_symlinks=watch.follow_symlinks)
 
-    def reasons(self, path: Path) -> Sequence[RuleResult]:
-        """All rules for the absolute ``path``, up to and with the first that is not ok."""
-        told = []
-        for reason in self._rules(path):
-            told.append(reason)
-            if not reason.ok:
+    def results(self, path: Path) -> Sequence[RuleResult]:
+        """Return the results for the absolute ``path``, up to the first rule that is not passed."""
+        results = []
+        for result in self._results(path):
+            results.append(result)
+            if not result.ok:
                 break
-        return told
+        return results
 
-    def _rules(self, path: Path) -> Iterator[RuleResult]:
-        if path.is_dir():
-            yield _reason("file", False, "it is a folder", "name the files in it")
-            return
-        log = self._history.newest(mark) if (mark := mark_of(path, self._opener)) else None
-        if log is None and mark and self._history.synced(mark):
-            yield RuleResult("uploaded", True, LONG_AGO)
-            return
-        for reason in self.finding(path):
-            if (
-                log is None or reason.ok
-            ):  # what is queued has been found: it goes, whatever these rules say by now
-                yield reason
-        if log is not None:
-            yield RuleResult(
-                "queued", True, f"document {log.id}, {log.status}, attempt {log.attempt_count}"
-            )
-            yield from self._sending(log)
+    def discovery_results(self, path: Path) -> Iterator[RuleResult]:
+        """Yield the results of the rules that decide whether a file is queued.
 
-    def finding(self, path: Path) -> Iterator[RuleResult]:
-        """What keeps a file from being queued; nobody asks on after the first rule that is not ok."""
+        The last rule is never passed: it says why a file that could be queued is not queued yet.
+        Results after the first rule that is not passed have no meaning.
+        """
         watch = self._settings.watch
-        root, inside = _below(path, watch.roots)
-        found = f"below {root}" if root else "below no watched folder"
-        yield _reason(
-            "root", root is not None, found, "add its folder to watch.roots", state="outside"
+        root, relative = _locate(path, watch.roots)
+        place = f"below {root}" if root else "below no watched folder"
+        yield _result(
+            "root", root is not None, place, "add its folder to watch.roots", state="outside"
         )
         if root is None:
             return
-        included = any(fnmatch.fnmatchcase(path.name, glob) for glob in watch.include)
-        yield _reason(
+        yield _result(
             "include",
-            included,
+            any(fnmatch.fnmatchcase(path.name, glob) for glob in watch.include),
             ", ".join(watch.include),
             "rename it, or set watch.include",
             state="ignored",
         )
-        excluding = _excluding(inside, watch.exclude)
-        yield _reason(
+        excluded_by = _excluded_by(relative, watch.exclude)
+        yield _result(
             "exclude",
-            not excluding,
-            excluding or "not excluded",
+            not excluded_by,
+            excluded_by or "not excluded",
             "rename it, or set watch.exclude",
             state="excluded",
         )
         try:
-            yield from self._file(root, inside)
+            yield from self._file_results(root, relative)
         except FileNotFoundError:
-            remedy = f"see what became of it: keystone-agent history {path}"
-            yield _reason("file", False, "it is not there", remedy, state="gone")
+            remedy = f"its history says more: keystone-agent history {path}"
+            yield _result("file", False, "it is not there", remedy, state="gone")
         except OSError as error:
+            says = f"it can't be read: {error.strerror}"
             remedy = "give the agent's user the right to read it"
-            yield _reason(
-                "file", False, f"it can't be read: {error.strerror}", remedy, state="unreadable"
-            )
+            yield _result("file", False, says, remedy, state="unreadable")
 
-    def _file(self, root: Path, inside: Path) -> Iterator[RuleResult]:
-        path = root / inside
+    def _results(self, path: Path) -> Iterator[RuleResult]:
+        if path.is_dir():
+            yield _result("file", False, "it is a folder", "name the files in it")
+            return
+        fingerprint = fingerprint_at(path, self._opener)
+        log = self._history.newest(fingerprint) if fingerprint else None
+        if log is None and fingerprint and self._history.synced(fingerprint):
+            yield RuleResult("uploaded", True, HISTORY_EXPIRED)
+            return
+        for result in self.discovery_results(path):
+            # A recording with a document has been found before. It is uploaded even where it
+            # would not pass these rules any more.
+            if log is None or result.ok:
+                yield result
+        if log is not None:
+            says = f"document {log.id}, {log.status}, attempt {log.attempt_count}"
+            yield RuleResult("queued", True, says)
+            yield from self._upload_results(log)
+
+    def _file_results(self, root: Path, relative: Path) -> Iterator[RuleResult]:
+        """Yield the results of the rules for which the file itself must be there."""
+        path = root / relative
         state = path.lstat()
-        if (link := _link(root, inside)) and not self._settings.watch.follow_symlinks:
-            remedy = "set watch.follow_symlinks, or watch its target"
-            yield _reason("file", False, f"{link} is a symbolic link", remedy, state="ignored")
+        link = _first_link(root, relative)
+        if link and not self._settings.watch.follow_symlinks:
+            remedy = "set watch.follow_symlinks, or watch the folder that the link leads to"
+            yield _result("file", False, f"{link} is a symbolic link", remedy, state="ignored")
         yield RuleResult("file", True, f"{state.st_size} bytes")
-        yield self._age(state.st_mtime)
-        yield self._complete(path, state)
+        yield self._age_result(state.st_mtime)
+        yield self._completeness_result(path, state)
         if not self._settings.watch.auto:
-            remedy = f"touch {path}.resync, or keystone-agent resync {path}"
-            yield _reason(
-                "auto",
-                False,
-                "watch.auto is false: it waits until somebody asks for it",
-                remedy,
-                state="held",
-            )
-        age = self._clock.now() - state.st_mtime
-        if self._agent is None:
-            yield _reason("queued", False, "it is not queued yet", "start the agent", state="new")
-        elif age < self._settings.watch.settle_seconds:
-            remedy = "nothing to do: it goes once it has settled"
-            yield _reason("queued", False, "it was changed just now", remedy, state="settling")
-        else:
-            yield _reason(
-                "queued",
-                False,
-                "it is not found yet",
-                "nothing to do: the next scan finds it",
-                state="settling",
-            )
+            remedy = f"touch {path}.resync, or run keystone-agent resync {path}"
+            says = "watch.auto is false: it waits until it is asked for"
+            yield _result("auto", False, says, remedy, state="held")
+        yield self._queue_result(state.st_mtime)
 
-    def _age(self, mtime: float) -> RuleResult:
-        text = self._settings.watch.newer_than
-        limit = newer_than(text)
+    def _queue_result(self, mtime: float) -> RuleResult:
+        """Return why a file that passes all rules for finished recordings has no document yet."""
+        if self._agent is None:
+            return _result("queued", False, "it is not queued yet", "start the agent", state="new")
+        if self._clock.now() - mtime < self._settings.watch.settle_seconds:
+            says = "it was changed just now"
+            remedy = "nothing to do: it is queued after watch.settle_seconds without a change"
+        else:
+            says = "it is not found yet"
+            remedy = "nothing to do: the next scan finds it"
+        return _result("queued", False, says, remedy, state="settling")
+
+    def _age_result(self, mtime: float) -> RuleResult:
+        setting = self._settings.watch.newer_than
+        limit = newer_than(setting)
         if limit is None:
             return RuleResult("age", True, "any age")
-        oldest = (
-            limit.timestamp()
-            if isinstance(limit, datetime)
-            else self._clock.now() - limit.total_seconds()
-        )
+        if isinstance(limit, datetime):
+            oldest = limit.timestamp()
+        else:
+            oldest = self._clock.now() - limit.total_seconds()
+        says = f"watch.newer_than = {setting}"
         remedy = "set watch.newer_than to an earlier time"
-        return _reason(
-            "age", mtime >= oldest, f"watch.newer_than = {text}", remedy, state="skipped"
-        )
+        return _result("age", mtime >= oldest, says, remedy, state="skipped")
 
-    def _complete(self, path: Path, state: os.stat_result) -> RuleResult:
-        """Whether it is a whole recording. The waits are judged by the file's age: the agent saw it, this one not."""
+    def _completeness_result(self, path: Path, state: os.stat_result) -> RuleResult:
+        """Return whether the file is a complete recording.
+
+        The agent measures its waits from the time at which it first saw the file. A command does
+        not know that time, and uses the age of the file.
+        """
         watch = self._settings.watch
         age = self._clock.now() - state.st_mtime
         try:
@@ -191,124 +209,122 @@ class FileRules:
                 done_overdue=age >= watch.unfinished_minutes * 60,
             )
         except FileChangedError:
-            return _reason(
-                "complete",
-                False,
-                "it is being written to",
-                _REMEDIES["recording"],
-                state="recording",
-            )
+            return _still_recording("it is being written to")
         except RecordingError as error:
-            return _reason("complete", False, error.message, error.hint, state="ignored")
+            return _result("complete", False, error.message, error.hint, state="ignored")
         if isinstance(found, Damaged):
-            remedy = "mend the file (`mcap recover`) or delete it"
-            return _reason("complete", False, found.reason, remedy, state="damaged")
+            remedy = "repair the file with `mcap recover`, or delete it"
+            return _result("complete", False, found.reason, remedy, state="damaged")
         if not isinstance(found, NotYet):
-            return RuleResult("complete", True, "a whole recording")
+            return RuleResult("complete", True, "a complete recording")
         if found.why == "recording":
-            return self._without_end(path, state, found)
+            return self._missing_end_result(path, state, found)
         file_state = "recording" if found.why == "writer" else "waiting"
-        return _reason("complete", False, found.message, _REMEDIES[found.why], state=file_state)
+        return _result("complete", False, found.message, _REMEDIES[found.why], state=file_state)
 
-    def _without_end(self, path: Path, state: os.stat_result, found: NotYet) -> RuleResult:
-        """Still being recorded, or left unfinished: by the same signs as the agent's own."""
+    def _missing_end_result(self, path: Path, state: os.stat_result, found: NotYet) -> RuleResult:
+        """Return whether a file without an end is still recorded, or was left unfinished.
+
+        These are the signs by which the agent itself decides.
+        """
         watch = self._settings.watch
-        before_boot = state.st_mtime < self._clock.now() - self._clock.monotonic()
+        older_than_boot = state.st_mtime < self._clock.now() - self._clock.monotonic()
         quiet = self._clock.now() - state.st_mtime >= watch.unfinished_minutes * 60
-        if not (before_boot or quiet):
-            return _reason(
-                "complete", False, found.message, _REMEDIES["recording"], state="recording"
-            )
+        if not (older_than_boot or quiet):
+            return _still_recording(found.message)
         writer = has_writer(path)
-        if writer or (writer is None and not before_boot):
-            seen = (
-                "a program has it open for writing"
-                if writer
-                else "whether a program still writes can't be seen"
-            )
-            return _reason(
-                "complete", False, f"no end; {seen}", _REMEDIES["recording"], state="recording"
-            )
+        if writer:
+            return _still_recording("no end; a program has it open for writing")
+        if writer is None and not older_than_boot:
+            return _still_recording("no end; this user can't see whether a program still writes")
         if watch.unfinished == "upload" and state.st_size:
             return RuleResult("complete", True, "unfinished, sent as it is (watch.unfinished)")
-        remedy = "mend the file (`mcap recover`)" + (
-            ", or set watch.unfinished" if state.st_size else " or delete it"
-        )
+        if state.st_size:
+            remedy = "repair the file with `mcap recover`, or set watch.unfinished"
+        else:
+            remedy = "delete the file: it is empty"
         says = "no end, and no program writes to it: it is unfinished"
-        return _reason("complete", False, says, remedy, state="unfinished")
+        return _result("complete", False, says, remedy, state="unfinished")
 
-    def _sending(self, log: SyncLog) -> Iterator[RuleResult]:
-        """What keeps a queued recording from the bucket."""
+    def _upload_results(self, log: SyncLog) -> Iterator[RuleResult]:
+        """Yield what keeps a recording with a document from being in the bucket."""
         if log.status == "completed":
-            yield RuleResult(
-                "uploaded", True, f"{log.bucket}/{log.object_key}", log.completed_at or ""
-            )
+            place = f"{log.bucket}/{log.object_key}"
+            yield RuleResult("uploaded", True, place, log.completed_at or "")
             return
-        last = f": {log.error.message}" if log.error else ""
+        last_error = f": {log.error.message}" if log.error else ""
         hint = log.error.hint if log.error else ""
         if log.status == "failed":
-            again = "; tried again" if log.next_retry_at else "; for good"
-            yield _reason(
-                "uploaded", False, f"it failed{last}{again}", hint, log.next_retry_at or ""
-            )
+            then = "; next try" if log.next_retry_at else "; it is not tried again"
+            says = f"it failed{last_error}{then}"
+            yield _result("uploaded", False, says, hint, log.next_retry_at or "")
             return
         if self._agent is None:
-            yield _reason("uploaded", False, f"it waits for the agent{last}", "start the agent")
+            says = f"it waits for the agent{last_error}"
+            yield _result("uploaded", False, says, "start the agent")
             return
         if gate := self._agent.get("gate"):
-            again = (
-                ("; until then" if gate["cause"] == "hold" else "; tried again")
-                if gate["next_probe"]
-                else ""
-            )
-            yield _reason(
-                "gate", False, gate["reason"] + again, gate["hint"], gate["next_probe"] or ""
-            )
+            yield _gate_result(gate)
         yield RuleResult("gate", True, "open")
         if log.status == "in_progress":
-            yield _reason("uploaded", False, "it is being uploaded", "nothing to do")
+            yield _result("uploaded", False, "it is being uploaded", "nothing to do")
         ahead = sum(
             other.id < log.id and other.status != "failed" for other in self._history.open()
         )
-        yield _reason(
-            "uploaded",
-            False,
-            f"it is queued behind {ahead}{last}",
-            hint or "nothing to do: its turn comes",
-        )
+        says = f"it is queued behind {ahead}{last_error}"
+        remedy = hint or "nothing to do: it is uploaded after those before it"
+        yield _result("uploaded", False, says, remedy)
 
 
-def _reason(
+def _result(
     rule: str, ok: bool, says: str, remedy: str, at: str = "", *, state: str = ""
 ) -> RuleResult:
-    """Remedy and state are for what is not ok."""
+    """Return a result. ``remedy`` and ``state`` count only where the rule is not passed."""
     return RuleResult(rule, ok, says, at) if ok else RuleResult(rule, ok, says, at, remedy, state)
 
 
-def _below(path: Path, roots: Sequence[Path]) -> tuple[Path | None, Path]:
-    """The watched folder that ``path`` lies below and the way from there; None and the path where there is none."""
-    real = path.parent.resolve() / path.name
-    named = ((root, path, root) for root in roots)
-    linked = (
-        (root, real, root.resolve()) for root in roots
-    )  # a shell in a linked folder names its target
-    for root, place, folder in (*named, *linked):
-        if place.is_relative_to(folder):
-            return root, place.relative_to(folder)
+def _still_recording(says: str) -> RuleResult:
+    return _result("complete", False, says, _REMEDIES["recording"], state="recording")
+
+
+def _gate_result(gate: Mapping[str, Any]) -> RuleResult:
+    """Return the result for a closed gate."""
+    says = gate["reason"]
+    if gate["next_probe"]:
+        says += "; until then" if gate["cause"] == "hold" else "; next try"
+    return _result("gate", False, says, gate["hint"], gate["next_probe"] or "")
+
+
+def _locate(path: Path, roots: Sequence[Path]) -> tuple[Path | None, Path]:
+    """Return the watched folder above ``path``, and the path relative to that folder.
+
+    Where there is no such folder, None and ``path`` are returned.
+    """
+    for root in roots:
+        if path.is_relative_to(root):
+            return root, path.relative_to(root)
+    # In a watched folder that is reached by a link, the shell may know the real path instead.
+    real_path = path.parent.resolve() / path.name
+    for root in roots:
+        real_root = root.resolve()
+        if real_path.is_relative_to(real_root):
+            return root, real_path.relative_to(real_root)
     return None, path
 
 
-def _excluding(inside: Path, globs: Sequence[str]) -> str:
-    hits = (
-        f"{part} matches {glob}"
-        for part in inside.parts
-        for glob in globs
-        if fnmatch.fnmatchcase(part, glob)
-    )
-    return next(hits, "")
+def _excluded_by(relative: Path, globs: Sequence[str]) -> str:
+    """Return which part of the path matches which pattern, "" where none does."""
+    for part in relative.parts:
+        for glob in globs:
+            if fnmatch.fnmatchcase(part, glob):
+                return f"{part} matches {glob}"
+    return ""
 
 
-def _link(root: Path, inside: Path) -> Path | None:
-    """The first part of the way ``inside`` the root that is a symbolic link."""
-    way = [root / inside, *(root / folder for folder in inside.parents)][::-1]
-    return next((place for place in way if place != root and place.is_symlink()), None)
+def _first_link(root: Path, relative: Path) -> Path | None:
+    """Return the first symbolic link between ``root`` and the file, the file included."""
+    places = [root / relative, *(root / folder for folder in relative.parents)]
+    for place in reversed(places):
+        if place != root and place.is_symlink():
+            return place
+    return None

@@ -1,4 +1,4 @@
-"""An operator to ask while no agent runs: what is asked for is left on disk, and done when one starts."""
+"""Carries out operators' requests while no agent runs, or keeps them for the next start."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ from agent.model.values import Answer, Ask, SyncLog
 from agent.operations.asset_binding import Bindings
 from agent.operations.operator_requests import pause, resume
 
-_LATER = "no agent runs here: it is done when one starts"
+_DONE_LATER = "no agent is running: the request is carried out when one starts"
 
 
 @contextmanager
 def operator(settings: Settings) -> Iterator[Operator]:
-    """The running agent, else who keeps for it what is asked.
+    """Yield a connection to the running agent, or an offline operator where no agent runs.
 
-    Raises AgentError when this user may not ask the one that runs.
+    Raises AgentError where this user may not talk to the running agent.
     """
     try:
         control = Control(settings.agent.state_dir)
@@ -46,10 +46,17 @@ def operator(settings: Settings) -> Iterator[Operator]:
 
 
 class OfflineOperator:
-    """Implements ``ports.Operator``. What it leaves belongs to STATE_DIR's owner, as far as this user may say so."""
+    """Implements ``ports.Operator`` on the state folder, without a running agent.
+
+    An operator can thus use the same commands while the agent is stopped. What can't be done at
+    once is left as a file in STATE_DIR/markers, which the agent reads when it starts. All files
+    are given to the owner of STATE_DIR, as far as this user has the right to do that.
+
+    Used by one command in one thread.
+    """
 
     def __init__(self, settings: Settings, history: TinyHistory) -> None:
-        """``history`` tells which episodes there are."""
+        """Create an operator that looks up episodes in ``history``."""
         self._state_dir = settings.agent.state_dir
         self._history = history
         platform = settings.cloud.mode == "platform"
@@ -57,91 +64,100 @@ class OfflineOperator:
             AssetFile(self._state_dir, settings.assets.map),
             ProfileFile(profile_path(settings, os.environ)) if platform else None,
         )
-        self._numbers = count()
+        self._request_numbers = count()
 
     def status(self) -> NoReturn:
-        """Nobody knows."""
+        """Raise NotRunningError, because only a running agent has a status."""
         raise NotRunningError(f"no agent runs in {self._state_dir}")
 
     def resync(self, targets: Sequence[str], reason: str) -> Sequence[Answer]:
-        """A request for each target that there is."""
-        return [self._leave("resync", target, reason) for target in targets]
+        """Leave a request to upload again each target that exists."""
+        return [self._leave_request("resync", target, reason) for target in targets]
 
     def resync_failed(self, code: str, reason: str) -> Sequence[Answer]:
-        """A request for each recording whose newest document failed."""
-        return [
-            self._leave("resync", log.path if os.path.lexists(log.path) else log.episode_id, reason)
-            for log in self._history.newest_first("failed")
-            if self._is_newest(log) and log.error is not None and code in ("", log.error.code)
-        ]
+        """Leave a request to upload again each recording whose newest document has failed.
+
+        With a ``code``, only recordings that failed with this error code are meant.
+        """
+        answers = []
+        for log in self._history.newest_first("failed"):
+            if self._is_newest(log) and log.error is not None and code in ("", log.error.code):
+                target = log.path if os.path.lexists(log.path) else log.episode_id
+                answers.append(self._leave_request("resync", target, reason))
+        return answers
 
     def first(self, targets: Sequence[str]) -> Sequence[Answer]:
-        """A request for each target that there is."""
-        return [self._leave("first", target, "") for target in targets]
+        """Leave a request to put each target that exists ahead of the queue."""
+        return [self._leave_request("first", target, "") for target in targets]
 
     def pause(self) -> None:
-        """The marker that the agent looks for."""
-        pause(self._markers())
+        """Write the marker file that makes an agent pause."""
+        pause(self._markers_folder())
 
     def resume(self) -> None:
-        """Take that marker away."""
-        resume(self._markers())
+        """Delete the marker file that makes an agent pause."""
+        resume(self._markers_folder())
 
     def rescan(self) -> None:
-        """The first thing that an agent does by itself."""
+        """Do nothing, because an agent that starts scans all watched folders anyway."""
 
     def assets(self) -> Mapping[str, str]:
-        """What is in force when an agent starts."""
+        """Return the asset id of each robot, as it will be in force when an agent starts."""
         return self._bindings.known()
 
     def set_asset(self, robot: str, asset: str) -> None:
-        """Bind it here and now; where this user can't, or can't see the profiles, the agent does."""
+        """Bind the robot at once.
+
+        Where this user may not write the binding, or not read the profiles, the request is kept
+        for the agent.
+        """
         self._need_state_dir()
         try:
             self._bindings.bind(robot, asset)
         except (PermissionError, CloudError):
-            self._request({"ask": "asset", "robot": robot, "asset": asset})
-            click.echo(_LATER, err=True)
+            self._write_request({"ask": "asset", "robot": robot, "asset": asset})
+            click.echo(_DONE_LATER, err=True)
 
     def unset_asset(self, robot: str) -> None:
-        """Unbind it here and now; where this user can't, the agent does."""
+        """Unbind the robot at once. Where this user may not do that, the agent does so later."""
         self._need_state_dir()
         try:
             self._bindings.unbind(robot)
         except PermissionError:
-            self._request({"ask": "asset", "robot": robot, "asset": None})
-            click.echo(_LATER, err=True)
+            self._write_request({"ask": "asset", "robot": robot, "asset": None})
+            click.echo(_DONE_LATER, err=True)
 
     def _is_newest(self, log: SyncLog) -> bool:
         newest = self._history.newest(log.fingerprint)
         return newest is not None and newest.id == log.id
 
-    def _leave(self, ask: Ask, target: str, reason: str) -> Answer:
-        documents = [] if target.startswith("/") else self._history.of_episode(target)
-        if not documents and not (target.startswith("/") and os.path.lexists(target)):
-            what = (
-                "nothing lies there"
-                if target.startswith("/")
-                else "no such file, and no such episode"
-            )
-            return Answer(target, "not_found", what)
-        self._request({"ask": ask, "target": target, "reason": reason})
-        return Answer(target, "accepted", _LATER, documents[0].episode_id if documents else "")
+    def _leave_request(self, ask: Ask, target: str, reason: str) -> Answer:
+        """Leave a request for a path or an episode id, and return what to tell the operator."""
+        is_path = target.startswith("/")
+        documents = [] if is_path else self._history.of_episode(target)
+        if not documents and not (is_path and os.path.lexists(target)):
+            message = "no such file or folder" if is_path else "no such file, and no such episode"
+            return Answer(target, "not_found", message)
+        self._write_request({"ask": ask, "target": target, "reason": reason})
+        episode_id = documents[0].episode_id if documents else ""
+        return Answer(target, "accepted", _DONE_LATER, episode_id)
 
-    def _request(self, asked: Mapping[str, Any]) -> None:
-        """Durable, in the order of asking."""
-        name = f"{time.time_ns():020}-{os.getpid()}-{next(self._numbers)}.request"
-        # Escaped: targets are file names, which may be no UTF-8. Nothing in it is secret: the agent must read it.
-        put(self._markers() / name, json.dumps(asked).encode(), owner=self._state_dir, mode=0o644)
+    def _write_request(self, request: Mapping[str, Any]) -> None:
+        """Write a request file that survives a power cut. Names sort in the order of requests."""
+        name = f"{time.time_ns():020}-{os.getpid()}-{next(self._request_numbers)}.request"
+        # Targets are file names, which may not be UTF-8, so the JSON is plain ASCII with escapes.
+        # The file holds no secret, and the agent must be able to read it.
+        data = json.dumps(request).encode()
+        put(self._markers_folder() / name, data, owner=self._state_dir, mode=0o644)
 
-    def _markers(self) -> Path:
+    def _markers_folder(self) -> Path:
+        """Return the folder of marker files, which is made with the agent's rights if missing."""
         self._need_state_dir()
         folder = self._state_dir / "markers"
         if not folder.is_dir():
             folder.mkdir(mode=0o770, exist_ok=True)
-            descriptor = os.open(
-                folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
-            )
+            flags = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+            descriptor = os.open(folder, flags)
             try:
                 give(descriptor, self._state_dir)
                 os.fchmod(descriptor, 0o2770)
@@ -150,7 +166,10 @@ class OfflineOperator:
         return folder
 
     def _need_state_dir(self) -> None:
-        """Only an agent knows whose it has to be."""
+        """Raise AgentError where there is no state folder.
+
+        Only an agent that starts knows which user the folder has to belong to.
+        """
         if not self._state_dir.exists():
             raise AgentError(
                 f"{self._state_dir} is not there", code="no_state_dir", hint="start the agent once"

@@ -1,53 +1,53 @@
-"""How a command opens the paths it is given: regular files and folders only, and no links."""
+"""Opens the paths that a command is given: only regular files and folders, and no links."""
 
 from __future__ import annotations
 
-import errno
 import os
-import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from agent.adapters.config import WatchSettings
+from agent.files.below_root import open_regular_file, root_of
 
-_FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
-# A folder on the way to a file only has to be passed, which needs no right to list it.
-_ON_THE_WAY = os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC
-# The open neither waits for the other end of a pipe nor makes a terminal the command's own.
-_FILE = os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
+_LIST_FLAGS = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
+
+# A folder above the wanted file only has to be passed, which needs no right to list the folder.
+_PASS_FLAGS = os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC
 
 
 class Opener:
-    """Opens files and folders for the commands that look at recordings.
+    """Opens files and folders for the commands that read recordings.
 
-    Operators run these commands as root in folders where others may write. To open a device can
-    do harm by itself, a pipe can keep the command waiting, and a link can lead to a file that is
-    nobody's business. The rules for links are those of the agent: a watched folder may be named or
-    reached by links, and below it none is followed. Elsewhere the last part of a path is never
+    Operators run these commands as root in folders where other users may write. Opening a device
+    can do harm by itself, a pipe can make the command wait, and a link can lead to a private file.
+    The rules for links are those of the agent: a watched folder may be a link or lie behind links,
+    and below a watched folder no link is followed. Elsewhere the last part of a path is never
     followed. Where ``watch.follow_symlinks`` is true, all links are followed.
+
+    The agent's own parts use ``agent.files.below_root``, which knows only paths below a watched
+    folder. A command may be given any path, also one that leads into a watched folder by a link.
+
+    An opener holds no state between calls. Any thread may use it.
     """
 
     def __init__(self, watch: WatchSettings) -> None:
-        """``watch`` is the section of the settings."""
+        """Create an opener for the settings' section ``watch``."""
         self._follow = watch.follow_symlinks
-        self._roots = sorted(watch.roots, key=lambda root: len(root.parts), reverse=True)
+        self._roots = watch.roots
         self._real_roots = [Path(os.path.realpath(root)) for root in watch.roots]
 
     @contextmanager
     def file(self, path: Path) -> Iterator[int]:
         """Open the regular file at the absolute ``path`` for reading and yield its descriptor.
 
-        Raises OSError if that cannot be done, also where something else than a regular file lies.
+        Raises:
+            RecordingError: ``not_regular``, something else than a regular file lies there.
+            OSError: The file can't be opened.
         """
-        with self._folder_of(path) as folder:
-            # Whatever is no regular file is not even opened. It is compared again once it is open,
-            # because another file may have come to the name meanwhile.
-            _need_regular(os.stat(path.name, dir_fd=folder, follow_symlinks=self._follow), path)
-            flags = _FILE if self._follow else _FILE | os.O_NOFOLLOW
-            descriptor = os.open(path.name, flags, dir_fd=folder)
+        with self._parent_folder(path) as folder:
+            descriptor = open_regular_file(path, folder, follow_symlinks=self._follow)
             try:
-                _need_regular(os.fstat(descriptor), path)
                 yield descriptor
             finally:
                 os.close(descriptor)
@@ -56,48 +56,49 @@ class Opener:
     def folder(self, path: Path) -> Iterator[int]:
         """Open the folder at the absolute ``path`` for listing and yield its descriptor.
 
-        Raises OSError if that cannot be done: ENOTDIR or ELOOP where a link is not followed.
+        Raises:
+            OSError: The folder can't be opened. The number of the error is ENOTDIR or ELOOP where
+                a link leads to the folder and is not followed.
         """
-        with self._folder_of(path) as above:
-            follow = self._follow or path in self._roots or self._leads_to_root(path, above)
-            flags = _FOLDER if follow else _FOLDER | os.O_NOFOLLOW
-            descriptor = os.open(path.name or os.sep, flags, dir_fd=above)
+        with self._parent_folder(path) as parent:
+            follow = self._follow or path in self._roots or self._leads_to_root(path, parent)
+            flags = _LIST_FLAGS if follow else _LIST_FLAGS | os.O_NOFOLLOW
+            descriptor = os.open(path.name or os.sep, flags, dir_fd=parent)
             try:
                 yield descriptor
             finally:
                 os.close(descriptor)
 
     @contextmanager
-    def _folder_of(self, path: Path) -> Iterator[int]:
+    def _parent_folder(self, path: Path) -> Iterator[int]:
         """Yield a descriptor of the folder that ``path`` lies in."""
-        if self._follow:
-            # The kernel goes the whole way at once, because it ends loops of links.
-            above = path.parent
-        else:
-            above = next((root for root in self._roots if root in path.parents), Path(os.sep))
-        here = os.open(above, _ON_THE_WAY)
+        # Where links are followed, the kernel resolves the whole path in one call, because the
+        # kernel detects loops of links.
+        start = path.parent
+        if not self._follow:
+            start = root_of(path.parent, self._roots) or Path(os.sep)
+        descriptor = os.open(start, _PASS_FLAGS)
         try:
-            for part in path.relative_to(above).parts[:-1]:
-                flags = _ON_THE_WAY | os.O_NOFOLLOW if self._is_watched(here) else _ON_THE_WAY
-                below = os.open(part, flags, dir_fd=here)
-                os.close(here)
-                here = below
-            yield here
+            for name in path.relative_to(start).parts[:-1]:
+                watched = self._is_watched(descriptor)
+                flags = _PASS_FLAGS | os.O_NOFOLLOW if watched else _PASS_FLAGS
+                below = os.open(name, flags, dir_fd=descriptor)
+                os.close(descriptor)
+                descriptor = below
+            yield descriptor
         finally:
-            os.close(here)
+            os.close(descriptor)
 
     def _is_watched(self, folder: int) -> bool:
-        """Say whether an open folder is a watched one or lies below one, whatever led to it."""
-        place = Path(f"/proc/self/fd/{folder}").readlink()
-        return any(place.is_relative_to(root) for root in self._real_roots)
+        """Return whether an open folder is a watched folder or lies below one.
 
-    def _leads_to_root(self, path: Path, above: int) -> bool:
-        """Say whether ``path`` is how an operator may name a watched folder, or one above it."""
-        place = Path(os.path.realpath(path))
-        named = any(root.is_relative_to(place) for root in self._real_roots)
-        return named and not self._is_watched(above)
+        The kernel is asked where the folder really lies, because links may have led to it.
+        """
+        real_path = Path(f"/proc/self/fd/{folder}").readlink()
+        return any(real_path.is_relative_to(root) for root in self._real_roots)
 
-
-def _need_regular(state: os.stat_result, path: Path) -> None:
-    if not stat.S_ISREG(state.st_mode):
-        raise OSError(errno.EINVAL, "it is no regular file", str(path))
+    def _leads_to_root(self, path: Path, parent: int) -> bool:
+        """Return whether ``path`` is another name of a watched folder, or of a folder above one."""
+        real_path = Path(os.path.realpath(path))
+        holds_root = any(root.is_relative_to(real_path) for root in self._real_roots)
+        return holds_root and not self._is_watched(parent)

@@ -1,4 +1,4 @@
-"""Options that several commands take, what they read, and how they print."""
+"""What several commands share: options, reading the configuration and history, and printing."""
 
 from __future__ import annotations
 
@@ -23,43 +23,51 @@ from agent.adapters.history import TinyHistory
 from agent.adapters.status_file import StatusFile
 from agent.cli.opening import Opener
 from agent.files.fingerprint import fingerprint
-from agent.model.errors import AgentError, FileChangedError
+from agent.model.errors import AgentError, FileChangedError, RecordingError
 from agent.model.values import utc_text
+
+# How many rows of a JSON list are held in memory and printed at once.
+_JSON_ROWS_AT_ONCE = 500
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
 
 def with_config(command: Command) -> Command:
-    """Add ``--config``."""
+    """Add the option ``--config`` to a command."""
     return click.option(
         "--config",
         "config_path",
         type=click.Path(path_type=Path),
-        help="Configuration file. [default: $KEYSTONE_AGENT_CONFIG, else /etc/keystone-agent/agent.toml]",
+        help=(
+            "Configuration file. "
+            "[default: $KEYSTONE_AGENT_CONFIG, else /etc/keystone-agent/agent.toml]"
+        ),
     )(command)
 
 
 def with_json(command: Command) -> Command:
-    """Add ``--json``."""
+    """Add the option ``--json`` to a command."""
     return click.option("--json", "as_json", is_flag=True, help="Print JSON, for programs.")(
         command
     )
 
 
 class Moment(click.ParamType):  # type: ignore[type-arg, unused-ignore] # generic from click 8.5 on
-    """A point in time as the operator writes it (ISO 8601, an age, ``yesterday``); becomes UTC text."""
+    """The type of an option that takes a point in time, which becomes UTC text.
+
+    Operators write an ISO 8601 time, an age such as ``12h``, or ``yesterday``.
+    """
 
     name = "T"
 
     def convert(self, value: str, param: click.Parameter | None, ctx: click.Context | None) -> str:
-        """Raises the usage error of click."""
+        """Return ``value`` as UTC text. Raises click's usage error where it is no time."""
         try:
             limit = timedelta(days=1) if value == "yesterday" else newer_than(value)
             if limit is not None:
-                moment = (
-                    limit if isinstance(limit, datetime) else datetime.now(timezone.utc) - limit
-                )
-                return utc_text(moment.timestamp())
+                if isinstance(limit, timedelta):
+                    limit = datetime.now(timezone.utc) - limit
+                return utc_text(limit.timestamp())
         except (ValueError, OverflowError):
             pass
         message = f"{value!r} is no ISO 8601 time, no age such as 12h, and not 'yesterday'"
@@ -86,10 +94,10 @@ def configuration_at_start(config_path: Path | None) -> tuple[Loaded, str]:
 def configuration_of(config_path: Path | None) -> Loaded:
     """Read the configuration that a command other than `run` works with. Raises ConfigError.
 
-    A command may see another environment than the service does, so it can't tell whether this is
-    exactly what a newer version accepted. On a robot that was rolled back, it leaves out what this
-    version does not know. Who may not read which versions were here is taken for such a robot's
-    user: the agent's own start decides.
+    A command may see another environment than the service does, and so can't tell whether this is
+    exactly what a newer version accepted. On a robot that was rolled back, a command leaves out
+    the keys that this version does not know. A user who may not read which versions were here is
+    treated in the same way as on such a robot, because the agent's own start decides.
     """
     loaded = load_leniently(config_path, os.environ)
     if loaded.unknown:
@@ -106,14 +114,14 @@ def configuration_of(config_path: Path | None) -> Loaded:
 
 
 def warn_of_unknown_keys(loaded: Loaded) -> None:
-    """Name on standard error the keys that this version does not know."""
+    """Print on standard error the names of the keys that this version does not know."""
     if loaded.unknown_keys:
         names = printable(", ".join(loaded.unknown_keys))
         click.echo(f"warning: version {__version__} does not know and ignores: {names}", err=True)
 
 
 def settings_of(config_path: Path | None) -> Settings:
-    """The configuration that a command works with; raises ConfigError."""
+    """Return the settings that a command works with. Raises ConfigError."""
     loaded = configuration_of(config_path)
     warn_of_unknown_keys(loaded)
     return loaded.settings
@@ -121,7 +129,10 @@ def settings_of(config_path: Path | None) -> Settings:
 
 @contextmanager
 def opened_history(settings: Settings) -> Iterator[TinyHistory]:
-    """The history, read-only; one that was never written is empty. Raises AgentError."""
+    """Open the history for reading. A history that was never written is empty.
+
+    Raises AgentError where the history can't be read.
+    """
     documents = TinyHistory(settings.agent.state_dir / "history", RealClock(), read_only=True)
     try:
         yield documents
@@ -129,8 +140,11 @@ def opened_history(settings: Settings) -> Iterator[TinyHistory]:
         documents.close()
 
 
-def word_of_agent(settings: Settings) -> Mapping[str, Any] | None:
-    """What the running agent says of itself at this moment, else what it wrote down last; None when none runs."""
+def agent_status(settings: Settings) -> Mapping[str, Any] | None:
+    """Return the status of the running agent, None where no agent runs.
+
+    An agent that does not answer on its socket is known by the status file that it wrote last.
+    """
     state_dir = settings.agent.state_dir
     try:
         with closing(Control(state_dir)) as control:
@@ -140,53 +154,64 @@ def word_of_agent(settings: Settings) -> Mapping[str, Any] | None:
 
 
 def absolute(path: Path) -> Path:
-    """``path`` from the root on, without ``..``; links stay as they are named."""
-    return Path(os.path.abspath(path))  # noqa: PTH100 - pathlib has nothing that takes .. away and no link
+    """Return ``path`` as an absolute path without ``..``. Links keep their names."""
+    return Path(os.path.abspath(path))  # noqa: PTH100 - pathlib can't remove .. and keep links
 
 
-def mark_of(path: Path, opener: Opener) -> str:
-    """The fingerprint of the regular file at ``path``; "" where there is none that may be opened and read."""
+def fingerprint_at(path: Path, opener: Opener) -> str:
+    """Return the fingerprint of the regular file at ``path``, "" where none can be read."""
     try:
         with opener.file(path) as descriptor:
             return str(fingerprint(descriptor, os.fstat(descriptor).st_size))
-    except (OSError, FileChangedError):
+    except (OSError, RecordingError, FileChangedError):
         return ""
 
 
 def print_json(value: Any, *, indent: int | None = 2) -> None:
-    """Print one document. A file name that is no UTF-8 has its bytes escaped, as JSON can carry them."""
+    """Print one JSON document.
+
+    In a file name that is not UTF-8, the other bytes are escaped, because JSON can't carry them.
+    """
     text = json.dumps(value, ensure_ascii=False, indent=indent)
     click.echo(text.encode("utf-8", "backslashreplace").decode())
 
 
 def print_json_rows(rows: Iterable[Any]) -> int:
-    """Print a list as one document, a row on a line of its own, and return how many; many need no room in memory."""
+    """Print rows as one JSON list, each on a line of its own, and return how many there were.
+
+    Only some of the rows are in memory at a time.
+    """
     encode = json.JSONEncoder(ensure_ascii=False).encode
-    lines, printed = (encode(row) for row in rows), 0
-    while some := list(islice(lines, 500)):
-        text = ",\n".join(some).encode("utf-8", "backslashreplace").decode()
+    lines = (encode(row) for row in rows)
+    printed = 0
+    while batch := list(islice(lines, _JSON_ROWS_AT_ONCE)):
+        text = ",\n".join(batch).encode("utf-8", "backslashreplace").decode()
         click.echo(("," if printed else "[") + "\n" + text, nl=False)
-        printed += len(some)
+        printed += len(batch)
     click.echo("\n]" if printed else "[]")
     return printed
 
 
-def local(text: str) -> str:
-    """A UTC time as people read it where they are."""
+def local_time(text: str) -> str:
+    """Return a time given as UTC text in this robot's time zone."""
     moment = datetime.fromisoformat(text.replace("Z", "+00:00"))
-    with suppress(OverflowError):  # file systems know times at the ends of the calendar
+    # File systems have times at both ends of the calendar, which no other time zone can express.
+    with suppress(OverflowError):
         moment = moment.astimezone()
     return moment.strftime("%Y-%m-%d %H:%M:%S")
 
 
 def printable(text: str) -> str:
-    """``text`` without control characters. File names and servers' words are others': they may not move the cursor."""
+    """Return ``text`` with its control characters escaped.
+
+    File names and the texts of servers come from others, and must not move the cursor.
+    """
     return "".join(
         letter if letter.isprintable() else letter.encode("unicode_escape").decode()
         for letter in text
     )
 
 
-def say(text: str) -> None:
+def print_line(text: str) -> None:
     """Print one line for people."""
     click.echo(printable(text))

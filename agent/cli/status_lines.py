@@ -1,4 +1,4 @@
-"""What there is to say of an agent, line by line: the same for `status` and for those who watch it."""
+"""Turns the answer of `status` into lines of text, for `status` and for `status --watch`."""
 
 from __future__ import annotations
 
@@ -11,32 +11,49 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, Literal
 
-from agent.cli.options import local
+from agent.cli.options import local_time
 from agent.cli.units import rate_text, size_text, span_text
 from agent.model.errors import HistoryFullError
 from agent.preconditions import REMEDIES, full_disk
 
 Tone = Literal["", "good", "bad", "advice"]
 
-_NAMED = 20  # documents that wait and are named
-_SINCE = re.compile(
-    r"(?<=no change since )[\d-]+T[\d:.]+Z(?=\)$)"
-)  # as the snapshot has it, in UTC
-_LABELS = {"waiting": "not yet"}  # documents wait, too
-_COUNTED = {"waiting": "not yet", "recording": "still recording"}
+# How many waiting documents, and how many rejected marker files, are named.
+_MAX_NAMED = 20
+
+_BAR_COLUMNS = 20
+
+# A time in UTC at the end of what the status document says of a file.
+_UNCHANGED_SINCE = re.compile(r"(?<=no change since )[\d-]+T[\d:.]+Z(?=\)$)")
+
+# Documents can wait, too, so files that wait have another label.
+_LABELS = {"waiting": "not yet"}
+_COUNT_LABELS = {"waiting": "not yet", "recording": "still recording"}
+
 _REMEDIES = {
-    "unfinished": "mend them (`mcap recover`) or delete them; watch.unfinished can have them sent as they are",
-    "skipped": "watch.newer_than passes over them; touch FILE.resync sends one all the same",
-    "unasked": "watch.auto is false: touch FILE.resync, or keystone-agent resync PATH, sends one",
-    "ignored": "no recordings of MCAP: see watch.include; for links set watch.follow_symlinks, or watch their targets",
+    "unfinished": (
+        "repair them with `mcap recover`, or delete them; "
+        'watch.unfinished = "upload" sends them as they are'
+    ),
+    "skipped": "they are older than watch.newer_than; to send one all the same, touch FILE.resync",
+    "unasked": (
+        "watch.auto is false; to send one, touch FILE.resync, or run keystone-agent resync PATH"
+    ),
+    "ignored": (
+        "these are no MCAP recordings: see watch.include; "
+        "for links, set watch.follow_symlinks or watch the folders that they lead to"
+    ),
     "rejected": "the reason is in the file; delete it once you have read it",
     **REMEDIES,
 }
 
 
 @dataclass(frozen=True, slots=True)
-class Fact:
-    """One line: what it is about ("" goes on with the line before), what is so, and whether that is good."""
+class StatusLine:
+    """One line: a label, a text, and a tone that says whether the text is good news.
+
+    A line without a label continues the line before.
+    """
 
     label: str
     text: str
@@ -46,237 +63,244 @@ class Fact:
         return f"{self.label:<9} {self.text}"
 
 
-def facts(answer: Mapping[str, Any]) -> Iterator[Fact]:
-    """All of an answer of `status` but the uploads, the most urgent first."""
+def status_lines(answer: Mapping[str, Any]) -> Iterator[StatusLine]:
+    """Yield everything that an answer of `status` says, except its uploads.
+
+    ``answer`` is the document that `status --json` prints. The most urgent lines come first.
+    """
     agent = answer["agent"]
     if agent is None:
-        yield Fact("agent", "stopped", "bad")
+        yield StatusLine("agent", "stopped", "bad")
     else:
         pid = f", process {agent['pid']}" if agent.get("pid") else ""
-        yield Fact("agent", f"running{pid}", "good")
+        yield StatusLine("agent", f"running{pid}", "good")
         yield from _upgrade(agent.get("upgrade"))
         yield from _settings(agent.get("settings", {}))
         yield from _profiles(agent.get("profiles"))
     yield from _gate(agent)
     counts = answer["recordings"]
-    yield Fact("documents", ", ".join(f"{counts[name]} {name}" for name in counts))
+    yield StatusLine("documents", ", ".join(f"{counts[name]} {name}" for name in counts))
     yield from _queue(answer)
-    yield from _from_agent(agent or {})
+    yield from _agent_details(agent or {})
     yield from _waiting(answer, stopped=agent is None)
-    for document in answer["failed"]:
-        yield from _problem("failed", document["path"], document["error"])
-    if answer["recordings"].get("failed", 0) > len(answer["failed"]) > 0:
-        yield Fact("", "all that ever failed: keystone-agent history --status failed", "advice")
+    yield from _failed(answer)
     for name, files in (agent or {}).get("files", {}).items():
         yield from _files(name, files)
     yield from _not_deleted((agent or {}).get("not_deleted", ()))
-    yield from _upkeep(answer)
+    yield from _maintenance(answer)
 
 
-def plain(answer: Mapping[str, Any]) -> Iterator[str]:
-    """All of an answer as lines without colours."""
-    told = facts(answer)
-    yield str(next(told))
+def text_lines(answer: Mapping[str, Any]) -> Iterator[str]:
+    """Yield everything that an answer of `status` says, uploads included, as plain text."""
+    lines = status_lines(answer)
+    yield str(next(lines))
     for upload in (answer["agent"] or {}).get("uploads", ()):
-        bar = ("#" * round(share_of(upload) * 20)).ljust(20, ".")
+        share = upload_share(upload)
+        bar = ("#" * round(share * _BAR_COLUMNS)).ljust(_BAR_COLUMNS, ".")
         left = upload.get("seconds_left")
-        pace = rate_text(upload["bytes_per_second"]) + (
-            f", {span_text(left)} left" if left is not None else ""
-        )
-        yield str(Fact("uploads", f"[{bar}] {share_of(upload):4.0%} {pace}  {upload['path']}"))
-    yield from map(str, told)
+        pace = rate_text(upload["bytes_per_second"])
+        if left is not None:
+            pace += f", {span_text(left)} left"
+        yield str(StatusLine("uploads", f"[{bar}] {share:4.0%} {pace}  {upload['path']}"))
+    yield from map(str, lines)
 
 
-def share_of(upload: Mapping[str, Any]) -> float:
-    """How much of it is there, 0 to 1."""
+def upload_share(upload: Mapping[str, Any]) -> float:
+    """Return how much of an upload is in the bucket, from 0 to 1."""
     share: float = upload["bytes_sent"] / max(upload["file_size"], 1)
     return min(1.0, max(0.0, share))
 
 
-def _gate(agent: Mapping[str, Any] | None) -> Iterator[Fact]:
+def read_state_folder(state_dir: Path) -> dict[str, Any]:
+    """Return the part of an answer that is read from the state folder itself.
+
+    This part is right even where no agent runs, or where an agent could not write its status.
+    """
+    return {"rejected_markers": _rejected_markers(state_dir), "disk_full": full_disk(state_dir)}
+
+
+def _rejected_markers(state_dir: Path) -> list[str]:
+    """Return the paths of some marker files in the state folder that were rejected."""
+    with suppress(OSError), os.scandir(state_dir / "markers") as listing:
+        rejected = (entry.path for entry in listing if entry.name.endswith(".rejected"))
+        return sorted(islice(rejected, _MAX_NAMED))
+    return []
+
+
+def _advice(text: str) -> StatusLine:
+    """Return a line that says what to do about the line before."""
+    return StatusLine("", f"→ {text}", "advice")
+
+
+def _gate(agent: Mapping[str, Any] | None) -> Iterator[StatusLine]:
     if agent is None or "gate" not in agent:
         return
     gate = agent["gate"]
     if gate is None:
-        yield Fact("gate", "open", "good")
+        yield StatusLine("gate", "open", "good")
         return
-    next_time = "until" if gate["cause"] == "hold" else "tried again at"
-    until = f", {next_time} {local(gate['next_probe'])}" if gate["next_probe"] else ""
-    yield Fact("gate", f"closed since {local(gate['since'])}{until}", "bad")
-    yield Fact("", gate["reason"], "bad")
+    until = ""
+    if gate["next_probe"]:
+        next_time = "until" if gate["cause"] == "hold" else "next try at"
+        until = f", {next_time} {local_time(gate['next_probe'])}"
+    yield StatusLine("gate", f"closed since {local_time(gate['since'])}{until}", "bad")
+    yield StatusLine("", gate["reason"], "bad")
     if gate["hint"]:
-        yield Fact("", f"→ {gate['hint']}", "advice")
+        yield _advice(gate["hint"])
 
 
-def _upgrade(upgrade: Mapping[str, Any] | None) -> Iterator[Fact]:
-    if upgrade is not None:
-        text = f"upgraded from {upgrade['from'] or 'an earlier version'} to {upgrade['to']}"
-        again = "recordings that had failed for good are tried again where they are found"
-        yield Fact(
-            "", f"{text}: {upgrade['recordings']} {again}" if upgrade["recordings"] else text
+def _upgrade(upgrade: Mapping[str, Any] | None) -> Iterator[StatusLine]:
+    if upgrade is None:
+        return
+    text = f"upgraded from {upgrade['from'] or 'an earlier version'} to {upgrade['to']}"
+    if upgrade["recordings"]:
+        text += (
+            f": {upgrade['recordings']} recordings that had failed permanently "
+            "are tried again when they are found"
         )
+    yield StatusLine("", text)
 
 
-def _settings(settings: Mapping[str, Any]) -> Iterator[Fact]:
+def _settings(settings: Mapping[str, Any]) -> Iterator[StatusLine]:
     if settings.get("refused"):
-        yield Fact(
-            "settings",
-            f"the configuration is refused, and an older one holds: {settings['refused']}",
-            "bad",
-        )
-        yield Fact(
-            "",
-            "→ mend it (keystone-agent config validate), then reload the agent once more",
-            "advice",
-        )
+        text = f"the new configuration was refused, the old one stays: {settings['refused']}"
+        yield StatusLine("settings", text, "bad")
+        yield _advice("correct it (keystone-agent config validate), then reload the agent again")
     if settings.get("unknown_keys"):
         names = ", ".join(settings["unknown_keys"])
-        yield Fact("settings", f"this version does not know and ignores {names}", "bad")
-        advice = "→ remove these keys, or install again the newer version that accepted them"
-        yield Fact("", advice, "advice")
+        yield StatusLine("settings", f"this version does not know and ignores {names}", "bad")
+        yield _advice("remove these keys, or install the newer version that accepted them again")
     if settings.get("restart_for"):
-        yield Fact("settings", f"restart for {', '.join(settings['restart_for'])}", "bad")
-        yield Fact("", "→ restart the agent: a reload can't change that", "advice")
+        yield StatusLine("settings", f"restart for {', '.join(settings['restart_for'])}", "bad")
+        yield _advice("restart the agent: a reload can't change these settings")
 
 
-def _profiles(fault: Mapping[str, str] | None) -> Iterator[Fact]:
+def _profiles(fault: Mapping[str, str] | None) -> Iterator[StatusLine]:
     if fault is not None:
-        yield Fact("profiles", fault["message"], "bad")
-        yield Fact("", f"→ {fault['hint']}", "advice")
+        yield StatusLine("profiles", fault["message"], "bad")
+        yield _advice(fault["hint"])
 
 
-def _queue(answer: Mapping[str, Any]) -> Iterator[Fact]:
+def _queue(answer: Mapping[str, Any]) -> Iterator[StatusLine]:
     count = answer["queue_length"]
     if not count:
-        yield Fact("queue", "empty", "good")
+        yield StatusLine("queue", "empty", "good")
         return
-    recordings = (
-        f"{count} recording{'s' if count > 1 else ''}, {size_text(answer['backlog_bytes'])}"
-    )
-    oldest = (
-        f", the oldest unsynced since {local(answer['oldest_unsynced'])}"
-        if answer["oldest_unsynced"]
-        else ""
-    )
-    yield Fact("queue", recordings + oldest)
+    text = f"{count} recording{'s' if count > 1 else ''}, {size_text(answer['backlog_bytes'])}"
+    if answer["oldest_unsynced"]:
+        text += f", the oldest unsynced since {local_time(answer['oldest_unsynced'])}"
+    yield StatusLine("queue", text)
 
 
-def _from_agent(agent: Mapping[str, Any]) -> Iterator[Fact]:
+def _agent_details(agent: Mapping[str, Any]) -> Iterator[StatusLine]:
+    """Yield what only a running agent knows: its lease, its last error, markers, its watcher."""
     lease = agent.get("lease_remaining_seconds")
     if lease is not None:
-        yield Fact("lease", f"{span_text(lease)} left")
+        yield StatusLine("lease", f"{span_text(lease)} left")
     if error := agent.get("last_error"):
-        yield Fact("error", f"{local(error['at'])} {error['path']}")
-        yield Fact("", error["message"])
+        yield StatusLine("error", f"{local_time(error['at'])} {error['path']}")
+        yield StatusLine("", error["message"])
     for path in agent.get("waiting_markers", ()):
-        yield Fact("marker", f"{path} waits")
+        yield StatusLine("marker", f"{path} waits")
     if agent.get("waiting_markers"):
-        yield Fact(
-            "",
-            "→ nothing to do: it is served once what it names is finished and was looked at",
-            "advice",
+        yield _advice(
+            "nothing to do: it takes effect once the recording that it names is complete and found"
         )
     if agent.get("watcher_up") is False:
-        why = "; ".join(agent.get("watch_failures", ())) or "it is being rebuilt"
-        yield Fact("watcher", f"down: {why}", "bad")
-        yield Fact("", f"→ {REMEDIES['watcher']}", "advice")
+        reason = "; ".join(agent.get("watch_failures", ())) or "it is being rebuilt"
+        yield StatusLine("watcher", f"down: {reason}", "bad")
+        yield _advice(REMEDIES["watcher"])
 
 
-def _waiting(answer: Mapping[str, Any], *, stopped: bool) -> Iterator[Fact]:
-    """What a running agent has queued goes as soon as the gate lets it; a stopped one leaves only the error behind."""
+def _waiting(answer: Mapping[str, Any], *, stopped: bool) -> Iterator[StatusLine]:
+    """Yield the documents that wait, with their errors.
+
+    A running agent sends its queue as soon as the gate is open, and the gate has its own lines.
+    Then only failed documents are named. A stopped agent leaves nothing but the error behind, so
+    all of its documents are named.
+    """
     waiting = [
         document for document in answer["waiting"] if stopped or document["status"] == "failed"
     ]
-    for document in islice(waiting, _NAMED):
+    for document in waiting[:_MAX_NAMED]:
         yield from _problem("waits", document["path"], document["error"], document["next_retry_at"])
-    unnamed = answer["waiting_count"] - len(answer["waiting"]) + max(0, len(waiting) - _NAMED)
-    if unnamed:
-        yield Fact("waits", f"{unnamed} more: keystone-agent history, or status --json")
+    more = answer["waiting_count"] - len(answer["waiting"]) + max(0, len(waiting) - _MAX_NAMED)
+    if more:
+        yield StatusLine("waits", f"{more} more: keystone-agent history, or status --json")
+
+
+def _failed(answer: Mapping[str, Any]) -> Iterator[StatusLine]:
+    for document in answer["failed"]:
+        yield from _problem("failed", document["path"], document["error"])
+    if answer["recordings"].get("failed", 0) > len(answer["failed"]) > 0:
+        text = "all that ever failed: keystone-agent history --status failed"
+        yield StatusLine("", text, "advice")
 
 
 def _problem(
     label: str, path: str, error: Mapping[str, Any] | None, until: str | None = None
-) -> Iterator[Fact]:
-    yield Fact(label, path)
+) -> Iterator[StatusLine]:
+    yield StatusLine(label, path)
     if error is None:
         return
-    yield Fact("", error["message"], "bad")
-    advice = [f"until {local(until)}"] if until else []
+    yield StatusLine("", error["message"], "bad")
+    advice = [f"until {local_time(until)}"] if until else []
     if error["hint"]:
         advice.append(error["hint"])
     if advice:
-        yield Fact("", f"→ {'; '.join(advice)}", "advice")
+        yield _advice("; ".join(advice))
 
 
-def _files(name: str, files: Mapping[str, int] | Sequence[str]) -> Iterator[Fact]:
+def _files(name: str, files: Mapping[str, int] | Sequence[str]) -> Iterator[StatusLine]:
+    """Yield the lines for one group of files, of which the agent tells counts or paths."""
     label = _LABELS.get(name, name)
     if isinstance(files, Mapping):
-        counts = [f"{count} {_COUNTED.get(kind, kind)}" for kind, count in files.items() if count]
-        if counts:
-            yield Fact(label, ", ".join(counts))
-        if counts and name in _REMEDIES:
-            yield Fact("", f"→ {_REMEDIES[name]}", "advice")
-        return
-    for file in files:
-        yield Fact(label, _SINCE.sub(lambda since: local(since[0]), file))
-    if files and name in _REMEDIES:
-        yield Fact("", f"→ {_REMEDIES[name]}", "advice")
+        counts = [
+            f"{count} {_COUNT_LABELS.get(kind, kind)}" for kind, count in files.items() if count
+        ]
+        texts = [", ".join(counts)] if counts else []
+    else:
+        texts = [_UNCHANGED_SINCE.sub(lambda since: local_time(since[0]), file) for file in files]
+    for text in texts:
+        yield StatusLine(label, text)
+    if texts and name in _REMEDIES:
+        yield _advice(_REMEDIES[name])
 
 
-def _not_deleted(kinds: Sequence[Mapping[str, Any]]) -> Iterator[Fact]:
-    """Uploaded files that retention has to leave, the first of each kind by name."""
+def _not_deleted(kinds: Sequence[Mapping[str, Any]]) -> Iterator[StatusLine]:
+    """Yield the uploaded files that retention has to keep, the first ones of each kind by name."""
     for kind in kinds:
         count = kind["count"]
-        yield Fact(
-            "kept",
-            f"{count} uploaded file{'s are' if count > 1 else ' is'} not deleted by retention:",
-            "bad",
-        )
-        yield Fact("", kind["message"], "bad")
+        are = "s are" if count > 1 else " is"
+        yield StatusLine("kept", f"{count} uploaded file{are} not deleted by retention:", "bad")
+        yield StatusLine("", kind["message"], "bad")
         for path in kind["paths"]:
-            yield Fact("", path)
+            yield StatusLine("", path)
         if count > len(kind["paths"]):
-            yield Fact("", f"{count - len(kind['paths'])} more")
-        yield Fact("", f"→ {kind['hint']}", "advice")
+            yield StatusLine("", f"{count - len(kind['paths'])} more")
+        yield _advice(kind["hint"])
 
 
-def _upkeep(answer: Mapping[str, Any]) -> Iterator[Fact]:
-    """What somebody should look after some day."""
+def _maintenance(answer: Mapping[str, Any]) -> Iterator[StatusLine]:
+    """Yield what does not stop any upload now, but needs attention some day."""
     if answer["disk_full"]:
-        yield Fact("disk", answer["disk_full"], "bad")
-        yield Fact("", f"→ {HistoryFullError.hint}", "advice")
+        yield StatusLine("disk", answer["disk_full"], "bad")
+        yield _advice(HistoryFullError.hint)
     if answer["damaged_lines"]:
-        text = (
-            f"{answer['damaged_lines']} damaged lines were set aside (*.damaged); the rest is sound"
-        )
-        yield Fact("history", text, "bad")
-        yield Fact("", f"→ {REMEDIES['damage']}", "advice")
+        count = answer["damaged_lines"]
+        text = f"{count} damaged lines were set aside (*.damaged); all other lines are intact"
+        yield StatusLine("history", text, "bad")
+        yield _advice(REMEDIES["damage"])
     if answer["orphaned_uploads"]:
-        yield Fact(
-            "orphans", f"{answer['orphaned_uploads']} given-up uploads still lie in the bucket"
-        )
-        yield Fact(
-            "",
-            "→ nothing to do: they are removed while the cloud answers, else by the bucket's rule",
-            "advice",
+        text = f"{answer['orphaned_uploads']} orphaned uploads may still have parts in the bucket"
+        yield StatusLine("orphans", text)
+        yield _advice(
+            "nothing to do: they are removed while the cloud answers, "
+            "or else by the bucket's lifecycle rule"
         )
     for path in answer["rejected_markers"]:
-        yield Fact("marker", f"{path} could not be served", "bad")
-        yield Fact("", "→ the reason is in the file; delete it once you have read it", "advice")
+        yield StatusLine("marker", f"{path} was rejected", "bad")
+        yield _advice(_REMEDIES["rejected"])
     for path in answer["stuck_markers"]:
-        yield Fact("marker", f"{path} is served but can't be removed", "bad")
-        yield Fact("", "→ remove it, or let the agent's user write to its folder", "advice")
-
-
-def from_disk(state_dir: Path) -> dict[str, Any]:
-    """What the state folder itself tells of an answer, whatever an agent could write down."""
-    return {"rejected_markers": _rejected(state_dir), "disk_full": full_disk(state_dir)}
-
-
-def _rejected(state_dir: Path) -> list[str]:
-    """Markers in the state folder that could not be served, some of them."""
-    with suppress(OSError), os.scandir(state_dir / "markers") as listing:
-        return sorted(
-            islice((entry.path for entry in listing if entry.name.endswith(".rejected")), _NAMED)
-        )
-    return []
+        yield StatusLine("marker", f"{path} has taken effect but can't be removed", "bad")
+        yield _advice("remove it, or let the agent's user write to its folder")

@@ -1,4 +1,4 @@
-"""One picture of the agent for a terminal, whatever its size: nothing wraps by chance, what does not fit is counted."""
+"""Draws the status of a running agent for a terminal of any size."""
 
 from __future__ import annotations
 
@@ -14,51 +14,58 @@ from rich.table import Table
 from rich.text import Text
 
 from agent.cli.options import printable
-from agent.cli.status_lines import facts, share_of
+from agent.cli.status_lines import status_lines, upload_share
 from agent.cli.units import rate_text, span_text
 
 _STYLES = {"": "", "good": "green", "bad": "red", "advice": "cyan"}
-_BAR = 16  # columns
+_LABEL_COLUMNS = 9
+_BAR_COLUMNS = 16
+
+# A path may be shortened to this many columns.
+_MIN_PATH_COLUMNS = 12
 
 
 class StatusScreen:
-    """A renderable of rich for one answer of `status`."""
+    """One answer of `status` as something that rich can draw.
+
+    rich alone would cut off what does not fit the terminal. This class says how many lines are
+    missing. A screen does not change once it is made, so any thread may draw it.
+    """
 
     def __init__(self, answer: Mapping[str, Any]) -> None:
-        """``answer`` is of an agent that runs."""
+        """Lay out ``answer``, which must come from a running agent."""
         agent = answer["agent"]
         head = Table.grid(expand=True)
         head.add_column(no_wrap=True, overflow="ellipsis")
         head.add_column(justify="right", no_wrap=True)
         name = f"keystone-agent {agent['version']}  {printable(agent['device_id'])}"
-        head.add_row(Text(name, "bold"), Text(f"{datetime.now():%H:%M:%S}"))  # noqa: DTZ005 - where they are
+        now = datetime.now()  # noqa: DTZ005 - people read the time of their own zone
+        head.add_row(Text(name, "bold"), Text(f"{now:%H:%M:%S}"))
         body = Table.grid(padding=(0, 1))
-        body.add_column(width=9, style="bold")
+        body.add_column(width=_LABEL_COLUMNS, style="bold")
         body.add_column(overflow="fold")
-        for fact in facts(answer):
-            body.add_row(Text(fact.label), Text(printable(fact.text), _STYLES[fact.tone]))
-        uploads: list[RenderableType] = (
-            [_uploads(agent["uploads"]), Text()] if agent["uploads"] else []
-        )
+        for line in status_lines(answer):
+            body.add_row(Text(line.label), Text(printable(line.text), _STYLES[line.tone]))
+        uploads: list[RenderableType] = []
+        if agent["uploads"]:
+            uploads = [_upload_table(agent["uploads"]), Text()]
         self._all = Group(head, Text(), *uploads, body)
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
-        """As many lines as there is room for."""
+        """Yield as many lines as the terminal has, the last of them with the count of the rest."""
         height = options.height or console.height
         lines = console.render_lines(self._all, options.update(height=None), pad=False)
         if len(lines) > height:
             more = Text(f"… {len(lines) - height + 1} more lines: keystone-agent status", "dim")
-            lines = [
-                *lines[: height - 1],
-                console.render_lines(more, options.update(height=None), pad=False)[0],
-            ]
+            last_line = console.render_lines(more, options.update(height=None), pad=False)[0]
+            lines = [*lines[: height - 1], last_line]
         for line in lines:
             yield from line
             yield Segment.line()
 
 
 class _Path:
-    """A path of which the end can be read, however narrow its column is."""
+    """A path that is shortened at its beginning, because its end says more."""
 
     def __init__(self, path: str) -> None:
         self._text = Text(printable(path))
@@ -66,25 +73,27 @@ class _Path:
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         text = self._text
         while text.cell_len > options.max_width:
+            # From the second round on, the text begins with an ellipsis, which goes as well.
             text = Text("…") + text[2 if text is not self._text else 1 :]
         yield text
 
     def __rich_measure__(self, console: Console, options: ConsoleOptions) -> Measurement:
-        return Measurement(min(12, self._text.cell_len), self._text.cell_len)
+        length = self._text.cell_len
+        return Measurement(min(_MIN_PATH_COLUMNS, length), length)
 
 
-def _uploads(uploads: list[Mapping[str, Any]]) -> Table:
+def _upload_table(uploads: list[Mapping[str, Any]]) -> Table:
     table = Table.grid(padding=(0, 1), expand=True)
     table.add_column(ratio=1, no_wrap=True)
-    table.add_column(width=_BAR)
+    table.add_column(width=_BAR_COLUMNS)
     for _ in range(3):
         table.add_column(justify="right", no_wrap=True)
     for upload in uploads:
         left = upload["seconds_left"]
-        share = share_of(upload)
+        share = upload_share(upload)
         table.add_row(
             _Path(upload["path"]),
-            ProgressBar(total=1, completed=share, width=_BAR, complete_style="cyan"),
+            ProgressBar(total=1, completed=share, width=_BAR_COLUMNS, complete_style="cyan"),
             Text(f"{share:4.0%}"),
             Text(rate_text(upload["bytes_per_second"])),
             Text("" if left is None else f"{span_text(left)} left"),

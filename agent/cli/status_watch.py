@@ -1,4 +1,7 @@
-"""`status --watch`: the picture drawn again in place while it changes; blocks of lines where there is no terminal."""
+"""`status --watch`: shows the status again and again while the agent runs.
+
+A terminal gets one screen that is drawn again in place. Anything else gets blocks of lines.
+"""
 
 from __future__ import annotations
 
@@ -15,56 +18,59 @@ import click
 from agent.adapters.clock import RealClock
 from agent.adapters.control import Control
 from agent.adapters.status_file import StatusFile
-from agent.cli.options import print_json, say
-from agent.cli.status_lines import from_disk, plain
+from agent.cli.options import print_json, print_line
+from agent.cli.status_lines import read_state_folder, text_lines
 from agent.model.errors import AgentError
 
-_LOOK_EVERY = 1.0  # seconds
-_NOT_RUNNING = 3  # the exit code
+_INTERVAL_SECONDS = 1.0
+_EXIT_CODE_NOT_RUNNING = 3
 
 
 def watch(state_dir: Path, *, as_json: bool) -> None:
-    """Show the agent until Ctrl-C; ends with exit code 3 when none runs (any more)."""
-    for number in (
-        signal.SIGTERM,
-        signal.SIGINT,
-    ):  # a shell's background job inherits a deaf ear to the latter
+    """Show the status until Ctrl-C.
+
+    Where no agent runs, or the agent stops, the process exits with the code 3.
+    """
+    # A shell lets its background jobs ignore SIGINT, and a process inherits that.
+    for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, signal.default_int_handler)
     with suppress(KeyboardInterrupt):
         answers = _answers(state_dir)
         if as_json:
-            shown = _stream(answers)
+            shown = _print_json_lines(answers)
         elif sys.stdout.isatty():
             shown = _draw(answers)
         else:
-            shown = _blocks(answers)
+            shown = _print_blocks(answers)
         click.echo("the agent has stopped" if shown else "the agent is not running", err=True)
-        sys.exit(_NOT_RUNNING)
+        sys.exit(_EXIT_CODE_NOT_RUNNING)
 
 
 def _answers(state_dir: Path) -> Iterator[dict[str, Any]]:
-    """What the running agent tells of itself, again and again, as `status` has it; ends with the agent."""
-    for agent in _told(state_dir):
-        facts = dict(agent)
-        standing = facts.pop("standing", None)
-        if standing is not None:  # else it has only started
-            yield {"agent": facts, **standing, **from_disk(state_dir)}
+    """Yield answers like those of `status`, about one a second, until the agent stops."""
+    for agent in _agent_documents(state_dir):
+        document = dict(agent)
+        # An agent that has only just started does not publish the state of its history yet.
+        standing = document.pop("standing", None)
+        if standing is not None:
+            yield {"agent": document, **standing, **read_state_folder(state_dir)}
 
 
-def _told(state_dir: Path) -> Iterator[Mapping[str, Any]]:
-    """By its socket; where that is not to be had, by the file that it writes."""
-    with (
-        suppress(AgentError),
-        closing(Control(state_dir)) as control,
-    ):  # it has stopped, or serves no socket
-        yield from control.watch(_LOOK_EVERY)
-    written, clock = StatusFile(state_dir), RealClock()
-    while (agent := written.read()) is not None:
+def _agent_documents(state_dir: Path) -> Iterator[Mapping[str, Any]]:
+    """Yield the agent's status documents, from its socket or else from its status file."""
+    # The socket ends the loop with an error where the agent has stopped, or has no socket. Then
+    # the status file decides whether the agent still runs.
+    with suppress(AgentError), closing(Control(state_dir)) as control:
+        yield from control.watch(_INTERVAL_SECONDS)
+    status_file = StatusFile(state_dir)
+    clock = RealClock()
+    while (agent := status_file.read()) is not None:
         yield agent
-        clock.wait(_LOOK_EVERY)
+        clock.wait(_INTERVAL_SECONDS)
 
 
-def _stream(answers: Iterator[dict[str, Any]]) -> bool:
+def _print_json_lines(answers: Iterator[dict[str, Any]]) -> bool:
+    """Print each answer that differs from the one before. Return whether there was any answer."""
     before = None
     for answer in answers:
         if answer != before:
@@ -73,25 +79,28 @@ def _stream(answers: Iterator[dict[str, Any]]) -> bool:
     return before is not None
 
 
-def _blocks(answers: Iterator[dict[str, Any]]) -> bool:
-    """One block of lines for each change."""
+def _print_blocks(answers: Iterator[dict[str, Any]]) -> bool:
+    """Print a block of lines for each change. Return whether there was any answer."""
     before = None
     for answer in answers:
-        block = list(plain(answer))
+        block = list(text_lines(answer))
         if block != before:
-            say(f"{datetime.now():%Y-%m-%d %H:%M:%S}")  # noqa: DTZ005 - for people where they are
+            now = datetime.now()  # noqa: DTZ005 - people read the time of their own zone
+            print_line(f"{now:%Y-%m-%d %H:%M:%S}")
             for line in block:
-                say(line)
+                print_line(line)
             click.echo()
         before = block
     return before is not None
 
 
 def _draw(answers: Iterator[dict[str, Any]]) -> bool:
-    from rich.console import Console  # noqa: PLC0415 - only for those who watch
-    from rich.live import Live  # noqa: PLC0415
+    """Draw each answer over the one before. Return whether there was any answer."""
+    # Other commands start faster without rich.
+    from rich.console import Console  # noqa: PLC0415 - see above
+    from rich.live import Live  # noqa: PLC0415 - see above
 
-    from agent.cli.status_screen import StatusScreen  # noqa: PLC0415
+    from agent.cli.status_screen import StatusScreen  # noqa: PLC0415 - see above
 
     shown = False
     with Live(console=Console(highlight=False), screen=True, auto_refresh=False) as live:

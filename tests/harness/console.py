@@ -15,7 +15,7 @@ from agent.adapters.history import TinyHistory
 from agent.adapters.status_file import StatusFile
 from agent.cli import cli
 from agent.cli.opening import Opener
-from agent.cli.options import mark_of
+from agent.cli.options import fingerprint_at
 from agent.model.values import SyncLog
 from tests.harness.fakes.clock import FakeClock
 
@@ -67,7 +67,7 @@ class Console:
         """Put a document for ``path`` into the history, as it ended or stands."""
         mark = (
             fields.pop("fingerprint", "")
-            or mark_of(Path(path), Opener(WatchSettings(roots=(self.root,))))
+            or fingerprint_at(Path(path), Opener(WatchSettings(roots=(self.root,))))
             or f"5-{path}"
         )
         given = {

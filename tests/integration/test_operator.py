@@ -152,7 +152,7 @@ def test_a_recording_is_sent_again_by_command_whether_the_agent_runs_or_not(
         agent.wait_completed(2)
         assert agent.command("resync", "nobody").returncode == 1
         assert agent.stop() == 0
-        assert "it is done when one starts" in done(
+        assert "carried out when one starts" in done(
             agent, "resync", first.episode_id, "--reason", "once more"
         )
         agent.start()

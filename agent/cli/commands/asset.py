@@ -1,4 +1,4 @@
-"""`asset`: which robot is which asset of the platform."""
+"""`asset`: shows and changes which robot belongs to which asset of the platform."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 
 from agent.cli.offline_operator import operator
-from agent.cli.options import print_json, say, settings_of, with_config, with_json
+from agent.cli.options import print_json, print_line, settings_of, with_config, with_json
 
 
 @click.group()
@@ -19,13 +19,14 @@ def asset() -> None:
 @with_config
 @with_json
 def list_(config_path: Path | None, as_json: bool) -> None:
-    """Show each robot that is known and its asset id."""
+    """Show each known robot and its asset id."""
     with operator(settings_of(config_path)) as agent:
-        known = dict(sorted(agent.assets().items()))
+        bindings = dict(sorted(agent.assets().items()))
     if as_json:
-        print_json(known)
-    for robot, its_asset in () if as_json else known.items():
-        say(f"{robot}  {its_asset or 'bound to no asset: its recordings wait'}")
+        print_json(bindings)
+        return
+    for robot, asset_id in bindings.items():
+        print_line(f"{robot}  {asset_id or 'bound to no asset: its recordings wait'}")
 
 
 @asset.command("set")
@@ -33,10 +34,10 @@ def list_(config_path: Path | None, as_json: bool) -> None:
 @click.argument("robot")
 @click.argument("asset_id", metavar="ASSET")
 def set_(config_path: Path | None, robot: str, asset_id: str) -> None:
-    """Bind ROBOT to ASSET: what waits for that goes on by itself."""
+    """Bind ROBOT to ASSET; recordings that wait for this are then uploaded."""
     with operator(settings_of(config_path)) as agent:
         agent.set_asset(robot, asset_id)
-    say(f"robot {robot}: {asset_id}")
+    print_line(f"robot {robot}: {asset_id}")
 
 
 @asset.command()
@@ -46,4 +47,4 @@ def unset(config_path: Path | None, robot: str) -> None:
     """Leave ROBOT known but bound to no asset: its recordings wait."""
     with operator(settings_of(config_path)) as agent:
         agent.unset_asset(robot)
-    say(f"robot {robot}: bound to no asset, its recordings wait")
+    print_line(f"robot {robot}: bound to no asset, its recordings wait")

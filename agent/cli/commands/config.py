@@ -1,4 +1,4 @@
-"""`config show` and `config validate`."""
+"""`config`: shows the settings in force, or checks the configuration."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def show(config_path: Path | None, as_json: bool, origin: bool) -> None:
 @with_config
 @with_json
 def validate(config_path: Path | None, as_json: bool) -> None:
-    """Check the configuration; every fault is named, exit code 2."""
+    """Check the configuration; every fault is named, with the exit code 2."""
     try:
         load(config_path, os.environ)
     except ConfigError as error:

@@ -1,10 +1,11 @@
-"""`enroll`: get this robot's key from the platform, or another one in its place."""
+"""`enroll`: gets this robot's key from the platform, or a new key in its place."""
 
 from __future__ import annotations
 
 import os
 import signal
 import threading
+from dataclasses import dataclass
 from pathlib import Path
 
 import click
@@ -14,12 +15,13 @@ from agent.adapters.config import Settings, profile_path
 from agent.adapters.device import device_id, own_id
 from agent.adapters.gateway import GrpcGateway
 from agent.adapters.profiles import ProfileFile
-from agent.cli.options import printable, say, settings_of, with_config
+from agent.cli.options import print_line, printable, settings_of, with_config
 from agent.cloud.enrol import Enrol, remedy
 from agent.gate.gate import Delays
 from agent.model.errors import AgentError, RefusedError, SetupError
 
-_LASTING = (
+# Errors that another try does not cure.
+_PERMANENT_CODES = (
     "profile_file",
     "DEVICE_ALREADY_INITIALIZED",
     "DEVICE_NOT_INITIALIZED",
@@ -32,7 +34,7 @@ _LASTING = (
 @with_config
 @click.option(
     "--device-id",
-    "named",
+    "given_id",
     default="",
     metavar="ID",
     help="Another device than this robot's own id.",
@@ -40,8 +42,11 @@ _LASTING = (
 @click.option(
     "--rotate", is_flag=True, help="A new key for a device that has one; the old one stops working."
 )
-def enroll(config_path: Path | None, named: str, *, rotate: bool) -> None:
-    """Get this robot's key from the platform; tried until it is there. An agent that starts does it by itself."""
+def enroll(config_path: Path | None, given_id: str, *, rotate: bool) -> None:
+    """Get this robot's key from the platform; tried until that succeeds.
+
+    An agent that starts does this by itself.
+    """
     settings = settings_of(config_path)
     if settings.cloud.mode != "platform":
         raise SetupError(
@@ -49,85 +54,102 @@ def enroll(config_path: Path | None, named: str, *, rotate: bool) -> None:
             hint="set cloud.mode to platform",
         )
     cloud = settings.cloud
-    proxy = cloud.proxy.get_secret_value()
     redactor = logs.Redactor()
     gateway = GrpcGateway(
         timeout_seconds=cloud.request_timeout_seconds,
         ca_file=str(cloud.tls_ca_file or ""),
-        proxy=proxy,
+        proxy=cloud.proxy.get_secret_value(),
     )
     redactor.hide(*cloud.proxy.secrets(), lasting=True)
     profiles = ProfileFile(profile_path(settings, os.environ), settings.agent.state_dir)
-    device = _device(settings, profiles, named)
+    device = _device(settings, profiles, given_id)
     stop = threading.Event()
-
-    def end(*_: object) -> None:
-        """Never between the platform's answer and its writing: the call under way is cut, a write is finished."""
-        stop.set()
-        threading.Thread(
-            target=gateway.close
-        ).start()  # its lock may be held by what the signal interrupted
-
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, end)
-    enrol = Enrol(gateway, profiles, redactor.hide)
+    _stop_at_signals(stop, gateway)
+    enrolment = _Enrolment(Enrol(gateway, profiles, redactor.hide), device, rotate=rotate)
     try:
-        new = _until_done(enrol, device, settings, stop, redactor, rotate=rotate)
+        is_new = enrolment.run(settings, stop, redactor)
     finally:
         gateway.close()
-    done = "has a new key; the old one has stopped working" if rotate else "is enrolled"
-    say(
-        f"device {device} {done}: {profiles.path}"
-        if new
-        else f"device {device} is enrolled already: {profiles.path}"
-    )
+    if not is_new:
+        print_line(f"device {device} is enrolled already: {profiles.path}")
+    elif rotate:
+        print_line(
+            f"device {device} has a new key; the old one has stopped working: {profiles.path}"
+        )
+    else:
+        print_line(f"device {device} is enrolled: {profiles.path}")
 
 
-def _device(settings: Settings, profiles: ProfileFile, named: str) -> str:
-    """The device that is meant. Where the file has others, only one that is named."""
+def _stop_at_signals(stop: threading.Event, gateway: GrpcGateway) -> None:
+    """Let SIGTERM and SIGINT set ``stop`` and cut the call to the platform that is under way.
+
+    The process does not end at once: once the platform has answered, the key must still be
+    written, because the platform gives out a key only once.
+    """
+
+    def on_signal(*_: object) -> None:
+        stop.set()
+        # The code that the signal interrupts may hold the gateway's lock, so that close() would
+        # wait for ever on this thread.
+        threading.Thread(target=gateway.close).start()
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, on_signal)
+
+
+def _device(settings: Settings, profiles: ProfileFile, given_id: str) -> str:
+    """Return the id of the device to enrol.
+
+    Where the profile file already has other devices, the operator must name the device. Raises
+    RefusedError where that is missing.
+    """
     known = profiles.load()
-    if named:
-        return own_id(named.strip(), "--device-id")
+    if given_id:
+        return own_id(given_id.strip(), "--device-id")
     device = device_id(settings.agent.device_id, settings.agent.state_dir)
     if known and device not in known:
+        names = ", ".join(sorted(known))
         raise RefusedError(
-            f"{profiles.path} has profiles of {', '.join(sorted(known))}, and this robot is {device}",
+            f"{profiles.path} has profiles of {names}, and this robot is {device}",
             hint="name the device that is meant by --device-id",
         )
     return device
 
 
-def _until_done(
-    enrol: Enrol,
-    device: str,
-    settings: Settings,
-    stop: threading.Event,
-    redactor: logs.Redactor,
-    *,
-    rotate: bool,
-) -> bool:
-    """Try until the key is kept; a line on standard error for each new reason why it is not."""
-    retry = settings.retry
-    delays = Delays(retry.base_seconds, retry.max_seconds, retry.jitter_seconds)
-    attempts, told = 0, ""
-    while not stop.is_set():
-        try:
-            return enrol.once(device, rotate=rotate)
-        except AgentError as error:
-            if stop.is_set():
-                break
-            if isinstance(error, RefusedError) or error.code in _LASTING:
-                error.hint = remedy(error)
-                raise
-            why = error
-        attempts += 1
-        if why.message != told:
-            told = why.message
-            click.echo(
-                printable(redactor.redact(f"not yet: {why.message}; tried again ({remedy(why)})")),
-                err=True,
-            )
-        stop.wait(delays.after(attempts))
-    raise AgentError(
-        f"stopped: device {device} {'has no new key' if rotate else 'is not enrolled'}"
-    )
+@dataclass(frozen=True, slots=True)
+class _Enrolment:
+    """The enrolment of one device, tried until it succeeds. Used by the main thread."""
+
+    enrol: Enrol
+    device: str
+    rotate: bool
+
+    def run(self, settings: Settings, stop: threading.Event, redactor: logs.Redactor) -> bool:
+        """Try until the key is written, and return whether it is a new key.
+
+        Each new reason for a failure is one line on standard error. Raises AgentError for an
+        error that another try does not cure, and when ``stop`` is set.
+        """
+        retry = settings.retry
+        delays = Delays(retry.base_seconds, retry.max_seconds, retry.jitter_seconds)
+        attempts = 0
+        printed = ""
+        while not stop.is_set():
+            try:
+                return self.enrol.once(self.device, rotate=self.rotate)
+            except AgentError as error:
+                if stop.is_set():
+                    break
+                if isinstance(error, RefusedError) or error.code in _PERMANENT_CODES:
+                    error.hint = remedy(error)
+                    raise
+                message = error.message
+                advice = remedy(error)
+            attempts += 1
+            if message != printed:
+                printed = message
+                text = f"not yet: {message}; trying again ({advice})"
+                click.echo(printable(redactor.redact(text)), err=True)
+            stop.wait(delays.after(attempts))
+        missing = "has no new key" if self.rotate else "is not enrolled"
+        raise AgentError(f"stopped: device {self.device} {missing}")

@@ -1,4 +1,4 @@
-"""`history`: the documents of the sync history, or one row for each episode."""
+"""`history`: prints the documents of the sync history, or one row for each episode."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from agent.cli.opening import Opener
 from agent.cli.options import (
     Moment,
     absolute,
-    local,
-    mark_of,
+    fingerprint_at,
+    local_time,
     opened_history,
     print_json_rows,
-    say,
+    print_line,
     settings_of,
     with_config,
     with_json,
@@ -57,39 +57,50 @@ def history(
     opener = Opener(settings.watch)
     with opened_history(settings) as documents:
         if summary:
-            found = _summaries(_about(documents, opener, target, None), wanted, earliest)
+            rows = _summaries(_logs(documents, opener, target, None), wanted, earliest)
         else:
-            about = (to_json(log) for log in _about(documents, opener, target, wanted))
-            every = documents.shown(wanted) if target is None else about
-            found = (document for document in every if document["queued_at"] >= earliest)
-        rows = islice(found, offset, offset + limit)
+            rows = _documents(documents, opener, target, wanted, earliest)
+        rows = islice(rows, offset, offset + limit)
         if as_json:
             shown = print_json_rows(rows)
         else:
             shown = 0
             for row in rows:
                 shown += 1
-                say(_summary_line(row) if summary else _line(row))
+                print_line(_summary_line(row) if summary else _document_line(row))
     if not shown:
-        click.echo("no document", err=True)
+        click.echo("no documents match", err=True)
 
 
-def _about(
+def _documents(
+    documents: TinyHistory, opener: Opener, target: str | None, wanted: Status | None, since: str
+) -> Iterator[dict[str, Any]]:
+    """Yield documents as JSON objects, newest first."""
+    if target is None:
+        rows = documents.shown(wanted)
+    else:
+        rows = (to_json(log) for log in _logs(documents, opener, target, wanted))
+    return (row for row in rows if row["queued_at"] >= since)
+
+
+def _logs(
     documents: TinyHistory, opener: Opener, target: str | None, wanted: Status | None
 ) -> Iterator[SyncLog]:
+    """Yield the documents of a path or an episode id, newest first. None stands for all of them.
+
+    A file is found by its bytes as well, because it may have been moved since it was uploaded.
+    """
     if target is None:
         yield from documents.newest_first(wanted)
         return
     path = absolute(Path(target))
-    newest = documents.newest(mark) if (mark := mark_of(path, opener)) else None
+    fingerprint = fingerprint_at(path, opener)
     found = {log.id: log for log in [*documents.of_episode(target), *documents.at_path(path)]}
+    newest = documents.newest(fingerprint) if fingerprint else None
     if newest is not None:
-        same = (
-            log
-            for log in documents.of_episode(newest.episode_id)
-            if log.fingerprint == newest.fingerprint
-        )
-        found |= {log.id: log for log in same}
+        for log in documents.of_episode(newest.episode_id):
+            if log.fingerprint == newest.fingerprint:
+                found[log.id] = log
     for log in sorted(found.values(), key=lambda log: -log.id):
         if wanted in (None, log.status):
             yield log
@@ -98,13 +109,17 @@ def _about(
 def _summaries(
     logs: Iterator[SyncLog], wanted: Status | None, since: str
 ) -> Iterator[dict[str, Any]]:
-    """One row for each episode whose newest document has the status that is wanted and is not older than ``since``."""
+    """Yield one row for each episode, from documents that come newest first.
+
+    An episode is left out where its newest document has another status than ``wanted``, or is
+    older than ``since``.
+    """
     rows: dict[str, dict[str, Any]] = {}
     hidden: set[str] = set()
     for log in logs:
         row = rows.get(log.episode_id)
         if row is None:
-            row = rows[log.episode_id] = _row(log)
+            row = rows[log.episode_id] = _summary(log)
             if wanted not in (None, log.status) or log.queued_at < since:
                 hidden.add(log.episode_id)
         row["documents"] += 1
@@ -115,7 +130,8 @@ def _summaries(
             yield row
 
 
-def _row(newest: SyncLog) -> dict[str, Any]:
+def _summary(newest: SyncLog) -> dict[str, Any]:
+    """Return the row of an episode before any of its documents has been counted."""
     return {
         "episode_id": newest.episode_id,
         "status": newest.status,
@@ -127,16 +143,19 @@ def _row(newest: SyncLog) -> dict[str, Any]:
     }
 
 
-def _line(document: dict[str, Any]) -> str:
+def _document_line(document: dict[str, Any]) -> str:
     error = document["error"]
-    tail = f"  {error['message']}" if error and document["status"] != "completed" else ""
-    when = document["completed_at"] or document["queued_at"]
-    key = f"  {document['object_key']}" if document["object_key"] else ""
-    return f"{document['id']:>6}  {local(when)}  {document['status']:<11}  {document['path']}{key}{tail}"
+    time = local_time(document["completed_at"] or document["queued_at"])
+    line = f"{document['id']:>6}  {time}  {document['status']:<11}  {document['path']}"
+    if document["object_key"]:
+        line += f"  {document['object_key']}"
+    if error and document["status"] != "completed":
+        line += f"  {error['message']}"
+    return line
 
 
 def _summary_line(row: dict[str, Any]) -> str:
-    synced = f"synced {local(row['synced_at'])}" if row["synced"] else "not synced"
+    synced = f"synced {local_time(row['synced_at'])}" if row["synced"] else "not synced"
     key = f"  {row['object_key']}" if row["object_key"] else ""
     count = f"{row['documents']} document{'s' if row['documents'] > 1 else ''}"
     return f"{row['episode_id']}  {row['status']}  {synced}{key}  {count}"

@@ -1,4 +1,4 @@
-"""`logs`: what the agent wrote into its log, across rotated files, and as it writes it."""
+"""`logs`: prints the agent's log across rotated files, and follows it while it is written."""
 
 from __future__ import annotations
 
@@ -14,11 +14,21 @@ import click
 from agent.adapters.clock import RealClock
 from agent.adapters.logtail import LogLine, LogTail, Wanted
 from agent.cli.completion import episodes
-from agent.cli.options import Moment, local, say, settings_of, with_config, with_json
+from agent.cli.options import (
+    Moment,
+    local_time,
+    print_line,
+    settings_of,
+    with_config,
+    with_json,
+)
 
 _LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL")
-_SHOWN = 100  # lines, where neither a number nor a time is asked for
-_LOOK_EVERY = 0.25  # seconds
+
+# How many lines are shown where neither a number nor a time is given.
+_DEFAULT_LINES = 100
+
+_FOLLOW_INTERVAL_SECONDS = 0.25
 
 
 @click.command()
@@ -35,7 +45,9 @@ _LOOK_EVERY = 0.25  # seconds
     help="How many. [default: 100; all with --since]",
 )
 @click.option(
-    "--level", type=click.Choice(_LEVELS[:4], case_sensitive=False), help="This and what is graver."
+    "--level",
+    type=click.Choice(_LEVELS[:4], case_sensitive=False),
+    help="This level and all that are more serious.",
 )
 @click.option("--episode", shell_complete=episodes, help="Only what is about this episode.")
 @click.option("--since", type=Moment(), help="ISO 8601, an age such as 12h, or yesterday.")
@@ -53,69 +65,71 @@ def logs(
     folder = settings_of(config_path).log.dir
     if folder is None:
         raise click.ClickException(
-            "log.dir is empty: the agent logs to standard error only; under systemd: journalctl -u keystone-agent"
+            "log.dir is empty: the agent logs to standard error only; "
+            "under systemd: journalctl -u keystone-agent"
         )
-    least = _LEVELS.index((level or "DEBUG").upper())
+    lowest = _LEVELS.index((level or "DEBUG").upper())
 
     def wanted(line: LogLine) -> bool:
         return (
-            (least == 0 or line.values.get("level") in _LEVELS[least:])
+            (lowest == 0 or line.values.get("level") in _LEVELS[lowest:])
             and episode in (None, line.values.get("episode_id"))
             and (since is None or str(line.values.get("time", "")) >= since)
         )
 
-    signal.signal(
-        signal.SIGINT, signal.default_int_handler
-    )  # a shell's background job inherits a deaf ear
+    # A shell lets its background jobs ignore SIGINT, and a process inherits that.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    everything = since is not None and count is None
     shown = False
     with closing(LogTail(folder / "json" / "agent.jsonl")) as tail, suppress(KeyboardInterrupt):
-        for line in _chosen(
-            tail, count, wanted, everything=since is not None and count is None, follow=follow
-        ):
-            _show(line, as_json=as_json)
+        for line in _lines(tail, count, wanted, everything=everything, follow=follow):
+            _print_log_line(line, as_json=as_json)
             shown = True
     if not (shown or follow):
-        click.echo("no line", err=True)
+        click.echo("no log lines match", err=True)
 
 
-def _chosen(
+def _lines(
     tail: LogTail, count: int | None, wanted: Wanted, *, everything: bool, follow: bool
 ) -> Iterator[LogLine]:
+    """Yield the lines that are there and, with ``follow``, those that come, without an end."""
     if everything:
         yield from filter(wanted, tail.news())
     else:
-        yield from tail.last(_SHOWN if count is None else count, wanted)
+        yield from tail.last(_DEFAULT_LINES if count is None else count, wanted)
     clock = RealClock()
     while follow:
         yield from filter(wanted, tail.news())
-        clock.wait(_LOOK_EVERY)
+        clock.wait(_FOLLOW_INTERVAL_SECONDS)
 
 
-def _show(line: LogLine, *, as_json: bool) -> None:
+def _print_log_line(line: LogLine, *, as_json: bool) -> None:
     if as_json:
         click.echo(line.text)
         return
-    facts = dict(line.values)
+    fields = dict(line.values)
     time, level, event, message = (
-        str(facts.pop(name, "")) for name in ("time", "level", "event", "message")
+        str(fields.pop(name, "")) for name in ("time", "level", "event", "message")
     )
-    trace = str(facts.pop("exception", ""))
-    rest = "".join(f" {name}={_text(value)}" for name, value in facts.items() if value is not None)
-    say(f"{_when(time)} {level:<7} {event}: {message}{rest}")
-    for traced in trace.splitlines():
-        say(f"    {traced}")
+    traceback = str(fields.pop("exception", ""))
+    rest = "".join(
+        f" {name}={_field_text(value)}" for name, value in fields.items() if value is not None
+    )
+    print_line(f"{_time_text(time)} {level:<7} {event}: {message}{rest}")
+    for traceback_line in traceback.splitlines():
+        print_line(f"    {traceback_line}")
 
 
-def _when(time: str) -> str:
+def _time_text(time: str) -> str:
+    """Return a UTC time as local time, and any other text as it is."""
     try:
-        return local(time)
+        return local_time(time)
     except ValueError:
         return time
 
 
-def _text(value: Any) -> str:
-    return (
-        value
-        if isinstance(value, str) and " " not in value
-        else json.dumps(value, ensure_ascii=False)
-    )
+def _field_text(value: Any) -> str:
+    """Return a field's value, as JSON where it is not a single word."""
+    if isinstance(value, str) and " " not in value:
+        return value
+    return json.dumps(value, ensure_ascii=False)

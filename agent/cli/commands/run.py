@@ -1,4 +1,4 @@
-"""`run`: the daemon in the foreground."""
+"""`run`: runs the agent in the foreground, as the service does."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import logging
 import os
 import signal
 import sys
+from functools import partial
 from pathlib import Path
 
 import click
@@ -21,76 +22,86 @@ from agent.cli.options import configuration_at_start, with_config
 
 _log = logging.getLogger(__name__)
 
-_M_ARENA_MAX, _M_MMAP_THRESHOLD = -8, -3  # of mallopt(3)
-_LARGE = 256 * 1024  # bytes
+# Options of mallopt(3), from glibc's malloc.h.
+_M_ARENA_MAX = -8
+_M_MMAP_THRESHOLD = -3
+
+# From this size on, memory is returned to the system once it is freed.
+_MMAP_THRESHOLD_BYTES = 256 * 1024
 
 
 @click.command()
 @with_config
 def run(config_path: Path | None) -> None:
     """Watch, upload and report until SIGTERM or SIGINT; SIGHUP reloads the configuration."""
-    _spare_memory()
+    _limit_heap()
     asked = AskedQueue()
     signal.set_wakeup_fd(asked.fileno(), warn_on_full_buffer=False)
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: asked.put("stop"))
-    signal.signal(
-        signal.SIGHUP, lambda *_: asked.put("reload")
-    )  # a terminal that closes ends nothing
-    loaded, newer = configuration_at_start(config_path)
+    # A terminal that is closed sends SIGHUP as well, and does not stop the agent.
+    signal.signal(signal.SIGHUP, lambda *_: asked.put("reload"))
+    loaded, newer_version = configuration_at_start(config_path)
     settings = loaded.settings
-    redactor = _log_by(settings)
+    redactor = _start_logs(settings)
     try:
-        if newer:
+        if newer_version:
             text = "version %s does not know and ignores %s: version %s accepted this configuration"
             names = ", ".join(loaded.unknown_keys)
-            _log.warning(text, __version__, names, newer, extra={"event": "unknown_keys"})
+            _log.warning(text, __version__, names, newer_version, extra={"event": "unknown_keys"})
         app = App(settings, os.environ, hide=redactor.hide, unknown_keys=loaded.unknown_keys)
         _note_accepted(settings, loaded)
-
-        def reload() -> None:
-            before = app.settings.log
-            read: list[Loaded] = []
-
-            def read_again() -> Settings:
-                # Whoever changes the configuration now is there to mend it: unknown keys are refused.
-                read.append(load(config_path, os.environ))
-                return read[0].settings
-
-            if app.reload(read_again):
-                _note_accepted(app.settings, read[0])
-            if app.settings.log != before:
-                _log_by(app.settings, redactor)
-
-        app.run(asked, reload)
+        app.run(asked, partial(_reload, app, config_path, redactor))
     finally:
         logs.stop()
-    # Threads may still hang in the network; Python would wait for them, and the states are saved.
+    # Threads may still wait for the network, and Python would wait for them. All that they did is
+    # saved.
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(0)
 
 
+def _reload(app: App, config_path: Path | None, redactor: logs.Redactor) -> None:
+    """Read the configuration again, and let the agent go on with it."""
+    log_before = app.settings.log
+    loaded: list[Loaded] = []
+
+    def read_again() -> Settings:
+        # Unlike at a start, unknown keys are refused. The operator who has just changed the
+        # configuration can correct it.
+        loaded.append(load(config_path, os.environ))
+        return loaded[0].settings
+
+    if app.reload(read_again):
+        _note_accepted(app.settings, loaded[0])
+    if app.settings.log != log_before:
+        _start_logs(app.settings, redactor)
+
+
 def _note_accepted(settings: Settings, accepted: Loaded) -> None:
-    """Write down, in the state folder in use, what this version works by, for an older one to start with."""
+    """Note in the state folder that this version accepts this configuration.
+
+    An older version then starts with the same configuration, if the robot is rolled back.
+    """
     try:
         AcceptedConfigurations(settings.agent.state_dir).note(__version__, accepted.canonical)
     except OSError as error:
-        text = "that this configuration was accepted can't be written down: %s"
+        text = "could not note that this configuration was accepted: %s"
         _log.warning(text, error, extra={"event": "accepted_not_noted"})
 
 
-def _spare_memory() -> None:
-    """Some 8 MiB less with 100,000 files.
+def _limit_heap() -> None:
+    """Make glibc use less memory: about 8 MiB less with 100,000 files.
 
-    glibc gives each thread a heap of its own, and what one frees no other can use; and once a large column was freed,
-    it keeps those that follow in the heap, where they leave holes when they grow.
+    glibc gives each thread a heap of its own, and other threads can't use what is freed there.
+    Once a large block has been freed, glibc also keeps later blocks of that size in the heap,
+    where they leave holes when they grow. musl has no such settings.
     """
-    if hasattr(libc := ctypes.CDLL(None), "mallopt"):  # musl has none
+    if hasattr(libc := ctypes.CDLL(None), "mallopt"):
         libc.mallopt(_M_ARENA_MAX, 1)
-        libc.mallopt(_M_MMAP_THRESHOLD, _LARGE)
+        libc.mallopt(_M_MMAP_THRESHOLD, _MMAP_THRESHOLD_BYTES)
 
 
-def _log_by(settings: Settings, redactor: logs.Redactor | None = None) -> logs.Redactor:
+def _start_logs(settings: Settings, redactor: logs.Redactor | None = None) -> logs.Redactor:
     log = settings.log
     return logs.start(log.level, log.dir, log.max_mib, log.files, redactor=redactor)

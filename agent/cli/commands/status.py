@@ -1,28 +1,23 @@
-"""`status` and `why`: what the agent knows and does, read from the disk; it may run or not."""
+"""`status`: shows what the agent knows and does, read from the disk where no agent runs."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import click
 
-from agent.adapters.clock import RealClock
 from agent.adapters.config import Settings
-from agent.cli.file_rules import FileRules, RuleResult
 from agent.cli.options import (
-    absolute,
-    local,
+    agent_status,
     opened_history,
     print_json,
-    say,
+    print_line,
     settings_of,
     with_config,
     with_json,
-    word_of_agent,
 )
-from agent.cli.status_lines import from_disk, plain
+from agent.cli.status_lines import read_state_folder, text_lines
 from agent.cli.status_watch import watch
 from agent.observe.history_summary import standing
 
@@ -42,50 +37,24 @@ def status(*, config_path: Path | None, as_json: bool, watched: bool) -> None:
     if watched:
         watch(settings.agent.state_dir, as_json=as_json)
         return
-    answer = _status(settings)
+    answer = _answer(settings)
     if as_json:
         print_json(answer)
         return
-    for line in plain(answer):
-        say(line)
+    for line in text_lines(answer):
+        print_line(line)
 
 
-@click.command()
-@with_config
-@with_json
-@click.argument("paths", nargs=-1, required=True, type=click.Path(path_type=Path))
-def why(config_path: Path | None, as_json: bool, paths: Sequence[Path]) -> None:
-    """Say for each PATH which rule lets it go or holds it up, and what to do."""
-    settings = settings_of(config_path)
+def _answer(settings: Settings) -> dict[str, Any]:
+    """Return the document that `status --json` prints."""
     with opened_history(settings) as documents:
-        rules = FileRules(settings, documents, RealClock(), word_of_agent(settings))
-        found = {str(path): rules.reasons(absolute(path)) for path in paths}
-    if as_json:
-        print_json(
-            [
-                {"path": path, "rules": [reason.as_dict() for reason in told]}
-                for path, told in found.items()
-            ]
-        )
-        return
-    for path, told in found.items():
-        say(path)
-        for reason in told:
-            _show_reason(reason)
-
-
-def _status(settings: Settings) -> dict[str, Any]:
-    with opened_history(settings) as documents:
-        agent = word_of_agent(settings)
+        agent = agent_status(settings)
         if agent is not None:
-            agent = {
-                key: value for key, value in agent.items() if key != "standing"
-            }  # the disk knows it in full
-        return {"agent": agent, **standing(documents), **from_disk(settings.agent.state_dir)}
-
-
-def _show_reason(reason: RuleResult) -> None:
-    at = f" at {local(reason.at)}" if reason.at else ""
-    say(f"  {'ok ' if reason.ok else 'NO '} {reason.rule}: {reason.says}{at}")
-    if reason.remedy:
-        say(f"      → {reason.remedy}")
+            # The agent's summary of the history names only some documents. The history on the
+            # disk is complete.
+            agent = {key: value for key, value in agent.items() if key != "standing"}
+        return {
+            "agent": agent,
+            **standing(documents),
+            **read_state_folder(settings.agent.state_dir),
+        }

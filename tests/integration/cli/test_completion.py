@@ -73,7 +73,7 @@ def test_nothing_is_offered_where_it_would_take_long_or_fail(
 
     context, (argument, *_) = history.make_context("history", []), history.params
     assert [item.value for item in completion.episodes(context, argument, "")] == ["run-1"]
-    monkeypatch.setattr(completion, "_LARGEST", 10)
+    monkeypatch.setattr(completion, "_MAX_JOURNAL_BYTES", 10)
     assert completion.episodes(context, argument, "") == []
     monkeypatch.undo()
     console.config.write_text("nonsense")

@@ -65,7 +65,7 @@ def test_the_first_start_enrols_and_uploads(
         agent.wait(lambda _: "InitDevice: refused" in agent.command("status").stdout)
         status = agent.command("status").stdout
         assert f"robot {ROBOT} is not enrolled yet" in status
-        assert "tried again at" in status
+        assert "next try at" in status
         cloud.start_gateway()
         (log,) = agent.wait_completed(1)
         assert cloud.read_object(log.object_key) == recording.read_bytes()

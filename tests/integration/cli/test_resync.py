@@ -55,7 +55,7 @@ def test_each_target_has_a_line_and_one_that_is_unknown_fails_the_command(
         "accepted       /recordings/a.mcap  episode episode-1",
         "not_found      nobody  (nothing is known of nobody)",
     ]
-    assert told.stderr == "1 of 2 can't be done\n"
+    assert told.stderr == "1 of 2 could not be done\n"
     assert agent.asked == [(agent.PATH, "too dark")]
 
 
@@ -175,9 +175,20 @@ def test_all_that_failed_is_left_recording_by_recording(console: Console) -> Non
 def test_a_name_that_is_no_utf_8_is_left_as_it_is(console: Console) -> None:
     recording = write_mcap(console.root / "a.mcap").rename(console.root / "\udcff.mcap")
     told = subprocess.run(
-        [sys.executable, "-m", "agent", "first", recording, "--json", "--config", str(console.config)],
-        capture_output=True, timeout=60, check=False,
-    )  # fmt: skip
+        [
+            sys.executable,
+            "-m",
+            "agent",
+            "first",
+            recording,
+            "--json",
+            "--config",
+            str(console.config),
+        ],
+        capture_output=True,
+        timeout=60,
+        check=False,
+    )
     assert told.returncode == 0, told.stderr
     assert [(item["target"], item["status"]) for item in json.loads(told.stdout)] == [
         (str(recording), "accepted")
@@ -227,7 +238,7 @@ def test_an_asset_is_set_here_and_now_by_the_same_rules(console: Console) -> Non
 def test_where_the_profiles_can_not_be_seen_the_agent_is_to_judge(console: Console) -> None:
     told = console.run("asset", "set", "arm-7", "asset-1")
     assert told.exit_code == 0
-    assert "it is done when one starts" in told.stderr
+    assert "carried out when one starts" in told.stderr
     assert left(console) == [{"ask": "asset", "robot": "arm-7", "asset": "asset-1"}]
     assert not (console.state / "assets.json").exists()
 

@@ -1,4 +1,4 @@
-"""`status --watch`: a real agent in a real terminal of 80 columns, and what it prints where there is none."""
+"""`status --watch`: a real agent in a terminal of 80 columns, and its output without a terminal."""
 
 from __future__ import annotations
 

@@ -89,7 +89,7 @@ def test_a_summary_judges_an_episode_by_its_newest_document(console: Console) ->
 
 def test_an_episode_that_nobody_knows_is_said_on_standard_error(console: Console) -> None:
     told = console.run("history", "nosuch", "--json")
-    assert (told.exit_code, json.loads(told.stdout), told.stderr) == (0, [], "no document\n")
+    assert (told.exit_code, json.loads(told.stdout), told.stderr) == (0, [], "no documents match\n")
 
 
 @pytest.mark.parametrize("text", ["999999999d", "soon", "0000-01-01", ""])

@@ -197,11 +197,14 @@ def operator(console: Console) -> Iterator[FakeOperator]:
 def test_a_scan_asks_the_running_agent_to_look(console: Console, operator: FakeOperator) -> None:
     assert console.run("scan", "--dry-run").stdout == "0 recordings to send, 0 B\n"
     assert operator.asked_for == []
-    assert console.run("scan").stdout.splitlines()[-1] == "the agent looks at everything now"
+    assert console.run("scan").stdout.splitlines()[-1] == "the agent scans all watched folders now"
     assert operator.asked_for == ["rescan"]
 
 
 def test_a_scan_without_an_agent_only_lists(console: Console) -> None:
     told = console.run("scan")
     assert told.exit_code == 0
-    assert told.stdout.splitlines()[-1] == "no agent runs: it looks at everything when it starts"
+    assert (
+        told.stdout.splitlines()[-1]
+        == "no agent is running: it scans all watched folders when it starts"
+    )

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from agent.cli.status_lines import facts, plain
+from agent.cli.status_lines import status_lines, text_lines
 from agent.cli.units import rate_text, size_text, span_text
 from agent.model.values import Fault, Marker, Orphan
 from agent.observe.history_summary import standing
@@ -37,7 +37,7 @@ HELD = f"/data/a.mcap (no end, no change since {QUEUED})"
 def told(agent: dict[str, Any] | None = None, **more: Any) -> list[str]:
     known = {"gate": None, "uploads": [], "files": {}, **(agent or {})}
     return list(
-        plain(
+        text_lines(
             {
                 "agent": known,
                 **standing(MemoryHistory(FakeClock())),
@@ -83,7 +83,7 @@ def told(agent: dict[str, Any] | None = None, **more: Any) -> list[str]:
             "remove these keys",
         ),
         (told(damaged_lines=2), "2 damaged lines", "*.damaged"),
-        (told(orphaned_uploads=3), "3 given-up uploads", "removed while the cloud answers"),
+        (told(orphaned_uploads=3), "3 orphaned uploads", "removed while the cloud answers"),
         (
             told(rejected_markers=["/s/markers/e.resync.rejected"]),
             "e.resync.rejected",
@@ -114,8 +114,8 @@ def test_files_that_retention_leaves_are_counted_and_the_first_are_named() -> No
     ]
     shown = "\n".join(told({"not_deleted": kinds}))
     assert (
-        "it differs\n          /data/b.mcap\n          /data/c.mcap\n          28 more\n          → compare it"
-        in shown
+        "it differs\n          /data/b.mcap\n          /data/c.mcap\n"
+        "          28 more\n          → compare it" in shown
     )
 
 
@@ -130,7 +130,7 @@ def test_markers_that_could_not_be_served_are_found_in_the_state_folder(tmp_path
     (markers / "ep.resync.rejected").write_text("no such episode")
     (markers / "pause").touch()
     assert console.json("status")["rejected_markers"] == [str(markers / "ep.resync.rejected")]
-    assert "ep.resync.rejected could not be served" in console.run("status").stdout
+    assert "ep.resync.rejected was rejected" in console.run("status").stdout
 
 
 def test_the_history_tells_what_is_owed_and_what_could_not_be_removed() -> None:
@@ -169,7 +169,7 @@ def test_the_first_thing_said_is_whether_the_agent_runs() -> None:
         "rejected_markers": [],
         "disk_full": "",
     }
-    assert str(next(facts(stopped))) == "agent     stopped"
+    assert str(next(status_lines(stopped))) == "agent     stopped"
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from agent.cli.file_rules import LONG_AGO
+from agent.cli.file_rules import HISTORY_EXPIRED
 from agent.model.values import Fault
 from tests.harness.console import QUEUED, Console
 from tests.harness.recorders import axon_steps, damaged, unfinished, write_mcap
@@ -57,7 +57,7 @@ def test_what_was_uploaded_and_forgotten_waits_for_nothing(console: Console) -> 
     log = console.remember(path, status="completed", completed_at=QUEUED)
     with console._writer() as history:
         history.forget([log.fingerprint])
-    assert last(console.why(path)) == ("uploaded", True, LONG_AGO)
+    assert last(console.why(path)) == ("uploaded", True, HISTORY_EXPIRED)
     assert console.json("ls")["state"] == "synced"
     assert console.run("scan", "--dry-run", "--json").stdout == ""
 
@@ -172,7 +172,7 @@ def test_people_see_local_time_and_programs_utc(console: Console) -> None:
     console.remember(path, status="failed", error=OFFLINE, next_retry_at=QUEUED)
     assert console.why(path)[-1]["at"] == QUEUED
     shown = console.run("why", path).stdout
-    assert "tried again at 2026-05-01 05:00:00" in shown
+    assert "next try at 2026-05-01 05:00:00" in shown
     assert "10:00:00" not in shown
 
 
@@ -196,7 +196,7 @@ def test_a_queued_recording_waits_for_the_agent_the_gate_or_its_turn(console: Co
         closed = console.why(path)[-1]
     assert (closed["rule"], closed["says"], closed["at"]) == (
         "gate",
-        "no network; tried again",
+        "no network; next try",
         QUEUED,
     )
     with console.running():
