@@ -350,7 +350,7 @@ def test_a_reload_takes_effect_while_an_upload_goes_on_and_a_wrong_file_changes_
         assert "upload.colour" in refusal
         configure(agent, **second)
         told = agent.command("status").stdout
-        assert "the configuration is refused, and an older one holds" in told
+        assert "the new configuration was refused, the old one stays" in told
         write_mcap(other / "d.mcap", seed=4)
         agent.wait_completed(3)
 
