@@ -3,6 +3,9 @@
 The Linux kernel grants a read lease (``fcntl(2)``, F_SETLEASE) only on a file that no program has
 open for writing. It grants one only to the owner of the file or to a process with CAP_LEASE, and
 not on every file system. Where the kernel grants none for such a reason the answer is unknown.
+
+On a network file system the server decides, and the kernel answers EAGAIN where the server lets it
+decide nothing (nfs4_add_lease() and cifs_setlease() of Linux). There, EAGAIN is no writer.
 """
 
 from __future__ import annotations
@@ -12,6 +15,10 @@ import fcntl
 import os
 import signal
 from pathlib import Path
+
+_NETWORK_FILE_SYSTEMS = frozenset({"nfs", "nfs4", "cifs", "smb2", "smb3", "ceph", "9p", "afs"})
+
+_MOUNTS = Path("/proc/self/mountinfo")
 
 
 def has_writer(path: Path) -> bool | None:
@@ -62,5 +69,22 @@ def keep_writers_out(descriptor: int) -> bool | None:
         fcntl.fcntl(descriptor, fcntl.F_SETSIG, signal.SIGURG)
         fcntl.fcntl(descriptor, fcntl.F_SETLEASE, fcntl.F_RDLCK)
     except OSError as error:
-        return False if error.errno == errno.EAGAIN else None
+        if error.errno != errno.EAGAIN or _is_on_network(descriptor):
+            return None
+        return False
     return True
+
+
+def _is_on_network(descriptor: int) -> bool:
+    """Return whether the open file lies on a network file system, by proc(5), mountinfo."""
+    device = os.fstat(descriptor).st_dev
+    wanted = f"{os.major(device)}:{os.minor(device)}"
+    try:
+        mounts = _MOUNTS.read_text("utf-8", "surrogateescape").splitlines()
+    except OSError:
+        return False
+    for mount in mounts:
+        fields, _, rest = mount.partition(" - ")
+        if fields.split()[2] == wanted:
+            return rest.split()[0] in _NETWORK_FILE_SYSTEMS
+    return False

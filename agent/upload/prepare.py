@@ -13,6 +13,7 @@ from typing import Any
 
 from agent.cloud.identity import raw_tags
 from agent.discovery.examine import Examiner, NotYet
+from agent.files.reading import reading
 from agent.gate.gate import Gate
 from agent.model.errors import (
     WHOLE,
@@ -108,7 +109,8 @@ class Prepare:
         profiles = self._profiles.load()
         self._gate.passed("DeviceProfiles", log.id)
         try:
-            recording = self._locate(log)
+            with reading(Path(log.path)):
+                recording = self._locate(log)
         except AgentError as missing:
             profile = profiles.get(log.asset_id)
             if log.phase not in ("stored", "completing") or profile is None:
@@ -135,7 +137,8 @@ class Prepare:
         One that a program has open for writing is put back, but only for a limited time after its
         last change. Raises FileChangedError then.
         """
-        source = SourceFile(recording, follow_symlinks=self._examiner.follow_symlinks)
+        with reading(recording.path):
+            source = SourceFile(recording, follow_symlinks=self._examiner.follow_symlinks)
         age = self._clock.now() - recording.mtime_ns / 1e9
         # An age below 0 means that the clock was set. It says nothing about the last change.
         if 0 <= age < self._unfinished_seconds and source.is_open_for_writing:

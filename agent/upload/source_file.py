@@ -6,6 +6,7 @@ import os
 
 from agent.files.below_root import open_regular_file, opened_folder
 from agent.files.fingerprint import fingerprint
+from agent.files.reading import reading
 from agent.files.writers import is_open_for_writing
 from agent.model.errors import FileChangedError, RecordingError
 from agent.model.values import Recording
@@ -71,6 +72,7 @@ class SourceFile:
             RecordingError: ``replaced``, other bytes or another file took its place.
             FileChangedError: Only the time of the last change differs. Then the file must settle
                 again.
+            AgentError: ``io_error``, the file can't be read.
         """
         queued = self.recording
         now = os.fstat(self.descriptor)
@@ -83,10 +85,9 @@ class SourceFile:
                 raise RecordingError(
                     f"another file took the place of {queued.path}", code="replaced"
                 )
-        if (
-            now.st_size != queued.size
-            or fingerprint(self.descriptor, now.st_size) != queued.fingerprint
-        ):
+        with reading(queued.path):
+            current = fingerprint(self.descriptor, now.st_size)
+        if now.st_size != queued.size or current != queued.fingerprint:
             raise RecordingError(f"{queued.path} has other bytes now", code="replaced")
         if now.st_mtime_ns != queued.mtime_ns:
             raise FileChangedError(f"{queued.path} was touched while it was sent")

@@ -11,9 +11,10 @@ from pathlib import Path
 
 import pytest
 
+from agent.discovery.examine import NotYet
 from agent.model.errors import CloudError, FileChangedError
 from agent.model.unforeseen import SHORTAGES
-from agent.model.values import SyncLog, utc_text
+from agent.model.values import Damaged, Recording, SyncLog, utc_text
 from tests.harness.fakes.gateway import PROFILE
 from tests.harness.recorders import write_mcap, write_sidecar
 from tests.harness.robot import Robot
@@ -795,3 +796,28 @@ def test_a_long_queue_costs_nothing_while_nothing_may_go(
         robot.clock.advance(1800)
         robot.dispatch.tick()
         assert asked == ["open"], "a probe is due"
+
+
+def test_files_that_can_not_be_read_are_their_own_fault_and_hold_up_no_others(
+    robot: Robot, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bad = [robot.record("bad1.mcap", seed=1), robot.record("bad2.mcap", seed=2)]
+    examine = robot.examiner.look
+
+    def refusing(path: Path, **overdue: bool) -> Recording | Damaged | NotYet:
+        if path.name.startswith("bad"):
+            raise PermissionError(errno.EACCES, "Permission denied", path.name)
+        return examine(path, **overdue)
+
+    monkeypatch.setattr(robot.examiner, "look", refusing)
+    robot.run()
+    assert robot.gate.closed() is None
+    for log in bad:
+        failed = robot.log(log.id)
+        assert failed.error is not None
+        assert (failed.status, failed.attempt_count) == ("failed", 1)
+        assert (failed.error.kind, failed.error.code) == ("counted", "io_error")
+        assert log.path in failed.error.message
+    good = robot.record("good.mcap", seed=3)
+    robot.run()
+    assert robot.log(good.id).status == "completed"

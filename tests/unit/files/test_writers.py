@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from agent.files import writers
 from agent.files.writers import has_writer
 from tests.harness import recorders
 
@@ -54,3 +55,20 @@ def test_a_writer_that_comes_during_the_probe_harms_nobody(tmp_path: Path) -> No
             os.open(path, os.O_WRONLY | os.O_NONBLOCK)
         assert probe.communicate("\n", timeout=10)[0] == "False\n"
         assert probe.returncode == 0
+
+
+@pytest.mark.parametrize(("kind", "kept_out"), [("nfs4", None), ("cifs", None), ("ext4", False)])
+def test_a_refused_lease_is_no_writer_where_a_server_decides(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str, kept_out: bool | None
+) -> None:
+    path = tmp_path / "a.mcap"
+    path.touch()
+    device = path.stat().st_dev
+    mounts = tmp_path / "mountinfo"
+    place = f"{os.major(device)}:{os.minor(device)}"
+    mounts.write_text(
+        f"22 1 0:99 / /x rw - tmpfs t rw\n23 1 {place} / / rw shared:1 - {kind} s rw\n"
+    )
+    monkeypatch.setattr(writers, "_MOUNTS", mounts)
+    with path.open("ab"), path.open("rb") as reader:
+        assert writers.keep_writers_out(reader.fileno()) is kept_out
