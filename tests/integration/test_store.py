@@ -21,7 +21,7 @@ from minio.minioadmin import MinioAdmin
 
 from agent.adapters.clock import RealClock
 from agent.adapters.store import MinioStore
-from agent.adapters.store import multipart as target_room
+from agent.adapters.store import multipart as multipart_module
 from agent.adapters.store.client import ConfiguredURL
 from agent.model.errors import CloudError, judge
 from agent.model.values import CredentialLease, Part, Transfer, parts_of
@@ -149,7 +149,7 @@ def test_the_address_of_the_library_consists_of_what_the_agents_own_sets() -> No
 def test_parts_are_listed_to_the_last_page(
     real_place: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(target_room, "_PAGE", "2")
+    monkeypatch.setattr(multipart_module, "_PAGE_ENTRIES", "2")
     target = real_place.target("many/parts.mcap")
     with opened(tmp_path, b"x" * 500) as file:
         multipart = target.begin()
@@ -163,7 +163,7 @@ def test_multiparts_are_listed_to_the_last_page(
 ) -> None:
     if server.name == "versitygw":
         pytest.skip("VersityGW refuses the marker that it gave")
-    monkeypatch.setattr(target_room, "_PAGE", "2")
+    monkeypatch.setattr(multipart_module, "_PAGE_ENTRIES", "2")
     target = real_place.target("many/multiparts.mcap")
     begun = {target.begin() for _ in range(5)}
     real_place.target("many/multiparts.mcap.json").begin()

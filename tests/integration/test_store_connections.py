@@ -20,7 +20,8 @@ from agent.adapters.clock import RealClock
 from agent.adapters.store import MinioStore
 from agent.adapters.store.cancel_scope import CancelScope
 from agent.adapters.store.connections import Connection
-from agent.adapters.store.multipart import MinioTarget
+from agent.adapters.store.multipart import MultipartTarget
+from agent.adapters.store.object_requests import ObjectRequests
 from agent.model.errors import CloudError, FileChangedError, GateClosedError
 from agent.model.values import Part, Transfer, UploadSession
 from tests.harness import s3_servers as servers
@@ -55,7 +56,7 @@ def target_behind(
     *,
     patience: float = 60,
     connect_timeout: float = 10,
-) -> Iterator[tuple[MinioTarget, SlowLink]]:
+) -> Iterator[tuple[MultipartTarget, SlowLink]]:
     scheme, _, address = server.endpoint.partition("://")
     with slow_link(address, wire) as link:
         store = MinioStore(
@@ -68,7 +69,7 @@ def target_behind(
         store.close()
 
 
-def _target(store: MinioStore, endpoint: str) -> MinioTarget:
+def _target(store: MinioStore, endpoint: str) -> MultipartTarget:
     session = UploadSession(
         "logical", "upload", "recordings", endpoint, "a.mcap", "us-east-1", SIZE
     )
@@ -108,7 +109,7 @@ def test_a_part_without_an_answer_is_given_up(server: servers.S3Server, file: in
         assert (raised.value.code, transfer.sent) == ("timeout", 0)
 
 
-def sent_together(target: MinioTarget, file: int, multipart: str) -> list[BaseException | None]:
+def sent_together(target: MultipartTarget, file: int, multipart: str) -> list[BaseException | None]:
     """Send two parts at once; what became of each."""
     with ThreadPoolExecutor(2) as pool:
         sending = [
@@ -150,7 +151,7 @@ def test_after_a_reset_connections_that_only_lay_idle_are_not_trusted(
         assert link.accepted == 3
 
 
-def broken_off(target: MinioTarget, link: SlowLink, file: int, multipart: str) -> None:
+def broken_off(target: MultipartTarget, link: SlowLink, file: int, multipart: str) -> None:
     """Send a part, stop it once the link is dead, and see it end."""
     transfer = Transfer(SIZE)
     transfer.at_stop(target.break_off)
@@ -195,7 +196,7 @@ def test_a_stop_gets_through_while_connecting() -> None:
         target = _target(store, f"http://127.0.0.1:{address[1]}")
         with ThreadPoolExecutor(1) as pool:
             beginning = pool.submit(target.begin)
-            assert not _until(lambda: bool(target._line._sockets), beginning.done)
+            assert not _until(lambda: bool(target._requests.cancel_scope._sockets), beginning.done)
             target.break_off()
             with pytest.raises(GateClosedError):
                 beginning.result(5)
@@ -219,11 +220,10 @@ def test_what_was_broken_off_begins_nothing_more_and_others_go_on(server: server
         for act in (target.begin, target.stat, target.multiparts):
             with pytest.raises(GateClosedError):
                 act()
-        other = MinioTarget(
-            target._client,
-            target._keys,
-            target._session,
-            CancelScope(60, time.monotonic),
+        requests = target._requests
+        scope = CancelScope(60, time.monotonic)
+        other = MultipartTarget(
+            ObjectRequests(requests._client, requests._keys, requests.session, scope),
             algorithm="SHA256",
             encryption={},
             storage_class="",
@@ -234,7 +234,7 @@ def test_what_was_broken_off_begins_nothing_more_and_others_go_on(server: server
 def test_no_socket_is_kept_when_a_request_is_over(server: servers.S3Server, file: int) -> None:
     with target_behind(server, lambda _: Wire()) as (target, _):
         target.send(target.begin(), Part(1, 0, 1000), file, Transfer(1000))
-        assert target._line._sockets == {}
+        assert target._requests.cancel_scope._sockets == {}
 
 
 def test_the_library_still_connects_where_it_did() -> None:
@@ -252,7 +252,7 @@ def test_what_may_wait_unsent_is_what_leaves_in_a_moment_and_never_too_little(
     with socket.create_server(("127.0.0.1", 0)) as server, ThreadPoolExecutor(1) as pool:
         answered = pool.submit(_take_in, server, SIZE)
         connection = Connection("127.0.0.1", server.getsockname()[1])
-        with CancelScope(60, lambda: now[0]).used():
+        with CancelScope(60, lambda: now[0]).entered():
             connection.request("PUT", "/", body=bytes(SIZE))
             now[0] = seconds
             assert connection.getresponse().status == 204
@@ -274,7 +274,7 @@ def _take_in(server: socket.socket, size: int) -> None:
 
 def _at(
     server: servers.S3Server, host: str = "127.0.0.1", ca_file: str | None = None
-) -> MinioTarget:
+) -> MultipartTarget:
     """A target at that name of the server; ``ca_file`` is trusted, or the server's own."""
     trusted = str(server.ca_file or "") if ca_file is None else ca_file
     return _target(
@@ -282,7 +282,7 @@ def _at(
     )
 
 
-def sent(target: MinioTarget, file: int, transfer: Transfer) -> None:
+def sent(target: MultipartTarget, file: int, transfer: Transfer) -> None:
     """One part with all of the file, which the store has proven."""
     multipart, part = target.begin(), Part(1, 0, SIZE)
     proven = target.send(multipart, part, file, transfer)

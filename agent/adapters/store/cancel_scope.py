@@ -1,4 +1,4 @@
-"""What the requests of one target have in common: their patience, and that they can be broken off together."""
+"""Lets all requests of one upload be cancelled together, and limits how long they may stall."""
 
 from __future__ import annotations
 
@@ -11,63 +11,90 @@ from contextvars import ContextVar
 
 
 class CancelScope:
-    """Belongs to one target."""
+    """A group of requests that are cancelled together.
 
-    def __init__(self, patience: float, monotonic: Callable[[], float]) -> None:
-        """``patience``: seconds without any progress after which a connection is given up."""
-        self.patience = patience
+    A request may hang in the kernel for a long time. The only way to end it from another thread is
+    to shut its socket down, so the scope knows the socket of each thread that is in a request.
+
+    Any thread may call ``cancel``. The threads that send requests call the other methods.
+    """
+
+    def __init__(self, stall_timeout: float, monotonic: Callable[[], float]) -> None:
+        """Make a scope without requests.
+
+        Args:
+            stall_timeout: Seconds without any progress after which a connection is given up.
+            monotonic: Returns the time of a monotonic clock, in seconds.
+        """
+        self.stall_timeout = stall_timeout
         self.monotonic = monotonic
-        self.broken = False
+        self.cancelled = False
         self._lock = threading.Lock()
-        self._sockets: dict[
-            int, socket.socket
-        ] = {}  # of each thread that is in a request; a second name for each
+        # For each thread that is in a request, a duplicate of the socket that it uses. A duplicate
+        # stays valid when the connection closes its own.
+        self._sockets: dict[int, socket.socket] = {}
 
     @contextlib.contextmanager
-    def used(self) -> Iterator[None]:
-        """The requests that this thread makes inside belong to this line. Raises OSError if it was broken off."""
-        token = _USED.set(self)
+    def entered(self) -> Iterator[None]:
+        """Make this scope the one of all requests that this thread sends inside the block.
+
+        Raises:
+            OSError: The scope was cancelled.
+        """
+        token = _CURRENT_SCOPE.set(self)
         try:
             yield
         finally:
-            _USED.reset(token)
-            self._let_go()
-        if self.broken:
-            raise ConnectionAbortedError(
-                "told to stop"
-            )  # where the answer ended may be our own doing
+            _CURRENT_SCOPE.reset(token)
+            self._release_socket()
+        # A cancelled request may look complete, because the shutdown is where the answer ended.
+        if self.cancelled:
+            raise ConnectionAbortedError("the request was cancelled")
 
-    def take(self, descriptor: int) -> None:
-        """This thread's request goes by that socket from now on. Raises OSError once the line is broken off."""
-        self._let_go()
+    def register(self, descriptor: int) -> None:
+        """Remember the socket that this thread's request uses from now on.
+
+        Args:
+            descriptor: The socket's file descriptor; it stays the caller's.
+
+        Raises:
+            OSError: The scope was cancelled.
+        """
+        self._release_socket()
         with self._lock:
-            if self.broken:
-                raise ConnectionAbortedError("told to stop")
+            if self.cancelled:
+                raise ConnectionAbortedError("the request was cancelled")
             self._sockets[threading.get_ident()] = socket.socket(fileno=os.dup(descriptor))
 
-    def break_off(self) -> None:
-        """End all requests that are under way, and let none begin."""
+    def cancel(self) -> None:
+        """End all requests that are under way, and let no further one begin."""
         with self._lock:
-            self.broken = True
-            for each in self._sockets.values():
-                with contextlib.suppress(OSError):  # the other side was faster
-                    each.shutdown(socket.SHUT_RDWR)
+            self.cancelled = True
+            for registered in self._sockets.values():
+                # The other side may have closed the connection first.
+                with contextlib.suppress(OSError):
+                    registered.shutdown(socket.SHUT_RDWR)
 
-    def _let_go(self) -> None:
+    def _release_socket(self) -> None:
+        """Forget this thread's socket."""
         with self._lock:
-            known = self._sockets.pop(threading.get_ident(), None)
-        if known is not None:
-            known.close()
+            registered = self._sockets.pop(threading.get_ident(), None)
+        if registered is not None:
+            registered.close()
 
 
-_USED: ContextVar[CancelScope] = ContextVar("line")
+_CURRENT_SCOPE: ContextVar[CancelScope] = ContextVar("cancel_scope")
 
 
-def used_line() -> CancelScope:
-    """The one that this thread is inside of."""
-    return _USED.get()
+def current_scope() -> CancelScope:
+    """Return the scope that this thread has entered.
+
+    Raises:
+        LookupError: It has entered none.
+    """
+    return _CURRENT_SCOPE.get()
 
 
-def in_use() -> bool:
-    """Whether this thread is inside ``CancelScope.used``."""
-    return _USED.get(None) is not None
+def has_scope() -> bool:
+    """Return whether this thread has entered a scope."""
+    return _CURRENT_SCOPE.get(None) is not None

@@ -1,4 +1,4 @@
-"""How a request goes out: the keys, the time and the connections."""
+"""How a request reaches the store: the keys, the time that it is signed with, the connections."""
 
 from __future__ import annotations
 
@@ -15,34 +15,46 @@ from minio.credentials.credentials import Credentials
 from minio.credentials.providers import Provider
 from minio.helpers import BaseURL, _parse_url, sha256_hash
 
-from agent.adapters.store.cancel_scope import CancelScope, in_use
+from agent.adapters.store.cancel_scope import CancelScope, has_scope
 from agent.adapters.store.connections import POOLS
-from agent.adapters.store.part_body import PIECE, PartBody
+from agent.adapters.store.part_body import PIECE_BYTES, PartBody
 from agent.adapters.store.responses import SUCCESSES, date_of, read
 from agent.model.digests import b64
 from agent.model.ports import Clock
 from agent.model.tls import client_context
 from agent.model.values import CredentialLease
 
-_SMALL, _LISTING = (
-    64 * 1024,
-    4 * 1024 * 1024,
-)  # bytes of an answer; 1,000 entries with the longest keys
-_SKEW_NOTICED = (
-    60.0  # seconds between the clocks from which requests are signed with the store's time
-)
+# The most bytes of an answer that is no list, such as an error or the ETag of a part.
+_ANSWER_MAX_BYTES = 64 * 1024
+
+# The most bytes of one page of a list: 1,000 entries with the longest keys fit in.
+_LIST_PAGE_MAX_BYTES = 4 * 1024 * 1024
+
+# From this difference between the clocks on, requests are signed with the store's time. Stores
+# accept 15 minutes, so smaller differences need no correction.
+_SKEW_CORRECTED_SECONDS = 60.0
 
 
 class LeaseProvider(Provider):
-    """Asks for the lease at every request, so that keys may change in the middle of an upload."""
+    """Gives the library the keys of the current lease.
+
+    A lease may be replaced in the middle of an upload, so the lease is asked for anew at each
+    request. The provider also remembers all keys that it gave out, to keep them out of error texts.
+
+    May be used from any thread.
+    """
 
     def __init__(self, lease: Callable[[], CredentialLease]) -> None:
-        """``lease`` hands out the keys of the moment."""
+        """Make a provider.
+
+        Args:
+            lease: Returns the lease that is valid now.
+        """
         self._lease = lease
         self._secrets: frozenset[str] = frozenset()
 
     def retrieve(self) -> Credentials:
-        """The keys to sign the next request with."""
+        """Return the keys that sign the next request."""
         lease = self._lease()
         self._secrets |= {lease.access_key_id, lease.secret_access_key, lease.session_token} - {""}
         return Credentials(
@@ -50,7 +62,7 @@ class LeaseProvider(Provider):
         )
 
     def hide(self, text: str) -> str:
-        """``text`` without any key that was ever used here."""
+        """Return ``text`` with asterisks in the place of each key that was ever used here."""
         for secret in self._secrets:
             text = text.replace(secret, "***")
         return text
@@ -59,10 +71,10 @@ class LeaseProvider(Provider):
 class ConfiguredURL(BaseURL):
     """The address of a store, exactly as it was configured.
 
-    The library's own class takes the host names of AWS apart and puts others in their place, such as
-    that of another region or one that does not exist, and it refuses names that it does not know. An
-    operator may have opened a firewall for one host alone. So the requests go to the configured host,
-    and their signature is for it.
+    The library's own class takes the host names of AWS apart and puts others in their place, such
+    as that of another region or one that does not exist. It also refuses names that it does not
+    know. An operator may have opened a firewall for one host alone. So the requests go to the
+    configured host, and their signature is for it.
     """
 
     def __init__(self, endpoint: str, region: str, *, virtual_hosted: bool) -> None:
@@ -85,7 +97,12 @@ class ConfiguredURL(BaseURL):
 
 
 class S3Client(Minio):
-    """The library, signing what it did not read, with the store's time."""
+    """The library's client with two changes.
+
+    The body of a part is signed without being read, and requests are signed with the store's time.
+
+    May be used from any thread.
+    """
 
     def __init__(
         self,
@@ -97,7 +114,19 @@ class S3Client(Minio):
         virtual_hosted: bool,
         **options: Any,
     ) -> None:
-        """Raise ValueError where ``host`` or ``region`` can't be one; ``options`` are the library's."""
+        """Make a client of one store; no request is sent.
+
+        Args:
+            time: Tells the time to sign with.
+            host: ``HOST[:PORT]``.
+            secure: Whether requests go over TLS.
+            region: The region to sign for.
+            virtual_hosted: Whether requests go to ``BUCKET.HOST``; else the bucket is in the path.
+            options: Further options of the library's client.
+
+        Raises:
+            ValueError: ``host`` or ``region`` is impossible.
+        """
         # The library checks the region. It gets another host, because it would refuse or alter the
         # real one.
         super().__init__("localhost", secure=secure, region=region, **options)
@@ -107,28 +136,29 @@ class S3Client(Minio):
         self._time = time
 
     def __del__(self) -> None:
-        """Leave the connections alone; the library would close those of everybody."""
+        """Leave the connections open: all clients share them, and the library would close them."""
 
-    def hang_up(self, silent_since: float = math.inf) -> None:
-        """Let idle connections go that had no answer since then: what failed is tried again, by another way perhaps.
+    def close_idle(self, silent_since: float = math.inf) -> None:
+        """Close idle connections that have had no answer since ``silent_since``.
 
-        An answer that makes no sense may also be that to an earlier request of its connection. Connections on which
-        others send meanwhile stay: on a bad line those are the good ones.
+        A request that failed is repeated on a new connection, which may take another route. An
+        answer that makes no sense may also belong to an earlier request of the same connection.
+        Connections that others use now stay open: on a bad link those are the working ones.
+
+        Args:
+            silent_since: A time of the monotonic clock; without it, all idle connections close.
         """
-        cast("S3ConnectionPools", self._http).hang_up(silent_since)
+        cast("S3ConnectionPools", self._http).close_idle(silent_since)
 
     def _build_headers(
         self, host: str, headers: Any = None, body: Any = None, creds: Credentials | None = None
     ) -> tuple[Any, datetime]:
         date = datetime.fromtimestamp(self._time.now(), tz=timezone.utc)
-        unread = isinstance(body, PartBody)
         headers |= {
             "Host": host,
             "User-Agent": self._user_agent,
             "x-amz-date": date.strftime("%Y%m%dT%H%M%SZ"),
-            "x-amz-content-sha256": body.sha256 or "UNSIGNED-PAYLOAD"
-            if unread
-            else sha256_hash(body),
+            "x-amz-content-sha256": _payload_hash(body),
         }
         if body is not None:
             headers["Content-Length"] = str(len(body))
@@ -137,43 +167,78 @@ class S3Client(Minio):
         return headers, date
 
 
+def _payload_hash(body: Any) -> str:
+    """Return what the signature says of the body. A part is not read for this."""
+    if isinstance(body, PartBody):
+        return body.sha256 or "UNSIGNED-PAYLOAD"
+    return str(sha256_hash(body))
+
+
 class StoreTime:
-    """What time it is for the store. Believed over TLS only, and never touched by jumps of the local clock."""
+    """Tells which time it is for the store.
+
+    Stores refuse requests that are signed with a wrong time, and the clock of a robot may be wrong.
+    So the store's own time is learned from its answers. An answer is believed only over TLS. A jump
+    of the local clock does not change what was learned.
+
+    May be used from any thread.
+    """
 
     def __init__(self, clock: Clock) -> None:
-        """``clock`` is believed until a store knows better."""
+        """Begin with the local clock.
+
+        Args:
+            clock: Believed until a store has told its time over TLS.
+        """
         self._clock = clock
-        self._ahead: float | None = None  # of our monotonic clock
+        # Seconds by which the store's time is ahead of the local monotonic clock.
+        self._ahead_of_monotonic: float | None = None
 
     @property
     def offset(self) -> float | None:
         """Seconds by which the store is ahead of the local clock; None while unknown."""
-        return (
-            None
-            if self._ahead is None
-            else self._ahead + self._clock.monotonic() - self._clock.now()
-        )
+        if self._ahead_of_monotonic is None:
+            return None
+        return self._ahead_of_monotonic + self._clock.monotonic() - self._clock.now()
 
     def now(self) -> float:
-        """The time to sign with, seconds since 1970."""
+        """Return the time to sign with, in seconds since 1970."""
         offset = self.offset or 0.0
-        return self._clock.now() + (offset if abs(offset) > _SKEW_NOTICED else 0.0)
+        return self._clock.now() + (offset if abs(offset) > _SKEW_CORRECTED_SECONDS else 0.0)
 
-    def hear(self, date: float, *, secure: bool) -> float:
-        """Learn from an answer's Date, and return how far the request's time was off, in seconds."""
+    def learn(self, date: float, *, secure: bool) -> float:
+        """Learn from the Date of an answer.
+
+        Args:
+            date: The answer's time, in seconds since 1970.
+            secure: Whether the answer came over TLS. Without TLS nothing is learned.
+
+        Returns:
+            Seconds by which the request's time was behind the answer's.
+        """
         skew = date - self.now()
         if secure:
-            self._ahead = date - self._clock.monotonic()
+            self._ahead_of_monotonic = date - self._clock.monotonic()
         return skew
 
 
 class RefusedResponseError(Exception):
-    """The answer was no success."""
+    """The store's answer was no success.
+
+    The library would turn the answer into an error of its own without the headers, so this one
+    carries the answer through the library.
+    """
 
     def __init__(
         self, answer: urllib3.BaseHTTPResponse, skew: float, server_time: float | None
     ) -> None:
-        """``skew``: seconds by which the request's time was behind the answer's; ``server_time``: over TLS only."""
+        """Carry an answer.
+
+        Args:
+            answer: The answer, read to its end.
+            skew: Seconds by which the request's time was behind the answer's.
+            server_time: The answer's time in seconds since 1970; None without TLS.
+        """
         super().__init__(answer.status)
         self.answer = answer
         self.skew = skew
@@ -181,83 +246,122 @@ class RefusedResponseError(Exception):
 
 
 class S3ConnectionPools(urllib3.PoolManager):
-    """Lets only successes through to the library, which would lose the headers of everything else."""
+    """The connections to all stores, with answers of limited size.
+
+    Only successes are handed to the library, which would lose the headers of all other answers.
+
+    May be used from any thread.
+    """
 
     time: StoreTime
-    patience: float = 60
+    # Seconds without progress after which a request outside a scope fails, such as one for keys.
+    stall_timeout: float = 60
 
-    def hang_up(self, silent_since: float) -> None:
-        """Close those that nobody uses now and that had no answer since then; the others are taken first."""
-        for place in self.pools.keys():  # noqa: SIM118 - the library's, which can't be iterated over
-            waiting = getattr(self.pools.get(place), "pool", None)
-            if waiting is not None:
-                with waiting.mutex:
-                    idle = list(filter(None, waiting.queue))
-                    good = [
-                        connection for connection in idle if connection.answered >= silent_since
-                    ]
-                    for connection in idle:
-                        if connection not in good:
-                            connection.close()
-                    # The last is taken first, and where there is none a new one is made.
-                    waiting.queue[:] = [None] * (len(waiting.queue) - len(good)) + good
+    def close_idle(self, silent_since: float) -> None:
+        """Close the connections that no request uses and that had no answer since then.
+
+        The connections that stay are used first.
+
+        Args:
+            silent_since: A time of the monotonic clock.
+        """
+        # The library's container of pools can't be iterated over itself.
+        for key in self.pools.keys():  # noqa: SIM118 - see above
+            waiting = getattr(self.pools.get(key), "pool", None)
+            if waiting is None:
+                continue
+            with waiting.mutex:
+                idle = [connection for connection in waiting.queue if connection is not None]
+                kept = [connection for connection in idle if connection.answered_at >= silent_since]
+                for connection in idle:
+                    if connection not in kept:
+                        connection.close()
+                # The library takes the last entry first. None makes it open a new connection.
+                waiting.queue[:] = [None] * (len(waiting.queue) - len(kept)) + kept
 
     # Redirects are not followed: they would need a new signature.
-    def urlopen(  # type: ignore[override]  # the overloads of the base differ in nothing that is used here
+    def urlopen(  # type: ignore[override]  # the overloads of the base are not used
         self, method: str, url: str, redirect: bool = False, **options: Any
     ) -> urllib3.BaseHTTPResponse:
-        """Send, and raise RefusedError for everything but a success."""
+        """Send a request, and return its answer, read to its end.
+
+        Raises:
+            RefusedResponseError: The answer is no success.
+            HTTPError: No answer came, or one that is too long.
+            OSError: The same, from below urllib3.
+        """
         del redirect
-        if not in_use():
-            with CancelScope(self.patience, time.monotonic).used():
+        if not has_scope():
+            with CancelScope(self.stall_timeout, time.monotonic).entered():
                 return self.urlopen(method, url, **options)
-        options |= {
-            "preload_content": False,
-            "decode_content": False,
-        }  # what is read of it is decided here
+        # The body is read below, so that its size is limited.
+        options |= {"preload_content": False, "decode_content": False}
         answer = super().urlopen(method, url, redirect=False, **options)
         try:
+            succeeded = answer.status in SUCCESSES
             answer = read(
-                answer, _longest(method, options) if answer.status in SUCCESSES else _SMALL
+                answer, _success_limit(method, options) if succeeded else _ANSWER_MAX_BYTES
             )
         except BaseException:
-            answer.close()  # what is left on the connection would be taken for the next answer
+            # What is left on the connection would be taken for the answer to the next request.
+            answer.close()
             raise
         date = date_of(answer)
         secure = url.startswith("https:")
-        skew = 0.0 if date is None else self.time.hear(date, secure=secure)
+        skew = 0.0 if date is None else self.time.learn(date, secure=secure)
         if answer.status not in SUCCESSES:
             raise RefusedResponseError(answer, skew, date if secure else None)
         return answer
 
 
-def _longest(method: str, options: Mapping[str, Any]) -> int:
-    """Bytes that a success may have: a listing's, those that were asked for, or few."""
+def _success_limit(method: str, options: Mapping[str, Any]) -> int:
+    """Return how many bytes the success of a request may have.
+
+    A GET with a range returns at most the bytes of the range. Any other GET is for a list.
+    """
     if method != "GET":
-        return _SMALL
-    asked = (options.get("headers") or {}).get("Range", "")
-    return max(_SMALL, int(asked.rpartition("-")[2]) + 1) if asked else _LISTING
+        return _ANSWER_MAX_BYTES
+    byte_range = (options.get("headers") or {}).get("Range", "")
+    if not byte_range:
+        return _LIST_PAGE_MAX_BYTES
+    return max(_ANSWER_MAX_BYTES, int(byte_range.rpartition("-")[2]) + 1)
 
 
 class ProxiedConnectionPools(S3ConnectionPools, urllib3.ProxyManager):
-    """The same by way of a proxy."""
+    """The connections to all stores by way of an HTTP proxy. May be used from any thread."""
 
 
 def connections_of(time: StoreTime, ca_file: str, proxy: str, **options: Any) -> S3ConnectionPools:
-    """Connections that tell ``time`` what each answer says; raises OSError where ``ca_file`` can't be read."""
+    """Return the connections that an adapter sends its requests over.
+
+    Args:
+        time: Learns the store's time from each answer.
+        ca_file: Certificate authorities to trust instead of the system's; "" for the system's.
+        proxy: ``http://[USER:PASSWORD@]HOST:PORT``, or "" for none.
+        options: Further options of urllib3's PoolManager.
+
+    Raises:
+        OSError: ``ca_file`` can't be read.
+    """
     options |= {
-        "retries": False,  # a retry needs a new signature
-        "blocksize": PIECE,
+        # A repeated request needs a new signature, so urllib3 must not repeat it.
+        "retries": False,
+        "blocksize": PIECE_BYTES,
         "ssl_context": client_context(ca_file),
     }
-    pool = _proxied(proxy, **options) if proxy else S3ConnectionPools(**options)
-    pool.time = time
-    pool.pool_classes_by_scheme = POOLS
-    return pool
+    pools = _proxied(proxy, **options) if proxy else S3ConnectionPools(**options)
+    pools.time = time
+    pools.pool_classes_by_scheme = POOLS
+    return pools
 
 
 def _proxied(proxy: str, **options: Any) -> ProxiedConnectionPools:
-    """A pool by way of ``http://[USER:PASSWORD@]HOST:PORT``; urllib3 itself overlooks who the user is."""
-    who, _, place = proxy.removeprefix("http://").rpartition("@")
-    headers = {"Proxy-Authorization": f"Basic {b64(unquote_to_bytes(who))}"} if who else None
-    return ProxiedConnectionPools(f"http://{place}", proxy_headers=headers, **options)
+    """Return connections by way of ``http://[USER:PASSWORD@]HOST:PORT``.
+
+    urllib3 ignores the user and the password in the URL, so they become a header here.
+    """
+    user_info, _, address = proxy.removeprefix("http://").rpartition("@")
+    headers = None
+    if user_info:
+        headers = {"Proxy-Authorization": f"Basic {b64(unquote_to_bytes(user_info))}"}
+    return ProxiedConnectionPools(f"http://{address}", proxy_headers=headers, **options)

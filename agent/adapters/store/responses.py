@@ -1,10 +1,11 @@
-"""What a store answers, and what it means when no answer comes; the one place where foreign errors are translated.
+"""Reads what a store answers, and translates every failure of a request into a ``CloudError``.
 
-an answer that is no success    the S3 code in its body, else "portal" or "HTTP_<status>"       refused
-one that does not end           InvalidResponse, or "portal"                                    read, cut
-one that is no HTTP             no_http                                                         cut
-no answer                       proxy, dns, refused, reset, timeout, certificate, tls, unreachable     cut
-a lack on this robot            out_of_descriptors and the like                                 cut
+This is the one place where errors of the store, of urllib3 and of the network are translated.
+
+An answer that is no success has the S3 code in its body, or else "portal" or HTTP_<status>. An
+answer that is too long is InvalidResponse or "portal", and one that is no HTTP is no_http. Where no
+answer came, the code says why: proxy, dns, refused, reset, timeout, certificate, tls or
+unreachable. What this robot itself lacks has the codes of ``agent.model.unforeseen``.
 """
 
 from __future__ import annotations
@@ -15,10 +16,8 @@ import io
 import re
 import socket
 import ssl
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from email.utils import parsedate_to_datetime
-from urllib.parse import unquote_plus
-from xml.etree import ElementTree as ET
 
 import urllib3
 from urllib3.exceptions import (
@@ -35,50 +34,64 @@ from urllib3.exceptions import TimeoutError as Urllib3TimeoutError
 
 from agent.model.errors import CloudError
 from agent.model.unforeseen import shortage
-from agent.model.values import SentPart
 
+# The S3 code for a request whose time differs too much from the store's.
 SKEWED = "RequestTimeTooSkewed"
+
 SUCCESSES = frozenset({200, 204, 206})
-_LONGEST_MESSAGE = 300
-_LONGEST_RAW_MESSAGE = (
-    10 * _LONGEST_MESSAGE
-)  # bytes that are decoded: Python refuses a number of 4,300 digits
-_MOST_DIGITS = 18  # of a number in an answer: the largest object has 14
-# Levels of an XML answer. A store's answers have 5; each level costs memory, and may cost a deeper stack.
-_DEEPEST = 50
-_BLOCK = 64 * 1024  # bytes read at once
+
+# The most characters of a store's message that an error keeps.
+_MESSAGE_MAX_CHARACTERS = 300
+
+# The most bytes of a store's message that are decoded. The limit matters because Python raises for
+# a character reference whose number has over 4,300 digits.
+_RAW_MESSAGE_MAX_BYTES = 10 * _MESSAGE_MAX_CHARACTERS
+
+# How much of an answer is read at once.
+_BLOCK_BYTES = 64 * 1024
+
 _CODE = re.compile(rb"<Code>\s*([A-Za-z0-9._-]+)\s*</Code>")
 _MESSAGE = re.compile(rb"<Message>([^<]*)</Message>")
-_ERROR = re.compile(rb"\s*(?:<\?xml[^>]*\?>\s*)?<Error[\s>]")
-_LATEST_DATE = (
-    7_258_118_400.0  # the year 2200: a later Date is a mistake, and no clock to learn from
-)
-_SKEW_REFUSED = 300.0  # seconds from which a bare 400 or 403 is blamed on the clock
-_PROXY_STATUS = 407  # RFC 9110: proxy authentication required
-_PORTAL_STATUS = 511  # RFC 6585: network authentication required
-# Other names for the same: the words of the table are on the right.
-_SAME = {
+_ERROR_DOCUMENT = re.compile(rb"\s*(?:<\?xml[^>]*\?>\s*)?<Error[\s>]")
+
+# The year 2200, in seconds since 1970. A later Date is a mistake and no clock to learn from.
+_LATEST_DATE = 7_258_118_400.0
+
+# From this difference between the clocks on, the clock is blamed for an answer that may have other
+# reasons, in seconds.
+_SKEW_BLAMED_SECONDS = 300.0
+
+# RFC 9110: proxy authentication required.
+_PROXY_STATUS = 407
+
+# RFC 6585: network authentication required.
+_PORTAL_STATUS = 511
+
+# What other stores call an error, and its name in the agent's table of errors.
+_SYNONYMS = {
     "BadDigest": "checksum",
     "InvalidDigest": "checksum",
     "XAmzContentChecksumMismatch": "checksum",
     "XAmzContentSHA256Mismatch": "checksum",
-    "XAdminUserNotFound": "InvalidAccessKeyId",  # VersityGW
+    # VersityGW says this.
+    "XAdminUserNotFound": "InvalidAccessKeyId",
 }
+
+# What stores answer, besides the proper code, to a request whose time is wrong.
 _CLOCK_SUSPECTS = frozenset(
     {"AccessDenied", "SignatureDoesNotMatch", "BadRequest", "HTTP_400", "HTTP_403"}
 )
-# The first row that fits anything in the chain of causes names what happened on the way.
-_CUTS: tuple[tuple[type[BaseException], str], ...] = (
+
+# What each exception means. The first row that fits any exception in the chain of causes counts.
+_CONNECTION_CODES: tuple[tuple[type[BaseException], str], ...] = (
     (ssl.SSLCertVerificationError, "certificate"),
     (socket.gaierror, "dns"),
     (NameResolutionError, "dns"),
     (ConnectionRefusedError, "refused"),
     (ConnectionError, "reset"),
     (TimeoutError, "timeout"),
-    (
-        ssl.SSLEOFError,
-        "reset",
-    ),  # the connection was cut, in the middle of a part as in the handshake
+    # The other side closed the connection, in the handshake or in the middle of a part.
+    (ssl.SSLEOFError, "reset"),
     (ssl.SSLError, "tls"),
     (InvalidChunkLength, "no_http"),
     (InvalidHeader, "no_http"),
@@ -87,52 +100,72 @@ _CUTS: tuple[tuple[type[BaseException], str], ...] = (
     (http.client.NotConnected, "reset"),
     (http.client.HTTPException, "no_http"),
     (OSError, "unreachable"),
-    (LocationValueError, "lying_server"),  # an endpoint that is no address
+    # The endpoint is no address.
+    (LocationValueError, "lying_server"),
+    # For urllib3 a connection that failed at once is also a timeout, so this row comes before it.
     (NewConnectionError, "unreachable"),
-    (
-        Urllib3TimeoutError,
-        "timeout",
-    ),  # after it: a connection that failed at once is one of these to the library
+    (Urllib3TimeoutError, "timeout"),
     (Urllib3SSLError, "tls"),
 )
 
 
 class TooLongError(HTTPError):
-    """The answer goes on where the store's would have ended; what follows is not read."""
+    """An answer is longer than any answer of a store; the rest of it is not read."""
 
-    def __init__(self, code: str, most: int) -> None:
-        """``code`` is for CloudError; ``most``: bytes that were read in vain."""
-        super().__init__(f"the answer is longer than {most} bytes")
+    def __init__(self, code: str, limit: int) -> None:
+        """Make the error.
+
+        Args:
+            code: The code of the CloudError that it becomes.
+            limit: How many bytes the answer may have.
+        """
+        super().__init__(f"the answer is longer than {limit} bytes")
         self.code = code
 
 
-def read(answer: urllib3.BaseHTTPResponse, most: int) -> urllib3.BaseHTTPResponse:
-    """The answer, read to its end, so that its connection can be used again.
+def read(answer: urllib3.BaseHTTPResponse, limit: int) -> urllib3.BaseHTTPResponse:
+    """Read an answer to its end, so that its connection can be used again.
 
-    What goes on after ``most`` bytes is cut off, connection and all: of what is no success the beginning tells enough,
-    a success raises TooLongError.
+    Where an answer goes on after ``limit`` bytes, its connection is closed. The beginning of an
+    error tells enough, so only a success that is too long is an error.
+
+    Args:
+        answer: An answer whose body was not read.
+        limit: The most bytes that its body may have.
+
+    Returns:
+        The same answer with its whole body.
+
+    Raises:
+        TooLongError: A success has more than ``limit`` bytes.
+        HTTPError: The connection failed.
     """
-    blocks, left = [], most + 1
-    while left and (block := answer.read(min(left, _BLOCK))):
+    blocks: list[bytes] = []
+    left = limit + 1
+    while left:
+        block = answer.read(min(left, _BLOCK_BYTES))
+        if not block:
+            break
         blocks.append(block)
         left -= len(block)
-    if not left:
+    too_long = not left
+    if too_long:
         answer.close()
     answer.release_conn()
-    # The library would read on where the length does not agree.
-    known = urllib3.HTTPResponse(
-        io.BytesIO(b"".join(blocks)[:most]),
+    complete = urllib3.HTTPResponse(
+        io.BytesIO(b"".join(blocks)[:limit]),
         headers=answer.headers,
         status=answer.status,
         decode_content=False,
+        # The library would try to read more where the length in the headers does not agree.
         enforce_content_length=False,
     )
-    if not left and answer.status in SUCCESSES:
-        raise TooLongError("portal" if _is_html(known) else "InvalidResponse", most)
-    return known
+    if too_long and answer.status in SUCCESSES:
+        raise TooLongError("portal" if is_html(complete) else "InvalidResponse", limit)
+    return complete
 
 
-def refused(
+def response_error(
     call: str,
     answer: urllib3.BaseHTTPResponse,
     hide: Callable[[str], str],
@@ -140,50 +173,81 @@ def refused(
     skew: float = 0.0,
     server_time: float | None = None,
 ) -> CloudError:
-    """What an answer that is no success means; ``hide`` takes secrets out of a text."""
+    """Return what an answer means that is no success.
+
+    Args:
+        call: The S3 operation that was asked for.
+        answer: The answer, read to its end.
+        hide: Takes secrets out of a text.
+        skew: Seconds by which the request's time was behind the answer's.
+        server_time: The answer's time in seconds since 1970; None without TLS.
+    """
     code = _code(answer)
-    code = _SAME.get(code, code)
-    if code in _CLOCK_SUSPECTS and abs(skew) > _SKEW_REFUSED:
+    code = _SYNONYMS.get(code, code)
+    if code in _CLOCK_SUSPECTS and abs(skew) > _SKEW_BLAMED_SECONDS:
         code = SKEWED
-    found = _MESSAGE.search(answer.data)
-    raw = found[1][:_LONGEST_RAW_MESSAGE].decode(errors="replace") if found else ""
-    message = html.unescape(raw) if found else f"HTTP {answer.status}"
-    date = date_of(answer)
-    wait = answer.headers.get("retry-after", "")
-    until = date_of(answer, "retry-after")
     return CloudError(
         call,
         code,
-        hide(message)[:_LONGEST_MESSAGE],
+        hide(_message(answer))[:_MESSAGE_MAX_CHARACTERS],
         status=answer.status,
-        retry_after=float(wait)
-        if wait.isdecimal()
-        else max(0.0, until - date)
-        if until and date
-        else 0.0,
+        retry_after=_retry_after(answer),
         server_time=server_time,
     )
 
 
+def _message(answer: urllib3.BaseHTTPResponse) -> str:
+    """Return what the store says in words; its status where it says nothing."""
+    found = _MESSAGE.search(answer.data)
+    if found is None:
+        return f"HTTP {answer.status}"
+    return html.unescape(found[1][:_RAW_MESSAGE_MAX_BYTES].decode(errors="replace"))
+
+
+def _retry_after(answer: urllib3.BaseHTTPResponse) -> float:
+    """Return how many seconds the store asks to wait; 0 where it does not ask.
+
+    Retry-After is a number of seconds or a date (RFC 9110, section 10.2.3). A date is compared with
+    the answer's own Date, because the local clock may be wrong.
+    """
+    text = answer.headers.get("retry-after", "")
+    if text.isdecimal():
+        return float(text)
+    until = date_of(answer, "retry-after")
+    date = date_of(answer)
+    return max(0.0, until - date) if until and date else 0.0
+
+
 def _code(answer: urllib3.BaseHTTPResponse) -> str:
-    """The S3 code, whatever content type it comes with; "portal" where somebody else answers; else the status."""
-    if found := _CODE.search(answer.data):
+    """Return the S3 code of an error, whatever content type the answer has.
+
+    Returns:
+        The code; "portal" or "proxy" where the answer is not the store's; else ``HTTP_<status>``.
+    """
+    found = _CODE.search(answer.data)
+    if found is not None:
         return found[1].decode()
-    ours = any(name.lower().startswith(("x-amz-", "x-oss-")) for name in answer.headers)
+    from_store = any(name.lower().startswith(("x-amz-", "x-oss-")) for name in answer.headers)
     if 300 <= answer.status < 400:
-        return "PermanentRedirect" if ours else "portal"
-    # A front such as nginx says 5xx and 413 in html too, and means them.
+        return "PermanentRedirect" if from_store else "portal"
     if answer.status == _PROXY_STATUS:
         return "proxy"
-    if answer.status == _PORTAL_STATUS or (
-        _is_html(answer) and not ours and answer.status < 500 and answer.status != 413
-    ):
+    # A server before the store, such as nginx, also answers with HTML, but only with 5xx and 413.
+    html_of_portal = (
+        is_html(answer) and not from_store and answer.status < 500 and answer.status != 413
+    )
+    if answer.status == _PORTAL_STATUS or html_of_portal:
         return "portal"
     return f"HTTP_{answer.status}"
 
 
-def cut(call: str, error: BaseException) -> CloudError:
-    """What it means that no answer came."""
+def connection_error(call: str, error: BaseException) -> CloudError:
+    """Return what it means that no usable answer came.
+
+    Args:
+        call: The S3 operation that was asked for.
+        error: What the request raised.
+    """
     lack = shortage(error, call)
     if lack is not None:
         return lack
@@ -193,48 +257,41 @@ def cut(call: str, error: BaseException) -> CloudError:
             return CloudError(call, cause.code, str(cause))
     if any(isinstance(cause, ProxyError) for cause in causes):
         for cause in causes:
-            if (
-                type(cause) is OSError and cause.errno is None
-            ):  # http.client's way to say that CONNECT was refused
+            # http.client raises a bare OSError where the proxy refuses CONNECT.
+            if type(cause) is OSError and cause.errno is None:
                 return CloudError(call, "proxy", str(cause))
-    for kind, code in _CUTS:
+    for kind, code in _CONNECTION_CODES:
         for cause in causes:
             if isinstance(cause, kind):
-                reason = (
-                    getattr(cause, "verify_message", "")
-                    or getattr(cause, "strerror", "")
-                    or type(cause).__name__
-                )
-                return CloudError(call, code, str(reason))
+                return CloudError(call, code, _reason(cause))
     return CloudError(call, "reset", type(error).__name__)
 
 
+def _reason(cause: BaseException) -> str:
+    """Return what the system says about the error; its type where it says nothing."""
+    return str(
+        getattr(cause, "verify_message", "")
+        or getattr(cause, "strerror", "")
+        or type(cause).__name__
+    )
+
+
 def _causes(error: BaseException) -> Iterator[BaseException]:
-    """``error`` and all that it wraps, by argument, by ``reason`` or as its cause."""
-    waiting, seen = [error], set()
+    """Yield ``error`` and all that it wraps, by argument, by ``reason`` or as its cause."""
+    waiting: list[BaseException] = [error]
+    seen: set[int] = set()
     while waiting:
-        each = waiting.pop(0)
-        if id(each) not in seen:
-            seen.add(id(each))
-            yield each
-            inner = (*each.args, getattr(each, "reason", None), each.__cause__)
-            waiting += [one for one in inner if isinstance(one, BaseException)]
-
-
-def joined(parts: Sequence[SentPart]) -> bytes:
-    """The request that joins them. A checksum that was declared must be said again."""
-    root = ET.Element("CompleteMultipartUpload", xmlns="http://s3.amazonaws.com/doc/2006-03-01/")
-    for part in parts:
-        entry = ET.SubElement(root, "Part")
-        ET.SubElement(entry, "PartNumber").text = str(part.number)
-        ET.SubElement(entry, "ETag").text = part.etag
-        if part.checksum:
-            ET.SubElement(entry, f"Checksum{part.algorithm}").text = part.checksum
-    return ET.tostring(root)
+        current = waiting.pop(0)
+        if id(current) in seen:
+            continue
+        seen.add(id(current))
+        yield current
+        wrapped = (*current.args, getattr(current, "reason", None), current.__cause__)
+        waiting += [each for each in wrapped if isinstance(each, BaseException)]
 
 
 def date_of(answer: urllib3.BaseHTTPResponse, header: str = "date") -> float | None:
-    """The time in a header, seconds since 1970; None where there is none that makes sense."""
+    """Return the time in a header, in seconds since 1970; None where it has no usable one."""
     try:
         date = parsedate_to_datetime(answer.headers[header]).timestamp()
     # The library promises ValueError alone; with odd texts several Pythons raise others of these.
@@ -243,89 +300,28 @@ def date_of(answer: urllib3.BaseHTTPResponse, header: str = "date") -> float | N
     return date if 0 <= date < _LATEST_DATE else None
 
 
-def _is_html(answer: urllib3.BaseHTTPResponse) -> bool:
-    return "html" in answer.headers.get("content-type", "") or answer.data.lstrip()[:5].lower() in {
-        b"<html",
-        b"<!doc",
-    }
+def is_html(answer: urllib3.BaseHTTPResponse) -> bool:
+    """Return whether an answer is a page for people, by its content type or its beginning."""
+    if "html" in answer.headers.get("content-type", ""):
+        return True
+    return answer.data.lstrip()[:5].lower() in {b"<html", b"<!doc"}
 
 
 def says_error(answer: urllib3.BaseHTTPResponse) -> bool:
-    """Whether a success is none: the status was sent before the outcome was known."""
-    return _ERROR.match(answer.data) is not None
+    """Return whether an answer with a success's status is an error.
+
+    S3 sends the status of CompleteMultipartUpload before it knows the outcome.
+    """
+    return _ERROR_DOCUMENT.match(answer.data) is not None
 
 
 def etag_of(answer: urllib3.BaseHTTPResponse, call: str) -> str:
-    """The ETag in a success; raises CloudError where there is none, because then this is not the store's answer."""
+    """Return the ETag of a success.
+
+    Raises:
+        CloudError: There is none, so the answer is not the store's.
+    """
     etag = answer.headers.get("etag", "")
     if not etag:
         raise CloudError(call, "portal", "an answer without ETag is not the store's")
     return etag
-
-
-class _Tree(ET.TreeBuilder):
-    """Builds an answer's elements, and refuses what no store sends: a DTD, with its entities, and deep nesting."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self._depth = 0
-
-    def start(self, tag: str, attrs: dict[str, str]) -> ET.Element:
-        self._depth += 1
-        if self._depth > _DEEPEST:
-            raise ValueError("the elements are nested too deeply")
-        return super().start(tag, attrs)
-
-    def end(self, tag: str) -> ET.Element:
-        self._depth -= 1
-        return super().end(tag)
-
-    def doctype(self, name: str, public: str | None, system: str | None) -> None:
-        raise ValueError(f"a document type: {name}, {public}, {system}")
-
-
-def xml(answer: urllib3.BaseHTTPResponse, call: str) -> ET.Element:
-    """The document in a success; raises CloudError where there is none."""
-    try:
-        return ET.fromstring(answer.data.strip(), ET.XMLParser(target=_Tree()))  # noqa: S314 - _Tree takes no entities
-    # An encoding that Python does not know is a LookupError, one that the parser does not know a ValueError.
-    except (ET.ParseError, LookupError, ValueError):
-        raise CloudError(
-            call, "portal" if _is_html(answer) else "InvalidResponse", "the answer is no XML"
-        ) from None
-
-
-def name_of(element: ET.Element) -> str:
-    """The element's name; stores do not agree on namespaces."""
-    return str(element.tag).rpartition("}")[2]
-
-
-def children(element: ET.Element, name: str) -> list[ET.Element]:
-    """The elements of that name directly below."""
-    return [child for child in element if name_of(child) == name]
-
-
-def text_of(element: ET.Element, name: str) -> str:
-    """The text of the first element of that name directly below; "" where there is none."""
-    return next((child.text or "" for child in children(element, name)), "").strip()
-
-
-def required(element: ET.Element, name: str, call: str) -> str:
-    """The same; raises CloudError where it is missing, because then this is not the store's answer."""
-    text = text_of(element, name)
-    if not text:
-        code = "portal" if name_of(element).lower() == "html" else "InvalidResponse"
-        raise CloudError(call, code, f"the answer has no {name}")
-    return text
-
-
-def number_in(text: str, name: str, call: str) -> int:
-    """The whole number that ``text`` is; raises CloudError where it is none that a store can mean."""
-    if not (text.isascii() and text.isdecimal() and len(text) <= _MOST_DIGITS):
-        raise CloudError(call, "InvalidResponse", f"{name} in the answer is no number")
-    return int(text)
-
-
-def decoded(page: ET.Element, text: str) -> str:
-    """A key in a listing, without the encoding that the page says it has."""
-    return unquote_plus(text) if text_of(page, "EncodingType") == "url" else text

@@ -1,7 +1,7 @@
-"""Sending that is patient with a slow line and done with a dead one.
+"""Sends bytes over a connection for as long as it makes progress.
 
-The library's timeout would bound the sending of a block as a whole. Here only a line on which nothing moves is given
-up: the kernel tells how much it still holds back, and as long as that shrinks, however slowly, there is progress.
+urllib3's timeout limits how long one block may take as a whole, which cuts off a slow uplink that
+is healthy. The functions here give a connection up only when nothing at all was sent for too long.
 """
 
 from __future__ import annotations
@@ -16,20 +16,36 @@ import termios
 from collections.abc import Iterable
 from typing import Any
 
-from agent.adapters.store.cancel_scope import used_line
+from agent.adapters.store.cancel_scope import current_scope
 from agent.adapters.store.part_body import PartPiece
 
-_LOOK = 1.0  # seconds between looks at a line that takes nothing
-_TAKEN = 256 * 1024  # bytes of a file that the kernel may take at once: then they count as gone
-_OF_THE_WAY = frozenset(
+# How often a connection that accepts no more bytes is checked for progress.
+_STALL_CHECK_SECONDS = 1.0
+
+# The most that one sendfile() call may hand to the kernel. Bytes handed over count as sent, so a
+# larger value would make a dead connection look alive for longer.
+_SENDFILE_MAX_BYTES = 256 * 1024
+
+# What sendfile() raises when the connection has failed. Its other errors are the file's.
+_CONNECTION_ERRNOS = frozenset(
     {errno.EBADF, errno.ENETDOWN, errno.ENETUNREACH, errno.EHOSTUNREACH, errno.ENOBUFS}
 )
 
 
 def send_all(sock: socket.socket, blocks: Iterable[Any]) -> None:
-    """Send all of these bytes, over TLS or not; raises TimeoutError when nothing moves for too long."""
-    stall, before = StallDetector(sock.fileno()), sock.gettimeout()
-    sock.settimeout(stall.look)
+    """Send all these bytes, over TLS or not.
+
+    Args:
+        sock: A connected socket.
+        blocks: Objects that support the buffer protocol.
+
+    Raises:
+        TimeoutError: Nothing was sent for the scope's ``stall_timeout``.
+        OSError: The connection failed.
+    """
+    stall = StallDetector(sock.fileno())
+    timeout_before = sock.gettimeout()
+    sock.settimeout(stall.check_seconds)
     try:
         for block in blocks:
             view = memoryview(block)
@@ -37,66 +53,90 @@ def send_all(sock: socket.socket, blocks: Iterable[Any]) -> None:
                 try:
                     view = view[sock.send(view) :]
                 except TimeoutError:
-                    stall.check()  # to be sent again as it is: TLS may have taken its first records
+                    # The same bytes must be sent again: TLS may have encrypted some of them.
+                    stall.check()
                 else:
-                    stall.over()
+                    stall.reset()
     finally:
-        sock.settimeout(before)
+        sock.settimeout(timeout_before)
 
 
 def send_file(sock: socket.socket, piece: PartPiece) -> None:
-    """Send what the kernel can without showing it to us, over plain TCP; what is left then must be read.
+    """Send as much of ``piece`` as the kernel can copy from the file by itself, over plain TCP.
 
-    Raises TimeoutError when nothing moves for too long.
+    Some file systems do not support this. What is left of ``piece`` afterwards must be read and
+    sent by ``send_all``.
+
+    Raises:
+        TimeoutError: Nothing was sent for the scope's ``stall_timeout``.
+        OSError: The connection failed.
     """
-    stall, poll = StallDetector(sock.fileno()), select.poll()
+    stall = StallDetector(sock.fileno())
+    poll = select.poll()
     poll.register(sock, select.POLLOUT)
     while piece:
         try:
             count = os.sendfile(
-                sock.fileno(), piece.descriptor, piece.offset, min(len(piece), _TAKEN)
+                sock.fileno(), piece.descriptor, piece.offset, min(len(piece), _SENDFILE_MAX_BYTES)
             )
         except BlockingIOError:
-            if not poll.poll(stall.look * 1000):
+            if not poll.poll(stall.check_seconds * 1000):
                 stall.check()
             continue
         except (ConnectionError, TimeoutError):
             raise
         except OSError as error:
-            if error.errno in _OF_THE_WAY:
+            if error.errno in _CONNECTION_ERRNOS:
                 raise
-            return  # of the file, or a file system that can't: reading tells
+            # The error is about the file, or its file system does not support sendfile(). Reading
+            # the file tells which.
+            return
         if count == 0:
             return
-        piece.take(count)
-        stall.over()
+        piece.mark_sent(count)
+        stall.reset()
 
 
 class StallDetector:
-    """Since when nothing has left on a socket."""
+    """Detects that a connection makes no progress.
+
+    A socket timeout limits one send call as a whole, which cuts off a slow uplink that is healthy.
+    This class asks the kernel how many bytes are still waiting to be acknowledged. As long as that
+    number changes, there is progress.
+
+    Used only by the thread that sends on the socket, inside a ``CancelScope``.
+    """
 
     def __init__(self, descriptor: int) -> None:
-        """It is the line that is used which knows patience."""
-        self._line = used_line()
-        self._descriptor = descriptor
-        self.look = min(_LOOK, self._line.patience / 4)
-        self._since = 0.0
-        self.over()
+        """Watch a socket; the current scope says how long it may stall.
 
-    def over(self) -> None:
-        """Something was taken: the next check begins anew."""
-        self._held = -1
+        Args:
+            descriptor: The socket's file descriptor.
+        """
+        self._scope = current_scope()
+        self._descriptor = descriptor
+        # How long the sender may wait between two checks, in seconds.
+        self.check_seconds = min(_STALL_CHECK_SECONDS, self._scope.stall_timeout / 4)
+        self._unchanged_since = 0.0
+        self.reset()
+
+    def reset(self) -> None:
+        """Say that bytes were accepted: the stall, if there was one, is over."""
+        self._unacknowledged = -1
 
     def check(self) -> None:
-        """Raise TimeoutError when nothing has been acknowledged for too long."""
-        held, now = held_back(self._descriptor), self._line.monotonic()
-        if held != self._held:
-            self._held, self._since = held, now
-        elif now - self._since >= self._line.patience:
-            raise TimeoutError(f"nothing was sent for {self._line.patience:.0f} s")
+        """Raise TimeoutError when the other side has acknowledged nothing for too long."""
+        unacknowledged, now = unacknowledged_bytes(self._descriptor), self._scope.monotonic()
+        if unacknowledged != self._unacknowledged:
+            self._unacknowledged, self._unchanged_since = unacknowledged, now
+        elif now - self._unchanged_since >= self._scope.stall_timeout:
+            raise TimeoutError(f"nothing was sent for {self._scope.stall_timeout:.0f} s")
 
 
-def held_back(descriptor: int) -> int:
-    """Bytes that the kernel took and the other side has not acknowledged (SIOCOUTQ, tcp(7))."""
+def unacknowledged_bytes(descriptor: int) -> int:
+    """Return how many bytes the kernel holds that the other side has not acknowledged.
+
+    This is SIOCOUTQ of tcp(7).
+    """
     answer = fcntl.ioctl(descriptor, termios.TIOCOUTQ, struct.pack("i", 0))
     return int(struct.unpack("i", answer)[0])

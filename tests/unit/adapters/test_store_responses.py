@@ -18,7 +18,7 @@ import urllib3
 from agent.adapters.clock import RealClock
 from agent.adapters.store import MinioStore
 from agent.adapters.store import client as wire
-from agent.adapters.store.responses import cut
+from agent.adapters.store.responses import connection_error
 from agent.model.digests import md5, quoted
 from agent.model.errors import CloudError, judge
 from agent.model.ports import Target
@@ -328,18 +328,22 @@ def test_what_happens_on_the_way_has_a_code_bare_and_wrapped(error: Exception, c
         ),
         urllib3.exceptions.MaxRetryError(pool, "/", caused),
     ):
-        assert cut("UploadPart", form).code == code, form
+        assert connection_error("UploadPart", form).code == code, form
 
 
 def test_a_tunnel_that_the_proxy_refuses_is_told_from_one_that_nobody_answers() -> None:
     refused = OSError("Tunnel connection failed: 407 Proxy Authentication Required")
     assert (
-        cut("UploadPart", urllib3.exceptions.ProxyError("Unable to connect to proxy", refused)).code
+        connection_error(
+            "UploadPart", urllib3.exceptions.ProxyError("Unable to connect to proxy", refused)
+        ).code
         == "proxy"
     )
     away = ConnectionRefusedError(errno.ECONNREFUSED, "refused")
     assert (
-        cut("UploadPart", urllib3.exceptions.ProxyError("Unable to connect to proxy", away)).code
+        connection_error(
+            "UploadPart", urllib3.exceptions.ProxyError("Unable to connect to proxy", away)
+        ).code
         == "refused"
     )
 
@@ -350,9 +354,10 @@ def test_the_timeouts_of_the_connection_library_are_timeouts() -> None:
         urllib3.exceptions.ReadTimeoutError(pool, "/", "slow"),
         urllib3.exceptions.ConnectTimeoutError(urllib3.connection.HTTPConnection("h"), "slow"),
     ):
-        assert cut("UploadPart", error).code == "timeout"
+        assert connection_error("UploadPart", error).code == "timeout"
         assert (
-            cut("UploadPart", urllib3.exceptions.MaxRetryError(pool, "/", error)).code == "timeout"
+            connection_error("UploadPart", urllib3.exceptions.MaxRetryError(pool, "/", error)).code
+            == "timeout"
         )
 
 

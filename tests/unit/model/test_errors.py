@@ -19,7 +19,7 @@ from google.protobuf.any_pb2 import Any as AnyMessage
 from urllib3 import exceptions
 
 from agent.adapters.gateway import _translated
-from agent.adapters.store.responses import cut, refused
+from agent.adapters.store.responses import connection_error, response_error
 from agent.dispatch.outcome import outcome_of
 from agent.model import errors
 from agent.model.errors import TABLE, CloudError, judge
@@ -310,7 +310,9 @@ def as_error(code: str, form: str) -> bytes:
 def test_every_code_of_a_store_has_its_class(kind: Kind, form: str, content_type: str) -> None:
     for code in S3[kind].split():
         for status in (400, 403, 404, 409):
-            error = refused("UploadPart", answer(status, as_error(code, form), content_type), str)
+            error = response_error(
+                "UploadPart", answer(status, as_error(code, form), content_type), str
+            )
             judged(error, kind)
             assert error.status == status
         assert error.code == {"XAdminUserNotFound": "InvalidAccessKeyId"}.get(
@@ -321,8 +323,12 @@ def test_every_code_of_a_store_has_its_class(kind: Kind, form: str, content_type
 def test_a_code_that_nobody_knows_is_counted_and_the_store_being_away_where_its_status_says_so() -> (
     None
 ):
-    judged(refused("UploadPart", answer(400, as_error("FromTheFuture", "bare")), str), "counted")
-    judged(refused("UploadPart", answer(503, as_error("FromTheFuture", "bare")), str), "offline")
+    judged(
+        response_error("UploadPart", answer(400, as_error("FromTheFuture", "bare")), str), "counted"
+    )
+    judged(
+        response_error("UploadPart", answer(503, as_error("FromTheFuture", "bare")), str), "offline"
+    )
 
 
 def test_no_code_stands_in_two_classes() -> None:
@@ -369,14 +375,14 @@ def test_every_http_status_without_a_code_has_its_class(status: int) -> None:
         expected = "offline"
     elif status in {401, 402, 403, 507}:
         expected = "blocked"
-    judged(refused("UploadPart", answer(status), str), expected)
+    judged(response_error("UploadPart", answer(status), str), expected)
 
 
 @pytest.mark.parametrize("status", range(300, 400))
 def test_every_redirect_has_its_class(status: int) -> None:
-    judged(refused("UploadPart", answer(status), str), "offline")  # a portal's
+    judged(response_error("UploadPart", answer(status), str), "offline")  # a portal's
     ours = urllib3.HTTPResponse(io.BytesIO(), {"x-amz-bucket-region": "eu-west-1"}, status=status)
-    judged(refused("UploadPart", ours, str), "blocked")
+    judged(response_error("UploadPart", ours, str), "blocked")
 
 
 @pytest.mark.parametrize(
@@ -384,7 +390,9 @@ def test_every_redirect_has_its_class(status: int) -> None:
 )
 def test_every_http_status_in_html_is_the_store_away_or_a_portal(status: int) -> None:
     judged(
-        refused("UploadPart", answer(status, b"<!doctype html><h1>no</h1>", "text/html"), str),
+        response_error(
+            "UploadPart", answer(status, b"<!doctype html><h1>no</h1>", "text/html"), str
+        ),
         "offline",
     )
 
@@ -418,14 +426,14 @@ def wrappings(error: Exception) -> Iterator[Exception]:
 def test_every_errno_has_its_class_bare_and_wrapped(code: str, name: str) -> None:
     number = getattr(errno, name)
     for form in wrappings(OSError(number, os.strerror(number))):
-        error = cut("UploadPart", form)
+        error = connection_error("UploadPart", form)
         assert (error.code, judge(error).kind) == (code, "offline"), form
 
 
 @pytest.mark.parametrize("name", [name for name in dir(socket) if name.startswith("EAI_")])
 def test_every_failed_look_up_is_dns_bare_and_wrapped(name: str) -> None:
     for form in wrappings(socket.gaierror(getattr(socket, name), "no such name")):
-        judged(cut("UploadPart", form), "offline", "dns")
+        judged(connection_error("UploadPart", form), "offline", "dns")
 
 
 @pytest.mark.parametrize(
@@ -441,12 +449,12 @@ def test_every_other_ssl_error_is_a_failed_handshake_bare_and_wrapped(
     kind_of_error: type[ssl.SSLError],
 ) -> None:
     for form in wrappings(kind_of_error(1, "no")):
-        judged(cut("UploadPart", form), "offline", "tls")
+        judged(connection_error("UploadPart", form), "offline", "tls")
 
 
 def test_a_certificate_that_does_not_verify_blocks_bare_and_wrapped() -> None:
     for form in wrappings(ssl.SSLCertVerificationError(1, "certificate verify failed")):
-        judged(cut("UploadPart", form), "blocked", "certificate")
+        judged(connection_error("UploadPart", form), "blocked", "certificate")
 
 
 @pytest.mark.parametrize(
@@ -461,7 +469,7 @@ def test_a_certificate_that_does_not_verify_blocks_bare_and_wrapped() -> None:
 )
 def test_every_answer_that_breaks_off_is_a_reset_bare_and_wrapped(error: Exception) -> None:
     for form in wrappings(error):
-        judged(cut("UploadPart", form), "offline", "reset")
+        judged(connection_error("UploadPart", form), "offline", "reset")
 
 
 @pytest.mark.parametrize(
@@ -476,14 +484,14 @@ def test_every_answer_that_is_no_http_counts_only_where_others_pass_bare_and_wra
     error: Exception,
 ) -> None:
     for form in wrappings(error):
-        judged(cut("UploadPart", form), "counted", "no_http")
+        judged(connection_error("UploadPart", form), "counted", "no_http")
 
 
 @pytest.mark.parametrize("lack", [MemoryError(), RuntimeError("can't start new thread")])
 def test_every_lack_that_has_no_number_is_known_bare_and_wrapped(lack: Exception) -> None:
     for form in wrappings(lack):
         judged(
-            cut("UploadPart", form),
+            connection_error("UploadPart", form),
             "offline",
             "out_of_memory" if isinstance(lack, MemoryError) else "out_of_threads",
         )
@@ -574,7 +582,7 @@ def test_every_exception_of_urllib3_has_its_class_bare_and_wrapped(name: str) ->
         exceptions.MaxRetryError(_POOL, "/", make(getattr(exceptions, name))),
         exceptions.ProxyError("no", make(getattr(exceptions, name))),
     ):
-        judged(cut("UploadPart", form), _KINDS.get(code, "offline"), code)
+        judged(connection_error("UploadPart", form), _KINDS.get(code, "offline"), code)
 
 
 # -- what follows
