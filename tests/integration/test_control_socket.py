@@ -18,9 +18,8 @@ from typing import Any
 import grpc
 import pytest
 
-from agent.adapters.control import Control, ControlServer, client
-from agent.adapters.control import lazy_listener as door
-from agent.adapters.control.socket_path import Place
+from agent.adapters.control import Control, ControlServer, client, lazy_listener
+from agent.adapters.control.socket_path import SocketPath
 from agent.model.errors import AgentError, HistoryFullError, NotRunningError
 from agent.model.ports import Operator
 from agent.model.values import Answer
@@ -318,7 +317,7 @@ def test_a_call_under_way_has_its_time_to_end_at_a_stop(in_time: bool, tmp_path:
 
 
 def test_an_agent_that_knows_less_than_its_commands_is_too_old(tmp_path: Path) -> None:
-    place = Place(tmp_path)
+    place = SocketPath(tmp_path)
     server = grpc.server(None)
     server.add_insecure_port(f"unix:{place.path}")
     server.start()
@@ -347,7 +346,7 @@ def test_a_hundred_thousand_answers_are_no_problem(tmp_path: Path) -> None:
 QUIET = """
 import sys
 from pathlib import Path
-from agent.adapters.control import Control, ControlServer, client, door
+from agent.adapters.control import Control, ControlServer
 from agent.model.errors import AgentError
 from tests.harness.fakes.operator import FakeOperator
 from tests.harness.shortages import NoThreads, no_descriptors
@@ -384,7 +383,7 @@ IDLE = """
 import os, socket, sys, time
 from contextlib import closing, suppress
 from pathlib import Path
-from agent.adapters.control import Control, ControlServer, client, door
+from agent.adapters.control import Control, ControlServer
 from tests.harness.fakes.operator import FakeOperator
 from tests.harness.shortages import NoThreads, no_descriptors
 
@@ -463,7 +462,7 @@ def test_behind_the_door_only_the_agent_itself_may_enter(tmp_path: Path) -> None
 def test_commands_are_answered_again_once_there_are_threads(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(door, "_AGAIN", 0.01)
+    monkeypatch.setattr(lazy_listener, "_RETRY_SECONDS", 0.01)
     lack = NoThreads(monkeypatch)
     with served(tmp_path):
         for _ in range(3):
@@ -486,13 +485,13 @@ def test_a_thread_that_is_lacking_anywhere_behind_the_door_stops_only_the_comman
     def refuse_one(thread: threading.Thread) -> None:
         target = getattr(getattr(thread, "_target", None), "__name__", "")
         if not refused.is_set() and (
-            thread.name == name or (target == name and thread.name != "guest")
+            thread.name == name or (target == name and thread.name != "connection")
         ):
             refused.set()
             raise RuntimeError("can't start new thread")
         start(thread)
 
-    monkeypatch.setattr(client, "_GLANCE", 1.0)
+    monkeypatch.setattr(client, "_STATUS_SECONDS", 1.0)
     monkeypatch.setattr(threading.Thread, "start", refuse_one)
     with served(tmp_path):
         with closing(Control(tmp_path)) as control, pytest.raises((AgentError, grpc.RpcError)):
@@ -505,9 +504,9 @@ def test_a_thread_that_is_lacking_anywhere_behind_the_door_stops_only_the_comman
 def test_commands_are_answered_again_once_there_are_descriptors(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(door, "_AGAIN", 0.01)
+    monkeypatch.setattr(lazy_listener, "_RETRY_SECONDS", 0.01)
     told = threading.Event()
-    monkeypatch.setattr(door, "_log", _Telling(told))
+    monkeypatch.setattr(lazy_listener, "_log", _Telling(told))
     with served(tmp_path):
         with socket.socket(socket.AF_UNIX) as guest, no_descriptors():
             guest.connect(str(tmp_path / "control.sock"))

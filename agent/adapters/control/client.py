@@ -1,4 +1,4 @@
-"""A command's end of the socket: an Operator that asks the running agent."""
+"""A command's end of the control socket."""
 
 from __future__ import annotations
 
@@ -11,101 +11,133 @@ from typing import Any
 
 import grpc
 
-from agent.adapters.control.socket_path import ERROR, KEEPALIVE, Place, text, unpacked
+from agent.adapters.control.socket_path import ERROR, KEEPALIVE, SocketPath, text, unpacked
 from agent.model.errors import AgentError, NotRunningError, RefusedError
 from agent.model.values import Answer, Reply
 from agent.pb import control_pb2
 from agent.pb.control_pb2_grpc import ControlStub
 
-_GLANCE, _SOON, _LATER = (
-    5.0,
-    15.0,
-    600.0,
-)  # seconds: for a look, a small deed, and what may read all recordings
+# How long the agent's status may take.
+_STATUS_SECONDS = 5.0
+
+# How long a small change may take, such as a pause.
+_CHANGE_SECONDS = 15.0
+
+# How long a request may take for which the agent may have to read all recordings.
+_RECORDINGS_SECONDS = 600.0
+
+# The answers of the agent may have any size, and a proxy is never used.
 _OPTIONS = (*KEEPALIVE, ("grpc.max_receive_message_length", -1), ("grpc.enable_http_proxy", 0))
+
+# The numbers of AskStatus in control.proto.
 _REPLIES: Mapping[int, Reply] = {1: "accepted", 2: "already_queued", 3: "not_found", 4: "rejected"}
 
 
 class Control:
-    """Implements ``ports.Operator``; whoever makes one closes it.
+    """Implements ``ports.Operator`` by asking the running agent.
 
-    Every method raises NotRunningError when the agent stops, RefusedError when it refuses what was asked, and
-    AgentError when it can't do it.
+    Every method raises NotRunningError when the agent stops, RefusedError when the agent refuses
+    the request, and AgentError when the agent can't do what was requested.
+
+    May be used from any thread. The caller must close it.
     """
 
     def __init__(self, state_dir: Path) -> None:
-        """Connect. Raises NotRunningError when no agent listens, AgentError when this user may not ask it."""
+        """Connect to the agent of a state folder.
+
+        Raises:
+            NotRunningError: No agent listens.
+            AgentError: This user may not connect, or the agent does not answer.
+        """
         try:
-            self._place = Place(state_dir)
+            self._socket_path = SocketPath(state_dir)
         except OSError as error:
             raise _unreachable(state_dir, error) from error
         try:
-            with socket.socket(socket.AF_UNIX) as probe:  # gRPC would not tell why it can't connect
-                probe.settimeout(_SOON)
-                probe.connect(self._place.path)
+            # gRPC would not tell why it can't connect, so a plain connection finds out first.
+            with socket.socket(socket.AF_UNIX) as probe:
+                probe.settimeout(_CHANGE_SECONDS)
+                probe.connect(self._socket_path.path)
         except OSError as error:
-            self._place.close()
+            self._socket_path.close()
             raise _unreachable(state_dir, error) from error
-        self._channel = grpc.insecure_channel(f"unix:{self._place.path}", _OPTIONS)
+        self._channel = grpc.insecure_channel(f"unix:{self._socket_path.path}", _OPTIONS)
         self._stub = ControlStub(self._channel)  # type: ignore[no-untyped-call]  # generated
 
     def close(self) -> None:
-        """Hang up."""
+        """Close the connection."""
         self._channel.close()
-        self._place.close()
+        self._socket_path.close()
 
     def status(self) -> Mapping[str, Any]:
-        """What the agent says of itself."""
-        return next(self._watch(0, _GLANCE))
+        """Return the agent's status document."""
+        return next(self._watch(0, _STATUS_SECONDS))
 
     def watch(self, seconds: float) -> Iterator[Mapping[str, Any]]:
-        """What the agent says of itself, now and then every ``seconds`` (above 0), until it stops: NotRunningError."""
+        """Yield the agent's status document now and then every ``seconds``, which is above 0.
+
+        Raises:
+            NotRunningError: The agent has stopped. The iteration ends in no other way by itself.
+        """
         return self._watch(seconds, None)
 
     def resync(self, targets: Sequence[str], reason: str) -> Sequence[Answer]:
-        """Upload these again."""
+        """Upload these recordings again.
+
+        Args:
+            targets: Absolute paths of files or folders, or episode ids.
+            reason: Why, for the history.
+        """
         request = control_pb2.ResyncRequest(targets=map(os.fsencode, targets), reason=text(reason))
-        return _answers(self._ask(self._stub.Resync, request, _LATER))
+        return _answers(self._request(self._stub.Resync, request, _RECORDINGS_SECONDS))
 
     def resync_failed(self, code: str, reason: str) -> Sequence[Answer]:
-        """Try again what failed."""
+        """Try again all recordings that failed.
+
+        Args:
+            code: Only those with this error code; "" for all.
+            reason: Why, for the history.
+        """
         request = control_pb2.ResyncRequest(failed=True, error_code=text(code), reason=text(reason))
-        return _answers(self._ask(self._stub.Resync, request, _LATER))
+        return _answers(self._request(self._stub.Resync, request, _RECORDINGS_SECONDS))
 
     def first(self, targets: Sequence[str]) -> Sequence[Answer]:
-        """Put these ahead."""
+        """Move these recordings to the front of the queue."""
         request = control_pb2.FirstRequest(targets=map(os.fsencode, targets))
-        return _answers(self._ask(self._stub.First, request, _LATER))
+        return _answers(self._request(self._stub.First, request, _RECORDINGS_SECONDS))
 
     def pause(self) -> None:
-        """Start no new part."""
-        self._ask(self._stub.Pause, control_pb2.PauseRequest())
+        """Start no new part until :meth:`resume`."""
+        self._request(self._stub.Pause, control_pb2.PauseRequest())
 
     def resume(self) -> None:
-        """Go on."""
-        self._ask(self._stub.Resume, control_pb2.ResumeRequest())
+        """End the pause."""
+        self._request(self._stub.Resume, control_pb2.ResumeRequest())
 
     def rescan(self) -> None:
-        """Look at everything now."""
-        self._ask(self._stub.Rescan, control_pb2.RescanRequest())
+        """Scan all watched folders now."""
+        self._request(self._stub.Rescan, control_pb2.RescanRequest())
 
     def assets(self) -> Mapping[str, str]:
-        """Robot id to asset id."""
-        return dict(self._ask(self._stub.ListAssets, control_pb2.ListAssetsRequest()).assets)
+        """Return the asset id of each robot id; "" where the robot is not bound."""
+        reply = self._request(self._stub.ListAssets, control_pb2.ListAssetsRequest())
+        return dict(reply.assets)
 
     def set_asset(self, robot: str, asset: str) -> None:
-        """Bind a robot."""
-        self._ask(
-            self._stub.SetAsset, control_pb2.SetAssetRequest(robot=text(robot), asset=text(asset))
-        )
+        """Bind a robot to an asset."""
+        request = control_pb2.SetAssetRequest(robot=text(robot), asset=text(asset))
+        self._request(self._stub.SetAsset, request)
 
     def unset_asset(self, robot: str) -> None:
-        """Unbind a robot."""
-        self._ask(self._stub.UnsetAsset, control_pb2.UnsetAssetRequest(robot=text(robot)))
+        """Unbind a robot from its asset."""
+        request = control_pb2.UnsetAssetRequest(robot=text(robot))
+        self._request(self._stub.UnsetAsset, request)
 
-    def _ask(self, method: Callable[..., Any], request: Any, seconds: float = _SOON) -> Any:
+    def _request(
+        self, method: Callable[..., Any], request: Any, timeout: float = _CHANGE_SECONDS
+    ) -> Any:
         try:
-            return method(request, timeout=seconds)
+            return method(request, timeout=timeout)
         except grpc.RpcError as error:
             raise _translated(error) from None
 
@@ -137,11 +169,12 @@ def _answers(reply: Any) -> Sequence[Answer]:
 
 
 def _unreachable(state_dir: Path, error: OSError) -> AgentError:
+    """Return what it means that the socket can't be connected to."""
     if isinstance(error, (FileNotFoundError, NotADirectoryError, ConnectionError)):
         return NotRunningError(f"no agent runs in {state_dir}")
     if isinstance(error, PermissionError):
         return AgentError(
-            f"this user may not ask the agent in {state_dir}",
+            f"this user may not give commands to the agent in {state_dir}",
             code="not_permitted",
             hint="join the group keystone-agent, or use sudo",
         )
@@ -153,7 +186,7 @@ def _unreachable(state_dir: Path, error: OSError) -> AgentError:
 
 
 def _translated(error: grpc.RpcError) -> AgentError:
-    """What became of a call that gave no answer."""
+    """Return what the failure of a call means."""
     status = error.code()
     if status in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED):
         return NotRunningError("the agent has stopped")
@@ -166,9 +199,9 @@ def _translated(error: grpc.RpcError) -> AgentError:
             "the agent does not answer", code="no_answer", hint="look into its log, or restart it"
         )
     kind = RefusedError if status == grpc.StatusCode.INVALID_ARGUMENT else AgentError
-    told = dict(error.trailing_metadata() or ()).get(ERROR, b"")
+    packed_error = dict(error.trailing_metadata() or ()).get(ERROR, b"")
     try:
-        return kind(**unpacked(told))
+        return kind(**unpacked(packed_error))
     except (ValueError, TypeError, KeyError):
         return kind(
             f"the agent failed: {error.details()}", code="no_answer", hint="look into its log"

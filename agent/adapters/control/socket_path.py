@@ -1,4 +1,4 @@
-"""Where the socket lies, and how an error travels: what both of its ends know."""
+"""What both ends of the control socket must agree on: its path, and how an error is transmitted."""
 
 from __future__ import annotations
 
@@ -8,9 +8,15 @@ from pathlib import Path
 from typing import Any
 
 NAME = "control.sock"
-_INNER = ".control/grpc.sock"  # in a folder that nobody else may enter
-ERROR = "keystone-agent-error-bin"  # the key of an AgentError in the metadata of an answer
-KEEPALIVE = (  # neither end waits for ever for another one that was suspended
+
+# The socket of the gRPC server, in a folder that only the agent's user may enter.
+_GRPC_SOCKET = ".control/grpc.sock"
+
+# The key of an AgentError in the metadata of an answer.
+ERROR = "keystone-agent-error-bin"
+
+# Both ends ping, so that neither waits for ever for a process that was suspended.
+KEEPALIVE = (
     ("grpc.keepalive_time_ms", 10_000),
     ("grpc.http2.ping_timeout_ms", 10_000),
     ("grpc.http2.min_ping_interval_without_data_ms", 5_000),
@@ -20,34 +26,50 @@ KEEPALIVE = (  # neither end waits for ever for another one that was suspended
 )
 
 
-class Place:
-    """The socket in a state folder, by a name that is short however long the folder's own is.
+class SocketPath:
+    """The path of the control socket, which is short however long the state folder's path is.
 
-    A socket's name has at most 107 bytes, so the folder is opened and named by its descriptor.
+    The path of a Unix socket has at most 107 bytes (unix(7)). So the folder is opened, and the
+    path goes by the folder's descriptor.
+
+    Used by the thread that made it; the path itself may be used from any thread.
     """
 
     def __init__(self, state_dir: Path) -> None:
-        """Raises OSError when there is no such folder, or none that this user may enter."""
+        """Open the state folder.
+
+        Raises:
+            OSError: There is no such folder, or this user may not enter it.
+        """
         self._folder = os.open(state_dir, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+        # The socket that commands connect to.
         self.path = f"/proc/self/fd/{self._folder}/{NAME}"
-        self.inner = f"/proc/self/fd/{self._folder}/{_INNER}"
+        # The socket of the gRPC server behind it.
+        self.grpc_path = f"/proc/self/fd/{self._folder}/{_GRPC_SOCKET}"
 
     def close(self) -> None:
-        """Nothing may be bound or connected any more."""
+        """Close the folder. Both paths are invalid afterwards."""
         os.close(self._folder)
 
 
 def text(value: str) -> str:
-    """``value`` as protobuf can carry it: bytes of file names that are no UTF-8 become question marks."""
+    """Return ``value`` as protobuf can carry it.
+
+    Bytes of file names that are no UTF-8 become question marks.
+    """
     return value.encode("utf-8", "replace").decode()
 
 
 def packed(code: str, message: str, hint: str) -> bytes:
-    """An AgentError for the metadata."""
+    """Return the fields of an AgentError in the form for the metadata."""
     return json.dumps({"code": code, "message": message, "hint": hint}).encode()
 
 
 def unpacked(data: bytes) -> dict[str, Any]:
-    """What :func:`packed` made; raises ValueError and TypeError for anything else."""
-    told = json.loads(data)
-    return {key: str(told[key]) for key in ("code", "message", "hint")}
+    """Return the fields of an AgentError from what :func:`packed` made.
+
+    Raises:
+        ValueError, TypeError, KeyError: ``data`` is something else.
+    """
+    fields = json.loads(data)
+    return {key: str(fields[key]) for key in ("code", "message", "hint")}
