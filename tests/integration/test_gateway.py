@@ -394,7 +394,7 @@ def test_after_a_minute_without_a_call_it_hangs_up_and_the_next_call_connects_an
     channels = dict(gateway._channels)
     gateway.rest()
     assert gateway._channels == channels
-    monkeypatch.setattr("agent.adapters.gateway._REST", -1.0)
+    monkeypatch.setattr("agent.adapters.gateway._IDLE_SECONDS", -1.0)
     gateway.rest()
     assert gateway._channels == {}
     gateway.abort(at_script(script), TOKEN, "logical", "why")
@@ -408,7 +408,7 @@ def test_it_does_not_hang_up_on_a_call_that_lasts(
         gateway.rest()
         return data_gateway_pb2.AbortUploadResponse()
 
-    monkeypatch.setattr("agent.adapters.gateway._REST", -1.0)
+    monkeypatch.setattr("agent.adapters.gateway._IDLE_SECONDS", -1.0)
     script.answer = answer
     gateway.abort(at_script(script), TOKEN, "logical", "why")
     assert len(script.seen) == 1
@@ -417,7 +417,7 @@ def test_it_does_not_hang_up_on_a_call_that_lasts(
 def test_once_closed_it_connects_no_more_though_it_had_hung_up(
     script: Script, gateway: GrpcGateway, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("agent.adapters.gateway._REST", -1.0)
+    monkeypatch.setattr("agent.adapters.gateway._IDLE_SECONDS", -1.0)
     gateway.rest()
     gateway.close()
     with pytest.raises(CloudError) as raised:
@@ -432,7 +432,7 @@ def test_what_nobody_foresaw_in_a_call_is_an_error_of_that_call_without_a_secret
         raise LookupError(f"nobody foresaw {TOKEN.value}")
 
     script.answer = lambda _request, context: context.abort(grpc.StatusCode.INTERNAL, "no")
-    monkeypatch.setattr("agent.adapters.gateway._translated", surprise)
+    monkeypatch.setattr("agent.adapters.gateway.translated", surprise)
     with pytest.raises(CloudError) as raised:
         gateway.recover(at_script(script), TOKEN, "logical")
     assert raised.value.message == "GetUploadRecovery: unexpected_answer: LookupError"

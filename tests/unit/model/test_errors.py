@@ -18,7 +18,7 @@ import urllib3
 from google.protobuf.any_pb2 import Any as AnyMessage
 from urllib3 import exceptions
 
-from agent.adapters.gateway import _translated
+from agent.adapters.gateway.grpc_errors import translated
 from agent.adapters.store.responses import connection_error, response_error
 from agent.dispatch.outcome import outcome_of
 from agent.model import errors
@@ -210,7 +210,7 @@ def test_every_grpc_code_is_in_the_list() -> None:
 @pytest.mark.parametrize("call", ["ExchangeCredential", "CreateLogicalUpload", "CompleteUpload"])
 @pytest.mark.parametrize(("name", "kind"), flat(GRPC))
 def test_every_grpc_code_has_its_class(name: str, kind: Kind, call: str) -> None:
-    judged(_translated(call, Failure(grpc.StatusCode[name], "no"), ""), kind)
+    judged(translated(call, Failure(grpc.StatusCode[name], "no"), ""), kind)
 
 
 def test_every_code_of_the_platform_is_in_the_list() -> None:
@@ -245,7 +245,7 @@ def test_every_code_of_the_platform_has_its_class(name: str, kind: Kind, form: s
     }
     text = f"{name}: no" if form == "bare" else "no"
     judged(
-        _translated(
+        translated(
             "CreateLogicalUpload", Failure(grpc.StatusCode.UNKNOWN, text, details[form]), ""
         ),
         kind,
@@ -280,7 +280,7 @@ def test_every_code_of_the_platform_has_its_class(name: str, kind: Kind, form: s
     ],
 )
 def test_what_grpc_calls_unavailable_is_told_apart(text: str, code: str) -> None:
-    error = _translated("CompleteUpload", Failure(grpc.StatusCode.UNAVAILABLE, text), "")
+    error = translated("CompleteUpload", Failure(grpc.StatusCode.UNAVAILABLE, text), "")
     assert error.code == code
     judged(error, "blocked" if code == "certificate" else "offline")
 

@@ -1,23 +1,21 @@
-"""gRPC → keys, tokens, sessions, leases and completion: the platform's enrolment, token service and data gateway."""
+"""The platform's services by gRPC: enrolment, token service and data gateway."""
 
 from __future__ import annotations
 
-import contextlib
 import os
 import re
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
 import grpc
-from google.protobuf.any_pb2 import Any as AnyMessage
-from google.protobuf.message import DecodeError, Message
-from google.protobuf.unknown_fields import UnknownFieldSet
+from google.protobuf.message import Message
 
 from agent import __version__
+from agent.adapters.gateway.grpc_errors import translated
 from agent.model.digests import same_etag
 from agent.model.errors import CloudError
 from agent.model.unforeseen import foreign
@@ -34,14 +32,12 @@ from agent.model.values import (
     SyncLog,
     UploadSession,
 )
-from agent.pb.auth_pb2 import AuthErrorCode, ExchangeCredentialRequest
+from agent.pb.auth_pb2 import ExchangeCredentialRequest
 from agent.pb.auth_pb2_grpc import AuthServiceStub
-from agent.pb.common_pb2 import ErrorDetail
 from agent.pb.data_gateway_pb2 import (
     AbortUploadRequest,
     CompleteUploadRequest,
     CreateLogicalUploadRequest,
-    DataGatewayErrorCode,
     GetUploadRecoveryRequest,
     InitDeviceRequest,
     ReinitDeviceRequest,
@@ -49,61 +45,51 @@ from agent.pb.data_gateway_pb2 import (
 )
 from agent.pb.data_gateway_pb2_grpc import DataGatewayServiceStub, DeviceInitServiceStub
 
-_DETAILS = "grpc-status-details-bin"
-_STATUS_DETAILS_FIELD = 3  # google.rpc.Status: repeated google.protobuf.Any details
-_LONGEST_MESSAGE = 300
+# The code and the message of a call that the agent's end has cut off.
 _STOPPING = ("CANCELLED", "the agent is stopping")
-_REST = 60.0  # seconds without a call
-_SOURCE = "keystone-agent"  # who uploads, as the platform files it
-_PREFIX = re.compile(r"(?:DATA_GATEWAY|AUTH)_ERROR_CODE_|DATA_GATEWAY_")
-_CODES = frozenset(
-    _PREFIX.sub("", name) for name in (*AuthErrorCode.keys(), *DataGatewayErrorCode.keys())
-) - {"UNSPECIFIED"} | {"DEVICE_ALREADY_INITIALIZED", "DEVICE_NOT_INITIALIZED"}  # fmt: skip
-_NAMED = re.compile(r"(?:(?:DATA_GATEWAY|AUTH)_ERROR_CODE_|DATA_GATEWAY_(?=DEVICE_))([A-Z_]+)")
-_BEGINNING = re.compile(r"\A[A-Z_]+")
-_NO_UPLOAD = ("ExchangeCredential", "InitDevice", "ReinitDevice")  # calls that are about no upload
+
+# After this time without a call, connections are closed.
+_IDLE_SECONDS = 60.0
+
+# The uploading program, in the records of the platform.
+_SOURCE = "keystone-agent"
+
+# The numbers of the enumerations in data_gateway.proto.
 _ACTIONS: Mapping[int, Action] = {1: "continue", 2: "complete_only", 3: "restart", 4: "abort"}
 _STAGES: Mapping[int, Stage] = {1: "active", 2: "completing", 3: "completed", 4: "terminal"}
-# gRPC says UNAVAILABLE to all of these; only its text tells which.
-_CUTS = (
-    ("proxy", re.compile(r"HTTP proxy returned")),
-    (
-        "certificate",
-        re.compile(
-            r"CERTIFICATE_VERIFY_FAILED|[Hh]ostname [Vv]erification|not in peer certificate"
-        ),
-    ),
-    ("dns", re.compile(r"DNS|Domain name not found|[Nn]ame resolution")),
-    ("refused", re.compile(r"[Cc]onnection refused")),
-    ("tls", re.compile(r"handshake failed|SSL_ERROR")),
-    ("out_of_descriptors", re.compile(r"[Tt]oo many open files")),
-    ("out_of_memory", re.compile(r"Cannot allocate memory")),
-)
-_LONGEST = 1024 * 1024  # bytes of an answer: 256 tags of the longest kind are half of it
+
+# The most bytes of an answer. 256 tags of the longest kind are half of it.
+_ANSWER_MAX_BYTES = 1024 * 1024
+
 _OPTIONS = (
-    ("grpc.max_receive_message_length", _LONGEST),
+    ("grpc.max_receive_message_length", _ANSWER_MAX_BYTES),
     ("grpc.keepalive_time_ms", 30_000),
-    ("grpc.http2.ping_timeout_ms", 10_000),  # grpc.keepalive_timeout_ms has no effect any more
+    # grpc.keepalive_timeout_ms has no effect any more.
+    ("grpc.http2.ping_timeout_ms", 10_000),
     ("grpc.initial_reconnect_backoff_ms", 1_000),
-    (
-        "grpc.min_reconnect_backoff_ms",
-        20_000,
-    ),  # also the time that a connection may take to come about
+    # This is also the time in which a connection must be open.
+    ("grpc.min_reconnect_backoff_ms", 20_000),
     ("grpc.max_reconnect_backoff_ms", 20_000),
 )
 _Request = TypeVar("_Request", bound=Message)
 
 
 class GrpcGateway:
-    """Implements ``ports.Gateway`` and ``ports.DeviceInit``; one channel per endpoint for as long as it lives."""
+    """Implements ``ports.Gateway`` and ``ports.DeviceInit``, with one channel for each endpoint.
+
+    Opening a channel costs several round trips, so all calls to an endpoint share one.
+
+    May be used from any thread.
+    """
 
     def __init__(self, *, timeout_seconds: float, ca_file: str = "", proxy: str = "") -> None:
-        """Connect nowhere yet.
+        """Make the gateway; no connection is opened.
 
         Args:
-            timeout_seconds: Of each call.
-            ca_file: Trusted instead of gRPC's own authorities.
-            proxy: ``http://[USER:PASSWORD@]HOST:PORT`` of an HTTP proxy; the environment is not asked.
+            timeout_seconds: How long each call may take.
+            ca_file: Certificate authorities to trust instead of gRPC's own; "" for gRPC's own.
+            proxy: ``http://[USER:PASSWORD@]HOST:PORT`` of an HTTP proxy, or "". The proxy settings
+                of the environment are not used.
 
         Raises:
             OSError: ``ca_file`` can't be read.
@@ -111,7 +97,7 @@ class GrpcGateway:
         self._timeout = timeout_seconds
         self._roots = Path(ca_file).read_bytes() if ca_file else None
         if proxy:
-            # Or gRPC lets no_proxy of the environment overrule what was configured.
+            # Without this, gRPC obeys no_proxy of the environment and ignores the setting.
             os.environ["no_grpc_proxy"] = ""  # noqa: SIM112 - the library's own spelling
         self._options = (
             *_OPTIONS,
@@ -119,12 +105,24 @@ class GrpcGateway:
             *([("grpc.http_proxy", proxy)] if proxy else []),
         )
         self._channels: dict[str, grpc.Channel] = {}
-        self._calls, self._called, self._closed = 0, 0.0, False
+        self._running_calls = 0
+        # When a call last began or ended, by the monotonic clock.
+        self._last_used = 0.0
+        self._closed = False
         self._lock = threading.Lock()
 
     @foreign("InitDevice")
     def enrol(self, endpoint: str, device_id: str, *, rotate: bool) -> Enrolled:
-        """Ask for a device's key: its first, or another one in place of its old one."""
+        """Return the API key of a device.
+
+        Args:
+            endpoint: The address of the enrolment service.
+            device_id: The device.
+            rotate: Whether the device has a key already, which the new one replaces.
+
+        Raises:
+            CloudError: The call failed, or its answer has no key.
+        """
         call = "ReinitDevice" if rotate else "InitDevice"
         stub = DeviceInitServiceStub(self._channel(endpoint))  # type: ignore[no-untyped-call]  # generated
         request = _built(
@@ -134,18 +132,18 @@ class GrpcGateway:
             sdk_version=__version__,
             platform=f"{sys.platform}-{os.uname().machine}",
         )
-        answer = self._ask(call, getattr(stub, call), request, "")
+        answer = self._invoke(call, getattr(stub, call), request, "")
         if not answer.api_key.strip():
             raise CloudError(call, "lying_server", "the answer has no api_key")
         return Enrolled(answer.api_key.strip(), dict(answer.tags))
 
     @foreign("ExchangeCredential")
     def exchange(self, profile: DeviceProfile) -> AccessToken:
-        """Trade the API key for an access token."""
+        """Return an access token in exchange for the API key."""
         call = "ExchangeCredential"
         stub = AuthServiceStub(self._channel(profile.auth))  # type: ignore[no-untyped-call]  # generated
         request = _built(call, ExchangeCredentialRequest, credential=profile.api_key.strip())
-        answer = self._ask(call, stub.ExchangeCredential, request, profile.api_key)
+        answer = self._invoke(call, stub.ExchangeCredential, request, profile.api_key)
         token = answer.access_token
         if not (token and token.isascii() and token.isprintable()):
             raise CloudError(call, "lying_server", "the token can't be used")
@@ -155,7 +153,7 @@ class GrpcGateway:
     def create(
         self, profile: DeviceProfile, token: AccessToken, log: SyncLog, restart_from: str = ""
     ) -> Grant:
-        """Open a session."""
+        """Open an upload session for the recording that ``log`` describes."""
         call = "CreateLogicalUpload"
         hints = {"episode_id": log.episode_id, "source": _SOURCE}
         request = _built(
@@ -168,7 +166,7 @@ class GrpcGateway:
 
     @foreign("ReissueUploadCredentials")
     def reissue(self, profile: DeviceProfile, token: AccessToken, upload_id: str) -> Grant:
-        """Fresh keys for a running session."""
+        """Return a new lease for an upload session that goes on."""
         call = "ReissueUploadCredentials"
         request = _built(call, ReissueUploadCredentialsRequest, upload_id=upload_id)
         return _grant(call, self._call(profile, token, call, request))
@@ -177,7 +175,7 @@ class GrpcGateway:
     def recover(
         self, profile: DeviceProfile, token: AccessToken, logical_upload_id: str
     ) -> Recovery:
-        """How far the session has come."""
+        """Return how far the upload session has come."""
         call = "GetUploadRecovery"
         request = _built(call, GetUploadRecoveryRequest, logical_upload_id=logical_upload_id)
         answer = self._call(profile, token, call, request)
@@ -197,7 +195,7 @@ class GrpcGateway:
     def abort(
         self, profile: DeviceProfile, token: AccessToken, logical_upload_id: str, reason: str
     ) -> None:
-        """Give the session up."""
+        """Abort the upload session."""
         call = "AbortUpload"
         request = _built(
             call, AbortUploadRequest, logical_upload_id=logical_upload_id, reason=reason
@@ -206,7 +204,7 @@ class GrpcGateway:
 
     @foreign("CompleteUpload")
     def complete(self, profile: DeviceProfile, token: AccessToken, log: SyncLog) -> None:
-        """Say that the object is stored."""
+        """Tell the platform that the recording is stored as ``log`` describes it."""
         call = "CompleteUpload"
         request = _built(
             call,
@@ -222,39 +220,44 @@ class GrpcGateway:
 
     @foreign("GetUploadRecovery")
     def stored(self, profile: DeviceProfile, token: AccessToken, log: SyncLog) -> bool:
-        """Whether the platform has it as completed, with the object that the document names."""
+        """Return whether the platform has the upload as completed, with the object of ``log``."""
         try:
-            known = self.recover(profile, token, log.logical_upload_id)
+            recovery = self.recover(profile, token, log.logical_upload_id)
         except CloudError as error:
             if error.code != "UPLOAD_NOT_FOUND":
                 raise
             return False
-        return known.stage == "completed" and same_etag(known.etag, log.etag)
+        return recovery.stage == "completed" and same_etag(recovery.etag, log.etag)
 
     def rest(self) -> None:
-        """Hang up after a minute without a call: the library's threads wake up several times a second till then."""
+        """Close the connections after a minute without a call.
+
+        The threads of an open connection wake up several times a second.
+        """
         with self._lock:
-            idle = self._calls == 0 and time.monotonic() > self._called + _REST
-            hung_up = (
-                [self._channels.pop(endpoint) for endpoint in list(self._channels)] if idle else []
-            )
-        for channel in hung_up:
+            idle_seconds = time.monotonic() - self._last_used
+            if self._running_calls > 0 or idle_seconds <= _IDLE_SECONDS:
+                return
+            idle_channels = list(self._channels.values())
+            self._channels.clear()
+        for channel in idle_channels:
             channel.close()
 
     def close(self) -> None:
-        """Close all channels; calls that still run end with CloudError("CANCELLED")."""
+        """Close all connections; calls that still run end with CloudError("CANCELLED")."""
         with self._lock:
             self._closed = True
             for channel in self._channels.values():
                 channel.close()
 
     def _call(self, profile: DeviceProfile, token: AccessToken, call: str, request: Message) -> Any:
+        """Return the answer of the data gateway."""
         stub = DataGatewayServiceStub(self._channel(profile.gateway))  # type: ignore[no-untyped-call]  # generated
         method = getattr(stub, call)
         metadata = (("authorization", f"Bearer {token.value}"),)
-        return self._ask(call, method, request, token.value, profile.api_key, metadata=metadata)
+        return self._invoke(call, method, request, token.value, profile.api_key, metadata=metadata)
 
-    def _ask(
+    def _invoke(
         self,
         call: str,
         method: Callable[..., Any],
@@ -262,32 +265,38 @@ class GrpcGateway:
         *secrets: str,
         metadata: Any = None,
     ) -> Any:
+        """Return the answer to a request, and keep ``secrets`` out of the error where it fails."""
         with self._lock:
-            self._calls += 1
+            self._running_calls += 1
         try:
             return method(request, timeout=self._timeout, metadata=metadata)
         except grpc.RpcError as error:
-            raise _translated(
-                call, error, secrets
-            ) from None  # its own text quotes what the server said
-        except ValueError:  # the channel is closed; the library has no error for that
+            # The cause is left out, because its text quotes what the server said.
+            raise translated(call, error, secrets) from None
+        except ValueError:
+            # The channel is closed. The library has no error of its own for this.
             raise CloudError(call, *_STOPPING) from None
         finally:
             with self._lock:
-                self._calls -= 1
-                self._called = time.monotonic()
+                self._running_calls -= 1
+                self._last_used = time.monotonic()
 
     def _channel(self, endpoint: str) -> grpc.Channel:
+        """Return the channel to an endpoint; open it where there is none."""
         with self._lock:
             if endpoint not in self._channels:
                 if self._closed:
                     raise CloudError("Connect", *_STOPPING)
-                self._channels[endpoint] = self._connected(endpoint)
-            self._called = time.monotonic()
+                self._channels[endpoint] = self._new_channel(endpoint)
+            self._last_used = time.monotonic()
             return self._channels[endpoint]
 
-    def _connected(self, endpoint: str) -> grpc.Channel:
-        """A channel: https is TLS on port 443, http or no scheme plaintext on port 80."""
+    def _new_channel(self, endpoint: str) -> grpc.Channel:
+        """Return a new channel.
+
+        An https endpoint has TLS and by default port 443. Any other endpoint has no TLS and by
+        default port 80.
+        """
         scheme, _, address = endpoint.rpartition("://")
         secure = scheme == "https"
         if not re.search(r":\d+$", address):
@@ -300,7 +309,12 @@ class GrpcGateway:
 
 
 def _built(call: str, kind: Callable[..., _Request], **fields: Any) -> _Request:
-    """A request; what protobuf can't carry (text that is no UTF-8, numbers out of range) is INVALID_ARGUMENT."""
+    """Return a request with these fields.
+
+    Raises:
+        CloudError: Protobuf can't carry a field: a text is no UTF-8, or a number is out of range.
+            The code is INVALID_ARGUMENT.
+    """
     try:
         return kind(**fields)
     except (ValueError, TypeError):
@@ -308,74 +322,39 @@ def _built(call: str, kind: Callable[..., _Request], **fields: Any) -> _Request:
 
 
 def _grant(call: str, answer: Any) -> Grant:
-    """A session and its keys, once nothing is missing."""
-    given = answer.credentials
+    """Return the upload session and the lease of an answer.
+
+    Raises:
+        CloudError: The answer lacks a field.
+    """
+    credentials = answer.credentials
     needed = {
         "logical_upload_id": answer.logical_upload_id,
         "upload_id": answer.upload_id,
-        "bucket": given.bucket,
-        "endpoint": given.endpoint,
-        "object_key": given.object_key,
-        "sts_access_key_id": given.sts_access_key_id,
-        "sts_access_key_secret": given.sts_access_key_secret,
+        "bucket": credentials.bucket,
+        "endpoint": credentials.endpoint,
+        "object_key": credentials.object_key,
+        "sts_access_key_id": credentials.sts_access_key_id,
+        "sts_access_key_secret": credentials.sts_access_key_secret,
     }
-    if missing := [name for name, value in needed.items() if not value]:
+    missing = [name for name, value in needed.items() if not value]
+    if missing:
         raise CloudError(call, "lying_server", f"the answer has no {', '.join(missing)}")
     session = UploadSession(
         logical_upload_id=answer.logical_upload_id,
         upload_id=answer.upload_id,
-        bucket=given.bucket,
-        endpoint=given.endpoint,
-        object_key=given.object_key,
-        region=given.object_store_region,
-        part_size_bytes=given.part_size_bytes if given.part_size_bytes > 0 else DEFAULT_PART_SIZE,
+        bucket=credentials.bucket,
+        endpoint=credentials.endpoint,
+        object_key=credentials.object_key,
+        region=credentials.object_store_region,
+        part_size_bytes=credentials.part_size_bytes
+        if credentials.part_size_bytes > 0
+        else DEFAULT_PART_SIZE,
     )
     lease = CredentialLease(
-        access_key_id=given.sts_access_key_id,
-        secret_access_key=given.sts_access_key_secret,
-        session_token=given.sts_security_token,
-        expires_at=float(given.sts_expire_at_unix),
+        access_key_id=credentials.sts_access_key_id,
+        secret_access_key=credentials.sts_access_key_secret,
+        session_token=credentials.sts_security_token,
+        expires_at=float(credentials.sts_expire_at_unix),
     )
     return Grant(session, lease)
-
-
-def _translated(call: str, error: grpc.RpcError, secrets: Sequence[str]) -> CloudError:
-    """What an RPC's failure means; the platform's own code says most, gRPC's the rest."""
-    text = error.details() or ""
-    code = _platform_code(error, text) or error.code().name
-    if code == "NOT_FOUND" and call not in _NO_UPLOAD:
-        code = "UPLOAD_NOT_FOUND"
-    if code == "UNAVAILABLE":
-        code = next((cut for cut, pattern in _CUTS if pattern.search(text)), code)
-    for secret in filter(None, map(str.strip, secrets)):  # a server may quote what it was sent
-        text = text.replace(secret, "***")
-    return CloudError(call, code, text[:_LONGEST_MESSAGE])
-
-
-def _platform_code(error: grpc.RpcError, text: str) -> str:
-    """The platform's code without its prefix, from the details or else from the text; "" where there is none."""
-    for key, value in error.trailing_metadata() or ():
-        if key == _DETAILS:
-            for detail in _error_details(value):
-                code = _PREFIX.sub("", detail.code)
-                if code not in {"", "UNSPECIFIED"}:
-                    return code
-    # Without its prefix a code is believed at the beginning only: gRPC's own texts hold such words, too.
-    named = [*_NAMED.findall(text), *_BEGINNING.findall(text)]
-    return next((code for code in named if code in _CODES), "")
-
-
-def _error_details(raw: bytes) -> Iterator[ErrorDetail]:
-    """ErrorDetails that are ``raw``, or stand inside the google.rpc.Status that it is.
-
-    Read as an ErrorDetail, a Status keeps its details as an unknown field.
-    """
-    with contextlib.suppress(DecodeError):
-        outer = ErrorDetail.FromString(raw)
-        yield outer
-        unknown: Any = UnknownFieldSet(
-            outer
-        )  # its stub does not know that it can be walked through
-        for field in unknown:
-            if field.field_number == _STATUS_DETAILS_FIELD and isinstance(field.data, bytes):
-                yield ErrorDetail.FromString(AnyMessage.FromString(field.data).value)
