@@ -83,9 +83,9 @@ def test_a_finder_that_has_ended_is_no_health(app: App, monkeypatch: pytest.Monk
 
 
 def test_a_watcher_that_has_ended_is_no_health_until_it_is_healed(app: App) -> None:
-    (post,) = app.lookout.watch._posts.values()
-    post.observer.stop()
-    post.observer.join(10)
+    (watched,) = app.lookout.watch._watched_roots.values()
+    watched.observer.stop()
+    watched.observer.join(10)
     status, why = healthz(app)
     assert (status, why.splitlines()) == (
         503,

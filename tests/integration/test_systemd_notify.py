@@ -198,9 +198,9 @@ def test_a_reload_is_told_from_its_beginning_to_its_end(agent: App, manager: Man
 def test_a_watcher_that_is_lost_ends_no_sign_of_life(agent: App, manager: Manager) -> None:
     manager.hear_until("READY=1")
     with agent.lookout.watch._lock:  # so that nothing heals it
-        (post,) = agent.lookout.watch._posts.values()
-        post.observer.stop()
-        post.observer.join(10)
+        (watched,) = agent.lookout.watch._watched_roots.values()
+        watched.observer.stop()
+        watched.observer.join(10)
         manager.rest()
         for _ in range(5):
             manager.hear_until("WATCHDOG=1")

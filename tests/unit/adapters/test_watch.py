@@ -195,7 +195,7 @@ def test_overlapping_roots_are_watched_once(watched: Start, tmp_path: Path) -> N
     inner.mkdir()
     hidden.mkdir()
     seen = watched(inner, tmp_path, tmp_path, hidden)
-    assert seen.watch._posts.keys() == {tmp_path, hidden}
+    assert seen.watch._watched_roots.keys() == {tmp_path, hidden}
 
 
 def test_a_root_that_appears_is_watched_and_sighted(watched: Start, tmp_path: Path) -> None:
@@ -287,17 +287,17 @@ def test_a_thread_that_died_is_replaced(watched: Start, tmp_path: Path, victim: 
 
 
 def inotify_of(seen: Watched, root: Path) -> InotifyObserver:
-    observer = seen.watch._posts[root].observer
+    observer = seen.watch._watched_roots[root].observer
     assert isinstance(observer, InotifyObserver)
     return observer
 
 
 def test_what_is_well_is_left_alone(watched: Start, tmp_path: Path) -> None:
     seen = watched()
-    before = seen.watch._posts[tmp_path]
+    before = seen.watch._watched_roots[tmp_path]
     seen.wait_for(tmp_path)
     seen.watch.supervise()
-    assert seen.watch._posts[tmp_path] is before
+    assert seen.watch._watched_roots[tmp_path] is before
     assert seen.queue.empty()
 
 
@@ -387,7 +387,7 @@ def test_polling_sights_new_and_changed_files(
 ) -> None:
     monkeypatch.setattr(watch_room, "_POLL_SECONDS", 0.05)
     seen = watched(polling="always")
-    assert isinstance(seen.watch._posts[tmp_path].observer, PollingObserver)
+    assert isinstance(seen.watch._watched_roots[tmp_path].observer, PollingObserver)
     path = recorders.unfinished(tmp_path / "a.mcap")
     seen.wait_for(path)
     recorders.write_mcap(path)
@@ -415,7 +415,7 @@ def test_the_filesystem_decides_between_polling_and_events(  # noqa: PLR0917 - a
     polled: bool,
 ) -> None:
     monkeypatch.setattr(watch_room, "_filesystem", lambda _: kind)
-    observer = watched(polling=polling).watch._posts[tmp_path].observer
+    observer = watched(polling=polling).watch._watched_roots[tmp_path].observer
     assert isinstance(observer, PollingObserver) is polled
 
 
