@@ -535,7 +535,7 @@ class App:
         self._limits.look_at_clock()
 
     def _look_at_link(self) -> None:
-        link = self._link.look(self._route.places())
+        link = self._link.current_link(self._route.places())
         if link is not None:
             self._limits.see(link)
 

@@ -177,7 +177,7 @@ class CloudChecks:
         pause_metered = upload.metered == "pause"
         if not upload.interfaces and not pause_metered:
             return "any may be used"
-        link = LinkWatch(self._clock, metered=pause_metered).look(self._urls())
+        link = LinkWatch(self._clock, metered=pause_metered).current_link(self._urls())
         closed = closed_by_policy(
             self._clock,
             lambda policy: policy.see(link) if link else None,

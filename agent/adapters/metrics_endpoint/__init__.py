@@ -1,4 +1,7 @@
-"""Serves the measures and writes them down. Uploads never depend on it: what fails is said once and tried again."""
+"""Serves the agent's metrics and health over HTTP, and writes the metrics to a text file.
+
+Uploads never depend on it. A failure is logged once, and tried again each minute.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +19,11 @@ _log = logging.getLogger(__name__)
 
 
 class MetricsEndpoint:
-    """Nothing is served or written before it is tended for the first time."""
+    """Serves /metrics and /healthz, and keeps the text file up to date.
+
+    One thread calls ``tend``. Another one may call ``stop`` at any time. The pages are made in the
+    threads of the HTTP server.
+    """
 
     def __init__(
         self,
@@ -25,52 +32,69 @@ class MetricsEndpoint:
         take: Callable[[], MetricValues],
         faults: Callable[[], list[str]],
     ) -> None:
-        """``listen`` and ``textfile`` are the settings of that name; ``faults`` is what is wrong with the agent now."""
+        """Make the endpoint; it serves and writes from the first :meth:`tend` on.
+
+        Args:
+            listen: The setting metrics.listen, "HOST:PORT"; "" for no server.
+            textfile: The setting metrics.textfile; None for no text file.
+            take: Measures the metrics now. Called from any thread.
+            faults: Returns what is wrong with the agent now. Called from any thread.
+        """
         self._listen = listen
         self._textfile = textfile
         self._exporter = Exporter(take)
         self._faults = faults
-        self._pages: HttpServer | None = None
-        self._told: dict[str, str] = {}  # setting -> what is wrong with it
+        self._server: HttpServer | None = None
+        # For each setting that can't be used now, the reason that is in the log already.
+        self._logged_failures: dict[str, str] = {}
         self._stopped = False
         self._lock = threading.Lock()
 
     def tend(self) -> None:
-        """Serve if nobody does, and replace the textfile. To be called each minute."""
+        """Start the server where it does not run, and replace the text file.
+
+        To be called each minute.
+        """
         if self._listen and not self._stopped:
             self._try("metrics.listen", self._listen, self._serve)
         if self._textfile is not None and not self._stopped:
             self._try("metrics.textfile", str(self._textfile), self._write)
 
     def stop(self) -> None:
-        """Serve no longer. The textfile goes, too: what it says would seem to hold for ever."""
+        """Stop the server, and delete the text file.
+
+        Values in a file that is not written any more would look as if they were still true.
+        """
         with self._lock:
             self._stopped = True
-        if self._pages is not None:
-            self._pages.close()
+        if self._server is not None:
+            self._server.close()
         if self._textfile is not None:
             with contextlib.suppress(OSError):
                 self._textfile.unlink()
 
     def _serve(self) -> None:
-        if self._pages is not None:
-            if self._pages.alive:
+        if self._server is not None:
+            if self._server.alive:
                 return
-            self._pages.close()  # it still has the port
-        pages = HttpServer(self._listen, {"/metrics": self._metrics, "/healthz": self._health})
+            # A server whose thread has ended still has the port.
+            self._server.close()
+        server = HttpServer(self._listen, {"/metrics": self._metrics, "/healthz": self._health})
         with self._lock:
             if not self._stopped:
-                self._pages = pages
-        if self._pages is not pages:
-            pages.close()  # or it would keep the port from whoever serves next
+                self._server = server
+        if self._server is not server:
+            # The endpoint was stopped in the meantime. The next one needs the port.
+            server.close()
             return
         _log.info(
-            "serves /metrics and /healthz on %s", self._listen, extra={"event": "metrics_served"}
+            "serving /metrics and /healthz on %s", self._listen, extra={"event": "metrics_served"}
         )
 
     def _write(self) -> None:
-        assert self._textfile is not None  # noqa: S101 - tend has looked
+        assert self._textfile is not None  # noqa: S101 - tend() has checked it
         replace_textfile(self._textfile, self._exporter.text())
+        # The endpoint may have been stopped while the file was written.
         if self._stopped:
             self._textfile.unlink(missing_ok=True)
 
@@ -79,21 +103,27 @@ class MetricsEndpoint:
 
     def _health(self) -> Page:
         faults = self._faults()
-        return (
-            Page("".join(f"{fault}\n" for fault in faults).encode(), 503)
-            if faults
-            else Page(b"ok\n")
-        )
+        if faults:
+            return Page("".join(f"{fault}\n" for fault in faults).encode(), 503)
+        return Page(b"ok\n")
 
-    def _try(self, key: str, value: str, act: Callable[[], None]) -> None:
+    def _try(self, setting: str, value: str, act: Callable[[], None]) -> None:
+        """Call ``act``, and log when the setting can't be used, and when it can be used again."""
         try:
             act()
         except OSError as error:
-            why = error.strerror or str(error)
-            if self._told.get(key) != why:
-                text = "%s = %s can't be used: %s; it is tried again each minute"
-                _log.error(text, key, value, why, extra={"event": "metrics_failed"})
-            self._told[key] = why
+            reason = error.strerror or str(error)
+            if self._logged_failures.get(setting) != reason:
+                _log.error(
+                    "%s = %s can't be used: %s; it is tried again each minute",
+                    setting,
+                    value,
+                    reason,
+                    extra={"event": "metrics_failed"},
+                )
+            self._logged_failures[setting] = reason
         else:
-            if self._told.pop(key, None):
-                _log.info("%s = %s can be used again", key, value, extra={"event": "metrics_again"})
+            if self._logged_failures.pop(setting, None):
+                _log.info(
+                    "%s = %s can be used again", setting, value, extra={"event": "metrics_again"}
+                )

@@ -1,4 +1,8 @@
-"""Measures in the words of Prometheus. The library costs 14 MiB: this room is entered only where somebody asks."""
+"""The agent's metrics in the text format of Prometheus.
+
+The library needs 14 MiB of memory, so this module is imported only where the metrics are served or
+written to a file.
+"""
 
 from __future__ import annotations
 
@@ -18,20 +22,27 @@ _PREFIX = "keystone_agent_"
 
 
 class Exporter(Collector):
-    """All that the agent exposes; measured each time it is asked."""
+    """Writes all metrics of the agent, measured anew each time.
+
+    May be used from any thread.
+    """
 
     def __init__(self, take: Callable[[], MetricValues]) -> None:
-        """``take`` measures now."""
+        """Make the exporter; nothing is measured.
+
+        Args:
+            take: Measures all metrics now.
+        """
         self._take = take
         self._registry = CollectorRegistry()
         self._registry.register(self)
 
     def text(self) -> bytes:
-        """The exposition format, as it is served and written down."""
+        """Return the metrics in the text format, measured now."""
         return generate_latest(self._registry)
 
     def collect(self) -> Iterator[Metric]:
-        """What the library asks for."""
+        """Yield all metrics, measured now. The library calls this."""
         now = self._take()
         yield _gauges(
             "recordings", "Documents of the history by status.", "state", now.recordings.items()
@@ -48,7 +59,8 @@ class Exporter(Collector):
         )
         yield CounterMetricFamily(
             _PREFIX + "uploaded_bytes",
-            "Bytes of recordings handed to the network since the agent started, those sent twice included.",
+            "Bytes of recordings handed to the network since the agent started, "
+            "those sent twice included.",
             value=now.uploaded_bytes,
         )
         yield _counters(
@@ -59,7 +71,8 @@ class Exporter(Collector):
         )
         yield _counters(
             "errors",
-            "Errors since the agent started; all ended an attempt but lease_lost, which a new lease mends.",
+            "Errors since the agent started. Each ended an attempt, except lease_lost: "
+            "the upload goes on with a new lease.",
             "kind",
             now.errors.items(),
         )
@@ -76,12 +89,14 @@ class Exporter(Collector):
         )
         yield _gauge(
             "disk_free_bytes",
-            "Free space for the agent where least is left, of the watched folders and its state folder.",
+            "Free space for the agent, on the disk that has least of it among those of the "
+            "watched folders and of the state folder.",
             now.disk_free_bytes,
         )
         yield _gauge(
             "lease_remaining_seconds",
-            "Until the first storage lease in use ends; absent while none with a known end is in use.",
+            "Until the first storage lease in use ends; "
+            "absent while none with a known end is in use.",
             now.lease_remaining_seconds,
         )
         yield _gauge(
@@ -91,7 +106,7 @@ class Exporter(Collector):
         )
         yield _gauge(
             "watcher_up",
-            "1 while changes are noticed in every watched folder that is there, else 0.",
+            "1 while changes are noticed in every watched folder that exists, else 0.",
             now.watcher_up,
         )
         yield _gauge(
@@ -103,33 +118,40 @@ class Exporter(Collector):
 
 
 def _gauge(name: str, about: str, value: float | None) -> Metric:
+    """Return a gauge without a label; it is absent where ``value`` is None."""
     return GaugeMetricFamily(_PREFIX + name, about, value=value)
 
 
 def _gauges(name: str, about: str, label: str, values: Iterable[tuple[str, float]]) -> Metric:
+    """Return a gauge with a value for each value of its label."""
     family = GaugeMetricFamily(_PREFIX + name, about, labels=[label])
-    for key, value in values:
-        family.add_metric([key], value)
+    for label_value, value in values:
+        family.add_metric([label_value], value)
     return family
 
 
 def _counters(name: str, about: str, label: str, values: Iterable[tuple[str, float]]) -> Metric:
+    """Return a counter with a value for each value of its label."""
     family = CounterMetricFamily(_PREFIX + name, about, labels=[label])
-    for key, value in values:
-        family.add_metric([key], value)
+    for label_value, value in values:
+        family.add_metric([label_value], value)
     return family
 
 
 def replace_textfile(path: Path, text: bytes) -> None:
-    """Put ``text`` in the place of ``path``, whole, for everybody to read. Raises OSError.
+    """Replace the file ``path`` as a whole; all users may read the new one.
 
-    What is aside meanwhile has no name that node_exporter reads. Nothing depends on its surviving power loss.
+    The new file is written under a name that node_exporter does not read, and then renamed. It need
+    not survive a power loss, so it is not synced to the disk.
+
+    Raises:
+        OSError: The file can't be written.
     """
-    aside = path.with_name(f".{path.name}.tmp")
+    temporary = path.with_name(f".{path.name}.tmp")
     descriptor = os.open(
-        aside, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW, 0o644
+        temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW, 0o644
     )
     with os.fdopen(descriptor, "wb") as file:
         os.fchmod(descriptor, 0o644)
         file.write(text)
-    aside.replace(path)
+    temporary.replace(path)

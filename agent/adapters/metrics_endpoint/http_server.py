@@ -1,6 +1,7 @@
-"""A small HTTP server for a few pages that are made when they are asked for.
+"""A small HTTP server for a few pages, each made when it is requested.
 
-Nobody can exhaust it: few threads, a time for each whole answer, and when all are taken the oldest client has to go.
+Clients cannot exhaust it. It has few threads, each answer must be finished in a limited time, and
+when all threads are taken, the oldest client is disconnected.
 """
 
 from __future__ import annotations
@@ -18,27 +19,49 @@ from typing import Any
 
 _log = logging.getLogger(__name__)
 
-_MOST = 4  # clients at a time
-_SILENT, _WHOLE = 5.0, 10.0  # seconds that a client may say nothing, and take in all
-_LEAVING = 1.0  # seconds for a client that has to go
-_HEAD = 16 * 1024  # bytes that a client may say
-_TEXT = "text/plain; charset=utf-8"
+# How many clients are served at the same time, each by a thread.
+_MAX_CLIENTS = 4
+
+# How long a client may send nothing.
+_SILENCE_SECONDS = 5.0
+
+# How long a client may be connected in all.
+_CONNECTION_SECONDS = 10.0
+
+# How long to wait until the thread of a client that was disconnected is free.
+_DISCONNECT_SECONDS = 1.0
+
+# The most bytes of a request.
+_REQUEST_MAX_BYTES = 16 * 1024
+
+_PLAIN_TEXT = "text/plain; charset=utf-8"
 
 
 @dataclass(frozen=True, slots=True)
 class Page:
-    """What is answered."""
+    """The answer to a request."""
 
     body: bytes
     status: int = 200
-    content_type: str = _TEXT
+    content_type: str = _PLAIN_TEXT
 
 
 class HttpServer:
-    """Serves from a thread of its own."""
+    """Serves pages from threads of its own.
+
+    May be used from any thread.
+    """
 
     def __init__(self, listen: str, pages: Mapping[str, Callable[[], Page]]) -> None:
-        """Listen on ``listen`` ("HOST:PORT", IPv6 in brackets). Raises OSError. ``pages`` are by path."""
+        """Listen and serve.
+
+        Args:
+            listen: "HOST:PORT"; an IPv6 address stands in brackets.
+            pages: For each path, a function that makes its page. Called from several threads.
+
+        Raises:
+            OSError: The address can't be used.
+        """
         host, _, port = listen.rpartition(":")
         family, _, _, _, address = socket.getaddrinfo(
             host.strip("[]"), int(port), type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
@@ -55,58 +78,73 @@ class HttpServer:
         return self._thread.is_alive()
 
     def close(self) -> None:
-        """Listen no longer; answers under way are cut off. May be repeated."""
+        """Stop serving, and cut off the answers that are under way. May be repeated."""
         self._server.shutdown()
         self._server.server_close()
-        self._server.cut(0)
+        self._server.disconnect_older(0)
 
 
 class _ThreadingServer(socketserver.TCPServer):
+    """Answers each client in a thread.
+
+    The standard library's own server has no limit for the number of its threads.
+
+    The methods of the base class run in the thread that serves, and ``disconnect_older`` in any.
+    """
+
     allow_reuse_address = True
 
     def __init__(self, family: int, address: Any, pages: Mapping[str, Callable[[], Page]]) -> None:
         self.address_family = family
         self.pages = pages
-        self._slots = threading.Semaphore(_MOST)
+        self._free_threads = threading.Semaphore(_MAX_CLIENTS)
         self._lock = threading.Lock()
-        self._clients: dict[socket.socket, float] = {}  # since when, monotonic; the oldest first
+        # When each client connected, by the monotonic clock, the oldest first.
+        self._connected_at: dict[socket.socket, float] = {}
         super().__init__(address, _PageHandler)
 
     def process_request(self, request: Any, client_address: Any) -> None:
-        """Answer in a thread, if there may be one more."""
-        if not self._slots.acquire(blocking=False):
-            self.cut(0, most=1)
-            if not self._slots.acquire(timeout=_LEAVING):
+        """Answer in a thread. Disconnect the oldest client where all threads are taken."""
+        if not self._free_threads.acquire(blocking=False):
+            self.disconnect_older(0, limit=1)
+            if not self._free_threads.acquire(timeout=_DISCONNECT_SECONDS):
                 self.shutdown_request(request)
                 return
         with self._lock:
-            self._clients[request] = time.monotonic()
+            self._connected_at[request] = time.monotonic()
         thread = threading.Thread(
             target=self._answer, args=(request, client_address), name="page", daemon=True
         )
         try:
             thread.start()
-        except RuntimeError:  # no more threads on this robot
-            self._forget(request)
+        except RuntimeError:
+            # The system refuses a thread.
+            self._release(request)
 
     def service_actions(self) -> None:
-        """Twice a second."""
-        self.cut(_WHOLE)
+        """Disconnect clients that take too long. The base class calls this twice a second."""
+        self.disconnect_older(_CONNECTION_SECONDS)
 
-    def cut(self, seconds: float, *, most: int = _MOST) -> None:
-        """End the connections of clients that are older than ``seconds``, the oldest first."""
+    def disconnect_older(self, seconds: float, *, limit: int = _MAX_CLIENTS) -> None:
+        """Disconnect clients, the oldest first.
+
+        Args:
+            seconds: Only clients that have been connected for at least so long.
+            limit: How many clients at most.
+        """
         before = time.monotonic() - seconds
         with self._lock:
-            for request in [request for request, since in self._clients.items() if since <= before][
-                :most
-            ]:
+            older = [request for request, since in self._connected_at.items() if since <= before]
+            for request in older[:limit]:
+                # The shutdown wakes the client's thread, and the thread closes the socket.
                 with contextlib.suppress(OSError):
-                    request.shutdown(socket.SHUT_RDWR)  # its thread wakes up and closes it
+                    request.shutdown(socket.SHUT_RDWR)
 
     def _answer(self, request: Any, client_address: Any) -> None:
         try:
             self.finish_request(request, client_address)
-        except OSError as error:  # the client's own affair
+        except OSError as error:
+            # The client has disconnected, which is no fault of the agent.
             _log.debug(
                 "%s did not wait for its answer: %s",
                 client_address[0],
@@ -114,27 +152,28 @@ class _ThreadingServer(socketserver.TCPServer):
                 extra={"event": "page_cut"},
             )
         finally:
-            self._forget(request)
+            self._release(request)
 
-    def _forget(self, request: Any) -> None:
+    def _release(self, request: Any) -> None:
+        """Close a client's socket, and free its thread for another client."""
         with self._lock:
-            del self._clients[request]
+            del self._connected_at[request]
         self.shutdown_request(request)
-        self._slots.release()
+        self._free_threads.release()
 
 
 class _RequestHead:
-    """What a client says, as long as it is no longer than it may be."""
+    """The lines of a request, up to a limit. Used by the client's thread."""
 
     def __init__(self, source: Any) -> None:
         self._source = source
-        self._left = _HEAD
+        self._left = _REQUEST_MAX_BYTES
 
-    def readline(self, most: int) -> bytes:
-        line: bytes = self._source.readline(min(most, self._left + 1))
+    def readline(self, limit: int) -> bytes:
+        line: bytes = self._source.readline(min(limit, self._left + 1))
         self._left -= len(line)
         if self._left < 0:
-            raise ConnectionAbortedError(f"it said more than {_HEAD} bytes")
+            raise ConnectionAbortedError(f"the request has more than {_REQUEST_MAX_BYTES} bytes")
         return line
 
     def close(self) -> None:
@@ -142,12 +181,15 @@ class _RequestHead:
 
 
 class _PageHandler(BaseHTTPRequestHandler):
+    """Reads one request and sends the page. Used by the client's thread."""
+
     server: _ThreadingServer
-    timeout = _SILENT
+    timeout = _SILENCE_SECONDS
 
     def setup(self) -> None:
         super().setup()
-        self.rfile = _RequestHead(self.rfile)  # type: ignore[assignment]  # all that is read of it are lines
+        # The base class reads a request only by lines.
+        self.rfile = _RequestHead(self.rfile)  # type: ignore[assignment] # readline is enough
 
     def do_GET(self) -> None:
         make = self.server.pages.get(self.path.partition("?")[0])
@@ -156,7 +198,7 @@ class _PageHandler(BaseHTTPRequestHandler):
             return
         try:
             page = make()
-        except Exception:  # noqa: BLE001 - whatever it is, the next page may be in order
+        except Exception:  # noqa: BLE001 - one page that fails must not end the others
             _log.exception("could not make the page %s", self.path, extra={"event": "bug"})
             page = Page(b"a mistake in the agent; see its log\n", 500)
         self._send(page)

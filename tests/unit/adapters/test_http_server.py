@@ -82,16 +82,16 @@ def test_a_port_in_use_is_an_error_and_a_closed_server_leaves_it() -> None:
 
 def test_silent_clients_are_no_hindrance_and_have_to_go() -> None:
     with serving() as address, contextlib.ExitStack() as stack:
-        silent = [stack.enter_context(client(address)) for _ in range(3 * room._MOST)]
+        silent = [stack.enter_context(client(address)) for _ in range(3 * room._MAX_CLIENTS)]
         assert fetch(address, "/hello")[0] == 200
         assert silent[0].recv(1) == b""
-        assert sum(thread.name == "page" for thread in threading.enumerate()) <= room._MOST
+        assert sum(thread.name == "page" for thread in threading.enumerate()) <= room._MAX_CLIENTS
 
 
 def test_a_client_that_trickles_is_cut_off_though_it_is_never_silent(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(room, "_WHOLE", 0.6)
+    monkeypatch.setattr(room, "_CONNECTION_SECONDS", 0.6)
     with serving() as address, client(address, b"GET /hello HTTP/1.0\r\n") as trickling:
         trickling.settimeout(0.1)
         for _ in range(int(CALM / 0.1)):
@@ -119,14 +119,14 @@ def test_pages_that_hang_take_a_few_threads_and_no_more() -> None:
         return Page(b"late\n")
 
     with serving(hangs=hangs) as address, contextlib.ExitStack() as stack:
-        for _ in range(room._MOST):
+        for _ in range(room._MAX_CLIENTS):
             stack.enter_context(client(address, b"GET /hangs HTTP/1.0\r\n\r\n"))
         with (
             client(address, b"GET /hangs HTTP/1.0\r\n\r\n") as one_more,
             contextlib.suppress(ConnectionError),
         ):
             assert one_more.recv(1) == b""  # it is turned away, not kept waiting
-        assert sum(thread.name == "page" for thread in threading.enumerate()) == room._MOST
+        assert sum(thread.name == "page" for thread in threading.enumerate()) == room._MAX_CLIENTS
         go_on.set()
         assert fetch(address, "/hello")[0] == 200
 
@@ -148,7 +148,7 @@ def test_all_clients_together_take_little_memory() -> None:
     with serving() as address, contextlib.ExitStack() as stack:
         clients = [
             stack.enter_context(client(address, b"GET /hello HTTP/1.0\r\n"))
-            for _ in range(room._MOST)
+            for _ in range(room._MAX_CLIENTS)
         ]
         tracemalloc.start()
         stack.callback(tracemalloc.stop)

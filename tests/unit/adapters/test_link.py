@@ -40,7 +40,7 @@ from agent.adapters.clock import RealClock
 from agent.adapters.link import LinkWatch
 watch = LinkWatch(RealClock(), metered=False)
 for line in sys.stdin:
-    link = watch.look(json.loads(line))
+    link = watch.current_link(json.loads(line))
     print(json.dumps(None if link is None or link.interfaces is None else sorted(link.interfaces)), flush=True)
 """
 V4, V6 = "https://192.0.2.1", "https://[2001:db8::1]:8443"
@@ -127,10 +127,10 @@ def test_this_machine_is_reached_by_loopback(world: World) -> None:
 
 def test_a_url_without_a_scheme_and_one_that_is_none_are_borne() -> None:
     watch = LinkWatch(RealClock(), metered=False)
-    assert watch.look(
+    assert watch.current_link(
         ["127.0.0.1:80", "127.0.0.1", "http://", "http://[", "http://h:port"]
     ) == Link(frozenset({"lo"}))
-    assert watch.look([]) == Link(None)
+    assert watch.current_link([]) == Link(None)
 
 
 class Resolver:
@@ -142,7 +142,7 @@ class Resolver:
         self.go = threading.Event()
         self.go.set()
         monkeypatch.setattr(socket, "getaddrinfo", self._answer)
-        monkeypatch.setattr(room, "_PATIENCE", 0.05)
+        monkeypatch.setattr(room, "_RESOLVE_SECONDS", 0.05)
 
     def _answer(self, *_: Any, **__: Any) -> list[Any]:
         self.asked += 1
@@ -160,31 +160,31 @@ def resolver(monkeypatch: pytest.MonkeyPatch) -> Iterator[Resolver]:
 
 
 def settled(watch: LinkWatch) -> None:
-    for thread in watch._names._running.values():
+    for thread in watch._resolver._running.values():
         thread.join(10)
 
 
 def test_a_slow_resolver_is_not_waited_for(resolver: Resolver) -> None:
     watch = LinkWatch(FakeClock(), metered=False)
     resolver.go.clear()
-    assert watch.look(["https://gateway"]) is None
-    assert watch.look(["https://gateway"]) is None
+    assert watch.current_link(["https://gateway"]) is None
+    assert watch.current_link(["https://gateway"]) is None
     assert resolver.asked == 1
     resolver.go.set()
     settled(watch)
-    assert watch.look(["https://gateway"]) == Link(frozenset({"lo"}))
+    assert watch.current_link(["https://gateway"]) == Link(frozenset({"lo"}))
 
 
 def test_a_name_is_kept_and_then_looked_up_again(resolver: Resolver) -> None:
     clock = FakeClock()
     watch = LinkWatch(clock, metered=False)
     for _ in range(3):
-        assert watch.look(["https://gateway"]) == Link(frozenset({"lo"}))
+        assert watch.current_link(["https://gateway"]) == Link(frozenset({"lo"}))
     assert resolver.asked == 1
     clock.advance(300)
     resolver.fails = True
     for _ in range(2):
-        assert watch.look(["https://gateway"]) == Link(frozenset({"lo"}))
+        assert watch.current_link(["https://gateway"]) == Link(frozenset({"lo"}))
         settled(watch)
     assert resolver.asked == 2
 
@@ -194,11 +194,11 @@ def test_a_name_that_cannot_be_resolved_tells_nothing_and_is_asked_for_again(
 ) -> None:
     watch = LinkWatch(FakeClock(), metered=False)
     resolver.fails = True
-    assert watch.look(["https://gateway"]) == Link(None)
+    assert watch.current_link(["https://gateway"]) == Link(None)
     resolver.fails = False
-    watch.look(["https://gateway"])
+    watch.current_link(["https://gateway"])
     settled(watch)
-    assert watch.look(["https://gateway"]) == Link(frozenset({"lo"}))
+    assert watch.current_link(["https://gateway"]) == Link(frozenset({"lo"}))
 
 
 # -- metered
@@ -230,7 +230,7 @@ def test_yes_and_guessed_yes_are_metered(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, says: str, *, metered: bool
 ) -> None:
     asked = busctl(tmp_path, monkeypatch, f"echo '{says}'")
-    assert LinkWatch(RealClock(), metered=True).look([]) == Link(None, metered)
+    assert LinkWatch(RealClock(), metered=True).current_link([]) == Link(None, metered)
     service = "org.freedesktop.NetworkManager"
     assert asked.read_text().split()[-5:] == [
         "get-property", service, "/org/freedesktop/NetworkManager", service, "Metered",
@@ -241,7 +241,7 @@ def test_nobody_is_asked_where_it_does_not_matter(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked = busctl(tmp_path, monkeypatch, "echo 'u 1'")
-    assert LinkWatch(RealClock(), metered=False).look([]) == Link(None)
+    assert LinkWatch(RealClock(), metered=False).current_link([]) == Link(None)
     assert not asked.exists()
 
 
@@ -253,9 +253,9 @@ def test_a_networkmanager_that_is_not_there_or_hangs_is_not_metered(
 ) -> None:
     monkeypatch.setattr(room, "_BUSCTL_SECONDS", 0.5)
     busctl(tmp_path, monkeypatch, script)
-    assert LinkWatch(RealClock(), metered=True).look([]) == Link(None)
+    assert LinkWatch(RealClock(), metered=True).current_link([]) == Link(None)
 
 
 def test_without_busctl_nothing_is_metered(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
-    assert LinkWatch(RealClock(), metered=True).look([]) == Link(None)
+    assert LinkWatch(RealClock(), metered=True).current_link([]) == Link(None)

@@ -103,9 +103,9 @@ def test_an_address_that_is_none_of_this_robot_stops_nothing(
 
 
 def test_a_server_that_has_ended_is_started_again(served: Told, address: str) -> None:
-    assert served._pages is not None
-    served._pages._server.shutdown()  # its thread ends, the port stays
-    served._pages._thread.join()
+    assert served._server is not None
+    served._server._server.shutdown()  # its thread ends, the port stays
+    served._server._thread.join()
     served.tend()
     assert fetch(address, "/healthz")[0] == 200
 
