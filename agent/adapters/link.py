@@ -21,7 +21,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from agent.model.ports import Clock
-from agent.model.values import Link
+from agent.model.transfer import Link
 
 # How long the addresses of a name are used before the name is resolved again.
 _ADDRESSES_KEPT_SECONDS = 300.0

@@ -26,7 +26,8 @@ from agent.cli.options import (
 from agent.cli.units import size_text
 from agent.discovery.walk import NameFilter, WalkResult, foreign, tops
 from agent.model.ports import History
-from agent.model.values import SyncLog, utc_text
+from agent.model.sync_log import SyncLog
+from agent.model.values import utc_text
 
 # States of files that will be uploaded without any help.
 _ON_THE_WAY = ("new", "settling", "waiting", "queued", "uploading")

@@ -18,7 +18,8 @@ from agent.discovery.examine import Examiner, NotYet
 from agent.files.writers import has_writer
 from agent.model.errors import FileChangedError, RecordingError
 from agent.model.ports import Clock, History
-from agent.model.values import Damaged, SyncLog
+from agent.model.sync_log import SyncLog
+from agent.model.values import Damaged
 
 _REMEDIES = {
     "recording": "nothing to do: it is uploaded once its recorder has closed it",

@@ -22,7 +22,8 @@ from agent.cli.options import opened_history
 from agent.model.atomic_file import give, put
 from agent.model.errors import AgentError, CloudError, NotRunningError
 from agent.model.ports import Operator
-from agent.model.values import Answer, Ask, SyncLog
+from agent.model.sync_log import SyncLog
+from agent.model.values import Answer, Ask
 from agent.operations.asset_binding import Bindings
 from agent.operations.operator_requests import pause, resume
 

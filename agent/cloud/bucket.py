@@ -22,15 +22,14 @@ from agent.model.digests import same_etag
 from agent.model.errors import CloudError, RecordingError
 from agent.model.object_key import MANIFEST, is_spare, object_key, spare_key
 from agent.model.ports import Clock, History, ObjectStore, StorageKeys, Target
+from agent.model.sync_log import SyncLog
+from agent.model.transfer import MAX_PARTS, StoredObject
 from agent.model.values import (
-    MAX_PARTS,
     AccessToken,
     CredentialLease,
     DeviceProfile,
     Grant,
     Recovery,
-    StoredObject,
-    SyncLog,
     UploadSession,
     utc_text,
 )

@@ -24,8 +24,10 @@ from agent.model.errors import (
 )
 from agent.model.metrics import Tally
 from agent.model.ports import Clock, History
+from agent.model.sync_log import Fault, SyncLog
+from agent.model.transfer import Transfer
 from agent.model.unforeseen import UNFORESEEN, understood
-from agent.model.values import Fault, SyncLog, Transfer, utc_seconds, utc_text
+from agent.model.values import utc_seconds, utc_text
 from agent.upload.job import Job
 from agent.upload.prepare import Prepare
 from agent.upload.upload import Upload

@@ -8,7 +8,8 @@ from contextlib import AbstractContextManager
 
 from agent.cloud.identity import episode_id
 from agent.model.ports import Clock, History
-from agent.model.values import Answer, Ask, Damaged, Fault, Recording, SyncLog, Trigger, utc_text
+from agent.model.sync_log import Fault, SyncLog, Trigger
+from agent.model.values import Answer, Ask, Damaged, Recording, utc_text
 
 _log = logging.getLogger(__name__)
 

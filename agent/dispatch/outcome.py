@@ -19,8 +19,8 @@ from agent.model.errors import (
     judge,
 )
 from agent.model.states import Event
+from agent.model.sync_log import Fault, Kind
 from agent.model.unforeseen import understood
-from agent.model.values import Fault, Kind
 
 # An empty event is one that counts.
 _TABLE: Sequence[tuple[type[AgentError], Event | Literal[""], Kind]] = (

@@ -6,7 +6,7 @@ import logging
 
 from agent.model.errors import HistoryFullError
 from agent.model.ports import History
-from agent.model.values import SyncLog, Upgrade
+from agent.model.sync_log import SyncLog, Upgrade
 
 _log = logging.getLogger(__name__)
 

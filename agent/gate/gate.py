@@ -20,7 +20,7 @@ from typing import Literal
 
 from agent.model.errors import WHOLE, CloudError, GateClosedError, Verdict
 from agent.model.ports import Clock
-from agent.model.values import Kind
+from agent.model.sync_log import Kind
 
 Cause = Literal["hold", "enrolment", "cloud"]
 

@@ -10,7 +10,7 @@ from fnmatch import fnmatchcase
 from agent.gate.gate import Gate
 from agent.model.hours import Hours
 from agent.model.ports import Clock
-from agent.model.values import Link
+from agent.model.transfer import Link
 
 _log = logging.getLogger(__name__)
 

@@ -1,1 +1,1 @@
-"""The vocabulary: nouns, states, errors and the seams; standard library only."""
+"""The vocabulary: values, states, errors and ports. Uses the standard library only."""

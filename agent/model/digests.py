@@ -15,7 +15,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Protocol
 
-from agent.model.values import Part, SentPart, StoredObject
+from agent.model.transfer import Part, SentPart, StoredObject
 
 _DIGEST = re.compile(r"[0-9a-fA-F]{32}")
 _COMPOSITE = re.compile(r"[0-9a-fA-F]{32}-[0-9]+")

@@ -21,7 +21,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from agent.model.values import Fault, Kind, utc_text
+from agent.model.sync_log import Fault, Kind
+from agent.model.values import utc_text
 
 # Stands in the place of a call where an upload as a whole failed or succeeded.
 WHOLE = ""

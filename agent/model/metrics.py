@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from typing import Literal, get_args
 
 from agent.model.states import Event
-from agent.model.values import Fault, Kind, Status
+from agent.model.sync_log import Fault, Kind, Status
 
 Ended = Literal["completed", "retried", "waiting", "put_back", "failed"]
 HOLDS = (

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from string import Formatter
 
-from agent.model.values import SyncLog
+from agent.model.sync_log import SyncLog
 
 PLACEHOLDERS = (
     "device_id", "date", "relpath", "name", "stem", "episode_id", "asset_id", "fingerprint",

@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any, Literal
 
-from agent.model.values import Status, SyncLog
+from agent.model.sync_log import Status, SyncLog
 
 Event = Literal[
     "claimed",  # a worker takes it

@@ -1,75 +1,89 @@
-"""The words of the agent: one noun, one frozen value, the same word everywhere.
+"""Frozen values that describe recordings, profiles of devices and upload sessions.
 
-Sizes are bytes, durations and monotonic times are seconds. What is written down for people and other
-programs is a UTC time as ISO 8601 text with ``Z``.
+Values of the history are in ``agent.model.sync_log``, values of the transfer of bytes in
+``agent.model.transfer``.
+
+Sizes are bytes. Durations and monotonic times are seconds. Times that people and other programs
+read are UTC, written as ISO 8601 text that ends with ``Z``.
 """
 
 from __future__ import annotations
 
-import threading
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any, Literal
 
-from agent.model.bandwidth import Bandwidth
 from agent.model.mcap_tail import Tail
 
-Status = Literal["pending", "in_progress", "completed", "failed"]
-Phase = Literal["", "opening", "uploading", "stored", "completing"]
-Trigger = Literal["discovered", "marker", "cli", "cause-changed", "upgrade"]
-Kind = Literal["offline", "blocked", "counted", "final", "lease_lost"]
 Action = Literal["continue", "complete_only", "restart", "abort", "unspecified"]
 Stage = Literal["active", "completing", "completed", "terminal", "unspecified"]
 Ask = Literal["resync", "first"]
 Reply = Literal["accepted", "already_queued", "not_found", "rejected"]
 
-DEFAULT_PART_SIZE = 8 * 1024 * 1024  # what part_size_bytes <= 0 means on the wire
-_YEAR_1, _YEAR_9999 = (
-    -62_135_596_800.0,
-    253_402_300_799.0,
-)  # file systems know times beyond ISO 8601
-MAX_PARTS = 10_000  # of one S3 multipart upload
+# The first and the last second that ISO 8601 text can say, as seconds since 1970. File systems
+# know earlier and later times.
+_YEAR_1_SECONDS = -62_135_596_800.0
+_YEAR_9999_SECONDS = 253_402_300_799.0
 
 
 def utc_text(seconds: float) -> str:
-    """The UTC wall time ``seconds`` since 1970 as ISO 8601 text with milliseconds and ``Z``; years 1 to 9999."""
-    moment = datetime.fromtimestamp(min(max(seconds, _YEAR_1), _YEAR_9999), tz=timezone.utc)
+    """Return the time ``seconds`` after 1970 as ISO 8601 text with milliseconds and ``Z``.
+
+    Times before the year 1 or after the year 9999 become the first or the last second of this
+    range.
+    """
+    moment = datetime.fromtimestamp(
+        min(max(seconds, _YEAR_1_SECONDS), _YEAR_9999_SECONDS), tz=timezone.utc
+    )
     return moment.isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
 def utc_seconds(text: str) -> float:
-    """The inverse of :func:`utc_text`; raises ValueError for other text."""
+    """Return the seconds since 1970 that ``text`` of :func:`utc_text` stands for.
+
+    Raises ValueError if ``text`` is no such time.
+    """
     return datetime.fromisoformat(text.replace("Z", "+00:00")).timestamp()
 
 
 @dataclass(frozen=True, slots=True)
 class Sighting:
-    """Something happened at a path, or (a folder) somewhere below it. It proves nothing."""
+    """A notification that something happened at a path, or somewhere below a folder.
+
+    A sighting is only a hint. It does not prove that a file is there.
+    """
 
     path: Path
 
 
 @dataclass(frozen=True, slots=True)
 class Fingerprint:
-    """The identity of a recording's bytes: its size, and SHA-256 over the first, middle and last 64 KiB."""
+    """The identity of a recording's bytes.
+
+    It is the size and the SHA-256 of the first, the middle and the last 64 KiB. ``sha256`` has 64
+    lower-case hexadecimal digits.
+    """
 
     size: int
-    sha256: str  # 64 lower-case hex digits
+    sha256: str
 
     def __str__(self) -> str:
         return f"{self.size}-{self.sha256}"
 
     @property
     def short(self) -> str:
-        """The first 8 hex digits, for names."""
+        """The first 8 hexadecimal digits of the digest, for names."""
         return self.sha256[:8]
 
 
 @dataclass(frozen=True, slots=True)
 class Sidecar:
-    """The ``.json`` file beside a recording. ``content`` is None when it is no JSON object; ``fault`` then says why."""
+    """The ``.json`` file beside a recording.
+
+    ``content`` is None if the file holds no JSON object. Then ``fault`` says why.
+    """
 
     path: Path
     sha256: str
@@ -79,9 +93,10 @@ class Sidecar:
 
 @dataclass(frozen=True, slots=True)
 class Recording:
-    """A finished MCAP on this robot's disk, as it was when it was looked at.
+    """A finished MCAP on this robot's disk, as the file was when the agent last examined it.
 
-    ``owner`` is the uid of the file's owner; None: not known.
+    ``own_tags`` say how complete the file is: ``compression`` and ``mcap_complete``. ``owner`` is
+    the uid of the file's owner, or None if it is not known.
     """
 
     path: Path
@@ -92,25 +107,23 @@ class Recording:
     inode: int
     tail: Tail
     sidecar: Sidecar | None = None
-    own_tags: Mapping[str, str] = field(
-        default_factory=dict
-    )  # of its completeness: compression, mcap_complete
+    own_tags: Mapping[str, str] = field(default_factory=dict)
     owner: int | None = None
 
     @property
     def size(self) -> int:
-        """Bytes."""
+        """The size of the file in bytes."""
         return self.fingerprint.size
 
     @property
     def sidecar_sha256(self) -> str:
-        """Of the sidecar's bytes; "" where there is none."""
+        """The SHA-256 of the sidecar's bytes, or "" if there is no sidecar."""
         return self.sidecar.sha256 if self.sidecar else ""
 
 
 @dataclass(frozen=True, slots=True)
 class Damaged:
-    """A file that can never become a recording, and why."""
+    """A file that can never become a recording, and the reason."""
 
     path: Path
     fingerprint: Fingerprint
@@ -120,7 +133,7 @@ class Damaged:
 
 @dataclass(frozen=True, slots=True)
 class DeviceProfile:
-    """What the platform gave one asset id: where to call, the key to call with, and its tags."""
+    """What the platform gave one asset id: its API key, its tags and the addresses to call."""
 
     asset_id: str
     api_key: str = field(repr=False)
@@ -130,13 +143,19 @@ class DeviceProfile:
 
     @property
     def ready(self) -> bool:
-        """Whether it may upload: a key, tags, and no empty tag key (the platform's own rule)."""
+        """Whether the device may upload.
+
+        The platform demands a key, at least one tag, and no tag whose name is empty.
+        """
         return bool(self.api_key and self.tags) and "" not in self.tags
 
 
 @dataclass(frozen=True, slots=True)
 class Enrolled:
-    """What the platform answers a device that enrols: its key, told only this once, and its tags."""
+    """The platform's answer to a device that enrols: an API key and tags.
+
+    The platform tells a key only once.
+    """
 
     api_key: str = field(repr=False)
     tags: Mapping[str, str]
@@ -144,19 +163,28 @@ class Enrolled:
 
 @dataclass(frozen=True, slots=True)
 class AccessToken:
-    """The proof of one device that each gateway call carries."""
+    """The proof of one device's identity that each call to the gateway carries.
+
+    ``expires_at`` is on the platform's wall clock, in seconds since 1970.
+    """
 
     value: str = field(repr=False)
-    expires_at: float  # wall clock of the platform, seconds since 1970
+    expires_at: float
+
+
+# A lease is refreshed when a quarter of its life is left, but never earlier and never later than
+# these bounds say.
+_LEASE_MARGIN_MIN_SECONDS = 30.0
+_LEASE_MARGIN_MAX_SECONDS = 330.0
 
 
 @dataclass(frozen=True, slots=True)
 class CredentialLease:
-    """Storage keys with an end.
+    """Storage keys that are valid for a limited time.
 
-    ``expires_at`` is the platform's wall clock. ``life`` and ``deadline`` are set on arrival, on the monotonic
-    clock, where the local clock can be trusted to tell them; a lease without a deadline ends when the store
-    refuses it.
+    ``expires_at`` is on the platform's wall clock, in seconds since 1970. ``life`` and ``deadline``
+    are set when the lease arrives, in seconds of the monotonic clock, if the local clock can be
+    trusted. A lease without a deadline ends when the store refuses it.
     """
 
     access_key_id: str = field(repr=False)
@@ -167,20 +195,28 @@ class CredentialLease:
     deadline: float | None = None
 
     def due(self, now: float) -> bool:
-        """Whether it is time to refresh it: a quarter of its life is left, 30 to 330 s, yet at most half of it."""
+        """Return whether the lease should be refreshed at the monotonic time ``now``.
+
+        That is when a quarter of its life is left, but at least 30 and at most 330 seconds before
+        its end. A lease with a short life is refreshed after half of its life.
+        """
         if self.deadline is None:
             return False
-        margin = min(max(30.0, min(330.0, self.life / 4)), self.life / 2)
+        quarter = min(_LEASE_MARGIN_MAX_SECONDS, self.life / 4)
+        margin = min(max(_LEASE_MARGIN_MIN_SECONDS, quarter), self.life / 2)
         return self.deadline - now <= margin
 
     def usable(self, now: float) -> bool:
-        """Whether a request may still be signed with it."""
+        """Return whether a request may still be signed at the monotonic time ``now``."""
         return self.deadline is None or now < self.deadline
 
 
 @dataclass(frozen=True, slots=True)
 class UploadSession:
-    """The gateway's permission to store one recording at one place, in parts of one size."""
+    """The gateway's permission to store one recording under one key, in parts of one size.
+
+    ``part_size_bytes`` is above 0.
+    """
 
     logical_upload_id: str
     upload_id: str
@@ -188,12 +224,12 @@ class UploadSession:
     endpoint: str
     object_key: str
     region: str
-    part_size_bytes: int  # above 0
+    part_size_bytes: int
 
 
 @dataclass(frozen=True, slots=True)
 class Grant:
-    """A session together with the keys that were issued for it."""
+    """An upload session together with the storage keys that were issued for it."""
 
     session: UploadSession
     lease: CredentialLease
@@ -201,7 +237,7 @@ class Grant:
 
 @dataclass(frozen=True, slots=True)
 class Recovery:
-    """What the gateway knows of a session, and what it asks the agent to do next."""
+    """What the gateway knows of an upload session, and what the agent should do next."""
 
     logical_upload_id: str
     upload_id: str
@@ -213,267 +249,13 @@ class Recovery:
 
 
 @dataclass(frozen=True, slots=True)
-class Part:
-    """A window on the file. Numbers start at 1."""
-
-    number: int
-    offset: int
-    size: int
-
-
-@dataclass(frozen=True, slots=True)
-class SentPart:
-    """A part as the store holds it. ``checksum`` is the store's own (base64), "" where it has none."""
-
-    number: int
-    size: int
-    etag: str
-    checksum: str = ""
-    algorithm: str = ""  # "SHA256", "CRC32" or ""
-
-
-@dataclass(frozen=True, slots=True)
-class StoredObject:
-    """What the bucket says it holds under the key."""
-
-    size: int
-    etag: str  # in double quotes, letters as the store gave them
-    checksum: str = ""
-    algorithm: str = ""
-
-
-def parts_of(size: int, part_size: int) -> Sequence[Part]:
-    """Cut a file of ``size`` bytes into windows of ``part_size``; the last one may be shorter."""
-    return [
-        Part(number, offset, min(part_size, size - offset))
-        for number, offset in enumerate(range(0, size, part_size), start=1)
-    ]
-
-
-class Transfer:
-    """Progress and pace of one upload and the way to stop it; handed to the store, asked by those who show it."""
-
-    def __init__(self, total: int, bandwidth: Bandwidth | None = None) -> None:
-        """``total`` bytes are to be sent, within a ``bandwidth`` that is shared with other uploads."""
-        self.total = total
-        self.kept = 0  # bytes that the store had already when this claim began
-        self._sent = self._passed = 0
-        self._bandwidth = bandwidth
-        self._turn = threading.Lock()
-        self._stop = threading.Event()
-        self._at_stop: list[Callable[[], None]] = []
-        self._lock = threading.Lock()
-
-    @property
-    def sent(self) -> int:
-        """Bytes handed to the network so far, less what had to be taken back."""
-        return self._sent
-
-    @property
-    def passed(self) -> int:
-        """The same with what had to be taken back: what the way let through."""
-        return self._passed
-
-    @property
-    def stopped(self) -> bool:
-        """Whether the upload was told to stop at once."""
-        return self._stop.is_set()
-
-    def advance(self, count: int) -> None:
-        """Count bytes that went out; a negative count takes back those of a part that is sent again."""
-        with self._lock:
-            self._sent += count
-            self._passed += max(count, 0)
-
-    def grant(self, count: int) -> int:
-        """Wait until some of the next ``count`` bytes may go; returns how many, all where there is no cap.
-
-        A transfer that is stopped waits no longer: who asked must look at :attr:`stopped` then.
-        """
-        if self._bandwidth is None or not self._bandwidth.turn or count == 0:
-            return count
-        # Parts of one upload queue here, so that each upload has one place in the queue of all, however many parts.
-        with self._turn:
-            if not self.stopped:
-                count = min(count, self._bandwidth.turn or count)
-                self._stop.wait(self._bandwidth.reserve(count))
-        return count
-
-    def at_stop(self, act: Callable[[], None]) -> None:
-        """Have ``act`` called when the upload is told to stop; at once if it was."""
-        with self._lock:
-            self._at_stop.append(act)
-            late = self.stopped
-        if late:
-            act()
-
-    def stop(self) -> None:
-        """Drop what is in flight."""
-        with self._lock:
-            self._stop.set()
-            acts = list(self._at_stop)
-        for act in acts:
-            act()
-
-
-@dataclass(frozen=True, slots=True)
-class Link:
-    """How this robot's requests leave it now."""
-
-    interfaces: (
-        frozenset[str] | None
-    )  # on the way to the cloud; empty: there is no way; None: that can't be told
-    metered: bool = False  # somebody pays for each byte
-
-
-@dataclass(frozen=True, slots=True)
-class Fault:
-    """The last error of a document, as contract and history show it."""
-
-    kind: Kind
-    code: str
-    message: str
-    hint: str
-
-
-@dataclass(frozen=True, slots=True)
-class Orphan:
-    """A session that was given up here but not yet out there: its multipart may still lie in the bucket."""
-
-    id: int
-    asset_id: str
-    logical_upload_id: str
-    upload_id: str
-    multipart_upload_id: str
-    object_key: str
-    reason: str
-    since: str  # utc_text
-
-
-@dataclass(frozen=True, slots=True)
 class Answer:
-    """What became of one target (path, folder or episode id) that an operator asked something for."""
+    """The result of an operator's request for one target.
+
+    ``target`` is a path, a folder or an episode id.
+    """
 
     target: str
     status: Reply
     message: str = ""
     episode_id: str = ""
-
-
-@dataclass(frozen=True, slots=True)
-class Marker:
-    """A touch file that is served, told by inode and time from one that is dropped at the same path later.
-
-    ``through`` is the last recording of a folder that was dealt with, in the order of their paths; None: all were.
-    ``said``: somebody was told that it can't be removed.
-    """
-
-    path: str
-    inode: int
-    mtime_ns: int
-    through: str | None = None
-    said: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class Absences:
-    """Which documents are of recordings that are no longer on the disk, and since when.
-
-    Time is counted in days on which the agent could look; ``day`` is the number of the last one and ``date`` its UTC
-    date. ``since`` maps the ids of those documents to such days; it may hold ids of documents that are forgotten.
-    """
-
-    day: int = 0
-    date: str = ""
-    since: Mapping[int, int] = field(default_factory=dict)
-
-
-@dataclass(frozen=True, slots=True)
-class Upgrade:
-    """The version of the agent that runs on this history, and the one before it, "" for one that told nobody.
-
-    ``again`` holds the ids of the documents that had failed for good by then and get another try by this version.
-    """
-
-    version: str
-    before: str = ""
-    again: frozenset[int] = frozenset()
-
-
-@dataclass(frozen=True, slots=True)
-class SyncLog:
-    """One document of the history: one attempt chain of one recording. Times are :func:`utc_text`.
-
-    ``owner`` is the uid of the user whose file was sent. It is None in documents of 0.1.0, and where
-    parts may come from files of several users.
-    """
-
-    id: int
-    episode_id: str
-    path: str
-    file_size: int
-    mtime: str
-    fingerprint: str
-    sidecar_sha256: str = ""
-    trigger: Trigger = "discovered"
-    reason: str = ""
-    resync: bool = False
-    status: Status = "pending"
-    phase: Phase = ""
-    attempt_count: int = 0
-    queued_at: str = ""
-    started_at: str | None = None
-    completed_at: str | None = None
-    next_retry_at: str | None = None
-    error: Fault | None = None
-    device_id: str = ""
-    asset_id: str = ""
-    raw_tags: Mapping[str, str] = field(default_factory=dict)
-    left_out_tags: Sequence[str] = ()
-    bucket: str = ""
-    object_key: str = ""
-    etag: str = ""
-    checksum: str = ""
-    logical_upload_id: str = ""
-    upload_id: str = ""
-    multipart_upload_id: str = ""
-    part_size_bytes: int = 0
-    part_count: int = 0
-    bytes_sent: int = 0
-    duration_seconds: float = 0.0
-    credential_refreshes: int = 0
-    restarts: int = 0
-    source_deleted: bool = False
-    ahead: int = 0  # above 0: asked to go before the queue, the highest first
-    # New fields stand behind all others: 0.1.0 passes over fields that it does not know.
-    owner: int | None = None
-
-    @property
-    def open(self) -> bool:
-        """Whether something may still happen to it."""
-        return self.status in ("pending", "in_progress") or (
-            self.status == "failed" and self.next_retry_at is not None
-        )
-
-    @property
-    def synced(self) -> bool:
-        """Whether it says that the recording is in the bucket."""
-        return self.status == "completed"
-
-    def forget_session(self) -> SyncLog:
-        """The same document without its session: the next claim opens a new one."""
-        return replace(self, **NO_SESSION)
-
-
-NO_SESSION: Mapping[str, Any] = {
-    "phase": "",
-    "logical_upload_id": "",
-    "upload_id": "",
-    "multipart_upload_id": "",
-    "bucket": "",
-    "object_key": "",
-    "etag": "",
-    "checksum": "",
-    "part_size_bytes": 0,
-    "part_count": 0,
-}

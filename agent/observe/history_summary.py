@@ -8,7 +8,7 @@ from itertools import islice
 from typing import Any
 
 from agent.model.ports import History
-from agent.model.values import SyncLog
+from agent.model.sync_log import SyncLog
 
 NAMED = 20  # documents that wait and are named
 _FAILED = 5  # documents that failed for good and are named: the newest

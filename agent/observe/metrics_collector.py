@@ -15,7 +15,8 @@ from agent.gate.gate import Gate
 from agent.model.errors import TABLE
 from agent.model.metrics import HOLDS, MetricValues, Tally
 from agent.model.ports import Clock, History
-from agent.model.values import SyncLog, utc_seconds, utc_text
+from agent.model.sync_log import SyncLog
+from agent.model.values import utc_seconds, utc_text
 
 
 class MetricsCollector:

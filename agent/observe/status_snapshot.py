@@ -16,7 +16,8 @@ from agent.discovery.report import DiskReport, Held
 from agent.dispatch.dispatch import Claim, Dispatch
 from agent.gate.gate import Gate
 from agent.model.ports import Clock, History
-from agent.model.values import Upgrade, utc_text
+from agent.model.sync_log import Upgrade
+from agent.model.values import utc_text
 from agent.observe.history_summary import NAMED, standing
 
 _NAMED = 20  # files of a kind that are named

@@ -13,8 +13,9 @@ from typing import Any
 
 from agent.files.writers import has_writer
 from agent.model.atomic_file import put, sync_folder
+from agent.model.sync_log import Marker, Trigger
 from agent.model.touch_files import rejected
-from agent.model.values import Ask, Marker, Trigger
+from agent.model.values import Ask
 
 _LONGEST_REASON = 1000  # characters
 _LARGEST = 64 * 1024  # bytes that are read

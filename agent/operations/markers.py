@@ -21,8 +21,9 @@ from agent.discovery.scan_schedule import FullScanTicket
 from agent.gate.gate import Gate
 from agent.model.errors import CloudError, HistoryFullError, RefusedError, WaitingError
 from agent.model.ports import Clock, History
+from agent.model.sync_log import Marker
 from agent.model.touch_files import FIRST, PAUSE, REJECTED, REQUEST, RESCAN, RESYNC, target_of
-from agent.model.values import Answer, Ask, Marker
+from agent.model.values import Answer, Ask
 from agent.operations import marker_file as touched
 from agent.operations.asset_binding import Bindings
 from agent.operations.marker_file import Binding, MarkerRejectedError, MarkerRequest

@@ -12,7 +12,8 @@ from agent.discovery.file_table import State
 from agent.dispatch.intake import Intake
 from agent.model.errors import AgentError, RecordingError
 from agent.model.ports import History
-from agent.model.values import Answer, Ask, Damaged, Recording, SyncLog, Trigger
+from agent.model.sync_log import SyncLog, Trigger
+from agent.model.values import Answer, Ask, Damaged, Recording
 
 BATCH = 256  # documents in one transaction: a line of the history of some 300 KiB
 

@@ -19,7 +19,8 @@ from agent.model.errors import TABLE, AgentError, CloudError, WaitingError, blam
 from agent.model.hours import Hours
 from agent.model.mcap_tail import Tail
 from agent.model.ports import Clock, History, Target
-from agent.model.values import DeviceProfile, Fingerprint, Recording, SyncLog, utc_text
+from agent.model.sync_log import SyncLog
+from agent.model.values import DeviceProfile, Fingerprint, Recording, utc_text
 from agent.preconditions.host import BUILD_SECONDS, closed_by_policy
 from agent.preconditions.table import PATIENCE_SECONDS, Note, Precondition
 

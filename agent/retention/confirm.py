@@ -8,7 +8,7 @@ from agent.cloud.credentials import Credentials
 from agent.gate.gate import Delays, Gate
 from agent.model.errors import CloudError, HistoryFullError, judge
 from agent.model.ports import Clock, History, Profiles
-from agent.model.values import SyncLog
+from agent.model.sync_log import SyncLog
 
 _log = logging.getLogger(__name__)
 

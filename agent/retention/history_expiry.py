@@ -15,7 +15,8 @@ from agent.discovery.file_names import is_below
 from agent.discovery.walk import GONE
 from agent.model.errors import HistoryFullError
 from agent.model.ports import Clock, History
-from agent.model.values import Absences, utc_text
+from agent.model.sync_log import Absences
+from agent.model.values import utc_text
 
 _log = logging.getLogger(__name__)
 

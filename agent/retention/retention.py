@@ -16,7 +16,8 @@ from pathlib import Path
 from typing import Any
 
 from agent.model.ports import Clock, History
-from agent.model.values import SyncLog, utc_seconds
+from agent.model.sync_log import SyncLog
+from agent.model.values import utc_seconds
 from agent.retention.clock_safe_age import ClockSafeAge
 from agent.retention.confirm import Confirm
 from agent.retention.deletion import Deletion, NotDeletableError, VerifiedFile

@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from agent.model.digests import hasher, parts_in_checksum, parts_in_etag, proves
-from agent.model.values import Part, StoredObject, SyncLog, parts_of
+from agent.model.sync_log import SyncLog
+from agent.model.transfer import Part, StoredObject, parts_of
 from agent.retention.deletion import NotDeletableError, VerifiedFile
 
 Finding = Literal["same", "differs", "unclear", "no_digest", "other_owner"]

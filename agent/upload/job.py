@@ -8,14 +8,9 @@ from typing import Any
 
 from agent.model.errors import AgentError, RecordingError
 from agent.model.ports import History
-from agent.model.values import (
-    MAX_PARTS,
-    DeviceProfile,
-    Part,
-    SyncLog,
-    Transfer,
-    parts_of,
-)
+from agent.model.sync_log import SyncLog
+from agent.model.transfer import MAX_PARTS, Part, Transfer, parts_of
+from agent.model.values import DeviceProfile
 from agent.upload.source_file import SourceFile
 
 

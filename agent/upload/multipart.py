@@ -7,7 +7,7 @@ from functools import partial
 
 from agent.model.errors import CloudError, judge
 from agent.model.ports import Clock, History
-from agent.model.values import SentPart, StoredObject
+from agent.model.transfer import SentPart, StoredObject
 from agent.upload.job import Job
 from agent.upload.part_uploader import PartUploader, again
 from agent.upload.verify import (

@@ -12,7 +12,8 @@ from collections.abc import Mapping, Sequence
 
 from agent.model.errors import CloudError
 from agent.model.ports import Clock, History, ObjectStore, Target
-from agent.model.values import DeviceProfile, Orphan, SyncLog, utc_text
+from agent.model.sync_log import Orphan, SyncLog
+from agent.model.values import DeviceProfile, utc_text
 from agent.upload.platform_calls import PlatformCalls
 from agent.upload.verify import may_not_look
 

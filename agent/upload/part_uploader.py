@@ -11,7 +11,7 @@ from agent.cloud.credentials import SessionKeys
 from agent.gate.gate import Gate
 from agent.model.errors import AgentError, CloudError, FileChangedError, GateClosedError, judge
 from agent.model.ports import Clock, Target
-from agent.model.values import Part, SentPart, Transfer
+from agent.model.transfer import Part, SentPart, Transfer
 from agent.upload.concurrency import MOST, PartConcurrency
 from agent.upload.source_file import SourceFile
 

@@ -24,8 +24,10 @@ from agent.model.errors import (
     WaitingError,
 )
 from agent.model.ports import Clock, History, Profiles
+from agent.model.sync_log import NO_SESSION, SyncLog
+from agent.model.transfer import Transfer
 from agent.model.unforeseen import shortage
-from agent.model.values import NO_SESSION, Damaged, DeviceProfile, Recording, SyncLog, Transfer
+from agent.model.values import Damaged, DeviceProfile, Recording
 from agent.upload.job import Job
 from agent.upload.source_file import SourceFile
 from agent.upload.upload import Upload

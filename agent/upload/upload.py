@@ -13,7 +13,9 @@ from agent.gate.gate import Gate
 from agent.model.digests import same_etag
 from agent.model.errors import SessionLostError
 from agent.model.ports import Clock, History, ObjectStore
-from agent.model.values import DeviceProfile, Grant, Recovery, StoredObject, SyncLog
+from agent.model.sync_log import SyncLog
+from agent.model.transfer import StoredObject
+from agent.model.values import DeviceProfile, Grant, Recovery
 from agent.upload.concurrency import PartConcurrency
 from agent.upload.job import Job, windows_of
 from agent.upload.multipart import MultipartUpload

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from agent.model.digests import same_etag
 from agent.model.errors import CloudError, RecordingError
-from agent.model.values import SentPart, StoredObject
+from agent.model.transfer import SentPart, StoredObject
 from agent.upload.job import Job
 from agent.upload.part_uploader import PartUploader
 

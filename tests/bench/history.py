@@ -18,7 +18,7 @@ from tinydb import TinyDB
 
 from agent.adapters.history import TinyHistory, to_json
 from agent.model.states import Event
-from agent.model.values import SyncLog
+from agent.model.sync_log import SyncLog
 from tests.bench.figures import Cell, Goal, Table
 from tests.harness.fakes.clock import FakeClock
 

@@ -30,7 +30,7 @@ from agent.adapters.history import TinyHistory
 from agent.devcloud.cloud import DevCloud
 from agent.devcloud.servers import REGION
 from agent.devcloud.store_proxy import ByteRate
-from agent.model.values import SyncLog
+from agent.model.sync_log import SyncLog
 from tests.bench.uploads import sha256
 from tests.harness.agent_process import Agent
 from tests.harness.recorders import write_mcap, write_sidecar

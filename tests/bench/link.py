@@ -11,7 +11,7 @@ import tempfile
 from pathlib import Path
 
 from agent.devcloud.cloud import DevCloud
-from agent.model.values import SyncLog
+from agent.model.sync_log import SyncLog
 from tests.bench.stage import peak_mib
 from tests.bench.uploads import sha256
 from tests.harness.agent_process import running

@@ -11,7 +11,8 @@ from pathlib import Path
 from agent.adapters.clock import RealClock
 from agent.adapters.history import TinyHistory
 from agent.files.fingerprint import fingerprint
-from agent.model.values import SyncLog, utc_text
+from agent.model.sync_log import SyncLog
+from agent.model.values import utc_text
 from tests.bench.history import recording
 from tests.harness.recorders import write_mcap
 

@@ -43,7 +43,8 @@ from agent.dispatch.dispatch import Dispatch, UploadTerms
 from agent.dispatch.intake import Intake
 from agent.gate.boot_jitter import BootJitter
 from agent.gate.gate import Gate
-from agent.model.values import Recording, SyncLog
+from agent.model.sync_log import SyncLog
+from agent.model.values import Recording
 from agent.upload.concurrency import PartConcurrency
 from agent.upload.prepare import Prepare
 from agent.upload.upload import Upload

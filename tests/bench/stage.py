@@ -19,7 +19,7 @@ from minio import Minio
 from minio.deleteobjects import DeleteObject
 
 from agent.devcloud.servers import free_port
-from agent.model.values import SyncLog
+from agent.model.sync_log import SyncLog
 from tests.bench.peers import BUCKET, Cost
 from tests.harness import s3_servers as servers
 from tests.harness.agent_process import Agent

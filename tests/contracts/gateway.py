@@ -11,7 +11,9 @@ import pytest
 
 from agent.model.errors import CloudError, judge
 from agent.model.ports import Gateway, ObjectStore
-from agent.model.values import AccessToken, DeviceProfile, Grant, Part, SyncLog, Transfer
+from agent.model.sync_log import SyncLog
+from agent.model.transfer import Part, Transfer
+from agent.model.values import AccessToken, DeviceProfile, Grant
 
 ASSET_TAG = "778a6d83c9ec49108537542a570966ee.device_id"
 FILE_TAG = "a206e337ecdf70a93bb611cf6a30c346.raw_file"

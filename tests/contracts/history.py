@@ -12,7 +12,7 @@ import pytest
 
 from agent.model.ports import History
 from agent.model.states import Event, IllegalMoveError
-from agent.model.values import Absences, Fault, Marker, Orphan, SyncLog, Upgrade
+from agent.model.sync_log import Absences, Fault, Marker, Orphan, SyncLog, Upgrade
 from tests.harness.fakes.clock import FakeClock
 
 LATER = "2026-09-21T14:30:00.000Z"

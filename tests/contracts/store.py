@@ -17,15 +17,8 @@ from agent.model.bandwidth import Bandwidth
 from agent.model.digests import contradiction
 from agent.model.errors import CloudError, FileChangedError, GateClosedError
 from agent.model.ports import ObjectStore, Target
-from agent.model.values import (
-    CredentialLease,
-    Part,
-    SentPart,
-    StoredObject,
-    Transfer,
-    UploadSession,
-    parts_of,
-)
+from agent.model.transfer import Part, SentPart, StoredObject, Transfer, parts_of
+from agent.model.values import CredentialLease, UploadSession
 
 PART = 5 * 1024 * 1024  # the least that S3 takes for any but the last
 SIZE = 2 * PART + 12_345

@@ -15,7 +15,7 @@ from typing import Any, Protocol
 
 from agent.adapters.clock import RealClock
 from agent.adapters.history import TinyHistory
-from agent.model.values import SyncLog
+from agent.model.sync_log import SyncLog
 
 _LOOK_EVERY = 0.05  # seconds between looks at the history
 

@@ -10,7 +10,8 @@ from typing import Any
 from agent.cloud.bucket import BucketGateway, NoProfiles
 from agent.cloud.identity import named_asset
 from agent.model.ports import Gateway, Profiles
-from agent.model.values import DeviceProfile, Recording, SyncLog
+from agent.model.sync_log import SyncLog
+from agent.model.values import DeviceProfile, Recording
 from tests.harness.fakes.keys import FakeKeys
 from tests.harness.robot import Robot
 

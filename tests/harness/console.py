@@ -16,7 +16,7 @@ from agent.adapters.status_file import StatusFile
 from agent.cli import cli
 from agent.cli.opening import Opener
 from agent.cli.options import fingerprint_at
-from agent.model.values import SyncLog
+from agent.model.sync_log import SyncLog
 from tests.harness.fakes.clock import FakeClock
 
 QUEUED = "2026-05-01T10:00:00.000Z"

@@ -22,7 +22,8 @@ from agent.dispatch.intake import Intake
 from agent.gate.gate import Delays, Gate
 from agent.model.errors import CloudError, HistoryFullError
 from agent.model.ports import Gateway, Profiles
-from agent.model.values import DeviceProfile, Recording, SyncLog
+from agent.model.sync_log import SyncLog
+from agent.model.values import DeviceProfile, Recording
 from agent.operations.asset_binding import Bindings
 from agent.operations.markers import Markers
 from agent.operations.requests import Requests

@@ -8,7 +8,8 @@ from agent.discovery.examine import Examiner
 from agent.dispatch.intake import Intake
 from agent.dispatch.upgrade_retry import note_version
 from agent.model.ports import History
-from agent.model.values import Fault, Kind, Recording, SyncLog
+from agent.model.sync_log import Fault, Kind, SyncLog
+from agent.model.values import Recording
 from tests.harness.fakes.clock import FakeClock
 
 

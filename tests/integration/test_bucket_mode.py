@@ -14,7 +14,7 @@ import pytest
 from minio.credentials.providers import StaticProvider
 from minio.minioadmin import MinioAdmin
 
-from agent.model.values import SyncLog
+from agent.model.sync_log import SyncLog
 from tests.harness import s3_servers as servers
 from tests.harness.agent_process import Agent, running
 from tests.harness.bucket_store import BUCKET, USER, Store

@@ -20,7 +20,8 @@ from agent.adapters.profiles import ProfileFile
 from agent.adapters.store import MinioStore
 from agent.devcloud.cloud import DevCloud
 from agent.model.errors import CloudError, judge
-from agent.model.values import DEFAULT_PART_SIZE, AccessToken, DeviceProfile
+from agent.model.transfer import DEFAULT_PART_SIZE
+from agent.model.values import AccessToken, DeviceProfile
 from agent.pb import auth_pb2, auth_pb2_grpc, common_pb2, data_gateway_pb2, data_gateway_pb2_grpc
 from tests.contracts.gateway import LOG, GatewayContract, Platform
 from tests.harness import s3_servers as servers

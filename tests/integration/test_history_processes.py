@@ -252,7 +252,7 @@ def test_kill_9_at_any_moment_loses_nothing_that_was_acknowledged(folder: Path) 
 
 FORGETTER = """
 import sys
-from agent.model.values import Absences
+from agent.model.sync_log import Absences
 from pathlib import Path
 from tests.contracts.history import document
 from tests.harness.history_on_disk import opened

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from agent.model.errors import AgentError, HistoryFullError
-from agent.model.values import Marker
+from agent.model.sync_log import Marker
 from tests.harness.full_disk import tmpfs
 from tests.harness.history_on_disk import files_no_longer_than, opened
 from tests.harness.journal_upgrade_steps import (

@@ -20,7 +20,7 @@ import pytest
 from agent.adapters.clock import RealClock
 from agent.adapters.history import TinyHistory
 from agent.devcloud.cloud import DevCloud
-from agent.model.values import SyncLog
+from agent.model.sync_log import SyncLog
 from tests.harness.agent_process import Agent
 from tests.harness.recorders import write_mcap, write_sidecar
 

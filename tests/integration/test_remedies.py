@@ -29,7 +29,7 @@ from agent.adapters.journal.lines import line
 from agent.assembly import app
 from agent.assembly.app import App
 from agent.model.errors import AgentError, HistoryLockedError
-from agent.model.values import SyncLog
+from agent.model.sync_log import SyncLog
 from agent.preconditions import host as robot
 from tests.harness.cli_scene import Scene, World
 from tests.harness.fakes.clock import FakeClock

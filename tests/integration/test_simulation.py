@@ -25,14 +25,13 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule, run_state_machine_as_test
 
 from agent.model.errors import CloudError
+from agent.model.sync_log import Marker, SyncLog
 from agent.model.values import (
     CredentialLease,
     Damaged,
     DeviceProfile,
-    Marker,
     Recording,
     Sighting,
-    SyncLog,
     utc_text,
 )
 from agent.operations import marker_file as touched

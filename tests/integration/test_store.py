@@ -24,7 +24,8 @@ from agent.adapters.store import MinioStore
 from agent.adapters.store import multipart as multipart_module
 from agent.adapters.store.client import ConfiguredURL
 from agent.model.errors import CloudError, judge
-from agent.model.values import CredentialLease, Part, Transfer, parts_of
+from agent.model.transfer import Part, Transfer, parts_of
+from agent.model.values import CredentialLease
 from tests.contracts.store import Place, StoreContract
 from tests.harness import s3_servers as servers
 from tests.harness.fakes.store import FakeStore

@@ -23,7 +23,8 @@ from agent.adapters.store.connections import Connection
 from agent.adapters.store.multipart import MultipartTarget
 from agent.adapters.store.object_requests import ObjectRequests
 from agent.model.errors import CloudError, FileChangedError, GateClosedError
-from agent.model.values import Part, Transfer, UploadSession
+from agent.model.transfer import Part, Transfer
+from agent.model.values import UploadSession
 from tests.harness import s3_servers as servers
 from tests.harness.scripted_http_server import LEASE, opened
 from tests.harness.slow_link import SlowLink, Wire, slow_link

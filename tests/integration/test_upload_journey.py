@@ -12,7 +12,7 @@ import pytest
 
 from agent.devcloud.cloud import DevCloud
 from agent.devcloud.ledger import IssuedLease, IssuedToken
-from agent.model.values import SyncLog
+from agent.model.sync_log import SyncLog
 from tests.harness import s3_servers as servers
 from tests.harness.agent_process import Agent, running
 from tests.harness.recorders import damaged, unfinished, write_mcap, write_sidecar

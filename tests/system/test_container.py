@@ -18,7 +18,7 @@ from agent.adapters.clock import RealClock
 from agent.adapters.config import KEYS
 from agent.adapters.history import TinyHistory
 from agent.devcloud.servers import rclone_program
-from agent.model.values import SyncLog
+from agent.model.sync_log import SyncLog
 from tests.harness import debian
 from tests.harness.containers import Image, Pod
 from tests.harness.eventually import eventually

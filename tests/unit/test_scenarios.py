@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from agent.model.errors import CloudError
-from agent.model.values import CredentialLease, SyncLog, UploadSession
+from agent.model.sync_log import SyncLog
+from agent.model.values import CredentialLease, UploadSession
 from tests.harness.fakes.gateway import GATEWAY_CALLS
 from tests.harness.fakes.store import STORE_CALLS, FakeStore, FakeTarget
 from tests.harness.robot import Robot

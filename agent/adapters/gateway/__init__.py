@@ -18,9 +18,10 @@ from agent import __version__
 from agent.adapters.gateway.grpc_errors import translated
 from agent.model.digests import same_etag
 from agent.model.errors import CloudError
+from agent.model.sync_log import SyncLog
+from agent.model.transfer import DEFAULT_PART_SIZE
 from agent.model.unforeseen import foreign
 from agent.model.values import (
-    DEFAULT_PART_SIZE,
     AccessToken,
     Action,
     CredentialLease,
@@ -29,7 +30,6 @@ from agent.model.values import (
     Grant,
     Recovery,
     Stage,
-    SyncLog,
     UploadSession,
 )
 from agent.pb.auth_pb2 import ExchangeCredentialRequest

@@ -23,7 +23,8 @@ from agent.adapters.journal import RESERVE, JournalDB, JournalStorage
 from agent.model import states
 from agent.model.ports import Clock
 from agent.model.states import Event
-from agent.model.values import Absences, Fault, Marker, Orphan, Status, SyncLog, Upgrade, utc_text
+from agent.model.sync_log import Absences, Fault, Marker, Orphan, Status, SyncLog, Upgrade
+from agent.model.values import utc_text
 
 TABLE = "sync_logs"
 ABORTS = "aborts"

@@ -8,7 +8,7 @@ from tinydb.table import Document
 
 from agent.adapters.history.index import Index
 from agent.adapters.journal import JournalDB
-from agent.model.values import Absences
+from agent.model.sync_log import Absences
 
 FORGOTTEN = "forgotten"
 ABSENCES = "absences"

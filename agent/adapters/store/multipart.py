@@ -20,8 +20,8 @@ from agent.adapters.store.xml_documents import (
 )
 from agent.model.digests import b64, contradiction, md5_of, proves, quoted
 from agent.model.errors import CloudError
+from agent.model.transfer import Part, SentPart, StoredObject, Transfer
 from agent.model.unforeseen import foreign
-from agent.model.values import Part, SentPart, StoredObject, Transfer
 
 # How many entries one page of a list has, as the parameter of a request.
 _PAGE_ENTRIES = "1000"

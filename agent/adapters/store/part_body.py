@@ -15,7 +15,7 @@ from isal.isal_zlib import crc32
 
 from agent.model.digests import Crc32, Hasher, hasher
 from agent.model.errors import FileChangedError, GateClosedError
-from agent.model.values import Part, Transfer
+from agent.model.transfer import Part, Transfer
 
 # The most that one piece may have.
 PIECE_BYTES = 1024 * 1024

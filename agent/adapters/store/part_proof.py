@@ -19,7 +19,7 @@ from agent.adapters.store.part_body import PartBody
 from agent.adapters.store.responses import etag_of
 from agent.model.digests import b64, md5, md5_of, quoted
 from agent.model.errors import CloudError
-from agent.model.values import Part, SentPart, Transfer
+from agent.model.transfer import Part, SentPart, Transfer
 
 _CALL = "UploadPart"
 

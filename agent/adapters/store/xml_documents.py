@@ -10,7 +10,7 @@ import urllib3
 
 from agent.adapters.store.responses import is_html
 from agent.model.errors import CloudError
-from agent.model.values import SentPart
+from agent.model.transfer import SentPart
 
 # The most digits of a number in an answer. The size of the largest object has 14.
 _MAX_DIGITS = 18

@@ -20,7 +20,7 @@ from agent.adapters.history import to_json
 from agent.assembly.app import App
 from agent.cli.embedded_cloud import start_errors_explained
 from agent.cli.options import print_json
-from agent.model.values import SyncLog
+from agent.model.sync_log import SyncLog
 
 if TYPE_CHECKING:
     from rich.console import Console

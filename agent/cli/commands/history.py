@@ -24,7 +24,7 @@ from agent.cli.options import (
     with_config,
     with_json,
 )
-from agent.model.values import Status, SyncLog
+from agent.model.sync_log import Status, SyncLog
 
 
 @click.command()

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field, replace
 
 from agent.model.digests import same_etag
 from agent.model.errors import CloudError
+from agent.model.sync_log import SyncLog
 from agent.model.values import (
     AccessToken,
     CredentialLease,
@@ -16,7 +17,6 @@ from agent.model.values import (
     Grant,
     Recovery,
     Stage,
-    SyncLog,
     UploadSession,
 )
 from tests.harness.fakes.clock import FakeClock

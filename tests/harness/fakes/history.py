@@ -13,7 +13,8 @@ from agent.model import states
 from agent.model.errors import HistoryFullError
 from agent.model.ports import Clock
 from agent.model.states import Event
-from agent.model.values import Absences, Marker, Orphan, Status, SyncLog, Upgrade, utc_text
+from agent.model.sync_log import Absences, Marker, Orphan, Status, SyncLog, Upgrade
+from agent.model.values import utc_text
 
 _State = tuple[dict[int, SyncLog], dict[str, Marker], set[str], Absences, Upgrade | None]
 

@@ -21,14 +21,8 @@ from agent.model.digests import (
     quoted,
 )
 from agent.model.errors import CloudError, FileChangedError, GateClosedError
-from agent.model.values import (
-    CredentialLease,
-    Part,
-    SentPart,
-    StoredObject,
-    Transfer,
-    UploadSession,
-)
+from agent.model.transfer import Part, SentPart, StoredObject, Transfer
+from agent.model.values import CredentialLease, UploadSession
 
 STORE_CALLS = (
     "CreateMultipartUpload", "ListMultipartUploads", "UploadPart", "ListParts", "CompleteMultipartUpload", "HeadObject",

@@ -20,7 +20,8 @@ from agent.assembly import app
 from agent.assembly.app import App
 from agent.devcloud.cloud import DevCloud
 from agent.gate.gate import Closed
-from agent.model.values import CredentialLease, SyncLog, UploadSession
+from agent.model.sync_log import SyncLog
+from agent.model.values import CredentialLease, UploadSession
 from agent.upload import part_uploader as sender
 from tests.harness.faults.gateway_proxy import GatewayProxy
 from tests.harness.faults.store_proxy import StoreProxy

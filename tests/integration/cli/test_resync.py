@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from agent.adapters.control import ControlServer
-from agent.model.values import Fault
+from agent.model.sync_log import Fault
 from tests.harness.console import Console
 from tests.harness.fakes.operator import FakeOperator
 from tests.harness.recorders import write_mcap

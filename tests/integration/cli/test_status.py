@@ -16,7 +16,7 @@ import pytest
 from agent.adapters.history import TinyHistory
 from agent.adapters.status_file import StatusFile
 from agent.model.errors import HistoryLockedError
-from agent.model.values import Fault
+from agent.model.sync_log import Fault
 from tests.harness.console import QUEUED, Console
 
 OFFLINE = Fault("offline", "refused", "CreateLogicalUpload: refused", "check the robot's network")

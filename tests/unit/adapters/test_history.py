@@ -22,7 +22,7 @@ from agent.adapters.journal import JournalDB, JournalStorage
 from agent.adapters.journal.lines import line
 from agent.model.errors import AgentError, HistoryFullError, HistoryLockedError
 from agent.model.ports import History
-from agent.model.values import Fault, Marker, SyncLog
+from agent.model.sync_log import Fault, Marker, SyncLog
 from tests.contracts.history import LATER, HistoryContract, document
 from tests.harness.fakes.clock import FakeClock
 from tests.harness.fakes.history import MemoryHistory

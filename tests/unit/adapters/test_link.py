@@ -19,7 +19,7 @@ import pytest
 from agent.adapters import link as room
 from agent.adapters.clock import RealClock
 from agent.adapters.link import LinkWatch
-from agent.model.values import Link
+from agent.model.transfer import Link
 from tests.harness.fakes.clock import FakeClock
 
 # A robot with wifi (10.1.0.2) and mobile radio (10.2.0.2) in a world of its own; V4 and V6 are the cloud.

@@ -18,7 +18,7 @@ from agent.adapters.clock import RealClock
 from agent.adapters.store import MinioStore
 from agent.model.errors import CloudError, GateClosedError, judge
 from agent.model.ports import Target
-from agent.model.values import Part, SentPart, Transfer
+from agent.model.transfer import Part, SentPart, Transfer
 from tests.harness.faults.tcp_faults import Port
 from tests.harness.scripted_http_server import opened, target_at
 

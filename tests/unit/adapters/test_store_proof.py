@@ -16,7 +16,7 @@ from agent.adapters.clock import RealClock
 from agent.adapters.store import MinioStore
 from agent.model.digests import b64, hasher, md5, quoted
 from agent.model.errors import CloudError
-from agent.model.values import Part, Transfer
+from agent.model.transfer import Part, Transfer
 from tests.contracts.store import Meddler
 from tests.harness import s3_servers as servers
 from tests.harness.fakes.clock import FakeClock

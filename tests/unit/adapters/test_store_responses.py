@@ -22,7 +22,8 @@ from agent.adapters.store.responses import connection_error
 from agent.model.digests import md5, quoted
 from agent.model.errors import CloudError, judge
 from agent.model.ports import Target
-from agent.model.values import CredentialLease, Part, SentPart, StoredObject, Transfer
+from agent.model.transfer import Part, SentPart, StoredObject, Transfer
+from agent.model.values import CredentialLease
 from tests.harness import s3_servers as servers
 from tests.harness.faults.tcp_faults import Port
 from tests.harness.scripted_http_server import (

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from agent.adapters.history import TinyHistory
-from agent.model.values import Fault, Status
+from agent.model.sync_log import Fault, Status
 from tests.contracts.history import document
 from tests.harness.console import Console
 from tests.harness.recorders import write_mcap

@@ -13,7 +13,8 @@ from typing import Any
 import pytest
 
 from agent.adapters.control import ControlServer
-from agent.model.values import Fault, utc_text
+from agent.model.sync_log import Fault
+from agent.model.values import utc_text
 from tests.harness.console import QUEUED, Console
 from tests.harness.fakes.operator import FakeOperator
 from tests.harness.recorders import damaged, dated, unfinished, write_mcap

@@ -11,7 +11,7 @@ import pytest
 
 from agent.cli.status_lines import status_lines, text_lines
 from agent.cli.units import rate_text, size_text, span_text
-from agent.model.values import Fault, Marker, Orphan
+from agent.model.sync_log import Fault, Marker, Orphan
 from agent.observe.history_summary import standing
 from tests.harness.console import QUEUED, Console
 from tests.harness.fakes.clock import FakeClock

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from agent.cli.file_rules import HISTORY_EXPIRED
-from agent.model.values import Fault
+from agent.model.sync_log import Fault
 from tests.harness.console import QUEUED, Console
 from tests.harness.recorders import axon_steps, damaged, unfinished, write_mcap
 

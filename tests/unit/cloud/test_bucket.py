@@ -10,7 +10,8 @@ import pytest
 
 from agent.cloud.bucket import AnyAsset
 from agent.model.errors import CloudError
-from agent.model.values import DeviceProfile, SyncLog
+from agent.model.sync_log import SyncLog
+from agent.model.values import DeviceProfile
 from tests.harness.bucket_robot import NAME, BucketRobot
 from tests.harness.fakes.store import FakeStore
 

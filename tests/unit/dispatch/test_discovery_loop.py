@@ -14,7 +14,8 @@ from agent.dispatch.discovery_loop import DiscoveryLoop
 from agent.dispatch.intake import Intake
 from agent.model.errors import HistoryFullError
 from agent.model.object_key import object_key
-from agent.model.values import Damaged, Recording, Sighting, SyncLog
+from agent.model.sync_log import SyncLog
+from agent.model.values import Damaged, Recording, Sighting
 from tests.harness import recorders
 from tests.harness.fakes.clock import FakeClock
 from tests.harness.fakes.history import MemoryHistory

@@ -13,8 +13,9 @@ import pytest
 
 from agent.discovery.examine import NotYet
 from agent.model.errors import CloudError, FileChangedError
+from agent.model.sync_log import SyncLog
 from agent.model.unforeseen import SHORTAGES
-from agent.model.values import Damaged, Recording, SyncLog, utc_text
+from agent.model.values import Damaged, Recording, utc_text
 from tests.harness.fakes.gateway import PROFILE
 from tests.harness.recorders import write_mcap, write_sidecar
 from tests.harness.robot import Robot

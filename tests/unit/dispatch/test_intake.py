@@ -10,7 +10,8 @@ import pytest
 from agent.discovery.examine import Examiner
 from agent.dispatch.intake import Intake
 from agent.model.errors import HistoryFullError
-from agent.model.values import Answer, Ask, Damaged, Fault, Recording, SyncLog
+from agent.model.sync_log import Fault, SyncLog
+from agent.model.values import Answer, Ask, Damaged, Recording
 from tests.harness.fakes.clock import FakeClock
 from tests.harness.fakes.history import MemoryHistory
 from tests.harness.recorders import damaged, write_mcap, write_sidecar

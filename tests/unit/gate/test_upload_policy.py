@@ -11,7 +11,7 @@ import pytest
 from agent.gate.gate import Delays, Gate
 from agent.gate.upload_policy import UploadPolicy
 from agent.model.hours import Hours
-from agent.model.values import Link
+from agent.model.transfer import Link
 from tests.harness.fakes.clock import FakeClock
 from tests.harness.robot import Robot
 

@@ -14,7 +14,7 @@ from agent.adapters.clock import RealClock
 from agent.adapters.store.part_body import PartBody, PartPiece
 from agent.model.bandwidth import Bandwidth
 from agent.model.errors import GateClosedError
-from agent.model.values import Part, Transfer
+from agent.model.transfer import Part, Transfer
 from tests.harness.fakes.clock import FakeClock
 
 RATE = 1_000_000.0  # bytes a second

@@ -24,7 +24,7 @@ from agent.model.digests import (
     quoted,
     same_etag,
 )
-from agent.model.values import Part, SentPart, StoredObject, parts_of
+from agent.model.transfer import Part, SentPart, StoredObject, parts_of
 
 DATA = bytes(range(256)) * 10
 WINDOWS = parts_of(len(DATA), 1000)

@@ -23,8 +23,8 @@ from agent.adapters.store.responses import connection_error, response_error
 from agent.dispatch.outcome import outcome_of
 from agent.model import errors
 from agent.model.errors import TABLE, CloudError, judge
+from agent.model.sync_log import Kind
 from agent.model.unforeseen import SHORTAGES, foreign
-from agent.model.values import Kind
 from agent.pb.auth_pb2 import AuthErrorCode
 from agent.pb.common_pb2 import ErrorDetail
 from agent.pb.data_gateway_pb2 import DataGatewayErrorCode

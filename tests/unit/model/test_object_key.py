@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from agent.model.object_key import is_spare, object_key, placeholders, spare_key
-from agent.model.values import SyncLog
+from agent.model.sync_log import SyncLog
 
 ROOT = Path("/data/recordings")
 LOG = SyncLog(

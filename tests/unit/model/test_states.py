@@ -8,7 +8,7 @@ from typing import Any, get_args
 import pytest
 
 from agent.model.states import Event, IllegalMoveError, amend, move
-from agent.model.values import Fault, Status, SyncLog
+from agent.model.sync_log import Fault, Status, SyncLog
 from tests.contracts.history import document
 
 AT = "2026-09-21T14:13:20.000Z"

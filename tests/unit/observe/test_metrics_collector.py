@@ -14,7 +14,8 @@ from agent.adapters.journal import JournalStorage
 from agent.adapters.metrics_endpoint.exposition import Exporter
 from agent.model.errors import TABLE, CloudError
 from agent.model.metrics import HOLDS
-from agent.model.values import Orphan, utc_seconds
+from agent.model.sync_log import Orphan
+from agent.model.values import utc_seconds
 from agent.observe.metrics_collector import MetricsCollector
 from tests.harness.recorders import write_mcap, write_sidecar
 from tests.harness.robot import WatchingRobot

@@ -11,7 +11,8 @@ import pytest
 from agent.discovery.report import DiskReport
 from agent.dispatch.dispatch import Claim
 from agent.model.errors import CloudError
-from agent.model.values import SyncLog, Transfer
+from agent.model.sync_log import SyncLog
+from agent.model.transfer import Transfer
 from agent.observe.status_snapshot import Rates, StatusSnapshot, line
 from tests.harness.fakes.clock import FakeClock
 from tests.harness.robot import WatchingRobot

@@ -13,8 +13,9 @@ from typing import Any
 
 import pytest
 
+from agent.model.sync_log import Marker
 from agent.model.touch_files import target_of
-from agent.model.values import Marker, Sighting
+from agent.model.values import Sighting
 from agent.operations import marker_file as touched
 from agent.operations import markers as room
 from agent.operations.requests import BATCH

@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 
-from agent.model.values import Answer, Damaged, Fault, Orphan, Recording, Status, SyncLog
+from agent.model.sync_log import Fault, Orphan, Status, SyncLog
+from agent.model.values import Answer, Damaged, Recording
 from agent.retention import history_expiry as forgetting
 from agent.retention.history_expiry import HistoryExpiry
 from tests.contracts.history import document

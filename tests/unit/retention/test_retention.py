@@ -16,7 +16,9 @@ import pytest
 
 from agent.gate.gate import Gate
 from agent.model.errors import CloudError, HistoryFullError, judge
-from agent.model.values import DeviceProfile, StoredObject, SyncLog
+from agent.model.sync_log import SyncLog
+from agent.model.transfer import StoredObject
+from agent.model.values import DeviceProfile
 from agent.retention.deletion import Deletion
 from tests.harness.bucket_robot import BucketRobot
 from tests.harness.fakes.gateway import PROFILE

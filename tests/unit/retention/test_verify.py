@@ -18,7 +18,9 @@ import pytest
 
 from agent.files.fingerprint import fingerprint
 from agent.model.digests import b64, composite_checksum, composite_etags, md5
-from agent.model.values import SyncLog, parts_of, utc_text
+from agent.model.sync_log import SyncLog
+from agent.model.transfer import parts_of
+from agent.model.values import utc_text
 from agent.retention import verify as room
 from agent.retention.deletion import Deletion, NotDeletableError, VerifiedFile
 from agent.retention.verify import Finding, Verify

@@ -19,7 +19,8 @@ from agent.model.errors import (
     RecordingError,
     judge,
 )
-from agent.model.values import Recording, Transfer, parts_of
+from agent.model.transfer import Transfer, parts_of
+from agent.model.values import Recording
 from agent.upload.concurrency import PartConcurrency, Run
 from agent.upload.part_uploader import PartUploader
 from agent.upload.source_file import SourceFile

@@ -16,7 +16,8 @@ from agent.cloud.credentials import SessionKeys
 from agent.gate.gate import Delays, Gate
 from agent.model.errors import CloudError
 from agent.model.ports import Clock, Target
-from agent.model.values import Part, SentPart, Transfer, UploadSession, parts_of
+from agent.model.transfer import Part, SentPart, Transfer, parts_of
+from agent.model.values import UploadSession
 from agent.upload.concurrency import PartConcurrency
 from agent.upload.part_uploader import PartUploader
 from agent.upload.source_file import SourceFile

@@ -1,0 +1,165 @@
+"""The documents of the history, and the small records that the history keeps beside them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal
+
+Status = Literal["pending", "in_progress", "completed", "failed"]
+Phase = Literal["", "opening", "uploading", "stored", "completing"]
+Trigger = Literal["discovered", "marker", "cli", "cause-changed", "upgrade"]
+Kind = Literal["offline", "blocked", "counted", "final", "lease_lost"]
+
+
+@dataclass(frozen=True, slots=True)
+class Fault:
+    """The last error of a document, as the contract and the history show it."""
+
+    kind: Kind
+    code: str
+    message: str
+    hint: str
+
+
+@dataclass(frozen=True, slots=True)
+class Orphan:
+    """A multipart upload that this robot gave up and that must still be aborted in the bucket.
+
+    ``since`` is a time as :func:`agent.model.values.utc_text` writes it.
+    """
+
+    id: int
+    asset_id: str
+    logical_upload_id: str
+    upload_id: str
+    multipart_upload_id: str
+    object_key: str
+    reason: str
+    since: str
+
+
+@dataclass(frozen=True, slots=True)
+class Marker:
+    """A marker file that was handled, or is handled in part.
+
+    Its inode and its time tell it from a marker file that is created at the same path later.
+    ``through`` is the last recording of a folder that was handled, in the order of the paths. None
+    means that all were. ``said`` is set when the log has told that the file cannot be deleted.
+    """
+
+    path: str
+    inode: int
+    mtime_ns: int
+    through: str | None = None
+    said: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Absences:
+    """Which documents have recordings that are no longer on the disk, and since when.
+
+    Time is counted in days on which the agent could search the disk. ``day`` is the number of the
+    last such day, and ``date`` is its UTC date. ``since`` maps the ids of the documents to the
+    numbers of days. It may hold ids of documents that were removed from the history.
+    """
+
+    day: int = 0
+    date: str = ""
+    since: Mapping[int, int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Upgrade:
+    """The version of the agent that runs on this history, and the version before it.
+
+    ``before`` is "" if the version before did not note itself. ``again`` holds the ids of the
+    documents that had failed for good when this version started. This version tries them again.
+    """
+
+    version: str
+    before: str = ""
+    again: frozenset[int] = frozenset()
+
+
+@dataclass(frozen=True, slots=True)
+class SyncLog:
+    """One document of the history: all attempts to upload one recording.
+
+    Times are text of :func:`agent.model.values.utc_text`. ``ahead`` is above 0 if an operator asked
+    for this recording to go before the others. The highest value goes first.
+
+    ``owner`` is the uid of the user whose file was sent. It is None in documents of 0.1.0, and
+    where parts may come from files of several users.
+    """
+
+    id: int
+    episode_id: str
+    path: str
+    file_size: int
+    mtime: str
+    fingerprint: str
+    sidecar_sha256: str = ""
+    trigger: Trigger = "discovered"
+    reason: str = ""
+    resync: bool = False
+    status: Status = "pending"
+    phase: Phase = ""
+    attempt_count: int = 0
+    queued_at: str = ""
+    started_at: str | None = None
+    completed_at: str | None = None
+    next_retry_at: str | None = None
+    error: Fault | None = None
+    device_id: str = ""
+    asset_id: str = ""
+    raw_tags: Mapping[str, str] = field(default_factory=dict)
+    left_out_tags: Sequence[str] = ()
+    bucket: str = ""
+    object_key: str = ""
+    etag: str = ""
+    checksum: str = ""
+    logical_upload_id: str = ""
+    upload_id: str = ""
+    multipart_upload_id: str = ""
+    part_size_bytes: int = 0
+    part_count: int = 0
+    bytes_sent: int = 0
+    duration_seconds: float = 0.0
+    credential_refreshes: int = 0
+    restarts: int = 0
+    source_deleted: bool = False
+    ahead: int = 0
+    # New fields stand behind all others, because 0.1.0 skips fields that it does not know.
+    owner: int | None = None
+
+    @property
+    def open(self) -> bool:
+        """Whether the status may still change."""
+        return self.status in ("pending", "in_progress") or (
+            self.status == "failed" and self.next_retry_at is not None
+        )
+
+    @property
+    def synced(self) -> bool:
+        """Whether the document says that the recording is in the bucket."""
+        return self.status == "completed"
+
+    def forget_session(self) -> SyncLog:
+        """Return the same document without its upload session. The next claim opens a new one."""
+        return replace(self, **NO_SESSION)
+
+
+# The fields of a document that has no upload session.
+NO_SESSION: Mapping[str, Any] = {
+    "phase": "",
+    "logical_upload_id": "",
+    "upload_id": "",
+    "multipart_upload_id": "",
+    "bucket": "",
+    "object_key": "",
+    "etag": "",
+    "checksum": "",
+    "part_size_bytes": 0,
+    "part_count": 0,
+}
