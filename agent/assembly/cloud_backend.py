@@ -1,4 +1,7 @@
-"""What stands for the cloud: a platform's gateway with its device profiles, or a bucket with keys to it."""
+"""Builds what stands for the cloud.
+
+That is either a platform's gateway with its device profiles, or a bucket with the keys to it.
+"""
 
 from __future__ import annotations
 
@@ -21,38 +24,52 @@ from agent.model.object_key import placeholders
 from agent.model.ports import Clock, Gateway, History, Profiles
 from agent.model.values import DeviceProfile, Recording
 
-_MIB = 1024 * 1024
+_BYTES_PER_MIB = 1024 * 1024
+
+
+def _keep_paths() -> None:
+    """Change nothing: in bucket mode the configuration names each file."""
 
 
 @dataclass(frozen=True, slots=True)
 class CloudBackend:
-    """The parts of one mode."""
+    """The parts of one ``cloud.mode``.
+
+    ``asset_id`` is the function by which ``prepare`` determines a recording's asset id.
+
+    ``stamp`` returns a value that changes with the files that an operator corrects when the cloud
+    refuses this robot or a recording waits for its asset id. ``find_files`` determines anew where
+    these files are. It must be called before ``stamp``, because a file may appear at another path.
+
+    ``endpoint`` is the store's address if the configuration names it. ``enrol`` is there if this
+    robot can enrol at a platform.
+    """
 
     store: MinioStore
     gateway: Gateway
     profiles: Profiles
-    asset_id: Callable[[Recording, str, Mapping[str, DeviceProfile]], str]  # as prepare asks it
-    stamp: Callable[
-        [], object
-    ]  # changes with the files that an operator mends when this robot is refused or waits
-    endpoint: str = ""  # of the store, where the configuration tells it
-    enrol: Enrol | None = None  # where there is a platform to enrol at
+    asset_id: Callable[[Recording, str, Mapping[str, DeviceProfile]], str]
+    stamp: Callable[[], object]
+    find_files: Callable[[], None] = _keep_paths
+    endpoint: str = ""
+    enrol: Enrol | None = None
 
     def places(self) -> set[str]:
-        """The addresses that are spoken with, as far as they are known."""
+        """Return the addresses of the cloud, as far as they are known."""
         known = {self.endpoint, self.store.endpoint}
-        with suppress(CloudError):  # without profiles nothing goes anyhow
-            known |= {
-                url
-                for profile in self.profiles.load().values()
-                for url in (profile.auth, profile.gateway)
-            }
+        # Without profiles the addresses of the platform are not known.
+        with suppress(CloudError):
+            for profile in self.profiles.load().values():
+                known |= {profile.auth, profile.gateway}
         return known - {""}
 
 
 @dataclass(frozen=True, slots=True)
 class _Plan:
-    """What both modes are built from."""
+    """What the backends of both modes are built from.
+
+    ``patience`` is the number of seconds that a call may take, or None for as long as uploads need.
+    """
 
     settings: Settings
     robot: str
@@ -62,26 +79,26 @@ class _Plan:
     patience: float | None
 
     @property
-    def waits(self) -> Mapping[str, Any]:
-        """How long the store's answers are waited for, where that is not what uploads need."""
-        wait = self.patience
-        return (
-            {}
-            if wait is None
-            else {"connect_timeout": wait, "read_timeout": wait, "patience": wait}
-        )
+    def store_timeouts(self) -> Mapping[str, Any]:
+        """The timeouts of the store, empty if the store's own are to be used."""
+        if self.patience is None:
+            return {}
+        return dict.fromkeys(("connect_timeout", "read_timeout", "patience"), self.patience)
 
     @property
     def request_timeout(self) -> float:
-        own = self.settings.cloud.request_timeout_seconds
-        return own if self.patience is None else min(own, self.patience)
+        """The timeout of a call to the platform in seconds."""
+        configured = self.settings.cloud.request_timeout_seconds
+        return configured if self.patience is None else min(configured, self.patience)
 
     @property
     def ca_file(self) -> str:
+        """The path of the certificates to trust, "" for the system's."""
         return str(self.settings.cloud.tls_ca_file or "")
 
     @property
     def proxy(self) -> str:
+        """The proxy's URL, "" for none. It may hold a password."""
         return self.settings.cloud.proxy.get_secret_value()
 
 
@@ -97,30 +114,29 @@ def build(
     connections: int,
     patience: float | None = None,
 ) -> CloudBackend:
-    """Build the cloud of ``cloud.mode``; nothing is asked yet.
+    """Build the backend of ``cloud.mode``. No request is sent.
 
     Args:
         settings: The configuration.
         environ: The environment.
         robot: This robot's own id.
         assets: Which robot is which asset.
-        history: Tells a bucket which keys are taken.
-        clock: The robot's.
-        hide: Told each secret.
-        connections: To the store, kept open.
-        patience: Seconds that a call may take where somebody waits for its answer; None: as long as uploads need.
+        history: Tells a bucket which keys are in use.
+        clock: The robot's clocks.
+        hide: Is called with each secret, so that no log shows it.
+        connections: How many connections to the store are kept open.
+        patience: The seconds that a call may take if a person waits for its answer, or None for as
+            long as uploads need.
 
     Raises:
-        SetupError: cloud.tls_ca_file can't be used.
+        SetupError: The file of ``cloud.tls_ca_file`` cannot be used.
     """
     plan = _Plan(settings, robot, assets, clock, connections, patience)
     hide(*settings.cloud.proxy.secrets(), lasting=True)
     try:
-        return (
-            _bucket(plan, history, hide)
-            if settings.cloud.mode == "bucket"
-            else _platform(plan, environ, hide)
-        )
+        if settings.cloud.mode == "bucket":
+            return _bucket(plan, history, hide)
+        return _platform(plan, environ, hide)
     except OSError as error:
         raise SetupError(
             f"cloud.tls_ca_file = {plan.ca_file}: {error}",
@@ -135,9 +151,23 @@ def _platform(plan: _Plan, environ: Mapping[str, str], hide: Callable[..., None]
         timeout_seconds=plan.request_timeout, ca_file=plan.ca_file, proxy=plan.proxy
     )
 
-    def stamp() -> object:
+    def find_files() -> None:
         profiles.path = profile_path(settings, environ)
+
+    def stamp() -> object:
         return profiles.stamp(), plan.assets.stamp()
+
+    def asset_id_of(
+        recording: Recording, snapshot: str, known_profiles: Mapping[str, DeviceProfile]
+    ) -> str:
+        return asset_id(
+            recording,
+            robot=plan.robot,
+            known=plan.assets.known(),
+            snapshot=snapshot,
+            profiles=known_profiles,
+            default=settings.assets.default,
+        )
 
     return CloudBackend(
         store=MinioStore(
@@ -145,20 +175,14 @@ def _platform(plan: _Plan, environ: Mapping[str, str], hide: Callable[..., None]
             ca_file=plan.ca_file,
             proxy=plan.proxy,
             connections=plan.connections,
-            **plan.waits,
+            **plan.store_timeouts,
         ),
         gateway=gateway,
         profiles=profiles,
         enrol=Enrol(gateway, profiles, hide),
-        asset_id=lambda recording, snapshot, known_profiles: asset_id(
-            recording,
-            robot=plan.robot,
-            known=plan.assets.known(),
-            snapshot=snapshot,
-            profiles=known_profiles,
-            default=settings.assets.default,
-        ),
+        asset_id=asset_id_of,
         stamp=stamp,
+        find_files=find_files,
     )
 
 
@@ -173,7 +197,7 @@ def _bucket(plan: _Plan, history: History, hide: Callable[..., None]) -> CloudBa
         sse=bucket.sse,
         kms_key_id=bucket.kms_key_id,
         connections=plan.connections,
-        **plan.waits,
+        **plan.store_timeouts,
     )
     keys = ProviderKeys(
         bucket.credentials,
@@ -199,22 +223,32 @@ def _bucket(plan: _Plan, history: History, hide: Callable[..., None]) -> CloudBa
         name=bucket.name,
         region=bucket.region,
         template=bucket.key,
-        part_size=settings.upload.part_size_mib * _MIB,
+        part_size=settings.upload.part_size_mib * _BYTES_PER_MIB,
         roots=settings.watch.roots,
         follow_symlinks=settings.watch.follow_symlinks,
     )
-    return CloudBackend(
-        store=store,
-        gateway=gateway,
-        profiles=NoProfiles(),
-        asset_id=lambda recording, snapshot, _profiles: named_asset(
+    needs_asset_id = "asset_id" in placeholders(bucket.key)
+
+    def stamp() -> object:
+        return keys.stamp(), plan.assets.stamp()
+
+    def asset_id_of(
+        recording: Recording, snapshot: str, _profiles: Mapping[str, DeviceProfile]
+    ) -> str:
+        return named_asset(
             recording,
             robot=plan.robot,
             known=plan.assets.known(),
             snapshot=snapshot,
             default=settings.assets.default,
-            required="asset_id" in placeholders(bucket.key),
-        ),
-        stamp=lambda: (keys.stamp(), plan.assets.stamp()),
+            required=needs_asset_id,
+        )
+
+    return CloudBackend(
+        store=store,
+        gateway=gateway,
+        profiles=NoProfiles(),
+        asset_id=asset_id_of,
+        stamp=stamp,
         endpoint=bucket.endpoint,
     )

@@ -1,4 +1,7 @@
-"""Who watches the folders and queues what is found there. Another one takes its place when watch.* changes."""
+"""Watches the folders and makes documents of the recordings that it finds there.
+
+A reload builds a new service if a setting of ``watch.*`` has changed.
+"""
 
 from __future__ import annotations
 
@@ -21,11 +24,19 @@ from agent.model.values import Recording, Sighting
 
 _log = logging.getLogger(__name__)
 
-_PAUSE = 10.0  # seconds after a mistake
+# How long the search waits after an unexpected error, so that an error that comes back each time
+# does not fill the log.
+_PAUSE_AFTER_ERROR_SECONDS = 10.0
 
 
 class DiscoveryService:
-    """Observers put sightings on a queue, the finder's thread makes documents of them."""
+    """The watcher of the folders and the thread that makes documents of what it reports.
+
+    The watcher's threads put sightings on a queue. One thread of this service takes them from the
+    queue, and scans the folders when a scan is due.
+
+    Every method may be called from any thread. ``start`` is called once.
+    """
 
     def __init__(
         self,
@@ -37,20 +48,22 @@ class DiscoveryService:
         snapshot: Callable[[Recording], str],
         again: Container[int],
     ) -> None:
-        """Look at nothing yet.
+        """Build the parts. No folder is read.
 
         Args:
-            settings: Those of watch.* are heeded.
-            history: Where documents are made.
-            clock: The robot's.
-            robot: Its own id.
-            snapshot: The asset id that a recording has when it is found.
-            again: Ids of documents that failed for good and are tried once more where their recordings are found.
+            settings: The configuration, of which ``watch.*`` is used.
+            history: The history in which documents are made.
+            clock: The robot's clocks.
+            robot: The robot's own id.
+            snapshot: Returns the asset id that a recording has when it is found.
+            again: Ids of documents that failed for good and are tried once more when their
+                recordings are found.
         """
         watch = settings.watch
-        self._ended = threading.Event()
+        self._stopping = threading.Event()
+        # A None on the queue wakes the thread.
         self._sightings: queue.Queue[Sighting | None] = queue.Queue()
-        self.watch = FolderWatcher(
+        self.watcher = FolderWatcher(
             watch.roots, self._sightings.put, exclude=watch.exclude, polling=watch.polling
         )
         self.examiner = Examiner(
@@ -82,35 +95,35 @@ class DiscoveryService:
             auto=watch.auto,
             again=again,
         )
-        self.finder = DiscoveryLoop(self.discover, self.intake, self._sightings, clock)
+        self.loop = DiscoveryLoop(self.discover, self.intake, self._sightings, clock)
         self._thread: threading.Thread | None = None
 
     def start(self, dispatch: Dispatch) -> None:
-        """Find, and tell ``dispatch`` when there is new work."""
+        """Start the thread. It calls ``dispatch`` when there is new work."""
         self._thread = threading.Thread(
-            target=self._find, args=(dispatch,), name="finder", daemon=True
+            target=self._run, args=(dispatch,), name="finder", daemon=True
         )
         self._thread.start()
 
     @property
     def alive(self) -> bool:
-        """Whether somebody looks for recordings."""
+        """Whether the thread runs."""
         return self._thread is not None and self._thread.is_alive()
 
     def rescan(self) -> None:
-        """Have everything looked at soon."""
+        """Scan all folders soon."""
         self.discover.rescan()
         self._wake()
 
-    def end(self) -> None:
-        """Begin nothing more."""
-        self._ended.set()
+    def request_stop(self) -> None:
+        """Begin nothing new. Does not wait."""
+        self._stopping.set()
         self._wake()
 
     def stop(self, seconds: float) -> bool:
-        """Let go of the folders; tells whether the finder has ended within ``seconds``. A disk may hang."""
-        self.end()
-        self.watch.stop()
+        """Stop, and return whether the thread has ended within ``seconds``. A disk may hang."""
+        self.request_stop()
+        self.watcher.stop()
         if self._thread is not None:
             self._thread.join(seconds)
         return not self.alive
@@ -118,20 +131,23 @@ class DiscoveryService:
     def _wake(self) -> None:
         self._sightings.put(None)
 
-    def _find(self, dispatch: Dispatch) -> None:
-        while not self._ended.is_set():
+    def _run(self, dispatch: Dispatch) -> None:
+        while not self._stopping.is_set():
             try:
-                self._find_once(dispatch)
-            except Exception:  # noqa: BLE001 - whatever it is, looking must go on
+                self._run_once(dispatch)
+            except Exception:  # noqa: BLE001 - an unexpected error must not end the search
                 _log.exception(
-                    "looking for recordings failed; it is tried again", extra={"event": "bug"}
+                    "the search for recordings failed and is tried again", extra={"event": "bug"}
                 )
-                self._ended.wait(_PAUSE)
+                self._stopping.wait(_PAUSE_AFTER_ERROR_SECONDS)
 
-    def _find_once(self, dispatch: Dispatch) -> None:
-        """Find what is due, and tell ``dispatch``, whose errors are raised like the finder's."""
+    def _run_once(self, dispatch: Dispatch) -> None:
+        """Take in what is due, and call ``dispatch``.
+
+        The errors of both are raised, except that of a full disk.
+        """
         try:
-            if self.finder.once():
+            if self.loop.once():
                 dispatch.tick()
         except HistoryFullError as error:
             dispatch.disk_failed(error)

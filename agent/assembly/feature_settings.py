@@ -1,4 +1,4 @@
-"""What the operator's settings allow, as the flow asks for it: which recordings, at what hours, how fast."""
+"""Turns settings into the values that the features take."""
 
 from __future__ import annotations
 
@@ -12,21 +12,30 @@ from agent.gate.upload_policy import UploadPolicy
 from agent.model.hours import Hours
 from agent.model.ports import Clock
 
-_MBIT = 125_000  # bytes
+_BYTES_PER_MBIT = 125_000
 
 
 def oldest_wanted(settings: Settings, clock: Clock) -> Callable[[], float] | None:
-    """watch.newer_than as the finder asks it: the oldest wanted mtime at this moment, or None."""
+    """Return a function that returns the oldest modification time that ``watch.newer_than`` allows.
+
+    The time is in seconds since 1970. With an age in the setting it moves on with the clock.
+    Return None if recordings of any age are wanted.
+    """
     limit = newer_than(settings.watch.newer_than)
     if limit is None:
         return None
     if isinstance(limit, datetime):
         return limit.timestamp
-    return lambda: clock.now() - limit.total_seconds()
+    max_age_seconds = limit.total_seconds()
+    return lambda: clock.now() - max_age_seconds
 
 
-def limits(settings: Settings, gate: Gate, clock: Clock, built: float) -> UploadPolicy:
-    """What the operator allows, as holds of ``gate``; a clock that says less than ``built`` is wrong."""
+def upload_policy(settings: Settings, gate: Gate, clock: Clock, built: float) -> UploadPolicy:
+    """Return the rules of ``upload.*`` about hours and links.
+
+    The constructor of the policy already holds ``gate`` if a link is required. ``built`` is in
+    seconds since 1970. A clock that is earlier is wrong.
+    """
     upload = settings.upload
     return UploadPolicy(
         gate,
@@ -39,11 +48,11 @@ def limits(settings: Settings, gate: Gate, clock: Clock, built: float) -> Upload
 
 
 def delays(settings: Settings) -> Delays:
-    """How long to wait before trying again."""
+    """Return the waiting times of ``retry.*``."""
     retry = settings.retry
     return Delays(retry.base_seconds, retry.max_seconds, retry.jitter_seconds)
 
 
 def bytes_per_second(settings: Settings) -> float:
-    """The cap that all uploads share, 0 for none."""
-    return settings.upload.bandwidth_mbit * _MBIT
+    """Return the bandwidth that all uploads share, in bytes a second, or 0 for no limit."""
+    return settings.upload.bandwidth_mbit * _BYTES_PER_MBIT

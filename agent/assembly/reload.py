@@ -1,4 +1,4 @@
-"""What signals ask for, and what another configuration changes with and without a restart."""
+"""Requests to stop or reload the agent, and which settings a reload changes."""
 
 from __future__ import annotations
 
@@ -19,42 +19,50 @@ Asked = Literal["stop", "reload"]
 # poll(2) counts milliseconds in 32 bits, so a longer wait would be an error.
 _LONGEST_WAIT_SECONDS = 3600.0
 
+# The settings that a reload cannot change: the robot's id, the folder of its state, and the place
+# to which its upload sessions belong.
 NEEDS_RESTART = tuple(
     key for key in KEYS if key.startswith(("agent.", "bucket.")) or key == "cloud.mode"
 )
-"""Who this robot is, where it keeps what it knows, and to which place its sessions belong."""
 
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """The settings that hold from now on, the keys that have changed, and those that wait for a restart."""
+    """What a new configuration changes.
+
+    ``settings`` are in force from now on. ``keys`` have changed in them. ``restart_for`` are the
+    keys whose new values need a restart. Their old values stay in ``settings``.
+    """
 
     settings: Settings
     keys: frozenset[str]
     restart_for: Sequence[str]
 
     def touches(self, *beginnings: str) -> bool:
-        """Whether any of these keys, or any key of these sections (``watch.``), has changed."""
+        """Return whether a key that starts with one of ``beginnings`` has changed.
+
+        A beginning is a key or a section with its dot, such as ``watch.``.
+        """
         return any(key.startswith(beginnings) for key in self.keys)
 
 
 def change(old: Settings, new: Settings) -> Change:
-    """What becomes of an agent that works with ``old`` and is to work with ``new``."""
+    """Return what changes when an agent that works by ``old`` is to work by ``new``."""
     mode = new.cloud.model_copy(update={"mode": old.cloud.mode})
     settings = new.model_copy(update={"agent": old.agent, "bucket": old.bucket, "cloud": mode})
     return Change(
         settings,
-        frozenset(_unlike(old, settings)),
-        [key for key in _unlike(old, new) if key in NEEDS_RESTART],
+        frozenset(_changed_keys(old, settings)),
+        [key for key in _changed_keys(old, new) if key in NEEDS_RESTART],
     )
 
 
-def _unlike(one: Settings, other: Settings) -> Sequence[str]:
-    return [key for key in KEYS if attrgetter(key)(one) != attrgetter(key)(other)]
+def _changed_keys(old: Settings, new: Settings) -> Sequence[str]:
+    return [key for key in KEYS if attrgetter(key)(old) != attrgetter(key)(new)]
 
 
 class AskedQueue:
-    """What this process is asked for by signals, and by other threads.
+    """The requests to this process, made by signals and by other threads.
 
     A signal handler runs in the middle of whatever the main thread does. So it may take no lock
     that the main thread may hold, and ``queue.Queue`` has one. A timed get of a
@@ -65,25 +73,27 @@ class AskedQueue:
     """
 
     def __init__(self) -> None:
-        """Nothing is asked for yet."""
+        """Create the pipe that ends a wait."""
         self._asked: deque[Asked] = deque()
         self._reader, self._writer = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
         self._poll = select.poll()
         self._poll.register(self._reader, select.POLLIN)
 
     def put(self, ask: Asked) -> None:
-        """Ask for it."""
+        """Add a request."""
         self._asked.append(ask)
-        with suppress(BlockingIOError):  # a pipe that is full ends the wait as well
+        # A full pipe ends the wait as well.
+        with suppress(BlockingIOError):
             os.write(self._writer, b"!")
 
     def next(self, seconds: float) -> Asked | None:
-        """What is asked for within that time, an hour at most.
+        """Return the request that comes within ``seconds``, at most an hour, or None.
 
-        Many reloads are one, and a stop is more urgent.
+        Several requests to reload count as one. A request to stop goes before all others.
         """
         if self._poll.poll(math.ceil(min(max(0.0, seconds), _LONGEST_WAIT_SECONDS) * 1000)):
-            # The bytes go first: what is asked for from here on ends the next wait.
+            # The bytes are removed before the requests. So a request that comes from here on ends
+            # the next wait.
             with suppress(BlockingIOError):
                 while os.read(self._reader, 4096):
                     pass
@@ -91,18 +101,20 @@ class AskedQueue:
         with suppress(IndexError):
             while True:
                 waiting.add(self._asked.popleft())
-        return "stop" if "stop" in waiting else "reload" if waiting else None
+        if "stop" in waiting:
+            return "stop"
+        return "reload" if waiting else None
 
     def fileno(self) -> int:
-        """Where a byte ends the wait, for ``signal.set_wakeup_fd``.
+        """Return the descriptor on which a byte ends the wait, for ``signal.set_wakeup_fd``.
 
-        Python runs the handler of a signal between two steps of the program. The handler of a signal
-        that comes just before the wait would run after it. The byte is written at once, so it ends
-        the wait.
+        Python runs the handler of a signal between two steps of the program. The handler of a
+        signal that comes just before the wait would run after it. The byte is written at once, so
+        it ends the wait.
         """
         return self._writer
 
     def close(self) -> None:
-        """Give the pipe back; nothing may be asked for afterwards."""
+        """Close the pipe. No method may be called afterwards."""
         os.close(self._reader)
         os.close(self._writer)

@@ -12,12 +12,11 @@ from pathlib import Path
 import pytest
 
 from agent.adapters.config import PREFIX, load
-from agent.adapters.scheduler import Scheduler
-from agent.assembly import app as app_room
+from agent.assembly import jobs
 from agent.assembly.app import App
 from agent.devcloud.cloud import DevCloud
 from agent.devcloud.servers import free_port
-from agent.observe.health import Beat, Health
+from agent.observe.health import Cure, Health, HealthFault, ProgressCheck, StateCheck
 from tests.harness.prometheus import fetch
 
 _LOOK_EVERY = 0.02  # seconds
@@ -26,7 +25,7 @@ _LOOK_EVERY = 0.02  # seconds
 @pytest.fixture
 def app(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[App]:
     """A running agent that heals nothing by itself while a test looks."""
-    monkeypatch.setattr(app_room, "_SUPERVISE", 3600.0)
+    monkeypatch.setattr(jobs, "_SUPERVISE_SECONDS", 3600.0)
     (tmp_path / "recordings").mkdir()
     with DevCloud(tmp_path / "cloud") as cloud:
         named = {
@@ -65,10 +64,8 @@ def wait(app: App, until: Callable[[tuple[int, str]], bool]) -> tuple[int, str]:
 
 
 def test_a_scheduler_that_has_ended_is_no_health(app: App) -> None:
-    app._schedule.stop()
-    assert healthz(app) == (503, "the scheduler has ended: restart the agent\n")
-    app._schedule = Scheduler()  # for the end of the test
-    app._schedule.start()
+    app.shared.scheduler.stop()
+    assert healthz(app) == (503, "the scheduler has stopped: restart the agent\n")
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
@@ -76,23 +73,25 @@ def test_a_finder_that_has_ended_is_no_health(app: App, monkeypatch: pytest.Monk
     def ends() -> bool:
         raise SystemExit
 
-    monkeypatch.setattr(app.lookout.finder, "once", ends)
-    assert app.lookout._thread is not None
-    app.lookout._thread.join(10)
-    assert healthz(app) == (503, "nobody looks for recordings any more: restart the agent\n")
+    monkeypatch.setattr(app.engine.discovery.loop, "once", ends)
+    assert app.engine.discovery._thread is not None
+    app.engine.discovery._thread.join(10)
+    assert healthz(app) == (503, "the search for new recordings has stopped: restart the agent\n")
 
 
 def test_a_watcher_that_has_ended_is_no_health_until_it_is_healed(app: App) -> None:
-    (watched,) = app.lookout.watch._watched_roots.values()
-    watched.observer.stop()
-    watched.observer.join(10)
+    (post,) = app.engine.discovery.watcher._watched_roots.values()
+    post.observer.stop()
+    post.observer.join(10)
     status, why = healthz(app)
     assert (status, why.splitlines()) == (
         503,
-        ["changes in a watched folder are not noticed, only scans find them: see the log"],
+        [
+            "changes in a watched folder are not noticed, only scans find new recordings: see the log"
+        ],
     )
     assert "keystone_agent_watcher_up 0.0" in fetch(app.settings.metrics.listen, "/metrics")[2]
-    app.lookout.watch.supervise()
+    app.engine.discovery.watcher.supervise()
     assert healthz(app) == (200, "ok\n")
 
 
@@ -104,28 +103,29 @@ def test_a_history_that_was_closed_is_no_health(app: App) -> None:
 
 
 def test_a_dispatcher_and_a_finder_that_hang_are_no_health(app: App) -> None:
-    with app.dispatch._lock, app.lookout.discover._lock:
-        app.health.look()
+    with app.dispatch._lock, app.engine.discovery.discover._lock:
+        app.engine.health.check()
         now = time.monotonic()
-        app.health._monotonic = lambda: now + 55
+        app.engine.health._monotonic = lambda: now + 55
         assert healthz(app) == (200, "ok\n")
-        app.health._monotonic = lambda: now + 61
-        assert healthz(app) == (503, "the queue was not looked at for 60 s: restart the agent\n")
-        app.health._monotonic = lambda: now + 602
+        app.engine.health._monotonic = lambda: now + 61
+        assert healthz(app) == (503, "the queue was not checked for 60 s: restart the agent\n")
+        app.engine.health._monotonic = lambda: now + 602
         status, why = healthz(app)
     assert (status, len(why.splitlines())) == (503, 2)
-    assert "the disk was not looked at for 601 s" in why
+    assert "no scan has finished for 601 s" in why
     wait(app, lambda told: told == (200, "ok\n"))
 
 
 def test_a_count_may_stand_still_for_its_time_and_no_longer() -> None:
     count, now = 7, 100.0
-    health = Health({}, {"it stands still": Beat(lambda: count, 60)}, lambda: now)
+    fault = HealthFault("stuck", "it stands still", "restart")
+    health = Health([], [ProgressCheck(fault, lambda: count, 60)], lambda: now)
     assert health.faults() == []
     now += 60
     assert health.faults() == []
     now += 1
-    assert health.faults() == ["it stands still"]
+    assert health.faults() == [fault]
     count += 1
     assert health.faults() == []
 
@@ -133,9 +133,19 @@ def test_a_count_may_stand_still_for_its_time_and_no_longer() -> None:
 def test_a_fault_is_said_once_and_again_when_it_comes_back(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
+    fault = HealthFault("broken", "it is broken", "operator")
     answers = iter((True, False, False, True, False))
-    health = Health({"it is broken": lambda: next(answers)}, {})
+    health = Health([StateCheck(fault, lambda: next(answers))], [])
     with caplog.at_level(logging.ERROR):
         for _ in range(5):
-            health.look()
+            health.check()
     assert [record.getMessage() for record in caplog.records] == ["not healthy: it is broken"] * 2
+
+
+@pytest.mark.parametrize(
+    ("cure", "needed"), [("restart", True), ("wait", False), ("operator", False)]
+)
+def test_only_a_fault_with_that_cure_needs_a_restart(cure: Cure, needed: bool) -> None:
+    health = Health([StateCheck(HealthFault("broken", "it is broken", cure), lambda: False)], [])
+    assert health.needs_restart() is needed
+    assert health.messages() == ["it is broken"]

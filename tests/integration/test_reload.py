@@ -12,7 +12,6 @@ from typing import Any
 import pytest
 
 from agent.adapters.config import KEYS, PREFIX, Settings, load
-from agent.adapters.scheduler import Scheduler
 from agent.assembly.app import App
 from agent.assembly.discovery_service import DiscoveryService
 from agent.assembly.reload import NEEDS_RESTART, change
@@ -118,8 +117,8 @@ def test_what_flies_keeps_its_route_which_is_let_go_of_after_that(
     eventually(lambda: any(claim.transfer.sent for claim in app.dispatch.in_flight()))
     (claim,) = app.dispatch.in_flight()
     reload(CLOUD__REQUEST_TIMEOUT_SECONDS="7", RETRY__MAX_ATTEMPTS="9")
-    app._refresh()
-    assert len(app._routes) == 2
+    app.jobs.refresh()
+    assert len(app.connections) == 2
     assert app.dispatch.terms.max_attempts == 9
     assert claim.terms.max_attempts == 5
     reload(UPLOAD__BANDWIDTH_MBIT="0")
@@ -128,24 +127,24 @@ def test_what_flies_keeps_its_route_which_is_let_go_of_after_that(
     assert (log.attempt_count, log.bytes_sent) == (1, recording.stat().st_size)
     assert cloud.read_object(log.object_key) == recording.read_bytes()
     eventually(lambda: not app.dispatch.in_flight())
-    app._refresh()
-    assert len(app._routes) == 1
+    app.jobs.refresh()
+    assert len(app.connections) == 1
     write_mcap(tmp_path / "recordings" / "b.mcap", seed=2)
     eventually(lambda: app.history.counts()["completed"] == 2)
 
 
 def test_a_route_that_claims_are_still_made_for_is_kept(reload: Callable[..., App]) -> None:
     app = reload()
-    app._schedule.stop()  # nobody else looks
-    before = app._route
-    app._routes.append(app._new_route(app.settings))
-    app._refresh()
-    assert app._routes[0] is before
-    app.dispatch.terms = app._terms()
-    app._refresh()
-    assert before not in app._routes
-    app._schedule = Scheduler()  # for the end of the test
-    app._schedule.start()
+    # Nothing else refreshes the connections.
+    app.shared.scheduler.stop()
+    before = app.connections.current
+    new = app.engine.successor(change(app.settings, app.settings), app.shared, app.connections)
+    app.connections.replace(new.connection)
+    app.jobs.refresh()
+    assert before in app.connections
+    app.dispatch.terms = new.terms
+    app.jobs.refresh()
+    assert before not in app.connections
 
 
 def test_a_marker_that_waits_goes_on_waiting(reload: Callable[..., App], tmp_path: Path) -> None:
@@ -153,11 +152,11 @@ def test_a_marker_that_waits_goes_on_waiting(reload: Callable[..., App], tmp_pat
     begun = unfinished(tmp_path / "recordings" / "a.mcap")
     marker = Path(f"{begun}.resync")
     marker.touch()
-    eventually(lambda: marker in app._markers.report().waiting)
-    markers = app._markers
+    eventually(lambda: marker in app.engine.markers.report().waiting)
+    markers = app.engine.markers
     reload()
-    assert app._markers is not markers
-    eventually(lambda: marker in app._markers.report().waiting)
+    assert app.engine.markers is not markers
+    eventually(lambda: marker in app.engine.markers.report().waiting)
 
 
 @pytest.mark.parametrize("stops", [False, True])
@@ -187,20 +186,18 @@ def test_a_key_that_is_just_being_told_is_not_lost(
         )
     )
     app = reload(CLOUD__DP_CONFIG=str(file), AGENT__DEVICE_ID="arm-7")
-    app._power_on.until = 0.0
-    if app._route.enrolling is not None:
-        app._route.enrolling.prepare()
+    app.shared.boot_jitter.until = 0.0
+    if app.connections.current.enrolling is not None:
+        app.connections.current.enrolling.prepare()
     assert asked.wait(30)
     if stops:
         threading.Timer(0.5, told.set).start()
         app.stop()
-        app._schedule = Scheduler()  # for the end of the test
-        app._schedule.start()
     else:
         reload(RETRY__MAX_ATTEMPTS="9")
-        app._refresh()
+        app.jobs.refresh()
         told.set()
-    eventually(app._route.cloud.profiles.load)
+    eventually(app.connections.current.backend.profiles.load)
     if not stops:
         eventually(lambda: app.gate.closed() is None)
 
@@ -235,7 +232,7 @@ def test_metrics_are_served_where_the_new_configuration_says(reload: Callable[..
     assert not served(first)
     reload(METRICS__LISTEN="")
     assert not served(second)
-    assert app.health.faults() == []
+    assert app.engine.health.faults() == []
 
 
 def test_other_rules_for_recordings_hold_for_those_that_lie_there(
@@ -244,7 +241,7 @@ def test_other_rules_for_recordings_hold_for_those_that_lie_there(
     app = reload(WATCH__AUTO="false", UPLOAD__MAX_CONCURRENT="1")
     for number in range(3):
         write_mcap(tmp_path / "recordings" / f"{number}.mcap", seed=number)
-    eventually(lambda: app.lookout.intake.unasked == 3)
+    eventually(lambda: app.engine.discovery.intake.unasked == 3)
     reload(WATCH__AUTO="true", WATCH__EXCLUDE='["2.*"]', UPLOAD__MAX_CONCURRENT="3")
     eventually(lambda: app.history.counts()["completed"] == 2)
     reload(WATCH__EXCLUDE="[]")
@@ -257,9 +254,9 @@ def test_what_other_rules_find_is_carried_by_them(
     app = reload()
     start, told = DiscoveryService.start, []
 
-    def begun(lookout: DiscoveryService, dispatch: Dispatch) -> None:
-        told.append(dispatch.terms.prepare._examiner is lookout.examiner)
-        start(lookout, dispatch)
+    def begun(discovery: DiscoveryService, dispatch: Dispatch) -> None:
+        told.append(dispatch.terms.prepare._examiner is discovery.examiner)
+        start(discovery, dispatch)
 
     monkeypatch.setattr(DiscoveryService, "start", begun)
     (tmp_path / "other").mkdir()
@@ -271,12 +268,12 @@ def test_what_other_rules_find_is_carried_by_them(
 
 def test_what_is_refused_changes_nothing(reload: Callable[..., App], tmp_path: Path) -> None:
     app = reload()
-    before = app.settings, app.dispatch.terms, app.lookout, app._route
+    before = app.settings, app.dispatch.terms, app.engine, app.connections.current
     reload(CLOUD__TLS_CA_FILE=str(tmp_path / "none.pem"), UPLOAD__BANDWIDTH_MBIT="1")
-    assert (app.settings, app.dispatch.terms, app.lookout, app._route) == before
-    assert "cloud.tls_ca_file" in app._snapshot.take()["settings"]["refused"]
+    assert (app.settings, app.dispatch.terms, app.engine, app.connections.current) == before
+    assert "cloud.tls_ca_file" in app.engine.snapshot.take()["settings"]["refused"]
     reload(CLOUD__TLS_CA_FILE="")
-    assert app._snapshot.take()["settings"] == {
+    assert app.engine.snapshot.take()["settings"] == {
         "restart_for": [],
         "refused": "",
         "unknown_keys": [],
@@ -375,7 +372,7 @@ def test_a_storm_of_signals_is_one_reload_and_a_stop_gets_through(
 ) -> None:
     with running(cloud, tmp_path) as agent:
         eventually(lambda: "watches" in agent.said())
-        hang_up(agent, "settings reloaded: all as before")
+        hang_up(agent, "settings reloaded: no changes")
         assert agent.process is not None
         for _ in range(200):
             agent.process.send_signal(signal.SIGHUP)

@@ -26,7 +26,7 @@ from watchdog.observers.inotify import InotifyObserver
 
 from agent.adapters.history import TinyHistory
 from agent.adapters.journal.lines import line
-from agent.assembly import app
+from agent.assembly import jobs
 from agent.assembly.app import App
 from agent.model.errors import AgentError, HistoryLockedError
 from agent.model.sync_log import SyncLog
@@ -48,8 +48,8 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
 
 @pytest.fixture
 def scene(tmp_path: Path, world: World, monkeypatch: pytest.MonkeyPatch) -> Iterator[Scene]:
-    monkeypatch.setattr(app, "_TICK", 0.05)
-    monkeypatch.setattr(app, "_LINK", 0.05)
+    monkeypatch.setattr(jobs, "_TICK_SECONDS", 0.05)
+    monkeypatch.setattr(jobs, "_LINK_SECONDS", 0.05)
     scene = Scene(tmp_path, world, monkeypatch)
     with scene.stack:
         yield scene
@@ -456,7 +456,7 @@ def _await_status(scene: Scene, agent: App, said: Said) -> None:
     """Until `status` says it: the agent finds out by and by."""
     nap = threading.Event()
     for _ in range(200):
-        agent._publish()
+        agent.jobs.publish()
         shown = scene.run("status").stdout
         if found := re.search(said.names, shown):
             advice = (line for line in shown[found.end() :].splitlines() if "→" in line)
@@ -497,7 +497,7 @@ def test_a_second_agent_is_refused_by_name_and_both_show_the_first(scene: Scene)
         ):
             pass
         assert refused.value.hint
-        first._publish()
+        first.jobs.publish()
         assert f"running, process {os.getpid()}" in scene.run("status").stdout
         (told,) = [found for found in scene.check()["preconditions"] if found["name"] == "agent"]
     assert told == {

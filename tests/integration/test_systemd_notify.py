@@ -176,10 +176,10 @@ def test_signs_of_life_end_when_the_dispatcher_hangs_and_come_back_with_it(
     manager.hear_until("READY=1")
     for _ in range(5):
         manager.hear_until("WATCHDOG=1")
-    clock = agent.health._monotonic
+    clock = agent.engine.health._monotonic
     with agent.dispatch._lock:
-        agent.health.look()
-        agent.health._monotonic = lambda: clock() + 61
+        agent.engine.health.check()
+        agent.engine.health._monotonic = lambda: clock() + 61
         while manager.hear(10 * _BEAT):  # what is still under way
             pass
         assert manager.hear(20 * _BEAT) == ""
@@ -197,26 +197,26 @@ def test_a_reload_is_told_from_its_beginning_to_its_end(agent: App, manager: Man
 
 def test_a_watcher_that_is_lost_ends_no_sign_of_life(agent: App, manager: Manager) -> None:
     manager.hear_until("READY=1")
-    with agent.lookout.watch._lock:  # so that nothing heals it
-        (watched,) = agent.lookout.watch._watched_roots.values()
-        watched.observer.stop()
-        watched.observer.join(10)
+    with agent.engine.discovery.watcher._lock:  # so that nothing heals it
+        (post,) = agent.engine.discovery.watcher._watched_roots.values()
+        post.observer.stop()
+        post.observer.join(10)
         manager.rest()
         for _ in range(5):
             manager.hear_until("WATCHDOG=1")
-        (fault,) = agent.health.faults()
-    assert "changes in a watched folder are not noticed" in fault
+        (fault,) = agent.engine.health.faults()
+    assert (fault.code, fault.cure) == ("watcher_stopped", "wait")
 
 
 def test_a_disk_that_hangs_ends_no_sign_of_life(agent: App, manager: Manager) -> None:
     manager.hear_until("READY=1")
-    clock = agent.health._monotonic
-    with agent.lookout.discover._lock, agent.lookout.watch._lock:
-        agent.health.look()
-        agent.health._monotonic = lambda: clock() + 3600
+    clock = agent.engine.health._monotonic
+    with agent.engine.discovery.discover._lock, agent.engine.discovery.watcher._lock:
+        agent.engine.health.check()
+        agent.engine.health._monotonic = lambda: clock() + 3600
         for _ in range(20):  # the first may be older
             manager.hear_until("WATCHDOG=1")
-        assert any("the disk was not looked at" in fault for fault in agent.health.faults())
+        assert any(fault.code == "scan_stuck" for fault in agent.engine.health.faults())
 
 
 @contextmanager

@@ -16,7 +16,7 @@ import pytest
 from agent.adapters.clock import RealClock
 from agent.adapters.config import PREFIX, load
 from agent.adapters.store import MinioStore
-from agent.assembly import app
+from agent.assembly import jobs
 from agent.assembly.app import App
 from agent.devcloud.cloud import DevCloud
 from agent.gate.gate import Closed
@@ -62,7 +62,7 @@ class Rig:
         usual = MinioStore.__init__.__kwdefaults__ or {}
         for name in ("connect_timeout", "read_timeout", "patience"):
             patch.setitem(usual, name, timeout)
-        patch.setattr(app, "_TICK", 0.05)
+        patch.setattr(jobs, "_TICK_SECONDS", 0.05)
         patch.setattr(sender, "_PAUSE", 0.05)
         self._server = server
         self.cloud = DevCloud(folder / "cloud", store=server.with_keys, part_size_bytes=PART)

@@ -149,10 +149,11 @@ def test_retry_after(rig: Rig, code: str) -> None:
     rig.store.script.on("CreateMultipartUpload", fault=says(503, code, retry_after="1"))
     rig.start()
     begun = (
-        rig.wait(lambda: rig.store.count("CreateMultipartUpload")) and rig.app._clock.monotonic()
+        rig.wait(lambda: rig.store.count("CreateMultipartUpload"))
+        and rig.app.shared.clock.monotonic()
     )
     rig.wait(lambda: rig.store.count("CreateMultipartUpload") > 1)
-    assert rig.app._clock.monotonic() - begun > 0.9
+    assert rig.app.shared.clock.monotonic() - begun > 0.9
     rig.completed()
 
 

@@ -12,7 +12,7 @@ import pytest
 
 from agent.adapters.clock import RealClock
 from agent.adapters.config import PREFIX, load
-from agent.assembly import discovery_service as room
+from agent.assembly import discovery_service
 from agent.assembly.discovery_service import DiscoveryService
 from agent.dispatch.discovery_loop import DiscoveryLoop
 from agent.dispatch.dispatch import Dispatch
@@ -45,14 +45,14 @@ def history() -> MemoryHistory:
 
 
 @pytest.fixture
-def lookout(tmp_path: Path, history: MemoryHistory) -> Iterator[DiscoveryService]:
+def discovery(tmp_path: Path, history: MemoryHistory) -> Iterator[DiscoveryService]:
     environ = {
         PREFIX + "WATCH__ROOTS": json.dumps([str(tmp_path)]),
         PREFIX + "WATCH__SETTLE_SECONDS": "0.01",
         PREFIX + "WATCH__RESCAN_SECONDS": "0.05",
         PREFIX + "WATCH__SIDECAR": "ignore",
     }
-    lookout = DiscoveryService(
+    discovery = DiscoveryService(
         load(None, environ).settings,
         history=history,
         clock=RealClock(),
@@ -60,58 +60,58 @@ def lookout(tmp_path: Path, history: MemoryHistory) -> Iterator[DiscoveryService
         snapshot=lambda _: "",
         again=(),
     )
-    yield lookout
-    assert lookout.stop(30)
+    yield discovery
+    assert discovery.stop(30)
 
 
 def test_no_error_of_those_it_tells_ends_the_search(
-    lookout: DiscoveryService,
+    discovery: DiscoveryService,
     history: MemoryHistory,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(room, "_PAUSE", 0.01)
+    monkeypatch.setattr(discovery_service, "_PAUSE_AFTER_ERROR_SECONDS", 0.01)
     write_mcap(tmp_path / "a.mcap")
     dispatch = Hearing()
     history.full, dispatch.error = True, ZeroDivisionError("oops")
-    lookout.start(dispatch)
+    discovery.start(dispatch)
     assert dispatch.failed.wait(30)
     history.full = False
     assert dispatch.told.wait(30)
-    assert lookout.alive
+    assert discovery.alive
     assert [Path(log.path).name for log in history.documents.values()] == ["a.mcap"]
 
 
 def test_no_error_in_a_scan_ends_the_search(
-    lookout: DiscoveryService,
+    discovery: DiscoveryService,
     history: MemoryHistory,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     write_mcap(tmp_path / "a.mcap")
-    scan: Callable[..., Any] = lookout.discover._scanner._scan_all
+    scan: Callable[..., Any] = discovery.discover._scanner._scan_all
     failed = threading.Event()
 
     def fail(*_: Any) -> None:
         failed.set()
         raise ZeroDivisionError("oops")
 
-    monkeypatch.setattr(lookout.discover._scanner, "_scan_all", fail)
+    monkeypatch.setattr(discovery.discover._scanner, "_scan_all", fail)
     dispatch = Hearing()
-    lookout.start(dispatch)
+    discovery.start(dispatch)
     assert failed.wait(30)
-    monkeypatch.setattr(lookout.discover._scanner, "_scan_all", scan)
+    monkeypatch.setattr(discovery.discover._scanner, "_scan_all", scan)
     assert dispatch.told.wait(30)
     assert [Path(log.path).name for log in history.documents.values()] == ["a.mcap"]
 
 
 @pytest.mark.timeout(60)
 def test_the_first_wait_for_what_is_due_at_once_ends_on_every_python(
-    lookout: DiscoveryService, monkeypatch: pytest.MonkeyPatch
+    discovery: DiscoveryService, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """On Python 3.10 the first timed get of a SimpleQueue, one time in some thousands, has no end."""
-    discover = lookout.discover
+    discover = discovery.discover
     discover.step()
     monkeypatch.setattr(discover, "next_step", lambda: 0.0)
     for _ in range(30_000):
-        DiscoveryLoop(discover, lookout.intake, type(lookout._sightings)(), RealClock()).once()
+        DiscoveryLoop(discover, discovery.intake, type(discovery._sightings)(), RealClock()).once()
