@@ -14,7 +14,7 @@ from agent.assembly.engine import Engine
 from agent.assembly.shared_parts import BUILT_SECONDS, SharedParts
 from agent.gate.upload_policy import UploadPolicy
 from agent.model.errors import HistoryFullError
-from agent.observe.status_snapshot import line
+from agent.observe.status_snapshot import status_line
 
 _log = logging.getLogger(__name__)
 
@@ -167,7 +167,7 @@ class ScheduledJobs:
     def publish(self) -> None:
         """Write the status for `keystone-agent status` and the service manager, if it changed."""
         status = self._engine.snapshot.take()
-        self._notifier.status(line(status))
+        self._notifier.status(status_line(status))
         try:
             self._status_file.write(status)
         except OSError as error:

@@ -66,8 +66,8 @@ class AskedQueue:
 
     A signal handler runs in the middle of whatever the main thread does. So it may take no lock
     that the main thread may hold, and ``queue.Queue`` has one. A timed get of a
-    ``queue.SimpleQueue`` can wait without a limit on Python 3.10. Here a handler appends to a deque,
-    which no other handler can interrupt, and writes a byte to a pipe, which ends the wait.
+    ``queue.SimpleQueue`` can wait without a limit on Python 3.10. Here a handler appends to a
+    deque, which no other handler can interrupt, and writes a byte to a pipe, which ends the wait.
 
     ``put`` may be called by signal handlers and any thread, ``next`` by one thread.
     """

@@ -1,4 +1,4 @@
-"""How the recordings stand by the history alone: what waits for what, what failed, what is owed."""
+"""Summarizes the history for the status: what waits, what failed, what must still be aborted."""
 
 from __future__ import annotations
 
@@ -10,43 +10,50 @@ from typing import Any
 from agent.model.ports import History
 from agent.model.sync_log import SyncLog
 
-NAMED = 20  # documents that wait and are named
-_FAILED = 5  # documents that failed for good and are named: the newest
-_LOOKED_AT = 100  # failed documents that are read for these
+# The largest number of waiting documents that a status names.
+MAX_NAMED = 20
+
+# How many documents that failed for good a status names. They are the newest ones.
+_MAX_FAILED = 5
+
+# How many failed documents are read to find these.
+_MAX_FAILED_READ = 100
 
 
-def standing(history: History, named: int | None = None) -> dict[str, Any]:
-    """JSON; times are UTC, sizes bytes. At most ``named`` of the documents that wait are named; None: all."""
-    open_ = history.open()
-    waiting = [log for log in open_ if log.error is not None]
+def summarize_history(history: History, named: int | None = None) -> dict[str, Any]:
+    """Return the state of all recordings as JSON. Times are UTC, sizes are bytes.
+
+    At most ``named`` of the documents that wait are named. None means all.
+    """
+    open_logs = history.open()
+    waiting = [log for log in open_logs if log.error is not None]
+    discovered = [log for log in open_logs if not log.resync]
     counts = history.counts()
+    failed = islice(_failed_for_good(history), _MAX_FAILED) if counts["failed"] else ()
+    stuck_markers = [marker.path for marker in history.known_markers() if marker.through is None]
     return {
         "recordings": dict(counts),
-        "queue_length": len(open_),
-        "backlog_bytes": sum(log.file_size for log in open_),
-        "oldest_unsynced": min((log.queued_at for log in open_ if not log.resync), default=None),
-        "waiting": [_named(log) for log in waiting[:named]],
+        "queue_length": len(open_logs),
+        "backlog_bytes": sum(log.file_size for log in open_logs),
+        "oldest_unsynced": min((log.queued_at for log in discovered), default=None),
+        "waiting": [_as_json(log) for log in waiting[:named]],
         "waiting_count": len(waiting),
-        "failed": [_named(log) for log in islice(_failed_for_good(history), _FAILED)]
-        if counts["failed"]
-        else [],
+        "failed": [_as_json(log) for log in failed],
         "orphaned_uploads": len(history.debts()),
-        "stuck_markers": [
-            marker.path for marker in history.known_markers() if marker.through is None
-        ][:NAMED],
+        "stuck_markers": stuck_markers[:MAX_NAMED],
         "damaged_lines": history.damage(),
     }
 
 
 def _failed_for_good(history: History) -> Iterator[SyncLog]:
-    """Those that nothing has become of since, newest first."""
-    for log in islice(history.newest_first("failed"), _LOOKED_AT):
+    """Yield the failed documents that are not tried again and are the newest of their recording."""
+    for log in islice(history.newest_first("failed"), _MAX_FAILED_READ):
         newest = None if log.open else history.newest(log.fingerprint)
         if newest is not None and newest.id == log.id:
             yield log
 
 
-def _named(log: SyncLog) -> dict[str, Any]:
+def _as_json(log: SyncLog) -> dict[str, Any]:
     return {
         "id": log.id,
         "episode_id": log.episode_id,

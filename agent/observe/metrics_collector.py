@@ -1,4 +1,7 @@
-"""Measures the running agent, for whoever shows it. Costs no scan: what is asked is in memory."""
+"""Collects the values of the metrics from the running agent.
+
+Nothing is read from the disk but the free space: all other values are in memory.
+"""
 
 from __future__ import annotations
 
@@ -20,7 +23,13 @@ from agent.model.values import utc_seconds, utc_text
 
 
 class MetricsCollector:
-    """Takes measures; any thread may ask."""
+    """Collects the values of the metrics.
+
+    It also remembers what the other parts do not: the last success of an earlier start, and since
+    when the oldest document has been seen in the queue.
+
+    ``take`` may be called from any thread.
+    """
 
     def __init__(
         self,
@@ -35,7 +44,19 @@ class MetricsCollector:
         built: float,
         folders: Sequence[Path],
     ) -> None:
-        """Times before ``built`` (seconds since 1970) are unknown; ``folders`` lie on the disks that may fill up."""
+        """Read the last success of an earlier start from the history.
+
+        Args:
+            history: The documents.
+            dispatch: Counts the uploads of this start.
+            gate: Knows why nothing is sent.
+            credentials: Knows the leases.
+            discover: Knows how long a scan takes.
+            watcher_up: Returns whether all watchers of folders work.
+            clock: The robot's clocks.
+            built: The build date in seconds since 1970. Times before it come from a wrong clock.
+            folders: Folders on the disks that may become full.
+        """
         self._history = history
         self._dispatch = dispatch
         self._gate = gate
@@ -46,26 +67,24 @@ class MetricsCollector:
         self._built = built
         self._folders = tuple(folders)
         self._lock = threading.Lock()
-        self._sent = 0
-        self._first = (
-            0,
-            0.0,
-        )  # the first document in the queue, and the monotonic time at which it was seen there
+        self._max_bytes_sent = 0
+        # The id of the first document in the queue, and the monotonic time since which it is there.
+        self._first_id = 0
+        self._first_since = 0.0
         newest = next(iter(history.newest_first("completed")), None)
-        self._before = self._known(
-            newest.completed_at if newest else None
-        )  # the last success before this start
+        # The last success of an earlier start in seconds since 1970, or 0.
+        self._earlier_success = self._plausible(newest.completed_at if newest else None)
 
     def take(self) -> MetricValues:
-        """What holds now."""
+        """Return the values of this moment."""
         waiting = self._history.open()
         tally = self._dispatch.tally()
         with self._lock:
-            self._sent = max(
-                self._sent, tally.bytes_sent
-            )  # a part that is sent again is taken back first
-            uploaded = self._sent
+            # A part that is sent again is first subtracted. A counter of a metric must not fall.
+            self._max_bytes_sent = max(self._max_bytes_sent, tally.bytes_sent)
+            uploaded = self._max_bytes_sent
             oldest = self._oldest([log for log in waiting if not log.resync])
+        free = [known for folder in self._folders if (known := _free_bytes(folder)) is not None]
         return MetricValues(
             version=__version__,
             recordings=self._history.counts(),
@@ -74,11 +93,9 @@ class MetricsCollector:
             uploaded_bytes=uploaded,
             uploads=tally.uploads,
             errors={**tally.errors, "lease_lost": self._credentials.refused},
-            gate_closed=self._reasons(),
+            gate_closed=self._gate_reasons(),
             last_success=self._last_success(tally),
-            disk_free_bytes=min(
-                (free for free in map(_free, self._folders) if free is not None), default=None
-            ),
+            disk_free_bytes=min(free, default=None),
             lease_remaining_seconds=self._credentials.shortest_lease(),
             orphaned_uploads=len(self._history.debts()),
             watcher_up=self._watcher_up(),
@@ -86,41 +103,51 @@ class MetricsCollector:
         )
 
     def _oldest(self, waiting: Sequence[SyncLog]) -> float:
-        """Seconds that the oldest of them has waited, as far as that is known: no jump of the clock adds to it."""
+        """Return how many seconds the oldest document has waited, as far as that is known.
+
+        A jump of the wall clock must not add to it. So where the wall clock was wrong, only the
+        time counts for which the document was seen at the head of the queue.
+        """
         if not waiting:
             return 0.0
         now = self._clock.monotonic()
-        if self._first[0] != waiting[0].id:
-            self._first = waiting[0].id, now
-        seen = now - self._first[1]
-        known = utc_text(self._built)
-        queued = min((log.queued_at for log in waiting if log.queued_at >= known), default=None)
+        if self._first_id != waiting[0].id:
+            self._first_id = waiting[0].id
+            self._first_since = now
+        seen_seconds = now - self._first_since
+        earliest = utc_text(self._built)
+        queued = min((log.queued_at for log in waiting if log.queued_at >= earliest), default=None)
         if queued is None or self._clock.now() < self._built:
-            return seen
-        return max(seen, self._clock.now() - utc_seconds(queued))
+            return seen_seconds
+        return max(seen_seconds, self._clock.now() - utc_seconds(queued))
 
     def _last_success(self, tally: Tally) -> float:
+        """Return when an upload last succeeded, in seconds since 1970, or 0."""
         now = self._clock.now()
         if tally.last_success is None or now < self._built:
-            return self._before
-        # Whole seconds: the two clocks are not read at the same instant.
+            return self._earlier_success
+        # The result has whole seconds, because the two clocks are not read at the same instant.
         return round(now - (self._clock.monotonic() - tally.last_success))
 
-    def _known(self, at: str | None) -> float:
+    def _plausible(self, at: str | None) -> float:
+        """Return ``at`` in seconds since 1970, or 0 if it is missing or before the build date."""
         seconds = utc_seconds(at) if at else 0.0
         return seconds if seconds >= self._built else 0.0
 
-    def _reasons(self) -> dict[str, bool]:
+    def _gate_reasons(self) -> dict[str, bool]:
+        """Return for each code of the gate whether it closes the gate now."""
         reasons = dict.fromkeys(HOLDS, False)
         if closed := self._gate.closed():
-            reasons[closed.code if closed.code in reasons or closed.code in TABLE else "other"] = (
-                True
-            )
+            is_known = closed.code in reasons or closed.code in TABLE
+            reasons[closed.code if is_known else "other"] = True
         return reasons
 
 
-def _free(folder: Path) -> int | None:
-    """Bytes that are left to the agent where ``folder`` lies; None where it is not there."""
+def _free_bytes(folder: Path) -> int | None:
+    """Return the bytes that the agent may still write where ``folder`` is.
+
+    Return None if the folder is not there.
+    """
     try:
         state = os.statvfs(folder)
     except OSError:

@@ -1,4 +1,4 @@
-"""What only the running agent knows, as `status` shows it: the gate, what is in flight, what lies on the disk."""
+"""The part of the status that only the running agent knows: gate, uploads, files on the disk."""
 
 from __future__ import annotations
 
@@ -18,42 +18,54 @@ from agent.gate.gate import Gate
 from agent.model.ports import Clock, History
 from agent.model.sync_log import Upgrade
 from agent.model.values import utc_text
-from agent.observe.history_summary import NAMED, standing
+from agent.observe.history_summary import MAX_NAMED, summarize_history
 
-_NAMED = 20  # files of a kind that are named
-_WALK_EVERY = (
-    1000  # files known per second between two walks over them: 100,000 are walked over every 100 s
-)
-_COUNT_EVERY = 10_000  # open documents per second between two counts of them
-_WINDOW = 10.0  # seconds over which a rate is taken
-_MARK_EVERY = 0.5
+# The largest number of files of one kind that the status names.
+_MAX_NAMED_FILES = 20
+
+# The report on the files is made anew after one second for so many known files. So a report on
+# 100,000 files is made at most every 100 seconds.
+_REPORT_FILES_PER_SECOND = 1000
+
+# The history is summarized anew after one second for so many open documents.
+_SUMMARY_DOCUMENTS_PER_SECOND = 10_000
+
+# The time over which the rate of an upload is measured.
+_RATE_WINDOW_SECONDS = 10.0
+
+# The shortest time between two points of this measurement.
+_RATE_POINT_SECONDS = 0.5
 
 
 class Rates:
-    """Bytes a second of each upload over the last seconds: the mean since its claim says nothing of a link by now."""
+    """Measures the bytes per second of each upload over the last seconds.
+
+    The mean since the claim would not show that the link is faster or slower now.
+
+    It must be used by one thread at a time.
+    """
 
     def __init__(self, clock: Clock) -> None:
-        """Nothing goes yet."""
+        """Begin without uploads."""
         self._clock = clock
-        self._marks: dict[
-            tuple[int, float], deque[tuple[float, int]]
-        ] = {}  # of a claim: when, and bytes sent by then
+        # For each claim the points of its measurement: a monotonic time and the bytes sent by then.
+        self._points: dict[tuple[int, float], deque[tuple[float, int]]] = {}
 
     def of(self, claims: Sequence[Claim]) -> Sequence[float]:
-        """One rate for each of the ``claims``, which are all there are."""
-        known = self._marks
-        self._marks = {
+        """Return one rate for each of the ``claims``, which must be all claims of this moment."""
+        known = self._points
+        self._points = {
             _key(claim): known.get(_key(claim)) or deque([(claim.began, 0)]) for claim in claims
         }
-        return [self._rate(self._marks[_key(claim)], claim.transfer.sent) for claim in claims]
+        return [self._rate(self._points[_key(claim)], claim.transfer.sent) for claim in claims]
 
-    def _rate(self, marks: deque[tuple[float, int]], sent: int) -> float:
+    def _rate(self, points: deque[tuple[float, int]], sent: int) -> float:
         now = self._clock.monotonic()
-        if now >= marks[-1][0] + _MARK_EVERY:
-            marks.append((now, sent))
-        while len(marks) > 1 and marks[1][0] <= now - _WINDOW:
-            marks.popleft()
-        then, before = marks[0]
+        if now >= points[-1][0] + _RATE_POINT_SECONDS:
+            points.append((now, sent))
+        while len(points) > 1 and points[1][0] <= now - _RATE_WINDOW_SECONDS:
+            points.popleft()
+        then, before = points[0]
         return max(0, sent - before) / max(now - then, 0.001)
 
 
@@ -62,7 +74,13 @@ def _key(claim: Claim) -> tuple[int, float]:
 
 
 class StatusSnapshot:
-    """Takes pictures; remembers what lies on the disk until that was looked at again."""
+    """Makes the status document of the running agent.
+
+    It keeps the report on the files and the summary of the history until something has changed and
+    some time has passed, because both take long if there are many files or documents.
+
+    ``take`` may be called from any thread.
+    """
 
     def __init__(
         self,
@@ -83,9 +101,25 @@ class StatusSnapshot:
         upgrade: Upgrade | None = None,
         not_deleted: Callable[[], Sequence[Mapping[str, Any]]] = tuple,
     ) -> None:
-        """Every argument is asked at each picture, but the first and ``upgrade``: the one that came with this start.
+        """Keep the parts that are asked for each document.
 
-        ``not_deleted`` gives the uploaded files that retention has to leave: how many, some paths, why, and the remedy.
+        Args:
+            device_id: The robot's own id.
+            history: The documents of the recordings.
+            gate: Knows why nothing is sent.
+            dispatch: Knows what is in flight.
+            discover: Knows the files.
+            credentials: Knows the leases.
+            watcher_up: Returns whether all watchers of folders work.
+            watch_failures: Returns the folders that cannot be watched, and why.
+            unasked: Returns how many recordings wait for an operator's request.
+            waiting_markers: Returns at most so many marker files that wait.
+            clock: The robot's clocks.
+            settings: Returns the state of the configuration as JSON.
+            fault: Returns what is wrong with the device profiles or the keys, or None.
+            upgrade: The change of the agent's version that came with this start, or None.
+            not_deleted: Returns the uploaded files that retention must leave as JSON: how many,
+                some paths, why, and the remedy.
         """
         self._device_id = device_id
         self._history = history
@@ -105,19 +139,20 @@ class StatusSnapshot:
         self._rates = Rates(clock)
         self._lock = threading.Lock()
         self._files: dict[str, Any] = {}
-        self._described_at = (
-            -1,
-            0,
-        )  # changes on the disk, and by how many minutes the clock was ahead of its start
-        self._walk_due = 0.0
-        self._standing: dict[str, Any] = {}
-        self._changes = -1  # of the history, when it was counted
-        self._count_due = 0.0
+        # The state to which the report on the files belongs: the number of changes on the disk, and
+        # the difference of the two clocks in minutes.
+        self._files_state = (-1, 0)
+        self._files_due = 0.0
+        self._summary: dict[str, Any] = {}
+        # The number of changes of the history to which the summary belongs.
+        self._summary_changes = -1
+        self._summary_due = 0.0
 
     def take(self) -> dict[str, Any]:
-        """JSON; times are UTC. May be called from any thread."""
+        """Return the status as JSON. Times are UTC."""
         with self._lock:
             claims = self._dispatch.in_flight()
+            unasked = self._unasked()
             return {
                 "version": __version__,
                 "device_id": self._device_id,
@@ -135,13 +170,13 @@ class StatusSnapshot:
                 "watch_failures": [
                     f"{root} ({why})" for root, why in self._watch_failures().items()
                 ],
-                "waiting_markers": [str(path) for path in self._waiting_markers(_NAMED)],
+                "waiting_markers": [str(path) for path in self._waiting_markers(_MAX_NAMED_FILES)],
                 "files": {
                     **self._files_now(),
-                    "unasked": {"recordings": unasked} if (unasked := self._unasked()) else {},
+                    "unasked": {"recordings": unasked} if unasked else {},
                 },
                 "not_deleted": [dict(kept) for kept in self._not_deleted()],
-                "standing": self._standing_now(),
+                "standing": self._summary_now(),
             }
 
     def _gate_now(self) -> dict[str, Any] | None:
@@ -164,17 +199,16 @@ class StatusSnapshot:
         return {"from": upgrade.before, "to": upgrade.version, "recordings": len(upgrade.again)}
 
     def _upload(self, claim: Claim, rate: float) -> dict[str, Any]:
-        there = claim.transfer.kept + claim.transfer.sent
+        bytes_stored = claim.transfer.kept + claim.transfer.sent
+        bytes_left = max(0, claim.log.file_size - bytes_stored)
         return {
             "id": claim.log.id,
             "episode_id": claim.log.episode_id,
             "path": claim.log.path,
             "file_size": claim.log.file_size,
-            "bytes_sent": there,
+            "bytes_sent": bytes_stored,
             "bytes_per_second": round(rate),
-            "seconds_left": round(max(0, claim.log.file_size - there) / rate)
-            if rate >= 1
-            else None,
+            "seconds_left": round(bytes_left / rate) if rate >= 1 else None,
             "probe": claim.probe,
         }
 
@@ -184,31 +218,35 @@ class StatusSnapshot:
             return None
         return {"at": self._utc(failure.at), "path": failure.path, **asdict(failure.fault)}
 
-    def _standing_now(self) -> dict[str, Any]:
-        now, changes = self._clock.monotonic(), self._history.changes()
-        if changes != self._changes and now >= self._count_due:
-            self._changes = changes
-            self._standing = standing(self._history, NAMED)
-            self._count_due = now + self._standing["queue_length"] / _COUNT_EVERY
-        return self._standing
+    def _summary_now(self) -> dict[str, Any]:
+        now = self._clock.monotonic()
+        changes = self._history.changes()
+        if changes != self._summary_changes and now >= self._summary_due:
+            self._summary_changes = changes
+            self._summary = summarize_history(self._history, MAX_NAMED)
+            self._summary_due = now + self._summary["queue_length"] / _SUMMARY_DOCUMENTS_PER_SECOND
+        return self._summary
 
     def _files_now(self) -> dict[str, Any]:
         now = self._clock.monotonic()
-        at = (
-            self._discover.changes,
-            round((self._clock.now() - now) / 60),
-        )  # a clock that is set alters all times
-        if at != self._described_at and now >= self._walk_due:
-            report = self._discover.report(_NAMED)
+        # If the wall clock is set, all times of the report are wrong.
+        clock_difference_minutes = round((self._clock.now() - now) / 60)
+        state = (self._discover.changes, clock_difference_minutes)
+        if state != self._files_state and now >= self._files_due:
+            report = self._discover.report(_MAX_NAMED_FILES)
             known = sum(
                 report.counts[kind] for kind in ("complete", "damaged", "skipped", "recording")
             )
-            self._described_at, self._walk_due = at, now + known / _WALK_EVERY
+            self._files_state = state
+            self._files_due = now + known / _REPORT_FILES_PER_SECOND
             self._files = self._described(report)
         return self._files
 
     def _described(self, report: DiskReport) -> dict[str, Any]:
-        """What is no recording, the first of each kind by name, and how many there are."""
+        """Return the files that are no recordings, the first of each kind by name, and counts."""
+        ignored = dict(report.ignored)
+        if report.links:
+            ignored["links"] = report.links
         return {
             "recording": self._named(report.recording),
             "unfinished": self._named(report.unfinished),
@@ -219,9 +257,9 @@ class StatusSnapshot:
             "unreadable": [
                 f"{folder} ({why})" for folder, why in report.unreadable_folders.items()
             ],
-            "rejected": [str(path) for path in report.rejected[:_NAMED]],
+            "rejected": [str(path) for path in report.rejected[:_MAX_NAMED_FILES]],
             "files": dict(report.counts),
-            "ignored": {**report.ignored, **({"links": report.links} if report.links else {})},
+            "ignored": ignored,
         }
 
     def _named(self, held: Sequence[Held]) -> list[str]:
@@ -232,14 +270,13 @@ class StatusSnapshot:
         ]
 
     def _utc(self, monotonic: float) -> str:
-        # Whole seconds: the two clocks are not read at the same instant.
+        # The text has whole seconds, because the two clocks are not read at the same instant.
         return utc_text(round(self._clock.now() + monotonic - self._clock.monotonic()))
 
 
-def line(snapshot: Mapping[str, Any]) -> str:
-    """A picture in one line, for whoever has no room for more."""
+def status_line(snapshot: Mapping[str, Any]) -> str:
+    """Return the status in one line, for the service manager."""
     gate = snapshot["gate"]
-    told = (
-        f"{len(snapshot['uploads'])} uploading, {snapshot['standing']['queue_length']} in the queue"
-    )
-    return f"{told}; gate closed: {gate['reason']}" if gate else told
+    uploading = len(snapshot["uploads"])
+    text = f"{uploading} uploading, {snapshot['standing']['queue_length']} in the queue"
+    return f"{text}; gate closed: {gate['reason']}" if gate else text

@@ -19,7 +19,7 @@ from agent.cli.options import (
 )
 from agent.cli.status_lines import read_state_folder, text_lines
 from agent.cli.status_watch import watch
-from agent.observe.history_summary import standing
+from agent.observe.history_summary import summarize_history
 
 
 @click.command()
@@ -55,6 +55,6 @@ def _answer(settings: Settings) -> dict[str, Any]:
             agent = {key: value for key, value in agent.items() if key != "standing"}
         return {
             "agent": agent,
-            **standing(documents),
+            **summarize_history(documents),
             **read_state_folder(settings.agent.state_dir),
         }

@@ -25,7 +25,7 @@ from agent.adapters.control import ControlServer
 from agent.adapters.status_file import StatusFile
 from agent.cli.status_screen import StatusScreen
 from agent.devcloud.cloud import DevCloud
-from agent.observe.history_summary import standing
+from agent.observe.history_summary import summarize_history
 from tests.harness.agent_process import Agent, running
 from tests.harness.console import QUEUED, Console
 from tests.harness.fakes.clock import FakeClock
@@ -177,7 +177,10 @@ class Talking(FakeOperator):
 
     def status(self) -> Mapping[str, Any]:
         self.asked_for.append("status")
-        return {"looks": len(self.asked_for), "standing": standing(MemoryHistory(FakeClock()))}
+        return {
+            "looks": len(self.asked_for),
+            "standing": summarize_history(MemoryHistory(FakeClock())),
+        }
 
 
 def test_the_socket_is_listened_to_until_the_agent_stops(tmp_path: Path) -> None:
@@ -216,7 +219,7 @@ def answer(**agent: Any) -> dict[str, Any]:
     known = {"version": "0", "device_id": "r", "gate": None, "uploads": [], "files": {}, **agent}
     return {
         "agent": known,
-        **standing(MemoryHistory(FakeClock())),
+        **summarize_history(MemoryHistory(FakeClock())),
         "rejected_markers": [],
         "disk_full": "",
     }

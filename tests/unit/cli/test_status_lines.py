@@ -12,7 +12,7 @@ import pytest
 from agent.cli.status_lines import status_lines, text_lines
 from agent.cli.units import rate_text, size_text, span_text
 from agent.model.sync_log import Fault, Marker, Orphan
-from agent.observe.history_summary import standing
+from agent.observe.history_summary import summarize_history
 from tests.harness.console import QUEUED, Console
 from tests.harness.fakes.clock import FakeClock
 from tests.harness.fakes.history import MemoryHistory
@@ -40,7 +40,7 @@ def told(agent: dict[str, Any] | None = None, **more: Any) -> list[str]:
         text_lines(
             {
                 "agent": known,
-                **standing(MemoryHistory(FakeClock())),
+                **summarize_history(MemoryHistory(FakeClock())),
                 "rejected_markers": [],
                 "disk_full": "",
                 **more,
@@ -138,7 +138,7 @@ def test_the_history_tells_what_is_owed_and_what_could_not_be_removed() -> None:
     history.owe(Orphan(0, "a", "l", "u", "m", "k", "why", QUEUED))
     history.mark_served(Marker("/data/a.mcap.resync", 1, 2))
     history.mark_served(Marker("/data/.resync", 3, 4, through="/data/b.mcap"))
-    answer = standing(history)
+    answer = summarize_history(history)
     assert (answer["orphaned_uploads"], answer["stuck_markers"]) == (1, ["/data/a.mcap.resync"])
 
 
@@ -165,7 +165,7 @@ def test_a_recording_that_failed_for_good_is_named_with_its_remedy(tmp_path: Pat
 def test_the_first_thing_said_is_whether_the_agent_runs() -> None:
     stopped = {
         "agent": None,
-        **standing(MemoryHistory(FakeClock())),
+        **summarize_history(MemoryHistory(FakeClock())),
         "rejected_markers": [],
         "disk_full": "",
     }

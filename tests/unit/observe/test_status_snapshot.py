@@ -13,7 +13,7 @@ from agent.dispatch.dispatch import Claim
 from agent.model.errors import CloudError
 from agent.model.sync_log import SyncLog
 from agent.model.transfer import Transfer
-from agent.observe.status_snapshot import Rates, StatusSnapshot, line
+from agent.observe.status_snapshot import Rates, StatusSnapshot, status_line
 from tests.harness.fakes.clock import FakeClock
 from tests.harness.robot import WatchingRobot
 
@@ -203,8 +203,8 @@ def test_a_new_claim_of_the_same_document_begins_anew() -> None:
 
 def test_a_picture_in_one_line_names_what_closes_the_gate() -> None:
     seen: dict[str, Any] = {"gate": None, "uploads": [{}], "standing": {"queue_length": 3}}
-    assert line(seen) == "1 uploading, 3 in the queue"
+    assert status_line(seen) == "1 uploading, 3 in the queue"
     assert (
-        line({**seen, "gate": {"reason": "no network"}})
+        status_line({**seen, "gate": {"reason": "no network"}})
         == "1 uploading, 3 in the queue; gate closed: no network"
     )
