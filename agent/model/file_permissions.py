@@ -1,4 +1,4 @@
-"""May a file that holds secrets be used? Not when others could have read it."""
+"""Checks whether a file with secrets could have been read by other users."""
 
 from __future__ import annotations
 
@@ -8,9 +8,10 @@ from pathlib import Path
 
 
 def exposure(path: Path, status: os.stat_result) -> str:
-    """Why the file at ``path`` is no place for secrets, in words with the remedy; "" when it is one.
+    """Return why other users can read the file at ``path``, with the remedy, or "" if they cannot.
 
-    Files in $CREDENTIALS_DIRECTORY are: systemd guards that folder with an ACL, which shows as group permissions.
+    Files in $CREDENTIALS_DIRECTORY are accepted. systemd protects that folder with an ACL, which
+    looks like a permission of the group.
     """
     directory = os.environ.get("CREDENTIALS_DIRECTORY")
     if directory and path.resolve().is_relative_to(Path(directory).resolve()):

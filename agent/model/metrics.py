@@ -1,4 +1,4 @@
-"""What the agent counts and measures of itself, as plain values: who measures does not know who shows it."""
+"""The values of the metrics. The part that collects them does not know which part shows them."""
 
 from __future__ import annotations
 
@@ -11,6 +11,8 @@ from agent.model.states import Event
 from agent.model.sync_log import Fault, Kind, Status
 
 Ended = Literal["completed", "retried", "waiting", "put_back", "failed"]
+
+# The codes with which the gate is held. No error has one of these codes.
 HOLDS = (
     "disk_full",
     "link",
@@ -18,7 +20,7 @@ HOLDS = (
     "pause",
     "power_on",
     "windows",
-)  # codes of the gate that no error has
+)
 
 _ENDED: Mapping[Event, Ended] = {
     "done": "completed",
@@ -31,19 +33,30 @@ _ENDED: Mapping[Event, Ended] = {
 }
 
 
+def _zero_uploads() -> Counter[Ended]:
+    return Counter(dict.fromkeys(get_args(Ended), 0))
+
+
+def _zero_errors() -> Counter[Kind]:
+    return Counter(dict.fromkeys(get_args(Kind), 0))
+
+
 @dataclass(slots=True)
 class Tally:
-    """What was counted since this start. Its owner sees to it that one thread counts at a time."""
+    """What was counted since this start of the agent.
 
-    uploads: Counter[Ended] = field(
-        default_factory=lambda: Counter(dict.fromkeys(get_args(Ended), 0))
-    )
-    errors: Counter[Kind] = field(default_factory=lambda: Counter(dict.fromkeys(get_args(Kind), 0)))
-    bytes_sent: int = 0  # by attempts that have ended
-    last_success: float | None = None  # monotonic
+    ``bytes_sent`` are those of attempts that have ended. ``last_success`` is a monotonic time.
+
+    It has no lock. Its owner makes sure that one thread at a time uses it.
+    """
+
+    uploads: Counter[Ended] = field(default_factory=_zero_uploads)
+    errors: Counter[Kind] = field(default_factory=_zero_errors)
+    bytes_sent: int = 0
+    last_success: float | None = None
 
     def count(self, event: Event, fault: Fault | None, at: float) -> None:
-        """An attempt ended with ``event`` at the monotonic time ``at``."""
+        """Count an attempt that ended with ``event`` at the monotonic time ``at``."""
         self.uploads[_ENDED[event]] += 1
         if fault is not None:
             self.errors[fault.kind] += 1
@@ -51,7 +64,7 @@ class Tally:
             self.last_success = at
 
     def copy(self, in_flight: int) -> Tally:
-        """The same, not counted any further; with ``in_flight`` bytes of attempts that go on."""
+        """Return a copy to which ``in_flight`` bytes of running attempts are added."""
         return replace(
             self,
             uploads=self.uploads.copy(),
@@ -62,19 +75,26 @@ class Tally:
 
 @dataclass(frozen=True, slots=True)
 class MetricValues:
-    """One look at the running agent. Every mapping holds all of its keys but ``gate_closed``, whose codes are many."""
+    """The values of all metrics at one moment.
+
+    Every mapping has all of its keys, except ``gate_closed``, which can have many codes.
+
+    ``oldest_unsynced_seconds`` is 0 if no recording waits. ``last_success`` is in seconds since
+    1970, or 0 if none is known. ``lease_remaining_seconds`` is None if no lease with a known end is
+    in use.
+    """
 
     version: str
     recordings: Mapping[Status, int]
-    oldest_unsynced_seconds: float  # 0: none waits
+    oldest_unsynced_seconds: float
     backlog_bytes: int
     uploaded_bytes: int
     uploads: Mapping[Ended, int]
     errors: Mapping[Kind, int]
     gate_closed: Mapping[str, bool]
-    last_success: float  # seconds since 1970; 0: none is known
+    last_success: float
     disk_free_bytes: int | None
-    lease_remaining_seconds: float | None  # None: no lease is in use whose end is known
+    lease_remaining_seconds: float | None
     orphaned_uploads: int
     watcher_up: bool
     scan_seconds: float
