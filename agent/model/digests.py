@@ -1,7 +1,7 @@
-"""The arithmetic of proof: what a store must answer when it holds exactly our bytes.
+"""Computes what a store must answer if it holds exactly the bytes of a file.
 
-Pure functions on digests that were taken elsewhere. An ETag is compared without its quotes and without regard to the
-case of its letters.
+The functions are pure and work on digests that were computed elsewhere. ETags are compared without
+their quotes and without regard to the case of their letters.
 """
 
 from __future__ import annotations
@@ -25,33 +25,33 @@ _ALGORITHMS = {32: "SHA256", 4: "CRC32"}
 
 
 class Hasher(Protocol):
-    """The part of hashlib's objects that is used here."""
+    """The methods of hashlib's objects that the agent uses."""
 
     def update(self, data: memoryview | bytes, /) -> None:
-        """Take in more bytes."""
+        """Add more bytes."""
         ...
 
     def digest(self) -> bytes:
-        """The digest of all bytes so far."""
+        """Return the digest of all bytes so far."""
         ...
 
 
 class Crc32:
-    """CRC-32 in the manner of hashlib: four bytes, big-endian, as S3 wants it."""
+    """CRC-32 with the methods of hashlib. The digest has four bytes, big-endian, as S3 wants it."""
 
     def __init__(
         self, data: bytes = b"", *, crc32: Callable[[memoryview | bytes, int], int] = zlib.crc32
     ) -> None:
-        """Begin with ``data``; ``crc32`` may be a faster one than the standard library's."""
+        """Begin with ``data``. ``crc32`` may be a faster function than the standard library's."""
         self._crc32 = crc32
         self._crc = crc32(data, 0)
 
     def update(self, data: memoryview | bytes, /) -> None:
-        """Take in more bytes."""
+        """Add more bytes."""
         self._crc = self._crc32(data, self._crc)
 
     def digest(self) -> bytes:
-        """The digest of all bytes so far."""
+        """Return the digest of all bytes so far."""
         return self._crc.to_bytes(4, "big")
 
 
@@ -63,44 +63,45 @@ _HASHERS: dict[str, Callable[[], Hasher]] = {
 
 
 def hasher(algorithm: str) -> Hasher:
-    """A new hasher for "SHA256", "CRC32" or "MD5"; raises KeyError for any other name."""
+    """Return a new hasher for "SHA256", "CRC32" or "MD5". Raises KeyError for any other name."""
     return _HASHERS[algorithm]()
 
 
 def md5(data: bytes) -> bytes:
-    """The MD5 of a few bytes."""
+    """Return the MD5 of ``data``."""
     return hashlib.md5(data, usedforsecurity=False).digest()
 
 
 def b64(digest: bytes) -> str:
-    """A digest as HTTP headers carry it."""
+    """Return a digest in base64, as HTTP headers carry it."""
     return base64.b64encode(digest).decode()
 
 
 def bare(etag: str) -> str:
-    """An ETag without its quotes."""
+    """Return an ETag without its quotes."""
     return etag.strip().strip('"')
 
 
 def quoted(etag: str) -> str:
-    """An ETag with its quotes, as a header has it."""
+    """Return an ETag with its quotes, as a header has it."""
     return f'"{bare(etag)}"'
 
 
 def same_etag(one: str, other: str) -> bool:
-    """Whether two ETags are the same one; an empty ETag is nobody's."""
+    """Return whether two ETags are the same. An empty ETag equals none."""
     return bare(one) != "" and bare(one).lower() == bare(other).lower()
 
 
 def md5_of(etag: str) -> bytes | None:
-    """The MD5 that a part's ETag seems to be; None where it is certainly something else."""
+    """Return the MD5 that a part's ETag seems to be, or None if it cannot be one."""
     return binascii.unhexlify(bare(etag)) if _DIGEST.fullmatch(bare(etag)) else None
 
 
 def parts_in_etag(etag: str) -> int | None:
-    """The number of parts whose MD5s an ETag joins, told by its form; 0 for an MD5 of all bytes.
+    """Return the number of parts whose MD5s an ETag joins, or 0 for an MD5 of all bytes.
 
-    None where the ETag is certainly no digest. An encrypting store's ETag may only look like one.
+    The form of the ETag tells the number. Return None if the ETag cannot be a digest. The ETag of a
+    store that encrypts may only look like one.
     """
     if _COMPOSITE.fullmatch(bare(etag)):
         return int(bare(etag).partition("-")[2][:9])
@@ -108,7 +109,10 @@ def parts_in_etag(etag: str) -> int | None:
 
 
 def parts_in_checksum(checksum: str) -> tuple[str, int]:
-    """The algorithm of a composite checksum and the number of its parts; "" and 0 for any other text."""
+    """Return the algorithm of a composite checksum and the number of its parts.
+
+    Return "" and 0 for any other text.
+    """
     found = _COMPOSITE_CHECKSUM.fullmatch(checksum)
     if found is None:
         return "", 0
@@ -120,18 +124,20 @@ def parts_in_checksum(checksum: str) -> tuple[str, int]:
 
 
 def composite_etags(md5s: Sequence[bytes]) -> tuple[str, str]:
-    """What a multipart object's ETag may be, given its parts' MD5s: as S3 makes it, and as Alibaba OSS does."""
-    s3 = hashlib.md5(b"".join(md5s), usedforsecurity=False).hexdigest()
-    oss = (
-        hashlib.md5("".join(md5.hex().upper() for md5 in md5s).encode(), usedforsecurity=False)
-        .hexdigest()
-        .upper()
-    )
+    """Return what the ETag of a multipart object may be, given the MD5s of its parts.
+
+    The first ETag is the one of S3, the second the one of Alibaba OSS.
+    """
+    s3 = md5(b"".join(md5s)).hex()
+    oss = md5("".join(part_md5.hex().upper() for part_md5 in md5s).encode()).hex().upper()
     return f"{s3}-{len(md5s)}", f"{oss}-{len(md5s)}"
 
 
 def composite_checksum(algorithm: str, checksums: Sequence[str]) -> str:
-    """What a multipart object's checksum is, given its parts' (base64): the digest of their digests, and how many."""
+    """Return the checksum of a multipart object, given the checksums of its parts in base64.
+
+    It is the digest of their digests, followed by their number.
+    """
     whole = hasher(algorithm)
     for checksum in checksums:
         whole.update(base64.b64decode(checksum))
@@ -141,18 +147,17 @@ def composite_checksum(algorithm: str, checksums: Sequence[str]) -> str:
 def contradiction(
     parts: Sequence[SentPart], etag: str, checksum: str, algorithm: str, *, digests: bool
 ) -> str:
-    """Why the object can't be these parts joined, in words; "" when nothing speaks against it.
+    """Return why the object cannot consist of these parts, in words, or "" if it may.
 
-    A composite checksum decides where there is one. Else the ETag does where it is a digest of digests; ``digests``
-    says whether the parts' ETags are MD5s as far as is known (an encrypting store's only look so).
+    A composite checksum decides if there is one. Otherwise the ETag decides if it is a digest of
+    digests. ``digests`` says whether the parts' ETags are MD5s as far as is known. Those of a store
+    that encrypts only look like MD5s.
     """
     checksums = [part.checksum for part in parts if part.checksum and part.algorithm == algorithm]
     if "-" in checksum and len(checksums) == len(parts):
-        return (
-            ""
-            if checksum == composite_checksum(algorithm, checksums)
-            else f"{algorithm} of the whole differs"
-        )
+        if checksum == composite_checksum(algorithm, checksums):
+            return ""
+        return f"{algorithm} of the whole differs"
     md5s = [found for part in parts if (found := md5_of(part.etag)) is not None]
     if not (digests and _COMPOSITE.fullmatch(bare(etag)) and len(md5s) == len(parts)):
         return ""
@@ -162,12 +167,13 @@ def contradiction(
 def proves(
     stored: StoredObject, parts: Sequence[Part], digest: Callable[[str, Part], bytes]
 ) -> bool:
-    """Whether ``stored`` is the file, cut into these windows; what proves nothing is no.
+    """Return whether it is proven that ``stored`` is the file, sent in these parts.
 
     Args:
-        stored: What the store says it holds.
-        parts: All windows of the file, in order.
-        digest: The digest of one window by the algorithm of that name; asked once for each byte of the file.
+        stored: What the store says that it holds.
+        parts: All parts of the file, in order.
+        digest: Returns the digest of one part by the algorithm with this name. It is called at most
+            once for each byte of the file.
     """
     size = sum(part.size for part in parts)
     if stored.size != size or not parts:
@@ -177,7 +183,8 @@ def proves(
         return stored.checksum == composite_checksum(stored.algorithm, checksums)
     if _COMPOSITE.fullmatch(bare(stored.etag)):
         return _is_composite_of(stored.etag, [digest("MD5", part) for part in parts])
-    expected = md5_of(stored.etag)  # some stores show the MD5 of all bytes
+    # Some stores give the MD5 of all bytes as the ETag.
+    expected = md5_of(stored.etag)
     return expected is not None and expected == digest("MD5", Part(1, parts[0].offset, size))
 
 

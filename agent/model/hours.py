@@ -50,7 +50,7 @@ class Span:
             for hour, minute in (found.group(1, 2), found.group(3, 4))
         )
         if begin == end:
-            raise ValueError(f"{text!r} begins and ends at the same time")
+            raise ValueError(f"{text!r} is no span of time: begin and end are the same")
         return cls(None, begin, end)
 
     def holds(self, local: datetime) -> bool:

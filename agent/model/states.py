@@ -1,7 +1,7 @@
-"""The state table: the one door through which a document's status changes.
+"""The state table, the only place where the status of a document changes.
 
-Every move that is not in the table raises, so no other code can set a status by accident. What each event means
-to people is written in the README's section on states.
+A move that is not in the table raises an error, so no other code can set a status by accident. The
+README describes what each state means to people.
 """
 
 from __future__ import annotations
@@ -11,17 +11,30 @@ from typing import Any, Literal
 
 from agent.model.sync_log import Status, SyncLog
 
+# What can happen to a document:
+#
+# - claimed: a worker takes the document.
+# - done: the object is verified in the bucket and reported to the platform.
+# - gate_closed: the cloud, a pause or the disk stops all uploads. The recording is not the cause.
+# - changed: only the file's modification time has changed. The session is kept, and the file must
+#   settle again.
+# - blocked_alone: this recording waits for something of its own.
+# - counted: an error that counts as an attempt, and attempts are left.
+# - gave_up: an error that is final, or the last counted one.
+# - session_lost: the platform does not know the session any more, and attempts are left.
+# - due: the retry date has come.
+# - asked: an operator asked for the recording, or the cause of its failure has changed.
 Event = Literal[
-    "claimed",  # a worker takes it
-    "done",  # verified in the bucket and reported
-    "gate_closed",  # the cloud, a pause or the disk stops everybody: not this recording's fault
-    "changed",  # only its mtime moved: the session is kept, it settles again
-    "blocked_alone",  # this recording waits for something of its own
-    "counted",  # an error that counts, attempts are left
-    "gave_up",  # an error that is final, or the last counted one
-    "session_lost",  # the platform forgot the session, attempts are left
-    "due",  # its retry date has come
-    "asked",  # somebody asked for it, or its cause changed
+    "claimed",
+    "done",
+    "gate_closed",
+    "changed",
+    "blocked_alone",
+    "counted",
+    "gave_up",
+    "session_lost",
+    "due",
+    "asked",
 ]
 
 _TABLE: dict[tuple[Status, Event], Status] = {
@@ -36,28 +49,38 @@ _TABLE: dict[tuple[Status, Event], Status] = {
     ("failed", "due"): "pending",
     ("failed", "asked"): "pending",
 }
+
+# Events after which the attempt does not count.
 _ATTEMPT_GIVEN_BACK: frozenset[Event] = frozenset({"gate_closed", "changed", "blocked_alone"})
+
+# Events that set a retry date.
 _DATED: frozenset[Event] = frozenset({"counted", "blocked_alone"})
 
 
 class IllegalMoveError(Exception):
-    """A status was about to change in a way that the state table does not know: a mistake in the agent."""
+    """A status was about to change in a way that the table forbids. This is a bug in the agent."""
 
 
 def move(log: SyncLog, event: Event, at: str, **changes: Any) -> SyncLog:
-    """``log`` after ``event``, with ``changes`` to its other fields; ``at`` is the UTC time of the event.
+    """Return ``log`` after ``event``, with ``changes`` to its other fields.
 
-    Counts the attempt, and keeps the fields that follow from the status true: a retry date stands exactly on a
-    failed document that will be tried again. Raises :class:`IllegalMoveError` for any other move.
+    ``at`` is the UTC time of the event. The function counts the attempt, and sets the fields that
+    follow from the status. A document has a retry date if and only if it has failed and will be
+    tried again.
+
+    Raises IllegalMoveError for a move that is not in the table, and for a retry date that is
+    missing or does not belong to the event.
     """
     status = _TABLE.get((log.status, event))
     if status is None or (log.status == "failed" and not log.open):
-        message = f"document {log.id}: no way from {log.status} by {event}"
+        message = f"document {log.id}: {event} is not possible in status {log.status}"
         raise IllegalMoveError(message)
-    if (event in _DATED) != (changes.get("next_retry_at") is not None):
-        message = (
-            f"document {log.id}: {event} {'needs a' if event in _DATED else 'has no'} retry date"
-        )
+    has_date = changes.get("next_retry_at") is not None
+    if event in _DATED and not has_date:
+        message = f"document {log.id}: {event} needs a retry date"
+        raise IllegalMoveError(message)
+    if event not in _DATED and has_date:
+        message = f"document {log.id}: {event} has no retry date"
         raise IllegalMoveError(message)
     if event == "session_lost":
         log = log.forget_session()
@@ -75,13 +98,14 @@ def move(log: SyncLog, event: Event, at: str, **changes: Any) -> SyncLog:
 
 
 def amend(log: SyncLog, **changes: Any) -> SyncLog:
-    """``log`` with other fields than its status changed; raises :class:`IllegalMoveError` once it has ended."""
+    """Return ``log`` with other fields than its status changed.
+
+    Raises IllegalMoveError if the document has ended, and for fields that only a move may change.
+    """
     if not log.open:
         message = f"document {log.id} is {log.status} and never changes again"
         raise IllegalMoveError(message)
     if forbidden := {"id", "status", "attempt_count", "next_retry_at"} & changes.keys():
-        message = (
-            f"document {log.id}: {', '.join(sorted(forbidden))} moves through the state table only"
-        )
+        message = f"document {log.id}: only a move may change {', '.join(sorted(forbidden))}"
         raise IllegalMoveError(message)
     return replace(log, **changes)

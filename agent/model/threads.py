@@ -1,4 +1,4 @@
-"""Threads for what has to run beside other things."""
+"""An executor that gives each call a thread of its own."""
 
 from __future__ import annotations
 
@@ -13,17 +13,20 @@ Answer = TypeVar("Answer")
 
 
 class Threads(Executor):
-    """Gives each call a thread of its own, and ends the thread with the last call that waits.
+    """Gives each call a thread of its own, and ends the thread when no call waits.
 
-    The library's ThreadPoolExecutor queues a call before it starts a thread for the call. Where the system refuses the
-    thread, ``submit`` raises, but the call stays queued, and a thread that becomes free later runs it. Here a
-    ``submit`` that raises has begun nothing.
+    The library's ThreadPoolExecutor queues a call before it starts a thread for the call. If the
+    system refuses the thread, ``submit`` raises, but the call stays queued, and a thread that
+    becomes free later runs it. Here a ``submit`` that raises has begun nothing.
 
-    May be used from any thread.
+    Every method may be called from any thread.
     """
 
     def __init__(self, name: str, *, most: int | None = None) -> None:
-        """``name`` is for the threads; ``most`` of them run at once (None: any number), further calls wait."""
+        """Name the threads ``name``.
+
+        At most ``most`` of them run at once. Further calls wait. None means any number.
+        """
         self._name = name
         self._most = most
         self._running = 0
@@ -33,7 +36,7 @@ class Threads(Executor):
     def submit(
         self, call: Callable[..., Answer], /, *arguments: Any, **named: Any
     ) -> Future[Answer]:
-        """Run the call in another thread. Raises RuntimeError where the system refuses a thread."""
+        """Run the call in another thread. Raises RuntimeError if the system refuses a thread."""
         future: Future[Answer] = Future()
         run = partial(_run, future, partial(call, *arguments, **named))
         with self._lock:
@@ -58,7 +61,7 @@ def _run(future: Future[Answer], call: Callable[[], Answer]) -> None:
         return
     try:
         answer = call()
-    except BaseException as error:  # noqa: BLE001 - whoever holds the future is told
+    except BaseException as error:  # noqa: BLE001 - the future carries the error to its holder
         future.set_exception(error)
     else:
         future.set_result(answer)

@@ -1,7 +1,8 @@
-"""What an exception means that no adapter translates: a lack of something on this robot, or a surprise.
+"""Translates exceptions that no adapter expects: a shortage on this robot, or an unexpected error.
 
-An adapter translates the errors that its library is known to raise. Whatever else leaves the library passes through
-:func:`foreign` at the adapter's border, and whatever ends an attempt passes through :func:`understood`.
+An adapter translates the errors that its library is known to raise. All other exceptions of the
+library pass through :func:`foreign` in the adapter. Every exception that ends an attempt passes
+through :func:`understood`.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from contextlib import contextmanager
 
 from agent.model.errors import WHOLE, AgentError, CloudError, GateClosedError, HistoryFullError
 
-# The code of the error table for each lack, and what people read.
+# For each shortage its code in the error table, and the message for people.
 SHORTAGES: Mapping[str, str] = {
     "out_of_threads": "this robot can start no more threads",
     "out_of_memory": "this robot is out of memory",
@@ -20,7 +21,7 @@ SHORTAGES: Mapping[str, str] = {
     "out_of_space": "this robot's disk is full",
 }
 
-# Codes of errors that nobody foresaw. Only a traceback tells what happened.
+# The codes of unexpected errors. Only a traceback tells what happened.
 UNFORESEEN = frozenset({"bug", "unexpected_answer"})
 
 _BY_ERRNO: Mapping[int, str] = {
@@ -31,26 +32,28 @@ _BY_ERRNO: Mapping[int, str] = {
     errno.EDQUOT: "out_of_space",
 }
 
-# Python raises a bare RuntimeError where the system refuses another thread. Only its text tells it from others.
+# Python raises a bare RuntimeError if the system refuses another thread. Only its text tells it
+# from other errors.
 _NO_THREAD = "can't start new thread"
 
 
 def shortage(error: BaseException, call: str) -> CloudError | None:
-    """Return the error of ``call`` that says what this robot lacks; None where ``error`` comes from no lack.
+    """Return the error of ``call`` that names a shortage, or None if ``error`` comes from none.
 
-    Libraries wrap such errors in their own, so everything that led to ``error`` is looked at, too.
+    Libraries wrap such errors in their own. So all errors that led to ``error`` are examined.
     """
-    for each in _behind(error):
-        if code := _lacking(each):
+    for each in _chain(error):
+        if code := _shortage_code(each):
             return CloudError(call, code, SHORTAGES[code])
     return None
 
 
 def understood(error: Exception) -> AgentError:
-    """Return what ended an attempt as an error of the agent: ``error`` itself, or what stands for it.
+    """Return what ended an attempt as an error of the agent.
 
-    A lack on this robot is taken for what it is, however it was wrapped, and has no call to blame. An exception that
-    is no error of the agent becomes "io_error" where the system raised it, else "bug"; its cause is ``error``.
+    A shortage on this robot becomes an error without a call, however it was wrapped. Any other
+    error of the agent is returned as it is. Any other exception becomes "io_error" if the system
+    raised it, otherwise "bug". The cause of a new error is ``error``.
     """
     if isinstance(error, (GateClosedError, HistoryFullError)):
         return error
@@ -66,25 +69,25 @@ def understood(error: Exception) -> AgentError:
 
 @contextmanager
 def foreign(call: str) -> Iterator[None]:
-    """Let an exception that nobody foresaw leave the block as a CloudError of ``call``.
+    """Turn an unexpected exception of the block into a CloudError of ``call``.
 
-    Errors of the agent pass as they are, and so do errors of the operating system that are no lack on this robot. The
-    message holds no text of the exception, because that text may quote a key; the traceback is chained for the log,
-    which takes keys out.
+    Errors of the agent pass as they are, and so do errors of the operating system that are no
+    shortage. The message has no text of the exception, because the text may quote a key. The
+    exception is the cause of the error, so the log shows its traceback, without keys.
     """
     try:
         yield
     except AgentError:
         raise
     except Exception as error:
-        lack = shortage(error, call)
-        if lack is None and isinstance(error, OSError):
+        known = shortage(error, call)
+        if known is None and isinstance(error, OSError):
             raise
-        raise lack or CloudError(call, "unexpected_answer", type(error).__name__) from error
+        raise known or CloudError(call, "unexpected_answer", type(error).__name__) from error
 
 
-def _behind(error: BaseException) -> Iterator[BaseException]:
-    """``error`` and all that led to it, by argument, by ``reason``, as its cause or as its context."""
+def _chain(error: BaseException) -> Iterator[BaseException]:
+    """Yield ``error`` and all errors that led to it: arguments, ``reason``, cause and context."""
     waiting, seen = [error], set()
     while waiting:
         each = waiting.pop(0)
@@ -95,12 +98,14 @@ def _behind(error: BaseException) -> Iterator[BaseException]:
             waiting += [one for one in inner if isinstance(one, BaseException)]
 
 
-def _lacking(error: BaseException) -> str:
-    """The code of what this robot lacks; "" where ``error`` by itself says nothing of the kind."""
+def _shortage_code(error: BaseException) -> str:
+    """Return the code of the shortage that ``error`` itself names, or ""."""
     if isinstance(error, CloudError):
         return error.code if error.code in SHORTAGES else ""
     if isinstance(error, MemoryError):
         return "out_of_memory"
     if isinstance(error, OSError):
         return _BY_ERRNO.get(error.errno or 0, "")
-    return "out_of_threads" if isinstance(error, RuntimeError) and _NO_THREAD in str(error) else ""
+    if isinstance(error, RuntimeError) and _NO_THREAD in str(error):
+        return "out_of_threads"
+    return ""
