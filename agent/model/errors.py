@@ -1,20 +1,20 @@
-"""What can go wrong, and what follows from it.
+"""The errors of the agent, and what follows from each.
 
 AgentError                  message for people, and a hint what to do
-├── CloudError              a call to the platform or the store did not succeed; ``judge`` says what that means
-├── RecordingError          the recording's own fault: final
+├── CloudError              a call to the platform or the store failed. ``judge`` says what follows
+├── RecordingError          the recording itself is wrong. Final
 ├── WaitingError            this recording alone waits for something (its asset id, its profile)
-├── FileChangedError        the file is not what was announced; the upload finds out how
-├── GateClosedError         nothing may go on just now
-├── SessionLostError        the platform forgot the session
-├── SetupError              this robot can't run the agent as it is configured
-├── RefusedError            the operator asked for something that can't be
-├── NotRunningError         nobody is there to ask: no agent runs
-├── HistoryFullError        no room left to write an intent down
+├── FileChangedError        the file is not what was announced. The upload finds out how
+├── GateClosedError         nothing may be sent now
+├── SessionLostError        the platform does not know the session any more
+├── SetupError              the agent cannot work by this configuration
+├── RefusedError            the operator asked for something impossible
+├── NotRunningError         no agent runs
+├── HistoryFullError        the disk is too full to write an intent down
 └── HistoryLockedError      another agent works in this state folder
 
-Edges raise :class:`CloudError` with a code of the table below, flow rooms the others. Nobody tells errors apart by
-their text.
+Adapters raise :class:`CloudError` with a code of the table below. Features raise the others. No
+code tells errors apart by their text.
 """
 
 from __future__ import annotations
@@ -24,18 +24,21 @@ from dataclasses import dataclass
 from agent.model.sync_log import Fault, Kind
 from agent.model.values import utc_text
 
-# Stands in the place of a call where an upload as a whole failed or succeeded.
+# Takes the place of a call's name if an upload as a whole failed or succeeded.
 WHOLE = ""
 
 
 class AgentError(Exception):
-    """The root of what the agent raises on purpose."""
+    """The base of all errors that the agent raises on purpose.
+
+    ``code`` names the error for programs. ``hint`` says what the operator can do.
+    """
 
     code = "error"
     hint = ""
 
     def __init__(self, message: str, *, code: str = "", hint: str = "") -> None:
-        """``message`` and ``hint`` are for the operator and never hold a secret."""
+        """Take texts for the operator, ``message`` and ``hint``, which must not hold a secret."""
         super().__init__(message)
         self.message = message
         self.code = code or self.code
@@ -43,12 +46,14 @@ class AgentError(Exception):
 
 
 class CloudError(AgentError):
-    """A call to the platform or the store failed, in the words of the table.
+    """A call to the platform or the store failed.
 
-    ``code`` is the platform's error code without its prefix, else the gRPC code, the S3 code, ``HTTP_<status>``, or
-    what happened on the way: dns, unreachable, refused, reset, timeout, tls, certificate, proxy, portal, no_http,
-    checksum; or what is missing here: profile_file, storage_keys, out_of_threads, out_of_memory, out_of_descriptors,
-    out_of_space; or unexpected_answer, bug and io_error, where nobody foresaw what happened.
+    ``code`` is a key of the table below. It is the platform's error code without its prefix, the
+    gRPC code, the S3 code, or ``HTTP_<status>``. If the call did not get an answer, the code says
+    what happened on the network: dns, unreachable, refused, reset, timeout, tls, certificate,
+    proxy, portal, no_http, checksum. If something is missing on this robot, it is profile_file,
+    storage_keys, out_of_threads, out_of_memory, out_of_descriptors or out_of_space. The codes
+    unexpected_answer, bug and io_error stand for unexpected errors.
     """
 
     def __init__(
@@ -61,16 +66,20 @@ class CloudError(AgentError):
         retry_after: float = 0.0,
         server_time: float | None = None,
     ) -> None:
-        """``call`` names the RPC or S3 operation, or is WHOLE where no single one is to blame.
+        """Name what failed.
 
-        ``server_time`` is the answer's Date, seconds since 1970.
+        Args:
+            call: The RPC or S3 operation, or WHOLE if no single call is the cause.
+            code: A code as in the description of the class.
+            message: The server's words, or "".
+            status: The HTTP status, or 0.
+            retry_after: How many seconds the server asks to wait.
+            server_time: The Date of the answer, in seconds since 1970.
         """
-        told = "".join(
-            letter if letter.isprintable() else "?" for letter in message
-        )  # somebody else's words
-        super().__init__(
-            ": ".join(filter(None, (call, code if call else "", told))) or code, code=code
-        )
+        # The message comes from a server. Control characters in it could damage a terminal.
+        printable = "".join(letter if letter.isprintable() else "?" for letter in message)
+        text = ": ".join(filter(None, (call, code if call else "", printable)))
+        super().__init__(text or code, code=code)
         self.call = call
         self.status = status
         self.retry_after = retry_after
@@ -78,69 +87,72 @@ class CloudError(AgentError):
 
 
 class RecordingError(AgentError):
-    """The recording itself can't be uploaded; trying again changes nothing."""
+    """The recording itself cannot be uploaded. Another try changes nothing."""
 
-    hint = "mend the recording or its sidecar"
+    hint = "correct the recording or its sidecar"
 
 
 class WaitingError(AgentError):
-    """Only this recording waits, for something that somebody sets on this robot."""
+    """This recording alone waits for something that the operator sets on this robot."""
 
 
 class FileChangedError(AgentError):
-    """A read came up short, the store saw other bytes than were announced, or a program still writes."""
+    """The file has changed while it was uploaded, or a program still writes to it.
+
+    A read came up short, or the store received other bytes than were announced.
+    """
 
     code = "file_changed"
 
     def __init__(self, message: str, *, wait_seconds: float = 0.0) -> None:
-        """``wait_seconds``: how long to wait before it is tried again; 0: as long as a file has to settle."""
+        """Wait ``wait_seconds`` before the next try, or, if 0, as long as a file must settle."""
         super().__init__(message)
         self.wait_seconds = wait_seconds
 
 
 class GateClosedError(AgentError):
-    """The gate is closed; ``message`` is its reason."""
+    """The gate is closed. ``message`` is the reason."""
 
     code = "gate_closed"
 
 
 class SessionLostError(AgentError):
-    """The platform does not know the session any more, or gave it up."""
+    """The platform does not know the upload session any more, or gave it up."""
 
     code = "session_lost"
     hint = "nothing to do on the robot: the agent begins a new session by itself"
 
 
 class SetupError(AgentError):
-    """A part can't be built from its settings."""
+    """A part of the agent cannot be built from its settings."""
 
     code = "setup"
-    hint = "mend the configuration, then start the agent again"
+    hint = "correct the configuration, then start the agent again"
 
 
 class RefusedError(AgentError):
-    """What the operator asked for is refused; asking again changes nothing."""
+    """An operator's request is refused. The same request will be refused again."""
 
     code = "refused"
     hint = "the message says what is wrong with it"
 
 
 class NotRunningError(AgentError):
-    """No agent runs here, or it has just stopped."""
+    """No agent runs on this robot, or it has just stopped."""
 
     code = "not_running"
     hint = "start the agent"
 
 
 class HistoryFullError(AgentError):
-    """Not even the room set aside for the history is left on the disk."""
+    """Not even the disk space reserved for the history is left."""
 
     code = "disk_full"
     hint = "free disk space; the agent goes on by itself"
 
 
 class HistoryLockedError(AgentError):
-    """A second agent was started in the same state folder."""
+    """Another agent works in the same state folder."""
 
     code = "locked"
     hint = "stop the other agent, or give this one its own agent.state_dir"
@@ -154,6 +166,7 @@ class Verdict:
     hint: str
 
 
+# Hints that several codes share.
 _NETWORK = "check the robot's network; the agent goes on by itself"
 _PROXY = "check cloud.proxy and the robot's network; the agent goes on by itself"
 _PLATFORM = "nothing to do on the robot: the platform is unavailable; the agent goes on by itself"
@@ -163,35 +176,56 @@ _PERMISSION = "ask the administrator of the platform or bucket for permission to
 _CLOCK = "set this robot's clock"
 _CERTIFICATE = "check cloud.tls_ca_file and this robot's clock"
 _BUCKET = "ask the administrator of the platform or bucket whether the bucket is there"
-_QUOTA = "ask the administrator of the platform or bucket for room in the bucket"
+_QUOTA = "ask the administrator of the platform or bucket for more space in the bucket"
 _HAS_KEY = (
-    "its key exists already: restore the device profile file that holds it, or ask the platform's administrator;"
-    " keystone-agent enroll --rotate makes a new key, and the old one stops working"
+    "its key exists already: restore the device profile file that holds it, or ask the platform's"
+    " administrator; keystone-agent enroll --rotate makes a new key, and the old one stops working"
 )
-_HAS_NO_KEY = "it was never enrolled: keystone-agent enroll, without --rotate; or name another device by --device-id"
+_HAS_NO_KEY = (
+    "it was never enrolled: keystone-agent enroll, without --rotate; or name another device by"
+    " --device-id"
+)
 _LEASE = "the agent fetches new storage credentials by itself"
 _FAULTY = "the recording could not be stored; look into the log"
-_ACCOUNT = "ask the administrator of the platform or bucket: the store's account or bucket is closed or not paid for"
-_ADDRESS = "ask the administrator of the platform or bucket: the store wants another endpoint, region or kind of address"
-_ENCRYPTION = "ask the administrator of the platform or bucket: the bucket's encryption key or storage class can't be used"
-_OLD = "ask the administrator of the platform or bucket: the store or the platform lacks something that this agent needs"
-_SESSION = "nothing to do on the robot: the agent asks the platform how far the upload came, and goes on from there"
+_ACCOUNT = (
+    "ask the administrator of the platform or bucket: the store's account or bucket is closed or"
+    " not paid for"
+)
+_ADDRESS = (
+    "ask the administrator of the platform or bucket: the store wants another endpoint, region or"
+    " kind of address"
+)
+_ENCRYPTION = (
+    "ask the administrator of the platform or bucket: the bucket's encryption key or storage class"
+    " can't be used"
+)
+_OLD = (
+    "ask the administrator of the platform or bucket: the store or the platform lacks something"
+    " that this agent needs"
+)
+_SESSION = (
+    "nothing to do on the robot: the agent asks the platform how far the upload came, and goes on"
+    " from there"
+)
 _TROUBLE = "tell the platform's administrator if it goes on; the agent tries again by itself"
-
 _UNCLEAR = "look into the log and report what it says; the agent tries again by itself"
 _NO_HTTP = (
-    "something that is no store answers at the store's address: check the endpoint, cloud.proxy and the robot's"
-    " network; the agent tries again by itself"
+    "something that is no store answers at the store's address: check the endpoint, cloud.proxy and"
+    " the robot's network; the agent tries again by itself"
 )
 _FILE = (
     "check this robot's disk, and the rights of the agent's user; the agent tries again by itself"
 )
 _SHORTAGES = {
-    "out_of_threads": "end other programs, or raise TasksMax of the agent's service; the agent goes on by itself",
-    "out_of_memory": "end other programs, or give the agent's service more memory; the agent goes on by itself",
+    "out_of_threads": (
+        "end other programs, or raise TasksMax of the agent's service; the agent goes on by itself"
+    ),
+    "out_of_memory": (
+        "end other programs, or give the agent's service more memory; the agent goes on by itself"
+    ),
     "out_of_descriptors": (
-        "see which program keeps so many files open, or raise LimitNOFILE of the agent's service; the agent goes on by"
-        " itself"
+        "see which program keeps so many files open, or raise LimitNOFILE of the agent's service;"
+        " the agent goes on by itself"
     ),
     "out_of_space": "free disk space; the agent goes on by itself",
 }
@@ -205,16 +239,24 @@ _OFFLINE_PLATFORM = (
     "CANCELLED",
 )
 _OFFLINE_STORE = (
-    "ServiceUnavailable", "SlowDown", "SlowDownRead", "SlowDownWrite", "InternalError", "RequestTimeout", "ServerBusy",
-    "OperationAborted", "ConditionalRequestConflict", "IncompleteBody", "ClientDisconnected", "ResponseInterrupted",
-    "TemporaryRedirect", "Redirect", "Throttling", "ThrottlingException", "TooManyRequests", "RequestLimitExceeded",
-    "BandwidthLimitExceeded", "UploadTrafficRateLimitExceeded", "DownloadTrafficRateLimitExceeded", "QpsLimitExceeded",
-    "TotalQpsLimitExceeded", "MetaOperationQpsLimitExceeded", "PartitionQpsLimitted", "ActiveRequestLimitExceeded",
-    "CpuLimitExceeded", "ServerNotInitialized", "XMinioServerNotInitialized", "XMinioIAMNotInitialized",
-    "XMinioBucketMetadataNotInitialized", "XMinioBackendDown", "HTTP_408", "HTTP_421", "HTTP_425", "HTTP_429",
+    "ServiceUnavailable", "SlowDown", "SlowDownRead", "SlowDownWrite", "InternalError",
+    "RequestTimeout", "ServerBusy",
+    "OperationAborted", "ConditionalRequestConflict", "IncompleteBody", "ClientDisconnected",
+    "ResponseInterrupted",
+    "TemporaryRedirect", "Redirect", "Throttling", "ThrottlingException", "TooManyRequests",
+    "RequestLimitExceeded",
+    "BandwidthLimitExceeded", "UploadTrafficRateLimitExceeded", "DownloadTrafficRateLimitExceeded",
+    "QpsLimitExceeded",
+    "TotalQpsLimitExceeded", "MetaOperationQpsLimitExceeded", "PartitionQpsLimitted",
+    "ActiveRequestLimitExceeded",
+    "CpuLimitExceeded", "ServerNotInitialized", "XMinioServerNotInitialized",
+    "XMinioIAMNotInitialized",
+    "XMinioBucketMetadataNotInitialized", "XMinioBackendDown", "HTTP_408", "HTTP_421", "HTTP_425",
+    "HTTP_429",
 )  # fmt: skip
 _LEASE_LOST = (
-    "ExpiredToken", "ExpiredTokenException", "SecurityTokenExpired", "InvalidToken", "InvalidTokenId",
+    "ExpiredToken", "ExpiredTokenException", "SecurityTokenExpired", "InvalidToken",
+    "InvalidTokenId",
     "InvalidSecurityToken", "InvalidAccessKeyId", "TokenRefreshRequired", "RequestExpired",
 )  # fmt: skip
 _BLOCKED = {
@@ -223,8 +265,10 @@ _BLOCKED = {
         "InvalidClientTokenId",
     ),
     _PERMISSION: (
-        "PERMISSION_DENIED", "AccessDenied", "AccessForbidden", "SignatureDoesNotMatch", "InvalidSignature",
-        "UnauthorizedAccess", "UnauthorizedAccessError", "MissingSecurityHeader", "MissingAuthenticationToken",
+        "PERMISSION_DENIED", "AccessDenied", "AccessForbidden", "SignatureDoesNotMatch",
+        "InvalidSignature",
+        "UnauthorizedAccess", "UnauthorizedAccessError", "MissingSecurityHeader",
+        "MissingAuthenticationToken",
         "HTTP_401", "HTTP_403",
     ),
     _ACCOUNT: (
@@ -233,31 +277,41 @@ _BLOCKED = {
     ),
     _BUCKET: ("NoSuchBucket", "InvalidBucketName", "NoSuchAccessPoint", "InvalidBucketState"),
     _ADDRESS: (
-        "PermanentRedirect", "HTTP_301", "AuthorizationHeaderMalformed", "InvalidRegion", "EndpointNotFound",
-        "IllegalLocationConstraintException", "IncorrectEndpoint", "InvalidHostHeader", "SecondLevelDomainForbidden",
+        "PermanentRedirect", "HTTP_301", "AuthorizationHeaderMalformed", "InvalidRegion",
+        "EndpointNotFound",
+        "IllegalLocationConstraintException", "IncorrectEndpoint", "InvalidHostHeader",
+        "SecondLevelDomainForbidden",
     ),
     _ENCRYPTION: (
         "KMS.DisabledException", "KMS.InvalidKeyUsageException", "KMS.KMSInvalidStateException",
-        "KMS.NotFoundException", "KmsServiceNotEnabled", "InvalidEncryptionAlgorithmError", "InvalidStorageClass",
+        "KMS.NotFoundException", "KmsServiceNotEnabled", "InvalidEncryptionAlgorithmError",
+        "InvalidStorageClass",
         "XMinioInsecureClientRequest",
     ),
     _QUOTA: (
-        "QuotaExceeded", "XMinioAdminBucketQuotaExceeded", "XMinioStorageFull", "StorageFull", "InsufficientStorage",
+        "QuotaExceeded", "XMinioAdminBucketQuotaExceeded", "XMinioStorageFull", "StorageFull",
+        "InsufficientStorage",
         "HTTP_507",
     ),
     _CERTIFICATE: ("certificate",),
     _HAS_KEY: ("DEVICE_ALREADY_INITIALIZED",),
     _HAS_NO_KEY: ("DEVICE_NOT_INITIALIZED",),
     _CLOCK: ("RequestTimeTooSkewed",),
-    "mend bucket.credentials and what it reads; the agent tries again by itself": ("storage_keys",),
-    "mend the device profile file (cloud.dp_config); the agent notices by itself": ("profile_file",),
+    "correct bucket.credentials and what it reads; the agent tries again by itself": (
+        "storage_keys",
+    ),
+    "correct the device profile file (cloud.dp_config); the agent notices by itself": (
+        "profile_file",
+    ),
     "ask the platform's administrator: the answer contradicts the session": ("lying_server",),
 }  # fmt: skip
 _COUNTED = {
     "the network or this robot's memory damages data; it is sent again": ("checksum",),
     _SESSION: (
-        "UPLOAD_NOT_FOUND", "UPLOAD_NOT_OWNED", "UPLOAD_NOT_REFRESHABLE", "FAILED_PRECONDITION", "ABORTED",
-        "ALREADY_EXISTS", "NoSuchUpload", "InvalidPart", "InvalidPartOrder", "NoSuchKey", "HTTP_404",
+        "UPLOAD_NOT_FOUND", "UPLOAD_NOT_OWNED", "UPLOAD_NOT_REFRESHABLE", "FAILED_PRECONDITION",
+        "ABORTED",
+        "ALREADY_EXISTS", "NoSuchUpload", "InvalidPart", "InvalidPartOrder", "NoSuchKey",
+        "HTTP_404",
     ),
     _TROUBLE: ("INTERNAL_ERROR", "INTERNAL", "UNKNOWN", "DATA_LOSS", "InvalidResponse"),
     _NO_HTTP: ("no_http",),
@@ -272,7 +326,9 @@ _COUNTED = {
     ),
 }  # fmt: skip
 _FINAL = {
-    "INVALID_ARGUMENT": "the platform refuses what the recording or its sidecar says: see the message",
+    "INVALID_ARGUMENT": (
+        "the platform refuses what the recording or its sidecar says: see the message"
+    ),
     "EntityTooLarge": "the store refuses a file of this size",
 }
 
@@ -287,12 +343,20 @@ TABLE: dict[str, Verdict] = {
     **{code: Verdict("counted", hint) for hint, codes in _COUNTED.items() for code in codes},
     **{code: Verdict("final", hint) for code, hint in _FINAL.items()},
 }
+
+# The verdict on a code that is not in the table.
 _UNKNOWN = Verdict("counted", _FAULTY)
+
+# Errors that a wrong clock of this robot may cause.
 _BY_CLOCK = frozenset({"certificate", "RequestTimeTooSkewed"})
 
 
 def judge(error: CloudError) -> Verdict:
-    """What ``error`` means. A code that is in no class is counted; any 5xx is the store being away."""
+    """Return what ``error`` means.
+
+    Each HTTP status 5xx means that the store is unavailable. Any other code that is not in the
+    table is counted as an attempt.
+    """
     known = TABLE.get(error.code)
     if known is not None:
         return known
@@ -302,15 +366,22 @@ def judge(error: CloudError) -> Verdict:
 
 
 def blame_clock(error: Exception, now: float, built: float) -> None:
-    """A certificate that is not valid yet, or a signature from another time, is mostly this robot's clock.
+    """Say in the hint of ``error`` that this robot's clock is wrong, if that may be the cause.
 
-    ``now`` is what it says, ``built`` a moment that has passed for certain; both are seconds since 1970.
+    The cause of a certificate that is not valid yet, or of a signature from another time, is mostly
+    the robot's clock. ``now`` is its time, ``built`` is the build date. Both are in seconds since
+    1970.
     """
     if isinstance(error, CloudError) and error.code in _BY_CLOCK and now < built:
         error.hint = f"this robot's clock says {utc_text(now)}: set it; the agent goes on by itself"
 
 
 def fault(error: AgentError, kind: Kind, hint: str = "") -> Fault:
-    """``error`` as the document keeps it, with its own hint, else with ``hint``, else with the table's."""
-    told = error.hint or hint or (judge(error).hint if isinstance(error, CloudError) else "")
-    return Fault(kind, error.code, error.message, told)
+    """Return ``error`` as a document keeps it.
+
+    Its own hint goes before ``hint``, and ``hint`` before that of the table.
+    """
+    advice = error.hint or hint
+    if not advice and isinstance(error, CloudError):
+        advice = judge(error).hint
+    return Fault(kind, error.code, error.message, advice)

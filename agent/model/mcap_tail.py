@@ -1,7 +1,8 @@
-"""Is this file a complete MCAP? Answered from its head and tail alone (https://mcap.dev/spec).
+"""Checks whether a file is a complete MCAP by its head and its tail (https://mcap.dev/spec).
 
-Nothing in the file is believed before it is checked: every read is bounded, every offset is in range before it is
-used, and whatever the bytes are, the answer is a :class:`Tail` or one of two errors.
+Nothing in the file is trusted before it is checked. Every read is bounded, and every offset is
+checked before it is used. Whatever the bytes are, the result is a :class:`Tail` or one of two
+errors.
 """
 
 from __future__ import annotations
@@ -13,54 +14,74 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 MAGIC = b"\x89MCAP0\r\n"
-_HEADER, _FOOTER, _STATISTICS, _METADATA, _METADATA_INDEX, _SUMMARY_OFFSET, _DATA_END = (
-    1,
-    2,
-    11,
-    12,
-    13,
-    14,
-    15,
-)
 
-_RECORD = struct.Struct("<BQ")  # opcode, length of what follows
-_FOOTER_RECORD = struct.Struct("<BQQQI")  # summary start, summary offset start, CRC
-_GROUP = struct.Struct("<BQQ")  # opcode, start, length
-_COUNTS = struct.Struct("<QHIIIIQQ")  # messages first, their times last
+# The opcodes of the records that are read.
+_HEADER = 1
+_FOOTER = 2
+_STATISTICS = 11
+_METADATA = 12
+_METADATA_INDEX = 13
+_SUMMARY_OFFSET = 14
+_DATA_END = 15
+
+# The head of each record: opcode, and length of the content.
+_RECORD = struct.Struct("<BQ")
+
+# The Footer with its head: summary start, summary offset start, CRC.
+_FOOTER_RECORD = struct.Struct("<BQQQI")
+
+# The content of a SummaryOffset: opcode, start, length.
+_GROUP = struct.Struct("<BQQ")
+
+# The content of Statistics up to the last time. The first number is the count of messages, the last
+# two are the times of the first and the last message.
+_COUNTS = struct.Struct("<QHIIIIQQ")
 
 _END_SIZE = _FOOTER_RECORD.size + len(MAGIC)
 _DATA_END_SIZE = _RECORD.size + 4
-_LEAST_SIZE = (
-    len(MAGIC) + _RECORD.size + 8 + _DATA_END_SIZE + _END_SIZE
-)  # 75: a Header of two empty strings, no data
 
+# The size of the smallest MCAP, 75 bytes: a Header of two empty texts, and no data.
+_LEAST_SIZE = len(MAGIC) + _RECORD.size + 8 + _DATA_END_SIZE + _END_SIZE
+
+# How many bytes are read at once.
 _BLOCK = 256 * 1024
+
 _MAX_HEADER = 64 * 1024
-_MAX_INDEX = 64 * 1024  # one MetadataIndex: little more than a name
-_MAX_METADATA = 512 * 1024  # one Metadata record
-_MAX_METADATA_TOTAL = 1024 * 1024  # all that are asked for, together
-_MAX_SUMMARY = 1024**3  # 100 GiB of small chunks and many topics make some 300 MiB
-_MAX_RECORDS = 1_000_000  # looked through one by one
+
+# A MetadataIndex is little more than a name.
+_MAX_INDEX = 64 * 1024
+
+# The bounds for one Metadata record, and for all wanted records together.
+_MAX_METADATA = 512 * 1024
+_MAX_METADATA_TOTAL = 1024 * 1024
+
+# 100 GiB of small chunks and many topics make a summary of some 300 MiB.
+_MAX_SUMMARY = 1024**3
+
+# How many records of a section are read one by one.
+_MAX_RECORDS = 1_000_000
 
 
 class NoTailError(Exception):
-    """The file has no end yet: it is still being recorded, or its recorder died."""
+    """The file has no end yet: the recorder still writes it, or ended early."""
 
 
 class DamagedError(Exception):
-    """The file can't be a sound MCAP, whatever is appended to it."""
+    """The file cannot become a valid MCAP, whatever is appended to it."""
 
 
 @dataclass(frozen=True, slots=True)
 class Tail:
-    """What the end of a complete MCAP says about it. Times are nanoseconds of the recording's own clock."""
+    """What the tail of a complete MCAP says about the file.
 
-    start_time: int | None = None  # None without Statistics, or without a message
+    Times are nanoseconds of the recording's own clock. They are None without a Statistics record,
+    or without a message. ``metadata`` holds only the wanted names.
+    """
+
+    start_time: int | None = None
     end_time: int | None = None
     message_count: int | None = None
-    metadata: Mapping[str, Mapping[str, str]] = field(
-        default_factory=dict
-    )  # only names that are asked for
+    metadata: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
 
 
 def read_tail(
@@ -70,16 +91,22 @@ def read_tail(
     prefixes: Sequence[str] = ("axon.",),
     keys: Sequence[str] = ("episode_id", "task_id"),
 ) -> Tail:
-    """Check that the open file of ``size`` bytes is a complete MCAP, and read what its end says.
+    """Check that the open file of ``size`` bytes is a complete MCAP, and read its tail.
 
-    ``names`` and ``prefixes`` choose the metadata records, ``keys`` what is kept of them; records of one name are
-    joined, later values win, and one too large to be read is there without its values. A file without a summary
-    section has neither statistics nor metadata.
+    A file without a summary section has neither statistics nor metadata.
+
+    Args:
+        descriptor: The open file.
+        size: Its size in bytes.
+        names: The names of the wanted metadata records. Records of one name are joined, and later
+            values replace earlier ones. A record that is too large appears without its values.
+        prefixes: How the names of other wanted records begin.
+        keys: Which values of these records are kept.
 
     Raises:
-        NoTailError: Footer or trailing magic are not there (yet).
-        DamagedError: a magic, a record, an offset or the summary's CRC is wrong.
-        OSError: the disk does not answer.
+        NoTailError: The Footer or the trailing magic is missing.
+        DamagedError: A magic, a record, an offset or the summary's CRC is wrong.
+        OSError: The file cannot be read.
     """
     file = _File(descriptor, size)
     data_start = _check_head(file)
@@ -115,6 +142,8 @@ def read_tail(
 
 @dataclass(frozen=True, slots=True)
 class _Wanted:
+    """The names of the metadata records that are read."""
+
     names: frozenset[str]
     prefixes: tuple[str, ...]
 
@@ -124,28 +153,37 @@ class _Wanted:
 
 @dataclass(frozen=True, slots=True)
 class _Sections:
-    """Where the parts of the file's end lie: DataEnd, summary, its offsets, Footer, in this order."""
+    """The offsets at which the sections of the file's tail begin, in their order.
+
+    ``offsets`` equals ``footer`` if there is no summary offset section.
+    """
 
     data_end: int
     summary: int
-    offsets: int  # equals ``footer`` where there is no summary offset section
+    offsets: int
     footer: int
     crc: int
 
 
 @dataclass(frozen=True, slots=True)
 class _File:
+    """The open file, read by offset."""
+
     descriptor: int
     size: int
 
     def read(self, offset: int, length: int) -> bytes:
+        """Return exactly ``length`` bytes. Raises NoTailError if the file has become shorter."""
         content = os.pread(self.descriptor, length, offset)
         if len(content) != length:
             raise NoTailError("it became shorter while it was read")
         return content
 
     def records(self, start: int, end: int) -> Iterator[tuple[int, int, int]]:
-        """Opcode, start and length of the content of each record in [start, end), which they must fill exactly."""
+        """Yield opcode, start and length of the content of each record from ``start`` to ``end``.
+
+        Raises DamagedError if the records do not fill this range exactly.
+        """
         block, base = b"", start
         for _ in range(_MAX_RECORDS):
             if start == end:
@@ -166,7 +204,7 @@ class _File:
 
 
 def _check_head(file: _File) -> int:
-    """Check magic and Header, as far as they are written; return where the data section goes on."""
+    """Check magic and Header as far as they are written, and return the offset behind them."""
     magic = file.read(0, min(file.size, len(MAGIC)))
     if magic != MAGIC[: len(magic)]:
         raise DamagedError("it does not begin like an MCAP")
@@ -179,15 +217,15 @@ def _check_head(file: _File) -> int:
     if length > file.size - start:
         raise NoTailError("it ends in its Header")
     header = file.read(start, length)
-    _, position = _text(header, 0)  # the profile
-    _text(header, position)  # the library
+    _profile, position = _text(header, 0)
+    _library, _end = _text(header, position)
     if file.size < _LEAST_SIZE:
         raise NoTailError("it has no Footer")
     return int(start + length)
 
 
 def _sections(file: _File, data_start: int) -> _Sections:
-    """Read the Footer, and check what it points to."""
+    """Read the Footer, and check the offsets in it."""
     footer_start = file.size - _END_SIZE
     end = file.read(footer_start, _END_SIZE)
     if end[-len(MAGIC) :] != MAGIC:
@@ -195,7 +233,8 @@ def _sections(file: _File, data_start: int) -> _Sections:
     opcode, length, summary, offsets, crc = _FOOTER_RECORD.unpack_from(end)
     if (opcode, length) != (_FOOTER, _FOOTER_RECORD.size - _RECORD.size):
         raise NoTailError("it has no Footer")
-    # Without a section the spec wants 0; some writers give the place where it would be.
+    # The specification wants 0 if a section is missing. Some writers give the offset at which the
+    # section would be.
     summary = summary or footer_start
     offsets = offsets or footer_start
     data_end = summary - _DATA_END_SIZE
@@ -209,7 +248,10 @@ def _sections(file: _File, data_start: int) -> _Sections:
 
 
 def _check_crc(file: _File, sections: _Sections) -> None:
-    """Check the CRC over summary, summary offsets and the Footer's other fields; 0 means that there is none."""
+    """Check the CRC of the summary, the summary offsets and the Footer's other fields.
+
+    A CRC of 0 means that there is none.
+    """
     if sections.crc == 0:
         return
     crc = 0
@@ -223,7 +265,7 @@ def _check_crc(file: _File, sections: _Sections) -> None:
 
 
 def _summary_records(file: _File, sections: _Sections) -> Iterator[tuple[int, int, int]]:
-    """The records of the summary that matter here, by its offsets where it has them."""
+    """Yield the records of the summary, only the needed groups if the file has summary offsets."""
     if sections.offsets == sections.footer:
         yield from file.records(sections.summary, sections.footer)
         return
@@ -237,25 +279,30 @@ def _summary_records(file: _File, sections: _Sections) -> Iterator[tuple[int, in
         if not sections.summary <= group_start <= group_start + group_length <= sections.offsets:
             raise DamagedError("a summary offset points out of the summary")
         if group in (_STATISTICS, _METADATA_INDEX):
-            if group in seen:  # walking it once for each mention could take for ever
+            # A group that is named very often would take very long to read.
+            if group in seen:
                 raise DamagedError("its summary offsets name a group twice")
             seen.add(group)
             yield from file.records(group_start, group_start + group_length)
 
 
 def _metadata_index(file: _File, start: int, length: int) -> tuple[int, str]:
-    """Where a Metadata record lies, and its name."""
+    """Return the offset of a Metadata record, and its name."""
     if not 20 <= length <= _MAX_INDEX:
         raise DamagedError("a metadata index has an impossible length")
     content = file.read(start, length)
-    name, _ = _text(content, 16)  # behind offset and length
+    # The name follows the offset and the length of the record, 8 bytes each.
+    name, _ = _text(content, 16)
     return int.from_bytes(content[:8], "little"), name
 
 
 def _metadata(
     file: _File, offset: int, name: str, data: tuple[int, int], room: int
 ) -> tuple[int, dict[str, str]]:
-    """The bytes that a Metadata record took of ``room``, and its values; none if it does not fit."""
+    """Return how many bytes were read for a Metadata record, and its values.
+
+    ``data`` is the range of the data section. A record of more than ``room`` bytes has no values.
+    """
     if not data[0] <= offset <= data[1] - _RECORD.size:
         raise DamagedError(f"the metadata {name!r} lies outside of the data")
     opcode, length = _RECORD.unpack(file.read(offset, _RECORD.size))
@@ -272,7 +319,7 @@ def _metadata(
 
 
 def _mapping(content: bytes, position: int) -> dict[str, str]:
-    """The map of texts at ``position``: its length in bytes, then keys and values in turn."""
+    """Return the map of texts at ``position``: a length in bytes, then keys and values in turn."""
     start = position + 4
     end = start + int.from_bytes(content[position:start], "little")
     if end > len(content):
@@ -286,7 +333,7 @@ def _mapping(content: bytes, position: int) -> dict[str, str]:
 
 
 def _text(content: bytes, position: int) -> tuple[str, int]:
-    """The text at ``position`` with its length before it, and where it ends."""
+    """Return the text at ``position``, which follows its length, and the offset behind it."""
     start = position + 4
     end = start + int.from_bytes(content[position:start], "little")
     if end > len(content):

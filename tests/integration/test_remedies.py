@@ -324,8 +324,8 @@ WAYS = {
     ),
     "the quota is spent": Wrong(
         store_says(403, "QuotaExceeded"),
-        Said("QuotaExceeded", "for room in the bucket"),
-        Said("QuotaExceeded", "for room in the bucket", "bucket"),
+        Said("QuotaExceeded", "for more space in the bucket"),
+        Said("QuotaExceeded", "for more space in the bucket", "bucket"),
     ),
     "the certificate does not verify": Wrong(
         certificate_is_unknown,
