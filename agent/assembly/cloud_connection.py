@@ -147,7 +147,7 @@ class CloudConnection:
         )
         if closed is not None and not is_without_probe:
             return
-        if not self._history.debts():
+        if not self._history.orphans():
             return
         try:
             self.upload.abort_orphans(self.backend.profiles.load())

@@ -104,15 +104,15 @@ class SyncLogs(SyncLogReader, Protocol):
 class Orphans(Protocol):
     """Multipart uploads that were given up and must still be aborted."""
 
-    def owe(self, debt: Orphan) -> None:
+    def add_orphan(self, orphan: Orphan) -> None:
         """Add an orphan. Its ``id`` is ignored and chosen here."""
         ...
 
-    def debts(self) -> Sequence[Orphan]:
+    def orphans(self) -> Sequence[Orphan]:
         """Return the orphans, oldest first."""
         ...
 
-    def settle(self, debt_id: int) -> None:
+    def remove_orphan(self, orphan_id: int) -> None:
         """Remove an orphan that is aborted or cannot be aborted. An unknown id is no error."""
         ...
 

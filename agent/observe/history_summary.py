@@ -39,7 +39,7 @@ def summarize_history(history: History, named: int | None = None) -> dict[str, A
         "waiting": [_as_json(log) for log in waiting[:named]],
         "waiting_count": len(waiting),
         "failed": [_as_json(log) for log in failed],
-        "orphaned_uploads": len(history.debts()),
+        "orphaned_uploads": len(history.orphans()),
         "stuck_markers": stuck_markers[:MAX_NAMED],
         "damaged_lines": history.damage(),
     }

@@ -97,7 +97,7 @@ class MetricsCollector:
             last_success=self._last_success(tally),
             disk_free_bytes=min(free, default=None),
             lease_remaining_seconds=self._credentials.shortest_lease(),
-            orphaned_uploads=len(self._history.debts()),
+            orphaned_uploads=len(self._history.orphans()),
             watcher_up=self._watcher_up(),
             scan_seconds=self._discover.scan_seconds,
         )

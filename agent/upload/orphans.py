@@ -78,7 +78,7 @@ class OrphanAborter:
             _log.exception(
                 "could not give up an upload; it is tried again later", extra={"event": "bug"}
             )
-        self._history.owe(orphan)
+        self._history.add_orphan(orphan)
 
     def abort_orphans(self, profiles: Mapping[str, DeviceProfile]) -> None:
         """Try again to abort the orphans in the history.
@@ -92,7 +92,7 @@ class OrphanAborter:
         Raises:
             CloudError: An orphan could not be aborted now. It stays in the history.
         """
-        for orphan in self._history.debts():
+        for orphan in self._history.orphans():
             profile = profiles.get(orphan.asset_id)
             try:
                 if profile is not None:
@@ -100,7 +100,7 @@ class OrphanAborter:
             except CloudError as error:
                 if error.code not in _NO_LEASE:
                     raise
-            self._history.settle(orphan.id)
+            self._history.remove_orphan(orphan.id)
 
     def _abort(self, orphan: Orphan, profile: DeviceProfile) -> None:
         """Abort the multipart upload, then the session.

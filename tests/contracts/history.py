@@ -59,17 +59,20 @@ class HistoryContract:
             == document("b").__class__(**{**_fields(document("b")), "id": 2})
         )
 
-    def test_debts_are_kept_in_order_until_they_are_settled(
+    def test_orphans_are_kept_in_order_until_they_are_removed(
         self, history: History, reopen: Callable[[History], History]
     ) -> None:
         for name in ("a", "b"):
-            history.owe(debt(name))
+            history.add_orphan(orphan(name))
         history = reopen(history)
-        first, second = history.debts()
-        assert (first.logical_upload_id, second) == ("logical-a", replace(debt("b"), id=second.id))
-        history.settle(first.id)
-        history.settle(first.id)
-        assert [owed.id for owed in reopen(history).debts()] == [second.id]
+        first, second = history.orphans()
+        assert (first.logical_upload_id, second) == (
+            "logical-a",
+            replace(orphan("b"), id=second.id),
+        )
+        history.remove_orphan(first.id)
+        history.remove_orphan(first.id)
+        assert [left.id for left in reopen(history).orphans()] == [second.id]
 
     def test_a_marker_is_remembered_by_its_path_until_it_is_gone(
         self, history: History, reopen: Callable[[History], History]
@@ -142,9 +145,9 @@ class HistoryContract:
             lambda: history.add(document("a")),
             lambda: history.amend(1, reason="because"),
             lambda: history.move(1, "claimed"),
-            lambda: history.owe(debt("a")),
+            lambda: history.add_orphan(orphan("a")),
             lambda: history.mark_served(Marker("/data/a.mcap.resync", 7, 1)),
-            lambda: history.settle(history.debts()[0].id),
+            lambda: history.remove_orphan(history.orphans()[0].id),
         ):
             write()
             seen.append(history.changes())
@@ -157,11 +160,11 @@ class HistoryContract:
         self, history: History, reopen: Callable[[History], History]
     ) -> None:
         ended(history, "a")
-        history.owe(debt("a"))
+        history.add_orphan(orphan("a"))
         history.mark_served(Marker("/data/a.mcap.resync", 7, 1))
         history.forget(["1000-a"])
         history = reopen(history)
-        assert [owed.logical_upload_id for owed in history.debts()] == ["logical-a"]
+        assert [left.logical_upload_id for left in history.orphans()] == ["logical-a"]
         assert history.marker("/data/a.mcap.resync") is not None
 
     def test_a_recording_that_was_forgotten_may_be_sent_again_and_be_forgotten_again(
@@ -449,8 +452,8 @@ def _fields(log: SyncLog) -> dict[str, Any]:
     return {name: getattr(log, name) for name in log.__dataclass_fields__}
 
 
-def debt(name: str) -> Orphan:
-    """What is owed for the session ``name``."""
+def orphan(name: str) -> Orphan:
+    """Return an orphan of the session ``name``."""
     return Orphan(
         0, "robot-1", f"logical-{name}", f"upload-{name}", "multipart", "key", "gave_up", LATER
     )

@@ -37,7 +37,7 @@ def upgraded(folder: Path) -> bool:
 def all_of(history: TinyHistory) -> dict[str, Any]:
     return {
         "documents": [to_json(log) for log in history.newest_first()],
-        "debts": list(history.debts()),
+        "orphans": list(history.orphans()),
         "marker": history.marker("/data/a.mcap.resync"),
     }
 

@@ -307,7 +307,7 @@ class WatchingRobot(Robot):
             self.dispatch.disk_failed(error)
 
     def turn(self) -> None:
-        """One turn of all that works by itself: finder, refresher, dispatcher, workers, payer of debts."""
+        """One turn of all that works by itself: finder, refresher, dispatcher, workers, aborting of orphans."""
         self.look()
         self.credentials.refresh_due()
         self.run()

@@ -39,7 +39,7 @@ def test_an_old_history_is_taken_over_whole_and_a_copy_of_how_it_was_is_kept(fol
     assert [log["status"] for log in before["documents"]] == [
         "pending", "completed", "pending", "in_progress", "failed", "failed", "completed",
     ]  # fmt: skip
-    assert len(before["debts"]) == 1
+    assert len(before["orphans"]) == 1
     assert before["marker"] == Marker("/data/a.mcap.resync", 7, 1)
     with opened(folder) as history:
         assert all_of(history) == before

@@ -430,7 +430,7 @@ class Simulation(RuleBasedStateMachine):
             for seconds in (3, 3, 6, 60, 1800):
                 self.robot.clock.advance(seconds)
                 self.robot.turn()
-            if not self.robot.history.open() and not self.robot.history.debts():
+            if not self.robot.history.open() and not self.robot.history.orphans():
                 break
         # A scan looks again at a complete file only every fifth time. One that is asked for looks at
         # all files, and what it finds has its documents only some turns later.
@@ -460,7 +460,7 @@ class Simulation(RuleBasedStateMachine):
         assert self.robot.history.markers == {}
         held = {multipart.place[1] for multipart in self.store.multiparts.values()} - self.excused
         assert not held, "multiparts left in the bucket"
-        assert list(self.robot.history.debts()) == []
+        assert list(self.robot.history.orphans()) == []
         keys = {log.object_key for log in self.robot.history.documents.values()}
         contents = Counter(
             _fingerprint(content)

@@ -109,26 +109,26 @@ class TinyHistory:
         """Change other fields of a document that has not ended."""
         return self._change(id_, lambda log: states.amend(log, **changes))
 
-    def owe(self, debt: Orphan) -> None:
-        """Remember what is still to be given up."""
+    def add_orphan(self, orphan: Orphan) -> None:
+        """Remember an upload that must still be aborted."""
         with self.transaction():
             self._aborts.insert(
-                {name: value for name, value in asdict(debt).items() if name != "id"}
+                {name: value for name, value in asdict(orphan).items() if name != "id"}
             )
 
-    def debts(self) -> Sequence[Orphan]:
-        """What is owed, oldest first."""
+    def orphans(self) -> Sequence[Orphan]:
+        """Return the orphans, the oldest first."""
         with self._lock:
             return [
                 Orphan(document.doc_id, **_known(document, Orphan))
                 for document in self._aborts.all()
             ]
 
-    def settle(self, debt_id: int) -> None:
-        """Forget a debt."""
+    def remove_orphan(self, orphan_id: int) -> None:
+        """Forget an orphan."""
         with self.transaction():
-            if self._aborts.contains(doc_id=debt_id):
-                self._aborts.remove(doc_ids=[debt_id])
+            if self._aborts.contains(doc_id=orphan_id):
+                self._aborts.remove(doc_ids=[orphan_id])
 
     def mark_served(self, marker: Marker) -> None:
         """Remember how far a marker is served."""

@@ -66,25 +66,25 @@ class MemoryHistory:
         """Change other fields."""
         return self._change(id_, lambda log: states.amend(log, **changes))
 
-    def owe(self, debt: Orphan) -> None:
+    def add_orphan(self, orphan: Orphan) -> None:
         """Keep it."""
         if self.full:
             raise HistoryFullError("the test says that the disk is full")
         with self._lock:
             self._changes += 1
             id_ = max(self.aborts, default=0) + 1
-            self.aborts[id_] = replace(debt, id=id_)
+            self.aborts[id_] = replace(orphan, id=id_)
 
-    def debts(self) -> Sequence[Orphan]:
+    def orphans(self) -> Sequence[Orphan]:
         """Oldest first."""
         with self._lock:
             return [self.aborts[id_] for id_ in sorted(self.aborts)]
 
-    def settle(self, debt_id: int) -> None:
+    def remove_orphan(self, orphan_id: int) -> None:
         """Forget it."""
         with self._lock:
             self._changes += 1
-            self.aborts.pop(debt_id, None)
+            self.aborts.pop(orphan_id, None)
 
     def mark_served(self, marker: Marker) -> None:
         """Keep it."""

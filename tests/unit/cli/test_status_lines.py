@@ -135,7 +135,7 @@ def test_markers_that_could_not_be_served_are_found_in_the_state_folder(tmp_path
 
 def test_the_history_tells_what_is_owed_and_what_could_not_be_removed() -> None:
     history = MemoryHistory(FakeClock())
-    history.owe(Orphan(0, "a", "l", "u", "m", "k", "why", QUEUED))
+    history.add_orphan(Orphan(0, "a", "l", "u", "m", "k", "why", QUEUED))
     history.mark_served(Marker("/data/a.mcap.resync", 1, 2))
     history.mark_served(Marker("/data/.resync", 3, 4, through="/data/b.mcap"))
     answer = summarize_history(history)

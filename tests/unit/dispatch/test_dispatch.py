@@ -506,7 +506,7 @@ def test_an_upload_that_can_not_be_given_up_leaves_its_document_at_its_end(robot
     log = robot.log()
     assert log.error is not None
     assert (log.status, log.next_retry_at, log.attempt_count) == ("failed", None, 5)
-    assert len(robot.history.debts()) == 1
+    assert len(robot.history.orphans()) == 1
 
 
 def _refuse(robot: Robot, bad: int, call: str) -> None:

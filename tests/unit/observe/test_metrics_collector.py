@@ -208,7 +208,7 @@ def test_the_rest_is_asked_of_those_who_know(robot: Measured) -> None:
     assert before.scan_seconds == robot.discover.report().scan_seconds
     assert before.disk_free_bytes == pytest.approx(shutil.disk_usage(robot.folder).free, rel=0.1)
     robot.watcher_up = False
-    robot.history.owe(
+    robot.history.add_orphan(
         Orphan(
             0,
             "asset",

@@ -262,7 +262,7 @@ def test_what_may_still_happen_and_what_is_owed_is_never_forgotten(robot: Forget
     old = robot.add("a")
     robot.end(old)
     waiting = robot.add("a", resync=True)
-    robot.history.owe(
+    robot.history.add_orphan(
         Orphan(
             0,
             "asset",
@@ -281,7 +281,7 @@ def test_what_may_still_happen_and_what_is_owed_is_never_forgotten(robot: Forget
         robot.forgetting.forget()
     assert robot.history.absences().day == 4 * KEEP
     assert sorted(robot.history.documents) == [old.id, waiting.id]
-    assert len(robot.history.debts()) == 1
+    assert len(robot.history.orphans()) == 1
 
 
 def test_what_is_asked_for_again_while_the_agent_looks_is_not_forgotten(

@@ -403,10 +403,10 @@ def test_what_can_not_be_given_up_now_is_owed_and_paid_later(robot: Robot) -> No
     robot.store.fail("AbortMultipartUpload", times=1)
     robot.advance(1800)
     assert robot.log().status == "failed"
-    (debt,) = robot.history.debts()
-    assert debt.multipart_upload_id in robot.store.multiparts
+    (orphan,) = robot.history.orphans()
+    assert orphan.multipart_upload_id in robot.store.multiparts
     robot.upload.abort_orphans(robot.profiles.load())
-    assert robot.history.debts() == []
+    assert robot.history.orphans() == []
     assert robot.store.multiparts == {}
     assert [session.stage for session in robot.gateway.sessions.values()] == ["terminal"]
 
@@ -420,10 +420,10 @@ def test_a_debt_waits_while_the_cloud_is_away_and_ends_when_no_lease_can_be_had(
     robot.advance(1800)
     with pytest.raises(CloudError, match="ServiceUnavailable"):
         robot.upload.abort_orphans(robot.profiles.load())
-    assert len(robot.history.debts()) == 1
+    assert len(robot.history.orphans()) == 1
     robot.gateway.sessions.clear()
     robot.upload.abort_orphans(robot.profiles.load())
-    assert robot.history.debts() == []
+    assert robot.history.orphans() == []
 
 
 # -- the file
