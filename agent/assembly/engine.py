@@ -15,7 +15,8 @@ from agent.assembly.observers import build_health, build_metrics_endpoint, build
 from agent.assembly.reload import Change
 from agent.assembly.shared_parts import BUILT_SECONDS, SharedParts
 from agent.assembly.upkeep import build_history_expiry, build_retention
-from agent.dispatch.dispatch import Dispatch, UploadTerms
+from agent.dispatch.claim import UploadTerms
+from agent.dispatch.dispatch import Dispatch
 from agent.model.threads import Threads
 from agent.operations.markers import Markers
 from agent.operations.requests import Requests

@@ -85,7 +85,7 @@ def build_health(
                     " Is a watched folder on a network disk that does not answer?",
                     "operator",
                 ),
-                lambda: discovery.loop.looks,
+                lambda: discovery.loop.rounds,
                 scan_max_seconds,
             ),
         ],

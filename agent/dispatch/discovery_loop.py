@@ -1,4 +1,4 @@
-"""Sightings in, documents out: waits for what is due, and puts back what could not be taken."""
+"""Takes in what discovery finds: waits for the next step, and makes documents of the results."""
 
 from __future__ import annotations
 
@@ -15,13 +15,16 @@ from agent.model.values import Damaged, Recording, Sighting
 
 _log = logging.getLogger(__name__)
 
-# An infinite wait, or another one that the platform can't count, would be an error each time. After
-# a wait of this length nothing may be due; then the next wait begins.
+# The longest single wait. The platform refuses an infinite wait. After this time nothing may be
+# due, and then the next wait begins.
 _LONGEST_WAIT_SECONDS = 3600.0
 
 
 class DiscoveryLoop:
-    """Used by one thread."""
+    """Connects the watching of the disk, discovery and intake.
+
+    One thread calls :meth:`once` again and again. Other threads only put sightings into the queue.
+    """
 
     def __init__(
         self,
@@ -30,56 +33,62 @@ class DiscoveryLoop:
         sightings: queue.Queue[Sighting | None],
         clock: Clock,
     ) -> None:
-        """``sightings`` is where whoever watches the disk puts them; None only ends the wait.
+        """Begin with no step done.
 
-        It is no SimpleQueue: on Python 3.10 a timed get of one can wait without a limit.
+        Args:
+            discover: Finds recordings.
+            intake: Makes their documents.
+            sightings: Hints from those who watch the disk; None only ends a wait. This is no
+                SimpleQueue: on Python 3.10 a timed ``get`` of one can wait without a limit.
+            clock: Says when the next step is due.
         """
         self._discover = discover
         self._intake = intake
         self._sightings = sightings
         self._clock = clock
-        self.looks = 0  # how often the disk was looked at
+        # How many steps were done. The health check watches this number.
+        self.rounds = 0
 
     def once(self) -> bool:
-        """Wait for a sighting or for what is due, and take in what was found; tells whether there is new work.
+        """Wait for a sighting or for the next step, do the step, and return whether there is work.
 
-        Raises HistoryFullError when a document could not be written; what it was for is found again.
+        Raises HistoryFullError when a document could not be written; its recording is found again.
         """
         wait = max(0.0, self._discover.next_step() - self._clock.monotonic())
         wait = min(wait, _LONGEST_WAIT_SECONDS)
         with suppress(queue.Empty):
-            self._sight(self._sightings.get(timeout=wait))
+            self._pass_on(self._sightings.get(timeout=wait))
             while True:
-                self._sight(self._sightings.get_nowait())
+                self._pass_on(self._sightings.get_nowait())
         found = self._discover.step()
-        self.looks += 1
-        return bool(found) and self._taken(found)
+        self.rounds += 1
+        return bool(found) and self._take_in(found)
 
-    def _sight(self, sighting: Sighting | None) -> None:
+    def _pass_on(self, sighting: Sighting | None) -> None:
         if sighting is not None:
             self._discover.sight(sighting)
 
-    def _taken(self, found: Sequence[Recording | Damaged]) -> bool:
-        """Whether some of it is new work. Raises HistoryFullError.
+    def _take_in(self, found: Sequence[Recording | Damaged]) -> bool:
+        """Make documents of what was found; return whether any of it is new work.
 
-        Whatever keeps it from being written down, it is found again.
+        Raises HistoryFullError. Whatever fails, the recordings are found again.
         """
         try:
             with self._intake.together():
-                new = [self._accepted(item) for item in found]
+                new = [self._accept(item) for item in found]
         except Exception:
             for item in found:
                 self._discover.again(item.path)
             raise
         return any(new)
 
-    def _accepted(self, found: Recording | Damaged) -> bool:
-        """Whether it is new work. Raises HistoryFullError."""
+    def _accept(self, found: Recording | Damaged) -> bool:
+        """Return whether this is new work. Raises HistoryFullError."""
         try:
             return self._intake.accept(found) is not None
         except HistoryFullError:
             raise
-        except Exception:  # noqa: BLE001 - one recording's trouble is not the others'
+        except Exception:  # noqa: BLE001 - an error of one recording must not stop the others
             self._discover.again(found.path)
             _log.exception(
                 "could not take in %s; it is tried again", found.path, extra={"event": "bug"}

@@ -1,4 +1,7 @@
-"""The one door that makes documents: what is found, asked for or mended becomes a chain here, or is known already."""
+"""Makes the documents: of what discovery finds, and of what operators ask for.
+
+No other module adds a document to the history.
+"""
 
 from __future__ import annotations
 
@@ -13,14 +16,26 @@ from agent.model.values import Answer, Ask, Damaged, Recording, utc_text
 
 _log = logging.getLogger(__name__)
 
-_LONGEST_REASON = 1000  # characters
-_BY_SIDECAR = frozenset({"sidecar_invalid", "sidecar_missing", "tag_conflict", "tag_limit"})
-_BY_FILE = frozenset({"gone", "replaced", "not_regular", "not_in_root"})
-_BY_FOLDER = frozenset({"folder_missing", "compressing"})
+_REASON_MAX_CHARACTERS = 1000
+
+# Errors that another sidecar or another file name may mend.
+_SIDECAR_CODES = frozenset({"sidecar_invalid", "sidecar_missing", "tag_conflict", "tag_limit"})
+
+# Errors of a file that has been replaced by what was found now.
+_FILE_CODES = frozenset({"gone", "replaced", "not_regular", "not_in_root"})
+
+# Errors that are over as soon as the recording is found again.
+_FOLDER_CODES = frozenset({"folder_missing", "compressing"})
 
 
 class Intake:
-    """Decides whether what was found is new. One recording is one fingerprint, whatever its names."""
+    """Decides whether a recording is new, and makes its document.
+
+    The same bytes are one recording, whatever its names: the fingerprint identifies it.
+
+    Discovery's thread and the threads of operators' requests may call all methods. A transaction
+    of the history keeps a document as it is between the check and the change.
+    """
 
     def __init__(
         self,
@@ -32,15 +47,16 @@ class Intake:
         auto: bool = True,
         again: Container[int] = (),
     ) -> None:
-        """Make nothing yet.
+        """Join the parts.
 
         Args:
             history: Where documents are made.
-            clock: Dates them.
+            clock: Dates the documents.
             device_id: This robot's own id.
-            snapshot: Gives the asset id that a recording has when it is found, "" when none is known.
-            auto: Whether what is found is queued; else it waits until somebody asks for it.
-            again: Ids of documents that failed for good and are tried once more where their recordings are found.
+            snapshot: Returns the asset id that a recording has when it is found, "" for none.
+            auto: Whether recordings that are found are queued; else they wait for an operator.
+            again: Ids of finally failed documents whose recordings are tried once more when they
+                are found.
         """
         self._history = history
         self._clock = clock
@@ -48,101 +64,107 @@ class Intake:
         self._snapshot = snapshot
         self._auto = auto
         self._again = again
-        self._unasked: set[int] = set()  # hashes of fingerprints
-        self._highest: int | None = None  # that a document was put ahead
+        # Hashes of the fingerprints of recordings that wait for an operator.
+        self._unasked: set[int] = set()
+        # The highest rank of a document that was put ahead; None until the history was searched.
+        self._highest_rank: int | None = None
 
     @property
     def unasked(self) -> int:
-        """How many recordings wait for somebody to ask for them."""
+        """How many recordings wait for an operator to ask for them."""
         return len(self._unasked)
 
     def together(self) -> AbstractContextManager[None]:
-        """What is accepted inside becomes durable at its end, at the price of one: all or none."""
+        """Return a block in which all that is accepted becomes durable together, or not at all."""
         return self._history.transaction()
 
     def accept(self, found: Recording | Damaged) -> SyncLog | None:
-        """Make or wake the document of what was found; None when nothing is to be done. Raises HistoryFullError."""
-        with self._history.transaction():  # nobody moves the document between the look and the deed
+        """Make the document of what was found, or retry its document that waits for it.
+
+        Returns None when nothing is to be done. Raises HistoryFullError.
+        """
+        with self._history.transaction():
             if isinstance(found, Damaged):
                 return self._record_damage(found)
             newest = self._history.newest(str(found.fingerprint))
             if newest is None:
                 return self._queue_if_wanted(found)
             if newest.open:
-                waits = (
-                    newest.status == "failed"
-                    and newest.error is not None
-                    and newest.error.code in _BY_FOLDER
-                )
-                return self._history.move(newest.id, "asked") if waits else None
-            trigger = self._cause(found, newest)
-            synced = self._history.synced(
-                str(found.fingerprint)
-            )  # then it was a resync that failed
-            return self._queue(found, trigger, resync=synced) if trigger else None
+                if not _waits_for_folder(newest):
+                    return None
+                return self._history.move(newest.id, "asked")
+            trigger = self._retry_trigger(found, newest)
+            if trigger is None:
+                return None
+            # A recording that was uploaded before has failed in a resync.
+            is_resync = self._history.synced(str(found.fingerprint))
+            return self._queue(found, trigger, resync=is_resync)
 
-    def _cause(self, found: Recording, newest: SyncLog) -> Trigger | None:
-        """What has changed since the recording failed for good, so that it is worth another try."""
+    def _retry_trigger(self, found: Recording, newest: SyncLog) -> Trigger | None:
+        """Return what makes a finally failed recording worth another try; None for nothing."""
         code = newest.error.code if newest.error else ""
         if newest.status != "failed":
             return None
-        if code in _BY_FILE:
+        if code in _FILE_CODES:
             return "discovered"
-        mended = (found.sidecar_sha256, str(found.path)) != (newest.sidecar_sha256, newest.path)
-        if code in _BY_SIDECAR and mended:
+        has_changed = (found.sidecar_sha256, str(found.path)) != (
+            newest.sidecar_sha256,
+            newest.path,
+        )
+        if code in _SIDECAR_CODES and has_changed:
             return "cause-changed"
         return "upgrade" if newest.id in self._again else None
 
     def ask(self, found: Recording, *, trigger: Trigger, ask: Ask, reason: str = "") -> Answer:
-        """Do with a recording what an operator asks for: ``resync`` sends it again, ``first`` sends it next.
+        """Do with a recording what an operator asks for.
 
-        What waits or runs already is not queued twice; what has ended gets a new document, and the old one stays as
-        it is. Raises HistoryFullError.
+        ``resync`` uploads the recording again, ``first`` uploads it next. A recording that is
+        queued or being uploaded is not queued twice. One whose document has ended gets a new
+        document, and the old one stays as it is. Raises HistoryFullError.
         """
         target, fingerprint = str(found.path), str(found.fingerprint)
         with self._history.transaction():
             newest, synced = self._history.newest(fingerprint), self._history.synced(fingerprint)
             if newest is not None and newest.open:
-                return self.hurry(newest, target, ask)
+                return self.expedite(newest, target, ask)
             if ask == "first" and synced and (newest is None or newest.synced):
-                return Answer(
-                    target,
-                    "rejected",
-                    "it is uploaded already; a resync sends it again",
-                    episode_id(found),
-                )
+                message = "it is uploaded already; a resync sends it again"
+                return Answer(target, "rejected", message, episode_id(found))
             log = self._queue(found, trigger, reason=reason, resync=synced)
             if ask == "first":
-                self._history.amend(log.id, ahead=self._front())
+                self._history.amend(log.id, ahead=self._next_rank())
             return Answer(target, "accepted", "queued", log.episode_id)
 
-    def hurry(self, log: SyncLog, target: str, ask: Ask) -> Answer:
-        """What an open document makes of being asked for: one that waits for its date is due now.
+    def expedite(self, log: SyncLog, target: str, ask: Ask) -> Answer:
+        """Answer an operator who asks for a recording with an open document.
 
-        To be called within a transaction of the history.
+        A document that waits for its retry date is due now; ``first`` puts it ahead of the queue.
+        The caller has begun a transaction of the history. Raises HistoryFullError.
         """
-        waited = log.status == "failed"
-        if waited:
+        has_waited = log.status == "failed"
+        if has_waited:
             log = self._history.move(log.id, "asked")
         if ask == "first":
-            self._history.amend(log.id, ahead=self._front())
+            self._history.amend(log.id, ahead=self._next_rank())
             return Answer(target, "accepted", "it goes next", log.episode_id)
-        if waited:
+        if has_waited:
             return Answer(target, "accepted", "it is tried again now", log.episode_id)
-        return Answer(
-            target, "already_queued", "it is queued or being uploaded already", log.episode_id
-        )
+        message = "it is queued or being uploaded already"
+        return Answer(target, "already_queued", message, log.episode_id)
 
-    def _front(self) -> int:
-        """Ahead of all that were put ahead before."""
-        if self._highest is None:  # looked for once: thousands may be put ahead at once
-            self._highest = max((log.ahead for log in self._history.open()), default=0)
-        self._highest += 1
-        return self._highest
+    def _next_rank(self) -> int:
+        """Return a rank ahead of all documents that were put ahead before."""
+        # The history is searched once, because thousands of documents may be put ahead in a row.
+        if self._highest_rank is None:
+            self._highest_rank = max((log.ahead for log in self._history.open()), default=0)
+        self._highest_rank += 1
+        return self._highest_rank
 
     def _queue_if_wanted(self, found: Recording) -> SyncLog | None:
+        """Queue a recording without a document; None where it is uploaded or must be asked for."""
+        # The documents of a recording that was uploaded long ago may have expired.
         if self._history.synced(str(found.fingerprint)):
-            return None  # long ago: its documents are forgotten
+            return None
         if self._auto:
             return self._queue(found, "discovered")
         self._unasked.add(hash(found.fingerprint))
@@ -162,7 +184,7 @@ class Intake:
                 fingerprint=str(recording.fingerprint),
                 sidecar_sha256=recording.sidecar_sha256,
                 trigger=trigger,
-                reason=reason[:_LONGEST_REASON],
+                reason=reason[:_REASON_MAX_CHARACTERS],
                 resync=resync,
                 queued_at=utc_text(self._clock.now()),
                 device_id=self._device_id,
@@ -179,7 +201,10 @@ class Intake:
         return log
 
     def _record_damage(self, found: Damaged) -> SyncLog | None:
-        """Once for a path: a broken file that goes on changing is not reported again and again."""
+        """Make a failed document for a damaged file; None where the file is known.
+
+        A path gets one such document, even when the damaged file there goes on changing.
+        """
         before = self._history.at_path(found.path)
         if before and before[0].error is not None and before[0].error.code == "damaged":
             return None
@@ -209,3 +234,8 @@ class Intake:
             extra={"event": "damaged", "episode_id": log.episode_id},
         )
         return log
+
+
+def _waits_for_folder(log: SyncLog) -> bool:
+    """Return whether an open document waits until its recording is found again."""
+    return log.status == "failed" and log.error is not None and log.error.code in _FOLDER_CODES

@@ -13,7 +13,8 @@ from agent import __version__
 from agent.cloud.credentials import Credentials
 from agent.discovery.discover import Discover
 from agent.discovery.report import DiskReport, Held
-from agent.dispatch.dispatch import Claim, Dispatch
+from agent.dispatch.claim import Claim
+from agent.dispatch.dispatch import Dispatch
 from agent.gate.gate import Gate
 from agent.model.ports import Clock, History
 from agent.model.sync_log import Upgrade

@@ -167,7 +167,7 @@ class Requests:
     ) -> Answer:
         """Ask for the recording of a live document, wherever it lies now; one that is open needs no look."""
         if log.open:
-            return self._intake.hurry(log, target, ask)
+            return self._intake.expedite(log, target, ask)
         found = self._find(log)
         if not isinstance(found, Recording):
             why = f"it is damaged: {found.reason}" if found else _GONE

@@ -39,7 +39,8 @@ from agent.cloud.credentials import Credentials
 from agent.cloud.enrol import Enrolling
 from agent.devcloud.cloud import DevCloud
 from agent.discovery.examine import Examiner
-from agent.dispatch.dispatch import Dispatch, UploadTerms
+from agent.dispatch.claim import UploadTerms
+from agent.dispatch.dispatch import Dispatch
 from agent.dispatch.intake import Intake
 from agent.gate.boot_jitter import BootJitter
 from agent.gate.gate import Gate

@@ -16,8 +16,9 @@ from agent.cloud.credentials import Credentials
 from agent.cloud.identity import asset_id
 from agent.discovery.discover import Discover
 from agent.discovery.examine import Examiner
+from agent.dispatch.claim import UploadTerms
 from agent.dispatch.discovery_loop import DiscoveryLoop
-from agent.dispatch.dispatch import Dispatch, UploadTerms
+from agent.dispatch.dispatch import Dispatch
 from agent.dispatch.intake import Intake
 from agent.gate.gate import Delays, Gate
 from agent.model.errors import CloudError, HistoryFullError

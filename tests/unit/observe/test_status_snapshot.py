@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from agent.discovery.report import DiskReport
-from agent.dispatch.dispatch import Claim
+from agent.dispatch.claim import Claim
 from agent.model.errors import CloudError
 from agent.model.sync_log import SyncLog
 from agent.model.transfer import Transfer
