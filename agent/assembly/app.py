@@ -260,10 +260,10 @@ class App:
             requests=engine.requests,
             bindings=engine.connection.bindings,
             markers=self.shared.state_dir / "markers",
-            look_at_pause=engine.markers.look_at_pause,
+            check_pause=engine.markers.check_pause,
             tick=engine.dispatch.tick,
             rescan=engine.discovery.rescan,
-            look_at_causes=self.jobs.check_causes,
+            check_causes=self.jobs.check_causes,
         )
 
     def _prepare(self) -> None:
@@ -286,7 +286,7 @@ class App:
                 error,
                 extra={"event": "markers_failed"},
             )
-        self.engine.markers.look_at_pause()
+        self.engine.markers.check_pause()
 
     def _start_control(self) -> None:
         """Start the control socket. Without it commands leave their requests on the disk."""

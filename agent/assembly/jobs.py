@@ -115,7 +115,7 @@ class ScheduledJobs:
         """Handle new marker files."""
         engine = self._engine
         try:
-            if engine.markers.look():
+            if engine.markers.handle_due():
                 engine.dispatch.tick()
         except HistoryFullError as error:
             engine.dispatch.disk_failed(error)

@@ -25,7 +25,7 @@ from agent.model.ports import Operator
 from agent.model.sync_log import SyncLog
 from agent.model.values import Answer, Ask
 from agent.operations.asset_binding import Bindings
-from agent.operations.operator_requests import pause, resume
+from agent.operations.pause_marker import pause, resume
 
 _DONE_LATER = "no agent is running: the request is carried out when one starts"
 

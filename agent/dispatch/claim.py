@@ -15,7 +15,10 @@ from agent.upload.upload import Upload
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class UploadTerms:
-    """The settings of one upload. A reload makes new ones; a claim keeps those that it began with."""
+    """The settings of one upload.
+
+    A reload makes new ones. A claim keeps those that it began with.
+    """
 
     prepare: Prepare
     upload: Upload
@@ -32,7 +35,7 @@ class Claim:
 
     ``durable`` says whether the history has the claim. The claim of a probe is in memory only until
     the gate opens, so that a probe that fails changes nothing. ``began`` is a monotonic time.
-    ``causes`` is the number of changes of a cause on this robot that were known when the claim began.
+    ``causes`` counts the changes of causes on this robot that were known when the claim began.
     """
 
     log: SyncLog

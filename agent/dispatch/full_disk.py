@@ -22,7 +22,7 @@ class FullDiskHold:
     """
 
     def __init__(self, history: History, gate: Gate, clock: Clock) -> None:
-        """Hold ``gate`` while ``history`` can't be written. Waits go by the monotonic ``clock``."""
+        """Hold ``gate`` while ``history`` can't be written; waits go by the monotonic ``clock``."""
         self._history = history
         self._gate = gate
         self._clock = clock
@@ -30,7 +30,7 @@ class FullDiskHold:
         self._is_logged = False
 
     def hold(self, error: HistoryFullError, retry_seconds: float) -> None:
-        """Close the gate because of ``error``; the history is tried again after ``retry_seconds``."""
+        """Close the gate because of ``error``, and try again after ``retry_seconds``."""
         self._retry_at = self._clock.monotonic() + retry_seconds
         self._gate.hold(_DISK_FULL, error.message, error.hint)
         if not self._is_logged:
@@ -38,7 +38,7 @@ class FullDiskHold:
             _log.error("%s: %s", error.message, error.hint, extra={"event": error.code})
 
     def retry(self, retry_seconds: float) -> None:
-        """Open the gate if its time has come and the history has room; else wait ``retry_seconds``."""
+        """Open the gate if it is time to try and the history has room; else wait once more."""
         closed = self._gate.closed()
         is_held = closed is not None and closed.code == _DISK_FULL
         if not is_held or self._clock.monotonic() < self._retry_at:

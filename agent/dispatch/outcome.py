@@ -91,7 +91,7 @@ def _is_session_lost(error: AgentError) -> bool:
 
 
 def _of_cloud(error: CloudError, counted: Event, *, others_passed: bool) -> Outcome:
-    """Judge an error of the cloud or of a call to it; ``counted`` is the event of a counted error."""
+    """Judge an error of a call to the cloud; ``counted`` is the event of a counted error."""
     verdict = judge(error)
     if verdict.kind == "final":
         return Outcome("gave_up", fault(error, "final"))

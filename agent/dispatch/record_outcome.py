@@ -42,7 +42,7 @@ class OutcomeRecorder:
     """
 
     def __init__(self, history: History, gate: Gate, clock: Clock, retry_dates: RetryDates) -> None:
-        """Write to ``history``, close and open ``gate``, and let documents wait in ``retry_dates``."""
+        """Write to ``history``, move ``gate``, and let documents wait in ``retry_dates``."""
         self._history = history
         self._gate = gate
         self._clock = clock

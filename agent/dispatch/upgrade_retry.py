@@ -1,7 +1,7 @@
-"""Gives recordings another try after an upgrade, because the new version may not make the same error.
+"""Gives recordings another try after an upgrade.
 
-This module notes which documents deserve it. Discovery finds their recordings, and intake queues
-them again.
+The new version may not make the error of the old one. This module notes which documents deserve
+another try. Discovery finds their recordings, and intake queues them again.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Which asset a robot is bound to, and which it may be bound to."""
+"""Binds robots to assets, and checks which asset a robot may have."""
 
 from __future__ import annotations
 
@@ -11,27 +11,38 @@ from agent.model.ports import Assets, Profiles
 
 _log = logging.getLogger(__name__)
 
-_LONGEST = 100  # characters of an id
+_ID_MAX_CHARACTERS = 100
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
 
 
 class Bindings:
-    """What operators bind and unbind, by rules that are the same whether the agent runs or not."""
+    """Binds robots to assets and unbinds them.
+
+    The running agent and the commands use this class, so the rules are the same in both.
+
+    Any thread may call the methods.
+    """
 
     def __init__(self, assets: Assets, profiles: Profiles | None) -> None:
-        """``profiles`` is None where there is no platform: any asset will do then."""
+        """Keep bindings in ``assets``; without ``profiles`` of a platform any asset will do."""
         self._assets = assets
         self._profiles = profiles
 
     def known(self) -> Mapping[str, str]:
-        """Robot id to asset id as it is in force; "" is a robot unbound. Raises WaitingError("asset_file")."""
+        """Return robot id to asset id as it is in force; "" is a robot unbound.
+
+        Raises WaitingError("asset_file").
+        """
         return self._assets.known()
 
     def bind(self, robot: str, asset: str) -> None:
         """Bind a robot to an asset; durable on return. The same asset again is no change.
 
-        Raises RefusedError with the reason, CloudError("profile_file") when nobody can tell whether the asset has a
-        profile, WaitingError("asset_file"), and OSError.
+        Raises:
+            RefusedError: The rules forbid this; the text says why.
+            CloudError: "profile_file", the device profile file can't be used.
+            WaitingError: "asset_file", the file of bindings can't be used.
+            OSError: The binding can't be written.
         """
         _check("a robot's id", robot)
         _check("an asset id", asset)
@@ -49,13 +60,17 @@ class Bindings:
         _log.info("robot %s is asset %s", robot, asset, extra={"event": "asset_set"})
 
     def unbind(self, robot: str) -> None:
-        """Leave the robot known but bound to nothing: its recordings wait. Raises what :meth:`bind` raises."""
+        """Leave the robot known but bound to nothing, so that its recordings wait.
+
+        Raises what :meth:`bind` raises.
+        """
         _check("a robot's id", robot)
         with self._assets.change() as own:
             own[robot] = ""
         _log.info("robot %s is bound to no asset", robot, extra={"event": "asset_unset"})
 
     def _check_profile(self, asset: str) -> None:
+        """Raise RefusedError unless the platform's profile of the asset can be used."""
         if self._profiles is None:
             return
         try:
@@ -76,11 +91,14 @@ class Bindings:
 
 
 def _check(what: str, value: str) -> None:
+    """Raise RefusedError unless ``value`` can be an id; ``what`` names the id in the text."""
     if not value.strip():
         raise RefusedError(
             f"{what} can't be empty", hint="name one, or use keystone-agent asset unset ROBOT"
         )
-    if len(value) > _LONGEST:
-        raise RefusedError(f"{what} has at most {_LONGEST} characters, this has {len(value)}")
+    if len(value) > _ID_MAX_CHARACTERS:
+        raise RefusedError(
+            f"{what} has at most {_ID_MAX_CHARACTERS} characters, this has {len(value)}"
+        )
     if _CONTROL.search(value):
         raise RefusedError(f"{what} can't have control characters")

@@ -1,4 +1,8 @@
-"""One touch file on the disk: seen, read, removed. Anybody of the group may have laid it there; nothing is followed."""
+"""Reads and deletes one marker, which is a touch file of an operator.
+
+Every user of the agent's group may have put the file there, so its content is checked and no link
+is followed.
+"""
 
 from __future__ import annotations
 
@@ -17,17 +21,22 @@ from agent.model.sync_log import Marker, Trigger
 from agent.model.touch_files import rejected
 from agent.model.values import Ask
 
-_LONGEST_REASON = 1000  # characters
-_LARGEST = 64 * 1024  # bytes that are read
+_REASON_MAX_CHARACTERS = 1000
+
+# The most that is read of a marker.
+_READ_MAX_BYTES = 64 * 1024
 
 
 class MarkerRejectedError(Exception):
-    """A touch file can't be served, whenever it is tried."""
+    """A marker can't be handled now or later; the text says why."""
 
 
 @dataclass(frozen=True, slots=True)
 class MarkerRequest:
-    """What is asked for. ``target`` is an absolute path or an episode id; "": where the touch file lies."""
+    """What is asked for, by whom and why.
+
+    ``target`` is an absolute path or an episode id; "" is the folder that the marker lies in.
+    """
 
     ask: Ask
     trigger: Trigger
@@ -37,25 +46,25 @@ class MarkerRequest:
 
 @dataclass(frozen=True, slots=True)
 class Binding:
-    """A robot that is to be bound to an asset, or to none."""
+    """The request to bind a robot to an asset, or to none."""
 
     robot: str
     asset: str | None
 
 
-def seen(path: Path) -> Marker | None:
-    """What lies at ``path``; None where it is gone, or no regular file."""
+def marker_at(path: Path) -> Marker | None:
+    """Return the marker at ``path``; None where there is none, or no regular file."""
     try:
         state = path.lstat()
     except OSError:
         return None
-    return (
-        Marker(str(path), state.st_ino, state.st_mtime_ns) if stat.S_ISREG(state.st_mode) else None
-    )
+    if not stat.S_ISREG(state.st_mode):
+        return None
+    return Marker(str(path), state.st_ino, state.st_mtime_ns)
 
 
 def is_written(path: Path) -> bool:
-    """Whether a program has it open, and may still write its reason."""
+    """Return whether a program has the marker open, and may still write a reason into it."""
     try:
         return has_writer(path) is True
     except FileNotFoundError:
@@ -63,28 +72,35 @@ def is_written(path: Path) -> bool:
 
 
 def reason_in(path: Path) -> str:
-    """What somebody wrote into it, in one line. Raises UnservedError where that can't be read."""
+    """Return the reason in a marker, in one line.
+
+    Raises MarkerRejectedError where the marker can't be read, and FileNotFoundError.
+    """
     return _reason(_text(path))
 
 
 def request_in(path: Path) -> MarkerRequest | Binding:
-    """What a command left there. Raises UnservedError where that is nothing that a command leaves."""
-    asked = _object(_text(path))
-    ask, target, robot, asset = (asked.get(name) for name in ("ask", "target", "robot", "asset"))
+    """Return the request that a command left in a marker.
+
+    Raises MarkerRejectedError where the content is no such request, and FileNotFoundError.
+    """
+    content = _object(_text(path))
+    ask, target, robot, asset = (content.get(name) for name in ("ask", "target", "robot", "asset"))
     if ask == "asset" and isinstance(robot, str) and (asset is None or isinstance(asset, str)):
         return Binding(robot, asset)
     if ask in ("resync", "first") and isinstance(target, str) and _is_name(target):
+        kind: Ask = "first" if ask == "first" else "resync"
         return MarkerRequest(
-            "first" if ask == "first" else "resync",
+            kind,
             "cli",
-            _reason(str(asked.get("reason") or "")),
+            _reason(str(content.get("reason") or "")),
             target,
         )
     raise MarkerRejectedError("it is no request of keystone-agent")
 
 
 def unlink(marker: Marker) -> None:
-    """Remove the marker, but none that was dropped there since. Raises OSError."""
+    """Delete a marker, but no other one that was dropped at the same path since. Raises OSError."""
     path = Path(marker.path)
     with suppress(FileNotFoundError):
         state = path.lstat()
@@ -93,41 +109,45 @@ def unlink(marker: Marker) -> None:
 
 
 def is_synced(folder: Path) -> bool:
-    """Make it durable that markers are gone; False where they may come back with a power cut."""
+    """Make deletions in a folder durable; False where a power cut may bring markers back."""
     try:
         sync_folder(folder)
     except FileNotFoundError:
-        return True  # they went with their folder
+        # The markers are gone together with their folder.
+        return True
     except OSError:
         return False
     return True
 
 
 def leave_reason(path: Path, why: str) -> None:
-    """Put beside a marker why it is not served; durable on return. Raises OSError."""
+    """Write beside a marker why it was rejected; durable on return. Raises OSError."""
     put(rejected(path), f"{why}\n".encode("utf-8", "replace"), owner=path.parent, mode=0o644)
 
 
 def _text(path: Path) -> str:
     try:
+        # An empty marker needs no right to read it.
         if path.lstat().st_size == 0:
-            return ""  # needs no right to read
+            return ""
         descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
         with os.fdopen(descriptor, "rb") as file:
-            return file.read(_LARGEST).decode("utf-8", "replace")
+            return file.read(_READ_MAX_BYTES).decode("utf-8", "replace")
     except FileNotFoundError:
-        raise  # somebody took it back
+        # The operator took the marker back.
+        raise
     except OSError as error:
         raise MarkerRejectedError(f"it can't be read: {error.strerror}") from error
 
 
 def _reason(text: str) -> str:
-    return "".join(letter if letter.isprintable() else " " for letter in text).strip()[
-        :_LONGEST_REASON
-    ]
+    """Return ``text`` as one printable line of limited length."""
+    line = "".join(letter if letter.isprintable() else " " for letter in text).strip()
+    return line[:_REASON_MAX_CHARACTERS]
 
 
 def _object(text: str) -> Mapping[str, Any]:
+    """Return the JSON object in ``text``; an empty one where there is none."""
     with suppress(ValueError, RecursionError):
         content = json.loads(text)
         if isinstance(content, dict):
@@ -136,7 +156,7 @@ def _object(text: str) -> Mapping[str, Any]:
 
 
 def _is_name(text: str) -> bool:
-    """Whether a path may be called so."""
+    """Return whether a path may have this name."""
     try:
         return bool(text) and b"\0" not in os.fsencode(text)
     except UnicodeEncodeError:

@@ -1,4 +1,4 @@
-"""What the running agent does when its operator asks, by the socket."""
+"""Carries out what commands ask of the running agent, by its socket."""
 
 from __future__ import annotations
 
@@ -7,15 +7,17 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from agent.model.atomic_file import put, sync_folder
-from agent.model.touch_files import PAUSE
 from agent.model.values import Answer, Ask
 from agent.operations.asset_binding import Bindings
+from agent.operations.pause_marker import pause, resume
 from agent.operations.requests import Requests
 
 
 class OperatorRequests:
-    """Implements ``ports.Operator`` with the parts of this agent."""
+    """Implements ``ports.Operator`` with the parts of this agent.
+
+    The threads of the local socket call the methods, several at once.
+    """
 
     def __init__(
         self,
@@ -24,48 +26,48 @@ class OperatorRequests:
         requests: Requests,
         bindings: Bindings,
         markers: Path,
-        look_at_pause: Callable[[], None],
+        check_pause: Callable[[], None],
         tick: Callable[[], None],
         rescan: Callable[[], None],
-        look_at_causes: Callable[[], None],
+        check_causes: Callable[[], None],
     ) -> None:
-        """Joined by `app`.
+        """Join the parts.
 
         Args:
-            snapshot: What only the running agent knows.
-            requests: Who is asked for recordings.
-            bindings: Which robot is which asset.
+            snapshot: Returns what only the running agent knows.
+            requests: Queues recordings.
+            bindings: Says which robot is which asset.
             markers: The folder of markers.
-            look_at_pause: Heeds the marker of that name at once.
-            tick: Starts what may start.
-            rescan: Has everything looked at.
-            look_at_causes: Lets go on what waited for what was just mended.
+            check_pause: Heeds the marker ``pause`` at once.
+            tick: Starts the uploads that may start.
+            rescan: Requests a full scan.
+            check_causes: Retries what waits for a file that was just changed.
         """
         self._snapshot = snapshot
         self._requests = requests
         self._bindings = bindings
         self._markers = markers
-        self._look_at_pause = look_at_pause
+        self._check_pause = check_pause
         self._tick = tick
         self._rescan = rescan
-        self._look_at_causes = look_at_causes
+        self._check_causes = check_causes
 
     def status(self) -> Mapping[str, Any]:
-        """The agent as it stands."""
+        """Return the status of the agent; JSON."""
         return {"pid": os.getpid(), **self._snapshot()}
 
     def resync(self, targets: Sequence[str], reason: str) -> Sequence[Answer]:
-        """Upload these again."""
+        """Upload these recordings again: absolute paths of files or folders, or episode ids."""
         return self._ask(targets, "resync", reason)
 
     def resync_failed(self, code: str, reason: str) -> Sequence[Answer]:
-        """Try again what failed."""
+        """Try again all recordings that failed, with this error code where it is not ""."""
         answers = self._requests.failed(code, trigger="cli", reason=reason)
         self._tick()
         return answers
 
     def first(self, targets: Sequence[str]) -> Sequence[Answer]:
-        """Put these ahead."""
+        """Put these recordings ahead of the queue, the last named one last."""
         return self._ask(targets, "first", "")
 
     def _ask(self, targets: Sequence[str], ask: Ask, reason: str) -> Sequence[Answer]:
@@ -78,42 +80,33 @@ class OperatorRequests:
         return answers
 
     def pause(self) -> None:
-        """Leave the marker that a `touch` would leave, which is there for good."""
+        """Create the marker ``pause``, which also holds after a restart. Raises OSError."""
         pause(self._markers)
-        self._look_at_pause()
+        self._check_pause()
 
     def resume(self) -> None:
-        """Take it away."""
+        """Remove the marker ``pause``, and start what may start. Raises OSError."""
         resume(self._markers)
-        self._look_at_pause()
+        self._check_pause()
         self._tick()
 
     def rescan(self) -> None:
-        """Look at everything now."""
+        """Search all watched folders now."""
         self._rescan()
 
     def assets(self) -> Mapping[str, str]:
-        """Robot id to asset id."""
+        """Return robot id to asset id as it is in force; "" is a robot unbound."""
         return self._bindings.known()
 
     def set_asset(self, robot: str, asset: str) -> None:
-        """Bind a robot; what waits for that goes on at once."""
+        """Bind a robot to an asset, and retry at once what waited for that.
+
+        Raises what :meth:`Bindings.bind` raises.
+        """
         self._bindings.bind(robot, asset)
-        self._look_at_causes()
+        self._check_causes()
 
     def unset_asset(self, robot: str) -> None:
-        """Unbind a robot."""
+        """Leave the robot known but unbound. Raises what :meth:`Bindings.unbind` raises."""
         self._bindings.unbind(robot)
-        self._look_at_causes()
-
-
-def pause(markers: Path) -> None:
-    """Create the marker durably. Raises OSError."""
-    if not (markers / PAUSE).exists():
-        put(markers / PAUSE, b"", owner=markers)
-
-
-def resume(markers: Path) -> None:
-    """Remove the marker durably. Raises OSError."""
-    (markers / PAUSE).unlink(missing_ok=True)
-    sync_folder(markers)
+        self._check_causes()

@@ -1,4 +1,7 @@
-"""What an operator asks for, by path, folder or episode → recordings → answers; for markers and commands alike."""
+"""Queues the recordings that an operator asks for, by path, folder or episode.
+
+Markers and commands use the same module.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +18,8 @@ from agent.model.ports import History
 from agent.model.sync_log import SyncLog, Trigger
 from agent.model.values import Answer, Ask, Damaged, Recording
 
-BATCH = 256  # documents in one transaction: a line of the history of some 300 KiB
+# The most documents in one transaction. They make a line of some 300 KiB in the history.
+BATCH = 256
 
 _UNKNOWN = (
     "it is no recording by watch.include and watch.exclude; keystone-agent why PATH says more"
@@ -24,9 +28,12 @@ _GONE = "it is no longer on this robot"
 
 
 class Requests:
-    """Each answer is durable when it is given. All methods may be called from any thread; they raise HistoryFullError.
+    """Finds the recordings behind a target, and has intake queue them.
 
-    A target is an absolute path of a file or a folder, or an episode id; a path wins.
+    A target is an absolute path of a file or a folder, or an episode id. A target that is both is
+    taken for a path. Each answer is durable when it is given.
+
+    Any thread may call the methods. All of them raise HistoryFullError.
     """
 
     def __init__(
@@ -39,15 +46,15 @@ class Requests:
         below: Callable[[Path], Sequence[Path]],
         names: Callable[[str], Sequence[Path]],
     ) -> None:
-        """See the disk as the finder does.
+        """Join the parts.
 
         Args:
-            history: Tells what is known of a recording.
-            intake: Makes the documents.
-            examiner: Says what lies at a path.
-            state: How a path stands at this moment, and why; None where nothing is known of it.
-            below: What may be a recording in a folder and below, by path.
-            names: Where the bytes of a fingerprint lie.
+            history: Has the documents of a recording.
+            intake: Makes new documents.
+            examiner: Says what the file at a path is.
+            state: Returns the state of a file at this moment, and why; None for an unknown file.
+            below: Returns what may be a recording in a folder and below, sorted by path.
+            names: Returns the paths at which the bytes of a fingerprint are now.
         """
         self._history = history
         self._intake = intake
@@ -57,19 +64,22 @@ class Requests:
         self._names = names
 
     def ask(self, target: str, *, ask: Ask, trigger: Trigger, reason: str = "") -> Sequence[Answer]:
-        """Ask for a target; a folder gives an answer for each recording in it and below."""
+        """Ask for a target; return one answer for each recording that was found."""
         path = Path(target)
         if is_folder(target):
             return self._folder(target, ask=ask, trigger=trigger, reason=reason)
         if path.is_absolute() and os.path.lexists(path):
             found = self.at(path, ask=ask, trigger=trigger, reason=reason)
-            return [
-                Answer(target, "rejected", found.message) if isinstance(found, NotYet) else found
-            ]
+            if isinstance(found, NotYet):
+                return [Answer(target, "rejected", found.message)]
+            return [found]
         return self.episode(target, ask=ask, trigger=trigger, reason=reason)
 
     def failed(self, code: str, *, trigger: Trigger, reason: str = "") -> Sequence[Answer]:
-        """Ask again for every recording whose live document failed, with this error code where one is given."""
+        """Ask again for all recordings that failed, with this error ``code`` where it is not "".
+
+        The newest document of a recording decides.
+        """
         failed = (
             log
             for log in self._history.newest_first("failed")
@@ -78,47 +88,48 @@ class Requests:
         answers: list[Answer] = []
         while batch := list(islice(failed, BATCH)):
             with self._history.transaction():
-                live = [log for log in batch if self._history.newest(log.fingerprint) == log]
+                newest = [log for log in batch if self._history.newest(log.fingerprint) == log]
                 answers += [
-                    self._known(log, log.path, ask="resync", trigger=trigger, reason=reason)
-                    for log in live
+                    self._ask_for(log, log.path, ask="resync", trigger=trigger, reason=reason)
+                    for log in newest
                 ]
         return answers
 
     def at(self, path: Path, *, ask: Ask, trigger: Trigger, reason: str = "") -> Answer | NotYet:
-        """Ask for the file at ``path``; NotYet where it can't be told before it has settled or was looked at."""
+        """Ask for the file at ``path``; NotYet while the file has to settle or to be examined."""
         state, why = self._state(path) or ("", "")
         if state in ("settling", "recording"):
             return NotYet(path, "recording", why or "it was changed just now; it is still settling")
         try:
-            found = self._look(path, state)
+            found = self._examine(path, state)
         except FileNotFoundError:
             return Answer(str(path), "not_found", "there is no such file")
         except (AgentError, OSError) as error:
-            return Answer(str(path), "rejected", _said(error))
+            return Answer(str(path), "rejected", _text_of(error))
         if not state:
             found = NotYet(path, "unknown", _UNKNOWN)
         if isinstance(found, Recording):
             return self._intake.ask(found, trigger=trigger, ask=ask, reason=reason)
-        return (
-            Answer(str(path), "rejected", f"it is damaged: {found.reason}")
-            if isinstance(found, Damaged)
-            else found
-        )
+        if isinstance(found, Damaged):
+            return Answer(str(path), "rejected", f"it is damaged: {found.reason}")
+        return found
 
-    def _look(self, path: Path, state: str) -> Recording | Damaged | NotYet:
-        """What lies there; raises RecordingError and OSError. Nothing waits that has waited before."""
+    def _examine(self, path: Path, state: str) -> Recording | Damaged | NotYet:
+        """Return what the file is. What has waited long enough in this ``state`` waits no more.
+
+        Raises RecordingError and OSError.
+        """
         if state == "unfinished":
             raise RecordingError(
                 "it has no end, and no program writes to it", hint="see watch.unfinished"
             )
-        over = state in ("complete", "skipped")
+        is_over = state in ("complete", "skipped")
         return self._examiner.look(
             path,
             sidecar_overdue=state != "waiting",
-            writer_overdue=over,
-            done_overdue=over,
-            end_overdue=over,
+            writer_overdue=is_over,
+            done_overdue=is_over,
+            end_overdue=is_over,
         )
 
     def episode(
@@ -126,13 +137,13 @@ class Requests:
     ) -> Sequence[Answer]:
         """Ask for every recording of an episode."""
         with self._history.transaction():
-            live = {
+            newest = {
                 log.fingerprint: self._history.newest(log.fingerprint)
                 for log in self._history.of_episode(episode_id)
             }
             answers = [
-                self._known(log, episode_id, ask=ask, trigger=trigger, reason=reason)
-                for log in live.values()
+                self._ask_for(log, episode_id, ask=ask, trigger=trigger, reason=reason)
+                for log in newest.values()
                 if log
             ]
         return answers or [
@@ -156,32 +167,37 @@ class Requests:
     def each(
         self, paths: Sequence[Path], *, ask: Ask, trigger: Trigger, reason: str
     ) -> Iterator[Answer]:
-        """Ask for each of these files that is a recording now."""
+        """Ask for each of these files that is a recording now; the work is done while iterating."""
         for path in paths:
             found = self.at(path, ask=ask, trigger=trigger, reason=reason)
             if isinstance(found, Answer):
                 yield found
 
-    def _known(
+    def _ask_for(
         self, log: SyncLog, target: str, *, ask: Ask, trigger: Trigger, reason: str
     ) -> Answer:
-        """Ask for the recording of a live document, wherever it lies now; one that is open needs no look."""
+        """Ask for the recording of its newest document, wherever the recording is now.
+
+        An open document needs no search for the file.
+        """
         if log.open:
             return self._intake.expedite(log, target, ask)
         found = self._find(log)
         if not isinstance(found, Recording):
-            why = f"it is damaged: {found.reason}" if found else _GONE
+            why = f"it is damaged: {found.reason}" if found is not None else _GONE
             return Answer(target, "rejected", f"{log.path}: {why}", log.episode_id)
         answer = self._intake.ask(found, trigger=trigger, ask=ask, reason=reason)
         return Answer(target, answer.status, answer.message, answer.episode_id)
 
     def _find(self, log: SyncLog) -> Recording | Damaged | None:
-        """What a document is about, by the path that it had or by what the finder knows."""
-        return self._first_of([Path(log.path)], log) or self._first_of(
-            self._names(log.fingerprint), log
-        )
+        """Return the recording of a document, at its old path or where discovery knows it."""
+        found = self._first_match([Path(log.path)], log)
+        if found is None:
+            found = self._first_match(self._names(log.fingerprint), log)
+        return found
 
-    def _first_of(self, paths: Sequence[Path], log: SyncLog) -> Recording | Damaged | None:
+    def _first_match(self, paths: Sequence[Path], log: SyncLog) -> Recording | Damaged | None:
+        """Return the first file that has the fingerprint of the document; None for none."""
         for path in paths:
             try:
                 found = self._examiner.look(
@@ -199,11 +215,15 @@ class Requests:
 
 
 def is_folder(target: str) -> bool:
-    """Whether a target is a folder that this user may look at."""
-    return os.path.isabs(target) and os.path.isdir(target)  # noqa: PTH112, PTH117 - Path.is_dir raises where it may not look
+    """Return whether a target is a folder that the agent's user can see.
+
+    Path.is_dir would raise an error where a folder above is closed to this user.
+    """
+    return os.path.isabs(target) and os.path.isdir(target)  # noqa: PTH112, PTH117 - see above
 
 
-def _said(error: AgentError | OSError) -> str:
+def _text_of(error: AgentError | OSError) -> str:
+    """Return what an answer says of an error."""
     if isinstance(error, AgentError):
         return "; ".join(filter(None, (error.message, error.hint)))
     return f"it can't be read: {error.strerror}"

@@ -250,7 +250,7 @@ class WatchingRobot(Robot):
             bindings=Bindings(AssetFile(self.marked.parent, {}), self.known_profiles()),
         )
         self.markers.prepare()
-        self.markers.look_at_pause()
+        self.markers.check_pause()
         self._paying = threading.Lock()  # the scheduler runs a job once at a time
         self.finder = DiscoveryLoop(self.discover, self.intake, queue.Queue(), self.clock)
         self.removal = Deletion(self.roots, with_sidecar=True)
@@ -303,7 +303,7 @@ class WatchingRobot(Robot):
             except HistoryFullError as error:
                 self.dispatch.disk_failed(error)
         try:
-            self.markers.look()
+            self.markers.handle_due()
         except HistoryFullError as error:
             self.dispatch.disk_failed(error)
 

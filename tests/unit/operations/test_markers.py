@@ -16,7 +16,7 @@ import pytest
 from agent.model.sync_log import Marker
 from agent.model.touch_files import target_of
 from agent.model.values import Sighting
-from agent.operations import marker_file as touched
+from agent.operations import marker_file
 from agent.operations import markers as room
 from agent.operations.requests import BATCH
 from tests.harness.fakes.gateway import PROFILE
@@ -247,7 +247,7 @@ def test_a_rescan_that_can_not_be_removed_is_heeded_once(
 ) -> None:
     scans = robot.discover.scans
     robot.touch_by_name("rescan")
-    monkeypatch.setattr(touched, "unlink", read_only)
+    monkeypatch.setattr(marker_file, "unlink", read_only)
     robot.pass_time(40, turns=20)
     assert robot.discover.scans == scans + 1
 
@@ -364,7 +364,7 @@ def test_a_mistake_over_one_marker_keeps_no_other_waiting_and_is_logged_once(
     robot.settle()
     assert bad.exists()
     assert robot.asked() == [("a.mcap", True, "marker", "")]
-    assert len([record for record in caplog.records if "could not serve" in record.message]) == 1
+    assert len([record for record in caplog.records if "could not handle" in record.message]) == 1
 
 
 def test_pipes_links_and_folders_are_no_markers(robot: Marked) -> None:
@@ -484,7 +484,7 @@ def warnings(caplog: pytest.LogCaptureFixture) -> list[str]:
 def test_a_marker_that_can_not_be_removed_is_served_once_and_said_once_also_across_restarts(
     robot: Marked, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, name: str
 ) -> None:
-    monkeypatch.setattr(touched, "unlink", read_only)
+    monkeypatch.setattr(marker_file, "unlink", read_only)
     marker = robot.touch(name)
     for _ in range(3):
         robot.settle()
@@ -493,7 +493,7 @@ def test_a_marker_that_can_not_be_removed_is_served_once_and_said_once_also_acro
     assert marker.exists()
     assert robot.asked() == [("a.mcap", True, "marker", "")]
     (said,) = warnings(caplog)
-    assert "remove it yourself" in said
+    assert "Delete it, or leave it" in said
     monkeypatch.undo()
     robot.settle()
     assert not marker.exists()
@@ -503,7 +503,7 @@ def test_a_marker_that_can_not_be_removed_is_served_once_and_said_once_also_acro
 def test_it_is_served_again_when_it_is_touched_again(
     robot: Marked, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(touched, "unlink", read_only)
+    monkeypatch.setattr(marker_file, "unlink", read_only)
     for moment in (1_700_000_000, 1_700_000_001):
         os.utime(robot.touch("a.mcap.resync"), (moment, moment))
         robot.settle()
@@ -513,7 +513,7 @@ def test_it_is_served_again_when_it_is_touched_again(
 def test_one_that_its_operator_removes_is_forgotten(
     robot: Marked, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(touched, "unlink", read_only)
+    monkeypatch.setattr(marker_file, "unlink", read_only)
     marker = robot.touch("a.mcap.resync")
     robot.settle()
     assert robot.markers.report().kept == [marker]
@@ -525,7 +525,7 @@ def test_one_that_its_operator_removes_is_forgotten(
 def test_one_on_a_disk_that_is_away_is_remembered(
     robot: Marked, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(touched, "unlink", read_only)
+    monkeypatch.setattr(marker_file, "unlink", read_only)
     robot.touch("a.mcap.resync")
     robot.settle()
     robot.folder.rename(robot.folder.with_name("away"))
@@ -541,31 +541,30 @@ def test_one_that_can_not_be_rejected_in_place_is_said_once_also_across_restarts
     def full(*_: object, **__: object) -> None:
         raise OSError(errno.EROFS, "Read-only file system")
 
-    monkeypatch.setattr(touched, "put", full)
-    monkeypatch.setattr(touched, "unlink", read_only)
+    monkeypatch.setattr(marker_file, "put", full)
+    monkeypatch.setattr(marker_file, "unlink", read_only)
     marker = robot.touch("typo.mcap.resync")
     for _ in range(3):
         robot.settle()
         robot.restart()
     assert marker.exists()
-    assert [text.partition(":")[0].partition(" ")[0] for text in warnings(caplog)] == [
-        "rejected",
-        str(marker),
-    ]
+    rejected, kept = warnings(caplog)
+    assert rejected.startswith(f"marker {marker} was rejected: ")
+    assert kept.startswith(f"could not write the reason why {marker} was rejected: ")
 
 
 def test_a_marker_dropped_while_the_one_before_it_is_served_is_not_lost(
     robot: Marked, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     robot.gate.hold("test", "the test says so")
-    unlink = touched.unlink
+    unlink = marker_file.unlink
 
     def late(marker: Marker) -> None:
         os.utime(marker.path, (1_700_000_009, 1_700_000_009))  # a touch at just this moment
         unlink(marker)
 
     marker = robot.touch("a.mcap.resync")
-    monkeypatch.setattr(touched, "unlink", late)
+    monkeypatch.setattr(marker_file, "unlink", late)
     robot.turn()
     monkeypatch.undo()
     assert marker.exists()
@@ -591,14 +590,14 @@ def test_a_mistake_over_one_marker_is_said_once_and_keeps_no_other_waiting(
     robot: Marked, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     bad, good = robot.touch_by_name("a.resync"), robot.touch("a.mcap.resync")
-    seen = touched.seen
+    seen = marker_file.marker_at
 
     def failing(path: Path) -> Marker | None:
         if path == bad:
             raise ZeroDivisionError("oops")
         return seen(path)
 
-    monkeypatch.setattr(touched, "seen", failing)
+    monkeypatch.setattr(marker_file, "marker_at", failing)
     for _ in range(3):
         robot.turn()
     assert not good.exists()
@@ -646,7 +645,7 @@ class Steps:
         self._fails_at = fails_at
         robot.history.before = lambda _call: self.step()
         for name in ("unlink", "sync_folder", "put"):
-            monkeypatch.setattr(touched, name, self._around(getattr(touched, name)))
+            monkeypatch.setattr(marker_file, name, self._around(getattr(marker_file, name)))
 
     def step(self) -> None:
         self.made += 1
@@ -756,7 +755,7 @@ def test_a_storm_of_ten_thousand_markers_costs_few_transactions_and_little_memor
     robot.history.before = writes.append
     robot.gate.hold("test", "the test says so")
     monkeypatch.setattr(
-        touched, "put", lambda path, data, **_: path.write_bytes(data)
+        marker_file, "put", lambda path, data, **_: path.write_bytes(data)
     )  # an fsync each
     tracemalloc.start()
     robot.settle()

@@ -19,7 +19,7 @@ import pytest
 
 from agent.adapters.history import TinyHistory
 from agent.model.values import Sighting
-from agent.operations import marker_file as touched
+from agent.operations import marker_file
 from agent.operations import markers as room
 from agent.operations.marker_file import MarkerRejectedError
 from agent.operations.requests import BATCH
@@ -213,7 +213,7 @@ def test_a_name_that_is_no_utf_8_is_served_and_remembered(
     robot.gate.release("test")
     robot.settle()
     with monkeypatch.context() as patch:
-        patch.setattr(touched, "unlink", read_only)
+        patch.setattr(marker_file, "unlink", read_only)
         marker = robot.touch(path.with_name(path.name + ".resync"))
         robot.settle()
         robot.again()
@@ -232,9 +232,9 @@ def test_a_marker_that_has_become_a_link_or_a_pipe_meanwhile_is_not_followed_nor
     (tmp_path / "secret").write_text("secret")
     (tmp_path / "a.mcap.resync").symlink_to("secret")
     with pytest.raises(MarkerRejectedError, match="can't be read"):
-        touched.reason_in(tmp_path / "a.mcap.resync")
+        marker_file.reason_in(tmp_path / "a.mcap.resync")
     os.mkfifo(tmp_path / "b.mcap.resync")
-    assert touched.reason_in(tmp_path / "b.mcap.resync") == ""
+    assert marker_file.reason_in(tmp_path / "b.mcap.resync") == ""
 
 
 @pytest.fixture
@@ -362,7 +362,7 @@ def test_a_reason_that_could_not_be_left_is_left_when_that_can_be_done(
     robot: Kept, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     with monkeypatch.context() as patch:
-        patch.setattr(touched, "put", read_only)
+        patch.setattr(marker_file, "put", read_only)
         marker = robot.touch(robot.folder / "typo.mcap.resync")
         for _ in range(2):
             robot.settle()
@@ -378,7 +378,7 @@ def test_a_marker_that_could_not_be_rejected_is_served_when_its_recording_has_co
     robot: Kept, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with monkeypatch.context() as patch:
-        patch.setattr(touched, "put", read_only)
+        patch.setattr(marker_file, "put", read_only)
         marker = robot.touch(robot.folder / "b.mcap.resync")
         robot.settle()
         write_mcap(robot.folder / "b.mcap", size=1000, seed=4)
@@ -416,7 +416,7 @@ def test_a_thousand_markers_that_can_not_be_removed_cost_few_transactions(
     robot.pass_time(10, turns=5)
     robot.turn()
     assert not list(robot.folder.glob("*.resync"))
-    monkeypatch.setattr(touched, "unlink", read_only)
+    monkeypatch.setattr(marker_file, "unlink", read_only)
     for number in range(1000):
         robot.discover.sight(Sighting(robot.folder / f"{number}.mcap.resync"))
         (robot.folder / f"{number}.mcap.resync").touch()
@@ -553,7 +553,7 @@ def test_ten_thousand_markers_are_served_on_the_real_history_in_seconds(
 
     monkeypatch.setattr(os, "fdatasync", counted)
     began = time.monotonic()
-    robot.markers.look()
+    robot.markers.handle_due()
     seconds = time.monotonic() - began
     sys.stderr.write(f"{count} markers served in {seconds:.1f} s and {len(synced)} writes\n")
     assert not list(robot.folder.glob("*.first"))

@@ -33,10 +33,10 @@ class Rig:
             requests=robot.requests,
             bindings=Bindings(AssetFile(self.state, {}), robot.known_profiles()),
             markers=self.markers,
-            look_at_pause=lambda: self.did.append("look at pause"),
+            check_pause=lambda: self.did.append("look at pause"),
             tick=lambda: self.did.append("tick"),
             rescan=lambda: self.did.append("rescan"),
-            look_at_causes=lambda: self.did.append("look at causes"),
+            check_causes=lambda: self.did.append("look at causes"),
         )
 
 
