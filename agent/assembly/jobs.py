@@ -94,7 +94,7 @@ class ScheduledJobs:
         yield engine.connection.abort_orphans, _ORPHANS_SECONDS
         yield engine.connection.close_idle, _TEND_SECONDS
         yield self._shared.history.tidy, _TIDY_SECONDS
-        yield engine.history_expiry.forget, _EXPIRY_SECONDS
+        yield engine.history_expiry.expire, _EXPIRY_SECONDS
         if engine.settings.upload.windows:
             yield self.check_hours, _TICK_SECONDS
         if self._policy.asks_link:
@@ -104,7 +104,7 @@ class ScheduledJobs:
         if engine.metrics_endpoint is not None:
             yield engine.metrics_endpoint.tend, _TEND_SECONDS
         if engine.retention is not None:
-            yield engine.retention.look, _RETENTION_SECONDS
+            yield engine.retention.delete_due, _RETENTION_SECONDS
 
     def tick(self) -> None:
         """Start the uploads that may start now."""

@@ -61,8 +61,8 @@ def build_retention(
     return Retention(
         history=shared.history,
         confirm=confirm,
-        removal=Deletion(settings.watch.roots, with_sidecar=settings.watch.sidecar != "ignore"),
-        ages=ClockSafeAge(shared.clock, built=BUILT_SECONDS, offset=connection.store_offset),
+        deletion=Deletion(settings.watch.roots, with_sidecar=settings.watch.sidecar != "ignore"),
+        age=ClockSafeAge(shared.clock, built=BUILT_SECONDS, offset=connection.store_offset),
         clock=shared.clock,
         names=discovery.discover.names,
         there=discovery.discover.there,

@@ -1,7 +1,8 @@
-"""Takes one recording off the disk, and what belongs to it: the only code in the agent that deletes recordings.
+"""Deletes one recording from the disk, and the files that belong to it.
 
-A name is looked at through open descriptors, folder by folder from its root, so that nothing that is swapped meanwhile
-leads to other bytes. The recording goes before its companions: what a power cut leaves behind is a small file.
+No other code in the agent deletes recordings. A name is opened folder by folder from its root,
+through descriptors, so that a folder that is swapped at the same time can't lead to other bytes.
+The recording is deleted before its companions, so a power cut leaves only a small file behind.
 """
 
 from __future__ import annotations
@@ -23,18 +24,29 @@ from agent.model.errors import FileChangedError
 from agent.model.touch_files import RESYNC
 from agent.model.values import utc_text
 
-_METADATA = "metadata.yaml"  # what rosbag2 calls it
+# The name that rosbag2 gives to the metadata of a bag.
+_METADATA = "metadata.yaml"
+
+# The unit in which stat() counts the blocks of a file.
+_BLOCK_BYTES = 512
+
 _FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
 _FILE = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOFOLLOW
 
 
 class NotDeletableError(Exception):
-    """This name may not be deleted; its text says why."""
+    """A file must not be deleted; the text says why."""
 
 
 @dataclass(frozen=True, slots=True)
 class VerifiedFile:
-    """One name of a recording, open and looked at. No program can begin to write to it where the kernel helps."""
+    """One name of a recording, open and checked.
+
+    Where the kernel can give a lease on the file, ``leased`` is true. Then no program can begin to
+    write to the file. ``folder`` and ``descriptor`` are open descriptors of folder and file.
+
+    Used by one thread.
+    """
 
     path: Path
     folder: int
@@ -44,50 +56,68 @@ class VerifiedFile:
 
     @property
     def key(self) -> tuple[int, ...]:
-        """Another one for another file, and after any change of this file, its times included."""
+        """Identifies the file and its state: each change of the file or its times changes it."""
         return _key(self.state)
 
     def refuse_waiting_writer(self) -> None:
-        """Raise StaysError where a program began to open the file for writing since it was looked at.
+        """Raise NotDeletableError where a program has begun to open the file for writing.
 
-        The kernel lets that program wait while the lease is held. What it would write into a file
-        without a name would be lost.
+        The kernel lets the program wait while the lease is held. If the file were deleted, all that
+        the program writes would be lost.
         """
         if self.leased and fcntl.fcntl(self.descriptor, fcntl.F_GETLEASE) != fcntl.F_RDLCK:
             raise NotDeletableError("a program wants to write to it")
 
     def unlink(self) -> None:
-        """Delete the name if it still is what was looked at. Raises StaysError, and OSError where nobody may."""
+        """Delete the name if it still belongs to the file that was checked.
+
+        Raises NotDeletableError, and OSError where the agent's user may not delete it.
+        """
         self.refuse_waiting_writer()
-        there = os.stat(self.path.name, dir_fd=self.folder, follow_symlinks=False)
-        if not _key(there) == _key(os.fstat(self.descriptor)) == _key(self.state):
-            raise NotDeletableError("it changed while it was looked at")
+        named = os.stat(self.path.name, dir_fd=self.folder, follow_symlinks=False)
+        if not _key(named) == _key(os.fstat(self.descriptor)) == _key(self.state):
+            raise NotDeletableError("it changed while it was checked")
         os.unlink(self.path.name, dir_fd=self.folder)
 
     @property
     def freed(self) -> int:
-        """Bytes that the disk gets back: none while the recording has another name."""
+        """Bytes that the deletion freed on the disk: 0 while the recording has another name."""
         now = os.fstat(self.descriptor)
-        return now.st_blocks * 512 if now.st_nlink == 0 else 0
+        return now.st_blocks * _BLOCK_BYTES if now.st_nlink == 0 else 0
 
 
 class Deletion:
-    """Holds no state; may be used by several threads."""
+    """Checks files below the watched folders, and deletes them with their companions.
+
+    It holds no state, so any thread may use it.
+    """
 
     def __init__(self, roots: Sequence[Path], *, with_sidecar: bool) -> None:
-        """``roots`` are the watched folders. Without sidecars a ``.json`` is somebody else's, and stays."""
-        absolute = {Path(os.path.abspath(root)) for root in roots}  # noqa: PTH100 - a root may be a link, and stays one
+        """Delete below the watched folders ``roots`` only.
+
+        ``with_sidecar`` says whether a ``.json`` beside a recording belongs to it, and is deleted.
+        """
+        # A root may be a link, and must stay one.
+        absolute = {Path(os.path.abspath(root)) for root in roots}  # noqa: PTH100 - see above
         self._roots = sorted(absolute, key=lambda root: len(root.parts), reverse=True)
         self._with_sidecar = with_sidecar
 
     @contextmanager
-    def checked(self, path: Path, wanted: str, mtime: str) -> Iterator[VerifiedFile]:
-        """The name ``path``, if the bytes of fingerprint ``wanted`` lie there and nothing speaks for them.
+    def verified_file(self, path: Path, wanted: str, mtime: str) -> Iterator[VerifiedFile]:
+        """Open the file at ``path`` if nothing forbids to delete it.
 
-        A fingerprint sees three windows only, so a file that was written to since ``mtime`` (utc_text) stays, too.
-        Whether all of its bytes were uploaded is for ``agent.retention.verify`` to say.
+        A fingerprint covers three windows of the file only. Whether all bytes were uploaded is the
+        question of ``agent.retention.verify``.
 
-        Raises StaysError, and OSError when it can't be read; FileNotFoundError when it is gone.
+        Args:
+            path: An absolute path below a watched folder.
+            wanted: The fingerprint that the file must have.
+            mtime: The time of the last change that the file must have (utc_text).
+
+        Raises:
+            NotDeletableError: The file must stay.
+            FileNotFoundError: There is no such file.
+            OSError: The file can't be read.
         """
         with self._opened_folder(path) as folder:
             if _exists(path.name + RESYNC, folder):
@@ -112,25 +142,30 @@ class Deletion:
             finally:
                 os.close(descriptor)
 
-    def tidy(self, path: Path) -> None:
-        """Delete what the recording that was at ``path`` leaves behind: sidecar, done marker, an empty bag's folder.
+    def delete_companions(self, path: Path) -> None:
+        """Delete what a deleted recording leaves behind: sidecar, done marker, the folder of a bag.
 
-        Links are not touched, nor what another file of the same stem may still need. Raises OSError and StaysError.
+        Links stay, and so does what another file with the same stem may still need. Raises OSError
+        and NotDeletableError.
         """
         with self._opened_folder(path) as folder:
             names = os.listdir(folder)  # noqa: PTH208 - a descriptor has no iterdir
+            # A new recording that has taken the name needs them.
             if path.name in names:
-                return  # a new recording took the name: it needs them
+                return
             _unlink_file(path.name + DONE, folder)
             sidecar = sidecar_name(path.name)
             needed = any(name != sidecar and sidecar_name(name) == sidecar for name in names)
             if self._with_sidecar and not needed:
                 _unlink_file(sidecar, folder)
         if path.parent not in self._roots:
-            self._tidy_bag(path.parent)
+            self._delete_bag(path.parent)
 
-    def _tidy_bag(self, bag: Path) -> None:
-        """Delete a folder in which nothing but a bag's metadata is left; never a watched one, nor a mounted one."""
+    def _delete_bag(self, bag: Path) -> None:
+        """Delete a folder in which only the metadata of a bag are left.
+
+        A watched folder and a mounted one stay.
+        """
         with self._opened_folder(bag) as above:
             below = os.open(bag.name, _FOLDER | os.O_NOFOLLOW, dir_fd=above)
             try:
@@ -140,7 +175,7 @@ class Deletion:
                     or state.st_dev != os.fstat(above).st_dev
                 ):
                     return
-                left = os.listdir(below)  # noqa: PTH208 - likewise
+                left = os.listdir(below)  # noqa: PTH208 - a descriptor has no iterdir
                 if left == [_METADATA] and _unlink_file(_METADATA, below):
                     os.rmdir(bag.name, dir_fd=above)
             finally:
@@ -148,7 +183,10 @@ class Deletion:
 
     @contextmanager
     def _opened_folder(self, path: Path) -> Iterator[int]:
-        """The folder that ``path`` lies in, reached from its root by real folders only, none with a resync marker."""
+        """Open the folder of ``path``, from its root on and without following links.
+
+        Raises NotDeletableError where that is impossible, or a folder has a resync marker.
+        """
         root = next(
             (root for root in self._roots if path != root and path.is_relative_to(root)), None
         )
@@ -172,6 +210,7 @@ class Deletion:
             os.close(folder)
 
     def _root_identities(self) -> set[tuple[int, int]]:
+        """Return device and inode of each watched folder that is there."""
         found = set()
         for root in self._roots:
             with suppress(OSError):
@@ -180,11 +219,13 @@ class Deletion:
 
 
 def _refuse_resync(folder: int) -> None:
+    """Raise NotDeletableError where a marker asks for the resync of an open folder."""
     if _exists(RESYNC, folder):
         raise NotDeletableError("a marker asks for the resync of its folder")
 
 
 def _exists(name: str, folder: int) -> bool:
+    """Return whether anything, a link included, has this name in an open folder."""
     try:
         os.stat(name, dir_fd=folder, follow_symlinks=False)
     except FileNotFoundError:
@@ -193,7 +234,7 @@ def _exists(name: str, folder: int) -> bool:
 
 
 def _unlink_file(name: str, folder: int) -> bool:
-    """Delete a regular file; tells whether there was one."""
+    """Delete a regular file from an open folder; return whether there was one."""
     try:
         if not stat.S_ISREG(os.stat(name, dir_fd=folder, follow_symlinks=False).st_mode):
             return False
@@ -204,6 +245,7 @@ def _unlink_file(name: str, folder: int) -> bool:
 
 
 def _fingerprint(descriptor: int, size: int) -> str:
+    """Return the fingerprint of an open file; "" when the file becomes shorter."""
     try:
         return str(fingerprint(descriptor, size))
     except FileChangedError:
@@ -215,5 +257,8 @@ def _identity(state: os.stat_result) -> tuple[int, int]:
 
 
 def _key(state: os.stat_result) -> tuple[int, ...]:
-    """Another one also after bytes were written and the time of that put back."""
+    """Return what identifies a file and its state.
+
+    The ctime shows a change even when a program sets the mtime back.
+    """
     return state.st_dev, state.st_ino, state.st_size, state.st_mtime_ns, state.st_ctime_ns

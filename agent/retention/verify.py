@@ -29,8 +29,8 @@ _BLOCK = 128 * 1024
 # After so many bytes the kernel is told that their place in its cache is not needed any more.
 _UNCACHE_BYTES = 8 * 1024 * 1024
 
-# Some file systems count time in steps of two seconds. A file that was changed twice within one step
-# has the same times after both changes.
+# Some file systems count time in steps of two seconds. A file that was changed twice within one
+# step has the same times after both changes.
 _COARSEST_SECONDS = 3.0
 
 # Where the kernel can't name the owner of a file, it names this one, whoever the owner is.
@@ -58,24 +58,25 @@ _REMEDIES: Mapping[Finding, str] = {
     "unclear": _UPLOAD_OR_DELETE,
     "no_digest": "delete it yourself, once you have compared it with its object in the bucket",
     "other_owner": (
-        "`touch PATH.resync` or `keystone-agent resync PATH` uploads it again, and writes down its owner"
+        "`touch PATH.resync` or `keystone-agent resync PATH` uploads it again, "
+        "and writes down its owner"
     ),
 }
 
 
 def reason_of(finding: Finding) -> str:
-    """Why a file with this finding, any but "same", is not deleted."""
+    """Return why a file with this finding, any but "same", is not deleted."""
     return _REASONS[finding]
 
 
 def remedy_of(finding: Finding, path: Path | str = "PATH") -> str:
-    """What the operator can do about such a file."""
+    """Return what the operator can do about a file with this finding."""
     return _REMEDIES[finding].replace("PATH", str(path))
 
 
 @dataclass(frozen=True, slots=True)
 class _Digests:
-    """The digests in a document that a file can be compared with; "" for one that is missing."""
+    """The digests in a document that a file can be compared with; "" for a missing one."""
 
     sha256: str
     etag: str
@@ -83,63 +84,70 @@ class _Digests:
 
 
 class Verify:
-    """Says whether files have the bytes that their documents say were uploaded, and remembers it.
+    """Compares files with the bytes that were uploaded, and remembers the findings.
 
-    Reading gigabytes is dear, so a file is read again only after it has changed. Used by the thread
-    of the retention; any thread may call :meth:`kept`.
+    Reading gigabytes takes long, so a file is read again only after it has changed.
+
+    Used by the thread of the retention; any thread may call :meth:`kept`.
     """
 
     def __init__(self, now: Callable[[], float]) -> None:
-        """``now`` is the wall clock, seconds since 1970."""
+        """``now`` returns the wall clock, in seconds since 1970."""
         self._now = now
         self._lock = threading.Lock()
         # By document and path: the key that the file had, and what was found.
         self._found: dict[int, dict[Path, tuple[tuple[int, ...], Finding]]] = {}
 
-    def known(self, doomed: VerifiedFile, log: SyncLog) -> Finding | None:
-        """What can be said about an open file without reading it; None where only its bytes can tell."""
+    def known(self, file: VerifiedFile, log: SyncLog) -> Finding | None:
+        """Return the finding about an open file without reading it; None where it must be read."""
         with self._lock:
             for key, finding in self._found.get(log.id, {}).values():
-                if key == doomed.key:
-                    self._note(doomed, log, finding)
+                if key == file.key:
+                    self._note(file, log, finding)
                     return finding
-            foretold = _foretell(log, doomed.state.st_uid)
-            if foretold is not None:
-                self._note(doomed, log, foretold)
-            return foretold
+            unread = _finding_without_reading(log, file.state.st_uid)
+            if unread is not None:
+                self._note(file, log, unread)
+            return unread
 
     def compare(
-        self, doomed: VerifiedFile, log: SyncLog, stopped: Callable[[], bool]
+        self, file: VerifiedFile, log: SyncLog, stopped: Callable[[], bool]
     ) -> Finding | None:
-        """Compare an open file with the upload that ``log`` describes; reads all of it where it must.
+        """Compare an open file with the upload that ``log`` describes.
 
-        Returns None as soon as ``stopped`` says so. Raises StaysError when a program wants to write
-        to the file or it became shorter, and OSError when it can't be read.
+        Args:
+            file: The file. All of it is read unless the finding is known.
+            log: The document of the upload.
+            stopped: Returns whether to end the comparison early. Then the result is None.
+
+        Raises:
+            NotDeletableError: A program wants to write to the file, or the file became shorter.
+            OSError: The file can't be read.
         """
-        finding = self.known(doomed, log)
+        finding = self.known(file, log)
         if finding is None:
-            finding = _compare(doomed, log, stopped)
+            finding = _compare(file, log, stopped)
             # A change in the same step of the file system's clock would leave no trace in the key.
-            is_settled = abs(self._now() - doomed.state.st_ctime_ns / 1e9) > _COARSEST_SECONDS
+            is_settled = abs(self._now() - file.state.st_ctime_ns / 1e9) > _COARSEST_SECONDS
             if finding is not None and (finding != "same" or is_settled):
                 with self._lock:
-                    self._note(doomed, log, finding)
+                    self._note(file, log, finding)
         return finding
 
     def keep(self, ids: Collection[int]) -> None:
-        """Forget what belongs to other documents than these."""
+        """Keep the findings of these documents only."""
         with self._lock:
             self._found = {id_: found for id_, found in self._found.items() if id_ in ids}
 
     def keep_names(self, id_: int, names: Collection[Path]) -> None:
-        """Forget what belongs to other files of this document than those at these paths."""
+        """Keep the findings of this document for the files at these paths only."""
         with self._lock:
             found = self._found.get(id_, {})
             for path in found.keys() - set(names):
                 del found[path]
 
     def kept(self) -> Sequence[dict[str, Any]]:
-        """The files that are not deleted for what was found: how many, the first of them, and why; JSON."""
+        """Return the files that stay because of a finding: number, first paths, and why; JSON."""
         paths: dict[Finding, list[str]] = {finding: [] for finding in _REASONS}
         with self._lock:
             for found in self._found.values():
@@ -158,12 +166,12 @@ class Verify:
             if names
         ]
 
-    def _note(self, doomed: VerifiedFile, log: SyncLog, finding: Finding) -> None:
-        self._found.setdefault(log.id, {})[doomed.path] = doomed.key, finding
+    def _note(self, file: VerifiedFile, log: SyncLog, finding: Finding) -> None:
+        self._found.setdefault(log.id, {})[file.path] = file.key, finding
 
 
 def _digests_of(log: SyncLog) -> _Digests:
-    """The digests whose parts are the windows of the document; of others nothing can be computed."""
+    """Return the digests that can be computed from the file: their parts are the document's."""
     windows = -(-log.file_size // log.part_size_bytes) if log.part_size_bytes > 0 else 0
     algorithm, parts = parts_in_checksum(log.checksum)
     checksum = log.checksum if windows and parts == windows else ""
@@ -176,8 +184,8 @@ def _digests_of(log: SyncLog) -> _Digests:
     )
 
 
-def _foretell(log: SyncLog, owner: int) -> Finding | None:
-    """What is sure about a file of this owner, whatever its bytes are."""
+def _finding_without_reading(log: SyncLog, owner: int) -> Finding | None:
+    """Return the finding about a file of this owner that holds whatever its bytes are."""
     digests = _digests_of(log)
     if digests.sha256 or digests.etag:
         return None
@@ -187,11 +195,12 @@ def _foretell(log: SyncLog, owner: int) -> Finding | None:
 
 
 def _is_owner(log: SyncLog, owner: int) -> bool:
+    """Return whether the uploaded file had the same known owner."""
     return log.owner is not None and log.owner == owner != _NOBODY
 
 
-def _compare(doomed: VerifiedFile, log: SyncLog, stopped: Callable[[], bool]) -> Finding | None:
-    """Read the file once and compare it with the strongest digest; None when that was stopped."""
+def _compare(file: VerifiedFile, log: SyncLog, stopped: Callable[[], bool]) -> Finding | None:
+    """Read the file once and compare it with the strongest digest; None when stopped."""
     digests = _digests_of(log)
     size = log.file_size
     parts = parts_of(size, log.part_size_bytes if log.part_size_bytes > 0 else max(size, 1))
@@ -204,26 +213,27 @@ def _compare(doomed: VerifiedFile, log: SyncLog, stopped: Callable[[], bool]) ->
     else:
         algorithms = ["MD5"] if digests.etag and not is_whole else []
         algorithms += ["CRC32"] if digests.crc32 else []
-    taken = _take(doomed, parts, algorithms, stopped, with_whole_md5=is_whole)
-    return (
-        None
-        if taken is None
-        else _judge(digests, parts, taken, is_owner=_is_owner(log, doomed.state.st_uid))
-    )
+    computed = _compute(file, parts, algorithms, stopped, with_whole_md5=is_whole)
+    if computed is None:
+        return None
+    return _judge(digests, parts, computed, is_owner=_is_owner(log, file.state.st_uid))
 
 
 def _judge(
     digests: _Digests,
     parts: Sequence[Part],
-    taken: Mapping[tuple[str, Part], bytes],
+    computed: Mapping[tuple[str, Part], bytes],
     *,
     is_owner: bool,
 ) -> Finding:
-    """What the digests ``taken`` of a file say of it. An ETag that does not fit may be no digest at all."""
+    """Compare the digests in the document with those ``computed`` from the file.
+
+    An ETag that differs may be no digest at all, so a CRC-32 is compared, too.
+    """
 
     def fits(etag: str, checksum: str, algorithm: str) -> bool:
         stored = StoredObject(sum(part.size for part in parts), etag, checksum, algorithm)
-        return proves(stored, parts, lambda name, part: taken[name, part])
+        return proves(stored, parts, lambda name, part: computed[name, part])
 
     if digests.sha256:
         return "same" if fits("", digests.sha256, "SHA256") else "differs"
@@ -236,45 +246,46 @@ def _judge(
     return "same" if is_owner else "other_owner"
 
 
-def _take(
-    doomed: VerifiedFile,
+def _compute(
+    file: VerifiedFile,
     parts: Sequence[Part],
     algorithms: Sequence[str],
     stopped: Callable[[], bool],
     *,
     with_whole_md5: bool,
 ) -> dict[tuple[str, Part], bytes] | None:
-    """The digests of each part by these algorithms, and perhaps the MD5 of all bytes as of one part.
+    """Compute the digests of each part by these algorithms.
 
-    Returns None as soon as ``stopped`` says so. Memory is one block and the digests. Raises what
+    ``with_whole_md5`` adds the MD5 of all bytes, as of one part. Returns None as soon as
+    ``stopped`` returns true. Memory is one block and the digests. Raises what
     :meth:`Verify.compare` raises.
     """
-    taken: dict[tuple[str, Part], bytes] = {}
+    computed: dict[tuple[str, Part], bytes] = {}
     whole = hasher("MD5")
     size = 0
     for part in parts:
         hashers = {algorithm: hasher(algorithm) for algorithm in algorithms}
         every = [*hashers.values(), whole] if with_whole_md5 else list(hashers.values())
-        for block in _blocks(doomed, part):
+        for block in _blocks(file, part):
             if stopped():
                 return None
-            doomed.refuse_waiting_writer()
+            file.refuse_waiting_writer()
             for each in every:
                 each.update(block)
-        taken.update({(algorithm, part): each.digest() for algorithm, each in hashers.items()})
+        computed.update({(algorithm, part): each.digest() for algorithm, each in hashers.items()})
         size += part.size
     if with_whole_md5:
-        taken["MD5", Part(1, 0, size)] = whole.digest()
-    return taken
+        computed["MD5", Part(1, 0, size)] = whole.digest()
+    return computed
 
 
-def _blocks(doomed: VerifiedFile, part: Part) -> Iterator[memoryview]:
-    """The bytes of a part; each block holds until the next one is asked for."""
+def _blocks(file: VerifiedFile, part: Part) -> Iterator[memoryview]:
+    """Yield the bytes of a part; each block is valid until the next one is requested."""
     buffer = memoryview(bytearray(_BLOCK))
     position, end = part.offset, part.offset + part.size
     cached_from = position
     while position < end:
-        count = os.preadv(doomed.descriptor, [buffer[: end - position]], position)
+        count = os.preadv(file.descriptor, [buffer[: end - position]], position)
         if count == 0:
             raise NotDeletableError("it became shorter while it was compared with its upload")
         yield buffer[:count]
@@ -282,6 +293,6 @@ def _blocks(doomed: VerifiedFile, part: Part) -> Iterator[memoryview]:
         # A recorder needs the cache more than a file that is deleted in a moment.
         if position - cached_from >= _UNCACHE_BYTES or position == end:
             os.posix_fadvise(
-                doomed.descriptor, cached_from, position - cached_from, os.POSIX_FADV_DONTNEED
+                file.descriptor, cached_from, position - cached_from, os.POSIX_FADV_DONTNEED
             )
             cached_from = position

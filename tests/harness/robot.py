@@ -253,7 +253,7 @@ class WatchingRobot(Robot):
         self.markers.check_pause()
         self._paying = threading.Lock()  # the scheduler runs a job once at a time
         self.finder = DiscoveryLoop(self.discover, self.intake, queue.Queue(), self.clock)
-        self.removal = Deletion(self.roots, with_sidecar=True)
+        self.deletion = Deletion(self.roots, with_sidecar=True)
         self.retention = self.retaining(keep_seconds=0)
 
     @property
@@ -281,8 +281,8 @@ class WatchingRobot(Robot):
         return Retention(
             history=self.history,
             confirm=confirm,
-            removal=self.removal,
-            ages=ClockSafeAge(self.clock, built=BUILT, offset=lambda: self.offset),
+            deletion=self.deletion,
+            age=ClockSafeAge(self.clock, built=BUILT, offset=lambda: self.offset),
             clock=self.clock,
             names=self.discover.names,
             there=self.discover.there,

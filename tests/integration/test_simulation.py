@@ -284,7 +284,7 @@ class Simulation(RuleBasedStateMachine):
     @rule()
     def retain(self) -> None:
         """What is uploaded may go at once."""
-        self._alive(self.robot.retention.look)
+        self._alive(self.robot.retention.delete_due)
 
     @rule()
     def power_cycle(self) -> None:
@@ -496,7 +496,7 @@ class Simulation(RuleBasedStateMachine):
             ):
                 uploaded.add(path)
         self.robot.clock.advance(100_000)
-        self.robot.retention.look()
+        self.robot.retention.delete_due()
         assert not self.store.complaints, self.store.complaints
         assert before.keys() - set(self.robot.folder.rglob("*.mcap")) == uploaded
 
@@ -534,17 +534,17 @@ class Simulation(RuleBasedStateMachine):
         self.robot.retention = self.robot.retaining(keep_seconds=0, min_free=1e18)
         step = self.robot.discover.step
         self.robot.discover.step = lambda: self._check_offer(step())  # type: ignore[method-assign] # nobody is asked
-        checked = self.robot.removal.checked
+        verified_file = self.robot.deletion.verified_file
 
         @contextmanager
         def witnessed(path: Path, wanted: str, mtime: str) -> Iterator[VerifiedFile]:
             content = path.read_bytes() if path.exists() else b""
-            with checked(path, wanted, mtime) as doomed:
-                yield doomed
+            with verified_file(path, wanted, mtime) as file:
+                yield file
             if not path.exists():
                 self._check_deletion(path, content)
 
-        self.robot.removal.checked = witnessed  # type: ignore[method-assign] # nor here
+        self.robot.deletion.verified_file = witnessed  # type: ignore[method-assign] # nor here
 
     def _meanwhile(self, call: str, *, at_store: bool = False) -> None:
         """What was planned for this call happens before it."""

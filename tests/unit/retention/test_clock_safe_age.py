@@ -14,10 +14,10 @@ class Looked:
     def __init__(self, now: float = NOW) -> None:
         self.clock = FakeClock(now=now)
         self.offset: float | None = None
-        self.ages = ClockSafeAge(self.clock, built=BUILT, offset=lambda: self.offset)
+        self.age = ClockSafeAge(self.clock, built=BUILT, offset=lambda: self.offset)
 
     def of(self, moment: float, seen: float | None = None) -> float | None:
-        return self.ages.of(moment, self.clock.monotonic() if seen is None else seen)
+        return self.age.seconds_since(moment, self.clock.monotonic() if seen is None else seen)
 
 
 def test_an_age_is_what_the_wall_clock_says() -> None:
@@ -36,7 +36,7 @@ def test_a_clock_from_before_the_build_date_tells_no_age() -> None:
 
 def test_a_clock_that_is_set_tells_the_age_at_once() -> None:
     looked = Looked(now=1000)
-    looked.ages.look()
+    looked.age.observe_clocks()
     looked.clock.set_now(NOW)
     assert looked.of(NOW - HOUR) == HOUR
 
@@ -71,7 +71,7 @@ def test_a_jump_forward_makes_nothing_older() -> None:
 def test_what_came_after_a_jump_has_its_own_age() -> None:
     looked = Looked()
     looked.clock.set_now(NOW + YEAR)
-    looked.ages.look()
+    looked.age.observe_clocks()
     looked.clock.advance(1)
     moment = looked.clock.now()
     looked.clock.advance(HOUR)
@@ -93,7 +93,7 @@ def test_a_clock_put_right_in_small_steps_is_no_jump() -> None:
     looked = Looked()
     for _ in range(10):
         looked.clock.set_now(looked.clock.now() + 59)
-        looked.ages.look()
+        looked.age.observe_clocks()
     assert looked.of(NOW) == 590
 
 

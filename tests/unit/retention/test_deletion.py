@@ -36,11 +36,11 @@ def print_of(path: Path) -> str:
 
 
 def delete(path: Path, *roots: Path, wanted: str = "", with_sidecar: bool = True) -> int:
-    removal = Deletion(roots, with_sidecar=with_sidecar)
-    with removal.checked(path, wanted or print_of(path), mtime_of(path)) as doomed:
-        doomed.unlink()
-        freed = doomed.freed
-    removal.tidy(path)
+    deletion = Deletion(roots, with_sidecar=with_sidecar)
+    with deletion.verified_file(path, wanted or print_of(path), mtime_of(path)) as verified:
+        verified.unlink()
+        freed = verified.freed
+    deletion.delete_companions(path)
     return freed
 
 
@@ -133,14 +133,14 @@ def test_companions_that_are_links_stay_and_so_does_what_they_lead_to(
 
 
 def test_a_new_recording_that_took_the_name_keeps_its_companions(root: Path) -> None:
-    removal = Deletion([root], with_sidecar=True)
+    deletion = Deletion([root], with_sidecar=True)
     path = write_mcap(root / "a.mcap")
     write_sidecar(path)
     (root / "a.mcap.done").touch()
-    with removal.checked(path, print_of(path), mtime_of(path)) as doomed:
-        doomed.unlink()
+    with deletion.verified_file(path, print_of(path), mtime_of(path)) as verified:
+        verified.unlink()
     write_mcap(path, seed=1)
-    removal.tidy(path)
+    deletion.delete_companions(path)
     assert names(root) == ["a.json", "a.mcap", "a.mcap.done"]
 
 
@@ -150,7 +150,7 @@ def test_a_new_recording_that_took_the_name_keeps_its_companions(root: Path) -> 
 def refusal(path: Path, *roots: Path, wanted: str = "1-0") -> str:
     with (
         pytest.raises(NotDeletableError) as stays,
-        Deletion(roots, with_sidecar=True).checked(path, wanted, mtime_of(path)),
+        Deletion(roots, with_sidecar=True).verified_file(path, wanted, mtime_of(path)),
     ):
         raise AssertionError("it was let go")
     return str(stays.value)
@@ -206,13 +206,13 @@ def test_nobody_can_begin_to_write_between_the_look_and_the_deed_and_who_tries_k
     root: Path,
 ) -> None:
     path = write_mcap(root / "a.mcap")
-    with Deletion([root], with_sidecar=True).checked(
+    with Deletion([root], with_sidecar=True).verified_file(
         path, print_of(path), mtime_of(path)
-    ) as doomed:
+    ) as verified:
         with pytest.raises(BlockingIOError):
             os.close(os.open(path, os.O_WRONLY | os.O_NONBLOCK))
         with pytest.raises(NotDeletableError, match="wants to write"):
-            doomed.unlink()
+            verified.unlink()
     assert path.exists()
     delete(path, root)
     assert not path.exists()
@@ -238,12 +238,12 @@ def test_a_recording_stays_while_a_marker_asks_for_its_resync(root: Path, marker
 def test_another_file_that_took_its_place_meanwhile_stays(root: Path) -> None:
     path, other = write_mcap(root / "a.mcap"), write_mcap(root / "aside", seed=1)
     content = other.read_bytes()
-    with Deletion([root], with_sidecar=True).checked(
+    with Deletion([root], with_sidecar=True).verified_file(
         path, print_of(path), mtime_of(path)
-    ) as doomed:
+    ) as verified:
         other.rename(path)
         with pytest.raises(NotDeletableError, match="changed"):
-            doomed.unlink()
+            verified.unlink()
     assert path.read_bytes() == content
 
 
@@ -255,12 +255,14 @@ def test_a_file_that_is_written_to_while_it_is_looked_at_stays(
     monkeypatch.setattr(
         room, "keep_writers_out", lambda _: None
     )  # as on a share, where nobody is kept out
-    with Deletion([root], with_sidecar=True).checked(path, wanted, mtime_of(path)) as doomed:
+    with Deletion([root], with_sidecar=True).verified_file(
+        path, wanted, mtime_of(path)
+    ) as verified:
         with path.open("r+b") as stream:
             stream.write(b"new")
         os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
         with pytest.raises(NotDeletableError, match="changed"):
-            doomed.unlink()
+            verified.unlink()
     assert path.exists()
 
 
@@ -270,14 +272,14 @@ def test_a_folder_that_is_swapped_for_a_link_leads_nowhere_else(root: Path, tmp_
     (tmp_path / "outside").mkdir()
     precious = tmp_path / "outside" / "a.mcap"
     precious.write_bytes(path.read_bytes())
-    removal = Deletion([root], with_sidecar=True)
-    with removal.checked(path, print_of(path), mtime_of(path)) as doomed:
+    deletion = Deletion([root], with_sidecar=True)
+    with deletion.verified_file(path, print_of(path), mtime_of(path)) as verified:
         (root / "day").rename(root / "moved")
         (root / "day").symlink_to(tmp_path / "outside")
-        doomed.unlink()
+        verified.unlink()
     assert precious.exists()
     with pytest.raises(NotDeletableError, match="link"):
-        removal.tidy(path)
+        deletion.delete_companions(path)
     assert names(root / "moved") == []
 
 
@@ -334,10 +336,10 @@ def test_a_name_that_was_written_to_since_its_upload_stays_though_no_window_show
         file.write(b"other bytes")
     os.utime(path, ns=(0, path.stat().st_mtime_ns + 10_000_000))
     assert print_of(path) == before
-    removal = Deletion([root], with_sidecar=True)
+    deletion = Deletion([root], with_sidecar=True)
     with (
         pytest.raises(NotDeletableError, match="written to"),
-        removal.checked(path, before, uploaded),
+        deletion.verified_file(path, before, uploaded),
     ):
         pass
     assert path.exists()

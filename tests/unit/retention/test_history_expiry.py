@@ -42,7 +42,7 @@ class ForgetfulRobot(WatchingRobot):
             self.pass_time(DAY, turns=2)
             for _ in range(3):
                 self.pass_time(5, turns=5)
-                self.forgetting.forget()
+                self.forgetting.expire()
 
     def settle(self) -> None:
         self.discover.rescan()
@@ -168,7 +168,7 @@ def test_before_the_first_scan_no_day_is_counted(robot: ForgetfulRobot) -> None:
     robot.restart()
     for _ in range(2 * KEEP):
         robot.clock.advance(DAY)
-        robot.forgetting.forget()
+        robot.forgetting.expire()
     assert robot.history.absences().day == 0
     assert robot.history.documents
 
@@ -221,7 +221,7 @@ def test_a_clock_that_jumps_ten_years_forgets_nothing(robot: ForgetfulRobot) -> 
     for years in (10, -10, 10, -3, 20):
         robot.clock.set_now(robot.clock.now() + years * 365 * DAY)
         robot.pass_time(60)
-        robot.forgetting.forget()
+        robot.forgetting.expire()
     assert robot.history.absences().day == 1
     assert robot.history.documents
 
@@ -230,7 +230,7 @@ def test_restarts_and_a_date_that_stands_still_count_no_day(robot: ForgetfulRobo
     robot.uploaded().unlink()
     for _ in range(4 * KEEP):
         robot.settle()
-        robot.forgetting.forget()
+        robot.forgetting.expire()
         robot.restart()
     assert robot.history.absences().day == 1
     assert (
@@ -278,7 +278,7 @@ def test_what_may_still_happen_and_what_is_owed_is_never_forgotten(robot: Forget
     for _ in range(4 * KEEP):
         robot.clock.advance(DAY)
         robot.look()
-        robot.forgetting.forget()
+        robot.forgetting.expire()
     assert robot.history.absences().day == 4 * KEEP
     assert sorted(robot.history.documents) == [old.id, waiting.id]
     assert len(robot.history.orphans()) == 1
@@ -300,7 +300,7 @@ def test_what_is_asked_for_again_while_the_agent_looks_is_not_forgotten(
     with monkeypatch.context() as meanwhile:
         meanwhile.setattr(robot.history, "newest_first", listed)
         robot.clock.advance(DAY)
-        robot.forgetting.forget()
+        robot.forgetting.expire()
     assert sorted(robot.history.documents) == [1, 2]
     robot.days(KEEP)
     assert sorted(robot.history.documents) == [1, 2]

@@ -114,11 +114,11 @@ def test_an_uploaded_recording_goes_when_its_hours_have_passed_and_not_before(
     retention = robot.retaining(keep_seconds=24 * HOUR)
     robot.send("a.mcap")
     robot.clock.advance(23.9 * HOUR)
-    retention.look()
+    retention.delete_due()
     assert robot.left() == ["a.mcap"]
     assert robot.asked() == 0
     robot.clock.advance(0.2 * HOUR)
-    retention.look()
+    retention.delete_due()
     assert robot.left() == []
     assert robot.asked() == 1
 
@@ -127,7 +127,7 @@ def test_each_deletion_is_logged_and_the_history_stays_as_it_is(
     robot: Keeper, caplog: pytest.LogCaptureFixture
 ) -> None:
     (log,) = robot.send("a.mcap")
-    robot.retention.look()
+    robot.retention.delete_due()
     (record,) = said(caplog, "deleted")
     assert record.levelname == "INFO"
     about = vars(record)
@@ -151,7 +151,7 @@ def test_only_what_is_uploaded_goes(robot: Keeper) -> None:
     assert robot.log().status == "failed"
     robot.send("a.mcap")
     write_mcap(robot.folder / "new.mcap", seed=2)
-    robot.retention.look()
+    robot.retention.delete_due()
     assert robot.left() == ["failed.mcap", "new.mcap"]
 
 
@@ -163,7 +163,7 @@ def test_every_name_below_the_folders_goes_with_its_companions(robot: Keeper) ->
     write_sidecar(robot.folder / "day" / "copy.mcap")
     robot.pass_time(120, turns=20)
     assert len(robot.history.documents) == 1
-    robot.retention.look()
+    robot.retention.delete_due()
     assert list(robot.folder.rglob("*")) == [robot.folder / "day"]
 
 
@@ -172,7 +172,7 @@ def test_a_renamed_recording_is_found_under_its_new_name(robot: Keeper) -> None:
     (robot.folder / "a.mcap").rename(robot.folder / "b.mcap")
     robot.discover.rescan()
     robot.pass_time(16, turns=6)
-    robot.retention.look()
+    robot.retention.delete_due()
     assert robot.left() == []
 
 
@@ -180,7 +180,7 @@ def test_a_hard_link_outside_of_the_folders_stays(robot: Keeper, tmp_path: Path)
     (log,) = robot.send("a.mcap")
     outside = tmp_path / "kept.mcap"
     outside.hardlink_to(log.path)
-    robot.retention.look()
+    robot.retention.delete_due()
     assert robot.left() == []
     assert outside.read_bytes() == robot.stored(log)
 
@@ -191,12 +191,12 @@ def test_a_hard_link_outside_of_the_folders_stays(robot: Keeper, tmp_path: Path)
 def test_a_resync_that_is_open_or_failed_keeps_the_recording(robot: Keeper) -> None:
     (log,) = robot.send("a.mcap")
     again = robot.ask_again(log)
-    robot.retention.look()
+    robot.retention.delete_due()
     robot.history.move(again.id, "claimed")
-    robot.retention.look()
+    robot.retention.delete_due()
     robot.history.move(again.id, "gave_up")
     robot.clock.advance(11)
-    robot.retention.look()
+    robot.retention.delete_due()
     assert robot.left() == ["a.mcap"]
     assert robot.asked() == 0
 
@@ -206,7 +206,7 @@ def test_a_resync_that_is_asked_for_while_the_cloud_answers_keeps_the_recording(
 ) -> None:
     (log,) = robot.send("a.mcap")
     robot.gateway.before = lambda call: robot.ask_again(log) if call == ASKED else None  # type: ignore[assignment]
-    robot.retention.look()
+    robot.retention.delete_due()
     assert robot.asked() == 1
     assert robot.left() == ["a.mcap"]
 
@@ -216,7 +216,7 @@ def test_a_recording_in_flight_stays(robot: Keeper) -> None:
     again = robot.ask_again(log)
     robot.dispatch.tick()
     robot.history.documents[again.id] = replace(log, id=again.id)
-    robot.retention.look()
+    robot.retention.delete_due()
     assert robot.left() == ["a.mcap"]
     assert robot.asked() == 0
     robot.later.waiting.clear()
@@ -227,7 +227,7 @@ def test_a_file_that_is_replaced_while_the_cloud_answers_stays(robot: Keeper) ->
     other = write_mcap(robot.folder.parent / "aside.mcap", seed=99)
     content = other.read_bytes()
     robot.gateway.before = lambda call: other.rename(log.path) if call == ASKED else None  # type: ignore[assignment]
-    robot.retention.look()
+    robot.retention.delete_due()
     assert Path(log.path).read_bytes() == content
 
 
@@ -241,7 +241,7 @@ def test_a_file_that_is_replaced_in_the_last_moment_stays(
     monkeypatch.setattr(
         robot.history, "transaction", lambda: (other.rename(log.path), transaction())[1]
     )
-    robot.retention.look()
+    robot.retention.delete_due()
     assert Path(log.path).read_bytes() == content
 
 
@@ -251,13 +251,13 @@ def test_a_recording_that_a_program_writes_to_stays_and_goes_later(
     robot.send("a.mcap")
     with (robot.folder / "a.mcap").open("r+b"):
         for _ in range(5):
-            robot.retention.look()
+            robot.retention.delete_due()
             robot.clock.advance(400)
     assert robot.left() == ["a.mcap"]
     assert robot.asked() == 0
     assert len(said(caplog, "not_deleted")) == 1
     robot.clock.advance(600)
-    robot.retention.look()
+    robot.retention.delete_due()
     assert robot.left() == []
 
 
@@ -271,7 +271,7 @@ def test_a_recording_that_is_opened_for_writing_while_the_cloud_answers_stays(
         if call == ASKED
         else None
     )
-    robot.retention.look()
+    robot.retention.delete_due()
     assert len(writers) == 1
     writers[0].close()
     assert robot.left() == ["a.mcap"]
@@ -284,7 +284,7 @@ def test_a_folder_nobody_may_write_to_is_said_once_and_the_cloud_is_not_asked(
     allowed = os.access
     monkeypatch.setattr(os, "access", lambda path, mode: path.name != "day" and allowed(path, mode))
     for _ in range(5):
-        robot.retention.look()
+        robot.retention.delete_due()
         robot.clock.advance(900)
     assert robot.left() == ["day/a.mcap", "day/b.mcap"]
     assert [vars(record)["path"] for record in said(caplog, "undeletable")] == [
@@ -303,7 +303,7 @@ def test_a_folder_that_is_sealed_is_said_once(
         pytest.skip("can't seal a folder here")
     try:
         for _ in range(3):
-            robot.retention.look()
+            robot.retention.delete_due()
             robot.clock.advance(900)
     finally:
         subprocess.run(["chattr", "-i", robot.folder / "day"], check=True)
@@ -368,7 +368,7 @@ def test_a_recording_that_was_changed_in_place_stays_though_no_window_and_no_tim
     log = record_frames(robot)
     zero_frames(Path(log.path))
     for _ in range(4):
-        robot.retention.look()
+        robot.retention.delete_due()
         robot.clock.advance(700)
     assert robot.left() == ["a.mcap"]
     assert robot.asked() == 1, "what is known to stay needs no question"
@@ -395,7 +395,7 @@ def test_a_recording_that_is_as_it_was_uploaded_goes_by_whatever_digest_is_known
 ) -> None:
     robot = made(tmp_path, **store)
     assert record_frames(robot).owner == os.getuid()
-    robot.retention.look()
+    robot.retention.delete_due()
     assert robot.left() == []
     assert robot.retention.kept() == []
 
@@ -404,7 +404,7 @@ def test_space_that_is_short_lets_no_changed_recording_go(robot: Keeper) -> None
     log = record_frames(robot)
     robot.send("b.mcap")
     zero_frames(Path(log.path))
-    robot.retaining(min_free=10_000_000, free=Disk(robot.folder, 0)).look()
+    robot.retaining(min_free=10_000_000, free=Disk(robot.folder, 0)).delete_due()
     assert robot.left() == ["a.mcap"]
 
 
@@ -426,7 +426,7 @@ def test_a_sparse_twin_and_the_recording_never_stand_for_each_other(
     robot.discover.rescan()
     robot.pass_time(120, turns=20)
     assert len(robot.history.documents) == 1, "both have one fingerprint"
-    robot.retention.look()
+    robot.retention.delete_due()
     assert robot.left() == ["b.mcap"]
     assert (robot.folder / "b.mcap").read_bytes() == content
     (kept,) = robot.retention.kept()
@@ -441,7 +441,7 @@ def test_a_crc_of_a_document_with_another_owner_or_none_lets_nothing_go(
     (log,) = robot.send("a.mcap")
     robot.history.documents[log.id] = replace(log, owner=owner)
     for _ in range(3):
-        robot.retention.look()
+        robot.retention.delete_due()
         robot.clock.advance(700)
     assert robot.left() == ["a.mcap"]
     assert [kept["code"] for kept in robot.retention.kept()] == ["other_owner"]
@@ -461,7 +461,7 @@ def test_what_can_be_compared_with_nothing_stays_and_nobody_is_asked_about_it(
         bucket.history.documents[log.id] = replace(log, etag='"opaque"', checksum="")
     before = bucket.asked()
     for _ in range(3):
-        bucket.retention.look()
+        bucket.retention.delete_due()
         bucket.clock.advance(700)
     assert bucket.left() == ["a.mcap", "b.mcap"]
     assert bucket.asked() - before == 1
@@ -478,14 +478,14 @@ def test_a_changed_recording_that_is_uploaded_again_goes(robot: Keeper) -> None:
     log = record_frames(robot)
     zero_frames(Path(log.path))
     content = Path(log.path).read_bytes()
-    robot.retention.look()
+    robot.retention.delete_due()
     assert len(robot.retention.kept()) == 1
     Path(f"{log.path}.resync").touch()
     robot.discover.rescan()
     robot.pass_time(120, turns=20)
     assert robot.stored(robot.log(2)) == content
     robot.clock.advance(700)
-    robot.retention.look()
+    robot.retention.delete_due()
     assert robot.left() == []
     assert robot.retention.kept() == []
 
@@ -502,10 +502,10 @@ def test_a_file_that_stays_for_another_reason_is_read_once(
     with monkeypatch.context() as patch:
         patch.setattr(os, "unlink", refused)
         for _ in range(3):
-            robot.retention.look()
+            robot.retention.delete_due()
             robot.clock.advance(700)
     assert len(reads) == 4, "once for each of its parts"
-    robot.retention.look()
+    robot.retention.delete_due()
     assert robot.left() == []
     assert len(reads) == 4
 
@@ -515,7 +515,7 @@ def test_a_stop_ends_the_reading_of_a_recording_at_once(
 ) -> None:
     record_frames(robot)
     reads = counted_reads(monkeypatch, lambda: robot.retention.stop(0))
-    robot.retention.look()
+    robot.retention.delete_due()
     assert len(reads) == 1
     assert robot.retention.stop(0)
     assert robot.left() == ["a.mcap"]
@@ -542,10 +542,10 @@ def test_a_look_begins_no_other_recording_when_it_has_taken_long(
 ) -> None:
     robot.send("a.mcap", "b.mcap", "c.mcap")
     counted_reads(monkeypatch, lambda: robot.clock.advance(25))
-    robot.retention.look()
+    robot.retention.delete_due()
     assert robot.left() == ["b.mcap", "c.mcap"], "space is looked at between two looks"
     for _ in range(2):
-        robot.retention.look()
+        robot.retention.delete_due()
     assert robot.left() == []
 
 
@@ -558,11 +558,11 @@ def test_an_object_the_platform_has_no_more_keeps_the_recording_and_is_said_once
     (log,) = robot.send("a.mcap")
     robot.gateway.sessions[log.logical_upload_id].stage = "terminal"
     for _ in range(23):
-        robot.retention.look()
+        robot.retention.delete_due()
         robot.clock.advance(HOUR)
     assert robot.asked() == 1
     robot.clock.advance(2 * HOUR)
-    robot.retention.look()
+    robot.retention.delete_due()
     assert robot.asked() == 2
     (record,) = said(caplog, "object_missing")
     assert record.levelname == "ERROR"
@@ -581,14 +581,14 @@ def test_an_object_that_is_gone_from_the_bucket_or_another_keeps_the_recording(
         del bucket.store.objects[place]
     else:
         bucket.store.objects[place] = content, StoredObject(stored.size, f'"{"0" * 32}-3"')
-    bucket.retention.look()
+    bucket.retention.delete_due()
     assert bucket.left() == ["a.mcap"]
     assert len(said(caplog, "object_missing")) == 1
 
 
 def test_a_bucket_that_has_the_object_lets_the_recording_go(bucket: BucketKeeper) -> None:
     bucket.send("a.mcap", "b.mcap")
-    bucket.retention.look()
+    bucket.retention.delete_due()
     assert bucket.left() == []
 
 
@@ -600,11 +600,11 @@ def test_where_looking_is_forbidden_nothing_goes_and_a_look_says_it_once(
         "HeadObject", error=CloudError("HeadObject", "AccessDenied", status=403), times=10_000
     )
     before = bucket.asked()
-    bucket.retention.look()
+    bucket.retention.delete_due()
     assert bucket.asked() - before == 3
     assert len(said(caplog, "unconfirmed")) == 1
     bucket.clock.advance(29)
-    bucket.retention.look()
+    bucket.retention.delete_due()
     assert bucket.asked() - before == 3
     assert len(bucket.left()) == 6
 
@@ -614,7 +614,7 @@ def test_one_object_that_may_not_be_looked_for_keeps_no_other_recording(
 ) -> None:
     bucket.send("a.mcap", "b.mcap")
     bucket.store.fail("HeadObject", error=CloudError("HeadObject", "AccessDenied", status=403))
-    bucket.retention.look()
+    bucket.retention.delete_due()
     assert bucket.left() == ["a.mcap"]
 
 
@@ -624,20 +624,20 @@ def test_a_cloud_that_is_away_is_asked_ever_more_rarely_and_the_oldest_goes_when
     robot.send("a.mcap", "b.mcap")
     robot.gateway.fail(ASKED, times=10_000)
     for _ in range(6 * 60):
-        robot.retention.look()
+        robot.retention.delete_due()
         robot.clock.advance(10)
     assert robot.asked() == 7
     assert len(said(caplog, "unconfirmed")) == 7
     assert robot.left() == ["a.mcap", "b.mcap"]
     robot.gateway.mend()
     robot.clock.advance(1800)
-    robot.retention.look()
+    robot.retention.delete_due()
     assert robot.left() == []
     robot.send("c.mcap")
     robot.gateway.fail(ASKED)
-    robot.retention.look()
+    robot.retention.delete_due()
     robot.clock.advance(31)
-    robot.retention.look()
+    robot.retention.delete_due()
     assert robot.left() == []
 
 
@@ -647,10 +647,10 @@ def test_a_recording_of_another_device_or_bucket_keeps_no_other(
     first, _, third = robot.send("a.mcap", "b.mcap", "c.mcap")
     robot.gateway.sessions[first.logical_upload_id].asset_id = "robot-2"
     robot.history.documents[third.id] = replace(third, asset_id="robot-3")
-    robot.retention.look()
+    robot.retention.delete_due()
     robot.send("d.mcap")
     for _ in range(2):
-        robot.retention.look()
+        robot.retention.delete_due()
         robot.clock.advance(5)
     assert robot.left() == ["a.mcap", "c.mcap"]
     assert len(said(caplog, "unconfirmed")) == 1
@@ -664,7 +664,7 @@ def test_the_profile_of_the_documents_asset_id_is_asked_with(robot: Keeper) -> N
     robot.gateway.profiles[other.api_key] = other
     robot.profiles.profiles = {"robot-2": other, PROFILE.asset_id: PROFILE}
     robot.assets["robot"] = "robot-2"
-    robot.retention.look()
+    robot.retention.delete_due()
     assert log.asset_id == PROFILE.asset_id
     assert robot.left() == []
 
@@ -672,7 +672,7 @@ def test_the_profile_of_the_documents_asset_id_is_asked_with(robot: Keeper) -> N
 def test_a_profile_file_that_is_missing_keeps_everything(robot: Keeper) -> None:
     robot.send("a.mcap")
     robot.profiles.error = CloudError("DeviceProfiles", "profile_file")
-    robot.retention.look()
+    robot.retention.delete_due()
     assert robot.left() == ["a.mcap"]
 
 
@@ -699,7 +699,7 @@ def test_nobody_is_asked_through_a_closed_gate(
     robot.send("a.mcap")
     close(robot.gate)
     robot.gate.hold(HistoryFullError.code, "full")
-    robot.retention.look()
+    robot.retention.delete_due()
     assert robot.asked() == 0
     assert robot.left() == ["a.mcap"]
 
@@ -708,7 +708,7 @@ def test_a_full_disk_closes_the_gate_for_everything_but_what_frees_it(robot: Kee
     robot.send("a.mcap")
     robot.history.full = True
     robot.gate.hold(HistoryFullError.code, "full")
-    robot.retention.look()
+    robot.retention.delete_due()
     assert robot.left() == []
 
 
@@ -718,7 +718,7 @@ def test_a_gate_that_nobody_is_left_to_probe_holds_up_no_longer_than_to_its_next
     robot.send("a.mcap")
     close_by_cloud(robot.gate)
     robot.clock.advance(31)
-    robot.retention.look()
+    robot.retention.delete_due()
     assert robot.left() == []
 
 
@@ -730,7 +730,7 @@ def test_nothing_goes_by_age_while_the_clock_is_unknown(robot: Keeper) -> None:
     robot.send("a.mcap")
     robot.clock.set_now(1000)
     for _ in range(10):
-        retention.look()
+        retention.delete_due()
         robot.clock.advance(DAY)
     assert robot.left() == ["a.mcap"]
 
@@ -741,16 +741,16 @@ def test_what_was_completed_in_1970_is_kept_from_when_this_process_saw_it(robot:
     robot.send("a.mcap")
     assert (robot.log().completed_at or "").startswith("1970")
     retention = robot.retaining(keep_seconds=24 * HOUR)
-    retention.look()
+    retention.delete_due()
     robot.clock.advance(HOUR)
     robot.clock.set_now(right)
-    retention.look()
+    retention.delete_due()
     assert robot.left() == ["a.mcap"]
     robot.clock.advance(22.9 * HOUR)
-    retention.look()
+    retention.delete_due()
     assert robot.left() == ["a.mcap"]
     robot.clock.advance(0.2 * HOUR)
-    retention.look()
+    retention.delete_due()
     assert robot.left() == []
 
 
@@ -760,20 +760,20 @@ def test_a_clock_that_jumps_deletes_nothing(robot: Keeper) -> None:
     for jump in (YEAR, -2 * YEAR, 3 * YEAR):
         robot.clock.set_now(max(robot.clock.now() + jump, BUILT))
         robot.clock.advance(10)
-        retention.look()
+        retention.delete_due()
         assert robot.left() == ["a.mcap"]
     robot.clock.advance(25 * HOUR)
     robot.send("b.mcap")
-    retention.look()
+    retention.delete_due()
     assert "b.mcap" in robot.left()
 
 
 def test_a_jump_before_a_long_history_is_read_again_deletes_nothing(robot: Keeper) -> None:
     retention = robot.retaining(keep_seconds=24 * HOUR)
-    retention.look()
+    retention.delete_due()
     robot.send("a.mcap")
     robot.clock.set_now(robot.clock.now() + YEAR)
-    retention.look()
+    retention.delete_due()
     assert robot.left() == ["a.mcap"]
 
 
@@ -782,20 +782,20 @@ def test_a_clock_that_is_set_after_a_start_in_1970_lets_go_what_is_old(robot: Ke
     right = robot.clock.now()
     robot.clock.set_now(1000)
     retention = robot.retaining(keep_seconds=24 * HOUR)
-    retention.look()
+    retention.delete_due()
     robot.clock.advance(10)
     robot.clock.set_now(right + 25 * HOUR)
-    retention.look()
+    retention.delete_due()
     assert robot.left() == []
 
 
 def test_a_clock_that_is_lost_before_the_deed_deletes_nothing(robot: Keeper) -> None:
     robot.send("a.mcap")
     robot.gate.hold("pause", "paused")
-    robot.retention.look()
+    robot.retention.delete_due()
     robot.clock.set_now(1000)
     robot.gate.release("pause")
-    robot.retention.look()
+    robot.retention.delete_due()
     assert robot.left() == ["a.mcap"]
 
 
@@ -805,12 +805,12 @@ def test_the_clouds_time_decides_where_it_is_known(robot: Keeper) -> None:
     robot.clock.set_now(right + YEAR)
     robot.offset = -YEAR
     retention = robot.retaining(keep_seconds=24 * HOUR)  # it knows of no jump
-    retention.look()
+    retention.delete_due()
     assert robot.left() == ["a.mcap"]
     robot.clock.set_now(1000)
     robot.offset = right + 25 * HOUR - 1000
     robot.clock.advance(11)
-    retention.look()
+    retention.delete_due()
     assert robot.left() == []
 
 
@@ -824,13 +824,13 @@ def test_the_oldest_go_one_by_one_until_enough_is_free_whatever_their_age(
     disk = Disk(robot.folder, 1_000_000)
     disk.watched = robot.folder
     retention = robot.retaining(min_free=850_000, free=disk)
-    retention.look()
+    retention.delete_due()
     assert robot.left() == ["b.mcap"]
     assert {vars(record)["reason"] for record in said(caplog, "deleted")} == {
         "less than retention.min_free_gib was free"
     }
     robot.clock.advance(600)
-    retention.look()
+    retention.delete_due()
     assert robot.left() == ["b.mcap"]
     assert robot.asked() == 2
 
@@ -844,20 +844,20 @@ def test_what_somebody_else_frees_meanwhile_counts(robot: Keeper) -> None:
             disk.free = 10_000_000
 
     robot.gateway.before = free
-    robot.retaining(min_free=9_000_000, free=disk).look()
+    robot.retaining(min_free=9_000_000, free=disk).delete_due()
     assert robot.left() == ["b.mcap", "c.mcap"]
 
 
 def test_a_disk_that_shows_late_what_was_freed_costs_no_recording_more(robot: Keeper) -> None:
     robot.send("a.mcap", "b.mcap", "c.mcap", size=100_000)
-    robot.retaining(min_free=1000, free=Disk(robot.folder, 0)).look()
+    robot.retaining(min_free=1000, free=Disk(robot.folder, 0)).delete_due()
     assert robot.left() == ["b.mcap", "c.mcap"]
 
 
 def test_nothing_goes_and_nobody_is_asked_while_enough_is_free(robot: Keeper) -> None:
     robot.send("a.mcap")
     robot.history.newest_first = None  # type: ignore[assignment,method-assign] # the history is not even read
-    robot.retaining(min_free=1000, free=Disk(robot.folder, 1000)).look()
+    robot.retaining(min_free=1000, free=Disk(robot.folder, 1000)).delete_due()
     assert robot.left() == ["a.mcap"]
 
 
@@ -871,17 +871,17 @@ def test_an_unsynced_recording_never_goes_and_what_holds_it_up_is_said_once(
     disk = Disk(robot.folder, 0)
     retention = robot.retaining(min_free=1000, free=disk)
     for _ in range(20):
-        retention.look()
+        retention.delete_due()
         robot.clock.advance(10)
     (record,) = said(caplog, "space_short")
     assert "2 recordings are not uploaded yet" in record.getMessage()
     assert "the cloud is not asked" in record.getMessage()
     assert robot.left() == ["a.mcap", "b.mcap"]
     disk.free = 2000
-    retention.look()
+    retention.delete_due()
     disk.free = 0
     for _ in range(2):
-        retention.look()
+        retention.delete_due()
     assert len(said(caplog, "space_short")) == 2, "it is said again once it was over"
 
 
@@ -900,7 +900,7 @@ def test_a_recording_on_another_file_system_does_not_go_for_want_of_space(tmp_pa
         robot.pass_time(16, turns=6)
         retention = robot.retaining(min_free=10_000_000, free=Disk(robot.folder, 0))
         for _ in range(5):
-            retention.look()
+            retention.delete_due()
             robot.clock.advance(900)
         assert robot.left() == ["disk/a.mcap", "disk/c.mcap", "disk/copy-of-b.mcap"]
     finally:
@@ -915,7 +915,7 @@ def test_a_recording_whose_bytes_would_stay_does_not_go_for_want_of_space(
     (robot.folder / "b2.mcap").hardlink_to(robot.folder / "b.mcap")
     robot.discover.rescan()
     robot.pass_time(16, turns=6)
-    robot.retaining(min_free=10_000_000, free=Disk(robot.folder, 0)).look()
+    robot.retaining(min_free=10_000_000, free=Disk(robot.folder, 0)).delete_due()
     assert robot.left() == ["a.mcap"]
 
 
@@ -936,7 +936,7 @@ def test_a_long_history_is_read_for_a_thousandth_of_the_time(
     monkeypatch.setattr(robot.history, "newest_first", slowly)
     retention = robot.retaining(keep_seconds=YEAR)
     for _ in range(2000):
-        retention.look()
+        retention.delete_due()
         robot.clock.advance(10)
     assert len(reads) >= 6
     assert min(after - before for before, after in pairwise(reads)) >= 3000
@@ -950,10 +950,10 @@ def test_an_agent_that_stops_deletes_nothing_more(robot: Keeper) -> None:
             assert not robot.retention.stop(0)
 
     robot.gateway.before = stop
-    robot.retention.look()
+    robot.retention.delete_due()
     assert robot.asked() == 1
     assert robot.retention.stop(0)
-    robot.retention.look()
+    robot.retention.delete_due()
     assert robot.left() == ["a.mcap", "b.mcap", "c.mcap"]
 
 
@@ -962,9 +962,9 @@ def test_a_look_asks_a_bounded_number_of_times(
 ) -> None:
     monkeypatch.setattr("agent.retention.confirm._MOST", 2)
     robot.send("a.mcap", "b.mcap", "c.mcap")
-    robot.retention.look()
+    robot.retention.delete_due()
     assert robot.left() == ["c.mcap"]
-    robot.retention.look()
+    robot.retention.delete_due()
     assert robot.left() == []
 
 
@@ -979,21 +979,21 @@ def test_a_power_cut_between_the_steps_leaves_a_companion_at_most(
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(Deletion, "tidy", cut)
+        patch.setattr(Deletion, "delete_companions", cut)
         with pytest.raises(KeyboardInterrupt):
-            robot.retention.look()
+            robot.retention.delete_due()
     robot.restart()
     robot.pass_time(16, turns=6)
-    robot.retention.look()
+    robot.retention.delete_due()
     assert [path.name for path in robot.folder.iterdir()] == ["a.json"]
 
 
 def test_a_recording_that_is_put_back_goes_again(robot: Keeper, tmp_path: Path) -> None:
     (log,) = robot.send("a.mcap")
     shutil.copy2(log.path, tmp_path / "kept")
-    robot.retention.look()
+    robot.retention.delete_due()
     (tmp_path / "kept").rename(log.path)
     robot.pass_time(120, turns=20)
-    robot.retention.look()
+    robot.retention.delete_due()
     assert robot.left() == []
     assert len(robot.history.documents) == 1

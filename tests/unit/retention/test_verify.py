@@ -73,10 +73,10 @@ def document(path: Path, **fields: object) -> SyncLog:
 @contextmanager
 def opened(path: Path, log: SyncLog) -> Iterator[VerifiedFile]:
     """The file as retention has it when it compares."""
-    with Deletion([path.parent], with_sidecar=True).checked(
+    with Deletion([path.parent], with_sidecar=True).verified_file(
         path, log.fingerprint, log.mtime
-    ) as doomed:
-        yield doomed
+    ) as verified:
+        yield verified
 
 
 def never() -> bool:
@@ -86,8 +86,8 @@ def never() -> bool:
 def found(
     path: Path, log: SyncLog, verify: Verify | None = None, stopped: Callable[[], bool] = never
 ) -> Finding | None:
-    with opened(path, log) as doomed:
-        return (verify or Verify(lambda: 0.0)).compare(doomed, log, stopped)
+    with opened(path, log) as verified:
+        return (verify or Verify(lambda: 0.0)).compare(verified, log, stopped)
 
 
 def change(path: Path, at: int = 200_000, pattern: bytes = b"\xff") -> None:
@@ -143,10 +143,10 @@ def test_a_crc_counts_only_together_with_the_owner(
 
 def test_an_owner_that_the_kernel_cannot_name_is_not_the_same_one(path: Path) -> None:
     log = document(path, checksum=CRC32, owner=65_534)
-    with opened(path, log) as doomed:
-        state = list(doomed.state)
+    with opened(path, log) as verified:
+        state = list(verified.state)
         state[4] = 65_534
-        nobodys = replace(doomed, state=os.stat_result(state))
+        nobodys = replace(verified, state=os.stat_result(state))
         assert Verify(lambda: 0.0).known(nobodys, log) == "other_owner"
 
 
@@ -260,12 +260,12 @@ def test_a_program_that_wants_to_write_does_not_wait_until_all_is_read(
 
 def test_a_file_that_becomes_shorter_while_it_is_read_stays(path: Path) -> None:
     log = document(path, checksum=SHA256)
-    with opened(path, log) as doomed:
+    with opened(path, log) as verified:
         shorter = path.parent / "shorter"
         shorter.write_bytes(CONTENT[:-1])
         with shorter.open("rb") as file, pytest.raises(NotDeletableError, match="shorter"):
             Verify(lambda: 0.0).compare(
-                replace(doomed, descriptor=file.fileno(), leased=False), log, never
+                replace(verified, descriptor=file.fileno(), leased=False), log, never
             )
 
 
