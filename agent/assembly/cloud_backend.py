@@ -16,9 +16,10 @@ from agent.adapters.gateway import GrpcGateway
 from agent.adapters.profiles import ProfileFile
 from agent.adapters.store import MinioStore
 from agent.adapters.store.keys import ProviderKeys
-from agent.cloud.bucket import BucketGateway, NoProfiles
+from agent.cloud.bucket import BucketGateway
 from agent.cloud.enrol import Enrol
 from agent.cloud.identity import asset_id, named_asset
+from agent.cloud.no_profiles import NoProfiles
 from agent.model.errors import CloudError, SetupError
 from agent.model.object_key import placeholders
 from agent.model.ports import Clock, Gateway, History, Profiles

@@ -66,7 +66,7 @@ class CloudConnection:
                 self.backend.enrol, shared.robot, shared.gate, shared.clock, delays(settings)
             )
             if before is not None and before.enrolling is not None:
-                self.enrolling.succeed(before.enrolling)
+                self.enrolling.take_over(before.enrolling)
         self.credentials = Credentials(
             self.backend.gateway, shared.clock, shared.hide, self.store_offset
         )

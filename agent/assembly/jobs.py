@@ -100,7 +100,7 @@ class ScheduledJobs:
         if self._policy.asks_link:
             yield self.check_link, _LINK_SECONDS
         if engine.connection.enrolling is not None:
-            yield engine.connection.enrolling.look, _REFRESH_SECONDS
+            yield engine.connection.enrolling.enrol_if_due, _REFRESH_SECONDS
         if engine.metrics_endpoint is not None:
             yield engine.metrics_endpoint.tend, _TEND_SECONDS
         if engine.retention is not None:

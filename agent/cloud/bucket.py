@@ -1,8 +1,9 @@
-"""Bucket mode: a gateway that is no server. Sessions are keys in a bucket, and a manifest announces what is stored.
+"""Bucket mode: a gateway without a server.
 
-A session's ids name its place, ``s3://BUCKET/KEY``, so that nothing needs to be remembered between two calls. How far
-a session has come is what the store says of its multipart: recovery always asks to continue, and an upload that finds
-its multipart gone looks for the object itself.
+An upload session is a key in a bucket, and a manifest beside the object announces that it is
+stored. The ids of a session are its place, ``s3://BUCKET/KEY``, so nothing needs to be remembered
+between two calls. The store knows how far a session has come: recovery always says "continue", and
+an upload whose multipart upload is gone checks the object itself.
 """
 
 from __future__ import annotations
@@ -37,20 +38,42 @@ from agent.model.values import (
 _log = logging.getLogger(__name__)
 
 _MIB = 1024 * 1024
-_MANY_PARTS = 128  # 1 GiB at 8 MiB: half as many cost robot and store a sixth less
-_DOUBLINGS = 2  # at most: what a cut makes the agent send again grows with a part
-_LARGEST_PART = 5 * 1024 * _MIB  # of S3
-_SCHEMA = 1  # of the manifest
-_LONGEST_KEY = 1024 - len(MANIFEST) - len("-01234567")  # bytes; S3 takes 1024
-_LARGEST_MANIFEST = 4 * _MIB
-_LARGEST_METADATA = 16 * _MIB
-_BAG_METADATA = "metadata.yaml"  # what rosbag2 calls it
-_REMEMBERED = 1000  # keys just given; more than uploads can be between their first call and their durable session
+
+# From this number of parts on, larger parts are used. 128 parts of 8 MiB are 1 GiB; half as many
+# parts cost robot and store a sixth less.
+_MANY_PARTS = 128
+
+# How often the size of a part is doubled at most. After a cut connection a whole part is sent
+# again, so parts must not be too large.
+_DOUBLINGS = 2
+
+# The largest part that S3 allows.
+_PART_MAX_BYTES = 5 * 1024 * _MIB
+
+_MANIFEST_SCHEMA = 1
+
+# S3 allows 1024 bytes. The names of the manifest and of a spare key must fit, too.
+_KEY_MAX_BYTES = 1024 - len(MANIFEST) - len("-01234567")
+
+_MANIFEST_MAX_BYTES = 4 * _MIB
+_METADATA_MAX_BYTES = 16 * _MIB
+
+# The name that rosbag2 gives to the metadata of a bag.
+_BAG_METADATA = "metadata.yaml"
+
+# How many keys that were just chosen are remembered. It is more than there can be uploads between
+# their first call and their session in the history.
+_CHOSEN_KEYS = 1000
+
+# Codes of a store that does not allow this request.
 _FORBIDDEN = frozenset({"AccessDenied", "HTTP_403", "MethodNotAllowed", "NotImplemented"})
 
 
 class BucketGateway:
-    """Implements ``ports.Gateway`` on a bucket that this robot has keys to."""
+    """Implements ``ports.Gateway`` on a bucket for which this robot has keys.
+
+    Any thread may call the methods.
+    """
 
     def __init__(
         self,
@@ -67,20 +90,20 @@ class BucketGateway:
         roots: Sequence[Path],
         follow_symlinks: bool = False,
     ) -> None:
-        """Ask for nothing yet.
+        """Join the parts.
 
         Args:
-            store: Holds the bucket.
-            keys: Where leases come from.
-            history: Tells which keys earlier and other documents have.
+            store: Has the bucket.
+            keys: Gives leases.
+            history: Knows the object keys of earlier and other documents.
             clock: Dates the manifests.
-            endpoint: Of the store.
-            name: Of the bucket.
-            region: "" where the endpoint says enough.
-            template: bucket.key.
-            part_size: Bytes; grown for files that would have too many parts.
+            endpoint: The address of the store.
+            name: The name of the bucket.
+            region: The region of the bucket, "" where the endpoint says enough.
+            template: The setting bucket.key.
+            part_size: Bytes. It grows for files that would have too many parts.
             roots: The watched folders.
-            follow_symlinks: Whether links below them are followed.
+            follow_symlinks: Whether links below the watched folders are followed.
         """
         self._store = store
         self._keys = keys
@@ -94,21 +117,20 @@ class BucketGateway:
         self._roots = roots
         self._follow_symlinks = follow_symlinks
         self._lock = threading.Lock()
-        self._given: OrderedDict[str, str] = (
-            OrderedDict()
-        )  # key → fingerprint, until the history has it
+        # The fingerprint for each key that was just chosen, until the history has the key.
+        self._chosen: OrderedDict[str, str] = OrderedDict()
 
     # -- the gateway
 
     def exchange(self, profile: DeviceProfile) -> AccessToken:
-        """Nobody asks for a token here."""
+        """Return an empty token without an end: a bucket needs none."""
         del profile
         return AccessToken("", float("inf"))
 
     def create(
         self, profile: DeviceProfile, token: AccessToken, log: SyncLog, restart_from: str = ""
     ) -> Grant:
-        """Choose the key. It is asked for nothing but that, so a call whose answer was lost leaves nothing behind."""
+        """Choose the object key. This changes nothing in the bucket, so it may be repeated."""
         del profile, token, restart_from
         with _called("CreateLogicalUpload"):
             lease = self._keys.lease()
@@ -116,7 +138,7 @@ class BucketGateway:
             return Grant(self._session(key, _grown(self._part_size, log.file_size)), lease)
 
     def reissue(self, profile: DeviceProfile, token: AccessToken, upload_id: str) -> Grant:
-        """Fresh keys for the same place."""
+        """Return fresh keys for the same place."""
         del profile, token
         call = "ReissueUploadCredentials"
         with _called(call):
@@ -127,7 +149,7 @@ class BucketGateway:
     def recover(
         self, profile: DeviceProfile, token: AccessToken, logical_upload_id: str
     ) -> Recovery:
-        """Always to be continued, unless it was begun in another bucket or on a platform."""
+        """Say that the session continues, unless it belongs to another bucket or to a platform."""
         del profile, token
         self._key_in(logical_upload_id, "GetUploadRecovery")
         return Recovery(logical_upload_id, logical_upload_id, "active", "continue", 0, "", "")
@@ -135,10 +157,10 @@ class BucketGateway:
     def abort(
         self, profile: DeviceProfile, token: AccessToken, logical_upload_id: str, reason: str
     ) -> None:
-        """Nobody keeps sessions here."""
+        """Do nothing: a bucket keeps no sessions."""
 
     def complete(self, profile: DeviceProfile, token: AccessToken, log: SyncLog) -> None:
-        """Put what belongs to the recording beside it; last its manifest, which announces it."""
+        """Store what belongs to the recording beside it; last the manifest, which announces it."""
         del profile, token
         with _called("CompleteUpload"):
             lease = self._keys.lease()
@@ -147,7 +169,7 @@ class BucketGateway:
                 target.put(_manifest(log, self._clock.now()), "application/json")
 
     def stored(self, profile: DeviceProfile, token: AccessToken, log: SyncLog) -> bool:
-        """Whether that object lies under its key now."""
+        """Return whether the object is under its key now, as the document says."""
         del profile, token
         with _called("HeadObject"):
             key, lease = self._key_in(log.logical_upload_id, "HeadObject"), self._keys.lease()
@@ -156,31 +178,35 @@ class BucketGateway:
         return found is not None and found.size == log.file_size and same_etag(found.etag, log.etag)
 
     def rest(self) -> None:
-        """Connections are the store's."""
+        """Do nothing: the connections belong to the store."""
 
     def close(self) -> None:
-        """Connections are the store's."""
+        """Do nothing: the connections belong to the store."""
 
     # -- keys
 
     def _choose(self, log: SyncLog, lease: CredentialLease) -> str:
-        """The first of its keys that is free or holds this recording already, else a spare one of its own.
+        """Return the object key of a recording.
 
-        A key that the recording had before comes first: a resync replaces what it once stored.
+        The key is the first candidate that is free or has this recording already, else a spare key
+        that only this recording uses. A key that the recording had before comes first, so that a
+        resync replaces the object.
         """
         fingerprint8 = log.fingerprint.partition("-")[2][:8]
         wanted = object_key(self._template, log, self._roots)
-        if len(wanted.encode()) > _LONGEST_KEY:
+        if len(wanted.encode()) > _KEY_MAX_BYTES:
             raise CloudError(
-                "CreateLogicalUpload", "INVALID_ARGUMENT", f"the key has over {_LONGEST_KEY} bytes"
+                "CreateLogicalUpload",
+                "INVALID_ARGUMENT",
+                f"the key has over {_KEY_MAX_BYTES} bytes",
             )
         before = [
             old
             for old in self._history.of_episode(log.episode_id)
             if old.fingerprint == log.fingerprint and old.bucket == self._name and old.object_key
         ]
-        had = list(dict.fromkeys(old.object_key for old in before))
-        for key in dict.fromkeys([*had, wanted]):
+        earlier_keys = list(dict.fromkeys(old.object_key for old in before))
+        for key in dict.fromkeys([*earlier_keys, wanted]):
             if not self._reserve(key, log):
                 continue
             try:
@@ -189,28 +215,30 @@ class BucketGateway:
             except CloudError as error:
                 if error.code not in _FORBIDDEN:
                     raise
-                break  # where nobody may look, no key is known to be free
+                # Where objects may not be read, no key is known to be free.
+                break
             if found is None or self._is_own(found, key, log, before, lease):
                 return key
-        return next(
-            (key for key in had if is_spare(key, fingerprint8)), spare_key(wanted, fingerprint8)
-        )
+        for key in earlier_keys:
+            if is_spare(key, fingerprint8):
+                return key
+        return spare_key(wanted, fingerprint8)
 
     def _reserve(self, key: str, log: SyncLog) -> bool:
-        """Whether no other recording of this robot is on its way to that key; from now on none will be."""
+        """Reserve the key; False where another recording of this robot is on its way to it."""
         with self._lock:
             others = (
                 other.fingerprint for other in self._history.open() if other.object_key == key
             )
             if any(
                 fingerprint != log.fingerprint
-                for fingerprint in (*others, self._given.get(key, log.fingerprint))
+                for fingerprint in (*others, self._chosen.get(key, log.fingerprint))
             ):
                 return False
-            self._given[key] = log.fingerprint
-            self._given.move_to_end(key)
-            if len(self._given) > _REMEMBERED:
-                self._given.popitem(last=False)
+            self._chosen[key] = log.fingerprint
+            self._chosen.move_to_end(key)
+            if len(self._chosen) > _CHOSEN_KEYS:
+                self._chosen.popitem(last=False)
             return True
 
     def _is_own(
@@ -221,20 +249,23 @@ class BucketGateway:
         before: Sequence[SyncLog],
         lease: CredentialLease,
     ) -> bool:
-        """Whether what lies there is this recording: by the history, else by the manifest beside it."""
+        """Return whether the object is this recording, by the history or by its manifest."""
         if any(old.object_key == key and same_etag(old.etag, found.etag) for old in before):
             return True
         with self._at(key + MANIFEST, lease) as target:
-            told = _object(target.read(_LARGEST_MANIFEST))
-        return told.get("fingerprint") == log.fingerprint and same_etag(
-            str(told.get("etag", "")), found.etag
-        )
+            manifest = _object(target.read(_MANIFEST_MAX_BYTES))
+        has_etag = same_etag(str(manifest.get("etag", "")), found.etag)
+        return manifest.get("fingerprint") == log.fingerprint and has_etag
 
     def _session(self, key: str, part_size: int) -> UploadSession:
         place = f"s3://{self._name}/{key}"
         return UploadSession(place, place, self._name, self._endpoint, key, self._region, part_size)
 
     def _key_in(self, place: str, call: str) -> str:
+        """Return the object key in the id of a session.
+
+        Raises CloudError("UPLOAD_NOT_FOUND") of ``call`` where the place is not in this bucket.
+        """
         head = f"s3://{self._name}/"
         if not place.startswith(head):
             raise CloudError(
@@ -250,28 +281,29 @@ class BucketGateway:
     # -- what goes with a recording
 
     def _put_bag_metadata(self, log: SyncLog, lease: CredentialLease) -> None:
-        """A bag's metadata.yaml goes beside its splits; another bag's there is not overwritten."""
+        """Store the metadata.yaml of a bag beside its files, but not over that of another bag."""
         data = self._bag_metadata(Path(log.path).with_name(_BAG_METADATA))
         if data is None:
             return
         key = log.object_key[: log.object_key.rfind("/") + 1] + _BAG_METADATA
         with self._at(key, lease) as target:
             try:
-                there = target.read(len(data) + 1)
+                stored = target.read(len(data) + 1)
             except CloudError as error:
                 if error.code not in _FORBIDDEN:
                     raise
-                there = b""
-            if there is None:
+                stored = b""
+            if stored is None:
                 target.put(data, "application/yaml")
-            elif there != data:
+            elif stored != data:
                 with self._at(spare_key(key, hashlib.sha256(data).hexdigest()[:8]), lease) as spare:
                     spare.put(data, "application/yaml")
 
     def _bag_metadata(self, path: Path) -> bytes | None:
-        """Return what the file says; None where there is none that can be sent.
+        """Return the content of the file; None where there is none that can be sent.
 
-        A link there could lead to any file that the agent can read, its own keys among them.
+        A link could lead to any file that the agent can read, its own keys included. So links are
+        followed only where the settings say so.
         """
         root = root_of(path, self._roots)
         if root is None:
@@ -280,8 +312,8 @@ class BucketGateway:
             with opened_folder(path.parent, root, follow_symlinks=self._follow_symlinks) as folder:
                 descriptor = open_regular_file(path, folder, follow_symlinks=self._follow_symlinks)
             with os.fdopen(descriptor, "rb") as file:
-                if os.fstat(descriptor).st_size <= _LARGEST_METADATA:
-                    return file.read(_LARGEST_METADATA)
+                if os.fstat(descriptor).st_size <= _METADATA_MAX_BYTES:
+                    return file.read(_METADATA_MAX_BYTES)
             why = "it is too large"
         except FileNotFoundError:
             return None
@@ -295,30 +327,9 @@ class BucketGateway:
         return None
 
 
-class AnyAsset(Mapping[str, DeviceProfile]):
-    """A profile for whatever asset id: without a platform there is nothing that one could lack."""
-
-    def __getitem__(self, asset_id: str) -> DeviceProfile:
-        return DeviceProfile(asset_id, "", {}, "", "")
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(())
-
-    def __len__(self) -> int:
-        return 0
-
-
-class NoProfiles:
-    """Implements ``ports.Profiles`` where there is no platform."""
-
-    def load(self) -> Mapping[str, DeviceProfile]:
-        """A profile for every asset id, "" among them."""
-        return AnyAsset()
-
-
 @contextmanager
 def _called(call: str) -> Iterator[None]:
-    """Let what fails inside count as that call: the gate opens by its success."""
+    """Let an error inside count as an error of ``call``: the gate opens when ``call`` succeeds."""
     try:
         yield
     except CloudError as error:
@@ -327,18 +338,23 @@ def _called(call: str) -> Iterator[None]:
 
 
 def _grown(part_size: int, size: int) -> int:
-    """``part_size``, doubled while there would be many, or the next whole MiB with which MAX_PARTS parts suffice."""
+    """Return the size of the parts of a file of ``size`` bytes.
+
+    ``part_size`` is doubled while there would be many parts. Where this is not enough, the size is
+    the next whole MiB with which MAX_PARTS parts suffice.
+    """
     wanted = part_size
     for _ in range(_DOUBLINGS):
         if size >= _MANY_PARTS * wanted:
-            wanted = min(2 * wanted, _LARGEST_PART)
+            wanted = min(2 * wanted, _PART_MAX_BYTES)
     least = -(-size // MAX_PARTS)
     return wanted if wanted >= least else -(-least // _MIB) * _MIB
 
 
 def _manifest(log: SyncLog, now: float) -> bytes:
-    told = {
-        "schema": _SCHEMA,
+    """Return the manifest of a stored recording, as JSON."""
+    manifest = {
+        "schema": _MANIFEST_SCHEMA,
         "key": log.object_key,
         "size": log.file_size,
         "etag": log.etag,
@@ -351,13 +367,13 @@ def _manifest(log: SyncLog, now: float) -> bytes:
         "tags": dict(log.raw_tags),
         "uploaded_at": utc_text(now),
     }
-    return json.dumps(told, indent=2).encode()
+    return json.dumps(manifest, indent=2).encode()
 
 
 def _object(data: bytes | None) -> Mapping[str, object]:
-    """The JSON object in ``data``; an empty one where there is none."""
+    """Return the JSON object in ``data``; an empty one where there is none."""
     try:
-        told = json.loads(data or b"{}")
+        content = json.loads(data or b"{}")
     except (ValueError, RecursionError):
         return {}
-    return told if isinstance(told, dict) else {}
+    return content if isinstance(content, dict) else {}

@@ -1,8 +1,11 @@
-"""One good access token for each profile and one good lease for each session, handed out frozen.
+"""Keeps a valid access token for each profile and a valid lease for each upload session.
 
-Both are refreshed by the scheduler well before they end (the advisory window) and on demand when they have ended or
-were refused (the mandatory one). However many ask at once, one refresh runs. The local clock decides only where it
-agrees with the platform's: what looks ended or endless on arrival is used until it is refused.
+Both are refreshed twice over. The scheduler refreshes them well before they end (the advisory
+window). Whoever needs one that has ended or was refused refreshes it on demand (the mandatory
+window). However many threads ask at once, one refresh runs.
+
+The robot's clock decides only where it agrees with the platform's. A token or lease that has ended
+on arrival by the robot's clock, or never ends, is used until it is refused.
 """
 
 from __future__ import annotations
@@ -16,19 +19,29 @@ from agent.model.errors import CloudError
 from agent.model.ports import Clock, Gateway
 from agent.model.values import AccessToken, CredentialLease, DeviceProfile, Grant, UploadSession
 
-Answer = TypeVar("Answer")
+CallResult = TypeVar("CallResult")
 Hide = Callable[..., None]
-"""Told secrets, so that whoever writes logs can leave them out."""
+"""Is given each secret, so that the log can leave the secrets out."""
 
-_TOKEN_MARGIN = 60.0  # seconds before its end at which a token is renewed
-_LONGEST_LIFE = 7 * 86400.0  # longer says that this robot's clock is wrong
+# A token is renewed so many seconds before its end.
+_TOKEN_MARGIN_SECONDS = 60.0
+
+# A token or lease that lasts longer shows that this robot's clock is wrong.
+_LONGEST_LIFE_SECONDS = 7 * 86400.0
+
+
+def _unknown_offset() -> float | None:
+    return None
 
 
 class CachedToken:
-    """The access token of one profile."""
+    """The access token of one profile, fetched when it is first needed.
+
+    Any thread may call the methods.
+    """
 
     def __init__(self, owner: Credentials, profile: DeviceProfile) -> None:
-        """Nothing is fetched before it is asked for."""
+        """Fetch tokens of ``profile`` with the gateway and the clock of ``owner``."""
         self.profile = profile
         self._owner = owner
         self._clock = owner.clock
@@ -38,7 +51,7 @@ class CachedToken:
         self._deadline: float | None = None
 
     def current(self, refused: AccessToken | None = None) -> AccessToken:
-        """A token that is good as far as known; another one than ``refused``. Raises CloudError."""
+        """Return a token that may still be valid and is not ``refused``. Raises CloudError."""
         token = self._token
         if token is not None and token is not refused and self._remaining() > 0:
             return token
@@ -49,8 +62,8 @@ class CachedToken:
             return self._token
 
     def refresh_if_due(self) -> None:
-        """Renew it if its end is near, unless somebody does so already. Raises CloudError."""
-        margin = min(_TOKEN_MARGIN, self._life / 2)
+        """Renew the token if its end is near and no other thread renews it. Raises CloudError."""
+        margin = min(_TOKEN_MARGIN_SECONDS, self._life / 2)
         if (
             self._token is not None
             and self._remaining() <= margin
@@ -75,10 +88,15 @@ class CachedToken:
 
 
 class SessionKeys:
-    """The current lease of one upload session. A part waits for a refresh only when there is no usable lease."""
+    """The current lease of one upload session.
+
+    A part waits for a refresh only when there is no usable lease.
+
+    Any thread may call the methods.
+    """
 
     def __init__(self, owner: Credentials, profile: DeviceProfile, grant: Grant) -> None:
-        """``grant`` is what the gateway gave with the session."""
+        """Begin with the lease in ``grant``, which the gateway gave with the session."""
         self.session = grant.session
         self.refreshes = 0
         self._owner = owner
@@ -88,7 +106,7 @@ class SessionKeys:
         self._lease = self._arrived(grant.lease)
 
     def current(self) -> CredentialLease:
-        """A lease that is not known to be over. Raises CloudError when none can be had."""
+        """Return a lease that is not known to be over. Raises CloudError when none can be had."""
         lease = self._lease
         if lease.usable(self._clock.monotonic()):
             return lease
@@ -98,14 +116,17 @@ class SessionKeys:
             return self._lease
 
     def renew(self, refused: CredentialLease) -> None:
-        """Replace a lease that the store refused, unless that has happened already. Raises CloudError."""
+        """Replace a lease that the store refused, unless it was replaced already.
+
+        Raises CloudError.
+        """
         with self._refreshing:
             if self._lease is refused:
                 self._owner.count_refusal()
                 self._reissue()
 
     def refresh_if_due(self) -> None:
-        """Replace it if its end is near, unless somebody does so already. Raises CloudError."""
+        """Replace the lease if its end is near and no other thread does. Raises CloudError."""
         if self._lease.due(self._clock.monotonic()) and self._refreshing.acquire(blocking=False):
             try:
                 self._reissue()
@@ -113,7 +134,7 @@ class SessionKeys:
                 self._refreshing.release()
 
     def remaining(self) -> float | None:
-        """Seconds until it ends; None where that is not known."""
+        """Return the seconds until the lease ends; None where this is unknown."""
         lease = self._lease
         return None if lease.deadline is None else lease.deadline - self._clock.monotonic()
 
@@ -127,6 +148,7 @@ class SessionKeys:
         self.refreshes += 1
 
     def _arrived(self, lease: CredentialLease) -> CredentialLease:
+        """Hide the secrets of a new lease, and return it with its end by the monotonic clock."""
         self._owner.hide(lease.access_key_id, lease.secret_access_key, lease.session_token)
         life = self._owner.life_until(lease.expires_at)
         if life is None:
@@ -135,22 +157,26 @@ class SessionKeys:
 
 
 class Credentials:
-    """All tokens and leases of the agent."""
+    """All tokens and leases of the agent.
+
+    Any thread may call the methods.
+    """
 
     def __init__(
         self,
         gateway: Gateway,
         clock: Clock,
         hide: Hide,
-        server_offset: Callable[[], float | None] = lambda: None,
+        server_offset: Callable[[], float | None] = _unknown_offset,
     ) -> None:
-        """Fetch nothing yet.
+        """Join the parts.
 
         Args:
-            gateway: Where tokens and leases come from.
-            clock: The robot's.
-            hide: Told each secret when it arrives; ``lasting=True`` for those that live long.
-            server_offset: Seconds by which the cloud's clock is ahead of the robot's; None while that is not known.
+            gateway: Gives tokens and leases.
+            clock: The robot's clock.
+            hide: Is given each secret when it arrives, with ``lasting=True`` for long-lived ones.
+            server_offset: Returns by how many seconds the cloud's clock is ahead of the robot's;
+                None while this is unknown.
         """
         self.gateway = gateway
         self.clock = clock
@@ -159,43 +185,55 @@ class Credentials:
         self._lock = threading.Lock()
         self._tokens: dict[str, CachedToken] = {}
         self._keys: set[SessionKeys] = set()
-        self.refused = 0  # leases that the store took no longer
+        # How many leases the store has refused since this start.
+        self.refused = 0
 
     def life_until(self, expires_at: float) -> float | None:
-        """Seconds from now to ``expires_at`` of the cloud's clock; None where the robot's clock can't tell."""
-        life = expires_at - self.clock.now() - (self._server_offset() or 0.0)
-        return life if 0 < life <= _LONGEST_LIFE else None
+        """Return the seconds until ``expires_at``, which is a time of the cloud's clock.
 
-    def call(self, profile: DeviceProfile, ask: Callable[[Gateway, AccessToken], Answer]) -> Answer:
-        """Ask the gateway with a good token; one that is refused is replaced once. Raises CloudError."""
+        Returns None where the robot's clock can't tell.
+        """
+        life = expires_at - self.clock.now() - (self._server_offset() or 0.0)
+        return life if 0 < life <= _LONGEST_LIFE_SECONDS else None
+
+    def call(
+        self, profile: DeviceProfile, request: Callable[[Gateway, AccessToken], CallResult]
+    ) -> CallResult:
+        """Make a request with a valid token, and once more when the token is refused.
+
+        Returns what the request returns. Raises CloudError.
+        """
         token = self._token(profile)
         current = token.current()
         try:
-            return ask(self.gateway, current)
+            return request(self.gateway, current)
         except CloudError as error:
             if error.code != "UNAUTHENTICATED":
                 raise
-        return ask(self.gateway, token.current(refused=current))
+        return request(self.gateway, token.current(refused=current))
 
     def keys(self, profile: DeviceProfile, grant: Grant) -> SessionKeys:
-        """Begin to look after a session's lease; :meth:`release` ends that."""
+        """Return the keys of a session, and keep their lease valid until :meth:`release`."""
         keys = SessionKeys(self, profile, grant)
         with self._lock:
             self._keys.add(keys)
         return keys
 
     def release(self, keys: SessionKeys) -> None:
-        """The session's upload is over or was put back."""
+        """Keep the lease of a session no longer: its upload has ended or was put back."""
         with self._lock:
             self._keys.discard(keys)
 
     def count_refusal(self) -> None:
-        """The store took a lease no longer."""
+        """Count a lease that the store has refused."""
         with self._lock:
             self.refused += 1
 
     def refresh_due(self) -> list[CloudError]:
-        """Refresh whatever ends soon, as long as a session is open; returns what failed: that is asked on demand."""
+        """Refresh the tokens and leases that end soon, as long as a session is open.
+
+        Returns the errors. What could not be refreshed now is refreshed on demand.
+        """
         with self._lock:
             due: list[CachedToken | SessionKeys] = (
                 [*self._tokens.values(), *self._keys] if self._keys else []
@@ -209,25 +247,26 @@ class Credentials:
         return failed
 
     def shortest_lease(self) -> float | None:
-        """Seconds until the first lease in use ends; None without one."""
+        """Return the seconds until the first lease in use ends; None without one."""
         with self._lock:
-            known = [left for keys in self._keys if (left := keys.remaining()) is not None]
-        return min(known, default=None)
+            remaining = [keys.remaining() for keys in self._keys]
+        return min((seconds for seconds in remaining if seconds is not None), default=None)
 
     def _token(self, profile: DeviceProfile) -> CachedToken:
         with self._lock:
             token = self._tokens.get(profile.asset_id)
-            if token is None or token.profile != profile:  # the profile file was changed
+            # A change of the profile file makes another profile.
+            if token is None or token.profile != profile:
                 token = self._tokens[profile.asset_id] = CachedToken(self, profile)
             return token
 
 
-def refuse_other_place(known: UploadSession, told: UploadSession) -> None:
-    """Raise CloudError("lying_server") when a reissued lease is for another place than the session's."""
+def refuse_other_place(known: UploadSession, reissued: UploadSession) -> None:
+    """Raise CloudError("lying_server") when a reissued lease is for another place."""
     for field in ("bucket", "endpoint", "object_key"):
-        if getattr(known, field) != getattr(told, field):
+        if getattr(known, field) != getattr(reissued, field):
             raise CloudError(
                 "ReissueUploadCredentials",
                 "lying_server",
-                f"{field} changed from {getattr(known, field)!r} to {getattr(told, field)!r}",
+                f"{field} changed from {getattr(known, field)!r} to {getattr(reissued, field)!r}",
             )

@@ -1,7 +1,8 @@
-"""Enrolment: a robot without a key of the platform asks for one, keeps it, and from then on has it.
+"""Enrolment: gets this robot's key from the platform, and writes it into the device profile file.
 
-The platform tells a key once, to the first who asks. So whether it can be kept is tried before it is asked for, and
-where writing it fails all the same it is written again, not asked for again.
+The platform gives a key once, to the first robot that asks. So the agent checks that it can write
+the file before it asks. Where writing fails all the same, the key is written again, not requested
+again.
 """
 
 from __future__ import annotations
@@ -18,64 +19,92 @@ from agent.model.values import Enrolled
 
 _log = logging.getLogger(__name__)
 
+# The code of the gate's hold. The status shows it, so it never changes.
 _HOLD = "not_enrolled"
-_NOBODY = (
+
+_ASK_ADMINISTRATOR = (
     "ask the platform's administrator whether this device may enrol; it is tried again by itself"
 )
-_RISK = "mend that before this process is stopped, or the key is lost: the platform does not tell it again"
-_UNWRITABLE = "let the agent's user write to the folder of the device profile file, or move the file into agent.state_dir"
-_NO_PLACE = "ask the platform's administrator for a device profile file with endpoints.deviceInit"
+_KEY_AT_RISK = (
+    "mend that before this process is stopped, or the key is lost: "
+    "the platform does not give it again"
+)
+_UNWRITABLE = (
+    "let the agent's user write to the folder of the device profile file, "
+    "or move the file into agent.state_dir"
+)
+_NO_ENDPOINT = (
+    "ask the platform's administrator for a device profile file with endpoints.deviceInit"
+)
 
 
 class Enrol:
-    """One device's way to its key. May be used from any thread, by one at a time."""
+    """Requests keys of devices from the platform, and writes them into the profile file.
+
+    Any thread may call the methods; requests wait for each other.
+    """
 
     def __init__(
         self, platform: DeviceInit, profiles: ProfileKeeper, hide: Callable[..., None]
     ) -> None:
-        """``hide`` is told each key before anybody else."""
+        """Join the parts; ``hide`` is given each key before any other code sees it."""
         self._platform = platform
         self.profiles = profiles
         self._hide = hide
-        self._unkept: dict[str, Enrolled] = {}  # told by the platform, not written yet
-        self._asking = threading.Lock()
+        # What the platform gave and could not be written yet, by device.
+        self._unwritten: dict[str, Enrolled] = {}
+        self._requesting = threading.Lock()
         self._ended = False
 
-    def succeed(self, before: Enrol) -> None:
-        """Take the place of ``before``: what it is told and can't write, this one writes."""
-        self._unkept = before._unkept
+    def take_over(self, before: Enrol) -> None:
+        """Take the place of ``before``: a key that it could not write is written here."""
+        self._unwritten = before._unwritten
 
     def end(self, seconds: float) -> bool:
-        """Begin to ask no more; tells whether within ``seconds`` what was asked is answered and written."""
+        """Make no more requests; return whether the one under way ends within ``seconds``.
+
+        A request ends when its key is written.
+        """
         self._ended = True
-        if not self._asking.acquire(timeout=seconds):
+        if not self._requesting.acquire(timeout=seconds):
             return False
-        self._asking.release()
+        self._requesting.release()
         return True
 
     def wanted(self) -> bool:
-        """Whether the profile file says where to enrol, and names no device yet. Raises CloudError("profile_file")."""
+        """Return whether the profile file says where to enrol, and names no device yet.
+
+        Raises CloudError("profile_file").
+        """
         return not self.profiles.load() and bool(self.profiles.device_init())
 
     def once(self, device: str, *, rotate: bool = False) -> bool:
-        """Ask for the key of ``device`` and keep it; False when it has one already and is not to ``rotate``.
+        """Request the key of ``device`` and write it, or another key where it is to ``rotate``.
 
-        Raises CloudError, RefusedError where it is not known where to ask, and AgentError where nothing can be written:
-        "profile_unwritable" before anything was asked, "key_unkept" after that; then calling again writes it.
+        Returns:
+            False when the device has a key already and is not to ``rotate``.
+
+        Raises:
+            CloudError: The platform gave no key, or the profile file can't be used.
+            RefusedError: The profile file does not say where to enrol.
+            AgentError: The file can't be written. "profile_unwritable" means that nothing was
+                requested. "key_unkept" means that there is a key, and another call writes it.
         """
         try:
-            with self._asking, self.profiles.changing():
-                if device not in self._unkept:
+            with self._requesting, self.profiles.changing():
+                if device not in self._unwritten:
                     known = self.profiles.load().get(device)
                     if known is not None and known.api_key and not rotate:
                         return False
-                    self._unkept[device] = self._asked(device, rotate=rotate)
-                self.profiles.put(device, self._unkept[device])
-                del self._unkept[device]
+                    self._unwritten[device] = self._request(device, rotate=rotate)
+                self.profiles.put(device, self._unwritten[device])
+                del self._unwritten[device]
         except (CloudError, OSError) as error:
-            if device in self._unkept:
+            if device in self._unwritten:
                 raise AgentError(
-                    f"the new key can't be written: {_text(error)}", code="key_unkept", hint=_RISK
+                    f"the new key can't be written: {_text(error)}",
+                    code="key_unkept",
+                    hint=_KEY_AT_RISK,
                 ) from error
             if isinstance(error, CloudError):
                 raise
@@ -89,7 +118,7 @@ class Enrol:
         )
         return True
 
-    def _asked(self, device: str, *, rotate: bool) -> Enrolled:
+    def _request(self, device: str, *, rotate: bool) -> Enrolled:
         if self._ended:
             raise CloudError(
                 "InitDevice", "CANCELLED", "the agent goes on by another configuration, or stops"
@@ -97,7 +126,7 @@ class Enrol:
         endpoint = self.profiles.device_init()
         if not endpoint:
             raise RefusedError(
-                "the device profile file does not say where devices enrol", hint=_NO_PLACE
+                "the device profile file does not say where devices enrol", hint=_NO_ENDPOINT
             )
         answer = self._platform.enrol(endpoint, device, rotate=rotate)
         self._hide(answer.api_key, lasting=True)
@@ -105,55 +134,72 @@ class Enrol:
 
 
 def _text(error: Exception) -> str:
+    """Return what people read of an error; of one of the system, its file and what is wrong."""
     if not isinstance(error, OSError):
         return str(error)
-    return (f"{error.filename}: " if error.filename else "") + (error.strerror or str(error))
+    name = f"{error.filename}: " if error.filename else ""
+    return name + (error.strerror or str(error))
 
 
 def remedy(error: AgentError) -> str:
-    """What to do about a failed enrolment."""
+    """Return what an operator can do about a failed enrolment."""
     if not isinstance(error, CloudError) or error.hint:
         return error.hint
     verdict = judge(error)
-    return verdict.hint if verdict.kind in ("offline", "blocked") else _NOBODY
+    return verdict.hint if verdict.kind in ("offline", "blocked") else _ASK_ADMINISTRATOR
 
 
 class Enrolling:
-    """Enrols a robot whose profile file names no device, for as long as it takes; the gate is held meanwhile."""
+    """Enrols a robot whose profile file names no device, however long it takes.
+
+    The gate is held until the robot is enrolled, because there is no key to upload with.
+
+    One thread at a time calls :meth:`enrol_if_due`; any thread may call :meth:`end`.
+    """
 
     def __init__(self, enrol: Enrol, device: str, gate: Gate, clock: Clock, delays: Delays) -> None:
-        """Nothing is asked yet."""
+        """Enrol ``device``. ``delays`` are the waits after failed requests."""
         self._enrol = enrol
         self._device = device
         self._gate = gate
         self._clock = clock
         self._delays = delays
         self._attempts = 0
+        # The monotonic time of the next request.
         self._due = 0.0
+        # The state of the profile file when it was last checked.
         self._stamp: object = None
-        self._told = ""
+        # The error that was logged last.
+        self._logged = ""
 
-    def succeed(self, before: Enrolling) -> None:
-        """Take the place of ``before``."""
-        self._enrol.succeed(before._enrol)
+    def take_over(self, before: Enrolling) -> None:
+        """Take the place of ``before``: a key that it could not write is written here."""
+        self._enrol.take_over(before._enrol)
 
     def end(self, seconds: float) -> bool:
-        """Begin to ask no more; tells whether within ``seconds`` what was asked is answered and written."""
+        """Make no more requests; return whether the one under way ends within ``seconds``.
+
+        A request ends when its key is written.
+        """
         return self._enrol.end(seconds)
 
     def prepare(self, not_before: float = 0.0) -> None:
-        """Hold the gate where this robot is to enrol. Asks nobody; ``not_before`` (monotonic) is when ``look`` may."""
+        """Hold the gate if this robot is to enrol. Nothing is requested before ``not_before``.
+
+        ``not_before`` is a monotonic time.
+        """
         self._stamp, self._due = self._enrol.profiles.stamp(), not_before
         if self._wanted():
             self._announce()
 
-    def look(self) -> None:
-        """Enrol, if that is to be and is due; to be called again and again."""
+    def enrol_if_due(self) -> None:
+        """Enrol if this robot has no key and it is time; to be called every few seconds."""
         if not self._wanted():
             self._gate.release(_HOLD)
             return
         stamp, now = self._enrol.profiles.stamp(), self._clock.monotonic()
-        if stamp != self._stamp:  # somebody mended it
+        # A change of the profile file may have removed what kept the robot from enrolling.
+        if stamp != self._stamp:
             self._stamp, self._due = stamp, now
         if now < self._due:
             if not self._attempts:
@@ -165,8 +211,8 @@ class Enrolling:
         except AgentError as error:
             self._due = self._clock.monotonic() + self._wait(error)
             self._hold(error.message, remedy(error), self._due)
-            if error.message != self._told:
-                self._told = error.message
+            if error.message != self._logged:
+                self._logged = error.message
                 _log.warning(
                     "not enrolled yet: %s (%s)",
                     error.message,
@@ -180,14 +226,20 @@ class Enrolling:
         try:
             return self._enrol.wanted()
         except CloudError:
-            return False  # without a usable file nothing goes, and that is said elsewhere
+            # Without a usable profile file nothing can be uploaded. The status names that error.
+            return False
 
     def _wait(self, error: AgentError) -> float:
-        """Refusals that somebody has to mend elsewhere are asked about seldom; a full disk or a network often."""
-        blocked = isinstance(error, CloudError) and judge(error).kind == "blocked"
-        return self._delays.maximum if blocked else self._delays.after(self._attempts)
+        """Return the seconds until the next request.
+
+        A refusal that an administrator has to lift is repeated seldom. After an error of the disk
+        or the network the request is repeated soon.
+        """
+        is_blocked = isinstance(error, CloudError) and judge(error).kind == "blocked"
+        return self._delays.maximum if is_blocked else self._delays.after(self._attempts)
 
     def _announce(self) -> None:
+        """Hold the gate with the time of the next request as the reason."""
         now = self._clock.monotonic()
         when = f"in {math.ceil(self._due - now)} s" if now < self._due else "now"
         self._hold(f"the platform is asked {when}", "wait a moment", max(now, self._due))

@@ -182,7 +182,7 @@ class Robot:
             date = closed.next_probe if closed else None
             nap.wait(TICK if date is None else max(0.01, min(date - clock.monotonic(), PATIENCE)))
             power_on.look()
-            enrolling.look()
+            enrolling.enrol_if_due()
             dispatch.tick()
             while later.waiting:
                 later.waiting.popleft()()

@@ -7,8 +7,9 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-from agent.cloud.bucket import BucketGateway, NoProfiles
+from agent.cloud.bucket import BucketGateway
 from agent.cloud.identity import named_asset
+from agent.cloud.no_profiles import NoProfiles
 from agent.model.ports import Gateway, Profiles
 from agent.model.sync_log import SyncLog
 from agent.model.values import DeviceProfile, Recording

@@ -85,7 +85,7 @@ def test_a_file_with_endpoints_alone_gets_the_key_and_the_gate_opens(
 ) -> None:
     robot.enrolling.prepare()
     assert f"{robot.device} is not enrolled yet" in robot.held().reason
-    robot.enrolling.look()
+    robot.enrolling.enrol_if_due()
     assert robot.gate.closed() is None
     profile = robot.profiles.load()[robot.device]
     assert profile.ready
@@ -102,11 +102,11 @@ def test_a_robot_that_was_just_switched_on_asks_at_its_own_moment_and_says_when(
     assert robot.held().reason.endswith("the platform is asked in 17 s")
     assert robot.held().next_probe == robot.clock.monotonic() + 17
     robot.clock.advance(15.5)
-    robot.enrolling.look()
+    robot.enrolling.enrol_if_due()
     assert robot.held().reason.endswith("the platform is asked in 2 s")
     assert not robot.profiles.load()
     robot.clock.advance(1.5)
-    robot.enrolling.look()
+    robot.enrolling.enrol_if_due()
     assert robot.gate.closed() is None
     assert robot.profiles.load()[robot.device].ready
 
@@ -115,7 +115,7 @@ def test_a_file_that_is_mended_meanwhile_is_tried_at_once(robot: Robot) -> None:
     robot.enrolling.prepare(robot.clock.monotonic() + 17)
     robot.endpoints["later"] = "x"
     robot.write(endpoints=robot.endpoints)
-    robot.enrolling.look()
+    robot.enrolling.enrol_if_due()
     assert robot.profiles.load()[robot.device].ready
 
 
@@ -150,22 +150,22 @@ def test_a_gateway_that_is_away_is_asked_again_until_it_is_back(
 ) -> None:
     cloud.stop_gateway()
     try:
-        robot.enrolling.look()
+        robot.enrolling.enrol_if_due()
         first = robot.held()
         assert first.next_probe == robot.clock.monotonic() + 30
         assert "InitDevice: refused" in first.reason
         robot.clock.advance(30)
-        robot.enrolling.look()
+        robot.enrolling.enrol_if_due()
         assert robot.held().next_probe == robot.clock.monotonic() + 60
         assert robot.held().since == first.since
     finally:
         cloud.start_gateway()
-    robot.enrolling.look()
+    robot.enrolling.enrol_if_due()
     assert not robot.profiles.load(), "it is not due yet"
     nap = threading.Event()
     for _ in range(250):  # the channel has a backoff of its own
         robot.clock.advance(1800)
-        robot.enrolling.look()
+        robot.enrolling.enrol_if_due()
         if robot.gate.closed() is None:
             break
         nap.wait(0.1)
@@ -178,7 +178,7 @@ def test_a_key_that_exists_elsewhere_is_explained_and_never_replaced_by_itself(
     cloud.rules.enrol(robot.device, {"site": "here"})
     before = key_of(cloud, robot.device)
     for _ in range(5):
-        robot.enrolling.look()
+        robot.enrolling.enrol_if_due()
         assert "DEVICE_ALREADY_INITIALIZED" in robot.held().reason
         assert "restore the device profile file" in robot.held().hint
         assert "--rotate" in robot.held().hint
@@ -189,7 +189,7 @@ def test_a_key_that_exists_elsewhere_is_explained_and_never_replaced_by_itself(
 
 def test_a_restored_file_opens_the_gate_at_once(robot: Robot, cloud: DevCloud) -> None:
     cloud.rules.enrol(robot.device, {"site": "here"})
-    robot.enrolling.look()
+    robot.enrolling.enrol_if_due()
     assert robot.held()
     device = {
         "deviceId": robot.device,
@@ -197,16 +197,16 @@ def test_a_restored_file_opens_the_gate_at_once(robot: Robot, cloud: DevCloud) -
         "tags": {"site": "here"},
     }
     robot.write(0o600, endpoints=robot.endpoints, devices=[device])
-    robot.enrolling.look()
+    robot.enrolling.enrol_if_due()
     assert robot.gate.closed() is None
 
 
 def test_a_mended_file_is_tried_at_once(robot: Robot, cloud: DevCloud) -> None:
     robot.write(endpoints={**robot.endpoints, "deviceInit": "http://127.0.0.1:1"})
-    robot.enrolling.look()
+    robot.enrolling.enrol_if_due()
     assert robot.held()
     robot.write(endpoints=robot.endpoints)
-    robot.enrolling.look()
+    robot.enrolling.enrol_if_due()
     assert robot.gate.closed() is None
     assert key_of(cloud, robot.device)
 
@@ -219,7 +219,7 @@ def test_where_a_device_is_named_nobody_enrols_by_itself(
 ) -> None:
     robot.write(0o600, endpoints=robot.endpoints, devices=devices)
     robot.enrolling.prepare()
-    robot.enrolling.look()
+    robot.enrolling.enrol_if_due()
     assert robot.gate.closed() is None
     assert robot.device not in [known.id for known in cloud.devices()]
 
@@ -228,9 +228,9 @@ def test_where_nothing_says_where_to_enrol_nobody_is_held(robot: Robot) -> None:
     del robot.endpoints["deviceInit"]
     robot.write(endpoints=robot.endpoints)
     robot.enrolling.prepare()
-    robot.enrolling.look()
+    robot.enrolling.enrol_if_due()
     robot.path.unlink()
-    robot.enrolling.look()
+    robot.enrolling.enrol_if_due()
     assert robot.gate.closed() is None
     robot.write(endpoints=robot.endpoints)
     with pytest.raises(RefusedError, match="where devices enrol"):
@@ -290,7 +290,7 @@ def test_a_key_for_a_file_that_somebody_breaks_meanwhile_is_kept_until_it_is_men
         robot.enrol.once(robot.device)
     assert raised.value.code == "key_unkept"
     robot.write(endpoints=robot.endpoints)
-    robot.enrolling.look()
+    robot.enrolling.enrol_if_due()
     assert robot.profiles.load()[robot.device].api_key == key_of(cloud, robot.device)
 
 
@@ -302,10 +302,10 @@ def test_a_key_that_could_not_be_written_is_written_later_and_not_asked_for_agai
 
     with monkeypatch.context() as patch:
         patch.setattr(robot.profiles, "put", full)
-        robot.enrolling.look()
+        robot.enrolling.enrol_if_due()
         assert "the new key can't be written: No space left" in robot.held().reason
     robot.clock.advance(30)
-    robot.enrolling.look()
+    robot.enrolling.enrol_if_due()
     assert robot.gate.closed() is None
     assert robot.profiles.load()[robot.device].api_key == key_of(cloud, robot.device)
 
@@ -317,7 +317,7 @@ def test_whoever_takes_the_place_of_an_asker_writes_what_that_one_could_not(
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     next_one = Enrol(robot.gateway, ProfileFile(robot.path), lambda *_, **__: None)
-    next_one.succeed(robot.enrol)  # a reload, before the answer has come
+    next_one.take_over(robot.enrol)  # a reload, before the answer has come
     monkeypatch.setattr(robot.profiles, "put", full)
     with pytest.raises(AgentError, match="the new key can't be written"):
         robot.enrol.once(robot.device)
