@@ -1,8 +1,8 @@
 """Keeps a valid access token for each profile and a valid lease for each upload session.
 
 Both are refreshed twice over. The scheduler refreshes them well before they end (the advisory
-window). Whoever needs one that has ended or was refused refreshes it on demand (the mandatory
-window). However many threads ask at once, one refresh runs.
+window). A thread that needs one that has ended or was refused refreshes it on demand (the
+mandatory window). However many threads ask at once, one refresh runs.
 
 The robot's clock decides only where it agrees with the platform's. A token or lease that has ended
 on arrival by the robot's clock, or never ends, is used until it is refused.
@@ -191,7 +191,7 @@ class Credentials:
     def life_until(self, expires_at: float) -> float | None:
         """Return the seconds until ``expires_at``, which is a time of the cloud's clock.
 
-        Returns None where the robot's clock can't tell.
+        Returns None where the robot's clock is wrong.
         """
         life = expires_at - self.clock.now() - (self._server_offset() or 0.0)
         return life if 0 < life <= _LONGEST_LIFE_SECONDS else None

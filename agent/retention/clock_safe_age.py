@@ -19,7 +19,7 @@ def _unknown_offset() -> float | None:
 
 
 class ClockSafeAge:
-    """Tells ages by the wall clock, the monotonic clock and the cloud's clock.
+    """Measures ages by the wall clock, the monotonic clock and the cloud's clock.
 
     It watches how far the wall clock runs ahead of the monotonic one. What the wall clock jumped
     forward is taken off the ages of earlier moments.

@@ -1,7 +1,7 @@
 """Compares a whole file with what the history knows of the bytes that were uploaded.
 
 A fingerprint sees three windows of a file. So two files can have one fingerprint though their bytes
-differ in between, and only the digests of the upload can tell them apart.
+differ in between, and only the digests of the upload can distinguish them.
 """
 
 from __future__ import annotations
@@ -26,14 +26,14 @@ _NAMED = 20
 # Bytes that are read from the disk at once.
 _BLOCK = 128 * 1024
 
-# After so many bytes the kernel is told that their place in its cache is not needed any more.
+# After so many bytes the kernel may use their place in its cache for other files.
 _UNCACHE_BYTES = 8 * 1024 * 1024
 
 # Some file systems count time in steps of two seconds. A file that was changed twice within one
 # step has the same times after both changes.
 _COARSEST_SECONDS = 3.0
 
-# Where the kernel can't name the owner of a file, it names this one, whoever the owner is.
+# Where the kernel can't name the owner of a file, it names this one for every owner.
 _NOBODY = 65_534
 
 _UPLOAD_OR_DELETE = (
