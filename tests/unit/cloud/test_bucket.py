@@ -2,89 +2,21 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from agent.cloud.bucket import BucketGateway
-from agent.cloud.identity import named_asset
-from agent.cloud.no_profiles import AnyAsset, NoProfiles
+from agent.cloud.no_profiles import AnyAsset
 from agent.model.errors import CloudError
-from agent.model.ports import Gateway, Profiles
 from agent.model.sync_log import SyncLog
-from agent.model.values import DeviceProfile, Recording
-from tests.harness.fakes.keys import FakeKeys
+from agent.model.values import DeviceProfile
+from tests.harness.bucket_robot import NAME, BucketRobot
 from tests.harness.fakes.store import FakeStore
-from tests.harness.robot import Robot
 
-NAME = "recordings"
 MIB = 1024 * 1024
 NOBODY = DeviceProfile("", "", {}, "", "")
-
-
-class BucketRobot(Robot):
-    """A robot that has a bucket in the place of a platform."""
-
-    template = "{device_id}/{date}/{relpath}"
-    part_size = 1024
-    bucket_name = NAME
-
-    def seam(self) -> Gateway:
-        self.keys = FakeKeys(self.clock)
-        self.bucket = BucketGateway(
-            store=self.store,
-            keys=self.keys,
-            history=self.history,
-            clock=self.clock,
-            endpoint="memory",
-            name=self.bucket_name,
-            region="",
-            template=self.template,
-            part_size=self.part_size,
-            roots=[self.folder],
-        )
-        return self.bucket
-
-    def known_profiles(self) -> Profiles:
-        return NoProfiles()
-
-    def _asset_id(
-        self, recording: Recording, snapshot: str, profiles: Mapping[str, DeviceProfile]
-    ) -> str:
-        del profiles
-        return named_asset(
-            recording,
-            robot="robot",
-            known=self.assets,
-            snapshot=snapshot,
-            default="",
-            required="asset_id" in self.template,
-        )
-
-    def resync(self) -> SyncLog:
-        """Ask for the newest recording once more."""
-        newest = next(self.history.newest_first())
-        return self.history.add(
-            replace(
-                SyncLog(
-                    0,
-                    newest.episode_id,
-                    newest.path,
-                    newest.file_size,
-                    newest.mtime,
-                    newest.fingerprint,
-                ),
-                device_id="robot",
-                resync=True,
-            )
-        )
-
-    def manifest(self, log: SyncLog) -> Any:
-        return json.loads(self.store.content(log.bucket, log.object_key + ".manifest.json"))
 
 
 @pytest.fixture
