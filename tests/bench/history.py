@@ -152,7 +152,7 @@ def measure(folder: Path, documents: int) -> dict[str, Any]:
         "memory MiB": (process.memory_info().rss - memory) / 2**20,
         "move ms": (move := ratio(history, documents))[0],
         "ratio": move[1],
-        "journal MiB": history._storage._end / 2**20,
+        "journal MiB": history._storage.size / 2**20,
         "open s": seconds(reopen),
         "list s": seconds(listed),
         "compact s": seconds(history._storage.compact),

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from agent.adapters.history import TinyHistory, to_json
-from agent.adapters.journal.storage import FORMAT
+from agent.adapters.journal.contents import FORMAT
 from tests.harness.history_on_disk import opened
 from tests.harness.paths import REPOSITORY
 

@@ -15,8 +15,8 @@ from typing import Any
 import pytest
 
 from agent import __version__
+from agent.adapters.journal.contents import FORMAT
 from agent.adapters.journal.lines import encode, line
-from agent.adapters.journal.storage import FORMAT
 from agent.devcloud.cloud import DevCloud
 from agent.devcloud.sigv4 import Request
 from tests.harness import debian

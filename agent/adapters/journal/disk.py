@@ -1,27 +1,44 @@
-"""What the journal asks of the operating system beyond plain reading."""
+"""What the journal needs from the operating system beyond plain reading and writing."""
 
 from __future__ import annotations
 
 import errno
 import os
 
-_NO_FALLOCATE = {errno.EOPNOTSUPP, errno.EINVAL, errno.ENOSYS}
+# Errors by which a file system says that it can't allocate space ahead of the data.
+_ALLOCATION_UNSUPPORTED = {errno.EOPNOTSUPP, errno.EINVAL, errno.ENOSYS}
+
+# The zeros that one call writes where the file system can't allocate.
+_ZERO_BLOCK_BYTES = 64 * 1024
 
 
 def allocate(descriptor: int, offset: int, length: int) -> None:
-    """Make sure that ``length`` bytes from ``offset`` on can be written later; what is new reads as zeros."""
+    """Make sure that a file has space on the disk for ``length`` bytes from ``offset`` on.
+
+    Bytes that the file did not have before read as zeros. Existing bytes stay as they are. Where
+    the file system can't allocate space, zeros are written instead.
+
+    Raises:
+        OSError: The disk has no space for them, or does not work.
+    """
     try:
         os.posix_fallocate(descriptor, offset, length)
     except OSError as error:
-        if error.errno not in _NO_FALLOCATE:
+        if error.errno not in _ALLOCATION_UNSUPPORTED:
             raise
-        start = max(offset, os.fstat(descriptor).st_size)
-        while start < offset + length:
-            start += os.pwrite(descriptor, bytes(min(65536, offset + length - start)), start)
+        position = max(offset, os.fstat(descriptor).st_size)
+        while position < offset + length:
+            zeros = bytes(min(_ZERO_BLOCK_BYTES, offset + length - position))
+            position += os.pwrite(descriptor, zeros, position)
 
 
-def write(descriptor: int, data: bytes, offset: int) -> None:
-    """Write all of ``data`` at ``offset``."""
+def write_all(descriptor: int, data: bytes, offset: int) -> None:
+    """Write all of ``data`` at ``offset``, in as many calls as the system needs.
+
+    Raises:
+        OSError: The system can't write. Part of ``data`` may have been written by then.
+    """
     while data:
         written = os.pwrite(descriptor, data, offset)
-        data, offset = data[written:], offset + written
+        data = data[written:]
+        offset += written

@@ -1,4 +1,4 @@
-"""TinyDB's tables on the journal: they touch only the documents that are asked for."""
+"""TinyDB's tables on the journal: each call touches only the documents that it needs."""
 
 from __future__ import annotations
 
@@ -16,34 +16,42 @@ from agent.adapters.journal.lines import encode
 
 
 class DocumentStorage(Storage):
-    """A storage that hands out and takes single documents, as JSON texts."""
+    """A TinyDB storage that also reads and writes single documents, as JSON texts.
+
+    TinyDB's own storages read and write the whole database in each call. The tables of this
+    module use the calls below instead.
+    """
 
     @abstractmethod
     def transaction(self) -> AbstractContextManager[None]:
-        """All writes inside become durable together."""
+        """Make all writes inside the block durable together."""
 
     @abstractmethod
     def ids(self, table: str) -> Sequence[int]:
-        """Ids of a table's documents, ascending; a copy."""
+        """Return the ids of a table's documents, ascending, as a copy."""
 
     @abstractmethod
     def count(self, table: str) -> int:
-        """How many documents a table holds."""
+        """Return how many documents a table holds."""
 
     @abstractmethod
     def text(self, table: str, id_: int) -> str | None:
-        """One document; None when there is none."""
+        """Return the JSON of one document, or None when there is none."""
 
     @abstractmethod
     def put(self, table: str, id_: int, text: str | None) -> None:
-        """Set one document, or remove it with None; inside a transaction."""
+        """Set the JSON of one document, or remove it with None. Only inside a transaction."""
 
 
 class StoredTable(Mapping[str, dict[str, Any]]):
-    """One table as TinyDB reads it: documents are fetched from the disk one by one, when they are asked for."""
+    """One table as TinyDB reads it: each document is fetched from the disk when it is read.
+
+    Exists so that TinyDB does not need all documents in memory. Any thread may use it; the
+    storage has the lock.
+    """
 
     def __init__(self, storage: DocumentStorage, table: str) -> None:
-        """See ``table`` of ``storage`` as it is at each moment."""
+        """Show the table called ``table`` of ``storage`` as it is at each moment."""
         self._storage = storage
         self._table = table
 
@@ -62,24 +70,29 @@ class StoredTable(Mapping[str, dict[str, Any]]):
 
 
 class Recorder(MutableMapping[int, Any]):
-    """One table as TinyDB changes it: notes what was changed, and nothing else.
+    """One table as TinyDB changes it: hands only what was changed to the storage.
 
-    A document that is read may be changed in place until the next one is asked for, as TinyDB's own calls do; so an
-    update by a condition over a big table holds one document in memory at a time.
+    TinyDB reads a document and changes it in place, without a call that says so. So the document
+    that was read last is kept, and compared with its old text when the next one is read. An
+    update of a big table therefore holds one document in memory at a time.
+
+    Belongs to one transaction and its thread.
     """
 
     def __init__(self, storage: DocumentStorage, table: str) -> None:
-        """Nothing is changed yet."""
+        """Record changes of the table called ``table`` of ``storage``."""
         self._storage = storage
         self._table = table
+        # The document that was read last: its id, the document itself, and its text on the disk.
         self._lent: tuple[int, Any, str] | None = None
 
     def settle(self) -> None:
-        """Note what was changed in place."""
+        """Write the document that was read last, if it was changed in place."""
         if self._lent is not None:
             id_, document, before = self._lent
             self._lent = None
-            if (text := encode(document)) != before:
+            text = encode(document)
+            if text != before:
                 self._storage.put(self._table, id_, text)
 
     def __getitem__(self, id_: int) -> Any:
@@ -121,11 +134,17 @@ class Recorder(MutableMapping[int, Any]):
 
 
 class JournalTable(Table):
-    """TinyDB's table; its two funnels touch only the documents that are asked for."""
+    """TinyDB's table on a :class:`DocumentStorage`.
+
+    All calls of TinyDB's table go through the two methods that are replaced here. With them a
+    call touches only the documents that it needs. Any thread may use it.
+    """
 
     _storage: DocumentStorage
 
-    def _read_table(self) -> StoredTable:  # type: ignore[override] # TinyDB only reads it; a dict would be all of it
+    def _read_table(  # type: ignore[override] # TinyDB only reads it; a dict would be all of it
+        self,
+    ) -> StoredTable:
         return StoredTable(self._storage, self.name)
 
     def _update_table(self, updater: Callable[[Any], None]) -> None:
@@ -136,10 +155,10 @@ class JournalTable(Table):
 
 
 class JournalDB(TinyDB):
-    """TinyDB on a journal."""
+    """TinyDB on a journal. Any thread may use it."""
 
     table_class = JournalTable
 
     def table(self, name: str, **kwargs: Any) -> Table:
-        """One table; without a query cache, whose results would be shared objects."""
+        """Return one table, without TinyDB's query cache: its results would be shared objects."""
         return super().table(name, **{"cache_size": 0, **kwargs})

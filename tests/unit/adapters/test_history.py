@@ -171,10 +171,10 @@ def test_compaction_keeps_every_document_and_drops_their_pasts(folder: Path) -> 
             for _ in range(10):
                 history.move(id_, "claimed")
                 history.move(id_, "gate_closed")
-        before, size = list(history.newest_first()), history._storage._end
+        before, size = list(history.newest_first()), history._storage.size
         history._storage.compact()
         assert list(history.newest_first()) == before
-        assert history._storage._end < size / 10
+        assert history._storage.size < size / 10
         history.move(1, "claimed")
         assert history.add(document("new")).id == 21
     with opened(folder) as history:
@@ -191,7 +191,7 @@ def test_a_wasteful_journal_is_compacted_at_the_next_start(folder: Path) -> None
         assert history._storage.wasteful
     with opened(folder) as history:
         assert not history._storage.wasteful
-        assert history._storage._end < 250_000
+        assert history._storage.size < 250_000
         assert len(history.get(id_).reason) == 100_000
 
 
@@ -199,14 +199,14 @@ def test_tidying_compacts_while_the_agent_runs_and_only_when_that_is_worth_it(fo
     with opened(folder) as history:
         id_ = history.add(document(reason="x" * 100_000)).id
         history.move(id_, "claimed")
-        size = history._storage._end
+        size = history._storage.size
         history.tidy()
-        assert history._storage._end == size
+        assert history._storage.size == size
         for _ in range(30):
             history.move(id_, "gate_closed")
             history.move(id_, "claimed")
         history.tidy()
-        assert history._storage._end < 250_000
+        assert history._storage.size < 250_000
         assert history.get(id_).status == "in_progress"
 
 
@@ -220,9 +220,9 @@ def test_forgetting_makes_a_journal_that_is_worth_compacting(folder: Path) -> No
         history._storage.compact()
         assert not history._storage.wasteful
         history.forget([f"1000-{number}" for number in range(1800)])
-        size = history._storage._end
+        size = history._storage.size
         history.tidy()
-        assert history._storage._end < size / 5
+        assert history._storage.size < size / 5
     with opened(folder) as history:
         assert history.counts()["completed"] == 200
         assert all(history.synced(f"1000-{number}") for number in range(2000))

@@ -15,9 +15,9 @@ from tinydb import TinyDB, where
 from tinydb.storages import MemoryStorage
 from tinydb.table import Document
 
+from agent.adapters.journal.contents import FORMAT
 from agent.adapters.journal.lines import line
 from agent.adapters.journal.offsets import Offsets
-from agent.adapters.journal.storage import FORMAT
 from agent.model.errors import AgentError
 from tests.harness.journal_on_disk import State, content_of, journal, state_of, storage_of
 
