@@ -1,4 +1,9 @@
-"""What outlives its documents: fingerprints of what was uploaded. And who may be forgotten next: what is missed."""
+"""Keeps two things beside the sync log: what outlives its documents, and which may be deleted.
+
+The fingerprints of uploaded recordings outlive their documents, so that no recording is uploaded
+a second time. The absences say since when recordings are no longer on the disk, which decides
+when their documents may be deleted.
+"""
 
 from __future__ import annotations
 
@@ -14,14 +19,23 @@ FORGOTTEN = "forgotten"
 ABSENCES = "absences"
 DAYS = "days"
 
-_ROW = 1000  # ids in a row, by their thousands: most rows stay as they are
+# How many consecutive ids share a row of the absences. When few ids change, most rows stay as
+# they are and are not written again.
+_IDS_PER_ROW = 1000
 
 
 class Forgotten:
-    """Small tables beside the sync log. Many things share a row, so 100,000 of them cost few MiB on disk."""
+    """Small tables beside the sync log: fingerprints that stay, and absences.
+
+    Many fingerprints or ids share a row, so that 100,000 of them take few MiB on the disk. Memory
+    holds only the hashes of the fingerprints.
+
+    Not safe for several threads by itself: the history's lock guards it. Writes belong into a
+    transaction of the history.
+    """
 
     def __init__(self, db: JournalDB) -> None:
-        """Read which fingerprints are remembered; memory holds only their hashes."""
+        """Read from ``db`` which fingerprints are remembered."""
         self._fingerprints = db.table(FORGOTTEN)
         self._absences = db.table(ABSENCES)
         self._days = db.table(DAYS)
@@ -35,7 +49,7 @@ class Forgotten:
         return any(fingerprint in row["fingerprints"] for row in rows if isinstance(row, Document))
 
     def add(self, fingerprints: Iterable[str]) -> None:
-        """Remember these for good."""
+        """Remember ``fingerprints`` for good. One that is remembered already is no error."""
         new = [
             fingerprint for fingerprint in dict.fromkeys(fingerprints) if fingerprint not in self
         ]
@@ -45,21 +59,21 @@ class Forgotten:
                 self._index.add(fingerprint, row)
 
     def absences(self) -> Absences:
-        """What was noted last."""
+        """Return the absences as they were noted last."""
         days = self._days.get(doc_id=1)
+        if not isinstance(days, Document):
+            return Absences()
         since = {id_: row["since"] for row in self._absences for id_ in row["documents"]}
-        return (
-            Absences(days["day"], days["date"], since) if isinstance(days, Document) else Absences()
-        )
+        return Absences(days["day"], days["date"], since)
 
     def note_absences(self, absences: Absences) -> None:
-        """Write what has changed since."""
+        """Note ``absences`` in the place of those noted before. Rows that are the same stay."""
         rows: dict[tuple[int, int], list[int]] = {}
         for id_ in sorted(absences.since):
-            rows.setdefault((absences.since[id_], id_ // _ROW), []).append(id_)
+            rows.setdefault((absences.since[id_], id_ // _IDS_PER_ROW), []).append(id_)
         stale = []
         for row in self._absences:
-            key = row["since"], row["documents"][0] // _ROW
+            key = row["since"], row["documents"][0] // _IDS_PER_ROW
             if rows.get(key) == row["documents"]:
                 del rows[key]
             else:

@@ -1,33 +1,49 @@
-"""Which documents may carry a text."""
+"""Finds the documents that may have a given text, in little memory."""
 
 from __future__ import annotations
 
 from array import array
 from collections.abc import Sequence
 
+_FIRST_BUCKETS = 1024
+
+# Bytes of one entry of the array type "I".
+_ENTRY_BYTES = 4
+
 
 class Index:
-    """Which documents may carry a text: hashes in arrays, chained in buckets, 20 to 24 bytes for each document.
+    """Finds the ids of documents by the hash of a text: 20 to 24 bytes for each document.
 
-    Hashes may lie: who asks looks at the documents themselves.
+    It is a hash table with chained rows, laid out in arrays. A dict from texts to ids would need
+    some ten times the memory, and a robot may have 100,000 documents.
+
+    Two texts may have the same hash. So the caller must look into the documents that are found.
+
+    Rows are linked to their buckets only when something is looked up: while the index is filled,
+    the number of buckets that it will need is not known.
+
+    Not safe for several threads by itself: its owner's lock guards it.
     """
 
     def __init__(self) -> None:
-        """Know nothing yet."""
-        self._heads = array(
-            "I", bytes(4 * 1024)
-        )  # the newest row of each bucket; rows count from 1
+        """Begin without any document."""
+        # The newest row of each bucket. Rows count from 1, and 0 is the end of a chain.
+        self._heads = array("I", bytes(_ENTRY_BYTES * _FIRST_BUCKETS))
+        # The columns of the rows: the next row of the same bucket, the hash, and the id. The id 0
+        # marks a row that is free.
         self._next = array("I", [0])
         self._hashes = array("q", [0])
-        self._ids = array("I", [0])  # 0: the row is free
+        self._ids = array("I", [0])
         self._free = array("I")
-        self._linked = 1  # rows from here on are in no bucket yet
+        # Rows from this one on are not linked to their bucket.
+        self._linked = 1
 
     def add(self, text: str, id_: int) -> None:
-        """The document ``id_``, above 0, carries ``text``."""
+        """Note that the document ``id_``, which is above 0, has ``text``."""
         if self._free:
             row = self._free.pop()
-            self._hashes[row], self._ids[row] = hash(text), id_
+            self._hashes[row] = hash(text)
+            self._ids[row] = id_
             self._link(row, row + 1)
         else:
             self._hashes.append(hash(text))
@@ -35,23 +51,27 @@ class Index:
             self._next.append(0)
 
     def discard(self, text: str, id_: int) -> None:
-        """The document carries it no more."""
+        """Forget that the document ``id_`` has ``text``. An unknown pair is no error."""
         wanted = hash(text)
         bucket = self._bucket(wanted)
-        before, row = 0, self._heads[bucket]
+        previous = 0
+        row = self._heads[bucket]
         while row and (self._hashes[row] != wanted or self._ids[row] != id_):
-            before, row = row, self._next[row]
+            previous = row
+            row = self._next[row]
         if row:
-            if before:
-                self._next[before] = self._next[row]
+            if previous:
+                self._next[previous] = self._next[row]
             else:
                 self._heads[bucket] = self._next[row]
             self._ids[row] = 0
             self._free.append(row)
 
     def ids(self, text: str) -> Sequence[int]:
-        """Ids of documents that may carry ``text``, highest first."""
-        wanted, found = hash(text), set()
+        """Return the ids of documents that may have ``text``, highest first."""
+        wanted = hash(text)
+        found = set()
+        # Finding the bucket may replace the array of heads, so the bucket comes first.
         bucket = self._bucket(wanted)
         row = self._heads[bucket]
         while row:
@@ -61,17 +81,19 @@ class Index:
         return sorted(found, reverse=True)
 
     def _bucket(self, hashed: int) -> int:
-        """Its number, when all rows are in theirs."""
+        """Link all rows, and return the number of the bucket of a hash."""
         rows = len(self._ids)
         if self._linked < rows:
             if rows > len(self._heads):
-                self._heads = array("I", bytes(4 * 2 * rows))
+                self._heads = array("I", bytes(_ENTRY_BYTES * 2 * rows))
                 self._linked = 1
             self._link(self._linked, rows)
             self._linked = rows
         return hashed % len(self._heads)
 
     def _link(self, first: int, end: int) -> None:
+        """Link the rows from ``first`` to before ``end`` to their buckets."""
+        # Local names make this loop over all rows faster.
         heads, links, hashes, ids = self._heads, self._next, self._hashes, self._ids
         buckets = len(heads)
         for row in range(first, end):
