@@ -339,24 +339,24 @@ def newer_version(folder: Path) -> Path:
     for name, old, new in (
         ("__init__.py", f'"{__version__}"', '"99.0"'),
         (
-            "adapters/config/__init__.py",
+            "adapters/config/sections.py",
             "    auto: Switch = True\n",
             "    auto: Switch = True\n    depth: Count = 1\n",
         ),
         (
-            "adapters/config/__init__.py",
+            "adapters/config/sections.py",
             "rescan_seconds: Seconds =",
             "rescan_seconds: SecondsOr0 =",
         ),
         (
-            "adapters/config/__init__.py",
+            "adapters/config/sections.py",
             "class Settings(",
             "class New(_Section):\n    one: Count = 1\n\n\nclass Settings(",
         ),
         (
-            "adapters/config/__init__.py",
-            "    agent: Agent = Agent()\n",
-            "    agent: Agent = Agent()\n    new: New = New()\n",
+            "adapters/config/sections.py",
+            "    agent: AgentSettings = AgentSettings()\n",
+            "    agent: AgentSettings = AgentSettings()\n    new: New = New()\n",
         ),
     ):
         path = folder / "agent" / name

@@ -378,7 +378,7 @@ def test_a_robot_that_is_rolled_back_uploads_with_a_newer_versions_configuration
         for path, old, new in (
             (agent / "__init__.py", f'"{__version__}"', '"99.0"'),
             (
-                agent / "adapters/config/__init__.py",
+                agent / "adapters/config/sections.py",
                 "    auto: Switch",
                 "    depth: Count = 3\n    auto: Switch",
             ),

@@ -1,4 +1,8 @@
-"""What a setting's text may be: a type for each kind, with the words that say what was expected."""
+"""The kinds of settings: what a value may be, with the words that say what was expected.
+
+The description of each type is shown to the operator when a value is wrong. The upper limits keep
+every sum and timer that is made of a setting finite.
+"""
 
 from __future__ import annotations
 
@@ -14,19 +18,26 @@ from pydantic import AfterValidator, BeforeValidator, Field, Secret, Strict, Val
 from agent.model.hours import Span
 from agent.model.object_key import PLACEHOLDERS, placeholders
 
+YEAR_SECONDS = 31_536_000
+USER_IN_URL = re.compile(r"://[^/@\s]*@")
+
 _AGE = re.compile(r"(\d{1,9})([smhdw])")
 _UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days", "w": "weeks"}
-USER_IN_URL = re.compile(r"://[^/@\s]*@")
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 _LISTEN = re.compile(r"(?:[A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\]):[0-9]{1,5}")
 _PROXY = re.compile(r"http://(?:[^/?#@\s]+@)?(?:[A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\]):[0-9]{1,5}/?")
 
+_ID_MAX_CHARACTERS = 100
+_YEAR_MINUTES = 525_600
+
 
 def newer_than(text: str) -> datetime | timedelta | None:
-    """Say what ``watch.newer_than`` means: a UTC moment, an age, or nothing.
+    """Return the meaning of ``watch.newer_than``: a UTC moment, an age, or None for "".
 
-    A date or time without a zone is the robot's local time, as its operator reads it. Raises ValueError for any
-    other text.
+    A date or time without a zone is the robot's local time, as its operator reads it.
+
+    Raises:
+        ValueError: The text is anything else.
     """
     if not text:
         return None
@@ -39,7 +50,10 @@ def newer_than(text: str) -> datetime | timedelta | None:
 
 
 def _path(value: Any, info: ValidationInfo) -> Any:
-    """Turn absolute text into a path; the home of the user who runs the agent stands in the validation context."""
+    """Turn the text of an absolute path into a path.
+
+    The validation context has the home of the user who runs the agent, for texts that begin with ~.
+    """
     if not isinstance(value, str):
         return value
     if value.startswith("~/"):
@@ -51,7 +65,7 @@ def _path(value: Any, info: ValidationInfo) -> Any:
 
 def _id(value: str) -> str:
     value = value.strip()
-    if len(value) > 100 or _CONTROL.search(value):
+    if len(value) > _ID_MAX_CHARACTERS or _CONTROL.search(value):
         raise ValueError(value)
     return value
 
@@ -87,7 +101,8 @@ def _listen(value: str) -> str:
 
 
 def _date_or_age(value: Any) -> Any:
-    text = value.isoformat() if isinstance(value, date) else value  # TOML knows dates of its own
+    # TOML has dates as a type of its own.
+    text = value.isoformat() if isinstance(value, date) else value
     if isinstance(text, str):
         newer_than(text)
     return text
@@ -102,32 +117,47 @@ def _none(value: Any) -> Any:
 
 
 class ProxyUrl(Secret[str]):
-    """``http://[USER:PASSWORD@]HOST:PORT``, or "". Whoever prints it sees neither user nor password."""
+    """The address of a proxy: ``http://[USER:PASSWORD@]HOST:PORT``, or "".
+
+    Printing it shows neither user nor password.
+    """
 
     def _display(self) -> str:
         return USER_IN_URL.sub("://***@", self.get_secret_value())
 
     def secrets(self) -> Sequence[str]:
-        """What must not be read anywhere: the password as it is written and as it is meant."""
+        """Return what no log may show: the password as it is written, and as it is decoded."""
         written = urlsplit(self.get_secret_value()).password or ""
         return [written, unquote(written)] if written else []
 
 
-# The description of each type is what a fault says was expected. The upper ends keep every later sum and timer finite.
 Count = Annotated[int, Field(gt=0, le=1_000_000, description="a whole number from 1 to 1000000")]
 Seconds = Annotated[
     float,
-    Field(gt=0, le=31_536_000, allow_inf_nan=False, description="seconds above 0, a year at most"),
+    Field(
+        gt=0,
+        le=YEAR_SECONDS,
+        allow_inf_nan=False,
+        description="seconds above 0, a year at most",
+    ),
 ]
 SecondsOr0 = Annotated[
     float,
     Field(
-        ge=0, le=31_536_000, allow_inf_nan=False, description="seconds, 0 or more, a year at most"
+        ge=0,
+        le=YEAR_SECONDS,
+        allow_inf_nan=False,
+        description="seconds, 0 or more, a year at most",
     ),
 ]
 Minutes = Annotated[
     float,
-    Field(gt=0, le=525_600, allow_inf_nan=False, description="minutes above 0, a year at most"),
+    Field(
+        gt=0,
+        le=_YEAR_MINUTES,
+        allow_inf_nan=False,
+        description="minutes above 0, a year at most",
+    ),
 ]
 Switch = Annotated[bool, Field(description="true or false")]
 Folder = Annotated[
@@ -141,7 +171,8 @@ FolderOrNone = Annotated[
 ]
 Folders = Annotated[
     tuple[Annotated[Path, BeforeValidator(_path)], ...],
-    Strict(strict=False),  # TOML's arrays are lists
+    # TOML's arrays are lists, and become tuples here.
+    Strict(strict=False),
     Field(min_length=1, description="a list of one or more absolute paths"),
 ]
 Globs = Annotated[
@@ -208,7 +239,8 @@ KeyTemplate = Annotated[
     str,
     AfterValidator(_key),
     Field(
-        description=f"a template with placeholders out of {{{'} {'.join(PLACEHOLDERS)}}}, one of them at least"
+        description="a template with placeholders out of "
+        f"{{{'} {'.join(PLACEHOLDERS)}}}, one of them at least"
     ),
 ]
 PartMebibytes = Annotated[int, Field(ge=5, le=5120, description="a whole number from 5 to 5120")]

@@ -1,4 +1,4 @@
-"""What a whole configuration says, for the comparison of configurations across versions of the agent."""
+"""Makes one text of a whole configuration, to compare configurations across versions."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 
 
 def merged(documents: Iterable[Mapping[str, Any]]) -> Mapping[str, Any]:
-    """Return the TOML ``documents`` as one, with the keys that no version knows, too.
+    """Return the TOML ``documents`` as one document. Keys that no version knows are kept.
 
     A later document wins over an earlier one, key by key. A table that is the value of a key, such
     as ``assets.map``, is joined in the same way.
@@ -34,16 +34,15 @@ def merged(documents: Iterable[Mapping[str, Any]]) -> Mapping[str, Any]:
 def canonical(document: Mapping[str, Any], variables: Mapping[str, str]) -> bytes:
     """Return a text that is the same whenever the configuration says the same.
 
-    The text is made of what the files say once they are merged, and not of their bytes: whoever
-    writes the files anew, with other comments, in another order or in another drop-in, has not
-    changed the configuration. Variables go in as their raw text, because only a version that knows
-    a key can tell of what type its value is.
+    The text is made of the merged content of the files, and not of their bytes. Other comments,
+    another order of the keys or another drop-in do not change the configuration. Variables go in
+    as their raw text, because only a version that knows a key can tell the type of its value.
 
-    Every version of the agent must make the same text of the same configuration. A change here
-    makes the versions before it and after it strangers to each other.
+    Every version of the agent must make the same text of the same configuration. After a change
+    here, a version from before the change no longer recognises what a later version accepted.
 
     Args:
-        document: What :func:`merged` gives.
+        document: The result of :func:`merged`.
         variables: The environment variables that are settings, by name.
 
     Raises:
@@ -53,7 +52,7 @@ def canonical(document: Mapping[str, Any], variables: Mapping[str, str]) -> byte
 
 
 def _text(value: Any) -> str:
-    """Return ``value`` as JSON has it, but for what JSON can't carry."""
+    """Return ``value`` as JSON text. Values that JSON does not have get a text of their own."""
     if isinstance(value, Mapping):
         return "{" + ",".join(f"{_text(key)}:{_text(value[key])}" for key in sorted(value)) + "}"
     if isinstance(value, list):
@@ -82,11 +81,11 @@ def unknown_keys(
 ) -> Iterable[str]:
     """Yield the dotted keys of a merged document that are not among ``keys``.
 
-    A section of which nothing is known and that has no key is named itself.
+    An unknown section that has no keys is named itself.
     """
     for name, table in document.items():
-        within = [f"{name}.{key}" for key in table] if isinstance(table, dict) else []
+        dotted = [f"{name}.{key}" for key in table] if isinstance(table, dict) else []
         if name in sections:
-            yield from (key for key in within if key not in keys)
+            yield from (key for key in dotted if key not in keys)
         else:
-            yield from within or [name]
+            yield from dotted or [name]

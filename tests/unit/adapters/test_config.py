@@ -15,13 +15,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from agent.adapters import config
 from agent.adapters.config import (
     KEYS,
     ConfigError,
     ConfigFault,
     Settings,
     load,
+    loading,
     profile_path,
     to_toml,
 )
@@ -166,7 +166,7 @@ def test_the_environment_may_name_the_file_and_the_argument_wins(
 def test_only_the_file_at_the_default_path_may_be_missing(
     file: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(config, "DEFAULT_PATH", file)
+    monkeypatch.setattr(loading, "DEFAULT_PATH", file)
     assert load(None, NOWHERE).settings == Settings()
     assert faults_of(file)[""].origin == str(file)
     assert "no such file" in str(
