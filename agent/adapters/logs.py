@@ -1,13 +1,15 @@
-"""Log records → console, a file for people and a file for programs, with everything secret taken out.
+"""Writes log records to the console, a file for people and a file for programs, without secrets.
 
-The rooms log through the standard library's ``logging``, with what belongs to a message in ``extra``; here loguru
-takes it over, together with what the libraries have to say from WARNING on.
+The other modules log through the standard library's ``logging``, and put the fields of a message
+into ``extra``. Here loguru takes the records over, together with those of the libraries from
+WARNING on.
 """
 
 from __future__ import annotations
 
 import json
 import logging
+import math
 import os
 import re
 import stat
@@ -27,64 +29,88 @@ from loguru import logger
 if TYPE_CHECKING:
     from loguru import Message, Record
 
+# What stands in the place of a secret.
 HIDDEN = "***"
-_SHORTEST_SECRET = 8  # shorter ones would black out ordinary words
-_MOST_LASTING = 32
-_MOST_SECRETS = 256  # storage keys change every few minutes, and old ones are worthless
+
+# Shorter secrets are not hidden: ordinary words would be hidden with them.
+_SECRET_MIN_CHARACTERS = 8
+
+# How many secrets are remembered. Storage keys change every few minutes, and the oldest of them
+# no longer open anything.
+_MAX_SECRETS = 256
+_MAX_LASTING_SECRETS = 32
 
 _FIELD = (
     r"[\w-]{0,40}(?:secret|token|passw(?:or)?d|signature|(?<!Exchange)credential"
     r"|(?:api|access|private|secret)[_-]?key(?:[_-]?(?:id|secret))?)"
 )
 _SECRET_KEY = re.compile(rf"{_FIELD}|authorization", re.IGNORECASE)
-_PATTERNS = tuple(  # group 1 stays, the rest goes
+
+# Text that looks like a secret. Group 1 of each pattern stays, and the rest is hidden.
+_PATTERNS = tuple(
     re.compile(pattern, re.IGNORECASE)
     for pattern in (
+        # The header Authorization, and bearer tokens anywhere.
         r"(\bauthorization\\*[\"']?\s*[:=]\s*\\*[\"']?)[^\"'\\\r\n]+",
         r"(\bbearer\s+)[\w.~+/=%-]+",
+        # Fields with a value in quotes.
         rf"(\b{_FIELD}[\"']?\s*[:=]\s*)(?:\"(?:\\.|[^\"\\])*\"?|'(?:\\.|[^'\\])*'?)",
-        rf"(\b{_FIELD}\\+[\"']\s*:\s*\\+[\"']).*?(?=\\+[\"'])",  # JSON within a string
+        # Fields of a JSON text that stands inside another string.
+        rf"(\b{_FIELD}\\+[\"']\s*:\s*\\+[\"']).*?(?=\\+[\"'])",
+        # Fields without quotes. After a colon only long values are hidden, because prose has
+        # colons, too.
         rf"(\b{_FIELD}=)[^\s&\"',;)}}\]\\]+",
-        rf"(\b{_FIELD}:\s*)[^\s&\"',;)}}\]\\]{{16,}}",  # without quotes only what is no word: prose has colons, too
+        rf"(\b{_FIELD}:\s*)[^\s&\"',;)}}\]\\]{{16,}}",
+        # User and password in an address.
         r"(://)[^/@\s\"']+(?=@)",
     )
 )
-_KEY_ID = re.compile(
-    r"\b(?:AKIA|ASIA)[A-Z0-9]{12,}\b|\beyJ[\w-]{8,}\.[\w-]+\.[\w-]+"
-)  # AWS key ids, JSON web tokens
-_CONTROLS = {
-    code: f"\\x{code:02x}" for code in [*range(0x20), *range(0x7F, 0xA0)]
-}  # forged lines, terminal escapes
+
+# AWS key ids and JSON web tokens.
+_KEY_ID = re.compile(r"\b(?:AKIA|ASIA)[A-Z0-9]{12,}\b|\beyJ[\w-]{8,}\.[\w-]+\.[\w-]+")
+
+# Control characters are written as escapes. In a text from outside they could forge a log line,
+# or control the terminal of a reader.
+_CONTROLS = {code: f"\\x{code:02x}" for code in [*range(0x20), *range(0x7F, 0xA0)]}
 _CONTROLS_BUT_NEWLINE = {code: text for code, text in _CONTROLS.items() if chr(code) != "\n"}
+
+# What every record has. All other attributes are the fields of a message.
 _STANDARD = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
 
 
 class Redactor:
-    """Knows what must never be read in a log: secrets it was told, and whatever looks like one."""
+    """Hides secrets in log texts: those it was given, and texts that look like a secret.
+
+    It exists because errors of libraries may quote a request with its keys.
+
+    Any thread may use it.
+    """
 
     def __init__(self) -> None:
-        """Begin with the patterns alone."""
+        """Begin with the patterns, and without any given secret."""
         self._lock = threading.Lock()
         self._secrets: OrderedDict[str, None] = OrderedDict()
         self._lasting: OrderedDict[str, None] = OrderedDict()
+        # The given secrets in each form that they may have in a text, longest first.
         self._forms: Sequence[str] = ()
 
     def hide(self, *values: str, lasting: bool = False) -> None:
         """Hide these secrets from now on, also as they look in JSON and in URLs.
 
-        ``lasting`` ones are not forgotten when many others come: API keys and access tokens outlive storage keys.
+        Only so many secrets are remembered, the newest ones. ``lasting`` secrets are counted apart:
+        API keys and access tokens are used much longer than storage keys.
         """
         with self._lock:
-            kept, most = (
-                (self._lasting, _MOST_LASTING) if lasting else (self._secrets, _MOST_SECRETS)
-            )
+            kept = self._lasting if lasting else self._secrets
+            most = _MAX_LASTING_SECRETS if lasting else _MAX_SECRETS
             for value in values:
-                if len(value) >= _SHORTEST_SECRET:
+                if len(value) >= _SECRET_MIN_CHARACTERS:
                     kept[value] = None
                     kept.move_to_end(value)
             while len(kept) > most:
                 kept.popitem(last=False)
-            # No regular expression: re would keep each one that it compiled.
+            # These are plain texts and no regular expression, because the module re would keep
+            # each expression that it compiled, with the secrets in it.
             secrets = (*self._secrets, *self._lasting)
             forms = {
                 form
@@ -94,7 +120,7 @@ class Redactor:
             self._forms = sorted(forms, key=len, reverse=True)
 
     def redact(self, text: str) -> str:
-        """``text`` without secrets."""
+        """Return ``text`` with its secrets hidden."""
         for form in self._forms:
             if form in text:
                 text = text.replace(form, HIDDEN)
@@ -103,7 +129,10 @@ class Redactor:
         return _KEY_ID.sub(HIDDEN, text)
 
     def clean(self, value: Any, key: str = "") -> Any:
-        """``value`` as JSON can hold it, without secrets; ``key`` is the name it stands under."""
+        """Return ``value`` as JSON can hold it, with its secrets hidden.
+
+        ``key`` is the name of the field that has the value. It may say that the value is a secret.
+        """
         if value is not None and _SECRET_KEY.fullmatch(key):
             return HIDDEN
         if isinstance(value, Mapping):
@@ -112,20 +141,23 @@ class Redactor:
             }
         if isinstance(value, (list, tuple, set, frozenset)):
             return [self.clean(item) for item in value]
-        if (
-            value is None
-            or isinstance(value, (bool, int))
-            or (isinstance(value, float) and abs(value) < float("inf"))
-        ):
+        if value is None or isinstance(value, (bool, int)):
+            return value
+        # JSON has neither infinity nor NaN.
+        if isinstance(value, float) and math.isfinite(value):
             return value
         return self.redact(str(value))
 
 
 class _Intercept(logging.Handler):
-    """Hands the standard library's records to loguru, and never raises into the program."""
+    """Hands the records of the standard library to loguru, and never raises into the program.
+
+    Any thread may log through it.
+    """
 
     def __init__(self) -> None:
         super().__init__()
+        # Whether the last record could not be written. Only the first of many failures is said.
         self._failing = False
 
     def emit(self, record: logging.LogRecord) -> None:
@@ -137,14 +169,13 @@ class _Intercept(logging.Handler):
                 _level(record.levelno), "{}", message
             )
             self._failing = False
-        except Exception as error:  # noqa: BLE001 - a full disk or a message that can't be formatted stops no upload
+        # A full disk, or a message that can't be formatted, must not stop an upload.
+        except Exception as error:  # noqa: BLE001 - logging stops no upload
             if not self._failing:
                 self._failing = True
+                text = f"log files can't be written: {type(error).__name__}: {error}"
                 with suppress(OSError, ValueError):
-                    print(  # noqa: T201 - nothing else is left to say it by
-                        f"log files can't be written: {type(error).__name__}: {error}",
-                        file=sys.stderr,
-                    )
+                    print(text, file=sys.stderr)  # noqa: T201 - logging is what has failed
 
 
 def start(
@@ -156,18 +187,21 @@ def start(
     console: bool = True,
     redactor: Redactor | None = None,
 ) -> Redactor:
-    """Begin to log, or begin anew with other settings; returns the redactor, to be told each secret.
+    """Start logging, or start anew with other settings, and return the redactor.
+
+    The caller gives each secret to the redactor.
 
     Args:
-        level: DEBUG, INFO, WARNING or ERROR; libraries are heard from WARNING on.
-        directory: where the files go; None for standard error alone. One that can't be written is said once there.
-        max_mib: size at which a file is rotated.
-        files: how many files of each log are kept, the current one included.
-        console: whether standard error is written, too.
-        redactor: the one of an earlier start, which knows the secrets.
+        level: DEBUG, INFO, WARNING or ERROR. Records of libraries are written from WARNING on.
+        directory: The folder of the log files, or None for standard error alone. When it can't
+            be written, one warning on standard error says so.
+        max_mib: The size in MiB at which a file is rotated.
+        files: How many files of each log are kept, the current one included.
+        console: Whether to write to standard error, too.
+        redactor: The redactor of an earlier start, which knows the secrets.
     """
     redactor = redactor or Redactor()
-    _end_sinks()
+    _remove_sinks()
     problem = None
     if console or directory is None:
         _add_console(redactor)
@@ -179,37 +213,40 @@ def start(
             logger.remove()
             _add_console(redactor)
     root = logging.getLogger()
-    if (
-        not _intercepts()
-    ):  # else it stays: without one Python itself prints what is said meanwhile, secrets and all
+    # A handler of an earlier start stays. Without any handler Python would print the records
+    # that come in between, with their secrets.
+    if not _intercepts():
         root.addHandler(_Intercept())
     root.setLevel(max(logging.WARNING, int(logging.getLevelName(level))))
     logging.getLogger("agent").setLevel(level)
     if problem:
         logging.getLogger(__name__).warning(
-            "no log files, standard error only: %s", problem, extra={"event": "log_dir_unwritable"}
+            "no log files can be written, only standard error is: %s",
+            problem,
+            extra={"event": "log_dir_unwritable"},
         )
     return redactor
 
 
 def stop() -> None:
-    """Write out what is left and let go of the files."""
+    """Stop logging: write what is left, and close the files."""
     for handler in _intercepts():
         logging.getLogger().removeHandler(handler)
-    _end_sinks()
+    _remove_sinks()
 
 
 def _intercepts() -> Sequence[logging.Handler]:
     return [handler for handler in logging.getLogger().handlers if isinstance(handler, _Intercept)]
 
 
-def _end_sinks() -> None:
-    with suppress(OSError):  # a full disk
+def _remove_sinks() -> None:
+    # On a full disk the last lines can't be written.
+    with suppress(OSError):
         logger.remove()
 
 
 def _level(number: int) -> str:
-    """Loguru's name for a level of the standard library."""
+    """Return loguru's name for a level of the standard library."""
     names = {
         logging.CRITICAL: "CRITICAL",
         logging.ERROR: "ERROR",
@@ -220,13 +257,14 @@ def _level(number: int) -> str:
 
 
 def _add_console(redactor: Redactor) -> None:
-    # Always before the files: when one of those fails, the handlers after it are not reached.
+    # The console comes before the files: when a file fails, loguru skips the sinks after it.
     line = _format("console", redactor, _short)
     logger.add(_to_stderr, format=line, level=0, catch=False, diagnose=False, backtrace=False)
 
 
 def _add_files(redactor: Redactor, directory: Path, max_mib: int, files: int) -> None:
-    # A folder for each: loguru's retention deletes whatever has the same stem.
+    # Each file has a folder of its own, because loguru's retention deletes all files with the
+    # same stem in a folder.
     for name, path, line in (
         ("people", directory / "agent.log", _long),
         ("programs", directory / "json" / "agent.jsonl", _json),
@@ -239,7 +277,8 @@ def _add_files(redactor: Redactor, directory: Path, max_mib: int, files: int) ->
             rotation=max_mib * 1024 * 1024,
             retention=files - 1,
             watch=True,
-            catch=False,  # loguru would print the record as it is, secrets and all
+            # Loguru would print a record that it can't write, with its secrets.
+            catch=False,
             diagnose=False,
             backtrace=False,
             encoding="utf-8",
@@ -251,13 +290,15 @@ def _add_files(redactor: Redactor, directory: Path, max_mib: int, files: int) ->
 def _open(path: str, flags: int) -> int:
     descriptor = os.open(path, flags, 0o640)
     if stat.S_ISREG(os.fstat(descriptor).st_mode):
-        with suppress(PermissionError):  # somebody else's file, which may be written all the same
+        # The file may belong to another user and be writable nevertheless.
+        with suppress(PermissionError):
             os.fchmod(descriptor, 0o640)
     return descriptor
 
 
 def _to_stderr(message: Message) -> None:
-    with suppress(OSError, ValueError, AttributeError):  # closed, or there is none
+    # Standard error may be closed, or missing altogether.
+    with suppress(OSError, ValueError, AttributeError):
         sys.stderr.write(message)
         sys.stderr.flush()
 
@@ -265,7 +306,10 @@ def _to_stderr(message: Message) -> None:
 def _format(
     name: str, redactor: Redactor, line: Callable[[Record, Redactor], str]
 ) -> Callable[[Record], str]:
-    """A loguru format that is a finished line: so the text of exceptions is redacted like everything else."""
+    """Return a loguru format that is a finished line.
+
+    So loguru adds nothing to it, and the text of exceptions is redacted like all else.
+    """
 
     def finished(record: Record) -> str:
         record["extra"][name] = line(record, redactor)
@@ -275,28 +319,29 @@ def _format(
 
 
 def _short(record: Record, redactor: Redactor) -> str:
+    """Return a record as the console shows it."""
     message = redactor.redact(record["message"]).translate(_CONTROLS)
-    return (
-        f"{record['time']:HH:mm:ss} {record['level'].name:<7} {message}{_trace(record, redactor)}"
-    )
+    head = f"{record['time']:HH:mm:ss} {record['level'].name:<7}"
+    return f"{head} {message}{_trace(record, redactor)}"
 
 
 def _long(record: Record, redactor: Redactor) -> str:
+    """Return a record as the file for people has it."""
     facts = redactor.clean(record["extra"]["log"])
     event = facts.pop("event")
     rest = "".join(f" {key}={_text(value)}" for key, value in facts.items())
     message = redactor.redact(record["message"])
-    line = f"{record['time']:YYYY-MM-DD HH:mm:ss.SSSZZ} {record['level'].name:<7} {event}: {message}{rest}"
+    head = f"{record['time']:YYYY-MM-DD HH:mm:ss.SSSZZ} {record['level'].name:<7}"
+    line = f"{head} {event}: {message}{rest}"
     return line.translate(_CONTROLS) + _trace(record, redactor)
 
 
 def _json(record: Record, redactor: Redactor) -> str:
+    """Return a record as the file for programs has it: one JSON object."""
     facts = redactor.clean(record["extra"]["log"])
+    time = record["time"].astimezone(timezone.utc).isoformat(timespec="milliseconds")
     line = {
-        "time": record["time"]
-        .astimezone(timezone.utc)
-        .isoformat(timespec="milliseconds")
-        .replace("+00:00", "Z"),
+        "time": time.replace("+00:00", "Z"),
         "level": record["level"].name,
         "event": facts.pop("event"),
         "message": redactor.redact(record["message"]),
@@ -304,18 +349,19 @@ def _json(record: Record, redactor: Redactor) -> str:
     }
     if trace := _trace(record, redactor):
         facts["exception"] = trace.strip()
+    # The fields of the line come first, and no field of a message takes their place.
     return json.dumps({**line, **facts, **line}, ensure_ascii=False)
 
 
 def _text(value: Any) -> str:
-    return (
-        value
-        if isinstance(value, str) and " " not in value
-        else json.dumps(value, ensure_ascii=False)
-    )
+    """Return the value of a field; a text without spaces needs no quotes."""
+    if isinstance(value, str) and " " not in value:
+        return value
+    return json.dumps(value, ensure_ascii=False)
 
 
 def _trace(record: Record, redactor: Redactor) -> str:
+    """Return the traceback of a record, which begins with a new line, or "" when it has none."""
     exception = record["exception"]
     if exception is None or exception.value is None:
         return ""

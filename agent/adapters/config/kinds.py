@@ -19,6 +19,8 @@ from agent.model.hours import Span
 from agent.model.object_key import PLACEHOLDERS, placeholders
 
 YEAR_SECONDS = 31_536_000
+
+# User and password in an address, which people must not see.
 USER_IN_URL = re.compile(r"://[^/@\s]*@")
 
 _AGE = re.compile(r"(\d{1,9})([smhdw])")
