@@ -1,7 +1,10 @@
-"""One library or one outside thing each, behind a port; nothing is decided here."""
+"""Each module here adapts one library or one thing of the outside world to a port of the model.
+
+Nothing is decided here: the features above decide, and call the adapters through their ports.
+"""
 
 import os
 
-os.environ.setdefault(
-    "GRPC_VERBOSITY", "NONE"
-)  # read when it is loaded; what goes wrong is told once, by us
+# gRPC reads this variable when it is imported. It would write its errors to standard error; the
+# agent logs each of them itself, once.
+os.environ.setdefault("GRPC_VERBOSITY", "NONE")

@@ -1,4 +1,4 @@
-"""The real clocks."""
+"""The clocks of this machine."""
 
 from __future__ import annotations
 
@@ -7,18 +7,23 @@ import time
 
 
 class RealClock:
-    """The machine's own clocks, as ``agent.model.ports.Clock`` describes them."""
+    """Implements ``agent.model.ports.Clock`` with the machine's own clocks.
+
+    Features take the time from a clock that they are given, so that tests need not wait.
+
+    Any thread may use it.
+    """
 
     def __init__(self) -> None:
-        """Nothing waits yet."""
+        """Begin as a clock that lets its callers wait."""
         self._stopped = threading.Event()
 
     def monotonic(self) -> float:
-        """Seconds since boot, time asleep included."""
+        """Return the seconds since the machine was booted, time asleep included."""
         return time.clock_gettime(time.CLOCK_BOOTTIME)
 
     def now(self) -> float:
-        """Seconds since 1970."""
+        """Return the seconds since 1970 by the wall clock."""
         return time.time()
 
     def wait(self, seconds: float) -> None:
@@ -26,5 +31,5 @@ class RealClock:
         self._stopped.wait(seconds)
 
     def stop(self) -> None:
-        """Wake those who wait; from now on nobody waits at all."""
+        """End all waiting. After this :meth:`wait` returns at once."""
         self._stopped.set()

@@ -1,4 +1,7 @@
-"""APScheduler: what is done every so many seconds, whatever the clock does. The only room that knows the library."""
+"""Runs jobs again and again, every so many seconds, with APScheduler.
+
+This is the only module that knows the library.
+"""
 
 from __future__ import annotations
 
@@ -17,25 +20,31 @@ from apscheduler.triggers.base import BaseTrigger
 _log = logging.getLogger(__name__)
 
 _SECOND = timedelta(seconds=1)
-# The library warns each time that a job is due while it still runs. Some jobs may take long: what
-# retention reads before it deletes, for one.
-logging.getLogger("apscheduler.scheduler").setLevel(logging.ERROR)
 
-_THREADS = 6  # some jobs may hang for a while, in the network or at a disk; the others must not
+# Some jobs may hang for a while, in the network or at a disk. The others must run nevertheless.
+_THREADS = 6
+
+# The library warns each time that a job is due while it still runs. Some jobs may take long, such
+# as the reading of whole files before retention deletes them.
+logging.getLogger("apscheduler.scheduler").setLevel(logging.ERROR)
 
 
 class Every(BaseTrigger):  # type: ignore[misc] # apscheduler has no types
-    """Fires a period after now, never at a date fixed before: a clock that jumps neither stalls nor floods it.
+    """A trigger of APScheduler that fires one period after the present.
 
-    From a second on, on the second: jobs that wake the machine wake it together.
+    The triggers of the library fire at dates that are fixed before. When the wall clock jumps,
+    such a job is not run for long, or many times in a row.
+
+    A period of a second or more ends on a full second, so that jobs which wake the machine up do
+    so together.
     """
 
     def __init__(self, seconds: float) -> None:
-        """``seconds`` is the period."""
+        """Fire every ``seconds``."""
         self.period = timedelta(seconds=seconds)
 
     def get_next_fire_time(self, previous_fire_time: datetime | None, now: datetime) -> datetime:
-        """A period after ``now``, or less by part of a second; at once the first time."""
+        """Return one period after ``now``, less the part of a second; ``now`` the first time."""
         if previous_fire_time is None:
             return now
         due = now + self.period
@@ -43,15 +52,21 @@ class Every(BaseTrigger):  # type: ignore[misc] # apscheduler has no types
 
 
 class _ThreadsFromTheStart(BasePoolExecutor):  # type: ignore[misc] # apscheduler has no types
-    """A pool whose threads are all there before the first job.
+    """A pool whose threads all exist before the first job.
 
-    A pool that needs one more thread and does not get it keeps the job that it has refused, and runs it some time
-    later, perhaps beside itself. This pool never needs one more.
+    A pool that needs one more thread and does not get it keeps the job that it has refused, and
+    runs it some time later, perhaps at the same time as its next run. This pool never needs one
+    more.
     """
 
     def __init__(self) -> None:
-        """Raises RuntimeError where the system refuses a thread."""
+        """Start all threads.
+
+        Raises:
+            RuntimeError: The system refuses a thread.
+        """
         pool = ThreadPoolExecutor(_THREADS, thread_name_prefix="scheduler")
+        # Each thread waits until all of them have started. So no thread takes two of these jobs.
         together = threading.Barrier(_THREADS)
         try:
             for _ in range(_THREADS):
@@ -63,10 +78,19 @@ class _ThreadsFromTheStart(BasePoolExecutor):  # type: ignore[misc] # apschedule
 
 
 class Scheduler:
-    """Jobs in a few threads, each at most once at a time."""
+    """Runs jobs in a few threads, each job at most once at a time.
+
+    It exists so that no feature needs a thread of its own for what is done from time to time.
+
+    Any thread may use it.
+    """
 
     def __init__(self) -> None:
-        """Nothing is done yet."""
+        """Start the threads of the pool. No job runs before :meth:`start`.
+
+        Raises:
+            RuntimeError: The system refuses a thread.
+        """
         self._scheduler = BackgroundScheduler(
             executors={"default": _ThreadsFromTheStart()},
             job_defaults={"misfire_grace_time": None, "coalesce": True, "max_instances": 1},
@@ -76,13 +100,15 @@ class Scheduler:
 
     @property
     def running(self) -> bool:
-        """Whether anything is done."""
+        """Whether the scheduler runs jobs."""
         return bool(self._scheduler.running)
 
     def set(self, jobs: Iterable[tuple[Callable[[], Any], float]]) -> None:
-        """Have these done, and nothing else: at once and then again and again, every so many seconds.
+        """Run these jobs from now on, and no others.
 
-        What one raises is logged. One that takes the place of another with its name does not run beside it.
+        ``jobs`` are functions with the seconds between their runs. Each job runs at once and then
+        after every period. What it raises is logged. A job that replaces another one of the same
+        name does not run at the same time as that one.
         """
         wanted = {job.__qualname__: (job, Every(seconds)) for job, seconds in jobs}
         for known in self._scheduler.get_jobs():
@@ -92,15 +118,18 @@ class Scheduler:
             self._scheduler.add_job(job, every, id=name, replace_existing=True)
 
     def start(self) -> None:
-        """Begin."""
+        """Begin to run the jobs."""
         self._scheduler.start()
 
     def stop(self) -> None:
-        """Begin nothing more; what runs is not waited for."""
+        """Run no more jobs. A job that is running is not waited for."""
         self._scheduler.shutdown(wait=False)
 
     def pull_back(self) -> None:
-        """After the clock went back a job may be dated far ahead: date it anew."""
+        """Run those jobs now whose next run lies too far ahead.
+
+        This happens when the wall clock was set back.
+        """
         now = datetime.now(timezone.utc)
         for job in self._scheduler.get_jobs():
             if job.next_run_time is not None and job.next_run_time > now + 2 * job.trigger.period:

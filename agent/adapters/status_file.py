@@ -1,4 +1,4 @@
-"""What a running agent tells other processes: one small file in the state folder, replaced atomically."""
+"""The status of the running agent, for other processes: one small file in the state folder."""
 
 from __future__ import annotations
 
@@ -9,22 +9,35 @@ from pathlib import Path
 from typing import Any
 
 _NAME = "status.json"
-_LOCK = Path(
-    "history", "lock"
-)  # of the history's writer, as flock(2); the kernel lets go of it with the process
+
+# The lock that the running agent holds on its history, with flock(2). The kernel releases it when
+# the process ends.
+_LOCK = Path("history", "lock")
 
 
 class StatusFile:
-    """Written by the agent, read by its commands."""
+    """The file by which a running agent shows its status to the commands on the same robot.
+
+    A command reads it without waking the agent up, and the agent pays only for a small file.
+
+    The agent writes it from one thread. Any process may read it.
+    """
 
     def __init__(self, state_dir: Path) -> None:
-        """The file lies in ``state_dir``."""
+        """Name the file in ``state_dir``."""
         self._path = state_dir / _NAME
         self._lock = state_dir / _LOCK
+        # The text that this process wrote last.
         self._written = ""
 
     def write(self, snapshot: dict[str, Any]) -> None:
-        """Replace the file if anything has changed. Raises OSError. Nothing depends on its surviving power loss."""
+        """Replace the file with ``snapshot``, if anything has changed.
+
+        The file is not synced to the disk: after a power cut the next agent writes a new one.
+
+        Raises:
+            OSError: The file can't be written.
+        """
         text = json.dumps({"pid": os.getpid(), **snapshot}, ensure_ascii=False)
         if text == self._written:
             return
@@ -35,28 +48,39 @@ class StatusFile:
         self._written = text
 
     def read(self) -> dict[str, Any] | None:
-        """What the running agent wrote last, {} before it wrote anything; None when none runs."""
-        if not self._held():
+        """Return what the running agent wrote last, or None when no agent runs.
+
+        The result is {} when the agent has written nothing yet, and when the file can't be used.
+        """
+        if not self._agent_runs():
             return None
         try:
-            told = json.loads(self._path.read_text(encoding="utf-8"))
+            status = json.loads(self._path.read_text(encoding="utf-8"))
         except (OSError, ValueError):
             return {}
-        return told if isinstance(told, dict) else {}
+        return status if isinstance(status, dict) else {}
 
     def remove(self) -> None:
-        """The agent stops, or starts after one that was killed."""
+        """Delete the file. The agent does this when it stops, and when it starts.
+
+        An agent that was killed has left its file. Raises OSError.
+        """
         self._path.unlink(missing_ok=True)
 
-    def _held(self) -> bool:
-        """Whether a process holds the history's lock: a pid may long be another program's, or out of sight."""
+    def _agent_runs(self) -> bool:
+        """Return whether a process holds the lock of the history.
+
+        The pid in the file does not tell this. It may belong to another program by now, or to a process
+        in a container that can't be seen from here.
+        """
         try:
             descriptor = os.open(self._lock, os.O_RDONLY | os.O_CLOEXEC)
         except OSError:
             return False
         try:
             fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
-        except (BlockingIOError, PermissionError):  # the second from some network file systems
+        # Some network file systems raise PermissionError when the lock is held.
+        except (BlockingIOError, PermissionError):
             return True
         else:
             return False

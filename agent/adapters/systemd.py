@@ -1,4 +1,4 @@
-"""sd_notify(3): datagrams that tell the service manager how its service is doing. Without one nothing is sent."""
+"""Tells systemd how the service is doing, by the datagrams of sd_notify(3)."""
 
 from __future__ import annotations
 
@@ -10,42 +10,61 @@ from collections.abc import Mapping
 
 _log = logging.getLogger(__name__)
 
-_PATIENCE = 5.0  # seconds for a manager that does not read
-_LONGEST = 200  # characters of a status
+# How long a datagram may wait for a service manager that does not read.
+_SEND_TIMEOUT_SECONDS = 5.0
+
+_STATUS_MAX_CHARACTERS = 200
 
 
 class SystemdNotifier:
-    """Never raises: an agent works whether its manager hears of it or not."""
+    """Sends the state of the agent to the service manager that started it.
+
+    systemd learns from it that the agent is ready, that a reload is over, and that the agent is
+    still at work. Without a service manager nothing is sent.
+
+    No method raises: the agent works the same when its manager can't be reached. Any thread may
+    use it, but only one thread may call :meth:`status`.
+    """
 
     def __init__(self, environ: Mapping[str, str]) -> None:
-        """``environ`` has what the manager asks for, if there is one."""
+        """Read from the environment variables ``environ`` what the service manager wants."""
         self._address = _address(environ.get("NOTIFY_SOCKET", ""))
         self._status = ""
-        self.beat = _beat(environ) if self._address else float("inf")
-        """Seconds from one sign of life to the next; infinite when nobody asks for any."""
+        self.beat = _beat_seconds(environ) if self._address else float("inf")
+        """Seconds from one sign of life to the next; infinite when none is wanted."""
 
     def ready(self) -> None:
-        """The start, or a reload, is over."""
+        """Say that the start, or a reload, is over."""
         self._send("READY=1")
 
     def reloading(self) -> None:
-        """Another configuration is read; ``ready`` ends that. The manager wants to know when that was (monotonic)."""
+        """Say that a reload has begun. It ends with :meth:`ready`.
+
+        systemd wants the monotonic time of its beginning, in microseconds.
+        """
         self._send(f"RELOADING=1\nMONOTONIC_USEC={time.monotonic_ns() // 1000}")
 
     def alive(self) -> None:
-        """All is at work. To be called every ``beat`` seconds, or the manager kills the agent."""
+        """Give a sign of life.
+
+        Call it every ``beat`` seconds. systemd kills the agent after twice that time without one.
+        """
         if self.beat < float("inf"):
             self._send("WATCHDOG=1")
 
     def status(self, text: str) -> None:
-        """How things stand, for `systemctl status`; sent when it has changed."""
-        line = " ".join(text.split())[:_LONGEST]  # a second line would be another message
+        """Say in one line how the agent is doing, for `systemctl status`.
+
+        It is sent only when it has changed.
+        """
+        # A second line would be another message to systemd.
+        line = " ".join(text.split())[:_STATUS_MAX_CHARACTERS]
         if line != self._status:
             self._status = line
             self._send(f"STATUS={line}")
 
     def stopping(self) -> None:
-        """The end has begun."""
+        """Say that the agent has begun to stop."""
         self._send("STOPPING=1")
 
     def _send(self, message: str) -> None:
@@ -53,11 +72,11 @@ class SystemdNotifier:
             return
         try:
             with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sender:
-                sender.settimeout(_PATIENCE)
+                sender.settimeout(_SEND_TIMEOUT_SECONDS)
                 sender.sendto(message.encode("utf-8", "replace"), self._address)
         except OSError as error:
             _log.debug(
-                "the service manager does not hear %s: %s",
+                "the service manager could not be told %s: %s",
                 message,
                 error,
                 extra={"event": "notify_failed"},
@@ -65,15 +84,23 @@ class SystemdNotifier:
 
 
 def _address(named: str) -> bytes:
-    """Of a socket on disk or, with an ``@``, in the kernel's own name space; empty for anything else."""
+    """Return the address of a socket on the disk or, with an ``@``, of an abstract one.
+
+    The result is empty for anything else.
+    """
     if named.startswith("@"):
         return b"\0" + os.fsencode(named[1:])
     return os.fsencode(named) if named.startswith("/") else b""
 
 
-def _beat(environ: Mapping[str, str]) -> float:
-    """Half of what the manager waits for a sign of life from this very process."""
+def _beat_seconds(environ: Mapping[str, str]) -> float:
+    """Return half of the time that systemd waits for a sign of life; infinite when it does not.
+
+    The variables of another process, such as the parent's, do not count.
+    """
     if environ.get("WATCHDOG_PID", str(os.getpid())) != str(os.getpid()):
         return float("inf")
-    asked = environ.get("WATCHDOG_USEC", "")
-    return (float(asked) / 2e6 if asked.isascii() and asked.isdigit() else 0) or float("inf")
+    microseconds = environ.get("WATCHDOG_USEC", "")
+    if not (microseconds.isascii() and microseconds.isdigit()):
+        return float("inf")
+    return float(microseconds) / 2e6 or float("inf")
