@@ -1,12 +1,12 @@
-"""STATE_DIR/accepted.json: which version of the agent has accepted which configuration.
+"""The file STATE_DIR/accepted.json: which version of the agent accepted which configuration.
 
 A newer version may have keys in its configuration that an older one does not know. When the robot
 is rolled back to the older version, its configuration stays. This file then tells the older version
-that the unknown keys are no mistake of whoever wrote them, so that it can start and upload.
+that the unknown keys are no typing errors, so that it can start and upload.
 
-The configuration may hold a password (``cloud.proxy``), and a plain digest of it would let anybody
-try passwords until the digest is the same. So the digest is keyed with random bytes, and the file
-that has both is for the agent's user alone.
+The configuration may hold a password (``cloud.proxy``). With a plain digest of the configuration,
+passwords could be tried until the digest is the same. So the digest is keyed with random bytes, and
+only the agent's user can read the file that has both.
 """
 
 from __future__ import annotations
@@ -27,11 +27,16 @@ NAME = "accepted.json"
 
 _MODE = 0o600
 _SALT_BYTES = 32
-_LARGEST_BYTES = 64 * 1024
-# A robot sees few versions before its oldest ones are of no use to it.
-_MOST_VERSIONS = 8
+
+# More of the file is not read. The agent never writes that much.
+_MAX_BYTES = 64 * 1024
+
+# Older versions are forgotten. No robot is rolled back that far.
+_MAX_VERSIONS = 8
+
 _RELEASE = re.compile(r"\d+(?:\.\d+)*")
-# What comes before the release that it is named after, and in which order.
+
+# Versions that come before the release in their name, and their order among each other.
 _BEFORE_RELEASE = re.compile(r"[._~-]?(dev|alpha|a|beta|b|pre|rc|c)", re.IGNORECASE)
 _STAGES = {"dev": 0, "alpha": 1, "a": 1, "beta": 2, "b": 2, "pre": 3, "rc": 3, "c": 3}
 _RELEASED = 4
@@ -47,28 +52,31 @@ class AcceptedConfigurations:
     """
 
     def __init__(self, state_dir: Path) -> None:
-        """The file lies in ``state_dir``. Nothing is read yet."""
+        """Name the file in ``state_dir``."""
         self._state_dir = state_dir
         self._path = state_dir / NAME
 
     def note(self, version: str, configuration: bytes) -> None:
-        """Write down that ``version`` has accepted ``configuration``; durable on return.
+        """Write down that ``version`` has accepted ``configuration``. It is on the disk on return.
 
         ``configuration`` is the canonical text of the configuration. Nothing is written when the
-        same is noted already. Raises OSError.
+        same is noted already.
+
+        Raises:
+            OSError: The file can't be read or written.
         """
         document = self._read()
         accepted = _entries(document)
         salt = document.get("salt")
         if not isinstance(salt, str) or not accepted:
-            # Without a salt the digests that there are can't be compared with anything.
+            # Without its salt an old digest can't be compared with anything.
             salt, accepted = os.urandom(_SALT_BYTES).hex(), {}
         digest = _digest(salt, configuration)
         if accepted.get(version) == digest:
             return
         accepted[version] = digest
         others = sorted((other for other in accepted if other != version), key=_order)
-        for oldest in others[: max(0, len(accepted) - _MOST_VERSIONS)]:
+        for oldest in others[: max(0, len(accepted) - _MAX_VERSIONS)]:
             del accepted[oldest]
         text = json.dumps(
             {**document, "salt": salt, "accepted": accepted}, indent=2, sort_keys=True
@@ -76,9 +84,13 @@ class AcceptedConfigurations:
         put(self._path, f"{text}\n".encode(), owner=self._state_dir, mode=_MODE)
 
     def newer_that_accepted(self, configuration: bytes, than: str) -> str:
-        """Return the newest version after ``than`` that accepted exactly this, "" for none.
+        """Return the newest version after ``than`` that accepted exactly this configuration.
 
-        Raises OSError when the file can't be read.
+        ``configuration`` is the canonical text of the configuration. The result is "" when there
+        is no such version.
+
+        Raises:
+            OSError: The file can't be read.
         """
         document = self._read()
         salt = document.get("salt")
@@ -94,14 +106,18 @@ class AcceptedConfigurations:
         return max(found, key=_order, default="")
 
     def newer(self, than: str) -> str:
-        """Return the newest version after ``than`` that has run here, "" for none. Raises OSError."""
+        """Return the newest version after ``than`` that has run here, or "" when there is none.
+
+        Raises:
+            OSError: The file can't be read.
+        """
         found = [version for version in _entries(self._read()) if _order(version) > _order(than)]
         return max(found, key=_order, default="")
 
     def _read(self) -> dict[str, Any]:
-        """Return what the file holds, {} where there is none or it can't be understood."""
-        # The folder is the agent's, and root reads in it, too: no link is followed, and a named
-        # pipe must not keep the reader waiting for a writer.
+        """Return what the file holds, or {} when there is no file or it makes no sense."""
+        # The folder belongs to the agent's user, and root reads in it, too. So no link is
+        # followed, and a named pipe must not keep the reader waiting for a writer.
         flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
         try:
             descriptor = os.open(self._path, flags)
@@ -114,7 +130,7 @@ class AcceptedConfigurations:
         with os.fdopen(descriptor, "rb") as file:
             if not stat.S_ISREG(os.fstat(descriptor).st_mode):
                 return {}
-            raw = file.read(_LARGEST_BYTES)
+            raw = file.read(_MAX_BYTES)
         try:
             document = json.loads(raw)
         except (ValueError, RecursionError):
@@ -123,7 +139,7 @@ class AcceptedConfigurations:
 
 
 def _entries(document: dict[str, Any]) -> dict[str, str]:
-    """Return digests by version; what is no such pair is left out."""
+    """Return the digests by version. Entries that are not of this kind are left out."""
     entries = document.get("accepted")
     if not isinstance(entries, dict):
         return {}
@@ -135,7 +151,7 @@ def _digest(salt: str, configuration: bytes) -> str:
 
 
 def _order(version: str) -> tuple[tuple[int, ...], int, tuple[int, ...]]:
-    """Return what versions are compared by: 0.1.1 < 0.2.0rc1 < 0.2.0 < 0.10.0.
+    """Return a value by which versions are sorted: 0.1.1 < 0.2.0rc1 < 0.2.0 < 0.10.0.
 
     A text that is no version comes before all versions.
     """

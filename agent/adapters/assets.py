@@ -1,4 +1,7 @@
-"""STATE_DIR/assets.json: which robot is which asset, as `asset set` or an editor left it."""
+"""The file STATE_DIR/assets.json: which asset of the platform each robot is.
+
+The command `asset set` writes it, and people may edit it.
+"""
 
 from __future__ import annotations
 
@@ -16,50 +19,67 @@ from agent.model.errors import WaitingError
 
 NAME = "assets.json"
 _LOCK = "assets.lock"
-_LARGEST = 16 * 1024 * 1024
+
+# A larger file was not written by the agent, and reading it would cost too much memory.
+_MAX_BYTES = 16 * 1024 * 1024
 
 
 class AssetFile:
-    """Implements ``ports.Assets``: the file wins over ``assets.map``, key by key; read again whenever it changed."""
+    """Implements ``ports.Assets`` with a file and the setting ``assets.map``.
+
+    The file wins over the setting, key by key. It is read again when it has changed.
+
+    Any thread may use it. A lock file keeps the changes of threads and processes apart.
+    """
 
     def __init__(self, state_dir: Path, configured: Mapping[str, str]) -> None:
-        """Nothing is read before it is asked for. ``configured`` is assets.map."""
+        """Name the file in ``state_dir``. ``configured`` is the setting ``assets.map``."""
         self.path = state_dir / NAME
         self._state_dir = state_dir
         self._configured = configured
+        # What was read last: the version of the file, and its content.
         self._read: tuple[object, Mapping[str, str]] | None = None
 
     def known(self) -> Mapping[str, str]:
-        """What is in force. Raises WaitingError("asset_file") when the file can't be used."""
-        return {**self._configured, **self._own()}
+        """Return the asset id of each robot id, as it is in force. "" is a robot without asset.
+
+        Raises:
+            WaitingError: ``asset_file`` when the file can't be used.
+        """
+        return {**self._configured, **self._file_entries()}
 
     @contextmanager
     def change(self) -> Iterator[dict[str, str]]:
-        """The file's own entries, to be changed. What they are when the block ends is durable; nobody else writes.
+        """Give the entries of the file to the block, to be changed.
 
-        Raises WaitingError("asset_file") when the file can't be used, OSError when it can't be written.
+        The changed entries are on the disk when the block has ended. No other thread or process
+        changes the file during the block.
+
+        Raises:
+            WaitingError: ``asset_file`` when the file can't be used.
+            OSError: The file can't be written.
         """
         with self._locked():
-            self._read = (
-                None  # two changes within a tick of the file system's clock may look like one
-            )
-            before = self._own()
-            own = dict(before)
-            yield own
-            if own != before:
-                text = json.dumps(own, ensure_ascii=False, indent=2, sort_keys=True)
+            # The file is read anew. Two changes within a tick of the file system's clock may have
+            # left the same times.
+            self._read = None
+            before = self._file_entries()
+            entries = dict(before)
+            yield entries
+            if entries != before:
+                text = json.dumps(entries, ensure_ascii=False, indent=2, sort_keys=True)
                 put(self.path, f"{text}\n".encode(), owner=self._state_dir)
                 self._read = None
 
     def stamp(self) -> object:
-        """Something that changes whenever the file or the right to read it does."""
+        """Return a value that changes when the file changes, or the right to read it."""
         try:
             state = self.path.stat()
         except OSError as error:
             return error.errno
         return state.st_dev, state.st_ino, state.st_size, state.st_mtime_ns, state.st_ctime_ns
 
-    def _own(self) -> Mapping[str, str]:
+    def _file_entries(self) -> Mapping[str, str]:
         try:
             # A named pipe must not keep the caller waiting for a writer.
             descriptor = os.open(self.path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
@@ -74,10 +94,10 @@ class AssetFile:
             raise self._unusable(error.strerror or "cannot be read") from None
 
     def _current(self, state: os.stat_result, read: Any) -> Mapping[str, str]:
-        if not stat.S_ISREG(state.st_mode) or state.st_size > _LARGEST:
-            raise self._unusable(
-                "is no regular file" if state.st_size <= _LARGEST else "is too large"
-            )
+        if state.st_size > _MAX_BYTES:
+            raise self._unusable("is too large")
+        if not stat.S_ISREG(state.st_mode):
+            raise self._unusable("is no regular file")
         version = (state.st_dev, state.st_ino, state.st_size, state.st_mtime_ns, state.st_ctime_ns)
         if self._read is None or self._read[0] != version:
             self._read = version, self._parsed(read())
@@ -85,26 +105,27 @@ class AssetFile:
 
     def _parsed(self, raw: bytes) -> Mapping[str, str]:
         try:
-            told = json.loads(raw.decode("utf-8"))
+            entries = json.loads(raw.decode("utf-8"))
         except (ValueError, RecursionError):
             raise self._unusable("is no JSON") from None
-        if not isinstance(told, dict) or not all(isinstance(asset, str) for asset in told.values()):
+        if not isinstance(entries, dict) or not all(
+            isinstance(asset, str) for asset in entries.values()
+        ):
             raise self._unusable("is no JSON object of robot ids and asset ids")
-        return told
+        return entries
 
-    def _unusable(self, why: str) -> WaitingError:
+    def _unusable(self, reason: str) -> WaitingError:
         return WaitingError(
-            f"{self.path} {why}",
+            f"{self.path} {reason}",
             code="asset_file",
             hint="mend or delete it; the agent notices by itself",
         )
 
     @contextmanager
     def _locked(self) -> Iterator[None]:
-        """Held for the moment of a change; the kernel lets go of it with the process."""
-        descriptor = os.open(
-            self._state_dir / _LOCK, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600
-        )
+        """Hold the lock file during the block. The kernel releases it when the process ends."""
+        flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
+        descriptor = os.open(self._state_dir / _LOCK, flags, 0o600)
         try:
             give(descriptor, self._state_dir)
             fcntl.flock(descriptor, fcntl.LOCK_EX)

@@ -1,4 +1,4 @@
-"""The device profile file: JSON → DeviceProfile by asset id; a device that enrols is written into it."""
+"""The file of the platform's device profiles: reads it, and writes devices that enrol into it."""
 
 from __future__ import annotations
 
@@ -18,61 +18,85 @@ from agent.model.errors import CloudError
 from agent.model.file_permissions import exposure
 from agent.model.values import DeviceProfile, Enrolled
 
+# The version of the file's format.
 _VERSION = 3
-_Content = tuple[Mapping[str, DeviceProfile], str]  # and where devices enrol
-# No path, query, fragment or user part: such an address would be taken for something it is not.
+
+# The profiles by asset id, and the endpoint at which devices enrol.
+_Content = tuple[Mapping[str, DeviceProfile], str]
+
+# An address has no path, query, fragment or user part. gRPC would read such an address as another
+# one than the operator meant.
 _ENDPOINT = re.compile(
     r"(?:https?://)?(?:\[[0-9a-fA-F:.]+\]|[A-Za-z0-9._-]+)(?::(?P<port>[0-9]{1,5}))?"
 )
 
 
 class ProfileFile:
-    """Implements ``ports.ProfileKeeper``; the file is read again whenever it is another one."""
+    """Implements ``ports.ProfileKeeper`` with the file of the platform's device profiles.
+
+    The file is read again when it has changed. ``path`` may be changed at any time.
+
+    Any thread may use it. A lock file keeps the changes of threads and processes apart.
+    """
 
     def __init__(self, path: Path, owner: Path | None = None) -> None:
-        """Nothing is read before the first :meth:`load`; ``path`` may be changed later.
+        """Use the file ``path``.
 
-        What is written belongs to whoever owns ``owner``; by default the file's folder.
+        A file that is written gets the same owner as ``owner``, by default the file's folder.
         """
         self.path = path
         self._owner = owner
+        # What was read last: the version of the file, and its content.
         self._read: tuple[object, _Content] | None = None
 
     def load(self) -> Mapping[str, DeviceProfile]:
-        """The profiles by asset id, those that are not ready for upload among them.
+        """Return the profiles by asset id, also of devices that are not ready for upload.
 
         Raises:
-            CloudError: "profile_file" when the file is missing, has keys and can be read by others, or says
-                something impossible.
+            CloudError: ``profile_file`` when the file is missing, when it has keys and others can
+                read it, or when its content can't be used.
         """
         return self._content()[0]
 
     def device_init(self) -> str:
-        """Where devices enrol, "" where the file does not say. Raises what :meth:`load` raises."""
+        """Return the endpoint at which devices enrol, or "" when the file has none.
+
+        Raises what :meth:`load` raises.
+        """
         return self._content()[1]
 
     @contextmanager
     def changing(self) -> Iterator[None]:
-        """Nobody else enrols while the block lasts. Raises OSError, before it begins, where nothing can be written."""
+        """Keep all others from changing the file during the block.
+
+        Raises:
+            OSError: The folder of the file can't be written. The block has not begun.
+        """
         path = self.path.resolve()
+        # The platform gives a key only once. A key that can't be written would be lost, so it is
+        # not requested where a file can't be made.
         with tempfile.TemporaryFile(dir=path.parent):
-            pass  # a key that can't be kept would be lost: the platform tells it once
+            pass
         lock = path.with_name(f".{path.name}.lock")
         descriptor = os.open(lock, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
         try:
             give(descriptor, self._owner or path.parent)
             fcntl.flock(descriptor, fcntl.LOCK_EX)
-            self._read = (
-                None  # two changes within a tick of the file system's clock may look like one
-            )
+            # The next call reads the file anew. Two changes within a tick of the file system's
+            # clock may have left the same times.
+            self._read = None
             yield
         finally:
             os.close(descriptor)
 
     def put(self, asset_id: str, enrolled: Enrolled) -> None:
-        """Write a device's key and tags, for its owner's eyes only; other devices and unknown keys stay.
+        """Write the key and the tags of a device, into a file that only its owner can read.
 
-        Durable on return. Raises OSError, and what :meth:`load` raises.
+        Other devices and unknown fields stay. The file is on the disk on return.
+
+        Raises:
+            OSError: The file can't be written.
+            CloudError: As :meth:`load` raises it.
         """
         path = self.path.resolve()
         self.load()
@@ -81,9 +105,7 @@ class ProfileFile:
         except _UnusableError as error:
             raise self._unusable(str(error)) from None
         devices = document["devices"] = document.get("devices") or []
-        device = next(
-            (known for known in devices if (known.get("deviceId") or "").strip() == asset_id), None
-        )
+        device = _device(devices, asset_id)
         if device is None:
             device = {"deviceId": asset_id}
             devices.append(device)
@@ -113,20 +135,21 @@ class ProfileFile:
         if known is None or known[0] != version:
             try:
                 document = _document(read())
-                content = (
-                    {profile.asset_id: profile for profile in _profiles(document)},
-                    _device_init(document),
-                )
+                profiles = {profile.asset_id: profile for profile in _profiles(document)}
+                device_init = _device_init(document)
             except _UnusableError as error:
                 raise self._unusable(str(error)) from None
-            known = self._read = (version, content)
-        keys = any(profile.api_key for profile in known[1][0].values())
-        if keys and (why := exposure(self.path, status)):  # endpoints alone are no secret
-            raise self._unusable(why)
-        return known[1]
+            known = self._read = (version, (profiles, device_init))
+        content = known[1]
+        # Endpoints alone are no secret.
+        if any(profile.api_key for profile in content[0].values()):
+            reason = exposure(self.path, status)
+            if reason:
+                raise self._unusable(reason)
+        return content
 
     def stamp(self) -> object:
-        """Something that changes whenever the file, its place or the right to read it does."""
+        """Return a value that changes with the file, its path or the right to read it."""
         try:
             state = self.path.stat()
         except OSError:
@@ -145,7 +168,15 @@ class ProfileFile:
 
 
 class _UnusableError(Exception):
-    """What the file says can't be used; the message never quotes a key."""
+    """The content of the file can't be used. The message never quotes a key."""
+
+
+def _device(devices: list[dict[str, Any]], asset_id: str) -> dict[str, Any] | None:
+    """Return the entry of a device, or None when there is none."""
+    for device in devices:
+        if (device.get("deviceId") or "").strip() == asset_id:
+            return device
+    return None
 
 
 def _document(raw: bytes) -> dict[str, Any]:
@@ -169,9 +200,8 @@ def _profiles(document: dict[str, Any]) -> Iterator[DeviceProfile]:
     for device in _typed(document.get("devices"), list, "devices"):
         asset_id = _typed(_typed(device, dict, "device").get("deviceId"), str, "deviceId").strip()
         if not asset_id or asset_id in seen:
-            raise _UnusableError(
-                f"has {'twice the' if asset_id else 'an empty'} deviceId {asset_id}".rstrip()
-            )
+            text = f"has twice the deviceId {asset_id}" if asset_id else "has an empty deviceId"
+            raise _UnusableError(text)
         seen.add(asset_id)
         api_key = _typed(device.get("apiKey"), str, f"apiKey of {asset_id}").strip()
         tags = _typed(device.get("tags"), dict, f"tags of {asset_id}")
@@ -186,7 +216,10 @@ def _device_init(document: dict[str, Any]) -> str:
 
 
 def _typed(value: Any, kind: type, name: str) -> Any:
-    """``value``, or an empty one where there is none: what is missing is not yet wrong."""
+    """Return ``value``, which must be of the type ``kind``, or an empty one for None.
+
+    ``name`` is the field, for the error message. A field that is missing is no error here.
+    """
     value = kind() if value is None else value
     if not isinstance(value, kind):
         raise _UnusableError(f"has a wrong {name}")

@@ -70,8 +70,8 @@ class StatusFile:
     def _agent_runs(self) -> bool:
         """Return whether a process holds the lock of the history.
 
-        The pid in the file does not tell this. It may belong to another program by now, or to a process
-        in a container that can't be seen from here.
+        The pid in the file does not tell this. It may belong to another program by now, or to a
+        process in a container that can't be seen from here.
         """
         try:
             descriptor = os.open(self._lock, os.O_RDONLY | os.O_CLOEXEC)
