@@ -1,7 +1,8 @@
-"""What the code has, the papers say."""
+"""The pages say what the code does: settings, commands, files, events and names."""
 
 from __future__ import annotations
 
+import json
 import re
 import subprocess
 import sys
@@ -11,10 +12,13 @@ from pathlib import Path
 import click
 
 from agent.adapters.config import KEYS, Settings, load
+from agent.cloud.identity import flatten
 from agent.model import touch_files
+from tests.harness import settings_table
 from tests.harness.paths import REPOSITORY
 
 README = (REPOSITORY / "README.md").read_text(encoding="utf-8")
+CONFIG = (REPOSITORY / "config" / "README.md").read_text(encoding="utf-8")
 
 
 def commands(group: click.Group, prefix: str = "") -> Iterator[str]:
@@ -26,8 +30,36 @@ def commands(group: click.Group, prefix: str = "") -> Iterator[str]:
             yield from commands(command, f"{prefix}{name} ")
 
 
-def test_every_setting_is_in_the_readme() -> None:
-    assert [key for key in KEYS if key not in README] == []
+def chapter(page: str, title: str) -> str:
+    """The text of a page below a heading of the second level."""
+    text = page.partition(f"\n## {title}\n")[2].partition("\n## ")[0]
+    assert text, title
+    return text
+
+
+def test_the_table_of_settings_is_the_one_that_agent_toml_gives() -> None:
+    toml = (REPOSITORY / "config" / "agent.toml").read_text(encoding="utf-8")
+    assert [key for key, _, _ in settings_table.settings(toml)] == list(KEYS)
+    again = settings_table.with_table(CONFIG, toml)
+    assert again == CONFIG, "run: python -m tests.harness.settings_table"
+
+
+def test_a_changed_setting_changes_the_table() -> None:
+    page = f"before\n{settings_table.BEGIN}\nold\n{settings_table.END}\nafter\n"
+    toml = '# Of the file.\n\n[a]\n# The first\n# setting.\nb = "c"\n'
+    assert settings_table.with_table(page, toml) == (
+        f"before\n{settings_table.BEGIN}\n| key | default | meaning |\n|---|---|---|\n"
+        f'| `a.b` | `"c"` | The first setting. |\n{settings_table.END}\nafter\n'
+    )
+
+
+def test_the_example_of_a_sidecar_gives_the_tags_that_stand_below_it() -> None:
+    told = chapter(CONFIG, "Sidecars and tags")
+    sidecar = json.loads(told.partition("```json\n")[2].partition("```")[0])
+    lines = told.partition("```text\n")[2].partition("```")[0].splitlines()
+    tags = {key.strip(): value for key, _, value in (line.partition(" = ") for line in lines)}
+    assert len(tags) > 5
+    assert tags == flatten(sidecar)
 
 
 def test_every_setting_stands_in_the_file_that_is_installed_with_its_default() -> None:
