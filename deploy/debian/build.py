@@ -40,7 +40,23 @@ _FILES = (
     # No conffile: postinst copies it to /etc where none is there. From then on the file there is the operator's, and an
     # upgrade neither replaces it nor asks about it.
     ("config/agent.toml", "usr/share/keystone-agent/agent.toml", 0o644),
-    ("README.md", "usr/share/doc/keystone-agent/README.md", 0o644),
+    # All pages and what they link to. The folders stay, so that the links between the pages work.
+    *(
+        (name, f"usr/share/doc/keystone-agent/{name}", 0o644)
+        for name in (
+            "README.md",
+            "ARCHITECTURE.md",
+            "BENCHMARKS.md",
+            "CHANGELOG.md",
+            "CONTRIBUTING.md",
+            "LICENSE",
+            "SECURITY.md",
+            "config/README.md",
+            "config/agent.toml",
+            "deploy/README.md",
+            "tests/harness/pictures/status-watch.svg",
+        )
+    ),
 )
 
 

@@ -158,7 +158,7 @@ case $package in http://*) [ -n "$sum" ] || misused "a package that comes over h
 case $file in http://*) misused "--endpoints comes over https or from a file: it says where recordings go" ;; esac
 [ "$(id -u)" = 0 ] || fail "only root can install it: sudo sh install.sh …"
 { command -v apt-get && command -v dpkg-deb && command -v runuser; } >/dev/null ||
-	fail "this is no Debian or Ubuntu: see the README on how to install it elsewhere"
+	fail "this is no Debian or Ubuntu: see deploy/README.md on how to install it elsewhere"
 
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT

@@ -41,7 +41,7 @@ CONTRACT = {
     "scan_seconds",
     "build_info",
 }
-README = (DEPLOY.parent / "README.md").read_text("utf-8")
+PAGE = (DEPLOY / "README.md").read_text("utf-8")
 
 
 @pytest.fixture(scope="module")
@@ -158,13 +158,13 @@ def test_every_alert_says_what_to_do_and_is_tried() -> None:
     assert set(alerts) == set(raised)
 
 
-def test_deploy_and_readme_use_only_names_that_are_there(exposed: str) -> None:
+def test_deploy_and_its_page_use_only_names_that_are_there(exposed: str) -> None:
     there = names(exposed)
     files = [path for place in ("prometheus", "grafana") for path in (DEPLOY / place).iterdir()]
     used = {name: path for path in files for name in names(path.read_text())}
     assert {name: path for name, path in used.items() if name not in there} == {}
     assert there <= used.keys()
-    told = README.partition("\n## Metrics\n")[2].partition("\n## ")[0]
+    told = PAGE.partition("\n## Metrics\n")[2].partition("\n## ")[0]
     assert names(told) == there
 
 

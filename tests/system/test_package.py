@@ -250,6 +250,9 @@ def test_a_first_installation_has_every_key_with_its_default(robot: Debian, pack
     shipped = (REPOSITORY / "config/agent.toml").read_bytes()
     assert robot.path(f"{CONFIG}/agent.toml").read_bytes() == shipped
     assert robot.path("/usr/share/keystone-agent/agent.toml").read_bytes() == shipped
+    for page in ("README.md", "config/README.md", "deploy/README.md", "SECURITY.md"):
+        told = robot.path(f"/usr/share/doc/keystone-agent/{page}").read_bytes()
+        assert told == (REPOSITORY / page).read_bytes()
     assert robot.run("stat", "-c", "%a %U", f"{CONFIG}/agent.toml") == "644 root\n"
     assert leftovers(robot) == set()
 

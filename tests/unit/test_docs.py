@@ -6,6 +6,7 @@ import json
 import re
 import subprocess
 import sys
+import textwrap
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
@@ -19,6 +20,12 @@ from tests.harness.paths import REPOSITORY
 
 README = (REPOSITORY / "README.md").read_text(encoding="utf-8")
 CONFIG = (REPOSITORY / "config" / "README.md").read_text(encoding="utf-8")
+DEPLOY = (REPOSITORY / "deploy" / "README.md").read_text(encoding="utf-8")
+PAGES = {
+    path: path.read_text(encoding="utf-8")
+    for folder in ("", "config", "deploy")
+    for path in sorted((REPOSITORY / folder).glob("*.md"))
+}
 
 
 def commands(group: click.Group, prefix: str = "") -> Iterator[str]:
@@ -69,6 +76,103 @@ def test_every_setting_stands_in_the_file_that_is_installed_with_its_default() -
     assert loaded.settings == Settings()
 
 
+def test_the_readme_is_short() -> None:
+    assert len(README.splitlines()) <= 200
+
+
+def test_the_package_ships_all_pages_and_all_that_they_link_to() -> None:
+    build = (REPOSITORY / "deploy" / "debian" / "build.py").read_text(encoding="utf-8")
+    wanted = set(PAGES)
+    for page, text in PAGES.items():
+        for link in re.findall(r"\]\(([^)#\s]+)[^)]*\)", text):
+            if not link.startswith("https://"):
+                wanted.add((page.parent / link).resolve())
+    names = sorted(str(path.relative_to(REPOSITORY)) for path in wanted)
+    assert len(names) > 8
+    assert [name for name in names if f'"{name}"' not in build] == []
+
+
+def test_every_link_of_a_page_leads_to_something() -> None:
+    broken = []
+    for page, text in PAGES.items():
+        for link in re.findall(r"\]\(([^)\s]+)\)", text):
+            if link.startswith("https://"):
+                continue
+            name, _, anchor = link.partition("#")
+            target = (page.parent / name).resolve() if name else page
+            if not target.exists() or (anchor and anchor not in anchors(PAGES[target])):
+                broken.append(f"{page.relative_to(REPOSITORY)}: {link}")
+    assert broken == []
+
+
+def anchors(text: str) -> set[str]:
+    """The names of a page's headings in links, as GitHub makes them."""
+    headings = re.findall(r"^#+ (.+)$", text, re.MULTILINE)
+    return {re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+def test_every_file_that_contributors_are_sent_to_is_there() -> None:
+    text = PAGES[REPOSITORY / "CONTRIBUTING.md"]
+    named = set(re.findall(r"`((?:agent|config|deploy|proto|tests)/[\w./-]+)`", text))
+    named -= {"agent/cli/commands/NAME.py", "tests/unit/FOLDER/test_MODULE.py"}
+    assert len(named) > 30
+    assert [name for name in sorted(named) if not (REPOSITORY / name).exists()] == []
+
+
+def test_every_make_target_that_a_page_names_is_there() -> None:
+    makefile = (REPOSITORY / "Makefile").read_text(encoding="utf-8")
+    targets = set(re.findall(r"^([a-z-]+):", makefile, re.MULTILINE))
+    named = {
+        name
+        for text in PAGES.values()
+        for name in re.findall(r"(?:`|^ *|&& )make ([a-z-]+)", text, re.MULTILINE)
+    }
+    assert named >= {"demo", "test", "check", "deb"}
+    assert named - targets == set()
+
+
+def test_every_configuration_on_a_page_is_valid(tmp_path: Path) -> None:
+    nothing: Mapping[str, str] = {}
+    shown = [
+        text
+        for page in PAGES.values()
+        for text in re.findall(r"```toml\n(.+?)```", page, re.DOTALL)
+    ]
+    shown.append(textwrap.dedent(README.partition("<<'END'\n")[2].partition("   END\n")[0]))
+    assert len(shown) > 1
+    for number, text in enumerate(shown):
+        file = tmp_path / f"{number}.toml"
+        file.write_text(text, encoding="utf-8")
+        assert load(file, nothing).settings.cloud.mode == "bucket"
+
+
+def test_every_event_on_the_page_is_one_that_the_agent_logs() -> None:
+    table = chapter(DEPLOY, "Logging").partition("| event |")[2]
+    named = {
+        name
+        for row in re.findall(r"^\| (`.+?) \|", table, re.MULTILINE)
+        for name in re.findall(r"`(\w+)`", row)
+    }
+    sources = "".join(path.read_text("utf-8") for path in (REPOSITORY / "agent").rglob("*.py"))
+    words = set(re.findall(r"\"(\w+)\"", sources))
+    # The events of upload policies are made of a code and one of two endings.
+    words |= {f"{code}_{ending}" for code in ("windows", "link") for ending in ("closed", "open")}
+    assert len(named) > 30
+    assert named - words == set()
+
+
+def test_the_figures_of_the_comparison_are_those_of_the_benchmarks() -> None:
+    rows = re.findall(
+        r"^\| ([\w-]+) \| (\d.*) \|$", chapter(README, "How it compares"), re.MULTILINE
+    )
+    assert len(rows) > 3
+    measured = (REPOSITORY / "BENCHMARKS.md").read_text(encoding="utf-8").splitlines()
+    for tool, figures in rows:
+        there = " ".join(line for line in measured if line.strip("| ").startswith(f"{tool} |"))
+        missing = [text for text in re.findall(r"[\d.]+", figures) if f" {text} " not in there]
+        assert (tool, missing) == (tool, [])
+
+
 def test_every_command_is_in_the_readme() -> None:
     from agent.cli import cli  # noqa: PLC0415 - the settings are proven without it
 
@@ -82,7 +186,7 @@ def test_no_advice_names_a_command_that_is_not_there() -> None:
 
     sources = [
         *(REPOSITORY / "agent").rglob("*.py"),
-        REPOSITORY / "README.md",
+        *PAGES,
         REPOSITORY / "config" / "agent.toml",
     ]
     named = {
@@ -95,7 +199,7 @@ def test_no_advice_names_a_command_that_is_not_there() -> None:
 
 
 def test_every_touch_file_is_in_the_readme() -> None:
-    table = README.partition("## Touch files")[2].partition("\n## ")[0]
+    table = README.partition("### Touch files\n")[2].partition("\n### ")[0]
     names = [
         touch_files.RESYNC,
         touch_files.FIRST,

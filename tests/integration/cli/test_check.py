@@ -33,7 +33,7 @@ from tests.harness.faults.store_proxy import Exchange, says
 from tests.harness.paths import REPOSITORY
 from tests.harness.scripted_http_server import raw_server
 
-README = REPOSITORY / "README.md"
+PAGE = REPOSITORY / "deploy" / "README.md"
 
 
 @pytest.fixture(scope="module")
@@ -365,8 +365,8 @@ def test_a_robot_that_is_not_enrolled_yet_is_told_how_it_gets_its_key(scene: Sce
 # -- the papers
 
 
-def test_the_sample_in_the_readme_is_what_it_prints(scene: Scene) -> None:
-    sample = re.search(r"```\n(ok  configuration: .*?)```", README.read_text("utf-8"), re.DOTALL)
+def test_the_sample_on_the_page_is_what_it_prints(scene: Scene) -> None:
+    sample = re.search(r"```\n(ok  configuration: .*?)```", PAGE.read_text("utf-8"), re.DOTALL)
     assert sample is not None
     del scene.settings["cloud.dp_config"]
     scene.profiles = None
