@@ -34,7 +34,7 @@ _ON_THE_WAY = ("new", "settling", "waiting", "queued", "uploading")
 
 
 @dataclass(frozen=True, slots=True)
-class FileRow:
+class ListedFile:
     """One file or folder and its state. Times are UTC text, and the size is in bytes.
 
     ``at`` is the time at which the file got into this state or, in the state "failed", the time of
@@ -56,14 +56,14 @@ class FileRow:
         return self.state in _ON_THE_WAY or (self.state == "failed" and self.at != "")
 
 
-def list_files(settings: Settings, folder: Path | None) -> Iterator[FileRow]:
+def list_files(settings: Settings, folder: Path | None) -> Iterator[ListedFile]:
     """Yield a row for each file below ``folder``, or below all watched folders where it is None."""
     with opened_history(settings) as documents:
         files = _FileList(settings, documents, agent_status(settings))
         yield from files.below(absolute(folder)) if folder else files.everything()
 
 
-def print_row(row: FileRow, *, as_json: bool) -> None:
+def print_row(row: ListedFile, *, as_json: bool) -> None:
     """Print a row as one line of text, or as one line of JSON."""
     if as_json:
         print_json(asdict(row), indent=None)
@@ -106,15 +106,15 @@ class _FileList:
         self._opener = Opener(watch)
         self._uploading_ids = {upload["id"] for upload in (agent or {}).get("uploads", ())}
 
-    def everything(self) -> Iterator[FileRow]:
+    def everything(self) -> Iterator[ListedFile]:
         """Yield the rows of all watched folders, those that are missing last."""
         walk_result = WalkResult()
         for top in tops(self._roots, self._names, walk_result):
             yield from self.below(Path(top))
         for root in walk_result.missing:
-            yield FileRow(root, "missing", why="the watched folder is not there")
+            yield ListedFile(root, "missing", why="the watched folder is not there")
 
-    def below(self, top: Path) -> Iterator[FileRow]:
+    def below(self, top: Path) -> Iterator[ListedFile]:
         """Yield the rows of a folder's files, and then those of its folders, sorted by name.
 
         The names of only one folder are in memory at a time. A ``top`` that is a file has one row.
@@ -140,19 +140,19 @@ class _FileList:
                     if not entry.is_dir(follow_symlinks=self._names.follow):
                         yield from self._file(path, entry)
                     elif self._names.excluded(entry.name):
-                        yield FileRow(path, "excluded", why="a folder; watch.exclude")
+                        yield ListedFile(path, "excluded", why="a folder; watch.exclude")
                     else:
                         inner_folders.append(path)
                 folders += reversed(inner_folders)
 
-    def _unopened_folder(self, folder: str, error: OSError) -> FileRow:
+    def _unopened_folder(self, folder: str, error: OSError) -> ListedFile:
         """Return the row of a folder that could not be opened."""
         if error.errno in (errno.ENOTDIR, errno.ELOOP) and not self._names.follow:
             text = "a symbolic link leads there; see watch.follow_symlinks"
-            return FileRow(folder, "ignored", why=text)
-        return FileRow(folder, "unreadable", why=error.strerror or str(error))
+            return ListedFile(folder, "ignored", why=text)
+        return ListedFile(folder, "unreadable", why=error.strerror or str(error))
 
-    def _file(self, path: str, entry: os.DirEntry[str]) -> Iterator[FileRow]:
+    def _file(self, path: str, entry: os.DirEntry[str]) -> Iterator[ListedFile]:
         """Yield the row of a file, and none for a file that is no recording of any kind."""
         try:
             if self._include.wanted(entry.name):
@@ -161,23 +161,23 @@ class _FileList:
                 state = entry.stat(follow_symlinks=False)
                 mtime = utc_text(state.st_mtime_ns / 1e9)
                 text = "watch.include does not name it"
-                yield FileRow(path, "ignored", state.st_size, mtime, why=text)
+                yield ListedFile(path, "ignored", state.st_size, mtime, why=text)
         except FileNotFoundError:
             # The file has been deleted, or it is a link that leads nowhere.
             return
 
-    def _row(self, path: str, state: os.stat_result) -> FileRow:
+    def _row(self, path: str, state: os.stat_result) -> ListedFile:
         size, mtime = state.st_size, utc_text(state.st_mtime_ns / 1e9)
         fingerprint = self._fingerprint(path, size, mtime)
         log = self._history.newest(fingerprint) if fingerprint else None
         if log is not None:
             return self._known_row(path, size, mtime, log)
         if fingerprint and self._history.synced(fingerprint):
-            return FileRow(path, "synced", size, mtime, why=HISTORY_EXPIRED)
+            return ListedFile(path, "synced", size, mtime, why=HISTORY_EXPIRED)
         failed = next(
             result for result in self._rules.discovery_results(Path(path)) if not result.ok
         )
-        return FileRow(path, failed.state or failed.rule, size, mtime, why=failed.says)
+        return ListedFile(path, failed.state or failed.rule, size, mtime, why=failed.says)
 
     def _fingerprint(self, path: str, size: int, mtime: str) -> str:
         """Return the fingerprint of a file, "" where it can't be read.
@@ -189,7 +189,7 @@ class _FileList:
                 return log.fingerprint
         return fingerprint_at(Path(path), self._opener)
 
-    def _known_row(self, path: str, size: int, mtime: str, log: SyncLog) -> FileRow:
+    def _known_row(self, path: str, size: int, mtime: str, log: SyncLog) -> ListedFile:
         """Return the row of a file whose newest document is ``log``."""
         error = log.error
         at = ""
@@ -202,7 +202,7 @@ class _FileList:
         else:
             state = "uploading" if log.id in self._uploading_ids else "queued"
         synced_at = at if log.synced else self._synced_before(log)
-        return FileRow(path, state, size, mtime, at, why, synced_at, log.episode_id)
+        return ListedFile(path, state, size, mtime, at, why, synced_at, log.episode_id)
 
     def _synced_before(self, log: SyncLog) -> str:
         """Return when the recording of an unfinished resync was uploaded before, "" if never.

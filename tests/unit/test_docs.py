@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import json
 import re
 import subprocess
@@ -219,6 +220,29 @@ def test_every_module_is_on_the_map() -> None:
     map_ = (REPOSITORY / "ARCHITECTURE.md").read_text(encoding="utf-8")
     assert len(modules) > 50
     assert [str(path) for path in modules if f" {path.name} " not in map_] == []
+
+
+def test_every_lock_of_the_agent_has_its_place_in_the_order() -> None:
+    table = chapter(PAGES[REPOSITORY / "ARCHITECTURE.md"], "Locks")
+    found = set()
+    for path in (REPOSITORY / "agent").rglob("*.py"):
+        if "devcloud" not in path.parts:
+            found |= set(locks_of(path))
+    assert len(found) > 20
+    assert sorted(name for name in found if f"`{name}`" not in table) == []
+    assert set(re.findall(r"`(_?[A-Z]\w+\._?\w+)`", table)) - found == set()
+
+
+def locks_of(path: Path) -> Iterator[str]:
+    """The locks that the classes of a module make, as CLASS.ATTRIBUTE."""
+    for class_ in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if not isinstance(class_, ast.ClassDef):
+            continue
+        for node in ast.walk(class_):
+            if isinstance(node, ast.Assign) and isinstance(node.value, ast.Call):
+                made = ast.unparse(node.value.func)
+                if made in ("threading.Lock", "threading.RLock", "threading.Condition"):
+                    yield f"{class_.name}.{ast.unparse(node.targets[0]).removeprefix('self.')}"
 
 
 def test_every_picture_is_there_and_needs_no_network() -> None:

@@ -18,7 +18,7 @@ from tinydb.table import Document
 from agent.adapters.history.catalog import DocumentCatalog, IndexedField
 from agent.adapters.history.documents import FIELDS, from_json, known_fields, to_json
 from agent.adapters.history.forgotten import Forgotten
-from agent.adapters.history.served_markers import ServedMarkers
+from agent.adapters.history.served_markers import ServedMarkerTable
 from agent.adapters.journal import RESERVE, JournalDB, JournalStorage
 from agent.model import states
 from agent.model.ports import Clock
@@ -66,7 +66,7 @@ class TinyHistory:
         self._table = self.db.table(TABLE)
         self._orphans = self.db.table(ABORTS)
         self._upgrades = self.db.table(UPGRADE)
-        self._markers = ServedMarkers(self.db)
+        self._markers = ServedMarkerTable(self.db)
         self._forgotten = Forgotten(self.db)
         # The documents that the transaction under way has removed.
         self._removed: list[SyncLog] = []

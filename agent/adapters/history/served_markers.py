@@ -12,7 +12,7 @@ from agent.model.sync_log import Marker
 MARKERS = "markers"
 
 
-class ServedMarkers:
+class ServedMarkerTable:
     """The table of marker files that are served, with a copy in memory.
 
     The copy exists because each scan asks for all markers that it finds.
