@@ -8,11 +8,13 @@ from __future__ import annotations
 import html
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 import tempfile
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from io import StringIO
 from pathlib import Path
 
@@ -33,8 +35,9 @@ def main() -> None:
     """Draw the picture anew."""
     with (
         tempfile.TemporaryDirectory() as folder,
-        DevCloud(Path(folder, "cloud"), bandwidth=4 * MIB) as cloud,
-        running(cloud, Path(folder, "data"), AGENT__DEVICE_ID="robot-1") as agent,
+        DevCloud(Path(folder), bandwidth=4 * MIB) as cloud,
+        _folder_with_a_short_name() as data,
+        running(cloud, data, AGENT__DEVICE_ID="robot-7") as agent,
     ):
         for number, (line, size) in enumerate(
             (("line-1", 60), ("line-2", 100), ("line-2", 30), ("line-3", 20))
@@ -48,6 +51,20 @@ def main() -> None:
     text = Text.from_ansi(screen)
     PICTURE.write_text(drawn(text), encoding="utf-8")
     print(text.plain)  # noqa: T201 - to be looked at
+
+
+@contextmanager
+def _folder_with_a_short_name() -> Iterator[Path]:
+    """Yield a new folder whose name fits into one line of the picture.
+
+    Raises FileExistsError where the folder is there already.
+    """
+    folder = Path(tempfile.gettempdir(), "robot")
+    folder.mkdir()
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder)
 
 
 def _screen(agent: Agent, *tmux: str) -> str:
