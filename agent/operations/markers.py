@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import heapq
 import logging
-import math
 import os
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
@@ -19,7 +18,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from agent.discovery.discover import Discover
-from agent.discovery.scan_schedule import FullScanTicket
 from agent.gate.gate import Gate
 from agent.model.errors import CloudError, HistoryFullError, WaitingError
 from agent.model.ports import Clock, History
@@ -34,35 +32,12 @@ from agent.operations.marker_file import MarkerRejectedError
 from agent.operations.marker_removal import MarkerRemoval, RemovedMarkers
 from agent.operations.pause_marker import hold_while_paused
 from agent.operations.requests import BATCH, Requests
+from agent.operations.waiting_marker import DiskVersion, FirstWaiting, RescanWanted, WaitingMarker
 
 _log = logging.getLogger(__name__)
 
 # How long an operator may take to write a reason into a marker.
 _WRITING_SECONDS = 10.0
-
-
-@dataclass(frozen=True, slots=True)
-class _RescanWanted:
-    """The marker ``rescan``, and the first full scan that begins after it was seen."""
-
-    marker: Marker
-    full_scan: FullScanTicket
-
-
-@dataclass(slots=True)
-class _Seen:
-    """A marker that waits to be handled. There may be 10,000 of them."""
-
-    # The monotonic time when the marker was first seen.
-    since: float
-    # The first full scan that begins after the marker was seen.
-    full_scan: FullScanTicket
-    # The monotonic time at which a scan had seen all files that were there before the marker.
-    files_seen_at: float = math.inf
-    # The state that the marked recording had when the marker was last tried; None for none.
-    recording_state: object = None
-    # Whether an error over this marker was logged.
-    is_logged: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,22 +51,6 @@ class MarkerReport:
     waiting: Sequence[Path] = ()
     kept: Sequence[Path] = ()
     rejected: Sequence[Path] = ()
-
-
-@dataclass(frozen=True, slots=True)
-class _DiskVersion:
-    """Changes whenever discovery has learned something: its counts of changes and of scans."""
-
-    changes: int
-    scans: int
-
-
-@dataclass(frozen=True, slots=True)
-class _FirstWaiting:
-    """The first waiting markers by path, after so many changes of all waiting ones."""
-
-    changes: int
-    paths: Sequence[Path]
 
 
 class Markers:
@@ -141,17 +100,17 @@ class Markers:
             is_scanned=self._scanned,
             is_examined=self._is_examined,
         )
-        self._waiting: dict[Path, _Seen] = {}
+        self._waiting: dict[Path, WaitingMarker] = {}
         # How often a marker began or ceased to wait.
         self._waiting_changes = 0
-        self._first_waiting = _FirstWaiting(-1, ())
+        self._first_waiting = FirstWaiting(-1, ())
         # What discovery had learned when it was last decided which markers may be tried.
-        self._disk = _DiskVersion(-1, -1)
+        self._disk = DiskVersion(-1, -1)
         self._rejected: set[Path] = set()
         # The number of scans after which the markers in the history were last looked up.
         self._scans_known: int | None = None
         # The marker ``rescan``, and the first full scan that begins after it was seen.
-        self._rescan_wanted: _RescanWanted | None = None
+        self._rescan_wanted: RescanWanted | None = None
 
     def prepare(self) -> None:
         """Make the folder, for its owner and the group of the folder above; raises OSError."""
@@ -170,7 +129,7 @@ class Markers:
         for path in (*self._remembered(), *self._in_folder(), *self._discover.markers()):
             self._see(path).recording_state = None
         before = self._disk
-        self._disk = _DiskVersion(self._discover.changes, self._discover.scans)
+        self._disk = DiskVersion(self._discover.changes, self._discover.scans)
         disk_changed = self._disk != before
         due = deque(
             sorted(
@@ -202,7 +161,7 @@ class Markers:
         changes = self._waiting_changes
         if self._first_waiting.changes != changes:
             paths = heapq.nsmallest(most, tuple(self._waiting))
-            self._first_waiting = _FirstWaiting(changes, paths)
+            self._first_waiting = FirstWaiting(changes, paths)
         return self._first_waiting.paths
 
     def report(self) -> MarkerReport:
@@ -213,12 +172,12 @@ class Markers:
 
     # -- finding markers
 
-    def _see(self, path: Path) -> _Seen:
+    def _see(self, path: Path) -> WaitingMarker:
         """Let the marker at ``path`` wait, if it does not wait yet."""
         seen = self._waiting.get(path)
         if seen is None:
             ticket = self._discover.next_full_scan()
-            seen = self._waiting[path] = _Seen(self._clock.monotonic(), ticket)
+            seen = self._waiting[path] = WaitingMarker(self._clock.monotonic(), ticket)
             self._waiting_changes += 1
         return seen
 
@@ -258,13 +217,13 @@ class Markers:
             return
         wanted = self._rescan_wanted
         if wanted is None or wanted.marker != marker:
-            self._rescan_wanted = _RescanWanted(marker, self._discover.next_full_scan())
+            self._rescan_wanted = RescanWanted(marker, self._discover.next_full_scan())
             self._rescan()
         elif wanted.full_scan.done:
             with suppress(OSError):
                 marker_file.unlink(marker)
 
-    def _is_due(self, path: Path, seen: _Seen, *, disk_changed: bool) -> bool:
+    def _is_due(self, path: Path, seen: WaitingMarker, *, disk_changed: bool) -> bool:
         """Return whether a marker may be tried: it is new, or its recording has another state."""
         if seen.recording_state is None:
             return True
