@@ -24,10 +24,6 @@ _SECOND = timedelta(seconds=1)
 # Some jobs may hang for a while, in the network or at a disk. The others must run nevertheless.
 _THREADS = 6
 
-# The library warns each time that a job is due while it still runs. Some jobs may take long, such
-# as the reading of whole files before retention deletes them.
-logging.getLogger("apscheduler.scheduler").setLevel(logging.ERROR)
-
 
 class Every(BaseTrigger):  # type: ignore[misc] # apscheduler has no types
     """A trigger of APScheduler that fires one period after the present.
@@ -91,6 +87,9 @@ class Scheduler:
         Raises:
             RuntimeError: The system refuses a thread.
         """
+        # The library warns each time that a job is due while it still runs. Some jobs may take
+        # long, such as the reading of whole files before retention deletes them.
+        logging.getLogger("apscheduler.scheduler").setLevel(logging.ERROR)
         self._scheduler = BackgroundScheduler(
             executors={"default": _ThreadsFromTheStart()},
             job_defaults={"misfire_grace_time": None, "coalesce": True, "max_instances": 1},

@@ -154,8 +154,8 @@ def agent_status(settings: Settings) -> Mapping[str, Any] | None:
 
 
 def absolute(path: Path) -> Path:
-    """Return ``path`` as an absolute path without ``..``. Links keep their names."""
-    return Path(os.path.abspath(path))  # noqa: PTH100 - pathlib can't remove .. and keep links
+    """Return ``path`` as an absolute path without ``..`` and ``//``. Links keep their names."""
+    return Path("/" + os.path.abspath(path).lstrip("/"))  # noqa: PTH100 - links keep their names
 
 
 def fingerprint_at(path: Path, opener: Opener) -> str:

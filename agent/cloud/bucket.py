@@ -15,10 +15,12 @@ import os
 import threading
 from collections import OrderedDict
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 
-from agent.files.below_root import open_regular_file, opened_folder, root_of
+from agent.files.bag_metadata import BAG_METADATA, open_bag_metadata
+from agent.files.below_root import opened_folder, root_of
+from agent.files.reading import reading
 from agent.model.digests import same_etag
 from agent.model.errors import CloudError, RecordingError
 from agent.model.object_key import MANIFEST, is_spare, object_key, spare_key
@@ -56,10 +58,6 @@ _MANIFEST_SCHEMA = 1
 _KEY_MAX_BYTES = 1024 - len(MANIFEST) - len("-01234567")
 
 _MANIFEST_MAX_BYTES = 4 * _MIB
-_METADATA_MAX_BYTES = 16 * _MIB
-
-# The name that rosbag2 gives to the metadata of a bag.
-_BAG_METADATA = "metadata.yaml"
 
 # How many keys that were just chosen are remembered. It is more than there can be uploads between
 # their first call and their session in the history.
@@ -282,10 +280,10 @@ class BucketGateway:
 
     def _put_bag_metadata(self, log: SyncLog, lease: CredentialLease) -> None:
         """Store the metadata.yaml of a bag beside its files, but not over that of another bag."""
-        data = self._bag_metadata(Path(log.path).with_name(_BAG_METADATA))
+        data = self._bag_metadata(Path(log.path).with_name(BAG_METADATA))
         if data is None:
             return
-        key = log.object_key[: log.object_key.rfind("/") + 1] + _BAG_METADATA
+        key = log.object_key[: log.object_key.rfind("/") + 1] + BAG_METADATA
         with self._at(key, lease) as target:
             try:
                 stored = target.read(len(data) + 1)
@@ -303,27 +301,32 @@ class BucketGateway:
         """Return the content of the file; None where there is none that can be sent.
 
         A link could lead to any file that the agent can read, its own keys included. So links are
-        followed only where the settings say so.
+        followed only where the settings say so. Any other error of the disk ends the attempt,
+        because retention deletes the file once the recording is uploaded.
+
+        Raises:
+            AgentError: The file can't be read now.
+            OSError: The robot lacks something.
         """
         root = root_of(path, self._roots)
         if root is None:
             return None
+        follow = self._follow_symlinks
         try:
-            with opened_folder(path.parent, root, follow_symlinks=self._follow_symlinks) as folder:
-                descriptor = open_regular_file(path, folder, follow_symlinks=self._follow_symlinks)
-            with os.fdopen(descriptor, "rb") as file:
-                if os.fstat(descriptor).st_size <= _METADATA_MAX_BYTES:
-                    return file.read(_METADATA_MAX_BYTES)
-            why = "it is too large"
-        except FileNotFoundError:
-            return None
+            with (
+                reading(path),
+                suppress(FileNotFoundError, NotADirectoryError),
+                opened_folder(path.parent, root, follow_symlinks=follow) as folder,
+                os.fdopen(open_bag_metadata(path, folder, follow_symlinks=follow), "rb") as file,
+            ):
+                return file.read()
         except RecordingError as error:
-            why = error.message
-        except OSError as error:
-            why = error.strerror or "it can't be read"
-        _log.warning(
-            "%s is not sent: %s", path, why, extra={"event": "bag_metadata", "path": str(path)}
-        )
+            _log.warning(
+                "%s is not sent: %s",
+                path,
+                error.message,
+                extra={"event": "bag_metadata", "path": str(path)},
+            )
         return None
 
 

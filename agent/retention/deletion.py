@@ -18,14 +18,12 @@ from pathlib import Path
 
 from agent.discovery.examine import compressing
 from agent.discovery.file_names import DONE, sidecar_name
+from agent.files.bag_metadata import BAG_METADATA, open_bag_metadata
 from agent.files.fingerprint import fingerprint
 from agent.files.writers import keep_writers_out
-from agent.model.errors import FileChangedError
+from agent.model.errors import FileChangedError, RecordingError
 from agent.model.touch_files import RESYNC
 from agent.model.values import utc_text
-
-# The name that rosbag2 gives to the metadata of a bag.
-_METADATA = "metadata.yaml"
 
 # The unit in which stat() counts the blocks of a file.
 _BLOCK_BYTES = 512
@@ -164,7 +162,7 @@ class Deletion:
     def _delete_bag(self, bag: Path) -> None:
         """Delete a folder in which only the metadata of a bag are left.
 
-        A watched folder and a mounted one stay.
+        A watched folder and a mounted one stay. So do metadata that could not be sent.
         """
         with self._opened_folder(bag) as above:
             below = os.open(bag.name, _FOLDER | os.O_NOFOLLOW, dir_fd=above)
@@ -176,7 +174,8 @@ class Deletion:
                 ):
                     return
                 left = os.listdir(below)  # noqa: PTH208 - a descriptor has no iterdir
-                if left == [_METADATA] and _unlink_file(_METADATA, below):
+                if left == [BAG_METADATA] and _is_sendable(bag / BAG_METADATA, below):
+                    _unlink_file(BAG_METADATA, below)
                     os.rmdir(bag.name, dir_fd=above)
             finally:
                 os.close(below)
@@ -250,6 +249,15 @@ def _fingerprint(descriptor: int, size: int) -> str:
         return str(fingerprint(descriptor, size))
     except FileChangedError:
         return ""
+
+
+def _is_sendable(metadata: Path, folder: int) -> bool:
+    """Return whether the metadata of a bag is a file that bucket mode sends."""
+    try:
+        os.close(open_bag_metadata(metadata, folder, follow_symlinks=False))
+    except RecordingError:
+        return False
+    return True
 
 
 def _identity(state: os.stat_result) -> tuple[int, int]:

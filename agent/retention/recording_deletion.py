@@ -117,18 +117,18 @@ class RecordingDeletion:
         return None
 
     def _may_be_deleted(self, path: Path, log: SyncLog, recording: UploadedRecording) -> bool:
-        """Return whether the file may be deleted, as far as this is known without reading it."""
+        """Return whether nothing speaks against deleting the file, and all its bytes were uploaded.
+
+        The file is read here, before the cloud is asked: reading may take minutes, and the answer
+        of the cloud must be fresh when the file is deleted. What was found is remembered.
+        """
         try:
             with self._deletion.verified_file(path, log.fingerprint, log.mtime) as file:
-                finding = self._verify.known(file, log)
+                return self._is_uploaded(file, log, recording)
         except FileNotFoundError:
             return True
         except (NotDeletableError, OSError) as error:
             self._log_refusal(path, log, recording, error)
-            return False
-        if finding is None or finding == "same":
-            return True
-        _log_finding(path, log, recording, finding)
         return False
 
     def _delete_file(

@@ -261,7 +261,7 @@ def test_each_unknown_key_is_named_and_everything_else_is_still_a_fault(tmp_path
 def test_tables_without_end_are_a_fault(tmp_path: Path) -> None:
     file = tmp_path / "agent.toml"
     file.write_text(f"[new.{'a.' * 5000}a]\n")
-    with pytest.raises(ConfigError, match="nested too deeply"):
+    with pytest.raises(ConfigError, match=r"nested too deeply|more than the allowed"):
         load_leniently(file, {})
 
 

@@ -6,6 +6,7 @@ every sum and timer that is made of a setting finite.
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Mapping, Sequence
 from datetime import date, datetime, timedelta, timezone
@@ -62,7 +63,8 @@ def _path(value: Any, info: ValidationInfo) -> Any:
         value = f"{(info.context or {}).get('home', '~')}/{value[2:]}"
     if not value.startswith("/") or _CONTROL.search(value):
         raise ValueError(value)
-    return Path(value)
+    # Files are compared with their watched folder by text, so no path has ".." or "//" in it.
+    return Path("/" + os.path.abspath(value).lstrip("/"))  # noqa: PTH100 - links keep their names
 
 
 def _id(value: str) -> str:

@@ -130,6 +130,7 @@ def test_a_drop_in_adds_robots_to_the_map(file: Path) -> None:
     ("key", "text", "value"),
     [
         ("watch.roots", '["/a", "~/b"]', (Path("/a"), Path("/home/robot/b"))),
+        ("watch.roots", '["/a/../b/", "//c"]', (Path("/b"), Path("/c"))),
         ("watch.exclude", "[]", ()),
         ("watch.follow_symlinks", "true", True),
         ("watch.follow_symlinks", "0", False),

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import errno
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from agent.cloud import bucket as bucket_module
 from agent.cloud.no_profiles import AnyAsset
+from agent.files import bag_metadata
 from agent.model.errors import CloudError
 from agent.model.sync_log import SyncLog
 from agent.model.values import DeviceProfile
@@ -381,6 +384,29 @@ def test_metadata_behind_a_link_is_not_sent_unless_links_are_followed(
     robot.bucket._follow_symlinks = True
     robot.bucket.complete(NOBODY, robot.bucket.exchange(NOBODY), stored)
     assert robot.store.content(NAME, "bag/metadata.yaml") == secret.read_bytes()
+
+
+def test_metadata_that_can_not_be_read_now_ends_the_attempt_and_goes_with_the_next(
+    robot: BucketRobot, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (robot.folder / "metadata.yaml").write_bytes(b"version: 9\n")
+    robot.record()
+    lacking = True
+
+    def opened(path: Path, folder: int, *, follow_symlinks: bool) -> int:
+        if lacking:
+            raise OSError(errno.EMFILE, "Too many open files")
+        return bag_metadata.open_bag_metadata(path, folder, follow_symlinks=follow_symlinks)
+
+    monkeypatch.setattr(bucket_module, "open_bag_metadata", opened)
+    robot.run()
+    assert robot.log().status == "pending"
+    assert (closed := robot.gate.closed()) is not None
+    assert closed.code == "out_of_descriptors"
+    lacking = False
+    robot.advance(1800)
+    finish(robot)
+    assert [key for _, key in robot.store.objects if key.endswith("metadata.yaml")] != []
 
 
 # -- part sizes, asset ids

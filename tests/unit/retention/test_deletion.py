@@ -60,6 +60,15 @@ def test_a_recording_goes_with_its_sidecar_and_done_marker_and_nothing_else(root
     assert names(root) == ["a.txt.json", "b.json", "b.mcap", "b.mcap.done"]
 
 
+def test_metadata_that_could_not_be_sent_stay_with_their_folder(root: Path) -> None:
+    bag = root / "bag"
+    bag.mkdir()
+    with (bag / "metadata.yaml").open("wb") as file:
+        file.truncate(16 * 1024 * 1024 + 1)
+    Deletion([root], with_sidecar=True).delete_companions(bag / "a.mcap")
+    assert names(root) == ["bag", "bag/metadata.yaml"]
+
+
 def test_a_bag_left_with_its_metadata_alone_goes_whole(root: Path) -> None:
     (root / "day" / "bag").mkdir(parents=True)
     for split in (0, 1):
