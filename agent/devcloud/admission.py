@@ -1,4 +1,7 @@
-"""May this request reach the store? Checks its signature against the leases that the gateway issued."""
+"""Decides whether a request may reach the store.
+
+The signature of the request is checked against the leases that the gateway issued.
+"""
 
 from __future__ import annotations
 
@@ -11,32 +14,42 @@ from urllib.parse import parse_qs, unquote
 from agent.devcloud import sigv4
 from agent.devcloud.ledger import IssuedLease, Ledger
 
-_MAX_SKEW = 15 * 60  # seconds, as at AWS
+# The most by which the time of a request may differ from the store's time. AWS has the same limit.
+_MAX_SKEW_SECONDS = 15 * 60
 
 
 class NotAdmittedError(Exception):
-    """The request does not reach the store: HTTP ``status`` and S3 ``code``."""
+    """The request may not reach the store. Carries the HTTP ``status`` and the S3 ``code``."""
 
     def __init__(self, status: int, code: str, message: str) -> None:
-        """``message`` is for people and holds no secret."""
+        """Keep the answer for the client. ``message`` is for people and holds no secret."""
         super().__init__(message)
         self.status = status
         self.code = code
 
 
 class Admission:
-    """Knows the leases and the time."""
+    """Checks requests as a store with STS does: signature, session token, expiry and scope.
+
+    The S3 server behind the embedded cloud knows only its root keys, so the leases of the gateway
+    must be checked before it. Safe for several threads: all state is in the ledger.
+    """
 
     def __init__(self, ledger: Ledger, now: Callable[[], float]) -> None:
-        """``now`` is the store's wall clock, seconds since 1970."""
+        """Check requests against the leases in ``ledger``.
+
+        ``now`` returns the store's wall clock in seconds since 1970.
+        """
         self._ledger = ledger
         self._now = now
 
     def admit(self, request: sigv4.Request) -> IssuedLease:
-        """The lease with which ``request`` may pass.
+        """Return the lease with which ``request`` may pass.
+
+        The checks have the order of AWS: access key, expiry, signature, scope.
 
         Raises:
-            RefusedError: it may not; in the order in which AWS looks: who, until when, signed how, for what.
+            NotAdmittedError: The request may not pass.
         """
         claim = sigv4.read(request.headers.get("authorization", ""))
         if claim is None:
@@ -49,9 +62,11 @@ class Admission:
         if not hmac.compare_digest(
             request.headers.get("x-amz-security-token", "").encode(), lease.session_token.encode()
         ):
-            raise NotAdmittedError(400, "InvalidToken", "the session token is not the lease's")
+            raise NotAdmittedError(
+                400, "InvalidToken", "the session token does not belong to the lease"
+            )
         if self._now() >= lease.expires_at:
-            raise NotAdmittedError(400, "ExpiredToken", "the lease has ended")
+            raise NotAdmittedError(400, "ExpiredToken", "the lease has expired")
         self._check_time(request, claim)
         self._check_signature(request, claim, lease)
         _check_scope(request, lease)
@@ -63,9 +78,11 @@ class Admission:
             signed_at = calendar.timegm(time.strptime(date, sigv4.TIME_FORMAT))
         except ValueError:
             raise NotAdmittedError(
-                403, "AccessDenied", "x-amz-date is missing or no date"
+                403, "AccessDenied", "x-amz-date is missing or is not a date"
             ) from None
-        if abs(signed_at - self._now()) > _MAX_SKEW or not claim.scope.startswith(date[:8] + "/"):
+        if abs(signed_at - self._now()) > _MAX_SKEW_SECONDS or not claim.scope.startswith(
+            date[:8] + "/"
+        ):
             raise NotAdmittedError(
                 403, "RequestTimeTooSkewed", "the request's time is too far from the store's"
             )
@@ -77,17 +94,19 @@ class Admission:
         unsigned = {name for name in request.headers if name == "host" or name.startswith("x-amz-")}
         if unsigned := unsigned - set(claim.signed_headers):
             raise NotAdmittedError(
-                403, "AccessDenied", f"headers that were not signed: {', '.join(sorted(unsigned))}"
+                403,
+                "AccessDenied",
+                f"these headers must be signed, too: {', '.join(sorted(unsigned))}",
             )
         payload = request.headers.get("x-amz-content-sha256", "")
         if payload != sigv4.UNSIGNED_PAYLOAD and len(payload) != 64:
-            raise NotAdmittedError(501, "NotImplemented", "only whole payloads, signed or not")
+            raise NotAdmittedError(501, "NotImplemented", "streaming payloads are not supported")
         expected = sigv4.signature(request, claim.signed_headers, claim.scope, lease.secret_key)
         if not hmac.compare_digest(expected, claim.signature):
             raise NotAdmittedError(
                 403,
                 "SignatureDoesNotMatch",
-                "the signature is not the one the lease's secret makes",
+                "the signature was not made with the secret key of the lease",
             )
 
 

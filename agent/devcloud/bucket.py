@@ -1,4 +1,7 @@
-"""The bucket behind the embedded cloud, with the keys that may do everything: how its owners look at it."""
+"""Reads the bucket behind the embedded cloud with the root keys.
+
+The platform and the tests use this module to see what devices have stored.
+"""
 
 from __future__ import annotations
 
@@ -15,22 +18,28 @@ from agent.model.tls import client_context
 
 
 class StoreAwayError(Exception):
-    """The store does not answer, or not with sense."""
+    """The store does not answer, or its answer cannot be used."""
 
 
 @dataclass(frozen=True, slots=True)
 class Stored:
-    """What HEAD says of an object; ``etag`` exactly as the header has it."""
+    """What a HEAD request returns for an object.
+
+    ``size`` is in bytes. ``etag`` is the header's text as it stands, with its quotes.
+    """
 
     size: int
     etag: str
 
 
 class DevBucket:
-    """One bucket of one store."""
+    """One bucket of one store, read with the root keys.
+
+    Safe for several threads: the connection pool below is.
+    """
 
     def __init__(self, endpoint: Endpoint, name: str) -> None:
-        """Look at bucket ``name``; nothing is asked yet."""
+        """Prepare access to the bucket ``name``. No request is sent before the first call."""
         self.name = name
         self._endpoint = endpoint
         self._http = urllib3.PoolManager(
@@ -48,15 +57,15 @@ class DevBucket:
         )
 
     def ensure(self) -> None:
-        """Make the bucket if it is not there."""
+        """Create the bucket if it does not exist."""
         if not self._client.bucket_exists(self.name):
             self._client.make_bucket(self.name)
 
     def head(self, key: str) -> Stored | None:
-        """What lies under ``key``; None when nothing does.
+        """Return size and ETag of the object ``key``, or None when there is no such object.
 
         Raises:
-            StoreAwayError: the store did not say.
+            StoreAwayError: The store does not answer, or with an unexpected status.
         """
         path = quote(f"/{self.name}/{key}", safe="/-_.~")
         headers = sigv4.sign(sigv4.Request("HEAD", path, "", {}), self._endpoint)
@@ -71,18 +80,18 @@ class DevBucket:
         return Stored(int(answer.headers["content-length"]), answer.headers.get("etag", ""))
 
     def keys(self) -> list[str]:
-        """The keys of all objects."""
+        """Return the keys of all objects, sorted."""
         return sorted(
             str(item.object_name) for item in self._client.list_objects(self.name, recursive=True)
         )
 
     def read(self, key: str) -> bytes:
-        """The bytes of an object, all in memory."""
+        """Return the bytes of an object. The whole object is held in memory."""
         with self._client.get_object(self.name, key) as answer:
             return bytes(answer.read())
 
     def sha256(self, key: str) -> str:
-        """SHA-256 of an object's bytes in lower-case hex, read block by block."""
+        """Return an object's SHA-256 in lower-case hex. The object is read block by block."""
         digest = hashlib.sha256()
         with self._client.get_object(self.name, key) as answer:
             for block in answer.stream(256 * 1024):
@@ -90,5 +99,5 @@ class DevBucket:
         return digest.hexdigest()
 
     def close(self) -> None:
-        """Let go of connections."""
+        """Close all connections."""
         self._http.clear()

@@ -1,4 +1,7 @@
-"""A certificate authority of one folder, and a certificate for one host by it."""
+"""Creates a certificate authority in a folder, and a certificate that it issues for one host.
+
+The embedded cloud speaks TLS with this certificate when it is asked to.
+"""
 
 from __future__ import annotations
 
@@ -13,23 +16,29 @@ from agent.model.tls import server_context
 
 @dataclass(frozen=True, slots=True)
 class Certificates:
-    """``ca_file`` is for clients to trust; ``server_file`` has key and chain, for servers."""
+    """The files of a server that speaks TLS.
+
+    Clients trust ``ca_file``. ``server_file`` has the server's private key and certificate chain.
+    """
 
     ca_file: Path
     server_file: Path
 
     def context(self) -> ssl.SSLContext:
-        """A context for a server."""
+        """Return a TLS context for a server."""
         return server_context(self.server_file)
 
 
 def certificates(folder: Path, host: str) -> Certificates:
-    """The certificates in ``folder``; made when they are missing, kept so that clients go on trusting them."""
+    """Return the certificates for ``host`` in ``folder``. Create them when they are missing.
+
+    Existing certificates are kept, because clients already trust them.
+    """
     suffix = "" if host == LOOPBACK else f"-{host}"
     made = Certificates(folder / f"ca{suffix}.pem", folder / f"server{suffix}.pem")
     if made.ca_file.exists() and made.server_file.exists():
         return made
-    import trustme  # noqa: PLC0415 - only the few who want TLS pay for it
+    import trustme  # noqa: PLC0415 - a cloud without TLS does not need it
 
     authority = trustme.CA()
     issued = authority.issue_cert(host, "localhost")

@@ -1,4 +1,7 @@
-"""The embedded cloud as a whole: gateway and store in one folder, and all that an agent needs to be pointed at it."""
+"""The embedded cloud as a whole: gateway and store in one folder.
+
+Also writes the profile file and the configuration with which an agent uses this cloud.
+"""
 
 from __future__ import annotations
 
@@ -25,10 +28,15 @@ LOG = logging.getLogger(__name__)
 
 
 class DevCloud:
-    """A data platform on this machine alone: threads of this process, and one child that is the S3 server.
+    """A data platform on this machine: threads of this process, and the S3 server as a child.
 
-    Everything is in ``folder``: ports, keys, sessions and objects survive a restart. ``terms`` may be changed while it
-    runs. Gateway and store can be stopped and started again one by one, on the same ports.
+    The demo and the tests need a cloud that can be restarted and disturbed without any other
+    machine. Everything is in ``folder``, so ports, keys, sessions and objects survive a restart.
+    ``terms`` may be changed while the cloud runs. Gateway and store can be stopped and started
+    again one by one, on the same ports.
+
+    Start and stop it from one thread. The methods about objects, sessions, devices, leases, tokens
+    and keys may be called from any thread.
     """
 
     def __init__(
@@ -48,27 +56,30 @@ class DevCloud:
         details: Details = "wrapped",
         now: Callable[[], float] = time.time,
     ) -> None:
-        """Prepare the folder; nothing runs before ``start``.
+        """Prepare the folder. ``start`` starts gateway and store.
 
         Args:
-            folder: Made when it is missing; only its owner can read it.
-            store: ``auto`` (MinIO where it is on PATH, else rclone), ``rclone``, ``minio``, or the URL of an S3
-                server with its keys, ``http://KEY:SECRET@HOST:PORT``.
-            tls: Speak TLS, with a certificate authority of the folder's own.
-            lease_seconds: Life of storage credentials, rounded up to the protocol's whole seconds of the day.
-            token_seconds: Life of access tokens, likewise.
-            part_size_bytes: Of new sessions.
-            bandwidth: Bytes a second of the store's link, all connections together; 0 is unlimited.
-            devices: Enrolled from the start, each with a profile.
-            host: The name or address by which devices reach this machine. The default is for this machine alone; with
-                any other, all its addresses are listened on.
-            gateway_port: 0 keeps the folder's own, or finds a free one.
-            store_port: Likewise.
-            details: How error details travel (``gateway.Gateway``).
-            now: The platform's wall clock, seconds since 1970.
+            folder: Created when it is missing. Only the user of this process can read it.
+            store: ``auto`` (MinIO where it is on PATH, else rclone), ``rclone``, ``minio``, or the
+                URL of an S3 server with its keys, ``http://KEY:SECRET@HOST:PORT``.
+            tls: Whether to speak TLS, with a certificate authority in the folder.
+            lease_seconds: How long storage credentials are valid. The end is rounded up to a whole
+                second, because the protocol has whole seconds.
+            token_seconds: How long access tokens are valid. The end is rounded up, too.
+            part_size_bytes: The part size of new sessions.
+            bandwidth: Bytes per second of the store's link, for all connections together; 0 means
+                no limit.
+            devices: The devices that are enrolled from the start, each with a profile.
+            host: The name or address by which devices reach this machine. With the default only
+                this machine can connect. With any other, the cloud listens on all addresses.
+            gateway_port: The gateway's port. 0 takes the port of the last start in this folder, or
+                else a free one.
+            store_port: The store's port, with the same rule.
+            details: How error details are sent; see ``gateway.GatewayServicer``.
+            now: Returns the platform's wall clock in seconds since 1970.
 
         Raises:
-            servers.ServerError: no S3 server is installed.
+            servers.ServerError: No S3 server is installed.
         """
         self.folder = folder.resolve()
         self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
@@ -78,13 +89,15 @@ class DevCloud:
         self.config_path = self.folder / "agent.toml"
         self.terms = PlatformTerms(lease_seconds, token_seconds, part_size_bytes)
         self._settings = self.folder / "cloud.json"
-        known = json.loads(self._settings.read_text()) if self._settings.exists() else {}
-        self._kind = servers.choose(known.get("store", store) if store == "auto" else store)
-        self._keys = tuple(known.get("store_keys") or (secrets.token_hex(8), secrets.token_hex(16)))
-        self._gateway_port = gateway_port or known.get("gateway_port", 0)
-        self._store_port = store_port or known.get("store_port", 0)
+        stored = json.loads(self._settings.read_text()) if self._settings.exists() else {}
+        self._store_kind = servers.choose(stored.get("store", store) if store == "auto" else store)
+        self._keys = tuple(
+            stored.get("store_keys") or (secrets.token_hex(8), secrets.token_hex(16))
+        )
+        self._gateway_port = gateway_port or stored.get("gateway_port", 0)
+        self._store_port = store_port or stored.get("store_port", 0)
         self._host = host
-        self._listen = LOOPBACK if host == LOOPBACK else "0.0.0.0"  # noqa: S104 - it was asked for
+        self._listen = LOOPBACK if host == LOOPBACK else "0.0.0.0"  # noqa: S104 - other machines are to reach it
         self._certificates = certificates(self.folder, host) if tls else None
         self._bandwidth = bandwidth
         self._details = details
@@ -102,12 +115,13 @@ class DevCloud:
             if self._ledger.get(Device, device) is None:
                 self.rules.enrol(device, {"site": "devcloud", "device": device})
         self._store: RunningStore | None = None
-        self._root: DevBucket | None = None
-        self._front: StoreProxy | None = None
+        self._dev_bucket: DevBucket | None = None
+        self._store_proxy: StoreProxy | None = None
         self._gateway: GatewayServicer | None = None
+        self._advertised_store_url = ""
 
     def __enter__(self) -> DevCloud:  # noqa: PYI034 - Self is not in Python 3.10
-        """Start."""
+        """Start the cloud and return it."""
         self.start()
         return self
 
@@ -117,28 +131,38 @@ class DevCloud:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        """Stop."""
+        """Stop the cloud."""
         self.stop()
 
     @property
     def ca_file(self) -> Path | None:
-        """The certificate authority that clients must trust; None without TLS."""
+        """The file of the certificate authority that clients must trust, or None without TLS."""
         return self._certificates.ca_file if self._certificates else None
 
     @property
     def gateway_url(self) -> str:
-        """Where the platform's services answer."""
+        """The URL of the platform's services."""
         return self._url(self._gateway_port)
 
     @property
     def store_url(self) -> str:
-        """Where devices find the store."""
+        """The URL of the store for devices."""
         return self._url(self._store_port)
 
     @property
+    def gateway_port(self) -> int:
+        """The port on which the gateway listens; it stays the same after the first start."""
+        return self._gateway_port
+
+    @property
+    def store_port(self) -> int:
+        """The port on which the store listens; it stays the same after the first start."""
+        return self._store_port
+
+    @property
     def store_kind(self) -> str:
-        """``rclone``, ``minio``, or the host of a server that somebody else runs."""
-        return self._kind.rpartition("@")[2]
+        """``rclone``, ``minio``, or ``host:port`` of a server that was not started here."""
+        return self._store_kind.rpartition("@")[2]
 
     # Running
 
@@ -146,8 +170,8 @@ class DevCloud:
         """Start what does not run, and write the profile file and the agent's configuration.
 
         Raises:
-            servers.ServerError: the store does not come up.
-            OSError: a port is taken.
+            servers.ServerError: The S3 server does not start.
+            OSError: A port is taken.
         """
         try:
             self.start_store()
@@ -161,12 +185,12 @@ class DevCloud:
         write_private(self.config_path, self._agent_config())
 
     def stop(self) -> None:
-        """Stop everything; harmless when nothing runs."""
+        """Stop gateway and store. Harmless when nothing runs."""
         self.stop_gateway()
         self.stop_store()
 
     def start_gateway(self) -> None:
-        """Start the gateway, on the port it had."""
+        """Start the gateway on its port of the last start, unless it runs."""
         if self._gateway is None:
             tls = self._certificates.server_file if self._certificates else None
             self._gateway = GatewayServicer(
@@ -179,20 +203,22 @@ class DevCloud:
             self._gateway_port = self._gateway.port
 
     def stop_gateway(self) -> None:
-        """Cut the gateway's calls and close its port."""
+        """Cut the gateway's calls and close its port. Harmless when it does not run."""
         if self._gateway is not None:
             self._gateway.stop()
             self._gateway = None
 
     def start_store(self) -> None:
-        """Start the S3 server, and the front before it on the port it had."""
-        if self._front is not None:
+        """Start the S3 server, and its proxy on the port of the last start, unless they run."""
+        if self._store_proxy is not None:
             return
-        self._store = servers.start(self._kind, self.folder, keys=(self._keys[0], self._keys[1]))
-        self._root = DevBucket(self._store.endpoint, self.bucket)
-        self._root.ensure()
+        self._store = servers.start(
+            self._store_kind, self.folder, keys=(self._keys[0], self._keys[1])
+        )
+        self._dev_bucket = DevBucket(self._store.endpoint, self.bucket)
+        self._dev_bucket.ensure()
         tls = self._certificates.context() if self._certificates else None
-        self._front = StoreProxy(
+        self._store_proxy = StoreProxy(
             self._ledger,
             self._store.endpoint,
             now=self._now,
@@ -201,90 +227,104 @@ class DevCloud:
             tls=tls,
             bandwidth=self._bandwidth,
         )
-        self._store_port = self._front.port
+        self._store_port = self._store_proxy.port
 
     def stop_store(self) -> None:
-        """Cut every connection to the store, close its port and end its process."""
-        if self._front is not None:
-            self._front.stop()
-            self._front = None
-        if self._root is not None:
-            self._root.close()
-            self._root = None
+        """Cut all connections to the store, close its port and end its process."""
+        if self._store_proxy is not None:
+            self._store_proxy.stop()
+            self._store_proxy = None
+        if self._dev_bucket is not None:
+            self._dev_bucket.close()
+            self._dev_bucket = None
         if self._store is not None:
             self._store.stop()
             self._store = None
 
-    # What its owners see and do
+    def advertise_store(self, url: str) -> None:
+        """Tell devices that the store is at ``url``, for example at a proxy in front of it.
+
+        Without this call devices are told ``store_url``. Leases and answers that were already
+        given do not change.
+        """
+        self._advertised_store_url = url
+
+    # What the platform's operators see and do
 
     def objects(self) -> list[str]:
-        """The keys of all objects in the bucket."""
-        return self._running().keys()
+        """Return the keys of all objects in the bucket, sorted."""
+        return self._running_bucket().keys()
 
     def read_object(self, key: str) -> bytes:
-        """The bytes of an object, all in memory."""
-        return self._running().read(key)
+        """Return the bytes of an object. The whole object is held in memory."""
+        return self._running_bucket().read(key)
 
     def object_sha256(self, key: str) -> str:
-        """SHA-256 of an object's bytes, in lower-case hex; flat in memory."""
-        return self._running().sha256(key)
+        """Return an object's SHA-256 in lower-case hex. The object is read block by block."""
+        return self._running_bucket().sha256(key)
 
     def sessions(self) -> list[Session]:
-        """All upload sessions, oldest first."""
+        """Return all upload sessions, oldest first."""
         return self._ledger.all(Session)
 
     def devices(self) -> list[Device]:
-        """All enrolled devices, with their keys."""
+        """Return all enrolled devices, with their keys."""
         return self._ledger.all(Device)
 
     def expire_leases(self) -> None:
-        """Let every lease end now."""
+        """Make all leases expire now."""
         self._ledger.put(
             *(replace(lease, expires_at=self._now()) for lease in self._ledger.all(IssuedLease))
         )
 
     def expire_tokens(self) -> None:
-        """Let every access token end now."""
+        """Make all access tokens expire now."""
         self._ledger.put(
             *(replace(token, expires_at=self._now()) for token in self._ledger.all(IssuedToken))
         )
 
     def disable_key(self, device_id: str, code: str = "KEY_DISABLED") -> None:
-        """Refuse a device's key with an AuthErrorCode: also ``KEY_EXPIRED`` or ``SITE_DISABLED``."""
-        self._change(device_id, code)
+        """Refuse a device's key from now on.
+
+        Args:
+            device_id: The device. A KeyError is raised when it is not enrolled.
+            code: The AuthErrorCode of the refusal without its prefix: ``KEY_DISABLED``,
+                ``KEY_EXPIRED`` or ``SITE_DISABLED``.
+        """
+        self._set_refusal(device_id, code)
 
     def enable_key(self, device_id: str) -> None:
-        """Accept a device's key again."""
-        self._change(device_id, "")
+        """Accept a device's key again. A KeyError is raised when it is not enrolled."""
+        self._set_refusal(device_id, "")
 
-    def _change(self, device_id: str, refused: str) -> None:
+    def _set_refusal(self, device_id: str, refused: str) -> None:
         device = self._ledger.get(Device, device_id)
         if device is None:
             raise KeyError(device_id)
         self._ledger.put(replace(device, refused=refused))
 
-    # Inside
+    # Internal
 
-    def _running(self) -> DevBucket:
-        if self._root is None:
-            raise StoreAwayError("the store is stopped")
-        return self._root
+    def _running_bucket(self) -> DevBucket:
+        if self._dev_bucket is None:
+            raise StoreAwayError("the store is not running")
+        return self._dev_bucket
 
     def _head(self, key: str) -> Stored | None:
-        return self._running().head(key)
+        return self._running_bucket().head(key)
 
     def _url(self, port: int) -> str:
         return f"{'https' if self._certificates else 'http'}://{self._host}:{port}"
 
     def _store_endpoint(self) -> str:
-        """As the platform tells it: a place without a scheme is https."""
-        return self.store_url.removeprefix("https://")
+        """Return the store's address as the platform sends it: https has no scheme there."""
+        return (self._advertised_store_url or self.store_url).removeprefix("https://")
 
     def _write_settings(self) -> None:
         settings = {
             "gateway_port": self._gateway_port,
             "store_port": self._store_port,
-            "store": self._kind,
+            "store": self._store_kind,
             "store_keys": self._keys,
         }
         write_private(self._settings, json.dumps(settings))
@@ -306,8 +346,9 @@ class DevCloud:
     def _agent_config(self) -> str:
         devices = self.devices()
         lines = [
-            "# Points an agent at the embedded cloud of this folder. Written at each start of the cloud:",
-            "# put changes into agent.toml.d/*.toml beside it.",
+            "# With these settings an agent uses the embedded cloud of this folder.",
+            "# The cloud writes this file at each start.",
+            "# Put changes into agent.toml.d/*.toml beside it.",
             "[agent]",
             f"state_dir = {_quoted(self.folder / 'state')}",
             f"device_id = {_quoted(devices[0].id if devices else 'robot-1')}",
@@ -316,10 +357,11 @@ class DevCloud:
             "[cloud]",
             f"dp_config = {_quoted(self.profile_path)}",
             *([f"tls_ca_file = {_quoted(self.ca_file)}"] if self.ca_file else []),
-            # Several profiles leave open which of them a recording belongs to.
+            # With several profiles the agent must be told to which one a recording belongs.
             *(["[assets]", f"default = {_quoted(devices[0].id)}"] if len(devices) > 1 else []),
             "[retry]",
-            "jitter_seconds = 0  # one robot need not be spread",
+            "# Jitter spreads the requests of many robots. One robot does not need it.",
+            "jitter_seconds = 0",
             "[log]",
             f"dir = {_quoted(self.folder / 'log')}",
         ]
@@ -327,5 +369,5 @@ class DevCloud:
 
 
 def _quoted(value: object) -> str:
-    """A TOML basic string; JSON's escapes are among TOML's."""
+    """Return ``value`` as a TOML basic string. TOML accepts all escapes of JSON."""
     return json.dumps(str(value), ensure_ascii=False)

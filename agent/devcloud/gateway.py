@@ -1,4 +1,8 @@
-"""The platform's gRPC server: the rules behind the protocol's services, errors in the platform's form."""
+"""The gRPC server of the embedded platform.
+
+Offers the protocol's services, calls the platform's rules for each request, and answers errors in
+the platform's form.
+"""
 
 from __future__ import annotations
 
@@ -14,18 +18,25 @@ from google.protobuf import any_pb2
 from google.protobuf.descriptor import ServiceDescriptor
 from google.protobuf.message_factory import GetMessageClass
 
-from agent.devcloud.platform import Platform, PlatformError
+from agent.devcloud.platform import Platform
+from agent.devcloud.platform_errors import PlatformError
 from agent.devcloud.servers import LOOPBACK
 from agent.pb import auth_pb2, common_pb2, data_gateway_pb2
 
 LOG = logging.getLogger(__name__)
-_DETAILS = "grpc-status-details-bin"
+# The trailing metadata in which gRPC sends the details of an error.
+_DETAILS_KEY = "grpc-status-details-bin"
+
+# How an ErrorDetail is sent: in a google.rpc.Status, bare, or only as text of the message.
 Details = Literal["wrapped", "raw", "none"]
 Handler = Callable[[Any, grpc.ServicerContext], Any]
 
 
 class GatewayServicer:
-    """AuthService, DataGatewayService and DeviceInitService."""
+    """A running server for AuthService, DataGatewayService and DeviceInitService.
+
+    Calls are answered by threads of its own. ``stop`` is called by the thread that made it.
+    """
 
     def __init__(
         self,
@@ -37,23 +48,25 @@ class GatewayServicer:
         details: Details = "wrapped",
         threads: int = 8,
     ) -> None:
-        """Listen; ``port`` 0 lets the system choose.
+        """Start to listen.
 
         Args:
-            rules: What to answer.
-            address: Of this machine, to listen on.
-            port: Of that address.
+            rules: The platform that answers the calls.
+            address: An address of this machine to listen on.
+            port: The port to listen on; 0 lets the system choose.
             tls: A PEM file with the server's key and certificate chain.
-            details: How ErrorDetail travels: inside a google.rpc.Status, bare, or only as the message's text.
-            threads: Calls answered at once.
+            details: How an ErrorDetail is sent: ``wrapped`` in a google.rpc.Status, ``raw``, or
+                ``none``, as the text of the message alone.
+            threads: How many calls are answered at the same time.
 
         Raises:
-            OSError: the port is taken.
+            OSError: The port is taken.
         """
         self._rules = rules
         self._details = details
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix="gateway")
-        # Without so_reuseport=0 two gateways would share a port, and each get some of the calls.
+        # Without this option two gateways could listen on one port, and each would get some of
+        # the calls.
         self._server = grpc.server(self._pool, options=[("grpc.so_reuseport", 0)])
         self._server.add_generic_rpc_handlers(
             [
@@ -88,7 +101,7 @@ class GatewayServicer:
         LOG.info("gateway answers at %s", self.url, extra={"event": "gateway_started"})
 
     def stop(self) -> None:
-        """Cut calls and connections and stop listening."""
+        """Cut all calls and connections, and stop listening."""
         self._server.stop(grace=None).wait()
         self._pool.shutdown()
 
@@ -141,13 +154,16 @@ class GatewayServicer:
                 raw = detail.SerializeToString()
                 wrapped = _status(status.value[0], message, detail)
                 context.set_trailing_metadata(
-                    [(_DETAILS, raw if self._details == "raw" else wrapped)]
+                    [(_DETAILS_KEY, raw if self._details == "raw" else wrapped)]
                 )
             context.abort(status, message)
 
 
 def _status(code: int, message: str, detail: common_pb2.ErrorDetail) -> bytes:
-    """A google.rpc.Status (1 code, 2 message, 3 details) by hand: its package is not worth a dependency."""
+    """Return an encoded google.rpc.Status with these fields: 1 code, 2 message, 3 details.
+
+    It is encoded by hand, because it would be the only use of the package that has this message.
+    """
     packed = any_pb2.Any()
     packed.Pack(detail)
     return (
@@ -159,7 +175,7 @@ def _status(code: int, message: str, detail: common_pb2.ErrorDetail) -> bytes:
 
 
 def _field(number: int, content: bytes) -> bytes:
-    """A length-delimited protobuf field."""
+    """Return an encoded protobuf field of the length-delimited kind."""
     size, encoded = len(content), bytearray([number << 3 | 2])
     while size > 0x7F:
         encoded.append(size & 0x7F | 0x80)

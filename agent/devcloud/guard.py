@@ -1,8 +1,10 @@
-"""Keeps one server process running exactly as long as the process that asked for it.
+"""Keeps one server process running exactly as long as the process that started the guard.
 
-Run as a program: ``python guard.py COMMAND...``. Its standard input is a pipe of which only the asker holds the other
-end, so the asker's death, of whatever kind, shows as the end of that pipe. Should the guard itself be killed, the
-kernel ends the server with it. All of this happens in a process without threads, away from the asker's gRPC threads.
+Run this module as a program: ``python guard.py COMMAND...``. Its standard input is a pipe, and only
+the parent holds the other end. When the parent ends in any way, the pipe ends, and the guard stops
+the server. When the guard itself is killed, the kernel kills the server. The guard is a process of
+its own because the parent has gRPC threads, and a process with threads cannot safely run code
+between fork and exec.
 """
 
 from __future__ import annotations
@@ -15,15 +17,18 @@ import sys
 import threading
 from collections.abc import Sequence
 
-_PR_SET_PDEATHSIG = 1  # prctl(2)
+# The number of this option in prctl(2).
+_PR_SET_PDEATHSIG = 1
+
+# How long the server may take to end after SIGTERM. Then it is killed.
 _GRACE_SECONDS = 5.0
 
 
-def _die_with_the_guard() -> None:
+def _die_with_guard() -> None:
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
-def _end_with_the_asker(server: subprocess.Popen[bytes]) -> None:
+def _stop_with_parent(server: subprocess.Popen[bytes]) -> None:
     while os.read(0, 4096):
         pass
     server.terminate()
@@ -33,13 +38,13 @@ def _end_with_the_asker(server: subprocess.Popen[bytes]) -> None:
 
 
 def main(command: Sequence[str]) -> int:
-    """Run ``command`` until it ends or the asker is gone; return its exit code."""
-    server = subprocess.Popen(  # noqa: S603 - the command comes from the asker
+    """Run ``command`` until it ends or the parent is gone. Return its exit code."""
+    server = subprocess.Popen(  # noqa: S603 - the command comes from the parent
         command,
         stdin=subprocess.DEVNULL,
-        preexec_fn=_die_with_the_guard,  # noqa: PLW1509 - there is no second thread yet
+        preexec_fn=_die_with_guard,  # noqa: PLW1509 - there is no second thread yet
     )
-    threading.Thread(target=_end_with_the_asker, args=(server,), daemon=True).start()
+    threading.Thread(target=_stop_with_parent, args=(server,), daemon=True).start()
     return server.wait()
 
 

@@ -1,7 +1,8 @@
-"""What the embedded platform remembers: devices, tokens, sessions and leases, in one file of JSON lines.
+"""Stores the embedded platform's devices, tokens, sessions and leases in one file of JSON lines.
 
-Every change is a line more, so it survives the process, and costs the same with a thousand robots as with one. All
-values are frozen: to change one, put another with the same id.
+Each change appends one line. The change therefore survives the process, and its cost does not
+depend on the number of devices. All values are frozen: to change one, put another one with the
+same id.
 """
 
 from __future__ import annotations
@@ -16,14 +17,19 @@ from pathlib import Path
 from typing import Literal, TypeVar, cast
 
 SessionStatus = Literal["ACTIVE", "COMPLETING", "COMPLETED", "TERMINAL"]
-_FORGOTTEN_AFTER = (
-    86_400.0  # seconds that an ended token or lease is still known by name, after a restart
-)
+
+# How long an expired token or lease is kept. The first start after this time removes it. Until
+# then a request with it is told that it has expired, not that it is unknown.
+_KEEP_EXPIRED_SECONDS = 86_400.0
 
 
 @dataclass(frozen=True, slots=True)
 class Device:
-    """An enrolled device. ``refused`` is the AuthErrorCode (without prefix) its key gets, "" while it is welcome."""
+    """An enrolled device.
+
+    ``refused`` is the AuthErrorCode, without its prefix, that the device's key gets. It is empty
+    while the key is accepted.
+    """
 
     id: str
     api_key: str = field(repr=False)
@@ -33,7 +39,7 @@ class Device:
 
 @dataclass(frozen=True, slots=True)
 class IssuedToken:
-    """An access token; its id is its value."""
+    """An access token. Its id is its value; ``expires_at`` is in seconds since 1970."""
 
     id: str = field(repr=False)
     device_id: str
@@ -42,7 +48,7 @@ class IssuedToken:
 
 @dataclass(frozen=True, slots=True)
 class IssuedLease:
-    """Storage keys for one object; its id is the access key."""
+    """Storage keys for one object. Its id is the access key; it expires as a token does."""
 
     id: str
     secret_key: str = field(repr=False)
@@ -54,7 +60,7 @@ class IssuedLease:
 
 @dataclass(frozen=True, slots=True)
 class Completion:
-    """What a device said of the object that it stored."""
+    """What a device reported about the object that it stored."""
 
     file_size: int
     part_count: int
@@ -65,7 +71,7 @@ class Completion:
 
 @dataclass(frozen=True, slots=True)
 class Session:
-    """A logical upload; its id is the upload id."""
+    """An upload session of a device. Its id is the upload id."""
 
     id: str
     logical_upload_id: str
@@ -88,10 +94,17 @@ _BY_NAME = {kind.__name__: kind for kind in _KINDS}
 
 
 class Ledger:
-    """The platform's memory. Safe for several threads."""
+    """The platform's database: one table for each kind of item, in memory and in a file.
+
+    The embedded cloud can be restarted while agents are in the middle of an upload, so everything
+    it issued must be kept. Safe for several threads.
+    """
 
     def __init__(self, path: Path, now: Callable[[], float]) -> None:
-        """Open the file and tidy it up, or begin with nothing; ``now`` is the wall clock in seconds since 1970."""
+        """Read the file if there is one, and rewrite it without replaced and long expired items.
+
+        ``now`` returns the wall clock in seconds since 1970.
+        """
         self._path = path
         self._now = now
         self._lock = threading.RLock()
@@ -100,23 +113,23 @@ class Ledger:
             item = _restore(line)
             if item is not None:
                 self._tables[type(item)][item.id] = item
-        self._forget()
+        self._remove_expired()
         write_private(
             path, "".join(_line(item) for table in self._tables.values() for item in table.values())
         )
 
     def get(self, kind: type[T], id_: str) -> T | None:
-        """The item of that kind and id, if it is known."""
+        """Return the item of that kind and id, or None."""
         with self._lock:
             return cast("T | None", self._tables[kind].get(id_))
 
     def all(self, kind: type[T]) -> list[T]:
-        """All items of that kind, in the order in which they came."""
+        """Return all items of that kind, in the order in which they were first put."""
         with self._lock:
             return cast("list[T]", list(self._tables[kind].values()))
 
     def put(self, *items: Item) -> None:
-        """Write items, each in place of the one with its id."""
+        """Store the items. Each one replaces the item with its id."""
         with self._lock:
             for item in items:
                 self._tables[type(item)][item.id] = item
@@ -125,12 +138,12 @@ class Ledger:
 
     @contextlib.contextmanager
     def exclusive(self) -> Iterator[None]:
-        """Let nobody else read or write while the block reads and then writes."""
+        """Keep other threads out while the block reads and then writes."""
         with self._lock:
             yield
 
-    def _forget(self) -> None:
-        horizon = self._now() - _FORGOTTEN_AFTER
+    def _remove_expired(self) -> None:
+        horizon = self._now() - _KEEP_EXPIRED_SECONDS
         for kind in (IssuedToken, IssuedLease):
             table = cast("dict[str, IssuedToken | IssuedLease]", self._tables[kind])
             for id_ in [id_ for id_, item in table.items() if item.expires_at < horizon]:
@@ -138,7 +151,7 @@ class Ledger:
 
 
 def write_private(path: Path, text: str) -> None:
-    """Replace ``path`` atomically by a file that only its owner can read."""
+    """Replace ``path`` atomically by a file that only the user of this process can read."""
     aside = path.with_name(f".{path.name}.new")
     with contextlib.suppress(FileNotFoundError):
         aside.unlink()
@@ -152,7 +165,10 @@ def _line(item: Item) -> str:
 
 
 def _restore(line: str) -> Item | None:
-    """The item of a line; None for the last one of a process that was killed while it wrote."""
+    """Return the item of a line, or None when the line is incomplete.
+
+    The last line is incomplete when the process was killed while it wrote.
+    """
     with contextlib.suppress(ValueError):
         stored = json.loads(line)
         kind = _BY_NAME[stored.pop("kind")]

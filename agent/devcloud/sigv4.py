@@ -1,7 +1,7 @@
-"""AWS Signature Version 4 for S3 requests: make one, and take one apart to check it.
+"""AWS Signature Version 4 for S3 requests: signs requests, and reads signatures to check them.
 
-Source: "Authenticating Requests: Using the Authorization Header" of the Amazon S3 API reference. A path is encoded
-once and never normalised, which is S3's own exception to the general rule.
+Source: "Authenticating Requests: Using the Authorization Header" of the Amazon S3 API
+reference. A path is encoded once and never normalised. This is an exception that only S3 makes.
 """
 
 from __future__ import annotations
@@ -26,7 +26,10 @@ _AUTHORIZATION = re.compile(
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """What of a request is signed. Header names are lower-case; path and query are as on the wire."""
+    """The parts of a request that a signature covers.
+
+    Header names are lower-case. Path and query are encoded as they are sent.
+    """
 
     method: str
     path: str
@@ -36,7 +39,10 @@ class Request:
 
 @dataclass(frozen=True, slots=True)
 class SignatureClaim:
-    """What an Authorization header claims. ``scope`` is date/region/service/aws4_request."""
+    """The content of an Authorization header, not yet checked.
+
+    ``scope`` has the form date/region/service/aws4_request.
+    """
 
     access_key: str
     scope: str
@@ -45,7 +51,7 @@ class SignatureClaim:
 
 
 def read(authorization: str) -> SignatureClaim | None:
-    """The claim in an Authorization header; None when it is no Signature Version 4."""
+    """Return what an Authorization header claims, or None when it has no Signature Version 4."""
     found = _AUTHORIZATION.fullmatch(authorization.strip())
     if found is None:
         return None
@@ -57,7 +63,7 @@ def read(authorization: str) -> SignatureClaim | None:
 
 
 def signature(request: Request, signed_headers: Iterable[str], scope: str, secret_key: str) -> str:
-    """The signature that ``request`` must carry, in lower-case hex."""
+    """Return the signature that ``request`` must carry, in lower-case hex."""
     names = sorted(signed_headers)
     canonical = "\n".join(
         [
@@ -79,7 +85,10 @@ def signature(request: Request, signed_headers: Iterable[str], scope: str, secre
 
 
 def sign(request: Request, endpoint: Endpoint) -> dict[str, str]:
-    """The headers of ``request`` together with those that prove the endpoint's keys; the payload stays unsigned."""
+    """Return the headers of ``request`` together with a signature by the endpoint's keys.
+
+    The payload is not signed.
+    """
     date = time.strftime(TIME_FORMAT, time.gmtime())
     headers = {
         **request.headers,

@@ -1,7 +1,9 @@
-"""The door before the store: only requests with a lease that the gateway issued get through, as at a store with STS.
+"""The proxy in front of the S3 server: it passes only requests with a lease of the gateway.
 
-Bodies stream through in small blocks, in both directions; the store behind gets the same request signed with its own
-keys. Refusals speak S3's XML. An optional pace makes all connections together as slow as one link.
+A store with STS checks leases itself, but the servers used here do not. Bodies are passed on in
+small blocks in both directions. The server behind the proxy gets the same request, signed with its
+root keys. A refused request is answered with S3's XML. With a bandwidth, all connections together
+are as slow as one link.
 """
 
 from __future__ import annotations
@@ -32,30 +34,57 @@ from agent.devcloud.servers import LOOPBACK, Endpoint
 from agent.model.tls import client_context
 
 LOG = logging.getLogger(__name__)
-_BLOCK = 128 * 1024
+
+# The most bytes that are read from one side before they are passed on to the other side.
+_BLOCK_BYTES = 128 * 1024
+
+# A connection that is silent for so long is closed.
 _IDLE_SECONDS = 120
-_BURST_SECONDS = 0.05  # how far a paced link may run ahead
+
+# A link with a bandwidth may send at once what it could have sent in this time.
+_BURST_SECONDS = 0.05
+
+# RFC 9110 calls these headers hop-by-hop: they concern one connection and are not passed on.
 _HOP_BY_HOP = frozenset(
-    {"connection", "keep-alive", "proxy-authenticate", "proxy-authorization", "te", "trailer", "transfer-encoding",
-     "upgrade", "expect"}
-)  # fmt: skip
+    {
+        "connection",
+        "keep-alive",
+        "proxy-authenticate",
+        "proxy-authorization",
+        "te",
+        "trailer",
+        "transfer-encoding",
+        "upgrade",
+        "expect",
+    }
+)
+
+# The proxy replaces these headers, because it signs each request again.
 _NOT_PASSED_ON = _HOP_BY_HOP | {
-    "authorization", "host", "x-amz-security-token", "x-amz-date", "x-amz-content-sha256", "content-length",
-}  # fmt: skip
+    "authorization",
+    "host",
+    "x-amz-security-token",
+    "x-amz-date",
+    "x-amz-content-sha256",
+    "content-length",
+}
 
 
 class ByteRate:
-    """A link of so many bytes a second, shared by all connections; 0 is no limit."""
+    """Limits all connections together to one number of bytes per second.
+
+    The demo and the tests use it to imitate a slow uplink. Safe for several threads.
+    """
 
     def __init__(self, bytes_per_second: float) -> None:
-        """Begin with a free link."""
+        """Limit to ``bytes_per_second``; 0 means no limit."""
         self.bytes_per_second = bytes_per_second
         self._lock = threading.Lock()
         self._cut = threading.Event()
         self._free_at = 0.0
 
     def take(self, size: int) -> None:
-        """Return when ``size`` bytes have passed the link, or at once when it was cut."""
+        """Wait until ``size`` bytes may have passed the link. Return at once after ``cut``."""
         if not self.bytes_per_second:
             return
         with self._lock:
@@ -66,12 +95,15 @@ class ByteRate:
             self._cut.wait(wait)
 
     def cut(self) -> None:
-        """Let everybody go who waits."""
+        """Release all threads that wait in ``take``, now and later."""
         self._cut.set()
 
 
 class StoreProxy:
-    """The store as devices see it."""
+    """The store as devices see it: a running HTTP server with one thread for each connection.
+
+    ``stop`` is called by the thread that made it.
+    """
 
     def __init__(
         self,
@@ -84,7 +116,17 @@ class StoreProxy:
         tls: ssl.SSLContext | None = None,
         bandwidth: float = 0,
     ) -> None:
-        """Listen; ``port`` 0 lets the system choose. ``bandwidth`` is bytes a second, 0 unlimited."""
+        """Start to listen.
+
+        Args:
+            ledger: Has the leases that the gateway issued.
+            store: The S3 server behind the proxy, with its root keys.
+            now: Returns the wall clock in seconds since 1970.
+            address: The address to listen on.
+            port: The port to listen on; 0 lets the system choose.
+            tls: The server's TLS context, or None for plain HTTP.
+            bandwidth: Bytes per second of all connections together; 0 means no limit.
+        """
         self.store = store
         self.admission = Admission(ledger, now)
         self.pace = ByteRate(bandwidth)
@@ -92,13 +134,13 @@ class StoreProxy:
         self.port = self._server.server_port
         self.url = f"{'https' if tls else 'http'}://{address}:{self.port}"
         self._thread = threading.Thread(
-            target=self._server.serve_forever, args=(0.05,), name="front", daemon=True
+            target=self._server.serve_forever, args=(0.05,), name="store-proxy", daemon=True
         )
         self._thread.start()
-        LOG.info("store front answers at %s", self.url, extra={"event": "front_started"})
+        LOG.info("store proxy answers at %s", self.url, extra={"event": "front_started"})
 
     def stop(self) -> None:
-        """Cut every connection and stop listening."""
+        """Cut all connections and stop listening."""
         self.pace.cut()
         self._server.shutdown()
         self._thread.join()
@@ -107,14 +149,18 @@ class StoreProxy:
 
 
 class _ProxyServer(ThreadingHTTPServer):
-    """A thread for each connection; the handshake happens there, too, so that a slow one stops nobody."""
+    """Serves each connection in a thread of its own.
+
+    The TLS handshake also happens in that thread, so a slow one does not delay other connections.
+    The lock guards the two tables of open connections.
+    """
 
     request_queue_size = 128
 
     def __init__(
-        self, address: tuple[str, int], front: StoreProxy, tls: ssl.SSLContext | None
+        self, address: tuple[str, int], proxy: StoreProxy, tls: ssl.SSLContext | None
     ) -> None:
-        self.front = front
+        self.proxy = proxy
         self._tls = tls
         self._open: dict[socket.socket, threading.Thread] = {}
         self._behind: dict[threading.Thread, socket.socket] = {}
@@ -125,9 +171,10 @@ class _ProxyServer(ThreadingHTTPServer):
             raise OSError(error.errno, error.strerror, f"{address[0]}:{address[1]}") from error
 
     def server_bind(self) -> None:
-        if self.front.pace.bytes_per_second:
-            # Else the kernel takes megabytes in advance, and the link looks faster than it is.
-            self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, _BLOCK)
+        if self.proxy.pace.bytes_per_second:
+            # With its usual buffer the kernel would accept megabytes in advance, and the link
+            # would look faster than it is.
+            self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, _BLOCK_BYTES)
         super().server_bind()
 
     def get_request(self) -> tuple[socket.socket, Any]:
@@ -147,7 +194,7 @@ class _ProxyServer(ThreadingHTTPServer):
         thread.start()
 
     def serves(self, backend: socket.socket) -> None:
-        """The calling thread now waits for ``backend``, too."""
+        """Remember that the calling thread also waits for ``backend``, so that it can be cut."""
         with self._open_lock:
             self._behind[threading.current_thread()] = backend
 
@@ -163,7 +210,7 @@ class _ProxyServer(ThreadingHTTPServer):
             behind = list(self._behind.values())
         for connection in (*still_open, *behind):
             with contextlib.suppress(OSError):
-                # Past the TLS layer: another thread is inside it.
+                # This call does not use the TLS layer, because another thread may be inside it.
                 socket.socket.shutdown(connection, socket.SHUT_RDWR)
         for thread in still_open.values():
             thread.join(timeout=10)
@@ -179,11 +226,14 @@ class _ProxyServer(ThreadingHTTPServer):
                 extra={"event": "front_connection_lost"},
             )
         else:
-            LOG.error("store front failed", exc_info=error, extra={"event": "front_failed"})
+            LOG.error("store proxy failed", exc_info=error, extra={"event": "front_failed"})
 
 
 class _Body:
-    """A request's body, read once, paced and compared with the digest that was signed."""
+    """The body of a request, read once from the client.
+
+    Reading waits for the link's bandwidth and compares the body with the digest that was signed.
+    """
 
     def __init__(
         self, source: io.BufferedIOBase, headers: Mapping[str, str], pace: ByteRate
@@ -196,13 +246,20 @@ class _Body:
         self._declared = "" if declared == sigv4.UNSIGNED_PAYLOAD else declared.lower()
 
     def blocks(self) -> Iterator[memoryview]:
-        """The body in blocks; the last one only if the whole is what was signed, so that a wrong one never lands."""
-        block = memoryview(bytearray(min(_BLOCK, self._left)))
+        """Yield the body in blocks. The last block is held back unless the body has its digest.
+
+        The store behind the proxy therefore never gets a whole body that differs from the signed
+        one.
+
+        Raises:
+            NotAdmittedError: The body differs from the one that was signed.
+        """
+        block = memoryview(bytearray(min(_BLOCK_BYTES, self._left)))
         digest = hashlib.sha256()
         while self._left:
             wanted = min(len(block), self._left)
             if self._source.readinto(block[:wanted]) != wanted:
-                raise ConnectionResetError("the client left within the body")
+                raise ConnectionResetError("the client closed the connection within the body")
             self._left -= wanted
             self._pace.take(wanted)
             if self._declared:
@@ -216,11 +273,11 @@ class _Body:
     def _compare(self, found: str) -> None:
         if self._declared and self._declared != found:
             raise NotAdmittedError(
-                400, "XAmzContentSHA256Mismatch", "the payload is not the one that was signed"
+                400, "XAmzContentSHA256Mismatch", "the payload differs from the signed payload"
             )
 
     def drain(self) -> None:
-        """Read what is left and forget it: a client that still sends would not read the answer."""
+        """Read and drop the rest. A client reads the answer only after it has sent its body."""
         self._declared = ""
         for _ in self.blocks():
             pass
@@ -242,7 +299,7 @@ class _ProxyHandler(BaseHTTPRequestHandler):
         super().finish()
 
     def do_GET(self) -> None:
-        front = self.server.front
+        proxy = self.server.proxy
         headers = {name.lower(): value for name, value in self.headers.items()}
         if "transfer-encoding" in headers:
             self.close_connection = True
@@ -251,9 +308,9 @@ class _ProxyHandler(BaseHTTPRequestHandler):
             )
             return
         where = urlsplit(self.path)
-        body = _Body(self.rfile, headers, front.pace)
+        body = _Body(self.rfile, headers, proxy.pace)
         try:
-            front.admission.admit(sigv4.Request(self.command, where.path, where.query, headers))
+            proxy.admission.admit(sigv4.Request(self.command, where.path, where.query, headers))
             passed_on = {
                 name: value for name, value in headers.items() if name not in _NOT_PASSED_ON
             }
@@ -262,10 +319,10 @@ class _ProxyHandler(BaseHTTPRequestHandler):
             body.drain()
             self._refuse(refusal)
 
-    do_HEAD = do_PUT = do_POST = do_DELETE = do_GET  # noqa: N815 - the names http.server looks for
+    do_HEAD = do_PUT = do_POST = do_DELETE = do_GET  # noqa: N815 - http.server requires these names
 
     def _pass_on(self, request: sigv4.Request, body: _Body) -> None:
-        headers = sigv4.sign(request, self.server.front.store)
+        headers = sigv4.sign(request, self.server.proxy.store)
         if body.length or request.method in {"PUT", "POST"}:
             headers["content-length"] = str(body.length)
         try:
@@ -282,7 +339,7 @@ class _ProxyHandler(BaseHTTPRequestHandler):
         except (OSError, http.client.HTTPException) as error:
             self._drop_backend()
             raise NotAdmittedError(
-                503, "ServiceUnavailable", f"the store is away ({type(error).__name__})"
+                503, "ServiceUnavailable", f"the store does not answer ({type(error).__name__})"
             ) from error
         self._relay(answer)
 
@@ -292,7 +349,7 @@ class _ProxyHandler(BaseHTTPRequestHandler):
             try:
                 backend.send(block)
             except (BrokenPipeError, ConnectionResetError):
-                # The store has answered before the end; its answer is in the socket.
+                # The store has answered before the end of the body. Its answer waits in the socket.
                 body.drain()
                 return
 
@@ -306,24 +363,27 @@ class _ProxyHandler(BaseHTTPRequestHandler):
         if chunked:
             self.send_header("Transfer-Encoding", "chunked")
         self.end_headers()
-        # read1 gives a chunk as soon as it is there; only read counts a known length in every Python.
+        # read1() returns a chunk as soon as it arrives. Where the length is known, read() is
+        # needed, because read1() does not count the remaining bytes in every Python.
         read = answer.read1 if chunked else answer.read
-        while has_body and (block := read(_BLOCK)):
-            self.server.front.pace.take(len(block))
+        while has_body and (block := read(_BLOCK_BYTES)):
+            self.server.proxy.pace.take(len(block))
             self.wfile.write(b"%x\r\n%b\r\n" % (len(block), block) if chunked else block)
         if chunked:
             self.wfile.write(b"0\r\n\r\n")
-        answer.read()  # the end, so that the connection can be used again
+        # The connection can be used again only after the end of the answer was read.
+        answer.read()
 
     def _refuse(self, refusal: NotAdmittedError) -> None:
         request_id = uuid.uuid4().hex[:16].upper()
         text = (
             f'<?xml version="1.0" encoding="UTF-8"?>\n<Error><Code>{refusal.code}</Code>'
-            f"<Message>{escape(str(refusal))}</Message><Resource>{escape(urlsplit(self.path).path)}</Resource>"
+            f"<Message>{escape(str(refusal))}</Message>"
+            f"<Resource>{escape(urlsplit(self.path).path)}</Resource>"
             f"<RequestId>{request_id}</RequestId></Error>"
         ).encode()
         LOG.info(
-            "store front refuses %s: %s",
+            "store proxy refuses %s: %s",
             self.command,
             refusal.code,
             extra={"event": "front_refused"},
@@ -341,21 +401,28 @@ class _ProxyHandler(BaseHTTPRequestHandler):
         self.wfile.write(text)
 
     def _connected(self) -> http.client.HTTPConnection:
-        """The connection to the store that this client's connection keeps; a new one when the store hung up."""
+        """Return the connection to the store that belongs to this client's connection.
+
+        It is opened for the first request, and again when the store has closed it.
+        """
         if self._backend is not None and self._backend.sock is not None:
-            poll = select.poll()  # select() itself takes no descriptor beyond 1,023
+            # select() cannot be used, because it accepts no descriptor above 1023.
+            poll = select.poll()
             poll.register(self._backend.sock, select.POLLIN)
             if not poll.poll(0):
                 return self._backend
             self._drop_backend()
-        store = self.server.front.store
+        store = self.server.proxy.store
         if store.secure:
             self._backend = http.client.HTTPSConnection(
-                store.netloc, timeout=_IDLE_SECONDS, blocksize=_BLOCK, context=client_context()
+                store.netloc,
+                timeout=_IDLE_SECONDS,
+                blocksize=_BLOCK_BYTES,
+                context=client_context(),
             )
         else:
             self._backend = http.client.HTTPConnection(
-                store.netloc, timeout=_IDLE_SECONDS, blocksize=_BLOCK
+                store.netloc, timeout=_IDLE_SECONDS, blocksize=_BLOCK_BYTES
             )
         self._backend.connect()
         self.server.serves(self._backend.sock)
@@ -366,5 +433,5 @@ class _ProxyHandler(BaseHTTPRequestHandler):
             self._backend.close()
             self._backend = None
 
-    def log_message(self, format: str, *args: Any) -> None:  # noqa: A002 - http.server's name
+    def log_message(self, format: str, *args: Any) -> None:  # noqa: A002 - http.server has this name
         LOG.debug(format, *args, extra={"event": "front_request"})

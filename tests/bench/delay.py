@@ -94,8 +94,8 @@ def measure(folder: Path, count: int) -> dict[str, Figure]:
 
 def _note_parts(cloud: DevCloud, came: dict[str, float]) -> None:
     """Note when the first part of each object reaches the door; its bytes follow in the same request."""
-    assert cloud._front is not None
-    admission = cloud._front.admission
+    assert cloud._store_proxy is not None
+    admission = cloud._store_proxy.admission
     admit = admission.admit
 
     def noting(request: Any) -> Any:

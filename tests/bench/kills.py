@@ -133,7 +133,7 @@ class Ordeal:
     def run(self, kills: int) -> Tally:
         """Kill so often, let the agent finish in peace, and compare."""
         with self.cloud:
-            front = self.cloud._front
+            front = self.cloud._store_proxy
             assert front is not None
             self._meter = front.pace = _Meter(BANDWIDTH)
             front.admission.admit = self._far_away(front.admission.admit)  # type: ignore[method-assign] # from outside
@@ -210,7 +210,7 @@ class Ordeal:
 
     def _quiet(self) -> None:
         """Wait until the front has nothing left of the killed agent's connections."""
-        front = self.cloud._front
+        front = self.cloud._store_proxy
         assert front is not None
         patience = time.monotonic() + 10
         while front._server._open and time.monotonic() < patience:

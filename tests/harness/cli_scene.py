@@ -38,11 +38,11 @@ class World:
         self._stack = stack
         self._secure: DevCloud | None = None
         self.cloud = stack.enter_context(DevCloud(folder / "cloud", store="rclone"))
-        self.gateway = GatewayProxy(self.cloud._gateway_port)
+        self.gateway = GatewayProxy(self.cloud.gateway_port)
         stack.callback(self.gateway.stop)
-        self.store = StoreProxy(self.cloud._store_port)
+        self.store = StoreProxy(self.cloud.store_port)
         stack.callback(self.store.stop)
-        self.cloud.rules._endpoint = lambda: self.store.url
+        self.cloud.advertise_store(self.store.url)
 
     @property
     def secure(self) -> DevCloud:

@@ -31,7 +31,7 @@ from minio.error import S3Error
 
 from agent.devcloud import recorder
 from agent.devcloud.cloud import DevCloud
-from agent.devcloud.platform import DEVICE_TAG, RAW_FILE_TAG
+from agent.devcloud.raw_tags import DEVICE_TAG, RAW_FILE_TAG
 from agent.devcloud.servers import ServerError
 from agent.pb import auth_pb2, auth_pb2_grpc, common_pb2, data_gateway_pb2, data_gateway_pb2_grpc
 from tests.harness import s3_servers as servers

@@ -167,7 +167,7 @@ def test_a_stop_gets_through_a_dead_link_and_the_next_start_goes_on(tmp_path: Pa
             cloud.store_url.partition("://")[2], lambda number: dying if number < 3 else Wire()
         ) as link,
     ):
-        cloud.rules._endpoint = lambda: f"http://{link.address}"
+        cloud.advertise_store(f"http://{link.address}")
         with running(cloud, tmp_path) as agent:
             recording = write_mcap(agent.root / "a.mcap", size=20 * MIB)
             assert link.stalled.wait(30)

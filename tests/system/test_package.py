@@ -129,7 +129,7 @@ def test_an_upgrade_in_mid_upload_goes_on_where_the_old_one_stood(
     configuration.write_text(edited)
     sent: list[int] = []
     with cloud(tmp_path, part_size_bytes=PART, bandwidth=10 * MIB) as platform:
-        front = platform._front
+        front = platform._store_proxy
         assert front is not None
         admit = front.admission.admit
 
@@ -418,8 +418,8 @@ def test_a_robot_that_is_rolled_back_uploads_with_a_newer_versions_configuration
 
 def parts_of(platform: DevCloud, log: dict[str, Any]) -> set[int]:
     """The parts that the store keeps of an upload that is under way."""
-    assert platform._root is not None
-    listed = platform._root._client._list_parts(
+    assert platform._dev_bucket is not None
+    listed = platform._dev_bucket._client._list_parts(
         platform.bucket, log["object_key"], log["multipart_upload_id"]
     )
     return {part.part_number for part in listed.parts}

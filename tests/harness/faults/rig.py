@@ -71,9 +71,9 @@ class Rig:
         if tls is not None:
             context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
             context.load_cert_chain(tls.cert_file, tls.key_file)
-        self.store = StoreProxy(self.cloud._store_port, context)
-        self.gateway = GatewayProxy(self.cloud._gateway_port)
-        self.cloud.rules._endpoint = lambda: self.store.url
+        self.store = StoreProxy(self.cloud.store_port, context)
+        self.gateway = GatewayProxy(self.cloud.gateway_port)
+        self.cloud.advertise_store(self.store.url)
         self.recording = folder / "recordings" / "a.mcap"
         self.recording.parent.mkdir()
         shutil.copyfile(recording, self.recording)

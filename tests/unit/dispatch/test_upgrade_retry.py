@@ -17,7 +17,7 @@ from agent import __version__
 from agent.adapters.history import TinyHistory
 from agent.devcloud.cloud import DevCloud
 from agent.devcloud.ledger import Session
-from agent.devcloud.platform import PlatformError
+from agent.devcloud.platform_errors import PlatformError
 from agent.discovery.examine import Examiner
 from agent.dispatch.upgrade_retry import note_version
 from agent.model.sync_log import Fault, Kind, SyncLog, Upgrade
