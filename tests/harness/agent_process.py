@@ -1,4 +1,4 @@
-"""The real command as a process against the embedded cloud, for journeys and benches."""
+"""Runs the real command as a process against the embedded cloud, for tests and benchmarks."""
 
 from __future__ import annotations
 
@@ -17,15 +17,16 @@ from agent.adapters.clock import RealClock
 from agent.adapters.history import TinyHistory
 from agent.model.sync_log import SyncLog
 
-_LOOK_EVERY = 0.05  # seconds between looks at the history
+# How often a waiting test reads the history.
+_POLL_SECONDS = 0.05
 
 
 class Configured(Protocol):
-    """What an agent can be pointed at."""
+    """Anything that has a configuration file for an agent."""
 
     @property
     def config_path(self) -> Path:
-        """A configuration for it."""
+        """The configuration file."""
         ...
 
 
@@ -33,7 +34,11 @@ class Agent:
     """`keystone-agent run` with a configuration of its own below ``folder``."""
 
     def __init__(self, cloud: Configured, folder: Path, **settings: str) -> None:
-        """``settings`` are environment names without their prefix, as ``WATCH__SETTLE_SECONDS="0.2"``."""
+        """Prepare folders and settings; ``start`` starts the process.
+
+        ``settings`` are environment variables without their prefix, for example
+        ``WATCH__SETTLE_SECONDS="0.2"``.
+        """
         self.state = folder / "state"
         self.root = folder / "recordings"
         self.logs = folder / "logs"
@@ -60,9 +65,8 @@ class Agent:
             **{f"KEYSTONE_AGENT_{name}": text for name, text in quick.items()},
         }
         self.config = str(cloud.config_path)
-        self.home: Path | None = (
-            None  # the folder of another agent's package than the one under test
-        )
+        # A test of an upgrade sets the folder of another version's package here.
+        self.home: Path | None = None
         self.process: subprocess.Popen[bytes] | None = None
         self._errors = folder / "stderr"
 
@@ -75,7 +79,7 @@ class Agent:
             )
 
     def stop(self, number: int = signal.SIGTERM) -> int:
-        """Send a signal, wait for the end, return the exit code."""
+        """Send a signal, wait for the end of the process, and return its exit code."""
         assert self.process is not None
         if self.process.poll() is None:
             self.process.send_signal(number)
@@ -84,7 +88,7 @@ class Agent:
         return code
 
     def command(self, *arguments: str) -> subprocess.CompletedProcess[str]:
-        """Run another command with the same configuration."""
+        """Run another command with the same configuration and return its result."""
         return subprocess.run(
             [sys.executable, "-m", "agent", *arguments, "--config", self.config],
             env=self.environ,
@@ -96,11 +100,11 @@ class Agent:
         )
 
     def said(self) -> str:
-        """All that the process printed."""
+        """Return all that the process printed."""
         return self._errors.read_text()
 
     def documents(self) -> list[SyncLog]:
-        """The history as another process reads it, oldest first."""
+        """Return the documents of the history, oldest first, as another process reads them."""
         history = TinyHistory(self.state / "history", RealClock(), read_only=True)
         try:
             return list(history.newest_first())[::-1]
@@ -108,24 +112,30 @@ class Agent:
             history.close()
 
     def wait(
-        self, until: Callable[[list[SyncLog]], Any], seconds: float = 60, every: float = _LOOK_EVERY
+        self,
+        until: Callable[[list[SyncLog]], Any],
+        seconds: float = 60,
+        every: float = _POLL_SECONDS,
     ) -> list[SyncLog]:
-        """Look at the history until ``until`` is true of it; fails with all that is known after ``seconds``."""
-        nap = threading.Event()
+        """Read the history until ``until`` is true of its documents, and return these.
+
+        Fails after ``seconds``, or as soon as the agent ends, and shows documents and output.
+        """
+        pause = threading.Event()
         for _ in range(int(seconds / every)):
             if self.process is not None and self.process.poll() is not None:
                 raise AssertionError(f"the agent ended: {self.said()}")
             documents = self.documents() if (self.state / "history").exists() else []
             if until(documents):
                 return documents
-            nap.wait(every)
+            pause.wait(every)
         shown = "\n".join(
             f"{log.id} {log.status} {log.phase} {log.path} {log.error}" for log in documents
         )
         raise AssertionError(f"not within {seconds} s:\n{shown}\n{self.said()[-4000:]}")
 
     def wait_completed(self, count: int, seconds: float = 60) -> list[SyncLog]:
-        """Wait until ``count`` documents are completed."""
+        """Wait until ``count`` documents are completed, and return all documents."""
         return self.wait(
             lambda logs: sum(log.status == "completed" for log in logs) >= count, seconds
         )
@@ -133,7 +143,7 @@ class Agent:
 
 @contextmanager
 def running(cloud: Configured, folder: Path, **settings: str) -> Iterator[Agent]:
-    """An agent that runs while the block lasts."""
+    """Run an agent during the block."""
     agent = Agent(cloud, folder, **settings)
     agent.start()
     try:

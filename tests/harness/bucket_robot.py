@@ -1,4 +1,4 @@
-"""A robot that has a bucket in the place of a platform, on fakes."""
+"""A robot in bucket mode, built on fakes."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ NAME = "recordings"
 
 
 class BucketRobot(Robot):
-    """A robot that has a bucket in the place of a platform."""
+    """A robot that uploads to a bucket without a platform."""
 
     template = "{device_id}/{date}/{relpath}"
     part_size = 1024
@@ -59,7 +59,7 @@ class BucketRobot(Robot):
         )
 
     def resync(self) -> SyncLog:
-        """Ask for the newest recording once more."""
+        """Request that the newest recording is uploaded again, and return its new document."""
         newest = next(self.history.newest_first())
         return self.history.add(
             replace(

@@ -1,4 +1,4 @@
-"""A real S3 server with a bucket, for an agent that needs no platform."""
+"""A real S3 server with a bucket, for an agent in bucket mode."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ USER = ("robot", "robot-secret-key")
 
 @dataclass
 class Store:
-    """A real server with a bucket, and a configuration of an agent that goes straight to it."""
+    """A real server with a bucket, and a configuration of an agent that uses the bucket directly."""
 
     server: servers.S3Server
     config_path: Path
 
     @property
     def library(self) -> Minio:
-        """A way to the bucket that is not the agent's."""
+        """A client for the bucket that is independent of the agent."""
         address = self.server.endpoint.partition("://")[2]
         return Minio(
             address,
@@ -38,7 +38,7 @@ class Store:
         )
 
     def read(self, key: str) -> bytes:
-        """An object's bytes."""
+        """Return an object's bytes."""
         answer = self.library.get_object(BUCKET, key)
         try:
             return bytes(answer.read())
@@ -47,15 +47,15 @@ class Store:
             answer.release_conn()
 
     def keys(self) -> set[str]:
-        """All that lies in the bucket."""
+        """Return the keys of all objects in the bucket."""
         return {str(item.object_name) for item in self.library.list_objects(BUCKET, recursive=True)}
 
     def multiparts(self) -> list[Any]:
-        """Uploads begun under the only key."""
+        """Return the unfinished multipart uploads of the robot."""
         return list(self.library._list_multipart_uploads(BUCKET, prefix="robot-7/").uploads)
 
     def settings(self, endpoint: str = "", **more: str) -> dict[str, str]:
-        """What the agent gets beside the file."""
+        """Return the environment settings for the agent, without their prefix."""
         return {
             "CLOUD__MODE": "bucket",
             "AGENT__DEVICE_ID": "robot-7",

@@ -1,4 +1,7 @@
-"""One robot's folders and settings between proxies and the embedded cloud: whatever a test breaks, any command runs."""
+"""A robot's folders and settings, with proxies between it and the embedded cloud.
+
+A test breaks something and then runs any command.
+"""
 
 from __future__ import annotations
 
@@ -31,7 +34,7 @@ _QUICK = {
 
 
 class World:
-    """What all robots of a process share: the cloud, and what stands between."""
+    """What all robots of a test process share: the embedded cloud, and the proxies before it."""
 
     def __init__(self, folder: Path, stack: ExitStack) -> None:
         self._folder = folder
@@ -46,7 +49,7 @@ class World:
 
     @property
     def secure(self) -> DevCloud:
-        """The same over TLS, by an authority that nobody knows."""
+        """A cloud with TLS. Its certificate authority is not known to the robots."""
         if self._secure is None:
             self._secure = self._stack.enter_context(
                 DevCloud(self._folder / "secure", store="rclone", tls=True)
@@ -54,14 +57,14 @@ class World:
         return self._secure
 
     def mend(self) -> None:
-        """Nothing fails any longer."""
+        """Take back everything that a test has broken."""
         self.gateway.script.mend()
         self.store.script.mend()
         self.cloud.enable_key("robot-1")
 
 
 class Scene:
-    """One robot. A way of going wrong changes its settings, profiles and folders before anything is asked."""
+    """One robot. Tests change its settings, profiles and folders, and then call ``write``."""
 
     def __init__(self, folder: Path, world: World, patch: pytest.MonkeyPatch) -> None:
         self.folder = folder
@@ -71,7 +74,8 @@ class Scene:
         self.root = folder / "recordings"
         self.config = folder / "agent.toml"
         self.profile_path = folder / "profiles.json"
-        self.mode = 0o600  # of the profile file
+        # The permissions of the profile file.
+        self.mode = 0o600
         self.profiles: Any = json.loads(world.cloud.profile_path.read_text())
         self.profiles["endpoints"] = dict.fromkeys(self.profiles["endpoints"], world.gateway.url)
         self.settings: dict[str, Any] = {
@@ -86,7 +90,7 @@ class Scene:
         self.root.mkdir()
 
     def write(self) -> None:
-        """Settings and profiles as they are now."""
+        """Write the configuration and the profile file with the present values."""
         sections: dict[str, list[str]] = {}
         for key, value in self.settings.items():
             section, _, name = key.partition(".")
@@ -102,14 +106,14 @@ class Scene:
             self.profile_path.chmod(self.mode)
 
     def run(self, *arguments: str) -> Result:
-        """Run a command in this process; what it raises is raised here."""
+        """Run a command in this process. Unexpected exceptions are raised here."""
         return CliRunner().invoke(
             cli, [*arguments, "--config", str(self.config)], catch_exceptions=False
         )
 
     @contextmanager
     def agent(self) -> Iterator[App]:
-        """An agent that runs."""
+        """Run an agent during the block."""
         agent = App(load(self.config, {}).settings, {}, hide=lambda *_, **__: None)
         try:
             agent.start()
@@ -118,9 +122,9 @@ class Scene:
             agent.stop()
 
     def check(self) -> dict[str, Any]:
-        """What `check --json` says."""
-        told: dict[str, Any] = json.loads(self.run("check", "--json").stdout)
-        return told
+        """Return what `check --json` prints."""
+        report: dict[str, Any] = json.loads(self.run("check", "--json").stdout)
+        return report
 
 
 def _table(value: dict[str, str]) -> str:

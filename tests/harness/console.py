@@ -1,4 +1,7 @@
-"""A robot made of files, and the commands on it: no agent runs unless a test pretends that one does."""
+"""A robot that consists of files, and commands that run on it.
+
+No agent runs. A test can pretend that one does.
+"""
 
 from __future__ import annotations
 
@@ -23,10 +26,10 @@ QUEUED = "2026-05-01T10:00:00.000Z"
 
 
 class Console:
-    """Folders and a configuration below ``folder``."""
+    """A robot with folders and a configuration below ``folder``."""
 
     def __init__(self, folder: Path, *lines: str) -> None:
-        """``lines`` go into the section [watch]."""
+        """Write a configuration with ``lines`` in its section [watch]."""
         self.root = folder / "recordings"
         self.state = folder / "state"
         self.config = folder / "agent.toml"
@@ -36,7 +39,7 @@ class Console:
         self.configure(*lines)
 
     def configure(self, *lines: str) -> None:
-        """Write the configuration anew."""
+        """Write the configuration again, with ``lines`` in its section [watch]."""
         text = [
             "[agent]",
             f"state_dir = {json.dumps(str(self.state))}",
@@ -47,24 +50,24 @@ class Console:
         self.config.write_text("\n".join(text) + "\n")
 
     def run(self, *arguments: str | Path) -> Result:
-        """Run a command; what it raises is raised here."""
+        """Run a command. Unexpected exceptions are raised here."""
         given = [str(argument) for argument in arguments]
         return CliRunner().invoke(
             cli, [*given, "--config", str(self.config)], catch_exceptions=False
         )
 
     def json(self, *arguments: str | Path) -> Any:
-        """What a command prints as JSON."""
+        """Return what a command prints as JSON."""
         return json.loads(self.run(*arguments, "--json").stdout)
 
     def why(self, path: str | Path) -> list[dict[str, Any]]:
-        """The rules for one path."""
-        (told,) = self.json("why", path)
-        rules: list[dict[str, Any]] = told["rules"]
+        """Return the rules that `why` reports for one path."""
+        (report,) = self.json("why", path)
+        rules: list[dict[str, Any]] = report["rules"]
         return rules
 
     def remember(self, path: Path | str, *, episode: str = "", **fields: Any) -> SyncLog:
-        """Put a document for ``path`` into the history, as it ended or stands."""
+        """Add a document for ``path`` with these fields to the history, and return it."""
         mark = (
             fields.pop("fingerprint", "")
             or fingerprint_at(Path(path), Opener(WatchSettings(roots=(self.root,))))
@@ -83,7 +86,7 @@ class Console:
 
     @contextmanager
     def running(self, **snapshot: Any) -> Iterator[None]:
-        """Pretend that an agent runs, which published ``snapshot``."""
+        """Pretend during the block that an agent runs that has published ``snapshot``."""
         with self._writer():
             StatusFile(self.state).write({"gate": None, "uploads": [], "files": {}, **snapshot})
             yield

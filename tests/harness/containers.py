@@ -1,4 +1,8 @@
-"""Containers as an engine starts them, where there is none: namespaces around the image's root, and one network."""
+"""Starts containers as a container engine does, on machines that have no engine.
+
+A container is a process in namespaces of its own with the image as its root. All containers share
+one network.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +19,8 @@ from typing import Any
 
 import psutil
 
-_TERM_WITHIN = 10  # seconds, as docker gives without being told more
+# docker stop waits as long before it kills a container.
+_STOP_TIMEOUT_SECONDS = 10
 _ROOT = """
 mkdir -p "$1/system" "$1/upper" "$1/work"
 mount -t overlay overlay -o "lowerdir=$2,upperdir=$1/upper,workdir=$1/work" "$1/system"
@@ -32,7 +37,7 @@ exec chroot . "$@"
 
 @dataclass(frozen=True, slots=True)
 class Image:
-    """What was built: its root file system, and what its file says of how it is started."""
+    """A built image: its root file system, and how its Containerfile says to start it."""
 
     root: Path
     user: str
@@ -44,7 +49,7 @@ class Image:
 
 
 class Container:
-    """One service of a compose file that runs."""
+    """A running service of a compose file."""
 
     def __init__(
         self,
@@ -52,19 +57,19 @@ class Container:
         inside: Sequence[str],
         environment: Mapping[str, str],
     ) -> None:
-        """``inside`` makes a command one of the container's user."""
+        """``inside`` is the command that runs another one as the container's user."""
         self.process = process
         self._inside = inside
         self._environment = environment
 
     @property
     def first(self) -> psutil.Process:
-        """The container's process 1, as it is called outside."""
+        """The container's process 1, with its process id outside the container."""
         (child,) = psutil.Process(self.process.pid).children()
         return child
 
     def execute(self, *command: str) -> subprocess.CompletedProcess[str]:
-        """What ``docker exec`` does."""
+        """Run a command in the container, as ``docker exec`` does."""
         enter = [
             "nsenter",
             f"--target={self.first.pid}",
@@ -85,17 +90,20 @@ class Container:
         )
 
     def stop(self) -> int:
-        """SIGTERM to process 1; the exit code. Raises TimeoutExpired where an engine would have killed it."""
+        """Send SIGTERM to process 1, and return its exit code.
+
+        Raises TimeoutExpired when an engine would have killed the container.
+        """
         if self.process.poll() is None:
             self.first.send_signal(signal.SIGTERM)
-        return self.process.wait(timeout=_TERM_WITHIN)
+        return self.process.wait(timeout=_STOP_TIMEOUT_SECONDS)
 
 
 class Pod:
-    """The services of one compose file: they reach each other by name, and nothing else in the world."""
+    """The services of one compose file. They reach each other by name, and no other machine."""
 
     def __init__(self, compose: Path, services: Mapping[str, Any], folder: Path) -> None:
-        """``folder`` holds volumes, logs and what is written to root file systems."""
+        """``folder`` holds volumes, logs and all changes to the root file systems."""
         self.folder = folder
         self._beside = compose.parent
         self._services = services
@@ -126,7 +134,7 @@ class Pod:
         return (self.folder / f"{service}.log").read_text()
 
     def program(self, service: str, command: Sequence[str]) -> None:
-        """Start a service whose image is not here by a program of this machine."""
+        """Start a service by a program of this machine, because there is no image for it."""
         told = self._services[service]
         for volume in told["volumes"]:
             name, _, inside = volume.partition(":")
@@ -137,7 +145,7 @@ class Pod:
         self._start(service, command, {**os.environ, **told.get("environment", {})})
 
     def start(self, service: str, image: Image) -> Container:
-        """Start a service of the image."""
+        """Start a service with its image."""
         told = self._services[service]
         script = ["set -eu", _ROOT.strip()]
         for volume in told.get("volumes", []):
@@ -185,14 +193,15 @@ class Pod:
         )
 
     def _mounted(self, image: Image, volume: str) -> list[str]:
-        """What mounts a volume into the root that is the current folder."""
+        """Return shell lines that mount a volume. The current folder is the container's root."""
         source, target, *options = volume.split(":")
         outside = (
             (self._beside / source).resolve()
             if source.startswith((".", "/"))
             else self.volume(source)
         )
-        if not outside.exists():  # a new volume begins as what the image has in its place
+        if not outside.exists():
+            # An engine fills a new volume with what the image has at that path.
             outside.parent.mkdir(parents=True, exist_ok=True)
             subprocess.run(["cp", "-a", f"{image.root}{target}", outside], check=True)
         place, found = shlex.quote(f".{target}"), shlex.quote(str(outside))

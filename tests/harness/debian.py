@@ -1,4 +1,7 @@
-"""A fresh Debian without a network, in namespaces of its own, for tests of the package; only root can make one."""
+"""A fresh Debian without a network, in namespaces of its own, for tests of the package.
+
+Only root can create one.
+"""
 
 from __future__ import annotations
 
@@ -18,25 +21,37 @@ from tests.harness.paths import REPOSITORY
 _MISSING = [
     name for name in ("debootstrap", "dpkg-deb", "unshare", "nsenter") if shutil.which(name) is None
 ]
-CANT = (
-    "only root can make a Debian"
-    if os.geteuid() != 0
-    else f"no {', '.join(_MISSING)} here"
-    if _MISSING
-    else ""
-)
 
-# The first release. Its package is made anew from this tree, but with the layout and the scripts that it had.
+
+def _obstacle() -> str:
+    """Return why this machine cannot create a Debian, or an empty text."""
+    if os.geteuid() != 0:
+        return "only root can create a Debian"
+    return f"not installed: {', '.join(_MISSING)}" if _MISSING else ""
+
+
+CANT = _obstacle()
+
+# The first release. Its package is built from this tree, but with the layout and the scripts of
+# that release.
 OLD = "0.1.0"
 _SCRIPTS_OF_OLD = REPOSITORY / "tests/data/debian-0.1.0"
 _CLONE_NEWNET = 0x40000000
-# As the unit starts it.
+# The user and the rights with which the systemd unit starts the agent.
 _AS_SERVICE = (
-    "setpriv", "--reuid=keystone-agent", "--regid=keystone-agent", "--init-groups",
-    "--bounding-set=-all,+lease", "--inh-caps=-all,+lease", "--ambient-caps=-all,+lease", "--no-new-privs",
-)  # fmt: skip
-# Run in the new namespaces, with the folders as arguments: what lies above the base is this Debian's own. Recordings
-# lie on a disk of their own, which the system's removal can't take with it.
+    "setpriv",
+    "--reuid=keystone-agent",
+    "--regid=keystone-agent",
+    "--init-groups",
+    "--bounding-set=-all,+lease",
+    "--inh-caps=-all,+lease",
+    "--ambient-caps=-all,+lease",
+    "--no-new-privs",
+)
+
+# This script runs in the new namespaces. Its arguments are the base, the folder of this Debian, the
+# Python executable and a program for it. All changes go to an overlay above the base. Recordings
+# are on a mount of their own, so the removal of the system cannot delete them.
 _MADE = """
 set -e
 mount --make-rprivate /
@@ -53,16 +68,18 @@ python=$3; shift
 "$python" -c "$3"
 exec chroot "$1/system" sh -c "echo ready; exec sleep infinity"
 """
+
+# Sets the flag IFF_UP (1) of the loopback interface by the ioctl SIOCSIFFLAGS (0x8914).
 _LOOPBACK_UP = """
 import fcntl, socket, struct
-fcntl.ioctl(socket.socket(), 0x8914, struct.pack("16sH14x", b"lo", 1))  # SIOCSIFFLAGS, IFF_UP
+fcntl.ioctl(socket.socket(), 0x8914, struct.pack("16sH14x", b"lo", 1))
 """
 
 
-# In the place of systemctl, where no systemd runs: starts and stops the agent as the unit says.
+# Replaces systemctl where no systemd runs. It starts and stops the agent as the unit says.
 _SYSTEMCTL = f"""#!/bin/sh
 ended() {{
-    # Nobody reaps a process here once it is left alone.
+    # No process here reaps an orphaned process, so a zombie also counts as ended.
     ! grep -q "^State:[[:space:]]*[^Z[:space:]]" "/proc/$1/status" 2>/dev/null
 }}
 running() {{ [ -s /srv/agent.pid ] && ! ended "$(cat /srv/agent.pid)"; }}
@@ -87,15 +104,16 @@ done
 
 
 def bootstrap(folder: Path) -> str:
-    """Lay a small Debian with Python into ``folder``; "" or why that can't be had."""
-    more = "--include=ca-certificates,python3,python3-apt,systemd"  # the last two are what Ansible asks for
+    """Install a small Debian with Python in ``folder``. Return why it failed, or an empty text."""
+    # Ansible needs the last two packages.
+    more = "--include=ca-certificates,python3,python3-apt,systemd"
     command = ["debootstrap", "--variant=minbase", more, "bookworm", str(folder)]
     made = subprocess.run(command, capture_output=True, text=True, timeout=600, check=False)
     return f"debootstrap: {made.stdout[-500:]}{made.stderr[-500:]}" if made.returncode else ""
 
 
 def build_package(folder: Path, version: str = "") -> Path:
-    """Build the package, hardly compressed."""
+    """Build the package without compression, which is much faster, and return its path."""
     command = [
         sys.executable,
         str(REPOSITORY / "deploy/debian/build.py"),
@@ -108,14 +126,14 @@ def build_package(folder: Path, version: str = "") -> Path:
 
 
 def build_old_package(folder: Path) -> Path:
-    """Build the package of the first release: /etc/keystone-agent/agent.toml is a conffile of it."""
+    """Build the package of the first release, in which agent.toml is a conffile."""
     package = build_package(folder, OLD)
 
     def as_it_was(root: Path) -> None:
         configuration = root / "etc/keystone-agent/agent.toml"
         (root / "usr/share/keystone-agent/agent.toml").rename(configuration)
         (root / "usr/share/keystone-agent").rmdir()
-        # Another text than that of the new package: so a test sees which one lies there.
+        # The text differs from that of the new package, so that a test can tell them apart.
         configuration.write_text(f"# Of version {OLD}.\n{configuration.read_text()}")
         sums = root / "DEBIAN/md5sums"
         kept = [line for line in sums.read_text().splitlines() if not line.endswith("/agent.toml")]
@@ -129,7 +147,7 @@ def build_old_package(folder: Path) -> Path:
 
 
 def rebuild_package(package: Path, target: Path, change: Callable[[Path], None]) -> Path:
-    """Pack ``package`` once more as ``target``, after ``change`` was made to what is in it."""
+    """Unpack ``package``, apply ``change`` to its folder, and pack the folder as ``target``."""
     with tempfile.TemporaryDirectory() as name:
         root = Path(name, "root")
         subprocess.run(["dpkg-deb", "--raw-extract", package, root], check=True, timeout=600)
@@ -140,13 +158,13 @@ def rebuild_package(package: Path, target: Path, change: Callable[[Path], None])
 
 
 class Debian:
-    """A Debian that runs nothing of its own; all that was started in it ends with it."""
+    """A Debian in which only the tests start processes. All of these end when it is closed."""
 
     def __init__(self, base: Path, folder: Path) -> None:
-        """``base`` is not changed; what is, lies in ``folder``."""
+        """Use the system in ``base`` without changing it. All changes go to ``folder``."""
         for name in ("upper", "work", "system", "data/recordings"):
             (folder / name).mkdir(parents=True)
-        # What temporary folders of tests are closed to, users of this Debian must pass.
+        # Temporary folders of tests are private, but users of this Debian must get through.
         for path in (
             folder / "upper",
             folder / "system",
@@ -162,18 +180,18 @@ class Debian:
         self.recordings = folder / "data/recordings"
         self._root = folder / "system"
         self._started: list[subprocess.Popen[str]] = []
-        # Its process 1, as it is called outside.
+        # The process id, outside, of its process 1.
         (self.first,) = map(
             int,
             Path(f"/proc/{self._holder.pid}/task/{self._holder.pid}/children").read_text().split(),
         )
 
     def path(self, inside: str) -> Path:
-        """Where this process sees a path of it."""
+        """Return the path outside this Debian for a path inside it."""
         return Path(f"/proc/{self.first}/root{inside}")
 
     def close(self) -> None:
-        """End all that runs in it."""
+        """End all processes in it."""
         self._holder.kill()
         self._holder.communicate(timeout=60)
         for started in self._started:
@@ -182,7 +200,7 @@ class Debian:
     def start(
         self, *command: str | Path, log: Path, environ: Mapping[str, str] | None = None
     ) -> subprocess.Popen[str]:
-        """Start a command in it; what it says goes to ``log``."""
+        """Start a command in it. Its output goes to ``log``."""
         with log.open("a") as output:
             started = subprocess.Popen(
                 self._inside(command),
@@ -195,56 +213,57 @@ class Debian:
         return started
 
     def run(self, *command: str | Path, code: int | None = 0) -> str:
-        """Run a command in it; all that it said. Fails when it ends with another ``code``."""
-        told = subprocess.run(
+        """Run a command in it and return its output. Fails when the exit code is not ``code``."""
+        done = subprocess.run(
             self._inside(command),
             env=self._environ(None),
-            stdin=subprocess.DEVNULL,  # nobody is there to be asked
+            # A command that asks a question must fail, not wait for an answer.
+            stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
             timeout=300,
             check=False,
         )
-        assert code is None or told.returncode == code, (
-            f"{command}: {told.returncode}\n{told.stdout}"
+        assert code is None or done.returncode == code, (
+            f"{command}: {done.returncode}\n{done.stdout}"
         )
-        return told.stdout
+        return done.stdout
 
     def install(self, package: Path, code: int = 0) -> str:
-        """Install or upgrade; all that dpkg said. Fails when it ends with another ``code``."""
+        """Install or upgrade a package, and return dpkg's output. ``code`` is as in ``run``."""
         here = self.path("/srv") / package.name
         shutil.copyfile(package, here)
-        said = self.run("dpkg", "--install", f"/srv/{package.name}", code=code)
+        output = self.run("dpkg", "--install", f"/srv/{package.name}", code=code)
         here.unlink()
-        return said
+        return output
 
     def manage_service(self) -> None:
-        """Let the package's scripts start and stop the agent from now on."""
+        """From now on the package's scripts can start and stop the agent."""
         self.run("mkdir", "-p", "/run/systemd/system")
         self.put_in_place_of("systemctl", _SYSTEMCTL)
 
     def service_runs(self) -> bool:
-        """Whether the agent runs that the package's scripts have started."""
+        """Return whether the agent runs that the package's scripts have started."""
         return self.run("sh", "-c", "systemctl is-active && echo active", code=None) == "active\n"
 
     def put_in_place_of(self, command: str, script: str) -> None:
-        """Let a shell script be found before the system's own ``command``."""
+        """Install a shell script that replaces the system's own ``command``."""
         path = self.path(f"/usr/local/bin/{command}")
         path.write_text(script)
         path.chmod(0o755)
 
     def as_service(self, *arguments: str) -> tuple[str, ...]:
-        """The agent's command as the unit's user, with the unit's rights."""
+        """Return the command that runs the agent with the user and the rights of the unit."""
         return (*_AS_SERVICE, "keystone-agent", *arguments)
 
     def files(self) -> set[str]:
-        """All that lies on its disk."""
+        """Return type, mode, owner, group and path of each file on its disk."""
         return set(self.run("find", "/", "-xdev", "-printf", "%y %m %u %g %p\n").splitlines())
 
     @contextmanager
     def network(self) -> Iterator[None]:
-        """This thread, and what it starts, is on its network while the block lasts."""
+        """Put this thread, and all it starts, on the network of this Debian during the block."""
         library = ctypes.CDLL(None, use_errno=True)
         own, there = (
             os.open(f"/proc/{who}/ns/net", os.O_RDONLY | os.O_CLOEXEC)

@@ -1,4 +1,4 @@
-"""Waits for what comes true by and by in another thread or process."""
+"""Waits until a condition holds that another thread or process brings about."""
 
 from __future__ import annotations
 
@@ -8,16 +8,21 @@ from typing import TypeVar
 
 T = TypeVar("T")
 
-_LOOKS, _LOOK_EVERY = 600, 0.1  # seconds
+# The condition is checked so often, with this time between two checks: for a minute in all.
+_ATTEMPTS = 600
+_POLL_SECONDS = 0.1
 
 
 def eventually(
-    look: Callable[[], T | None], why: Callable[[], str] = lambda: "it never came true"
+    condition: Callable[[], T | None], why: Callable[[], str] = lambda: "the condition never held"
 ) -> T:
-    """The first that ``look`` gives and that is true; fails with what ``why`` says after a minute or more."""
-    nap = threading.Event()
-    for _ in range(_LOOKS):
-        if found := look():
+    """Call ``condition`` until it returns a true value, and return that value.
+
+    Fails after a minute or more with the text that ``why`` returns.
+    """
+    pause = threading.Event()
+    for _ in range(_ATTEMPTS):
+        if found := condition():
             return found
-        nap.wait(_LOOK_EVERY)
+        pause.wait(_POLL_SECONDS)
     raise AssertionError(why())

@@ -1,4 +1,4 @@
-"""The library that gives a process another time, where Debian's package faketime is installed."""
+"""Finds the library that gives a process another time. Debian's package faketime has it."""
 
 from __future__ import annotations
 

@@ -1,9 +1,9 @@
 """`make test-fast`: the tests that start no process.
 
-Which ones these are is read from their code, not from a list. A test gets the marker ``process`` if
-its function, one of its fixtures or one of its parameters comes to what starts a process: by the
-names in its code, and in all code of ``tests`` and ``agent`` that these names mean. Such a reading
-may miss a start. So whatever starts a process while the fast tests run fails the test under way.
+These tests are found by reading the code. There is no list of them. A test gets the marker
+``process`` if its function, one of its fixtures or one of its parameters can start a process. To
+find out, the names in its code are followed through all code of ``tests`` and ``agent``. This may
+miss a start. Therefore a process that is started during a fast test also fails that test.
 """
 
 from __future__ import annotations
@@ -19,22 +19,24 @@ from typing import Any
 
 import pytest
 
-# Modules whose only use is to start processes, and functions of os that do.
+# The only use of these modules is to start processes.
 _MODULES = (multiprocessing, pty, subprocess)
+
+# These functions of os start processes.
 _FUNCTIONS = {
     *("fork", "forkpty", "popen", "posix_spawn", "posix_spawnp", "system"),
     *("spawnl", "spawnle", "spawnlp", "spawnlpe", "spawnv", "spawnve", "spawnvp", "spawnvpe"),
 }
 
-# What Python tells audit hooks when a process is started, however it is done.
+# Python raises these audit events when a process is started, in whatever manner.
 _EVENTS = {
     *("os.exec", "os.fork", "os.forkpty", "os.posix_spawn", "os.system"),
     *("pty.spawn", "subprocess.Popen"),
 }
 
-# A run of all fast tests fails when fewer than this pass. Otherwise nobody might notice that it has
-# come to run next to nothing.
-_FEWEST = 2000
+# A run of all fast tests fails when fewer tests than this pass. Otherwise it could go unnoticed that
+# most tests are left out.
+_LEAST_PASSED = 2000
 
 _OURS = ("agent", "tests")
 _START = object()
@@ -47,7 +49,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Register the markers, and begin to watch for processes."""
+    """Register the markers. With ``--fast``, begin to watch for processes."""
     config.addinivalue_line("markers", "process: it starts a process; set by tests/harness/fast.py")
     config.addinivalue_line("markers", "slow: it takes too long for `make test-fast`")
     if config.getoption("fast"):
@@ -70,22 +72,22 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 
 class Fast:
-    """What holds while the fast tests run: no process is started, and not too few tests pass."""
+    """Makes sure that no fast test starts a process, and that not too few fast tests pass."""
 
     def __init__(self) -> None:
-        """No test is under way."""
+        """Install the audit hook. It does nothing while no test runs."""
         self._test = ""
         self._started: list[str] = []
         sys.addaudithook(self._hear)
 
     def _hear(self, event: str, arguments: tuple[Any, ...]) -> None:
-        """Refuse a process that is started while a test is under way."""
+        """Refuse a process that is started while a test runs."""
         if self._test and event in _EVENTS:
             self._started.append(f"{event} {arguments[:2]}")
             pytest.fail(f"{self._test} is a fast test and starts a process: {self._started}")
 
     def _watched(self, item: pytest.Item) -> Generator[None, object, object]:
-        """Fail the test also where somebody caught the refusal, or met it in another thread."""
+        """Fail the test even if the refusal was caught, or raised in another thread."""
         self._test, self._started = item.nodeid, []
         try:
             result = yield
@@ -97,7 +99,7 @@ class Fast:
 
     @pytest.hookimpl(wrapper=True)
     def pytest_runtest_setup(self, item: pytest.Item) -> Generator[None, object, object]:
-        """Watch its fixtures begin."""
+        """Watch the setup of its fixtures."""
         return (yield from self._watched(item))
 
     @pytest.hookimpl(wrapper=True)
@@ -107,33 +109,34 @@ class Fast:
 
     @pytest.hookimpl(wrapper=True)
     def pytest_runtest_teardown(self, item: pytest.Item) -> Generator[None, object, object]:
-        """Watch its fixtures end."""
+        """Watch the teardown of its fixtures."""
         return (yield from self._watched(item))
 
     def pytest_sessionfinish(self, session: pytest.Session) -> None:
-        """Fail a run of all fast tests in which hardly any passed. One of some files may be small."""
+        """Fail a run of all fast tests in which too few passed. A run of some files may be small."""
         config = session.config
         terminal = config.pluginmanager.get_plugin("terminalreporter")
         if hasattr(config, "workerinput") or terminal is None:
-            return  # the process that collects the results looks at them
+            # Only the process that collects the results of all workers can count them.
+            return
         passed = len(terminal.stats.get("passed", []))
         is_whole = config.args_source is pytest.Config.ArgsSource.TESTPATHS
-        if is_whole and passed < _FEWEST and not session.exitstatus:
+        if is_whole and passed < _LEAST_PASSED and not session.exitstatus:
             terminal.write_line(
-                f"only {passed} fast tests passed, {_FEWEST} should: see tests/harness/fast.py"
+                f"only {passed} fast tests passed, {_LEAST_PASSED} should: see tests/harness/fast.py"
             )
             session.exitstatus = pytest.ExitCode.TESTS_FAILED
 
 
 class Reading:
-    """Finds out whether a test comes to what starts a process, by the names in its code."""
+    """Finds out from the names in its code whether a test can start a process."""
 
     def __init__(self) -> None:
-        """Nothing was read yet."""
+        """Begin with an empty memory of answers."""
         self._starts: dict[object, bool] = {}
 
     def of_test(self, item: pytest.Item) -> bool:
-        """Whether the test, one of its fixtures or one of its parameters comes to it."""
+        """Return whether the test, a fixture or a parameter of it can start a process."""
         if not isinstance(item, pytest.Function):
             return False
         fixtures = [defined[-1].func for defined in item._fixtureinfo.name2fixturedefs.values()]
@@ -141,21 +144,21 @@ class Reading:
         return any(map(self.starts, [item.function, *fixtures, *filter(_is_ours, parameters)]))
 
     def starts(self, thing: object) -> bool:
-        """Whether ``thing``, a function or a class of ours, comes to what starts a process."""
+        """Return whether ``thing``, a function or class of this project, can start a process."""
         thing = _plain(thing)
         if thing not in self._starts:
-            # The answer for the case that the code comes back to itself.
+            # This answer is used when the code refers to itself.
             self._starts[thing] = False
             self._starts[thing] = any(map(self._is_start, _named_by(thing)))
         return self._starts[thing]
 
     def _is_start(self, named: object) -> bool:
-        """Whether what a name means starts a process, or comes to what does."""
+        """Return whether the value of a name starts a process, or can lead to a start."""
         return named in (_START, *_MODULES) or (_is_ours(named) and self.starts(named))
 
 
 def _plain(thing: object) -> object:
-    """The function that was written, without what decorators have put around it."""
+    """Return the function as it was written, without its decorators."""
     if hypothesis := getattr(thing, "hypothesis", None):
         thing = hypothesis.inner_test
     thing = getattr(thing, "__wrapped__", thing)
@@ -170,7 +173,7 @@ def _is_ours(thing: object) -> bool:
 
 
 def _named_by(thing: object) -> Iterator[object]:
-    """What the names mean that stand in the code of a function, or of all functions of a class."""
+    """Yield the values of the names in the code of a function, or of all methods of a class."""
     if isinstance(thing, type):
         for base in filter(_is_ours, thing.__mro__):
             for value in vars(base).values():
@@ -190,7 +193,7 @@ def _named_by(thing: object) -> Iterator[object]:
 
 
 def _names_in(code: CodeType) -> Iterator[str]:
-    """All names in the code of a function, and of the functions inside it."""
+    """Yield all names in the code of a function, and of the functions inside it."""
     yield from code.co_names
     for constant in code.co_consts:
         if isinstance(constant, CodeType):

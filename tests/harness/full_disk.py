@@ -13,7 +13,7 @@ import pytest
 
 @contextmanager
 def tmpfs(folder: Path) -> Iterator[Callable[[], AbstractContextManager[object]]]:
-    """A real file system of 3 MiB; the value fills it to the last byte."""
+    """Mount a file system of 3 MiB. The value is a context manager that keeps it full."""
     folder.mkdir()
     mounted = subprocess.run(
         ["mount", "-t", "tmpfs", "-o", "size=3m", "tmpfs", folder], capture_output=True, check=False
@@ -28,7 +28,7 @@ def tmpfs(folder: Path) -> Iterator[Callable[[], AbstractContextManager[object]]
                 while True:
                     filler.write(bytes(4096))
             except OSError as error:
-                assert error.errno == errno.ENOSPC  # noqa: PT017 # anything else is no full disk
+                assert error.errno == errno.ENOSPC  # noqa: PT017 - only this error means a full disk
         yield
         (folder / "filler").unlink()
 

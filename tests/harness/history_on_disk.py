@@ -1,4 +1,4 @@
-"""The real history in a folder, and a limit on the size of files."""
+"""Opens the real history in a folder, and limits the size of files."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A real HTTP proxy: CONNECT tunnels for TLS and gRPC, and plain requests passed on."""
+"""A real HTTP proxy: it opens CONNECT tunnels for TLS and gRPC, and passes on plain requests."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _BLOCK = 64 * 1024
 
 @dataclass
 class Passed:
-    """What came to the proxy: method, target as it was named, and whether it was let through."""
+    """A request that came to the proxy, with its target as the client named it."""
 
     method: str
     target: str
@@ -27,7 +27,7 @@ class Passed:
 
 @dataclass
 class HttpProxy:
-    """Runs while the block lasts. Where ``user`` is set, nobody else gets through."""
+    """A proxy that runs during the block. With a ``user`` it requires that user's password."""
 
     user: str = ""
     password: str = field(default="", repr=False)
@@ -54,7 +54,7 @@ class HttpProxy:
         self._server.server_close()
 
     def targets(self, method: str = "") -> set[str]:
-        """HOST:PORT of all that got through, by this method or any."""
+        """Return HOST:PORT of all admitted requests, with this method or with any."""
         through = [each for each in self.passed if each.admitted and method in ("", each.method)]
         return {
             urlsplit(each.target).netloc if "://" in each.target else each.target
@@ -65,7 +65,7 @@ class HttpProxy:
         who = base64.b64encode(f"{self.user}:{self.password}".encode()).decode()
         return not self.user or header == f"Basic {who}"
 
-    def _handler(proxy) -> type[BaseHTTPRequestHandler]:  # noqa: N805 - the class inside has the self
+    def _handler(proxy) -> type[BaseHTTPRequestHandler]:  # noqa: N805 - the class inside has self
         class Handler(BaseHTTPRequestHandler):
             def do_CONNECT(self) -> None:
                 if self._refused():
@@ -106,7 +106,7 @@ class HttpProxy:
                         self.connection.sendall(block)
                 self.close_connection = True
 
-            do_GET = do_HEAD = do_PUT = do_POST = do_DELETE = _pass_on  # noqa: N815 - named by http.server
+            do_GET = do_HEAD = do_PUT = do_POST = do_DELETE = _pass_on  # noqa: N815 - http.server requires these names
 
             def _refused(self) -> bool:
                 admitted = proxy._admits(self.headers.get("proxy-authorization", ""))
@@ -121,7 +121,7 @@ class HttpProxy:
                 return not admitted
 
             def log_message(self, *_: Any) -> None:
-                """Say nothing."""
+                """Print nothing."""
 
         return Handler
 
@@ -131,7 +131,7 @@ def _hop_by_hop(name: str) -> bool:
 
 
 def _pump(one: socket.socket, other: socket.socket) -> None:
-    """Carry bytes both ways until either side is done."""
+    """Copy bytes in both directions until one side ends."""
     while True:
         ready, _, _ = select.select([one, other], [], [])
         for source in ready:

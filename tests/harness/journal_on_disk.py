@@ -1,4 +1,4 @@
-"""The real journal in a file, and what it holds."""
+"""Opens the real journal in a file, and reads its content."""
 
 from __future__ import annotations
 

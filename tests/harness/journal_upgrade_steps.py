@@ -1,4 +1,4 @@
-"""An old journal, and its upgrade that fails or is killed at a step."""
+"""An old journal, and tools to let its upgrade fail or be killed at one of its steps."""
 
 from __future__ import annotations
 
@@ -12,11 +12,10 @@ from agent.adapters.journal.contents import FORMAT
 from tests.harness.history_on_disk import opened
 from tests.harness.paths import REPOSITORY
 
-OLD = (
-    REPOSITORY / "tests" / "data" / "journal.format-1"
-).read_bytes()  # written by the last agent that knew only format 1
+# This journal was written by the last agent that knew only format 1.
+OLD = (REPOSITORY / "tests" / "data" / "journal.format-1").read_bytes()
 
-
+# The system calls that count as steps.
 STEPS = ("pwrite", "fsync", "fdatasync", "posix_fallocate", "rename")
 
 
@@ -45,7 +44,7 @@ def all_of(history: TinyHistory) -> dict[str, Any]:
 def failing_at(
     step: int, fail: Callable[[], None]
 ) -> Callable[[str, Callable[..., Any]], Callable[..., Any]]:
-    """Wrap calls to the operating system: the ``step``-th of all does half of its work and fails."""
+    """Return a wrapper for system calls. The call number ``step`` does half its work and fails."""
     done = count(1)
 
     def wrap(name: str, real: Callable[..., Any]) -> Callable[..., Any]:
@@ -63,7 +62,7 @@ def failing_at(
 
 
 def sound(folder: Path, before: dict[str, Any]) -> bool:
-    """Old or new, never neither; tells whether it is new."""
+    """Assert that the journal is complete in the old or the new format. Return whether it is new."""
     now_new = upgraded(folder)
     assert content(folder / "journal").startswith(OLD)
     copy = folder / "journal.format-1"

@@ -1,7 +1,8 @@
-"""The real command, killed by SIGKILL before one of its durable steps: ``python -m tests.harness.kill_at_step STEP ARGUMENTS…``.
+"""Runs the real command and kills it by SIGKILL before one of its durable steps.
 
-Steps are what a power cut can fall between: each fsync, and each removal or renaming of a touch file. They count from
-1. A command that has fewer steps is not killed.
+Run as a program: ``python -m tests.harness.kill_at_step STEP ARGUMENTS…``. A step is each fsync,
+and each removal or renaming of a touch file, because a power cut can happen between any two of
+them. Steps count from 1. A command with fewer steps is not killed.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""A real Prometheus and its promtool, where Debian's package `prometheus` is installed."""
+"""Runs a real Prometheus and its promtool. Debian's package `prometheus` has both."""
 
 from __future__ import annotations
 
@@ -28,11 +28,11 @@ needs_prometheus = pytest.mark.skipif(
     shutil.which("prometheus") is None, reason="Prometheus is not installed"
 )
 
-_LOOK_EVERY = 0.1  # seconds
+_POLL_SECONDS = 0.1
 
 
 def fetch(address: str, path: str, method: str = "GET") -> tuple[int, dict[str, str], str]:
-    """Ask ``address`` (HOST:PORT) for ``path``: status, headers, body."""
+    """Request ``path`` from ``address`` (HOST:PORT). Return status, headers and body."""
     with closing(http.client.HTTPConnection(address, timeout=10)) as connection:
         connection.request(method, path)
         answer = connection.getresponse()
@@ -40,37 +40,40 @@ def fetch(address: str, path: str, method: str = "GET") -> tuple[int, dict[str, 
 
 
 class Prometheus:
-    """A server that scrapes each second."""
+    """A running Prometheus that scrapes each second."""
 
     def __init__(self, address: str) -> None:
-        """It answers at ``address``."""
+        """Use the server at ``address``, as HOST:PORT."""
         self.address = address
 
     def query(self, expression: str) -> list[dict[str, Any]]:
-        """The series of this moment."""
+        """Return the present series of ``expression``."""
         found: list[dict[str, Any]] = self.ask(f"/api/v1/query?query={quote(expression)}")["result"]
         return found
 
     def ask(self, path: str) -> dict[str, Any]:
-        """The data of one answer of its HTTP API."""
+        """Return the data of one answer of the HTTP API."""
         status, _, body = fetch(self.address, path)
         assert status == 200, body
         data: dict[str, Any] = json.loads(body)["data"]
         return data
 
     def wait(self, expression: str, seconds: float = 30) -> list[dict[str, Any]]:
-        """The series of ``expression`` as soon as there are any."""
-        nap = threading.Event()
-        for _ in range(int(seconds / _LOOK_EVERY)):
+        """Return the series of ``expression`` as soon as there are any."""
+        pause = threading.Event()
+        for _ in range(int(seconds / _POLL_SECONDS)):
             if found := self.query(expression):
                 return found
-            nap.wait(_LOOK_EVERY)
+            pause.wait(_POLL_SECONDS)
         raise AssertionError(f"no {expression} within {seconds} s: {self.ask('/api/v1/targets')}")
 
 
 @contextmanager
 def prometheus(folder: Path, target: str) -> Iterator[Prometheus]:
-    """A Prometheus with the rules of this repository that scrapes ``target`` (HOST:PORT) as job keystone-agent."""
+    """Run a Prometheus with the rules of this repository during the block.
+
+    It scrapes ``target`` (HOST:PORT) as the job keystone-agent.
+    """
     folder.mkdir()
     address = f"127.0.0.1:{servers.free_port()}"
     config = {
@@ -80,7 +83,8 @@ def prometheus(folder: Path, target: str) -> Iterator[Prometheus]:
             {"job_name": "keystone-agent", "static_configs": [{"targets": [target]}]}
         ],
     }
-    (folder / "prometheus.yml").write_text(json.dumps(config))  # JSON is YAML
+    # Every JSON document is also a YAML document.
+    (folder / "prometheus.yml").write_text(json.dumps(config))
     command = [
         "prometheus",
         f"--config.file={folder / 'prometheus.yml'}",

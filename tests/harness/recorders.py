@@ -1,4 +1,7 @@
-"""Writes the recordings of the tests with the recorders' own libraries, and imitates the order in which they close."""
+"""Writes the recordings of the tests with the recorders' own libraries.
+
+Also imitates the order in which recorders close their files.
+"""
 
 from __future__ import annotations
 
@@ -18,8 +21,11 @@ from rosbags.rosbag2 import StoragePlugin
 from rosbags.rosbag2 import Writer as BagWriter
 from rosbags.typesys import Stores, get_typestore
 
-START_TIME = 1_790_000_000_000_000_000  # log time of the first message, nanoseconds
-TAIL_SIZE = 37  # Footer record and closing magic
+# The log time of the first message, in nanoseconds.
+START_TIME = 1_790_000_000_000_000_000
+
+# The bytes of the footer record and the closing magic.
+TAIL_SIZE = 37
 
 Metadata = Mapping[str, Mapping[str, str]]
 
@@ -27,7 +33,7 @@ Metadata = Mapping[str, Mapping[str, str]]
 def dated(path: Path, seconds: int) -> Path:
     """Give a file this modification time, in seconds since 1970.
 
-    Fails where the file system can't hold it.
+    Fails when the file system cannot store that time.
     """
     os.utime(path, ns=(0, seconds * 10**9))
     assert path.stat().st_mtime_ns == seconds * 10**9, "the file system holds no such date"
@@ -48,10 +54,11 @@ def write_mcap(
     messages: int | None = None,
     compression: CompressionType = CompressionType.NONE,
 ) -> Path:
-    """Write a complete MCAP of about ``size`` bytes that no compression makes smaller; the same seed, the same bytes.
+    """Write a complete MCAP of about ``size`` bytes that cannot be compressed. Return ``path``.
 
-    ``metadata`` holds metadata records by name. Without ``summary`` there is neither summary nor summary offset
-    section. ``messages`` is how many messages share the bytes; by default one for each MiB. Overwrites ``path``.
+    The same seed gives the same bytes. ``metadata`` holds metadata records by name. Without
+    ``summary`` the file has neither a summary nor a summary offset section. ``messages`` is how
+    many messages share the bytes; by default there is one for each MiB. Overwrites ``path``.
     """
     rng = random.Random(seed)
     count = max(1, size >> 20) if messages is None else messages
@@ -75,19 +82,19 @@ def write_mcap(
         for number in range(count):
             moment = START_TIME + number * 1_000_000
             writer.add_message(channel, moment, rng.randbytes(size // count), moment, number)
-        writer.finish()  # type: ignore[no-untyped-call]  # mcap annotates it only in part
+        writer.finish()  # type: ignore[no-untyped-call]  # mcap has no types for it
     return path
 
 
 def unfinished(path: Path, *, size: int = 64 * 1024, seed: int = 0) -> Path:
-    """Write what a recorder leaves behind that lost its power: a proper start and no tail."""
+    """Write what a recorder leaves behind after a power cut: a proper start and no tail."""
     write_mcap(path, size=size, seed=seed)
     os.truncate(path, path.stat().st_size * 9 // 10)
     return path
 
 
 def damaged(path: Path, *, size: int = 64 * 1024, seed: int = 0) -> Path:
-    """Write a finished MCAP in which a bit of the summary has flipped since: its CRC does not match."""
+    """Write a finished MCAP with one flipped bit in its summary, so its CRC does not match."""
     write_mcap(path, size=size, seed=seed)
     content = bytearray(path.read_bytes())
     (summary_start,) = struct.unpack_from("<Q", content, len(content) - TAIL_SIZE + 9)
@@ -97,7 +104,10 @@ def damaged(path: Path, *, size: int = 64 * 1024, seed: int = 0) -> Path:
 
 
 def write_sidecar(recording: Path, content: Any = None) -> Path:
-    """Write the ``.json`` beside ``recording``; by default an object that names an episode after it."""
+    """Write the sidecar of ``recording``, and return its path.
+
+    By default its content is an object with an episode id made from the recording's name.
+    """
     sidecar = recording.with_suffix(".json")
     sidecar.write_text(
         json.dumps({"episode_id": f"ep-{recording.stem}"} if content is None else content)
@@ -108,7 +118,7 @@ def write_sidecar(recording: Path, content: Any = None) -> Path:
 def write_foxglove(
     path: Path, *, messages: int = 100, metadata: Metadata | None = None, **options: Any
 ) -> Path:
-    """Write a complete MCAP with foxglove-sdk; ``options`` are those of its MCAPWriteOptions."""
+    """Write a complete MCAP with foxglove-sdk. ``options`` are those of MCAPWriteOptions."""
     context = foxglove.Context()
     options.setdefault("compression", MCAPCompression.Zstd)
     with foxglove.open_mcap(
@@ -123,7 +133,7 @@ def write_foxglove(
 
 
 def write_bag(folder: Path, *, messages: int = 100) -> Path:
-    """Write a rosbag2 folder with rosbags' own writer; return its only split."""
+    """Write a rosbag2 folder with rosbags' own writer. Return its only split."""
     typestore = get_typestore(Stores.ROS2_HUMBLE)
     with BagWriter(folder, version=9, storage_plugin=StoragePlugin.MCAP) as bag:
         connection = bag.add_connection("/noise", "std_msgs/msg/String", typestore=typestore)
@@ -135,9 +145,10 @@ def write_bag(folder: Path, *, messages: int = 100) -> Path:
 
 
 def axon_steps(path: Path, *, size: int = 64 * 1024, seed: int = 0) -> Iterator[str]:
-    """Close a recording in Axon's order, one step at each ``next``: footer, metadata, sidecar, done.
+    """Close a recording in Axon's order, one step at each ``next``.
 
-    The metadata is patched into the finished file: the end of it is written once more, behind the new records.
+    The steps are footer, metadata, sidecar, done. Axon adds the metadata to the finished file, so
+    the end of the file is written again after the new records.
     """
     write_mcap(path, size=size, seed=seed)
     yield "footer"
@@ -156,9 +167,10 @@ def axon_steps(path: Path, *, size: int = 64 * 1024, seed: int = 0) -> Iterator[
 
 
 def rosbag2_steps(folder: Path, *, splits: int = 2, size: int = 64 * 1024) -> Iterator[str]:
-    """Record a bag in rosbag2's order with fastwrite's CRC of 0: each split, metadata.yaml, and only then the last end.
+    """Record a bag in rosbag2's order, with the CRC 0 of its preset fastwrite.
 
-    Yields the name of what has just become complete, or "open" while the last split has no end yet.
+    The order is: each split, metadata.yaml, and then the end of the last split. Yields the name of
+    the file that has just become complete, or "open" while the last split has no end.
     """
     folder.mkdir(parents=True)
     for number in range(splits - 1):
@@ -178,7 +190,10 @@ def rosbag2_steps(folder: Path, *, splits: int = 2, size: int = 64 * 1024) -> It
 
 
 def compression_steps(path: Path, *, size: int = 64 * 1024, seed: int = 0) -> Iterator[str]:
-    """Compress a split in rosbag2's order, one step at each ``next``: closed, compressing, compressed, deleted."""
+    """Compress a split in rosbag2's order, one step at each ``next``.
+
+    The steps are closed, compressing, compressed, deleted.
+    """
     write_mcap(path, size=size, seed=seed, crc=False)
     yield "closed"
     compressed = path.with_name(path.name + ".zstd")

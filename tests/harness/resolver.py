@@ -1,4 +1,4 @@
-"""A robot's view of the internet in which each host name leads to one server of the test's own."""
+"""Lets every host name lead to one server of the test."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ from tests.harness.scripted_http_server import Oracle, Request
 
 @dataclass(frozen=True)
 class Redirected:
-    """What a test needs of the server that each host name leads to.
+    """The server to which every host name leads.
 
     Attributes:
         oracle: The server. It speaks TLS.
-        ca_file: The authority that vouches for it.
+        ca_file: The certificate authority that issued its certificate.
         resolved: The host names that were looked up, in order.
     """
 
@@ -36,7 +36,7 @@ class Redirected:
 def every_name_leads_to_one_server(
     certified: str, folder: Path, patch: pytest.MonkeyPatch
 ) -> Iterator[Redirected]:
-    """Run a TLS server, and let each host name and port lead to it.
+    """Run a TLS server during the block, and let each host name and port lead to it.
 
     Args:
         certified: The only host name that the server's certificate is for.
