@@ -1,1 +1,1 @@
-"""What every implementation of a port must do: one suite each, for the fakes and the real parts alike."""
+"""Contract suites: one for each port, run on the fake and on every real implementation."""

@@ -1,4 +1,4 @@
-"""What every Gateway does, on the fake and on the embedded cloud's gRPC server alike."""
+"""The contract of ``ports.Gateway``, for the fake and for the real client of the embedded cloud."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ LOG = SyncLog(
 
 @dataclass
 class Platform:
-    """A gateway to call, the store that its leases are good for, and what only its owner can do."""
+    """A gateway, the store for its leases, and what only the platform's operators can do."""
 
     gateway: Gateway
     store: ObjectStore
@@ -35,16 +35,16 @@ class Platform:
     expire_leases: Callable[[], None]
 
     def token(self, profile: DeviceProfile | None = None) -> AccessToken:
-        """A fresh access token."""
+        """Return a new access token."""
         return self.gateway.exchange(profile or self.profile)
 
     def create(self, restart_from: str = "") -> Grant:
-        """A new session."""
+        """Open an upload session."""
         return self.gateway.create(self.profile, self.token(), LOG, restart_from)
 
 
 class GatewayContract:
-    """Subclasses give the fixture ``platform``."""
+    """The tests. A subclass provides the fixture ``platform``."""
 
     @pytest.fixture
     def platform(self) -> Platform:

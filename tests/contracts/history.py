@@ -1,4 +1,4 @@
-"""What every ``agent.model.ports.History`` must do."""
+"""The contract of ``ports.History``, for the fake and for the real history."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ LATER = "2026-09-21T14:30:00.000Z"
 
 
 def document(name: str = "a", **fields: Any) -> SyncLog:
-    """A new document of the recording ``name``."""
+    """Return a new document of the recording ``name``."""
     return SyncLog(
         id=0,
         **{
@@ -34,7 +34,10 @@ def document(name: str = "a", **fields: Any) -> SyncLog:
 
 
 class HistoryContract:
-    """Subclass it, and give the fixtures ``history`` and ``reopen``; the latter closes one and opens it again."""
+    """The tests. A subclass provides the fixtures ``history`` and ``reopen``.
+
+    ``reopen`` closes a history and opens it again.
+    """
 
     @pytest.fixture
     def clock(self) -> FakeClock:
@@ -59,7 +62,7 @@ class HistoryContract:
             == document("b").__class__(**{**_fields(document("b")), "id": 2})
         )
 
-    def test_orphans_are_kept_in_order_until_they_are_removed(
+    def test_debts_are_kept_in_order_until_they_are_settled(
         self, history: History, reopen: Callable[[History], History]
     ) -> None:
         for name in ("a", "b"):
@@ -72,7 +75,7 @@ class HistoryContract:
         )
         history.remove_orphan(first.id)
         history.remove_orphan(first.id)
-        assert [left.id for left in reopen(history).orphans()] == [second.id]
+        assert [owed.id for owed in reopen(history).orphans()] == [second.id]
 
     def test_a_marker_is_remembered_by_its_path_until_it_is_gone(
         self, history: History, reopen: Callable[[History], History]
@@ -164,7 +167,7 @@ class HistoryContract:
         history.mark_served(Marker("/data/a.mcap.resync", 7, 1))
         history.forget(["1000-a"])
         history = reopen(history)
-        assert [left.logical_upload_id for left in history.orphans()] == ["logical-a"]
+        assert [owed.logical_upload_id for owed in history.orphans()] == ["logical-a"]
         assert history.marker("/data/a.mcap.resync") is not None
 
     def test_a_recording_that_was_forgotten_may_be_sent_again_and_be_forgotten_again(
@@ -441,7 +444,7 @@ class HistoryContract:
 
 
 def ended(history: History, name: str, event: Event = "done") -> int:
-    """Give the recording ``name`` a document that has ended; returns its id."""
+    """Add a document of the recording ``name`` that has ended. Return its id."""
     id_ = history.add(document(name)).id
     history.move(id_, "claimed")
     history.move(id_, event)

@@ -1,4 +1,4 @@
-"""What every Operator does, asked in its own process or over the socket."""
+"""The contract of ``ports.Operator``, for the same process and for the control socket."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from agent.model.ports import Operator
 
 @dataclass
 class OperatorSetup:
-    """An operator to ask, the names of one recording that it knows, and of a robot's asset."""
+    """An operator, path and episode id of a recording that it knows, and an asset of the robot."""
 
     operator: Operator
     path: str
@@ -22,66 +22,68 @@ class OperatorSetup:
 
 
 class OperatorContract:
-    """Subclasses give the fixture ``desk``."""
+    """The tests. A subclass provides the fixture ``operator_setup``."""
 
     @pytest.fixture
-    def desk(self) -> OperatorSetup:
+    def operator_setup(self) -> OperatorSetup:
         raise NotImplementedError
 
-    def test_status_is_json(self, desk: OperatorSetup) -> None:
-        status = desk.operator.status()
+    def test_status_is_json(self, operator_setup: OperatorSetup) -> None:
+        status = operator_setup.operator.status()
         assert json.loads(json.dumps(status)) == status
         assert {"version", "gate", "uploads"} <= set(status)
 
-    def test_each_target_has_its_answer_in_turn(self, desk: OperatorSetup) -> None:
-        told = desk.operator.resync(["nobody", desk.path], "looked bad")
+    def test_each_target_has_its_answer_in_turn(self, operator_setup: OperatorSetup) -> None:
+        told = operator_setup.operator.resync(["nobody", operator_setup.path], "looked bad")
         assert [(answer.target, answer.status) for answer in told] == [
             ("nobody", "not_found"),
-            (desk.path, "accepted"),
+            (operator_setup.path, "accepted"),
         ]
         assert told[0].message
-        assert told[1].episode_id == desk.episode
+        assert told[1].episode_id == operator_setup.episode
 
-    def test_asked_again_it_is_queued_already(self, desk: OperatorSetup) -> None:
-        assert [answer.status for answer in desk.operator.resync([desk.episode], "")] == [
-            "accepted"
-        ]
-        assert [answer.status for answer in desk.operator.resync([desk.episode], "")] == [
-            "already_queued"
-        ]
+    def test_asked_again_it_is_queued_already(self, operator_setup: OperatorSetup) -> None:
+        assert [
+            answer.status for answer in operator_setup.operator.resync([operator_setup.episode], "")
+        ] == ["accepted"]
+        assert [
+            answer.status for answer in operator_setup.operator.resync([operator_setup.episode], "")
+        ] == ["already_queued"]
 
-    def test_what_is_queued_can_be_put_ahead(self, desk: OperatorSetup) -> None:
-        desk.operator.resync([desk.path], "")
-        known, unknown = desk.operator.first([desk.path, "nobody"])
+    def test_what_is_queued_can_be_put_ahead(self, operator_setup: OperatorSetup) -> None:
+        operator_setup.operator.resync([operator_setup.path], "")
+        known, unknown = operator_setup.operator.first([operator_setup.path, "nobody"])
         assert known.status in ("accepted", "already_queued")
         assert unknown.status == "not_found"
 
-    def test_nothing_failed_with_a_code_that_nobody_knows(self, desk: OperatorSetup) -> None:
-        assert list(desk.operator.resync_failed("no_such_code", "")) == []
+    def test_nothing_failed_with_a_code_that_nobody_knows(
+        self, operator_setup: OperatorSetup
+    ) -> None:
+        assert list(operator_setup.operator.resync_failed("no_such_code", "")) == []
 
-    def test_a_target_may_be_any_bytes(self, desk: OperatorSetup) -> None:
+    def test_a_target_may_be_any_bytes(self, operator_setup: OperatorSetup) -> None:
         name = "/recordings/\udcff\udcfe é.mcap"
-        (told,) = desk.operator.resync([name], "also \udcff here")
+        (told,) = operator_setup.operator.resync([name], "also \udcff here")
         assert (told.target, told.status) == (name, "not_found")
 
-    def test_pause_and_resume_may_be_asked_twice(self, desk: OperatorSetup) -> None:
+    def test_pause_and_resume_may_be_asked_twice(self, operator_setup: OperatorSetup) -> None:
         for _ in range(2):
-            desk.operator.pause()
+            operator_setup.operator.pause()
         for _ in range(2):
-            desk.operator.resume()
-        desk.operator.rescan()
+            operator_setup.operator.resume()
+        operator_setup.operator.rescan()
 
-    def test_an_asset_is_bound_and_unbound(self, desk: OperatorSetup) -> None:
-        assert desk.operator.assets() == {}
+    def test_an_asset_is_bound_and_unbound(self, operator_setup: OperatorSetup) -> None:
+        assert operator_setup.operator.assets() == {}
         for _ in range(2):
-            desk.operator.set_asset("arm-7", desk.asset)
-        assert desk.operator.assets() == {"arm-7": desk.asset}
-        desk.operator.unset_asset("arm-7")
-        assert desk.operator.assets() == {"arm-7": ""}
+            operator_setup.operator.set_asset("arm-7", operator_setup.asset)
+        assert operator_setup.operator.assets() == {"arm-7": operator_setup.asset}
+        operator_setup.operator.unset_asset("arm-7")
+        assert operator_setup.operator.assets() == {"arm-7": ""}
 
-    def test_a_refusal_says_why_and_what_to_do(self, desk: OperatorSetup) -> None:
+    def test_a_refusal_says_why_and_what_to_do(self, operator_setup: OperatorSetup) -> None:
         with pytest.raises(RefusedError) as refused:
-            desk.operator.set_asset("arm-7", "")
+            operator_setup.operator.set_asset("arm-7", "")
         assert "empty" in refused.value.message
         assert refused.value.hint
-        assert desk.operator.assets() == {}
+        assert operator_setup.operator.assets() == {}

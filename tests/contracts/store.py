@@ -1,4 +1,4 @@
-"""What every ObjectStore does, on the fake and on each real server alike."""
+"""The contract of ``ports.ObjectStore``, for the fake and for the client on each real server."""
 
 from __future__ import annotations
 
@@ -20,7 +20,8 @@ from agent.model.ports import ObjectStore, Target
 from agent.model.transfer import Part, SentPart, StoredObject, Transfer, parts_of
 from agent.model.values import CredentialLease, UploadSession
 
-PART = 5 * 1024 * 1024  # the least that S3 takes for any but the last
+# The smallest size in bytes that S3 accepts for any part but the last.
+PART = 5 * 1024 * 1024
 SIZE = 2 * PART + 12_345
 CONTENT = random.Random(7).randbytes(SIZE)
 _KEYS = itertools.count(1)
@@ -28,20 +29,25 @@ _KEYS = itertools.count(1)
 
 @dataclass
 class Place:
-    """A bucket to try things in, and a look into it that does not go through the store under test."""
+    """A bucket of a store under test.
+
+    Attributes:
+        read: Returns the bytes of an object without the store under test.
+        replaces: Whether a part that is sent again replaces the first one. rclone passes on a part
+            at once, and then accepts no other bytes for its number.
+        provable: Whether the ETag or a checksum proves the bytes of an object.
+    """
 
     store: ObjectStore
     endpoint: str
     read: Callable[[str], bytes]
     lease: CredentialLease = field(repr=False)
     bucket: str = "recordings"
-    replaces: bool = (
-        True  # rclone streams a part on, and then takes no other bytes under its number
-    )
-    provable: bool = True  # an object's ETag or checksum proves it
+    replaces: bool = True
+    provable: bool = True
 
     def target(self, key: str, lease: Callable[[], CredentialLease] | None = None) -> Target:
-        """The place of one key."""
+        """Return the target of one key."""
         session = UploadSession(
             "logical", "upload", self.bucket, self.endpoint, key, "us-east-1", PART
         )
@@ -49,22 +55,22 @@ class Place:
 
 
 class Meddler(Transfer):
-    """A transfer that does something each time a part begins to go out."""
+    """A transfer that calls a function when the first bytes of a part are sent."""
 
     def __init__(self, total: int, act: Callable[[Meddler], None]) -> None:
-        """``act`` runs as the first block is handed out, when all digests have been taken."""
+        """Call ``act`` with the first block, when all digests have been computed."""
         super().__init__(total)
         self._act = act
 
     def advance(self, count: int) -> None:
-        """Act, then count."""
+        """Call the function if this is the first block, and count the bytes."""
         if count > 0 and self.sent == 0:
             self._act(self)
         super().advance(count)
 
 
 class StoreContract:
-    """Subclasses give the fixture ``place``."""
+    """The tests. A subclass provides the fixture ``place``."""
 
     @pytest.fixture
     def place(self) -> Place:
@@ -124,9 +130,8 @@ class StoreContract:
     def test_a_part_that_waits_for_its_share_of_a_cap_ends_as_soon_as_it_is_stopped(
         self, target: Target, file: int
     ) -> None:
-        transfer = Transfer(
-            PART, Bandwidth(1_000, time.monotonic)
-        )  # it would take an hour and a half
+        # At this rate the part would take an hour and a half.
+        transfer = Transfer(PART, Bandwidth(1_000, time.monotonic))
         multipart = target.begin()
         stop = threading.Timer(0.3, transfer.stop)
         stop.start()

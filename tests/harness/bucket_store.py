@@ -20,7 +20,7 @@ USER = ("robot", "robot-secret-key")
 
 @dataclass
 class Store:
-    """A real server with a bucket, and a configuration of an agent that uses the bucket directly."""
+    """A real server with a bucket, and the configuration of an agent that uses it directly."""
 
     server: servers.S3Server
     config_path: Path

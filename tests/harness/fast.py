@@ -34,8 +34,8 @@ _EVENTS = {
     *("pty.spawn", "subprocess.Popen"),
 }
 
-# A run of all fast tests fails when fewer tests than this pass. Otherwise it could go unnoticed that
-# most tests are left out.
+# A run of all fast tests fails when fewer tests than this pass. Otherwise it could go unnoticed
+# that most tests are left out.
 _LEAST_PASSED = 2000
 
 _OURS = ("agent", "tests")
@@ -113,7 +113,7 @@ class Fast:
         return (yield from self._watched(item))
 
     def pytest_sessionfinish(self, session: pytest.Session) -> None:
-        """Fail a run of all fast tests in which too few passed. A run of some files may be small."""
+        """Fail a run of all fast tests in which too few passed."""
         config = session.config
         terminal = config.pluginmanager.get_plugin("terminalreporter")
         if hasattr(config, "workerinput") or terminal is None:

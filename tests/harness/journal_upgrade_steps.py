@@ -62,7 +62,7 @@ def failing_at(
 
 
 def sound(folder: Path, before: dict[str, Any]) -> bool:
-    """Assert that the journal is complete in the old or the new format. Return whether it is new."""
+    """Assert that the journal is complete in the old or new format. Return whether it is new."""
     now_new = upgraded(folder)
     assert content(folder / "journal").startswith(OLD)
     copy = folder / "journal.format-1"

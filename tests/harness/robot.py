@@ -1,4 +1,7 @@
-"""The flow rooms joined as `app` joins them, on fakes: time stands still and work runs when the test says so."""
+"""The features of one agent joined on fakes.
+
+Time stands still, and work runs only when the test says so.
+"""
 
 from __future__ import annotations
 
@@ -41,15 +44,17 @@ from tests.harness.fakes.history import MemoryHistory
 from tests.harness.fakes.store import FakeStore
 from tests.harness.recorders import write_mcap
 
-BUILT = 1_700_000_000  # no right clock says less
+# The agent's build date in seconds since 1970. A correct clock is never before it.
+BUILT = 1_700_000_000
 
 
 class Later(Executor):
-    """Keeps what is submitted until it is run, one after the other, in the test's thread."""
+    """An executor that keeps submitted calls until the test runs them in its own thread."""
 
     def __init__(self) -> None:
         self.waiting: deque[Callable[[], Any]] = deque()
-        self.broken = False  # no thread can be started
+        # A test sets this to imitate that no thread can be started.
+        self.broken = False
 
     def submit(self, call: Callable[..., Any], /, *arguments: Any, **named: Any) -> Future[Any]:
         if self.broken:
@@ -59,7 +64,7 @@ class Later(Executor):
 
 
 class FakeProfiles:
-    """Implements ``ports.Profiles``."""
+    """Implements ``ports.Profiles`` with profiles that a test may change."""
 
     def __init__(self) -> None:
         self.profiles: dict[str, DeviceProfile] = {PROFILE.asset_id: PROFILE}
@@ -72,7 +77,7 @@ class FakeProfiles:
 
 
 class Robot:
-    """One robot; ``restart`` is what a new start of the agent does."""
+    """One robot with its agent. ``restart`` does what a new start of the agent does."""
 
     def __init__(
         self, folder: Path, *, store: FakeStore | None = None, max_concurrent: int = 1
@@ -88,14 +93,13 @@ class Robot:
         self.sidecar_required = False
         self.newest_first = False
         self.secrets: set[str] = set()
-        self.offset: float | None = (
-            None  # by which the cloud's clock is ahead, as far as it is known
-        )
+        # By how many seconds the cloud's clock is ahead; None while that is not known.
+        self.offset: float | None = None
         self._max_concurrent = max_concurrent
         self.restart()
 
     def restart(self) -> None:
-        """Build the rooms anew on the history as it is."""
+        """Build all features again, on the history as it is."""
         self.history = self.history.reopened()
         self.later = Later()
         delays = Delays(base=30, maximum=1800, jitter=0)
@@ -145,25 +149,25 @@ class Robot:
         )
 
     def known_profiles(self) -> Profiles:
-        """What the robot was enrolled with."""
+        """Return the profiles with which the robot was enrolled."""
         return self.profiles
 
     def seam(self) -> Gateway:
-        """Who is asked for sessions."""
+        """Return the gateway that opens upload sessions."""
         return self.gateway
 
     def hidden(self, *secrets: str, lasting: bool = False) -> None:
-        """Where secrets are told."""
+        """Remember secrets that must not be logged."""
         del lasting
         self.secrets |= set(secrets)
 
     def record(self, name: str = "a.mcap", *, size: int = 3000, seed: int = 0) -> SyncLog:
-        """Finish a recording and queue it."""
+        """Write a recording, queue it, and return its document."""
         path = write_mcap(self.folder / name, size=size, seed=seed)
         return self.find(path)
 
     def find(self, path: Path) -> SyncLog:
-        """Queue what lies at ``path``."""
+        """Queue the recording at ``path``, and return its document."""
         found = self.examiner.look(path, sidecar_overdue=True)
         assert isinstance(found, Recording)
         log = self.intake.accept(found)
@@ -171,7 +175,7 @@ class Robot:
         return log
 
     def run(self, most: int = 100) -> None:
-        """Tick, and do the work that comes of it until there is none."""
+        """Tick once, and then run submitted work until there is none, at most ``most`` calls."""
         self.dispatch.tick()
         for _ in range(most):
             if not self.later.waiting:
@@ -179,16 +183,16 @@ class Robot:
             self.later.waiting.popleft()()
 
     def advance(self, seconds: float) -> None:
-        """Let time pass and the agent work."""
+        """Let ``seconds`` pass, and let the agent work."""
         self.clock.advance(seconds)
         self.run()
 
     def log(self, id_: int = 1) -> SyncLog:
-        """A document as it is now."""
+        """Return a document in its present state."""
         return self.history.get(id_)
 
     def stored(self, log: SyncLog) -> bytes:
-        """What the bucket has of it."""
+        """Return the bytes of its object in the bucket."""
         return self.store.content(log.bucket, log.object_key)
 
     def _names(self, fingerprint: str) -> list[Path]:
@@ -215,7 +219,7 @@ class Robot:
 
 
 class WatchingRobot(Robot):
-    """The same with the finder: recordings are found as the agent finds them, and all that is timed is done."""
+    """A robot that also finds recordings as the agent does, and runs all timed work."""
 
     def restart(self) -> None:
         super().restart()
@@ -251,14 +255,15 @@ class WatchingRobot(Robot):
         )
         self.markers.prepare()
         self.markers.check_pause()
-        self._paying = threading.Lock()  # the scheduler runs a job once at a time
+        # The scheduler never runs one job twice at the same time, so this class does not, either.
+        self._aborting_orphans = threading.Lock()
         self.finder = DiscoveryLoop(self.discover, self.intake, queue.Queue(), self.clock)
         self.deletion = Deletion(self.roots, with_sidecar=True)
         self.retention = self.retaining(keep_seconds=0)
 
     @property
     def marked(self) -> Path:
-        """The folder of markers that belong to no watched one."""
+        """The folder for markers that belong to no watched folder."""
         return self.folder.parent / f"{self.folder.name}-state" / "markers"
 
     @property
@@ -269,7 +274,7 @@ class WatchingRobot(Robot):
     def retaining(
         self, *, keep_seconds: float | None = None, min_free: float = 0, free: Free = free_space
     ) -> Retention:
-        """What deletes by these rules, as it is after a start."""
+        """Return the retention with these rules, as it is after a start of the agent."""
         confirm = Confirm(
             history=self.history,
             gate=self.gate,
@@ -296,7 +301,7 @@ class WatchingRobot(Robot):
         )
 
     def look(self) -> None:
-        """Let the finder do what is due."""
+        """Let discovery and markers do all work that is due."""
         while self.discover.next_step() <= self.clock.monotonic():
             try:
                 self.finder.once()
@@ -308,21 +313,22 @@ class WatchingRobot(Robot):
             self.dispatch.disk_failed(error)
 
     def turn(self) -> None:
-        """One turn of all that works by itself: finder, refresher, dispatcher, workers, aborting of orphans."""
+        """Run once all that works by itself: discovery, leases, dispatch, uploads, orphans."""
         self.look()
         self.credentials.refresh_due()
         self.run()
         closed = self.gate.closed()
-        nobody_probes = closed is not None and closed.cause == "cloud" and not self.history.open()
-        if (closed is None or nobody_probes) and self._paying.acquire(blocking=False):
+        no_probe_waits = closed is not None and closed.cause == "cloud" and not self.history.open()
+        if (closed is None or no_probe_waits) and self._aborting_orphans.acquire(blocking=False):
             try:
-                with contextlib.suppress(CloudError):  # the next turn tries again
+                # After an error the next turn tries again.
+                with contextlib.suppress(CloudError):
                     self.upload.abort_orphans(self.profiles.load())
             finally:
-                self._paying.release()
+                self._aborting_orphans.release()
 
     def pass_time(self, seconds: float, turns: int = 4) -> None:
-        """Let time pass in a few steps and the agent work after each."""
+        """Let ``seconds`` pass in ``turns`` steps, and let the agent work after each."""
         for _ in range(turns):
             self.clock.advance(seconds / turns)
             self.turn()
@@ -335,7 +341,7 @@ class UploadedRobot(WatchingRobot):
     """A robot that has uploaded some recordings."""
 
     def __init__(self, folder: Path, *names: str) -> None:
-        """``names`` below its root."""
+        """Write and upload recordings with these ``names`` below its root."""
         super().__init__(folder)
         for seed, name in enumerate(names):
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
@@ -344,6 +350,6 @@ class UploadedRobot(WatchingRobot):
         assert [log.status for log in self.history.documents.values()] == ["completed"] * len(names)
 
     def settle(self) -> None:
-        """The time after which everything that was there has been looked at and sent."""
+        """Let enough time pass that every recording is found and uploaded."""
         self.discover.rescan()
         self.pass_time(20, turns=10)

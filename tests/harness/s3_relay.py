@@ -1,4 +1,7 @@
-"""A slow way to an S3 server: passes requests on as they are, at a rate, and remembers who asked for what."""
+"""A relay in front of an S3 server: it passes on requests unchanged at a limited rate.
+
+It also records each request and the access key that signed it.
+"""
 
 from __future__ import annotations
 
@@ -28,20 +31,26 @@ class Passed:
 
     @property
     def part(self) -> int:
-        """The part's number; 0 for what is no part."""
+        """The part's number, or 0 when the request is not about a part."""
         return int(parse_qs(urlsplit(self.path).query).get("partNumber", ["0"])[0])
 
     @property
     def upload_id(self) -> str:
-        """Of the multipart, "" for what is none."""
+        """The id of the multipart upload, or an empty text when there is none."""
         return parse_qs(urlsplit(self.path).query).get("uploadId", [""])[0]
 
 
 class Relay:
-    """Stands in front of ``server`` (host:port); signatures hold, because the Host header goes on unchanged."""
+    """A running relay in front of an S3 server.
+
+    Signatures stay valid, because the Host header is passed on unchanged.
+    """
 
     def __init__(self, server: str, rate: float = float("inf")) -> None:
-        """``rate`` is in bytes a second, for each connection's request bodies."""
+        """Relay to ``server`` (host:port).
+
+        ``rate`` is in bytes per second, for the request bodies of each connection.
+        """
         self.passed: list[Passed] = []
         self.rewrite: Callable[[bytes], bytes] = lambda body: body
         self._server = server
@@ -56,7 +65,7 @@ class Relay:
         self._thread.start()
 
     def parts(self) -> list[Passed]:
-        """The parts that were taken, in the order of their ends."""
+        """Return the parts that the server accepted, in the order in which they ended."""
         return [
             one
             for one in tuple(self.passed)
@@ -64,7 +73,7 @@ class Relay:
         ]
 
     def stop(self) -> None:
-        """Pass nothing on any more."""
+        """Stop to listen and to pass on requests."""
         self._nap.set()
         self._http.shutdown()
         self._thread.join()
@@ -119,9 +128,9 @@ class Relay:
                 self.end_headers()
                 self.wfile.write(body)
 
-            do_GET = do_PUT = do_POST = do_DELETE = do_HEAD = pass_on  # noqa: N815 - the library's names
+            do_GET = do_PUT = do_POST = do_DELETE = do_HEAD = pass_on  # noqa: N815 - http.server requires them
 
-            def log_message(self, format: str, *args: Any) -> None:  # noqa: A002 - the library's name
+            def log_message(self, format: str, *args: Any) -> None:  # noqa: A002 - http.server has it
                 pass
 
         return Handler
@@ -129,7 +138,7 @@ class Relay:
 
 @contextmanager
 def relayed(endpoint: str, rate: float = float("inf")) -> Iterator[Relay]:
-    """A relay while the block lasts."""
+    """Run a relay in front of ``endpoint`` during the block."""
     relay = Relay(urlsplit(endpoint).netloc, rate)
     try:
         yield relay

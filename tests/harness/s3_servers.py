@@ -1,7 +1,7 @@
-"""Real S3 servers for the tests: each a context manager around a child process.
+"""Real S3 servers for the tests. Each is a context manager around a child process.
 
-``available()`` names those that can run here; moto and rclone come from packages, MinIO and VersityGW are looked up
-on PATH (``make servers`` builds them).
+``available()`` names those that can run on this machine. moto and rclone come from packages. MinIO
+and VersityGW must be on PATH (``make servers`` builds them).
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ if TYPE_CHECKING:
     from contextlib import AbstractContextManager
 
 ACCESS_KEY = "test-access-key"
-SECRET_KEY = "test-secret-key"  # noqa: S105 - of servers that live for one test
+SECRET_KEY = "test-secret-key"  # noqa: S105 - its servers run for one test
 
 
 @dataclass(frozen=True, slots=True)
 class S3Server:
-    """A running S3 server. ``ca_file`` is the authority to trust when it speaks TLS."""
+    """A running S3 server. With TLS, clients must trust the authority in ``ca_file``."""
 
     name: str
     endpoint: str
@@ -39,13 +39,13 @@ class S3Server:
 
     @property
     def with_keys(self) -> str:
-        """The endpoint with its keys inside, as ``DevCloud(store=...)`` takes it."""
+        """The endpoint with its keys, in the form that ``DevCloud(store=...)`` accepts."""
         return self.endpoint.replace("://", f"://{self.access_key}:{self.secret_key}@", 1)
 
 
 @dataclass(frozen=True, slots=True)
 class Certificate:
-    """A server certificate for the loopback."""
+    """A server certificate for the loopback address."""
 
     ca_file: Path
     cert_file: Path
@@ -53,7 +53,7 @@ class Certificate:
 
 
 def certificate(folder: Path) -> Certificate:
-    """Issue a certificate for 127.0.0.1 and localhost by an authority of its own; files in ``folder``."""
+    """Create an authority and its certificate for 127.0.0.1 and localhost in ``folder``."""
     folder.mkdir(parents=True, exist_ok=True)
     authority = trustme.CA()
     issued = authority.issue_cert("127.0.0.1", "localhost")
@@ -67,7 +67,10 @@ def certificate(folder: Path) -> Certificate:
 
 @contextlib.contextmanager
 def moto(*, tls: bool = False) -> Iterator[S3Server]:
-    """Moto in memory: no checksum echo, Content-MD5 is not checked, composite ETag at HEAD."""
+    """Run moto in memory.
+
+    It returns no checksums and does not check Content-MD5. HEAD returns a composite ETag.
+    """
     with tempfile.TemporaryDirectory() as folder:
         made = certificate(Path(folder) / "certs") if tls else None
         program = [sys.executable, "-c", "from moto.server import main; main()", "-H", "127.0.0.1"]
@@ -83,7 +86,10 @@ def moto(*, tls: bool = False) -> Iterator[S3Server]:
 
 @contextlib.contextmanager
 def rclone(folder: Path, *, tls: bool = False) -> Iterator[S3Server]:
-    """Rclone over a plain folder: no checksum echo; HEAD's ETag of a multipart object is the file's MD5."""
+    """Run rclone over a plain folder.
+
+    It returns no checksums. HEAD returns the file's MD5 as the ETag of a multipart object.
+    """
     made = certificate(folder / "certs") if tls else None
     data = folder / "data"
     data.mkdir(parents=True, exist_ok=True)
@@ -101,7 +107,7 @@ def rclone(folder: Path, *, tls: bool = False) -> Iterator[S3Server]:
 
 @contextlib.contextmanager
 def minio(folder: Path, *, tls: bool = False) -> Iterator[S3Server]:
-    """MinIO: full checksums, strict signatures."""
+    """Run MinIO. It returns all checksums and checks signatures strictly."""
     made = certificate(folder / "certs") if tls else None
     options = ["--certs-dir", str(folder / "certs")]
     with _running(
@@ -117,12 +123,13 @@ def minio(folder: Path, *, tls: bool = False) -> Iterator[S3Server]:
 
 @contextlib.contextmanager
 def versitygw(folder: Path, *, tls: bool = False) -> Iterator[S3Server]:
-    """VersityGW over a plain folder: full checksums."""
+    """Run VersityGW over a plain folder. It returns all checksums."""
     made = certificate(folder / "certs") if tls else None
     data = folder / "data"
     data.mkdir(parents=True, exist_ok=True)
     options = ["--cert", str(made.cert_file), "--key", str(made.key_file)] if made else []
-    sidecars = folder / "attributes"  # not every file system has extended attributes
+    # Attributes go to files of their own, because not every file system has extended attributes.
+    sidecars = folder / "attributes"
     sidecars.mkdir(exist_ok=True)
     keys = {"ROOT_ACCESS_KEY": ACCESS_KEY, "ROOT_SECRET_KEY": SECRET_KEY}
     with _running(
@@ -147,19 +154,19 @@ def versitygw(folder: Path, *, tls: bool = False) -> Iterator[S3Server]:
 
 
 def available() -> list[str]:
-    """The names of the servers that can run here."""
+    """Return the names of the servers that can run on this machine."""
     return ["moto", "rclone", *(name for name in ("minio", "versitygw") if shutil.which(name))]
 
 
 def start(name: str, folder: Path, *, tls: bool = False) -> AbstractContextManager[S3Server]:
-    """The server of that name; ``folder`` holds its data."""
+    """Return the context manager for the server of that name. ``folder`` holds its data."""
     if name == "moto":
         return moto(tls=tls)
     return {"rclone": rclone, "minio": minio, "versitygw": versitygw}[name](folder, tls=tls)
 
 
 @contextlib.contextmanager
-def _running(  # noqa: PLR0917 - private to this room
+def _running(  # noqa: PLR0917 - private to this module
     name: str,
     folder: Path,
     command: Callable[[str], list[str]],
@@ -167,7 +174,8 @@ def _running(  # noqa: PLR0917 - private to this room
     env: dict[str, str] | None = None,
     ready: str = "/",
 ) -> Iterator[S3Server]:
-    for attempt in range(3):  # a port found free may be taken before the server has it
+    # A free port may be taken by another process before the server listens on it.
+    for attempt in range(3):
         address = f"127.0.0.1:{servers.free_port()}"
         child = Child(command(address), folder / f"{name}.log", env)
         url = f"{'https' if made else 'http'}://{address}"

@@ -1,4 +1,4 @@
-"""An HTTP server that answers as a test tells it to, and what a test of the store says to it."""
+"""An HTTP server that answers as a test tells it to, and values for tests of the store."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ LEASE = CredentialLease(servers.ACCESS_KEY, servers.SECRET_KEY, "", 0.0)
 
 @dataclass
 class Answer:
-    """What the next request gets."""
+    """The answer to a request."""
 
     status: int = 200
     headers: dict[str, str] = field(default_factory=dict)
@@ -33,7 +33,7 @@ class Answer:
 
 @dataclass
 class Request:
-    """What came in."""
+    """A request as it was received."""
 
     method: str
     path: str
@@ -42,7 +42,7 @@ class Request:
 
 
 class Oracle:
-    """Answers each request by ``say``, and keeps it in ``seen``."""
+    """A running server that answers each request by ``say``, and keeps the request in ``seen``."""
 
     def __init__(self, context: ssl.SSLContext | None = None) -> None:
         self.seen: list[Request] = []
@@ -84,9 +84,9 @@ class Oracle:
                 if self.command != "HEAD":
                     self.wfile.write(answer.body)
 
-            do_GET = do_PUT = do_POST = do_DELETE = do_HEAD = answer  # noqa: N815 - the library's names
+            do_GET = do_PUT = do_POST = do_DELETE = do_HEAD = answer  # noqa: N815 - http.server requires
 
-            def log_message(self, format: str, *args: Any) -> None:  # noqa: A002 - the library's name
+            def log_message(self, format: str, *args: Any) -> None:  # noqa: A002 - http.server has it
                 pass
 
         return Handler
@@ -101,7 +101,8 @@ def target_at(store: MinioStore, endpoint: str) -> Target:
 
 
 def xml(code: str, message: str = "no") -> bytes:
-    return f"<?xml version='1.0'?><Error><Code>{code}</Code><Message>{message}</Message></Error>".encode()
+    error = f"<Error><Code>{code}</Code><Message>{message}</Message></Error>"
+    return f"<?xml version='1.0'?>{error}".encode()
 
 
 XML = {"content-type": "application/xml"}
@@ -122,7 +123,7 @@ def opened(folder: Path, content: bytes) -> Iterator[int]:
 
 @contextlib.contextmanager
 def raw_server(says: bytes) -> Iterator[str]:
-    """The endpoint of a port that answers every request with these bytes, whatever they are, and then hangs up."""
+    """Yield the endpoint of a port that answers each request with these bytes and then closes."""
 
     def serve(client: socket.socket) -> None:
         client.recv(64 * 1024)

@@ -1,4 +1,4 @@
-"""A robot that lacks something: file descriptors, or threads."""
+"""Imitates a robot that has no more file descriptors or threads."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ import pytest
 
 @contextmanager
 def no_descriptors() -> Iterator[None]:
-    """This process can open nothing more while the block lasts; what is open stays open."""
+    """Let this process open nothing more during the block. Open files stay open."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     free = os.open("/dev/null", os.O_RDONLY)
     os.close(free)
-    # Numbers below the limit may still be free, so they are taken.
+    # A number below the limit may still be free. This call takes it.
     resource.setrlimit(resource.RLIMIT_NOFILE, (free + 1, hard))
     taken = os.open("/dev/null", os.O_RDONLY)
     try:
@@ -28,7 +28,10 @@ def no_descriptors() -> Iterator[None]:
 
 
 class NoThreads:
-    """Makes the system refuse new threads, while ``lacking``; ``refused_event`` is set when it has refused one."""
+    """Refuses new threads while ``lacking`` is true.
+
+    ``refused_event`` is set when a thread was refused.
+    """
 
     def __init__(self, patch: pytest.MonkeyPatch) -> None:
         self.lacking = False

@@ -1,4 +1,8 @@
-"""A TCP proxy that is a bad link: far away, narrow for each connection and in all, dead or cut after so many bytes."""
+"""A TCP proxy that imitates a bad network link.
+
+It can add a delay, limit the rate of each connection or of all together, and stop or reset a
+connection after a number of bytes.
+"""
 
 from __future__ import annotations
 
@@ -14,49 +18,67 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 
-_CHUNK = 64 * 1024
-_BUFFER = 32 * 1024  # of the kernel: little is taken before it can be passed on
+_CHUNK_BYTES = 64 * 1024
+
+# The kernel's receive buffer. A small one accepts few bytes before they can be passed on.
+_BUFFER_BYTES = 32 * 1024
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Wire:
-    """One connection. ``rate``: bytes a second on the way to the server, 0 is unlimited."""
+    """What happens to one connection.
 
-    delay: float = 0.0  # seconds, one way
+    Attributes:
+        delay: Seconds that each byte travels in one direction.
+        rate: Bytes per second to the server; 0 means no limit.
+        stall_after: Bytes to the server after which the connection carries nothing more.
+        reset_after: Bytes to the server after which the connection is reset.
+    """
+
+    delay: float = 0.0
     rate: float = 0.0
-    stall_after: int | None = (
-        None  # bytes on the way to the server, after which nothing moves any more
-    )
-    reset_after: int | None = None  # likewise, after which the connection is reset
+    stall_after: int | None = None
+    reset_after: int | None = None
 
 
 class SlowLink:
-    """Listens on the loopback and passes on to ``target``, as ``wire`` says for each connection from 0 on.
+    """A running link from a port of the loopback address to a server.
 
-    ``rate``: bytes a second to the server of all connections together, 0 is unlimited.
+    Attributes:
+        passed: Bytes that were passed to the server.
+        accepted: How many connections were accepted.
+        stalled: Is set when a connection carries nothing more.
+        mute: While a test sets it, nothing is passed back from the server.
     """
 
     def __init__(
         self, target: str, wire: Callable[[int], Wire] = lambda _: Wire(), rate: float = 0.0
     ) -> None:
+        """Begin to pass on connections to ``target`` (HOST:PORT).
+
+        ``wire`` returns what happens to a connection; connections count from 0. ``rate`` is in
+        bytes per second to the server, for all connections together; 0 means no limit.
+        """
         host, _, port = target.rpartition(":")
-        self._rate, self._free, self._sharing = rate, 0.0, threading.Lock()
-        self.passed = 0  # bytes on the way to the server
-        self._last: dict[socket.socket, float] = {}  # when each connection sent something
+        self._rate = rate
+        self._free_at = 0.0
+        self._sharing = threading.Lock()
+        self.passed = 0
+        # When each connection last sent something, in seconds of the monotonic clock.
+        self._last: dict[socket.socket, float] = {}
         self._target = (host, int(port))
         self._wire = wire
         self._ended = threading.Event()
         self._sockets: list[socket.socket] = []
         self._listener = socket.socket()
-        self._listener.setsockopt(
-            socket.SOL_SOCKET, socket.SO_RCVBUF, _BUFFER
-        )  # those accepted have it too
+        # Accepted connections inherit this option.
+        self._listener.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, _BUFFER_BYTES)
         self._listener.bind(("127.0.0.1", 0))
         self._listener.listen(64)
         self.address = f"127.0.0.1:{self._listener.getsockname()[1]}"
         self.accepted = 0
-        self.stalled = threading.Event()  # some connection is dead
-        self.mute = threading.Event()  # while it is set, nothing comes back from the server
+        self.stalled = threading.Event()
+        self.mute = threading.Event()
         self._start(self._accept)
 
     def close(self) -> None:
@@ -82,7 +104,8 @@ class SlowLink:
 
     def _carry(self, near: socket.socket, wire: Wire) -> None:
         self._sockets.append(near)
-        self._ended.wait(2 * wire.delay)  # connecting costs a round trip
+        # Connecting takes a round trip.
+        self._ended.wait(2 * wire.delay)
         try:
             far = socket.create_connection(self._target)
         except OSError:
@@ -96,18 +119,18 @@ class SlowLink:
 
     @property
     def busy(self) -> int:
-        """How many connections have sent something within the last second."""
+        """How many connections have sent something in the last second."""
         with self._sharing:
             return sum(time.monotonic() - last < 1 for last in self._last.values())
 
     def _share(self, sender: socket.socket, size: int) -> float:
-        """When so many bytes have had their turn on the way to the server."""
+        """Return when these bytes may have passed the link that all connections share."""
         with self._sharing:
             self.passed += size
             self._last[sender] = time.monotonic()
             if self._rate:
-                self._free = max(time.monotonic(), self._free) + size / self._rate
-            return self._free
+                self._free_at = max(time.monotonic(), self._free_at) + size / self._rate
+            return self._free_at
 
     def _pump(
         self,
@@ -128,11 +151,9 @@ class SlowLink:
         wire: Wire,
         share: Callable[[int], float],
     ) -> None:
-        left, free = (
-            wire.stall_after if wire.reset_after is None else wire.reset_after,
-            time.monotonic(),
-        )
-        size = min(_CHUNK, max(1024, int(wire.rate / 20))) if wire.rate else _CHUNK
+        left = wire.stall_after if wire.reset_after is None else wire.reset_after
+        free = time.monotonic()
+        size = min(_CHUNK_BYTES, max(1024, int(wire.rate / 20))) if wire.rate else _CHUNK_BYTES
         while True:
             if left == 0 and wire.reset_after is not None:
                 _reset(source)
@@ -168,7 +189,8 @@ class SlowLink:
                 self.stalled.set()
                 self._ended.wait()
             self._ended.wait(max(0.0, due - time.monotonic()))
-            with contextlib.suppress(OSError):  # whoever is gone is gone
+            # The other side may already have closed the connection.
+            with contextlib.suppress(OSError):
                 if not data:
                     sink.shutdown(socket.SHUT_WR)
                     return
@@ -176,7 +198,7 @@ class SlowLink:
 
 
 def _reset(end: socket.socket) -> None:
-    """Close it as a link does that has lost its state: with RST."""
+    """Close the connection with a TCP reset, as a link does that has lost its state."""
     with contextlib.suppress(OSError):
         end.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
     end.close()
@@ -186,7 +208,7 @@ def _reset(end: socket.socket) -> None:
 def slow_link(
     target: str, wire: Callable[[int], Wire] = lambda _: Wire(), rate: float = 0.0
 ) -> Iterator[SlowLink]:
-    """A link that lasts as long as the block."""
+    """Run a link during the block. The arguments are those of SlowLink."""
     link = SlowLink(target, wire, rate)
     try:
         yield link
@@ -195,17 +217,18 @@ def slow_link(
 
 
 def main() -> None:
-    """Be one in a process of its own, for benches.
+    """Run a slow link in a process of its own, for benchmarks.
 
-    It prints its address, then for each line that it reads how many bytes have passed, and ends with standard input.
+    Prints the link's address. Then prints for each line of standard input how many bytes have
+    passed. Ends with standard input.
     """
     parser = argparse.ArgumentParser(description=main.__doc__)
     parser.add_argument("target")
     parser.add_argument("--round-trip", type=float, default=0.0, help="seconds")
     parser.add_argument(
-        "--each", type=float, default=0.0, help="bytes a second for each connection"
+        "--each", type=float, default=0.0, help="bytes per second for each connection"
     )
-    parser.add_argument("--all", type=float, default=0.0, help="bytes a second for all together")
+    parser.add_argument("--all", type=float, default=0.0, help="bytes per second for all together")
     parser.add_argument(
         "--reset-after", type=int, help="bytes after which every fourth connection is reset"
     )
@@ -213,9 +236,9 @@ def main() -> None:
     wire = Wire(delay=options.round_trip / 2, rate=options.each)
     cut = dataclasses.replace(wire, reset_after=options.reset_after)
     with slow_link(options.target, lambda number: wire if number % 4 else cut, options.all) as link:
-        print(link.address, flush=True)  # noqa: T201 - for who started it
+        print(link.address, flush=True)  # noqa: T201 - the parent process reads it
         for _ in sys.stdin:
-            print(link.passed, flush=True)  # noqa: T201 - likewise
+            print(link.passed, flush=True)  # noqa: T201 - the parent process reads it
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""The history that an agent of another version starts with."""
+"""Histories as an agent of another version finds them at its start."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def fail(history: History, log: SyncLog, kind: Kind = "counted") -> SyncLog:
 
 
 def start(history: History, version: str, path: Path) -> SyncLog | None:
-    """What a start of this version queues when it finds the recording at ``path``."""
+    """Start this version on ``history``. Return what it queues for the recording at ``path``."""
     upgrade, _ = note_version(history, version)
     intake = Intake(
         history=history,

@@ -46,13 +46,13 @@ def asking(state: Path, operator: Operator | None = None) -> Iterator[Control]:
 
 class TestFakeOperator(OperatorContract):
     @pytest.fixture
-    def desk(self) -> OperatorSetup:
+    def operator_setup(self) -> OperatorSetup:
         return OperatorSetup(FakeOperator(), FakeOperator.PATH, FakeOperator.EPISODE, "asset-1")
 
 
 class TestOverTheSocket(OperatorContract):
     @pytest.fixture
-    def desk(self, tmp_path: Path) -> Iterator[OperatorSetup]:
+    def operator_setup(self, tmp_path: Path) -> Iterator[OperatorSetup]:
         with asking(tmp_path) as control:
             yield OperatorSetup(control, FakeOperator.PATH, FakeOperator.EPISODE, "asset-1")
 

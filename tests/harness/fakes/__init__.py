@@ -1,1 +1,1 @@
-"""Stand-ins for the outside world that tests move by hand."""
+"""Fakes of the outside world, which tests control by hand."""

@@ -6,35 +6,39 @@ import threading
 
 
 class FakeClock:
-    """Implements ``agent.model.ports.Clock``; both clocks go forward together, and the wall clock can jump."""
+    """Implements ``agent.model.ports.Clock`` without real time.
+
+    The monotonic and the wall clock go forward together. The wall clock can also jump. Safe for
+    several threads.
+    """
 
     def __init__(self, monotonic: float = 1000.0, now: float = 1_790_000_000.0) -> None:
-        """``monotonic`` and ``now`` are where the two clocks stand at first, in seconds."""
+        """Start the two clocks at ``monotonic`` and ``now``, in seconds."""
         self._monotonic = monotonic
         self._now = now
         self._lock = threading.Lock()
 
     def monotonic(self) -> float:
-        """Seconds since some moment."""
+        """Return the seconds of the monotonic clock."""
         with self._lock:
             return self._monotonic
 
     def now(self) -> float:
-        """Seconds since 1970."""
+        """Return the seconds since 1970."""
         with self._lock:
             return self._now
 
     def wait(self, seconds: float) -> None:
-        """Pass at once, having moved both clocks."""
+        """Move both clocks by ``seconds``, and return at once."""
         self.advance(seconds)
 
     def advance(self, seconds: float) -> None:
-        """Let ``seconds`` pass."""
+        """Move both clocks by ``seconds``."""
         with self._lock:
             self._monotonic += seconds
             self._now += seconds
 
     def set_now(self, now: float) -> None:
-        """Let the wall clock jump; the monotonic one does not notice."""
+        """Let the wall clock jump to ``now``. The monotonic clock stays as it is."""
         with self._lock:
             self._now = now

@@ -1,4 +1,4 @@
-"""A platform in memory, with a script of faults."""
+"""A platform in memory. Tests can let its calls fail."""
 
 from __future__ import annotations
 
@@ -23,15 +23,19 @@ from tests.harness.fakes.clock import FakeClock
 from tests.harness.fakes.store import FakeStore, Fault
 
 GATEWAY_CALLS = (
-    "ExchangeCredential", "CreateLogicalUpload", "ReissueUploadCredentials", "GetUploadRecovery", "AbortUpload",
+    "ExchangeCredential",
+    "CreateLogicalUpload",
+    "ReissueUploadCredentials",
+    "GetUploadRecovery",
+    "AbortUpload",
     "CompleteUpload",
-)  # fmt: skip
+)
 PROFILE = DeviceProfile("robot-1", "api-key-1", {"site": "here"}, "http://auth", "http://gateway")
 
 
 @dataclass
 class FakeSession:
-    """A session as the platform keeps it."""
+    """An upload session as the platform stores it."""
 
     session: UploadSession
     asset_id: str
@@ -43,22 +47,31 @@ class FakeSession:
 
 
 class FakeGateway:
-    """Implements ``ports.Gateway``. Everything it holds may be looked into and changed by tests."""
+    """Implements ``ports.Gateway`` in memory.
+
+    Tests may read and change all public attributes.
+
+    Attributes:
+        sessions: The upload sessions by logical upload id.
+        reissued_part_size: When it is not 0, a reissued lease names it in place of the session's
+            own part size.
+        advice: Recovery answers by logical upload id. They replace the true answers.
+        refused: Error codes by API key. A key in it is refused with its code.
+        before: Is called with the name of each call before the call.
+    """
 
     def __init__(self, store: FakeStore, clock: FakeClock, *profiles: DeviceProfile) -> None:
-        """``store`` is what recovery looks at; ``profiles`` are the devices it knows."""
+        """Recovery reads ``store``. ``profiles`` are the enrolled devices."""
         self.store = store
         self.clock = clock
         self.profiles = {profile.api_key: profile for profile in profiles or (PROFILE,)}
-        self.sessions: dict[str, FakeSession] = {}  # by logical_upload_id
+        self.sessions: dict[str, FakeSession] = {}
         self.part_size = 1024
-        self.reissued_part_size = (
-            0  # told with a fresh lease in place of the session's own; 0 = off
-        )
+        self.reissued_part_size = 0
         self.lease_seconds = 3600.0
         self.token_seconds = 3600.0
-        self.advice: dict[str, Recovery] = {}  # by logical_upload_id, instead of what is true
-        self.refused: dict[str, str] = {}  # api key → code
+        self.advice: dict[str, Recovery] = {}
+        self.refused: dict[str, str] = {}
         self.calls: list[str] = []
         self.before: Callable[[str], None] = lambda _call: None
         self._tokens: dict[str, DeviceProfile] = {}
@@ -69,26 +82,29 @@ class FakeGateway:
     def fail(
         self, call: str, *, error: Exception | None = None, times: int = 1, lost: bool = False
     ) -> None:
-        """Let the next ``times`` calls of that name raise ``error``; ``lost``: only after they have taken effect."""
+        """Let the next ``times`` calls of that name raise ``error``.
+
+        With ``lost`` they raise it only after they have taken effect.
+        """
         fault = Fault(error or CloudError(call, "UNAVAILABLE"), times, lost)
         self._faults.setdefault(call, []).append(fault)
 
     def mend(self) -> None:
-        """Forget all faults."""
+        """Remove all faults."""
         self._faults.clear()
 
     def expire_tokens(self) -> None:
-        """End every access token."""
+        """Make all access tokens expire."""
         self._tokens.clear()
 
     def expire_leases(self) -> None:
-        """End every lease: the store refuses them."""
+        """Make all leases expire, so that the store refuses them."""
         for session in self.sessions.values():
             for lease in session.leases:
                 self.store.expire(lease.access_key_id)
 
     def exchange(self, profile: DeviceProfile) -> AccessToken:
-        """Trade the API key for an access token."""
+        """Return an access token for the API key."""
         done = self._enter("ExchangeCredential")
         key = profile.api_key.strip()
         if key not in self.profiles or key in self.refused:
@@ -101,7 +117,7 @@ class FakeGateway:
     def create(
         self, profile: DeviceProfile, token: AccessToken, log: SyncLog, restart_from: str = ""
     ) -> Grant:
-        """Open a session."""
+        """Open an upload session."""
         call = "CreateLogicalUpload"
         done = self._enter(call)
         asset_id = self._device(call, profile, token)
@@ -129,7 +145,7 @@ class FakeGateway:
         return grant
 
     def reissue(self, profile: DeviceProfile, token: AccessToken, upload_id: str) -> Grant:
-        """Fresh keys."""
+        """Return a new lease for a session."""
         call = "ReissueUploadCredentials"
         done = self._enter(call)
         kept = self._by_upload(call, upload_id, self._device(call, profile, token))
@@ -142,7 +158,7 @@ class FakeGateway:
     def recover(
         self, profile: DeviceProfile, token: AccessToken, logical_upload_id: str
     ) -> Recovery:
-        """How far the session has come, by its own state and by what the store holds."""
+        """Return the progress of a session, from its own state and the content of the store."""
         call = "GetUploadRecovery"
         done = self._enter(call)
         kept = self._by_logical(call, logical_upload_id, self._device(call, profile, token))
@@ -165,7 +181,7 @@ class FakeGateway:
     def abort(
         self, profile: DeviceProfile, token: AccessToken, logical_upload_id: str, reason: str
     ) -> None:
-        """Give the session up."""
+        """End a session."""
         call = "AbortUpload"
         done = self._enter(call)
         kept = self._by_logical(call, logical_upload_id, self._device(call, profile, token))
@@ -176,7 +192,7 @@ class FakeGateway:
         done()
 
     def complete(self, profile: DeviceProfile, token: AccessToken, log: SyncLog) -> None:
-        """Compare what the device says with what the store holds."""
+        """Complete a session if the store holds what the device reports."""
         call = "CompleteUpload"
         done = self._enter(call)
         kept = self._by_upload(call, log.upload_id, self._device(call, profile, token))
@@ -188,7 +204,7 @@ class FakeGateway:
         done()
 
     def stored(self, profile: DeviceProfile, token: AccessToken, log: SyncLog) -> bool:
-        """Whether it was reported with this ETag."""
+        """Return whether the upload was completed with this ETag."""
         try:
             known = self.recover(profile, token, log.logical_upload_id)
         except CloudError as error:
@@ -198,10 +214,10 @@ class FakeGateway:
         return known.stage == "completed" and same_etag(known.etag, log.etag)
 
     def rest(self) -> None:
-        """Nothing to let go of."""
+        """Do nothing, because there are no connections."""
 
     def close(self) -> None:
-        """Nothing to let go of."""
+        """Do nothing, because there are no connections."""
 
     def _check(self, call: str, kept: FakeSession, log: SyncLog) -> None:
         if log.part_count <= 0 or log.file_size <= 0 or not log.etag.startswith('"'):
@@ -234,7 +250,8 @@ class FakeGateway:
         known = self._tokens.get(token.value)
         if known is None or self.clock.now() >= token.expires_at:
             raise CloudError(call, "UNAUTHENTICATED")
-        del profile  # the token says who calls
+        # The token alone identifies the device.
+        del profile
         return known.asset_id
 
     def _by_logical(self, call: str, logical_upload_id: str, asset_id: str) -> FakeSession:
@@ -262,7 +279,7 @@ class FakeGateway:
 
 
 def _receipt(log: SyncLog) -> tuple[object, ...]:
-    """What the platform gets to know of a stored object."""
+    """Return what the platform is told about a stored object."""
     return log.upload_id, log.file_size, log.raw_tags, log.part_count, log.etag, log.part_size_bytes
 
 

@@ -20,12 +20,12 @@ _State = tuple[dict[int, SyncLog], dict[str, Marker], set[str], Absences, Upgrad
 
 
 class MemoryHistory:
-    """Implements ``agent.model.ports.History``. Set ``full`` to let the disk be full."""
+    """Implements ``agent.model.ports.History`` in memory. A test sets ``full`` for a full disk."""
 
     def __init__(
         self, clock: Clock, documents: dict[int, SyncLog] | None = None, last_id: int = 0
     ) -> None:
-        """``documents`` and ``last_id`` are those of another one, to open it again."""
+        """Begin with ``documents`` and ``last_id`` of another history, or with nothing."""
         self.full = False
         self.documents = {} if documents is None else documents
         self.last_id = last_id
@@ -41,7 +41,7 @@ class MemoryHistory:
         self._changes = 0
 
     def reopened(self) -> MemoryHistory:
-        """What the next start of the agent finds."""
+        """Return the history as the next start of the agent finds it."""
         history = MemoryHistory(self._clock, dict(self.documents), self.last_id)
         history.aborts = dict(self.aborts)
         history.markers = dict(self.markers)
@@ -50,24 +50,24 @@ class MemoryHistory:
         return history
 
     def add(self, log: SyncLog) -> SyncLog:
-        """Keep a new document."""
+        """Store a new document."""
         with self.transaction():
             self.last_id += 1
             self.documents[self.last_id] = replace(log, id=self.last_id)
             return self.documents[self.last_id]
 
     def move(self, id_: int, event: Event, **changes: Any) -> SyncLog:
-        """Go through the state table."""
+        """Change a document by the state table."""
         return self._change(
             id_, lambda log: states.move(log, event, utc_text(self._clock.now()), **changes)
         )
 
     def amend(self, id_: int, **changes: Any) -> SyncLog:
-        """Change other fields."""
+        """Change fields that the state table does not guard."""
         return self._change(id_, lambda log: states.amend(log, **changes))
 
     def add_orphan(self, orphan: Orphan) -> None:
-        """Keep it."""
+        """Store an orphan."""
         if self.full:
             raise HistoryFullError("the test says that the disk is full")
         with self._lock:
@@ -76,42 +76,42 @@ class MemoryHistory:
             self.aborts[id_] = replace(orphan, id=id_)
 
     def orphans(self) -> Sequence[Orphan]:
-        """Oldest first."""
+        """Return all orphans, oldest first."""
         with self._lock:
             return [self.aborts[id_] for id_ in sorted(self.aborts)]
 
     def remove_orphan(self, orphan_id: int) -> None:
-        """Forget it."""
+        """Remove an orphan."""
         with self._lock:
             self._changes += 1
             self.aborts.pop(orphan_id, None)
 
     def mark_served(self, marker: Marker) -> None:
-        """Keep it."""
+        """Store a marker file that was handled."""
         with self.transaction():
             self.markers[marker.path] = marker
 
     def marker(self, path: str) -> Marker | None:
-        """What is remembered."""
+        """Return the stored marker file with this path."""
         with self._lock:
             return self.markers.get(path)
 
     def known_markers(self) -> Sequence[Marker]:
-        """All that is remembered."""
+        """Return all stored marker files."""
         with self._lock:
             return list(self.markers.values())
 
     def forget_marker(self, path: str) -> None:
-        """Forget it."""
+        """Remove the marker file with this path."""
         with self.transaction():
             self.markers.pop(path, None)
 
     def forget(self, fingerprints: Sequence[str]) -> int:
-        """Keep no more of what was uploaded than its fingerprint."""
+        """Remove documents. Of uploaded recordings only the fingerprint is kept."""
         with self.transaction():
             gone = []
             for fingerprint in dict.fromkeys(fingerprints):
-                logs = self._where(lambda log, wanted=fingerprint: log.fingerprint == wanted)  # type: ignore[misc] # bound now
+                logs = self._where(lambda log, wanted=fingerprint: log.fingerprint == wanted)  # type: ignore[misc] # mypy cannot infer its type
                 gone += [] if any(log.open for log in logs) else logs
             self.forgotten |= {log.fingerprint for log in gone if log.synced}
             for log in gone:
@@ -119,26 +119,26 @@ class MemoryHistory:
             return len(gone)
 
     def absences(self) -> Absences:
-        """As noted."""
+        """Return the stored absences."""
         return self.absent
 
     def note_absences(self, absences: Absences) -> None:
-        """Note it."""
+        """Store absences."""
         with self.transaction():
             self.absent = absences
 
     def upgrade(self) -> Upgrade | None:
-        """As noted."""
+        """Return the stored upgrade."""
         return self.upgraded
 
     def note_upgrade(self, upgrade: Upgrade) -> None:
-        """Note it."""
+        """Store an upgrade."""
         with self.transaction():
             self.upgraded = upgrade
 
     @contextmanager
     def transaction(self) -> Iterator[None]:
-        """All or none."""
+        """Store all changes of the block, or none of them."""
         with self._lock:
             if self._before is not None:
                 yield
@@ -157,53 +157,53 @@ class MemoryHistory:
                 self._changes += 1
 
     def get(self, id_: int) -> SyncLog:
-        """One document."""
+        """Return one document."""
         with self._lock:
             return self.documents[id_]
 
     def newest(self, fingerprint: str) -> SyncLog | None:
-        """The live one."""
+        """Return the newest document of a fingerprint, or None."""
         return next(iter(self._where(lambda log: log.fingerprint == fingerprint)), None)
 
     def synced(self, fingerprint: str) -> bool:
-        """Whether any of its documents was ever completed."""
+        """Return whether a recording with this fingerprint was ever uploaded."""
         logs = self._where(lambda log: log.fingerprint == fingerprint)
         return any(log.synced for log in logs) or fingerprint in self.forgotten
 
     def open(self) -> Sequence[SyncLog]:
-        """Oldest first."""
+        """Return the documents that have not ended, oldest first."""
         return self._where(lambda log: log.open)[::-1]
 
     def at_path(self, path: Path) -> Sequence[SyncLog]:
-        """Newest first."""
+        """Return the documents of a path, newest first."""
         return self._where(lambda log: log.path == str(path))
 
     def of_episode(self, episode_id: str) -> Sequence[SyncLog]:
-        """Newest first."""
+        """Return the documents of an episode, newest first."""
         return self._where(lambda log: log.episode_id == episode_id)
 
     def newest_first(self, status: Status | None = None) -> Iterator[SyncLog]:
-        """All, or those with this status."""
+        """Yield all documents, or those with this status, newest first."""
         return iter(self._where(lambda log: status in (None, log.status)))
 
     def counts(self) -> Mapping[Status, int]:
-        """Each status has a number."""
+        """Return the number of documents of each status."""
         return {status: len(list(self.newest_first(status))) for status in get_args(Status)}
 
     def changes(self) -> int:
-        """Counted."""
+        """Return how often something has changed."""
         return self._changes
 
     def room(self) -> bool:
-        """Whether the disk is not full."""
+        """Return whether the disk has room."""
         return not self.full
 
     def damage(self) -> int:
-        """Nothing is ever damaged."""
+        """Return 0, because nothing is ever damaged."""
         return 0
 
     def close(self) -> None:
-        """Nothing to let go."""
+        """Do nothing, because no file is open."""
 
     def _state(self) -> _State:
         return (

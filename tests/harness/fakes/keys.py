@@ -1,4 +1,4 @@
-"""A source of keys in memory."""
+"""A source of storage keys in memory."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from tests.harness.fakes.clock import FakeClock
 
 
 class FakeKeys:
-    """Implements ``ports.StorageKeys``."""
+    """Implements ``ports.StorageKeys``. It returns other keys at each call."""
 
     def __init__(self, clock: FakeClock) -> None:
-        """Leases last an hour."""
+        """Give leases of one hour by ``clock``."""
         self.seconds = 3600.0
         self.leases: list[CredentialLease] = []
         self.before: Callable[[], None] = lambda: None
@@ -21,7 +21,7 @@ class FakeKeys:
         self._ids = itertools.count(1)
 
     def lease(self) -> CredentialLease:
-        """Another one each time."""
+        """Return a new lease."""
         self.before()
         number = next(self._ids)
         lease = CredentialLease(

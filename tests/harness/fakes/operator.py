@@ -1,4 +1,4 @@
-"""An agent that remembers what it was asked."""
+"""An agent in memory that records the requests of operators."""
 
 from __future__ import annotations
 
@@ -10,9 +10,10 @@ from agent.model.values import Answer
 
 
 class FakeOperator:
-    """Implements ``ports.Operator``; knows one recording, by its path and its episode id."""
+    """Implements ``ports.Operator``. It knows one recording, by its path and its episode id."""
 
-    PATH, EPISODE = "/recordings/a.mcap", "episode-1"
+    PATH = "/recordings/a.mcap"
+    EPISODE = "episode-1"
 
     def __init__(self) -> None:
         self.asked: list[tuple[str, str]] = []

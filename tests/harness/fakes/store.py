@@ -1,4 +1,4 @@
-"""A store in memory, with a script of faults."""
+"""An object store in memory. Tests can let its calls fail."""
 
 from __future__ import annotations
 
@@ -25,16 +25,21 @@ from agent.model.transfer import Part, SentPart, StoredObject, Transfer
 from agent.model.values import CredentialLease, UploadSession
 
 STORE_CALLS = (
-    "CreateMultipartUpload", "ListMultipartUploads", "UploadPart", "ListParts", "CompleteMultipartUpload", "HeadObject",
+    "CreateMultipartUpload",
+    "ListMultipartUploads",
+    "UploadPart",
+    "ListParts",
+    "CompleteMultipartUpload",
+    "HeadObject",
     "AbortMultipartUpload",
-)  # fmt: skip
+)
 
-_BLOCK = 64 * 1024
+_BLOCK_BYTES = 64 * 1024
 
 
 @dataclass
 class Fault:
-    """An error that a call raises; ``lost``: only after it has taken effect."""
+    """An error that a call raises. With ``lost`` the call takes effect before it."""
 
     error: Exception
     times: int
@@ -43,14 +48,17 @@ class Fault:
 
 @dataclass
 class Multipart:
-    """Parts on their way to one place."""
+    """A multipart upload. ``place`` is its bucket and key; parts are kept by their number."""
 
     place: tuple[str, str]
     parts: dict[int, tuple[bytes, SentPart]] = field(default_factory=dict)
 
 
 class FakeStore:
-    """Implements ``ports.ObjectStore``. Everything it holds may be looked into and changed by tests."""
+    """Implements ``ports.ObjectStore`` in memory.
+
+    Tests may read and change all public attributes. Safe for several threads.
+    """
 
     def __init__(
         self,
@@ -59,7 +67,14 @@ class FakeStore:
         etags: Literal["s3", "oss", "opaque"] = "s3",
         algorithm: str = "SHA256",
     ) -> None:
-        """``checksums``: the store echoes them; ``etags``: what its ETags are made of."""
+        """Imitate one kind of store.
+
+        Args:
+            checksums: Whether the store returns checksums.
+            etags: What ETags are made of: MD5 digests as in S3, in upper case as in OSS, or
+                something unknown.
+            algorithm: The algorithm of the checksums.
+        """
         self.checksums = checksums
         self.etags = etags
         self.algorithm = algorithm
@@ -78,36 +93,39 @@ class FakeStore:
     def fail(
         self, call: str, *, error: Exception | None = None, times: int = 1, lost: bool = False
     ) -> None:
-        """Let the next ``times`` calls of that name raise ``error``; ``lost``: only after they have taken effect."""
+        """Let the next ``times`` calls of that name raise ``error``.
+
+        With ``lost`` they raise it only after they have taken effect.
+        """
         fault = Fault(error or CloudError(call, "ServiceUnavailable", status=503), times, lost)
         self._faults.setdefault(call, []).append(fault)
 
     def mend(self) -> None:
-        """Forget all faults."""
+        """Remove all faults."""
         self._faults.clear()
         self._flips = 0
 
     def expire(self, access_key_id: str) -> None:
-        """End the lease with that key."""
+        """Make the lease with that key expire."""
         self._expired.add(access_key_id)
 
     def flip(self, times: int = 1) -> None:
-        """Damage a bit of the next ``times`` parts on their way."""
+        """Change a bit of each of the next ``times`` parts on their way."""
         self._flips += times
 
     def content(self, bucket: str, key: str) -> bytes:
-        """The bytes under a key; raises KeyError where nothing lies."""
+        """Return the bytes of an object. Raises KeyError when there is no such object."""
         return self.objects[bucket, key][0]
 
     def at(self, session: UploadSession, lease: Callable[[], CredentialLease]) -> FakeTarget:
-        """The place of one recording."""
+        """Return the target for the recording of a session."""
         return FakeTarget(self, session, lease)
 
     def close(self) -> None:
-        """Nothing to let go of."""
+        """Do nothing, because there are no connections."""
 
     def enter(self, call: str, lease: CredentialLease) -> Callable[[], None]:
-        """Begin a call; the answer must be called at its end, where an answer may be lost."""
+        """Begin a call. Call the returned function at its end, because it may raise a fault."""
         self.before(call)
         with self._lock:
             self.calls.append(call)
@@ -123,7 +141,7 @@ class FakeStore:
         raise fault.error
 
     def arriving(self, data: bytes) -> bytes:
-        """The bytes as they come in: flipped, if that was asked for."""
+        """Return the bytes as the store receives them, possibly with a changed bit."""
         with self._lock:
             if self._flips == 0 or not data:
                 return data
@@ -131,16 +149,16 @@ class FakeStore:
             return bytes([data[0] ^ 1]) + data[1:]
 
     def new_id(self) -> str:
-        """An id that was never used before."""
+        """Return an id that was never used before."""
         return f"multipart-{next(self._ids)}"
 
     def etag(self, data: bytes) -> str:
-        """A part's ETag."""
+        """Return the ETag of a part."""
         digest = md5(data if self.etags != "opaque" else b"key of the store" + data)
         return quoted(digest.hex().upper() if self.etags == "oss" else digest.hex())
 
     def etag_of_whole(self, parts: Sequence[SentPart]) -> str:
-        """A multipart object's ETag."""
+        """Return the ETag of a multipart object."""
         s3, oss = composite_etags([md5_of(part.etag) or b"" for part in parts])
         return quoted(
             {"s3": s3, "oss": oss, "opaque": f"{md5(s3.encode()).hex()}-{len(parts)}"}[self.etags]
@@ -148,12 +166,12 @@ class FakeStore:
 
 
 class FakeTarget:
-    """Implements ``ports.Target``."""
+    """Implements ``ports.Target`` for one key of a FakeStore."""
 
     def __init__(
         self, store: FakeStore, session: UploadSession, lease: Callable[[], CredentialLease]
     ) -> None:
-        """One key in the store's memory."""
+        """Use the key of ``session`` in ``store``, with the keys that ``lease`` returns."""
         self._broken = False
         self._store = store
         self._place = (session.bucket, session.object_key)
@@ -168,7 +186,7 @@ class FakeTarget:
         return multipart_id
 
     def multiparts(self) -> Sequence[str]:
-        """Multiparts of exactly this key."""
+        """Return the unfinished multipart uploads of exactly this key."""
         self._enter("ListMultipartUploads")()
         return [
             id_
@@ -177,8 +195,9 @@ class FakeTarget:
         ]
 
     def send(self, multipart_id: str, part: Part, descriptor: int, transfer: Transfer) -> SentPart:
-        """Take in one window."""
-        handed: list[int] = []  # other parts may go by the same transfer
+        """Store one part of the file."""
+        # Other parts may use the same transfer, so this call takes back only its own bytes.
+        handed: list[int] = []
         try:
             return self._take_in(multipart_id, part, descriptor, transfer, handed)
         except BaseException:
@@ -192,7 +211,7 @@ class FakeTarget:
         announced = _read(part, descriptor)
         position = 0
         while position < part.size:
-            handed.append(transfer.grant(min(_BLOCK, part.size - position)))
+            handed.append(transfer.grant(min(_BLOCK_BYTES, part.size - position)))
             position += handed[-1]
             transfer.advance(handed[-1])
             if transfer.stopped:
@@ -209,13 +228,13 @@ class FakeTarget:
         return sent
 
     def parts(self, multipart_id: str) -> Sequence[SentPart]:
-        """The parts in order."""
+        """Return the stored parts, in order."""
         self._enter("ListParts")()
         multipart = self._multipart("ListParts", multipart_id)
         return [multipart.parts[number][1] for number in sorted(multipart.parts)]
 
     def matches(self, sent: SentPart, part: Part, descriptor: int) -> bool:
-        """Compare by checksum, else by MD5."""
+        """Compare a stored part with the file, by checksum if there is one, else by MD5."""
         if (sent.number, sent.size) != (part.number, part.size):
             return False
         data = _read(part, descriptor)
@@ -226,7 +245,7 @@ class FakeTarget:
         )
 
     def complete(self, multipart_id: str, parts: Sequence[SentPart]) -> StoredObject:
-        """Join the parts."""
+        """Join the parts to an object."""
         call = "CompleteMultipartUpload"
         done = self._enter(call)
         multipart = self._multipart(call, multipart_id)
@@ -250,12 +269,12 @@ class FakeTarget:
         return stored
 
     def stat(self) -> StoredObject | None:
-        """What lies under the key."""
+        """Return size, ETag and checksum of the object, or None."""
         self._enter("HeadObject")()
         return self._store.objects.get(self._place, (b"", None))[1]
 
     def holds(self, stored: StoredObject, parts: Sequence[Part], descriptor: int) -> bool:
-        """Compare with the whole file."""
+        """Return whether the object has exactly the bytes of the file."""
 
         def digest(algorithm: str, part: Part) -> bytes:
             taken = hasher(algorithm)
@@ -265,30 +284,30 @@ class FakeTarget:
         return proves(stored, parts, digest)
 
     def abort(self, multipart_id: str) -> None:
-        """Forget the multipart."""
+        """Remove the multipart upload."""
         done = self._enter("AbortMultipartUpload")
         self._store.multiparts.pop(multipart_id, None)
         done()
 
     def put(self, data: bytes, content_type: str) -> None:
-        """Keep a small object."""
+        """Store a small object."""
         del content_type
         done = self._enter("PutObject")
         self._store.objects[self._place] = (data, StoredObject(len(data), self._store.etag(data)))
         done()
 
     def read(self, limit: int) -> bytes | None:
-        """What lies under the key."""
+        """Return at most ``limit`` bytes of the object, or None."""
         self._enter("GetObject")()
         held = self._store.objects.get(self._place)
         return held and held[0][:limit]
 
     def break_off(self) -> None:
-        """Refuse everything from now on."""
+        """Refuse all calls from now on."""
         self._broken = True
 
     def close(self) -> None:
-        """Nothing to let go of."""
+        """Do nothing, because there are no connections."""
 
     def _enter(self, call: str) -> Callable[[], None]:
         if self._broken:

@@ -1,1 +1,1 @@
-"""Faults at the wire: real edges, flow rooms, S3 server and gateway, and proxies in between that misbehave."""
+"""Faults in the network: the real agent, S3 server and gateway with faulty proxies between them."""

@@ -1,4 +1,4 @@
-"""A gRPC proxy: passes calls on as bytes, and does to some of them what its script says."""
+"""A gRPC proxy that passes on calls as bytes, and applies the faults of its script to some."""
 
 from __future__ import annotations
 
@@ -21,7 +21,10 @@ _OURS = ("authorization",)
 
 @dataclass(frozen=True)
 class Call:
-    """One call on its way. ``forward`` lets the real gateway answer it; its refusals become the proxy's own."""
+    """One call on its way to the gateway.
+
+    ``forward`` lets the real gateway answer. If it refuses the call, the proxy refuses it, too.
+    """
 
     name: str
     forward: Callable[[], bytes]
@@ -33,7 +36,7 @@ Fault = Callable[[Call], bytes]
 
 
 class GatewayProxy(grpc.GenericRpcHandler):  # type: ignore[misc]  # grpc has no types
-    """In front of a gateway; ``link`` is the wire between it and the agent."""
+    """A running proxy in front of a gateway. ``link`` is the connection between agent and proxy."""
 
     def __init__(self, gateway_port: int) -> None:
         self.script: Script[Fault] = Script()
@@ -48,13 +51,13 @@ class GatewayProxy(grpc.GenericRpcHandler):  # type: ignore[misc]  # grpc has no
         self.url = f"http://127.0.0.1:{self.link.port.number}"
 
     def service(self, details: Any) -> Any:
-        """The handler of any method: bytes in, bytes out."""
+        """Return a handler that takes and returns bytes, for any method."""
         return grpc.unary_unary_rpc_method_handler(
             lambda request, context: self._answer(details.method, request, context)
         )
 
     def stop(self) -> None:
-        """Let go of everything."""
+        """Stop the server and close all connections."""
         self.link.stop()
         self._server.stop(None).wait()
         self._pool.shutdown()
@@ -73,7 +76,8 @@ class GatewayProxy(grpc.GenericRpcHandler):  # type: ignore[misc]  # grpc has no
             except grpc.RpcError as error:
                 context.set_trailing_metadata(error.trailing_metadata())
                 context.abort(error.code(), error.details())
-                raise AssertionError from None  # abort has raised
+                # This line is never reached, because abort() raises.
+                raise AssertionError from None
 
         call = Call(name, forward, context, self.link)
         fault = self.script.due(name)
@@ -81,7 +85,7 @@ class GatewayProxy(grpc.GenericRpcHandler):  # type: ignore[misc]  # grpc has no
 
 
 def refused(status: grpc.StatusCode, text: str = "injected", *, after: bool = False) -> Fault:
-    """The call fails; ``after``: the gateway has done it all the same, only its answer is lost."""
+    """The call fails. With ``after`` the gateway has done it, and only its answer is lost."""
 
     def act(call: Call) -> bytes:
         if after:
@@ -93,27 +97,27 @@ def refused(status: grpc.StatusCode, text: str = "injected", *, after: bool = Fa
 
 
 def twice(call: Call) -> bytes:
-    """The gateway gets the request two times; its second answer counts."""
+    """The gateway gets the request twice, and its second answer is returned."""
     call.forward()
     return call.forward()
 
 
 def cut_after(call: Call) -> bytes:
-    """The gateway has done it, and the connection breaks before it can say so."""
+    """The gateway has done the call, but the connection breaks before its answer."""
     answer = call.forward()
     call.link.port.cut()
     return answer
 
 
 def cut_before(call: Call) -> bytes:
-    """The connection breaks before the gateway hears of it."""
+    """The connection breaks before the gateway gets the call."""
     call.link.port.cut()
-    call.context.abort(grpc.StatusCode.CANCELLED, "nobody hears this")
+    call.context.abort(grpc.StatusCode.CANCELLED, "this text never arrives")
     raise AssertionError
 
 
 def silence(call: Call) -> bytes:
-    """No answer as long as the client waits."""
+    """There is no answer as long as the client waits, at most 30 seconds."""
     gone = threading.Event()
     if call.context.add_callback(gone.set):
         gone.wait(30)
@@ -121,7 +125,7 @@ def silence(call: Call) -> bytes:
 
 
 def altered(kind: type[_Answer], change: Callable[[_Answer], None]) -> Fault:
-    """The gateway's answer, changed."""
+    """The gateway's answer is changed on its way."""
 
     def act(call: Call) -> bytes:
         answer = kind.FromString(call.forward())

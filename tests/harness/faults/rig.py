@@ -1,4 +1,7 @@
-"""The agent as `run` builds it, in this process, between proxies: what a test of a fault breaks and looks at."""
+"""The agent as `run` builds it, in this process, with proxies between it and its cloud.
+
+Tests of faults use this rig to break something and to see what the agent does.
+"""
 
 from __future__ import annotations
 
@@ -28,8 +31,13 @@ from tests.harness.faults.store_proxy import StoreProxy
 from tests.harness.s3_servers import Certificate, S3Server
 
 MIB = 1024 * 1024
-PART = 5 * MIB  # the smallest that real stores take
-_LOOK_EVERY = 0.01
+
+# The smallest part size that real stores accept, in bytes.
+PART = 5 * MIB
+
+_POLL_SECONDS = 0.01
+
+# Times are short, so that a test need not wait long.
 _SETTINGS = {
     "WATCH__SETTLE_SECONDS": "0.05",
     "WATCH__SIDECAR_WAIT_SECONDS": "0.05",
@@ -45,7 +53,7 @@ _Seen = TypeVar("_Seen")
 
 
 class Rig:
-    """One robot with one recording, its cloud, and everything between them in reach."""
+    """One robot with one recording, its cloud, and the proxies between them."""
 
     def __init__(
         self,
@@ -57,8 +65,11 @@ class Rig:
         timeout: float,
         tls: Certificate | None = None,
     ) -> None:
-        """``timeout``: seconds, of each call and of each silence."""
-        # What an operator can't set is shortened where it is decided.
+        """Build everything; ``start`` starts the agent.
+
+        ``timeout`` limits each call and each silence, in seconds.
+        """
+        # These times have no settings, so they are shortened where they are defined.
         usual = MinioStore.__init__.__kwdefaults__ or {}
         for name in ("connect_timeout", "read_timeout", "patience"):
             patch.setitem(usual, name, timeout)
@@ -93,11 +104,11 @@ class Rig:
         )
 
     def start(self) -> None:
-        """Let the agent run."""
+        """Start the agent."""
         self.app.start()
 
     def stop(self) -> None:
-        """Let go of everything."""
+        """Stop the agent, the proxies and the cloud."""
         self.store.script.mend()
         self.gateway.script.mend()
         self.app.stop()
@@ -106,23 +117,24 @@ class Rig:
         self.cloud.stop()
 
     def log(self) -> SyncLog:
-        """The only document."""
+        """Return the only document."""
         (log,) = self.app.history.newest_first()
         return log
 
-    def wait(self, look: Callable[[], _Seen], seconds: float = 20) -> _Seen:
-        """What ``look`` sees as soon as it is anything."""
-        nap = threading.Event()
-        for _ in range(int(seconds / _LOOK_EVERY)):
-            if seen := look():
+    def wait(self, condition: Callable[[], _Seen], seconds: float = 20) -> _Seen:
+        """Call ``condition`` until it returns a true value, and return that value."""
+        pause = threading.Event()
+        for _ in range(int(seconds / _POLL_SECONDS)):
+            if seen := condition():
                 return seen
-            nap.wait(_LOOK_EVERY)
+            pause.wait(_POLL_SECONDS)
         raise AssertionError(
-            f"not within {seconds} s: {list(self.app.history.newest_first())} {self.app.gate.closed()}"
+            f"not within {seconds} s: {list(self.app.history.newest_first())} "
+            f"{self.app.gate.closed()}"
         )
 
     def closed(self, code: str) -> Closed:
-        """Wait until the gate is closed for that reason; not one attempt may have been spent."""
+        """Wait until the gate is closed with that code. Not one attempt may have been counted."""
         found = self.wait(lambda: (now := self.app.gate.closed()) and now.code == code and now)
         assert isinstance(found, Closed)
         log = self.wait(lambda: (log := self.log()).status == "pending" and log)
@@ -134,13 +146,13 @@ class Rig:
     def completed(
         self, *, attempts: int = 1, again: int = 0, sessions: int = 1, anew: bool = False
     ) -> SyncLog:
-        """Wait until all is done, and prove that it was done once.
+        """Wait until the recording is uploaded, and assert that this happened exactly once.
 
         Args:
-            attempts: That may have been spent, exactly.
-            again: Bytes of parts that may have been sent more than once, at most.
-            sessions: That the platform may have opened, exactly.
-            anew: Parts that the store had taken may be among them.
+            attempts: The exact number of counted attempts.
+            again: How many bytes of parts may have been sent more than once, at most.
+            sessions: The exact number of sessions that the platform has opened.
+            anew: Whether these bytes may include parts that the store had accepted.
         """
         self.wait(lambda: [log.open for log in self.app.history.newest_first()] == [False])
         log = self.log()
@@ -162,7 +174,7 @@ class Rig:
         return log
 
     def orphans(self) -> list[str]:
-        """The multiparts that lie under any key of any session."""
+        """Return the unfinished multipart uploads of all sessions."""
         store = MinioStore(clock=RealClock())
         lease = CredentialLease(self._server.access_key, self._server.secret_key, "", 0.0)
         try:
@@ -186,7 +198,7 @@ class Rig:
             store.close()
 
     def _profiles(self, path: Path) -> Path:
-        """The cloud's profile file with the proxy's address in it."""
+        """Write the cloud's profile file with the proxy's address, and return its path."""
         known = json.loads(self.cloud.profile_path.read_text())
         known["endpoints"] = dict.fromkeys(known["endpoints"], self.gateway.url)
         with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT, 0o600), "w") as file:

@@ -1,4 +1,4 @@
-"""Which call gets which fault: the part of a test that both proxies read."""
+"""Scripts that say which call gets which fault. Both proxies use them."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ FOREVER = 1_000_000
 
 @dataclass(frozen=True)
 class Line(Generic[Fault]):
-    """Calls number ``first`` to ``last`` of those that ``fits`` says yes to get ``fault``."""
+    """One line of a script: a fault for calls number ``first`` to ``last`` that match ``fits``."""
 
     fits: Callable[[str], bool]
     first: int
@@ -23,7 +23,7 @@ class Line(Generic[Fault]):
 
 
 class Script(Generic[Fault]):
-    """Counts calls by name and hands out the fault that is due. May be changed while calls come in."""
+    """Counts calls by name and returns the fault for each. Safe for several threads."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -31,7 +31,10 @@ class Script(Generic[Fault]):
         self._counts: Counter[int] = Counter()
 
     def on(self, *calls: str, fault: Fault, nth: int = 1, times: int = 1) -> None:
-        """Let ``times`` of the named calls (all, where none is named) fail, from the ``nth`` that comes from now on."""
+        """Let some of the named calls fail. Without names, any call counts.
+
+        Calls count from now on: number ``nth`` and the following fail, ``times`` in all.
+        """
         with self._lock:
             number = len(self._counts)
             self._counts[number] = 0
@@ -40,12 +43,12 @@ class Script(Generic[Fault]):
             )
 
     def mend(self) -> None:
-        """From now on nothing fails."""
+        """Remove all faults."""
         with self._lock:
             self._lines.clear()
 
     def due(self, call: str) -> Fault | None:
-        """What this call gets."""
+        """Count this call, and return its fault or None."""
         found = None
         with self._lock:
             for number, line in self._lines.items():

@@ -1,4 +1,7 @@
-"""An HTTP proxy in front of an S3 server: passes requests on byte for byte, and does to some what its script says."""
+"""An HTTP proxy in front of an S3 server.
+
+It passes on requests byte for byte, and applies the faults of its script to some of them.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +21,7 @@ from tests.harness.faults.tcp_faults import Port, abort
 
 @dataclass
 class Request:
-    """What came in: its S3 operation, its head, and how much of its body was taken."""
+    """A request: its S3 operation, its head, and how many bytes of its body were read."""
 
     operation: str
     part: int
@@ -30,14 +33,14 @@ class Request:
 
 @dataclass
 class Answer:
-    """What goes back. HEAD's answers have a length and no body."""
+    """An answer to the client. Answers to HEAD have a length and no body."""
 
     status: int
     headers: Mapping[str, str] = field(default_factory=dict)
     body: bytes = b""
 
     def raw(self, method: str) -> bytes:
-        """As it stands on the wire."""
+        """Return the bytes of the answer to a request with this method."""
         own = (
             {}
             if any(name.lower() == "content-length" for name in self.headers)
@@ -49,7 +52,7 @@ class Answer:
 
 
 class Exchange:
-    """One request in the hands of a fault."""
+    """One request and its connection, on which a fault acts."""
 
     def __init__(
         self, proxy: StoreProxy, client: socket.socket, reader: BinaryIO, request: Request
@@ -60,23 +63,22 @@ class Exchange:
         self._reader = reader
 
     def take(self, size: int | None = None) -> bytes:
-        """The next ``size`` bytes of the body, by default all that is left of it."""
+        """Read and return the next ``size`` bytes of the body, by default the whole rest."""
         left = self.request.length - self.request.taken
         wanted = left if size is None else min(size, left)
         body = self._reader.read(wanted)
         self.request.taken += len(body)
         if len(body) < wanted:
-            raise ConnectionResetError("the client left within the body")
+            raise ConnectionResetError("the client closed the connection within the body")
         return body
 
     def forward(self, body: bytes) -> Answer:
-        """What the store says to this request with that body."""
+        """Send this request with that body to the store, and return the store's answer."""
         with contextlib.closing(
             socket.create_connection(("127.0.0.1", self.proxy.store_port), timeout=30)
         ) as store:
-            with contextlib.suppress(
-                ConnectionError
-            ):  # it may refuse before it has read everything
+            # The store may answer and close the connection before it has read the whole body.
+            with contextlib.suppress(ConnectionError):
                 store.sendall(self.request.head + body)
             answer = http.client.HTTPResponse(store, method=self.request.method)
             answer.begin()
@@ -89,21 +91,21 @@ class Exchange:
             return Answer(answer.status, headers, content)
 
     def answer(self, answer: Answer) -> None:
-        """Send it back."""
+        """Send the answer to the client."""
         self._client.sendall(answer.raw(self.request.method))
 
     def drip(self, answer: Answer, pause: float) -> None:
-        """Send it back byte by byte."""
+        """Send the answer byte by byte, with a pause of so many seconds after each."""
         for byte in answer.raw(self.request.method):
             self._client.sendall(bytes([byte]))
             self.wait(pause)
 
     def wait(self, seconds: float) -> bool:
-        """Let time pass; tells whether the proxy ended meanwhile."""
+        """Let time pass. Return whether the proxy has ended."""
         return self.proxy.port.ended.wait(seconds)
 
     def reset(self) -> None:
-        """Break the connection."""
+        """Reset the connection to the client."""
         abort(self._client)
         raise ConnectionAbortedError
 
@@ -112,7 +114,10 @@ Fault = Callable[[Exchange], None]
 
 
 class StoreProxy:
-    """In front of the store at ``store_port``. With a certificate it speaks TLS, and plain HTTP behind itself."""
+    """A running proxy in front of the store at ``store_port``.
+
+    With a certificate clients must use TLS. The proxy always uses plain HTTP to the store.
+    """
 
     def __init__(self, store_port: int, certificate: ssl.SSLContext | None = None) -> None:
         self.store_port = store_port
@@ -123,16 +128,16 @@ class StoreProxy:
         self.url = f"{'https' if certificate else 'http'}://127.0.0.1:{self.port.number}"
 
     def stop(self) -> None:
-        """Let go of everything."""
+        """Close all connections and the port."""
         self.port.stop()
 
     def count(self, operation: str) -> int:
-        """How often it was asked for."""
+        """Return how many requests of this operation came in."""
         return sum(request.operation == operation for request in self.seen)
 
     @property
     def part_bytes(self) -> int:
-        """Bytes of parts that came in, all tries together."""
+        """How many bytes of parts came in, with all repetitions."""
         return sum(request.taken for request in self.seen if request.operation == "UploadPart")
 
     def _serve(self, client: socket.socket) -> None:
@@ -144,16 +149,17 @@ class StoreProxy:
                 self.seen.append(exchange.request)
             (self.script.due(exchange.request.operation) or passed)(exchange)
             if exchange.request.taken < exchange.request.length:
-                return  # what is left of the body would be read as the next request
+                # The rest of the body must not be read as the next request.
+                return
 
 
 def passed(exchange: Exchange) -> None:
-    """No fault."""
+    """Pass on the request and its answer without a fault."""
     exchange.answer(exchange.forward(exchange.take()))
 
 
 def _head(reader: BinaryIO) -> bytes:
-    """A request's head, whole; empty at the end of the connection."""
+    """Return the head of the next request, or nothing at the end of the connection."""
     lines = []
     while line := reader.readline():
         lines.append(line)
@@ -195,33 +201,34 @@ def _operation(method: str, query: set[str]) -> str:
     return {"HEAD": "HeadObject", "GET": "GetObject"}.get(method, method)
 
 
-# -- what can happen to a request
+# The following functions are or make the faults that can happen to a request.
 
 
 def says(
     status: int, code: str = "", *, content_type: str = "application/xml", **headers: str
 ) -> Fault:
-    """The store is not asked; this is answered in its place. Without a ``code`` there is no body."""
-    xml = f"<?xml version='1.0' encoding='UTF-8'?>\n<Error><Code>{code}</Code><Message>injected</Message></Error>"
+    """The proxy answers an S3 error in place of the store. Without a ``code`` it has no body."""
+    error = f"<Error><Code>{code}</Code><Message>injected</Message></Error>"
+    xml = f"<?xml version='1.0' encoding='UTF-8'?>\n{error}"
     return page(status, xml if code else "", content_type, **headers)
 
 
 def page(status: int, text: str, content_type: str = "text/html", **headers: str) -> Fault:
-    """The same with any text."""
-    told = {
+    """The proxy answers this text in place of the store."""
+    all_headers = {
         "Content-Type": content_type,
         **{name.replace("_", "-"): value for name, value in headers.items()},
     }
 
     def act(exchange: Exchange) -> None:
         exchange.take()
-        exchange.answer(Answer(status, told, text.encode()))
+        exchange.answer(Answer(status, all_headers, text.encode()))
 
     return act
 
 
 def raw(text: bytes) -> Fault:
-    """The same with bytes that need not be HTTP; then the connection ends."""
+    """The proxy answers these bytes, which need not be HTTP, and closes the connection."""
 
     def act(exchange: Exchange) -> None:
         exchange.take()
@@ -233,30 +240,30 @@ def raw(text: bytes) -> Fault:
 
 
 def reset_before_the_body(exchange: Exchange) -> None:
-    """Nothing of the body is read."""
+    """The connection is reset before the body is read."""
     exchange.reset()
 
 
 def reset_in_the_middle(exchange: Exchange) -> None:
-    """Half of it is."""
+    """The connection is reset when half of the body has been read."""
     exchange.take(exchange.request.length // 2)
     exchange.reset()
 
 
 def reset_after_the_body(exchange: Exchange) -> None:
-    """All of it is, but the store never hears of it."""
+    """The connection is reset after the whole body, and the store never gets the request."""
     exchange.take()
     exchange.reset()
 
 
 def lost_answer(exchange: Exchange) -> None:
-    """The store has done it; its answer never arrives."""
+    """The store does the request, but its answer never arrives."""
     exchange.forward(exchange.take())
     exchange.reset()
 
 
 def endless_answer(exchange: Exchange) -> None:
-    """Nothing is stored; the answer goes on as long as somebody listens."""
+    """Nothing is stored, and the answer never ends while the client reads it."""
     exchange.take()
     exchange._client.sendall(b'HTTP/1.1 200 OK\r\nETag: "0"\r\n\r\n')
     while True:
@@ -264,7 +271,7 @@ def endless_answer(exchange: Exchange) -> None:
 
 
 def half_an_answer(exchange: Exchange) -> None:
-    """The store has done it; its answer breaks off."""
+    """The store does the request, but its answer breaks off in the middle."""
     answer = exchange.forward(exchange.take())
     raw = answer.raw(exchange.request.method)
     exchange._client.sendall(raw[: len(raw) // 2])
@@ -272,26 +279,26 @@ def half_an_answer(exchange: Exchange) -> None:
 
 
 def black_hole(exchange: Exchange) -> None:
-    """Nothing is read and nothing is said until the client leaves or the proxy ends."""
+    """The proxy neither reads nor answers for 30 seconds, or until it ends."""
     exchange.proxy.port.ended.wait(30)
     exchange.reset()
 
 
 def no_answer(exchange: Exchange) -> None:
-    """Everything is read and nothing is said."""
+    """The whole body is read, but there is no answer."""
     exchange.take()
     black_hole(exchange)
 
 
 def slow_reader(exchange: Exchange) -> None:
-    """The body is taken at one byte a second until the client leaves."""
+    """The body is read at one byte per second until the client gives up."""
     while exchange.take(1) and not exchange.wait(1):
         pass
     exchange.reset()
 
 
 def slow_answer(pause: float) -> Fault:
-    """What matters of the answer comes one byte every ``pause`` seconds."""
+    """The important parts of the answer come one byte every ``pause`` seconds."""
 
     def act(exchange: Exchange) -> None:
         answer = exchange.forward(exchange.take())
@@ -306,29 +313,29 @@ def slow_answer(pause: float) -> Fault:
 
 
 def answered_twice(exchange: Exchange) -> None:
-    """The same answer comes two times, as one to the next request of this connection."""
+    """The same answer comes twice. The second copy looks like one to the next request."""
     answer = exchange.forward(exchange.take())
     exchange.answer(answer)
     exchange.answer(answer)
 
 
 def answered_again_later(exchange: Exchange) -> None:
-    """The second copy comes only when the next request of this connection is on its way."""
+    """The answer comes again when the next request of this connection begins."""
     answer = exchange.forward(exchange.take())
     exchange.answer(answer)
-    exchange._reader.peek(1)  # type: ignore[attr-defined]  # of a buffered reader
+    exchange._reader.peek(1)  # type: ignore[attr-defined]  # it is a buffered reader
     exchange.answer(answer)
 
 
 def asked_twice(exchange: Exchange) -> None:
-    """The store gets the request two times; its second answer is told."""
+    """The store gets the request twice, and its second answer is returned."""
     body = exchange.take()
     exchange.forward(body)
     exchange.answer(exchange.forward(body))
 
 
 def corrupted(exchange: Exchange) -> None:
-    """A bit of the body flips on its way."""
+    """A bit of the body changes on its way."""
     body = bytearray(exchange.take())
     body[len(body) // 2] ^= 0x10
     exchange.answer(exchange.forward(bytes(body)))

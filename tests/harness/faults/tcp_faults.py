@@ -1,4 +1,7 @@
-"""TCP as machines between two ends can make it: refused, reset, silent, slow, or somebody else's."""
+"""TCP connections with the faults that machines between two ends can cause.
+
+Connections are refused, reset, silent, slow, or answered by the wrong server.
+"""
 
 from __future__ import annotations
 
@@ -9,14 +12,20 @@ import struct
 import threading
 from collections.abc import Callable
 
-_ABORT = struct.pack("ii", 1, 0)  # SO_LINGER: close sends a reset
-_BLOCK = 64 * 1024
-_FRAME = 9  # bytes of an HTTP/2 frame's header (RFC 9113, 4.1)
+# The value of SO_LINGER with which close() sends a reset.
+_ABORT = struct.pack("ii", 1, 0)
+
+_BLOCK_BYTES = 64 * 1024
+
+# The header of an HTTP/2 frame has so many bytes (RFC 9113, section 4.1).
+_FRAME_HEADER_BYTES = 9
+
+# The type of the HTTP/2 frame GOAWAY (RFC 9113, section 6.8).
 _GOAWAY = 7
 
 
 class Port:
-    """A listening port of the loopback; each connection is served in a thread of its own."""
+    """A listening port of the loopback address, with one thread for each connection."""
 
     def __init__(
         self, serve: Callable[[socket.socket], None], certificate: ssl.SSLContext | None = None
@@ -31,29 +40,30 @@ class Port:
         self.accept()
 
     def accept(self) -> None:
-        """Let connections in."""
+        """Begin to accept connections."""
         self._listener.listen(128)
         self._acceptor = threading.Thread(target=self._accept, args=(self._listener,), daemon=True)
         self._acceptor.start()
 
     def refuse(self) -> None:
-        """Refuse connections and cut those that are open; the port stays taken."""
+        """Refuse new connections and reset the open ones. No other process can take the port."""
         with contextlib.suppress(OSError):
-            self._listener.shutdown(socket.SHUT_RDWR)  # wakes the acceptor
+            # This call wakes the thread that accepts connections.
+            self._listener.shutdown(socket.SHUT_RDWR)
         self._listener.close()
         self._acceptor.join()
         self._listener = self._bound(self.number)
         self.cut()
 
     def cut(self) -> None:
-        """Reset every open connection."""
+        """Reset all open connections."""
         with self._lock:
             connections = list(self._open)
         for connection in connections:
             abort(connection)
 
     def stop(self) -> None:
-        """Let go of everything."""
+        """Close the port and all connections, and wait for their threads."""
         self.ended.set()
         self.refuse()
         self._listener.close()
@@ -66,7 +76,7 @@ class Port:
     def _bound(number: int) -> socket.socket:
         bound = socket.socket()
         bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        bound.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, _BLOCK)
+        bound.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, _BLOCK_BYTES)
         bound.bind(("127.0.0.1", number))
         return bound
 
@@ -94,14 +104,14 @@ class Port:
 
 
 def abort(connection: socket.socket) -> None:
-    """Let the thread that reads ``connection`` go, and its close be a reset."""
+    """Wake the thread that reads ``connection``. Its close will send a reset."""
     with contextlib.suppress(OSError):
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _ABORT)
         socket.socket.shutdown(connection, socket.SHUT_RD)
 
 
 class Link:
-    """The way to a gRPC server, all its connections together."""
+    """All connections between clients and one gRPC server."""
 
     def __init__(self, server_port: int) -> None:
         self._server_port = server_port
@@ -114,42 +124,45 @@ class Link:
         self.port = Port(self._serve)
 
     def black_hole(self) -> None:
-        """Swallow what comes, whatever way it goes."""
+        """Drop all bytes from now on, in both directions."""
         self._flows.clear()
 
     def drip(self, pause: float) -> None:
-        """From now on let through one byte of the answers every ``pause`` seconds."""
+        """From now on pass on one byte of the answers every ``pause`` seconds."""
         self._pause = pause
 
     def say(self, answer: bytes) -> None:
-        """Answer new connections in the server's place; cut those that are open."""
+        """Answer new connections in place of the server. Reset the open ones."""
         self._says = answer
         self.port.cut()
 
     def mend(self) -> None:
-        """Be a wire again. What has been swallowed is gone, so connections are cut."""
-        swallowed = not self._flows.is_set() or self._pause
+        """Pass on all bytes again. If bytes were dropped, reset the open connections."""
+        bytes_missing = not self._flows.is_set() or self._pause
         self._says, self._pause = b"", 0.0
         self._flows.set()
-        if swallowed:
+        if bytes_missing:
             self.port.cut()
 
     def go_away(self, last_stream: int, code: int = 0) -> None:
-        """Say GOAWAY (RFC 9113, 6.8): the server answers streams up to ``last_stream`` and no more."""
+        """Send GOAWAY (RFC 9113, section 6.8) to all clients.
+
+        It says that the server answers only streams up to ``last_stream``.
+        """
         frame = struct.pack(">HBBBIII", 0, 8, _GOAWAY, 0, 0, last_stream, code)
         for client, lock in list(self._clients.items()):
             with lock, contextlib.suppress(OSError):
                 client.sendall(frame)
 
     def stop(self) -> None:
-        """Let go of everything."""
+        """Close all connections and the port."""
         self._flows.set()
         self.port.stop()
 
     def _serve(self, client: socket.socket) -> None:
         self.connections += 1
         if self._says:
-            client.recv(_BLOCK)
+            client.recv(_BLOCK_BYTES)
             client.sendall(self._says)
             client.shutdown(socket.SHUT_WR)
             return
@@ -158,7 +171,7 @@ class Link:
             back = threading.Thread(target=self._answers, args=(server, client), daemon=True)
             back.start()
             try:
-                while block := client.recv(_BLOCK):
+                while block := client.recv(_BLOCK_BYTES):
                     if self._flows.is_set():
                         server.sendall(block)
             finally:
@@ -169,11 +182,11 @@ class Link:
                 back.join()
 
     def _answers(self, server: socket.socket, client: socket.socket) -> None:
-        """Pass on whole frames, so that one of our own may come in between."""
+        """Pass on whole frames, so that ``go_away`` can send its frame between two of them."""
         reader = server.makefile("rb")
         lock = self._clients[client]
         with contextlib.suppress(OSError):
-            while len(head := reader.read(_FRAME)) == _FRAME:
+            while len(head := reader.read(_FRAME_HEADER_BYTES)) == _FRAME_HEADER_BYTES:
                 frame = head + reader.read(int.from_bytes(head[:3], "big"))
                 with lock:
                     self._pass_on(frame, client)

@@ -1,1 +1,1 @@
-"""Pictures for the README, taken of the real thing."""
+"""Makes the pictures of the README from the real command."""

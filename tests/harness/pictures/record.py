@@ -1,6 +1,6 @@
-"""Records `status --watch` in a terminal of 80 columns during two uploads, and draws what the terminal shows.
+"""Records `status --watch` in a terminal during two uploads, and draws what the terminal shows.
 
-Run by `make picture`; needs tmux. What it prints is the text of the picture.
+`make picture` runs this module, which needs tmux. It prints the text of the picture.
 """
 
 from __future__ import annotations
@@ -25,14 +25,23 @@ from agent.devcloud.cloud import DevCloud
 from tests.harness.agent_process import Agent, running
 from tests.harness.recorders import unfinished, write_mcap
 
-COLUMNS, LINES = 80, 30
+# The size of the terminal in characters.
+COLUMNS = 80
+LINES = 30
+
 MIB = 1024 * 1024
-_BLANK, _WIDTH = "&#160;", 12.2  # as rich writes a blank, and how wide a letter is
+
+# rich writes a blank in this form.
+_BLANK = "&#160;"
+
+# The width of a letter in the SVG that rich writes, in its units.
+_LETTER_WIDTH = 12.2
+
 PICTURE = Path(__file__).with_name("status-watch.svg")
 
 
 def main() -> None:
-    """Draw the picture anew."""
+    """Record the terminal and write the picture."""
     with (
         tempfile.TemporaryDirectory() as folder,
         DevCloud(Path(folder), bandwidth=4 * MIB) as cloud,
@@ -50,7 +59,7 @@ def main() -> None:
         )
     text = Text.from_ansi(screen)
     PICTURE.write_text(drawn(text), encoding="utf-8")
-    print(text.plain)  # noqa: T201 - to be looked at
+    print(text.plain)  # noqa: T201 - the user reads it
 
 
 @contextmanager
@@ -68,7 +77,7 @@ def _folder_with_a_short_name() -> Iterator[Path]:
 
 
 def _screen(agent: Agent, *tmux: str) -> str:
-    """What a terminal shows once both uploads are well under way, with its colours."""
+    """Return what the terminal shows, with its colours, when both uploads are at 25 % or more."""
     settings = [
         f"{name}={text}"
         for name, text in agent.environ.items()
@@ -87,11 +96,14 @@ def _screen(agent: Agent, *tmux: str) -> str:
             threading.Event().wait(0.1)
     finally:
         _run([*tmux, "kill-server"])
-    raise SystemExit(f"two uploads were never seen:\n{screen}")
+    raise SystemExit(f"the terminal never showed two uploads:\n{screen}")
 
 
 def drawn(text: Text) -> str:
-    """An SVG that looks the same without the network, whence rich would load its font, and in every viewer."""
+    """Return ``text`` as an SVG that looks the same in every viewer.
+
+    The SVG of rich loads a font from the network. This one uses the viewer's fonts.
+    """
     console = Console(record=True, width=COLUMNS, file=StringIO())
     console.print(text, no_wrap=True, crop=False)
     svg = console.export_svg(title="keystone-agent status --watch", unique_id="watch")
@@ -104,12 +116,12 @@ def drawn(text: Text) -> str:
 
 
 def _trimmed(found: re.Match[str]) -> str:
-    """A text without the blanks around it, which viewers treat differently."""
+    """Return a text element without the blanks around it, which viewers treat differently."""
     x, y, more, text = found.groups()
     plain = text.replace(_BLANK, " ")
-    left = float(x) + _WIDTH * (len(plain) - len(plain.lstrip()))
+    left = float(x) + _LETTER_WIDTH * (len(plain) - len(plain.lstrip()))
     plain = plain.strip()
-    length = _WIDTH * len(html.unescape(plain))
+    length = _LETTER_WIDTH * len(html.unescape(plain))
     return f'x="{left:g}" y="{y}" textLength="{length:g}"{more}>{plain.replace(" ", _BLANK)}'
 
 

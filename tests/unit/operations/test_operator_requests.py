@@ -47,7 +47,7 @@ def rig(tmp_path: Path) -> Rig:
 
 class TestDesk(OperatorContract):
     @pytest.fixture
-    def desk(self, rig: Rig) -> OperatorSetup:
+    def operator_setup(self, rig: Rig) -> OperatorSetup:
         return OperatorSetup(rig.desk, str(rig.path), rig.robot.log().episode_id, PROFILE.asset_id)
 
 
