@@ -1,4 +1,7 @@
-"""Builds the Debian package: the agent with all its libraries, for each Python that a robot may have."""
+"""Builds the Debian package: the agent with all its libraries.
+
+The package has the libraries for each version of Python that a robot may have.
+"""
 
 from __future__ import annotations
 
@@ -21,11 +24,14 @@ from wheels import MACHINES, PYTHONS, REPOSITORY, gather
 HERE = Path(__file__).resolve().parent
 INIT = REPOSITORY / "agent/__init__.py"
 _LIBRARIES = Path("opt/keystone-agent/lib")
+
+# Files in wheels that an installed agent does not need.
 _NOT_FOR_ROBOTS = re.compile(
     r"\.(pyi|pyx|pxd|c|h|proto)$|(^|/)SelfTest/|\.dist-info/(RECORD|sboms/)"
 )
 _SCRIPTS = ("postinst", "prerm", "postrm")
-# What is laid into the package as it is: where from, where to, its mode.
+
+# Files that are copied into the package unchanged: source, target and mode of each.
 _FILES = (
     ("deploy/debian/launcher.py", "opt/keystone-agent/bin/keystone-agent", 0o755),
     ("deploy/debian/rtupdate", "usr/share/python3/runtime.d/keystone-agent.rtupdate", 0o755),
@@ -37,8 +43,8 @@ _FILES = (
         0o644,
     ),
     ("deploy/systemd/keystone-agent.sysusers", "usr/lib/sysusers.d/keystone-agent.conf", 0o644),
-    # No conffile: postinst copies it to /etc where none is there. From then on the file there is the operator's, and an
-    # upgrade neither replaces it nor asks about it.
+    # This file is not a conffile. postinst copies it to /etc at the first installation. From then
+    # on the copy belongs to the operator, and an upgrade neither replaces it nor asks about it.
     ("config/agent.toml", "usr/share/keystone-agent/agent.toml", 0o644),
     # All pages and what they link to. The folders stay, so that the links between the pages work.
     *(
@@ -61,29 +67,30 @@ _FILES = (
 
 
 def build(architecture: str, version: str, folder: Path, *, level: int = 9) -> Path:
-    """Build the package into ``folder``, the same bytes each time; the package on return.
+    """Build the package in ``folder``, with the same bytes each time, and return its path.
 
     Args:
-        architecture: As dpkg calls it: amd64 or arm64.
-        version: Of the package and of the agent in it, "" for the one that agent/__init__.py says.
-        folder: Made when it is missing.
-        level: How hard xz tries, 0 to 9. Only 9 looks back far enough to see that gRPC's library is nearly the same
-            for each Python, which halves the package.
+        architecture: The architecture as dpkg names it: amd64 or arm64.
+        version: The version of the package and of the agent in it. An empty text means the version
+            in agent/__init__.py.
+        folder: Created when it is missing.
+        level: The compression level of xz, 0 to 9. Only level 9 has a dictionary large enough to
+            use that gRPC's library is nearly the same for each Python, which halves the package.
 
     Raises:
-        subprocess.CalledProcessError: pip or dpkg-deb has failed, and has said why.
+        subprocess.CalledProcessError: pip or dpkg-deb has failed, and has printed why.
     """
     version = version or _version()
     os.environ["SOURCE_DATE_EPOCH"] = str(_epoch())
     folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory() as name:
         work, root = Path(name), Path(name, "root")
-        _lay_files(root)
-        _lay_libraries(root / _LIBRARIES, work / "wheels", architecture)
-        _unpack(_agent(work, version), root / _LIBRARIES / "common")
-        _lay_changes(root / "usr/share/doc/keystone-agent", version)
-        _lay_control(root, architecture, version)
-        _smooth(root)
+        _copy_files(root)
+        _unpack_libraries(root / _LIBRARIES, work / "wheels", architecture)
+        _unpack(_build_agent(work, version), root / _LIBRARIES / "common")
+        _write_changelogs(root / "usr/share/doc/keystone-agent", version)
+        _write_control(root, architecture, version)
+        _normalize(root)
         package = folder / f"keystone-agent_{version}_{architecture}.deb"
         command = [
             "dpkg-deb",
@@ -104,22 +111,25 @@ def build(architecture: str, version: str, folder: Path, *, level: int = 9) -> P
 
 
 def _version() -> str:
-    return _said(INIT, r'^__version__ = "(.+)"$')
+    return _match_in(INIT, r'^__version__ = "(.+)"$')
 
 
 def _epoch() -> int:
-    """Seconds since 1970 that stand for the time of this build: of the commit, where git knows one."""
-    if told := os.environ.get("SOURCE_DATE_EPOCH"):
-        return int(told)
+    """Return the time of this build in seconds since 1970.
+
+    It is the time of the commit, where git knows it, so that each build gives the same bytes.
+    """
+    if given := os.environ.get("SOURCE_DATE_EPOCH"):
+        return int(given)
     command = ["git", "-C", str(REPOSITORY), "log", "-1", "--format=%ct"]
     committed = subprocess.run(command, check=False, capture_output=True, text=True).stdout
     return int(
         committed
-        or datetime.fromisoformat(_said(INIT, r'^BUILD_DATE = "(.+)Z"') + "+00:00").timestamp()
+        or datetime.fromisoformat(_match_in(INIT, r'^BUILD_DATE = "(.+)Z"') + "+00:00").timestamp()
     )
 
 
-def _lay_files(root: Path) -> None:
+def _copy_files(root: Path) -> None:
     for source, target, mode in _FILES:
         (root / target).parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(REPOSITORY / source, root / target)
@@ -129,10 +139,12 @@ def _lay_files(root: Path) -> None:
     (root / "usr/bin/keystone-agent").symlink_to("/opt/keystone-agent/bin/keystone-agent")
 
 
-def _lay_libraries(libraries: Path, work: Path, architecture: str) -> None:
-    """What every Python needs in the same version goes to ``common``, the rest to ``python3.N``.
+def _unpack_libraries(libraries: Path, work: Path, architecture: str) -> None:
+    """Unpack the libraries below ``libraries``.
 
-    Modules in C for several Pythons lie side by side, as their names tell which is whose.
+    A library of which every Python needs the same version goes to ``common``, any other to
+    ``python3.N``. Modules in C for several Pythons can be in one folder, because their names say
+    for which Python they are.
     """
     wheels = {python: gather(work / str(python), architecture, python) for python in PYTHONS}
     releases = {python: {_release(wheel) for wheel in found} for python, found in wheels.items()}
@@ -149,7 +161,7 @@ def _release(wheel: Path) -> str:
 
 
 def _unpack(wheel: Path, target: Path) -> None:
-    """Raises ValueError when another wheel has put something else where this one puts a file."""
+    """Unpack a wheel. Raises ValueError when another wheel has a different file of that name."""
     with zipfile.ZipFile(wheel) as archive:
         for member in archive.infolist():
             if (
@@ -171,8 +183,8 @@ def _unpack(wheel: Path, target: Path) -> None:
             path.write_bytes(content)
 
 
-def _agent(work: Path, version: str) -> Path:
-    """The agent's own wheel, with ``version`` in it."""
+def _build_agent(work: Path, version: str) -> Path:
+    """Build the wheel of the agent with this version, and return its path."""
     source = work / "source"
     shutil.copytree(
         REPOSITORY / "agent", source / "agent", ignore=shutil.ignore_patterns("__pycache__")
@@ -198,32 +210,37 @@ def _agent(work: Path, version: str) -> Path:
     return next((work / "agent").glob("*.whl"))
 
 
-def _lay_changes(documents: Path, version: str) -> None:
-    """The list of changes for people, and the one in Debian's form, which names it."""
+def _write_changelogs(documents: Path, version: str) -> None:
+    """Write the changelog for people, and one in Debian's form, which refers to it."""
     changes = (REPOSITORY / "CHANGELOG.md").read_bytes()
     debian = (
         f"keystone-agent ({version}) unstable; urgency=medium\n\n  * See CHANGELOG.md.gz.\n\n"
-        f" -- {_said(HERE / 'control', '^Maintainer: (.+)$')}  {formatdate(_epoch())}\n"
+        f" -- {_match_in(HERE / 'control', '^Maintainer: (.+)$')}  {formatdate(_epoch())}\n"
     )
     for name, content in (("CHANGELOG.md.gz", changes), ("changelog.gz", debian.encode())):
         (documents / name).write_bytes(gzip.compress(content, mtime=0))
 
 
-def _said(file: Path, pattern: str) -> str:
-    (said,) = re.findall(pattern, file.read_text(encoding="utf-8"), re.MULTILINE)
-    return str(said)
+def _match_in(file: Path, pattern: str) -> str:
+    """Return the group of the only match of ``pattern`` in a file."""
+    (match,) = re.findall(pattern, file.read_text(encoding="utf-8"), re.MULTILINE)
+    return str(match)
 
 
-def _lay_control(root: Path, architecture: str, version: str) -> None:
+def _md5(path: Path) -> str:
+    return hashlib.md5(path.read_bytes(), usedforsecurity=False).hexdigest()
+
+
+def _write_control(root: Path, architecture: str, version: str) -> None:
     files = sorted(path for path in root.rglob("*") if path.is_file() and not path.is_symlink())
-    sums = [
-        f"{hashlib.md5(path.read_bytes(), usedforsecurity=False).hexdigest()}  {path.relative_to(root)}\n"
-        for path in files
-    ]
+    sums = [f"{_md5(path)}  {path.relative_to(root)}\n" for path in files]
     size = sum(-(-path.stat().st_size // 1024) for path in files)
     control = root / "DEBIAN"
     control.mkdir()
-    head = f"Package: keystone-agent\nVersion: {version}\nArchitecture: {architecture}\nInstalled-Size: {size}\n"
+    head = (
+        f"Package: keystone-agent\nVersion: {version}\n"
+        f"Architecture: {architecture}\nInstalled-Size: {size}\n"
+    )
     (control / "control").write_text(head + (HERE / "control").read_text("utf-8"), encoding="utf-8")
     (control / "md5sums").write_text("".join(sums), encoding="utf-8")
     for script in _SCRIPTS:
@@ -231,8 +248,8 @@ def _lay_control(root: Path, architecture: str, version: str) -> None:
         (control / script).chmod(0o755)
 
 
-def _smooth(root: Path) -> None:
-    """Leave no trace of this machine's clock and umask."""
+def _normalize(root: Path) -> None:
+    """Give all files modes and times that do not depend on this machine."""
     for path in sorted(root.rglob("*"), reverse=True):
         if not path.is_symlink():
             path.chmod(0o755 if path.is_dir() or path.stat().st_mode & 0o100 else 0o644)
@@ -242,16 +259,21 @@ def _smooth(root: Path) -> None:
 
 
 def main() -> None:
-    """Build one package and say where it is."""
+    """Build one package and print its path and size."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument(
-        "--arch", choices=sorted(MACHINES), default=_this_architecture(), help="the robot's"
+        "--arch",
+        choices=sorted(MACHINES),
+        default=_this_architecture(),
+        help="the architecture of the robot",
     )
-    parser.add_argument("--version", default="", help="another one than agent/__init__.py says")
     parser.add_argument(
-        "--folder", type=Path, default=REPOSITORY / "dist", help="where the package goes"
+        "--version", default="", help="the version (default: the one in agent/__init__.py)"
     )
-    parser.add_argument("--level", type=int, default=9, help="how hard xz tries, 0 to 9")
+    parser.add_argument(
+        "--folder", type=Path, default=REPOSITORY / "dist", help="the folder for the package"
+    )
+    parser.add_argument("--level", type=int, default=9, help="the compression level of xz, 0 to 9")
     options = parser.parse_args()
     package = build(options.arch, options.version, options.folder, level=options.level)
     print(f"{package}: {package.stat().st_size / 2**20:.1f} MiB")

@@ -1,5 +1,5 @@
 #!/usr/bin/python3 -ISXfaulthandler
-"""The command of the Debian package: the agent with the libraries that came with it, and no others."""
+"""The command of the Debian package. It runs the agent with the libraries of the package alone."""
 
 import os
 import sys

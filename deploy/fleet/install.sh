@@ -1,5 +1,6 @@
 #!/bin/sh
-# Installs Keystone Agent on this robot, or upgrades it. Needs root, and no network where the files are here.
+# Installs or upgrades Keystone Agent on this robot. It needs root, and no network if all files are
+# on this robot.
 set -eu
 
 usage() {
@@ -7,13 +8,13 @@ usage() {
 usage: install.sh --package FILE|URL [--sha256 SUM] [--endpoints FILE|URL | --gateway URL [--auth URL] [--device-init URL]]
 
   --package      the .deb, for this robot's architecture
-  --sha256       what sha256sum says of it; a package that comes over http needs it
+  --sha256       the SHA-256 of the package; required for a package that comes over http
   --endpoints    the file with the platform's endpoints, or a whole device profile file
-  --gateway      instead of that file: the platform's gateway
-  --auth         where keys are exchanged, if that is another address
-  --device-init  where robots enrol, likewise
+  --gateway      the address of the platform's gateway, in place of that file
+  --auth         the address where keys are exchanged, if it differs from the gateway
+  --device-init  the address where robots enrol, if it differs from the gateway
 
-Run it again as often as you like: what is there already stays, above all a key of this robot.
+You can run it again at any time. It keeps what already exists, above all this robot's key.
 Exit codes: 0 installed, 1 failed, 2 wrong usage.
 END
 }
@@ -28,10 +29,12 @@ misused() {
 	exit 2
 }
 
-# A place as it may be printed: without a password, or a signature behind the question mark.
+# public PLACE: prints a path or URL without its password, and without its query, which may have a
+# signature.
 public() { printf '%s' "${1%%\?*}" | sed 's|://[^/@]*@|://|'; }
 
-# fetch WHAT PLACE FILE: apt's own program knows this robot's proxies, and is there where neither curl nor wget is.
+# fetch WHAT PLACE FILE: copies or downloads PLACE to FILE. WHAT names it in errors. apt's own program
+# uses the proxies of this robot, and is installed where curl and wget are not.
 fetch() {
 	case $2 in
 	https://* | http://*)
@@ -47,7 +50,7 @@ fetch() {
 	esac
 }
 
-# What the platform's endpoints are when no file says it.
+# Prints the endpoints file for the given addresses.
 endpoints() {
 	for url in "$gateway" "${auth:-$gateway}" "${device_init:-$gateway}"; do
 		printf '%s' "$url" | grep -Eqx 'https?://[][A-Za-z0-9._:-]+' || misused "$(public "$url") is no address such as https://gateway.example.org"
@@ -73,7 +76,7 @@ install_package() {
 			fail "keystone-agent ${there#installed } is installed, which is newer than $version: nothing was changed"
 		;;
 	esac
-	# Its configuration stays as its owner has changed it; nothing is asked.
+	# The operator's changes to the configuration are kept, and apt asks no questions.
 	DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends -o DPkg::Lock::Timeout=300 \
 		-o Dpkg::Options::=--force-confdef -o Dpkg::Options::=--force-confold "$work/agent.deb" >"$work/log" 2>&1 </dev/null || {
 		cat "$work/log" >&2
@@ -82,8 +85,10 @@ install_package() {
 	say "keystone-agent $version is installed"
 }
 
-# Done as the agent's user, so that it owns what is made, and under the lock that enrolment takes: a key that the agent is
-# just writing is not lost. It is handed the file open: one with keys is for no other eyes. Never a word of what is in it.
+# Writes the endpoints into the profile file. This runs as the agent's user, which then owns the file,
+# and under the lock of enrolment, so that a key which the agent is just writing is not lost. The
+# endpoints file is passed as standard input, because it may contain keys and only root may read it.
+# Its content is never printed.
 lay_profile() {
 	profile=$(keystone-agent config show --json | python3 -IS -c '
 import json, sys
