@@ -1,6 +1,6 @@
-# Everything a developer runs. `make demo` and `make test` need Python 3.10 or newer and make, nothing else.
-# Each may be run with another Python than python3, as in: make test PYTHON=python3.12
-# A Python that is named has an environment of its own, so that none destroys another's.
+# The commands of a developer. `make demo` and `make test` need only make and Python 3.10 or newer.
+# Each command can use another Python than python3, as in: make test PYTHON=python3.12
+# Each Python that is named this way gets its own environment.
 ifeq ($(origin PYTHON),undefined)
 PYTHON := python3
 VENV ?= .venv
@@ -18,7 +18,7 @@ SEED := $(or $(SEED),$(shell date +%s))
 export PYTHONDONTWRITEBYTECODE = 1
 
 .PHONY: help demo test test-fast check format bench bench-full soak picture servers peers proto deb lock clean
-help:  ## what there is to run
+help:  ## list all commands
 	@grep -E '^[a-z-]+:.*##' Makefile | sed 's/:.*##/\t/' | expand -t 12
 
 $(STAMP): pyproject.toml requirements.lock
@@ -28,16 +28,16 @@ $(STAMP): pyproject.toml requirements.lock
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
 	touch $(STAMP)
 
-demo: $(STAMP)  ## a recording's way into a bucket, on this machine alone
+demo: $(STAMP)  ## upload a recording to a bucket, on this machine alone
 	$(BIN)/keystone-agent demo
 
-test: $(STAMP)  ## all tests; those that need MinIO or VersityGW run where `make servers` built them
+test: $(STAMP)  ## run all tests (those for MinIO and VersityGW need `make servers`)
 	PATH="$(SERVERS):$$PATH" $(BIN)/python -m pytest -n 2
 
-test-fast: $(STAMP)  ## the unit tests that start no process, in a minute
+test-fast: $(STAMP)  ## run the tests that start no process, in a minute
 	$(BIN)/python -m pytest -n 2 --fast
 
-check: $(STAMP)  ## formatting, lint, types, the layers of the house, generated code
+check: $(STAMP)  ## check formatting, lint, types, imports between folders, and generated code
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
@@ -45,23 +45,23 @@ check: $(STAMP)  ## formatting, lint, types, the layers of the house, generated 
 	$(MAKE) --no-print-directory proto PB=$(VENV)/pb
 	diff -r --exclude=__pycache__ --exclude=__init__.py agent/pb $(VENV)/pb/agent/pb
 
-format: $(STAMP)  ## bring the code into shape
+format: $(STAMP)  ## format the code and fix simple lint errors
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-bench: $(STAMP)  ## the seven tables of BENCHMARKS.md, short; with MinIO and the peers where they were built
+bench: $(STAMP)  ## run a short benchmark (MinIO and the peers take part if they were built)
 	PATH="$(SERVERS):$$PATH" $(BIN)/python -m tests.bench
 
-bench-full: $(STAMP)  ## the same with large files and all rounds, for over an hour; writes BENCHMARKS.md and bench.json
+bench-full: $(STAMP)  ## run the full benchmark for over an hour; writes BENCHMARKS.md and bench.json
 	PATH="$(SERVERS):$$PATH" $(BIN)/python -m tests.bench --full --json bench.json --markdown BENCHMARKS.md
 
-soak: $(STAMP)  ## bursts, narrow links, crowds; the long versions of kills and simulation; for an hour or so; SEED=N repeats one
+soak: $(STAMP)  ## run stress tests, kills and the simulation for an hour; SEED=N repeats a run
 	@echo "SEED=$(SEED)"
-	for ordeal in uploads link crowd; do PATH="$(SERVERS):$$PATH" $(BIN)/python -m tests.bench.$$ordeal || exit 1; done
+	for stress in uploads link crowd; do PATH="$(SERVERS):$$PATH" $(BIN)/python -m tests.bench.$$stress || exit 1; done
 	PATH="$(SERVERS):$$PATH" $(BIN)/python -m tests.bench.kills --kills 200 --seed $(SEED)
 	SOAK_RUNS=10000 $(BIN)/python -m pytest tests/integration/test_simulation.py --timeout=0 --hypothesis-seed=$(SEED)
 
-picture: $(STAMP)  ## record status --watch in a terminal and draw it for the README (needs tmux)
+picture: $(STAMP)  ## draw the picture of `status --watch` for the README (needs tmux)
 	$(BIN)/python -m tests.harness.pictures.record
 
 servers:  ## build MinIO and VersityGW for the tests (needs Go)
@@ -69,7 +69,7 @@ servers:  ## build MinIO and VersityGW for the tests (needs Go)
 	test -x $(SERVERS)/minio || GOBIN=$(SERVERS) go install github.com/minio/minio@v0.0.0-20260212201848-7aac2a2c5b7c
 	test -x $(SERVERS)/versitygw || GOBIN=$(SERVERS) go install github.com/versity/versitygw/cmd/versitygw@v1.8.0
 
-peers:  ## the tools that `make bench` compares with: mc (needs Go), and those of tests/bench/peers.txt
+peers:  ## install the tools that the benchmark compares with (mc needs Go)
 	mkdir -p $(SERVERS)
 	test -x $(SERVERS)/mc || ! command -v go || GOBIN=$(SERVERS) go install github.com/minio/mc@v0.0.0-20250313080218-cf909e1063a9
 	test -x $(SERVERS)/peers/bin/python || $(PYTHON) -m venv $(SERVERS)/peers
@@ -80,12 +80,12 @@ proto: $(STAMP)  ## generate agent/pb from proto/
 	$(BIN)/python -m grpc_tools.protoc -Iagent/pb=proto --python_out=$(VENV)/pb --pyi_out=$(VENV)/pb --grpc_python_out=$(VENV)/pb $(PROTOS:proto/%=agent/pb/%)
 	test "$(PB)" != agent/pb || cp $(VENV)/pb/agent/pb/*.py* agent/pb/
 
-deb: $(STAMP)  ## the Debian package with all libraries in it, in dist/; ARCH=amd64 or arm64 for another machine than this
+deb: $(STAMP)  ## build the Debian package in dist/; ARCH=amd64 or ARCH=arm64 chooses the machine
 	$(BIN)/python deploy/debian/build.py $(ARCH:%=--arch=%) $(VERSION:%=--version=%)
 
-lock: $(STAMP)  ## choose new versions of everything (needs uv)
+lock: $(STAMP)  ## choose new versions of all libraries (needs uv)
 	uv pip compile --quiet --universal --upgrade --generate-hashes --python-version 3.10 --no-emit-index-url --no-annotate --no-header --all-extras pyproject.toml -o requirements.lock
 	uv pip compile --quiet --universal --generate-hashes --python-version 3.10 --no-emit-index-url --no-annotate --no-header --constraints requirements.lock pyproject.toml -o deploy/requirements.lock
 
-clean:  ## forget all that was installed and built
+clean:  ## delete all that was installed and built
 	rm -rf $(VENV) .venv .venv-* $(SERVERS) .wheels dist .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis

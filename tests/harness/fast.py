@@ -123,7 +123,8 @@ class Fast:
         is_whole = config.args_source is pytest.Config.ArgsSource.TESTPATHS
         if is_whole and passed < _LEAST_PASSED and not session.exitstatus:
             terminal.write_line(
-                f"only {passed} fast tests passed, {_LEAST_PASSED} should: see tests/harness/fast.py"
+                f"only {passed} fast tests passed, at least {_LEAST_PASSED} should: "
+                "see tests/harness/fast.py"
             )
             session.exitstatus = pytest.ExitCode.TESTS_FAILED
 
