@@ -244,7 +244,7 @@ class DevCloud:
     def advertise_store(self, url: str) -> None:
         """Tell devices that the store is at ``url``, for example at a proxy in front of it.
 
-        Without this call devices are told ``store_url``. Leases and answers that were already
+        Without this call devices get ``store_url``. Leases and answers that were already
         given do not change.
         """
         self._advertised_store_url = url
@@ -357,7 +357,7 @@ class DevCloud:
             "[cloud]",
             f"dp_config = {_quoted(self.profile_path)}",
             *([f"tls_ca_file = {_quoted(self.ca_file)}"] if self.ca_file else []),
-            # With several profiles the agent must be told to which one a recording belongs.
+            # With several profiles the agent must know to which one a recording belongs.
             *(["[assets]", f"default = {_quoted(devices[0].id)}"] if len(devices) > 1 else []),
             "[retry]",
             "# Jitter spreads the requests of many robots. One robot does not need it.",

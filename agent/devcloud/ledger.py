@@ -19,7 +19,7 @@ from typing import Literal, TypeVar, cast
 SessionStatus = Literal["ACTIVE", "COMPLETING", "COMPLETED", "TERMINAL"]
 
 # How long an expired token or lease is kept. The first start after this time removes it. Until
-# then a request with it is told that it has expired, not that it is unknown.
+# then a request with it is refused as expired, and not as unknown.
 _KEEP_EXPIRED_SECONDS = 86_400.0
 
 

@@ -63,7 +63,7 @@ class Platform:
             ledger: The platform's database.
             terms: How long tokens and leases are valid, and the part size.
             bucket: The bucket for all objects.
-            endpoint: Returns the store's address as devices are told.
+            endpoint: Returns the store's address that devices get.
             head: Returns what the store holds under a key, or None.
             now: Returns the wall clock in seconds since 1970.
         """

@@ -11,7 +11,7 @@ if not os.path.isdir(f"{LIBRARIES}/{PYTHON}"):
     known = sorted(name for name in os.listdir(LIBRARIES) if name.startswith("python"))
     sys.exit(
         f"keystone-agent: this robot has {PYTHON}, the package is for {', '.join(known)}\n"
-        "→ install a keystone-agent that knows this robot's Python"
+        "→ install a keystone-agent package for this robot's Python"
     )
 sys.path[:0] = [f"{LIBRARIES}/{PYTHON}", f"{LIBRARIES}/common"]
 

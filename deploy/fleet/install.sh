@@ -38,11 +38,11 @@ public() { printf '%s' "${1%%\?*}" | sed 's|://[^/@]*@|://|'; }
 fetch() {
 	case $2 in
 	https://* | http://*)
-		[ -x /usr/lib/apt/apt-helper ] || fail "no apt-helper here, which fetches what has a URL: give $1 as a file"
+		[ -x /usr/lib/apt/apt-helper ] || fail "this system has no apt-helper, which downloads URLs: give $1 as a file"
 		/usr/lib/apt/apt-helper -qq -o Acquire::Retries=3 -o APT::Sandbox::User=root download-file "$2" "$3" >"$work/log" 2>&1 ||
 			fail "$1 can't be fetched from $(public "$2"): $(sed -n 's/^E: *//p' "$work/log" | sed 's|http[^ ]*||' | tail -n 1)"
 		;;
-	*://*) misused "$1 is a file or comes over https, not $(public "$2")" ;;
+	*://*) misused "$1 must be a file or an https URL, not $(public "$2")" ;;
 	*)
 		[ -f "$2" ] || fail "$1 is not there: $2"
 		cp -- "$2" "$3" || fail "$1 can't be read: $2"
@@ -80,7 +80,7 @@ install_package() {
 	DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends -o DPkg::Lock::Timeout=300 \
 		-o Dpkg::Options::=--force-confdef -o Dpkg::Options::=--force-confold "$work/agent.deb" >"$work/log" 2>&1 </dev/null || {
 		cat "$work/log" >&2
-		fail "the package can't be installed: apt says why"
+		fail "the package can't be installed: see the messages of apt above"
 	}
 	say "keystone-agent $version is installed"
 }
@@ -94,7 +94,7 @@ lay_profile() {
 import json, sys
 settings = json.load(sys.stdin)
 print(settings["cloud"]["dp_config"] or settings["agent"]["state_dir"] + "/dp-config.json")') ||
-		fail "the configuration is wrong: mend it, and run this again"
+		fail "the configuration is wrong: correct it, and run this again"
 	runuser -u keystone-agent -- python3 -IS -c '
 import fcntl, json, os, sys
 
@@ -160,7 +160,7 @@ done
 [ -z "$file" ] || [ -z "$gateway$auth$device_init" ] || misused "--endpoints or addresses, not both"
 [ -n "$gateway" ] || [ -z "$auth$device_init" ] || misused "--gateway is missing"
 case $package in http://*) [ -n "$sum" ] || misused "a package that comes over http needs --sha256" ;; esac
-case $file in http://*) misused "--endpoints comes over https or from a file: it says where recordings go" ;; esac
+case $file in http://*) misused "--endpoints must be a file or an https URL: it says where recordings go" ;; esac
 [ "$(id -u)" = 0 ] || fail "only root can install it: sudo sh install.sh …"
 { command -v apt-get && command -v dpkg-deb && command -v runuser; } >/dev/null ||
 	fail "this is no Debian or Ubuntu: see deploy/README.md on how to install it elsewhere"
@@ -177,6 +177,6 @@ install_package
 if [ -e "$work/endpoints.json" ]; then lay_profile; fi
 
 say
-keystone-agent check || say "(what is not ok yet is named above; the agent goes on by itself once it is)"
+keystone-agent check || say "(The checks above say what is not ok yet. The agent continues by itself when it is ok.)"
 say
 keystone-agent status || true

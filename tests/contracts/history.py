@@ -103,7 +103,7 @@ class HistoryContract:
         ended(history, "b", "gave_up")
         again, other = ended(history, "a", "gave_up"), ended(history, "c")
 
-        def look() -> None:
+        def check_forgotten() -> None:
             assert [log.id for log in history.newest_first()] == [other]
             assert history.counts() == {"pending": 0, "in_progress": 0, "completed": 1, "failed": 0}
             assert history.newest("1000-a") is None
@@ -114,9 +114,9 @@ class HistoryContract:
             assert [history.synced(f"1000-{name}") for name in "abcd"] == [True, False, True, False]
 
         assert history.forget(["1000-a", "1000-b", "1000-a", "1000-unknown"]) == 3
-        look()
+        check_forgotten()
         history = reopen(history)
-        look()
+        check_forgotten()
 
     def test_an_id_is_not_given_again_when_its_document_is_forgotten(
         self, history: History, reopen: Callable[[History], History]
@@ -297,13 +297,13 @@ class HistoryContract:
 
     def test_an_unknown_id_is_a_key_error(self, history: History) -> None:
         history.add(document())
-        for ask in (
+        for query in (
             history.get,
             lambda id_: history.move(id_, "claimed"),
             lambda id_: history.amend(id_, reason=""),
         ):
             with pytest.raises(KeyError):
-                ask(2)
+                query(2)
 
     def test_the_newest_document_of_a_fingerprint_is_the_live_one(self, history: History) -> None:
         history.add(document("a"))

@@ -34,13 +34,13 @@ class OperatorContract:
         assert {"version", "gate", "uploads"} <= set(status)
 
     def test_each_target_has_its_answer_in_turn(self, operator_setup: OperatorSetup) -> None:
-        told = operator_setup.operator.resync(["nobody", operator_setup.path], "looked bad")
-        assert [(answer.target, answer.status) for answer in told] == [
-            ("nobody", "not_found"),
+        answers = operator_setup.operator.resync(["unknown", operator_setup.path], "looked bad")
+        assert [(answer.target, answer.status) for answer in answers] == [
+            ("unknown", "not_found"),
             (operator_setup.path, "accepted"),
         ]
-        assert told[0].message
-        assert told[1].episode_id == operator_setup.episode
+        assert answers[0].message
+        assert answers[1].episode_id == operator_setup.episode
 
     def test_asked_again_it_is_queued_already(self, operator_setup: OperatorSetup) -> None:
         assert [
@@ -52,7 +52,7 @@ class OperatorContract:
 
     def test_what_is_queued_can_be_put_ahead(self, operator_setup: OperatorSetup) -> None:
         operator_setup.operator.resync([operator_setup.path], "")
-        known, unknown = operator_setup.operator.first([operator_setup.path, "nobody"])
+        known, unknown = operator_setup.operator.first([operator_setup.path, "unknown"])
         assert known.status in ("accepted", "already_queued")
         assert unknown.status == "not_found"
 
@@ -63,8 +63,8 @@ class OperatorContract:
 
     def test_a_target_may_be_any_bytes(self, operator_setup: OperatorSetup) -> None:
         name = "/recordings/\udcff\udcfe é.mcap"
-        (told,) = operator_setup.operator.resync([name], "also \udcff here")
-        assert (told.target, told.status) == (name, "not_found")
+        (answer,) = operator_setup.operator.resync([name], "also \udcff here")
+        assert (answer.target, answer.status) == (name, "not_found")
 
     def test_pause_and_resume_may_be_asked_twice(self, operator_setup: OperatorSetup) -> None:
         for _ in range(2):

@@ -336,14 +336,14 @@ class StoreContract:
         assert place.read(key) == b"second"
 
     def test_the_lease_is_asked_at_every_request(self, place: Place, key: str, file: int) -> None:
-        asked = []
+        calls = []
 
         def lease() -> CredentialLease:
-            asked.append(1)
+            calls.append(1)
             return place.lease
 
         self._upload(place.target(key, lease), file)
-        assert len(asked) >= 5
+        assert len(calls) >= 5
 
     @staticmethod
     def _flip(file: int, offset: int) -> None:

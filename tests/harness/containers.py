@@ -135,28 +135,30 @@ class Pod:
 
     def program(self, service: str, command: Sequence[str]) -> None:
         """Start a service by a program of this machine, because there is no image for it."""
-        told = self._services[service]
-        for volume in told["volumes"]:
+        declared = self._services[service]
+        for volume in declared["volumes"]:
             name, _, inside = volume.partition(":")
             self.volume(name).mkdir(parents=True)
             command = [
                 re.sub(rf"^{re.escape(inside)}$", str(self.volume(name)), word) for word in command
             ]
-        self._start(service, command, {**os.environ, **told.get("environment", {})})
+        self._start(service, command, {**os.environ, **declared.get("environment", {})})
 
     def start(self, service: str, image: Image) -> Container:
         """Start a service with its image."""
-        told = self._services[service]
+        declared = self._services[service]
         script = ["set -eu", _ROOT.strip()]
-        for volume in told.get("volumes", []):
+        for volume in declared.get("volumes", []):
             script += self._mounted(image, volume)
         script += [f"mount --bind {shlex.quote(str(self.folder / 'hosts'))} etc/hosts"]
-        script += ["mount -o remount,ro ."] if told.get("read_only") else []
-        script += [f"mount -t tmpfs -o mode=1777 tmpfs .{place}" for place in told.get("tmpfs", [])]
+        script += ["mount -o remount,ro ."] if declared.get("read_only") else []
+        script += [
+            f"mount -t tmpfs -o mode=1777 tmpfs .{place}" for place in declared.get("tmpfs", [])
+        ]
         script += [_CLOSED.strip()]
         user, _, group = image.user.partition(":")
-        capabilities = ["-all", *(f"+{name.lower()}" for name in told.get("cap_add", []))]
-        assert told.get("cap_drop") == ["ALL"]
+        capabilities = ["-all", *(f"+{name.lower()}" for name in declared.get("cap_add", []))]
+        assert declared.get("cap_drop") == ["ALL"]
         inside = [
             "setpriv",
             f"--reuid={user}",
@@ -178,15 +180,18 @@ class Pod:
         ]
         own = self.folder / "containers" / service
         own.mkdir(parents=True, exist_ok=True)
-        command = [*told.get("entrypoint", image.entrypoint), *told.get("command", image.command)]
-        environment = {**image.environment, **told.get("environment", {})}
+        command = [
+            *declared.get("entrypoint", image.entrypoint),
+            *declared.get("command", image.command),
+        ]
+        environment = {**image.environment, **declared.get("environment", {})}
         first = [
             *unshared,
             "\n".join(script),
             "sh",
             str(own),
             str(image.root),
-            told.get("hostname", service),
+            declared.get("hostname", service),
         ]
         return Container(
             self._start(service, [*first, *inside, *command], environment), inside, environment

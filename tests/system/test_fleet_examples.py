@@ -223,7 +223,7 @@ def test_one_robot_is_installed_again_and_again_and_keeps_its_key(
     assert KEY not in said
     assert profile.read_text() == KEY
     robot.path(f"{CONFIG}/agent.toml.d/wrong.toml").write_text("[watch]\nroot = 1\n")
-    assert "the configuration is wrong: mend it, and run this again" in installer.run(code=1)
+    assert "the configuration is wrong: correct it, and run this again" in installer.run(code=1)
 
 
 @on_a_debian

@@ -279,7 +279,7 @@ class FakeGateway:
 
 
 def _receipt(log: SyncLog) -> tuple[object, ...]:
-    """Return what the platform is told about a stored object."""
+    """Return what a device reports to the platform about a stored object."""
     return log.upload_id, log.file_size, log.raw_tags, log.part_count, log.etag, log.part_size_bytes
 
 
