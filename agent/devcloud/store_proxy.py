@@ -29,6 +29,7 @@ from xml.sax.saxutils import escape
 
 from agent.devcloud import sigv4
 from agent.devcloud.admission import Admission, NotAdmittedError
+from agent.devcloud.byte_rate import ByteRate
 from agent.devcloud.ledger import Ledger
 from agent.devcloud.servers import LOOPBACK, Endpoint
 from agent.model.tls import client_context
@@ -41,23 +42,11 @@ _BLOCK_BYTES = 128 * 1024
 # A connection that is silent for so long is closed.
 _IDLE_SECONDS = 120
 
-# A link with a bandwidth may send at once what it could have sent in this time.
-_BURST_SECONDS = 0.05
-
 # RFC 9110 calls these headers hop-by-hop: they concern one connection and are not passed on.
-_HOP_BY_HOP = frozenset(
-    {
-        "connection",
-        "keep-alive",
-        "proxy-authenticate",
-        "proxy-authorization",
-        "te",
-        "trailer",
-        "transfer-encoding",
-        "upgrade",
-        "expect",
-    }
-)
+_HOP_BY_HOP = frozenset({
+    "connection", "keep-alive", "proxy-authenticate", "proxy-authorization", "te", "trailer",
+    "transfer-encoding", "upgrade", "expect",
+})  # fmt: skip
 
 # The proxy replaces these headers, because it signs each request again.
 _NOT_PASSED_ON = _HOP_BY_HOP | {
@@ -68,35 +57,6 @@ _NOT_PASSED_ON = _HOP_BY_HOP | {
     "x-amz-content-sha256",
     "content-length",
 }
-
-
-class ByteRate:
-    """Limits all connections together to one number of bytes per second.
-
-    The demo and the tests use it to imitate a slow uplink. Safe for several threads.
-    """
-
-    def __init__(self, bytes_per_second: float) -> None:
-        """Limit to ``bytes_per_second``; 0 means no limit."""
-        self.bytes_per_second = bytes_per_second
-        self._lock = threading.Lock()
-        self._cut = threading.Event()
-        self._free_at = 0.0
-
-    def take(self, size: int) -> None:
-        """Wait until ``size`` bytes may have passed the link. Return at once after ``cut``."""
-        if not self.bytes_per_second:
-            return
-        with self._lock:
-            now = time.monotonic()
-            self._free_at = max(self._free_at, now - _BURST_SECONDS) + size / self.bytes_per_second
-            wait = self._free_at - now
-        if wait > 0:
-            self._cut.wait(wait)
-
-    def cut(self) -> None:
-        """Release all threads that wait in ``take``, now and later."""
-        self._cut.set()
 
 
 class StoreProxy:

@@ -64,7 +64,7 @@ def open_regular_file(path: Path, folder: int, *, follow_symlinks: bool) -> int:
 
 
 def root_of(path: Path, roots: Sequence[Path]) -> Path | None:
-    """Return the innermost of ``roots`` that ``path`` lies below, or None where it lies below none."""
+    """Return the innermost of ``roots`` that ``path`` lies below; None where there is none."""
     return max(
         (root for root in roots if root in path.parents),
         key=lambda root: len(root.parts),

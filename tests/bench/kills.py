@@ -27,9 +27,9 @@ from minio.error import S3Error
 
 from agent.adapters.clock import RealClock
 from agent.adapters.history import TinyHistory
+from agent.devcloud.byte_rate import ByteRate
 from agent.devcloud.cloud import DevCloud
 from agent.devcloud.servers import REGION
-from agent.devcloud.store_proxy import ByteRate
 from agent.model.sync_log import SyncLog
 from tests.bench.uploads import sha256
 from tests.harness.agent_process import Agent

@@ -24,9 +24,10 @@ from minio.error import S3Error
 from agent.devcloud import sigv4
 from agent.devcloud.admission import Admission, NotAdmittedError
 from agent.devcloud.bucket import DevBucket
+from agent.devcloud.byte_rate import ByteRate
 from agent.devcloud.ledger import Device, IssuedLease, Ledger
 from agent.devcloud.servers import Endpoint
-from agent.devcloud.store_proxy import ByteRate, StoreProxy
+from agent.devcloud.store_proxy import StoreProxy
 from tests.harness import s3_servers as servers
 
 BUCKET = "recordings"

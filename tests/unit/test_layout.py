@@ -39,6 +39,14 @@ def test_no_class_name_occurs_twice() -> None:
     assert {name: where for name, where in places.items() if len(where) > 1} == {}
 
 
+def test_no_module_has_more_than_400_lines() -> None:
+    sizes = {
+        str(path.relative_to(REPOSITORY)): len(path.read_text(encoding="utf-8").splitlines())
+        for path in MODULES
+    }
+    assert {path: lines for path, lines in sizes.items() if lines > 400} == {}
+
+
 @pytest.mark.parametrize("folder", ["unit", "integration", "system", "contracts", "harness"])
 def test_no_test_file_is_imported_by_another_file(folder: str) -> None:
     files = [path for path in TESTS if path.relative_to(REPOSITORY / "tests").parts[0] == folder]
