@@ -74,7 +74,7 @@ class Rig:
         for name in ("connect_timeout", "read_timeout", "patience"):
             patch.setitem(usual, name, timeout)
         patch.setattr(jobs, "_TICK_SECONDS", 0.05)
-        patch.setattr(sender, "_PAUSE", 0.05)
+        patch.setattr(sender, "_PAUSE_SECONDS", 0.05)
         self._server = server
         self.cloud = DevCloud(folder / "cloud", store=server.with_keys, part_size_bytes=PART)
         self.cloud.start()
