@@ -1,4 +1,4 @@
-"""What holds for all tests."""
+"""Settings, hooks and fixtures that all tests share."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from tests.harness.debian import OLD, Debian
 
 pytest_plugins = ["tests.harness.fast"]
 
-# A busy machine is no fault of the code.
+# A busy machine is slow. Its slowness must not fail a test, so hypothesis has no deadline.
 settings.register_profile(
     "any machine", deadline=None, suppress_health_check=[HealthCheck.too_slow]
 )
@@ -26,7 +26,10 @@ settings.load_profile("any machine")
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport() -> Generator[None, pytest.TestReport, pytest.TestReport]:
-    """Let logs with file names that are no UTF-8 travel from a worker to the terminal."""
+    """Replace bytes that are no UTF-8 in captured logs.
+
+    A worker sends the logs to the terminal, and file names in them may hold any bytes.
+    """
     report = yield
     report.sections = [
         (name, text.encode("utf-8", "replace").decode()) for name, text in report.sections
@@ -36,9 +39,9 @@ def pytest_runtest_makereport() -> Generator[None, pytest.TestReport, pytest.Tes
 
 @pytest.fixture
 def wide() -> Iterator[Path]:
-    """A folder of a file system that holds any date.
+    """A folder on a file system that stores every date.
 
-    That of ``tmp_path`` may know none after the year 2446, or 2038.
+    The file system below ``tmp_path`` may not store dates after the year 2038 or 2446.
     """
     place = Path("/dev/shm")  # noqa: S108 - a folder of its own is made in it
     if not os.access(place, os.W_OK):
@@ -47,12 +50,15 @@ def wide() -> Iterator[Path]:
         yield Path(folder)
 
 
-# Robots on which nothing is installed yet, and what there is to install
+# The fixtures below give Debian systems without the agent, and the packages to install on them.
 
 
 @pytest.fixture(scope="session")
 def shared(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> Path:
-    """What is made once, however many processes share the tests: ``base``, a Debian, and the packages."""
+    """The folder with what all test processes share.
+
+    It holds ``base``, a Debian system, and the built packages.
+    """
     folder = tmp_path_factory.getbasetemp()
     folder = (folder if worker_id == "master" else folder.parent) / "debian"
     with FileLock(f"{folder}.lock"):

@@ -1,4 +1,4 @@
-"""Robots that are switched on together do not call together."""
+"""Robots that are switched on together do not contact the platform at the same moment."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from agent.gate import boot_jitter as room
+from agent.gate import boot_jitter
 from agent.gate.boot_jitter import BootJitter
 from agent.gate.gate import Closed, Delays, Gate
 from tests.harness.cli_scene import Scene, World
@@ -32,14 +32,14 @@ def held(gate: Gate) -> Closed:
 
 
 def test_an_agent_that_starts_with_its_robot_lets_a_moment_pass() -> None:
-    power_on, gate, clock = switched_on(20)
-    power_on.look()
-    assert held(gate).next_probe == power_on.until
-    clock.advance(power_on.until - clock.monotonic() - 0.001)
-    power_on.look()
+    jitter_hold, gate, clock = switched_on(20)
+    jitter_hold.look()
+    assert held(gate).next_probe == jitter_hold.until
+    clock.advance(jitter_hold.until - clock.monotonic() - 0.001)
+    jitter_hold.look()
     assert held(gate)
     clock.advance(0.002)
-    power_on.look()
+    jitter_hold.look()
     assert gate.closed() is None
 
 
@@ -56,10 +56,10 @@ def test_many_robots_are_spread_over_the_whole_jitter() -> None:
 def test_a_later_start_and_one_without_jitter_wait_for_nothing(
     seconds_ago: float, jitter: float
 ) -> None:
-    power_on, gate, _ = switched_on(seconds_ago, Delays(base=30, maximum=1800, jitter=jitter))
-    power_on.look()
+    jitter_hold, gate, _ = switched_on(seconds_ago, Delays(base=30, maximum=1800, jitter=jitter))
+    jitter_hold.look()
     assert gate.closed() is None
-    assert power_on.until == seconds_ago
+    assert jitter_hold.until == seconds_ago
 
 
 @pytest.fixture
@@ -74,11 +74,11 @@ def scene(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Scene]:
 def test_the_agent_waits_for_its_moment_says_so_and_goes_on(
     scene: Scene, device: str, code: str
 ) -> None:
-    scene.patch.setattr(room, "_BOOT_SECONDS", float("inf"))
+    scene.patch.setattr(boot_jitter, "_BOOT_SECONDS", float("inf"))
     scene.patch.setattr(Delays, "spread", lambda _: 2.0)
     scene.settings["agent.device_id"] = device
     scene.profiles["devices"] = [
-        known for known in scene.profiles["devices"] if known["deviceId"] == device
+        profile for profile in scene.profiles["devices"] if profile["deviceId"] == device
     ]
     scene.write()
     with scene.agent() as agent:

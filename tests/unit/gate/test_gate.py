@@ -1,4 +1,4 @@
-"""The gate: one answer for everybody."""
+"""The gate: one answer to the question whether anything may be sent now."""
 
 from __future__ import annotations
 
@@ -129,7 +129,8 @@ def test_a_probe_is_due_exactly_while_some_document_may_begin_one(
         due = gate.probe_due()
         begun = [who for who in (1, 2) if not gate._probing and gate.begin_probe(who)]
         if begun:
-            gate._probing = False  # only asked
+            # The question alone must not count as a probe, so the flag is set back.
+            gate._probing = False
         assert due == bool(begun)
         return due
 

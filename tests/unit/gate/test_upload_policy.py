@@ -1,4 +1,4 @@
-"""Hours and links as holds of the gate, and that a pause in the middle of an upload loses nothing."""
+"""Upload windows and links close the gate. A pause in the middle of an upload loses nothing."""
 
 from __future__ import annotations
 
@@ -16,8 +16,9 @@ from tests.harness.fakes.clock import FakeClock
 from tests.harness.robot import Robot
 
 BUILT = datetime(2026, 1, 1, tzinfo=timezone.utc).timestamp()
-NOON = datetime(2026, 6, 10, 12, tzinfo=timezone.utc).timestamp()  # a Wednesday
-HOUR = 3600.0
+# Noon of a Wednesday.
+NOON = datetime(2026, 6, 10, 12, tzinfo=timezone.utc).timestamp()
+HOUR_SECONDS = 3600.0
 UTC = ZoneInfo("UTC")
 WIFI, MOBILE, NOWHERE, UNKNOWN = (
     Link(frozenset({"wlan0"})),
@@ -59,7 +60,7 @@ def why(gate: Gate) -> str:
     return "" if closed is None else closed.reason
 
 
-# -- hours
+# The tests below cover upload windows.
 
 
 def test_the_gate_is_held_outside_the_hours_and_says_until_when(
@@ -70,19 +71,19 @@ def test_the_gate_is_held_outside_the_hours_and_says_until_when(
     closed = gate.closed()
     assert closed is not None
     assert (closed.cause, closed.code) == ("hold", "windows")
-    assert closed.next_probe == clock.monotonic() + 10 * HOUR
-    clock.advance(10 * HOUR - 1)
+    assert closed.next_probe == clock.monotonic() + 10 * HOUR_SECONDS
+    clock.advance(10 * HOUR_SECONDS - 1)
     bounds.look_at_clock()
     assert gate.closed() is not None
     clock.advance(1)
     bounds.look_at_clock()
     assert gate.closed() is None
-    clock.advance(8 * HOUR)
+    clock.advance(8 * HOUR_SECONDS)
     bounds.look_at_clock()
     closed = gate.closed()
     assert closed is not None
     assert closed.since == clock.monotonic()
-    assert closed.next_probe == clock.monotonic() + 16 * HOUR
+    assert closed.next_probe == clock.monotonic() + 16 * HOUR_SECONDS
 
 
 def test_without_hours_no_clock_closes_anything(gate: Gate, clock: FakeClock) -> None:
@@ -111,14 +112,14 @@ def test_a_jump_of_the_clock_moves_the_time_that_is_shown(gate: Gate, clock: Fak
     bounds = limits(gate, clock, "22:00-06:00")
     bounds.look_at_clock()
     for hours, left in ((3, 7), (-5, 15), (-24, 10)):
-        clock.set_now(NOON + hours * HOUR)
+        clock.set_now(NOON + hours * HOUR_SECONDS)
         bounds.look_at_clock()
         closed = gate.closed()
         assert closed is not None
-        assert closed.next_probe == clock.monotonic() + left * HOUR % (24 * HOUR)
+        assert closed.next_probe == clock.monotonic() + left * HOUR_SECONDS % (24 * HOUR_SECONDS)
 
 
-# -- links
+# The tests below cover links.
 
 
 def test_nothing_goes_before_the_link_is_known_where_it_matters(
@@ -176,12 +177,12 @@ def test_hours_and_links_hold_independently(gate: Gate, clock: FakeClock) -> Non
     bounds.see(WIFI)
     assert "upload.windows" in why(gate)
     bounds.see(MOBILE)
-    clock.advance(10 * HOUR)
+    clock.advance(10 * HOUR_SECONDS)
     bounds.look_at_clock()
     assert "wwan0" in why(gate)
 
 
-# -- an upload
+# The tests below cover a running upload.
 
 
 @pytest.mark.parametrize("cut", ["windows", "link"])
@@ -197,14 +198,15 @@ def test_a_pause_in_mid_upload_sends_every_part_once_and_costs_no_attempt(
 
     def the_second_begins(call: str) -> None:
         if call == "UploadPart" and len(robot.store.sent_parts) == 1:
-            robot.clock.advance(HOUR if cut == "windows" else 0)
+            robot.clock.advance(HOUR_SECONDS if cut == "windows" else 0)
             bounds.look_at_clock()
             bounds.see(MOBILE if cut == "link" else WIFI)
 
     robot.store.before = the_second_begins
     log = robot.record(size=4500)
     robot.run()
-    assert robot.store.sent_parts == [1, 2]  # the second was under way
+    # The second part was already being sent when the gate closed.
+    assert robot.store.sent_parts == [1, 2]
     paused = robot.log(log.id)
     assert (paused.status, paused.attempt_count, paused.phase, paused.error) == (
         "pending",
@@ -212,11 +214,11 @@ def test_a_pause_in_mid_upload_sends_every_part_once_and_costs_no_attempt(
         "uploading",
         None,
     )
-    robot.advance(HOUR)
+    robot.advance(HOUR_SECONDS)
     assert robot.store.sent_parts == [1, 2]
     assert robot.log(log.id) == paused
     robot.store.before = lambda _: None
-    robot.clock.set_now(NOON + 24 * HOUR)
+    robot.clock.set_now(NOON + 24 * HOUR_SECONDS)
     bounds.look_at_clock()
     bounds.see(WIFI)
     robot.run()

@@ -1,4 +1,4 @@
-"""Small files that are whole or not there."""
+"""Small files that are written atomically: a reader finds the whole file or none."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from agent.model import atomic_file as durable
+from agent.model import atomic_file
 
 
 def test_a_file_is_replaced_with_its_mode_and_owner(tmp_path: Path) -> None:
@@ -16,7 +16,7 @@ def test_a_file_is_replaced_with_its_mode_and_owner(tmp_path: Path) -> None:
         os.chown(tmp_path, 65534, 4711)
     path = tmp_path / "x"
     for text in (b"old", b"new"):
-        durable.put(path, text, owner=tmp_path, mode=0o604)
+        atomic_file.put(path, text, owner=tmp_path, mode=0o604)
     state = path.stat()
     assert path.read_bytes() == b"new"
     assert stat.S_IMODE(state.st_mode) == 0o604
@@ -28,7 +28,7 @@ def test_nothing_that_others_laid_aside_is_written_to(tmp_path: Path) -> None:
     theirs = tmp_path / "theirs"
     theirs.write_text("theirs")
     (tmp_path / ".x.new").symlink_to(theirs)
-    durable.put(tmp_path / "x", b"mine", owner=tmp_path)
+    atomic_file.put(tmp_path / "x", b"mine", owner=tmp_path)
     assert theirs.read_text() == "theirs"
     assert not (tmp_path / "x").is_symlink()
 
@@ -36,7 +36,7 @@ def test_nothing_that_others_laid_aside_is_written_to(tmp_path: Path) -> None:
 def test_a_failure_leaves_what_was_there(tmp_path: Path) -> None:
     (tmp_path / "x").mkdir()
     with pytest.raises(IsADirectoryError):
-        durable.put(tmp_path / "x", b"mine", owner=tmp_path)
+        atomic_file.put(tmp_path / "x", b"mine", owner=tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["x"]
 
 
@@ -53,5 +53,5 @@ def test_it_is_on_the_disk_before_it_has_its_name(
         fsync(descriptor)
 
     monkeypatch.setattr(os, "fsync", seen)
-    durable.put(tmp_path / "x", b"mine", owner=tmp_path)
+    atomic_file.put(tmp_path / "x", b"mine", owner=tmp_path)
     assert synced == [(".x.new", False), (tmp_path.name, True)]

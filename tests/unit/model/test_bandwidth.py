@@ -1,4 +1,8 @@
-"""The cap on all uploads together: its rate, its fairness, and that nobody is held by it who was told to stop."""
+"""The bandwidth cap on all uploads together.
+
+The tests cover its rate, its fairness, and that an upload that is told to stop does not wait for
+the cap.
+"""
 
 from __future__ import annotations
 
@@ -17,11 +21,15 @@ from agent.model.errors import GateClosedError
 from agent.model.transfer import Part, Transfer
 from tests.harness.fakes.clock import FakeClock
 
-RATE = 1_000_000.0  # bytes a second
+# In bytes per second.
+RATE = 1_000_000.0
 
 
 def pumped(rate: float, seconds: float, uploads: dict[str, float]) -> Counter[str]:
-    """Bytes each upload got in ``seconds`` of fake time; each asks again ``uploads[name]`` seconds after its turn."""
+    """Return the bytes that each upload sent in ``seconds`` of fake time.
+
+    Each upload asks again ``uploads[name]`` seconds after its last grant.
+    """
     clock = FakeClock()
     bandwidth = Bandwidth(rate, clock.monotonic)
     start = clock.monotonic()
@@ -93,7 +101,8 @@ def test_an_upload_with_many_parts_in_flight_gets_no_more_than_one_with_a_single
 
 def test_a_stop_ends_every_wait_at_once() -> None:
     clock = FakeClock()
-    bandwidth = Bandwidth(1, clock.monotonic)  # a turn takes minutes
+    # At one byte per second, a turn takes minutes.
+    bandwidth = Bandwidth(1, clock.monotonic)
     transfer = Transfer(1, bandwidth)
     transfer.grant(1)
     threads = [threading.Thread(target=transfer.grant, args=(64 * 1024,)) for _ in range(4)]
@@ -104,9 +113,8 @@ def test_a_stop_ends_every_wait_at_once() -> None:
     for thread in threads:
         thread.join(10)
     assert not any(thread.is_alive() for thread in threads)
-    assert (
-        bandwidth.reserve(1) <= 2 * bandwidth.turn
-    )  # those that still waited for their turn took nothing
+    # The uploads that still waited for their turn must not have used any bandwidth.
+    assert bandwidth.reserve(1) <= 2 * bandwidth.turn
 
 
 def test_without_a_cap_everything_may_go() -> None:
@@ -139,14 +147,15 @@ def window(tmp_path: Path) -> tuple[PartBody, Transfer]:
 
 def test_the_body_is_paced_and_the_digest_is_not(window: tuple[PartBody, Transfer]) -> None:
     body, transfer = window
-    body.digest("SHA256", "MD5")  # would take 40 s of a clock that stands still
+    # With the cap this would take 40 s, and the fake clock stands still.
+    body.digest("SHA256", "MD5")
     assert transfer.sent == 0
     assert len(_gone(body.read(256 * 1024))) == 512
     assert transfer.sent == 512
 
 
 def _gone(piece: PartPiece) -> bytes:
-    """The bytes of a piece, all of which went."""
+    """Return the bytes of a piece after all of them were sent."""
     return b"".join(bytes(block) for block in piece.blocks())
 
 

@@ -1,4 +1,4 @@
-"""The arithmetic of proof, against values worked out by other means."""
+"""The digests that prove an upload, compared with values that other tools computed."""
 
 from __future__ import annotations
 
@@ -49,7 +49,8 @@ def digest(algorithm: str, part: Part) -> bytes:
 
 
 def test_both_flavours_of_a_composite_etag_are_known() -> None:
-    # Of one empty part, by md5sum: over its 16 bytes, and over its 32 upper-case letters.
+    # The expected values are for one empty part and come from md5sum. The first is over the 16
+    # bytes of the part's MD5, the second over its 32 upper-case letters.
     assert composite_etags([md5(b"")]) == (
         "59adb24ef3cdbe0297f05b395827453f-1",
         "80404D0C6D24E87F650FF7D1985CD762-1",
@@ -85,7 +86,8 @@ def test_the_length_of_a_composite_checksum_tells_its_algorithm() -> None:
 def test_crc32_goes_on_over_blocks() -> None:
     crc = Crc32(b"1234")
     crc.update(memoryview(b"56789"))
-    assert crc.digest().hex() == "cbf43926"  # the check value of CRC-32/ISO-HDLC
+    # The check value of CRC-32/ISO-HDLC.
+    assert crc.digest().hex() == "cbf43926"
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,7 @@
-"""The error table, exhaustively: what each error that can reach an edge means, bare and wrapped."""
+"""The error table, tested for every error that an adapter can meet.
+
+Each error is tested bare and in every form in which a library wraps it.
+"""
 
 from __future__ import annotations
 
@@ -35,7 +38,8 @@ GRPC: Codes = {
     "offline": "CANCELLED DEADLINE_EXCEEDED RESOURCE_EXHAUSTED UNAVAILABLE",
     "blocked": "PERMISSION_DENIED UNAUTHENTICATED",
     "counted": """
-        UNKNOWN NOT_FOUND ALREADY_EXISTS FAILED_PRECONDITION ABORTED OUT_OF_RANGE UNIMPLEMENTED INTERNAL DATA_LOSS""",
+        UNKNOWN NOT_FOUND ALREADY_EXISTS FAILED_PRECONDITION ABORTED OUT_OF_RANGE UNIMPLEMENTED
+        INTERNAL DATA_LOSS""",
     "final": "INVALID_ARGUMENT",
 }  # fmt: skip
 AUTH: Codes = {
@@ -46,117 +50,144 @@ GATEWAY: Codes = {
     "offline": "STS_UNAVAILABLE",
     "blocked": "UNAUTHENTICATED",
     "counted": """
-        UNSPECIFIED UPLOAD_NOT_FOUND UPLOAD_NOT_OWNED UPLOAD_NOT_REFRESHABLE FAILED_PRECONDITION INTERNAL_ERROR""",
+        UNSPECIFIED UPLOAD_NOT_FOUND UPLOAD_NOT_OWNED UPLOAD_NOT_REFRESHABLE FAILED_PRECONDITION
+        INTERNAL_ERROR""",
     "final": "INVALID_ARGUMENT",
 }
 ENROLMENT: Codes = {"blocked": "DEVICE_ALREADY_INITIALIZED DEVICE_NOT_INITIALIZED"}
-# Documented by AWS, MinIO, VersityGW and Alibaba OSS. Those of other services (select, replication, administration) are
-# named too: should one arrive after all, nobody may be stopped by it for good.
+# AWS, MinIO, VersityGW and Alibaba OSS document these codes. The codes of services that the agent
+# does not use (select, replication, administration) are listed, too: if one arrives after all, it
+# must not stop uploads for good.
 S3: Codes = {
     "offline": """
-        ActiveRequestLimitExceeded BandwidthLimitExceeded ClientDisconnected ConditionalRequestConflict CpuLimitExceeded
-        DownloadTrafficRateLimitExceeded IncompleteBody InternalError MetaOperationQpsLimitExceeded OperationAborted
-        PartitionQpsLimitted QpsLimitExceeded Redirect RequestLimitExceeded RequestTimeout ResponseInterrupted
-        ServerBusy ServerNotInitialized ServiceUnavailable SlowDown SlowDownRead SlowDownWrite TemporaryRedirect
-        Throttling ThrottlingException TooManyRequests TotalQpsLimitExceeded UploadTrafficRateLimitExceeded
-        XMinioBackendDown XMinioBucketMetadataNotInitialized XMinioIAMNotInitialized XMinioServerNotInitialized""",
+        ActiveRequestLimitExceeded BandwidthLimitExceeded ClientDisconnected
+        ConditionalRequestConflict CpuLimitExceeded DownloadTrafficRateLimitExceeded
+        IncompleteBody InternalError MetaOperationQpsLimitExceeded OperationAborted
+        PartitionQpsLimitted QpsLimitExceeded Redirect RequestLimitExceeded RequestTimeout
+        ResponseInterrupted ServerBusy ServerNotInitialized ServiceUnavailable SlowDown
+        SlowDownRead SlowDownWrite TemporaryRedirect Throttling ThrottlingException
+        TooManyRequests TotalQpsLimitExceeded UploadTrafficRateLimitExceeded XMinioBackendDown
+        XMinioBucketMetadataNotInitialized XMinioIAMNotInitialized XMinioServerNotInitialized""",
     "lease_lost": """
-        ExpiredToken ExpiredTokenException InvalidAccessKeyId InvalidSecurityToken InvalidToken InvalidTokenId
-        RequestExpired SecurityTokenExpired TokenRefreshRequired XAdminUserNotFound""",
+        ExpiredToken ExpiredTokenException InvalidAccessKeyId InvalidSecurityToken InvalidToken
+        InvalidTokenId RequestExpired SecurityTokenExpired TokenRefreshRequired
+        XAdminUserNotFound""",
     "blocked": """
         AbnormalBucketOwnerStatus AccessDenied AccessForbidden AccountProblem AllAccessDisabled
-        AuthorizationHeaderMalformed EndpointNotFound IllegalLocationConstraintException IncorrectEndpoint
-        InsufficientStorage InvalidBucketName InvalidBucketState InvalidEncryptionAlgorithmError InvalidHostHeader
-        InvalidClientTokenId InvalidRegion InvalidSignature InvalidStorageClass
-        KMS.DisabledException KMS.InvalidKeyUsageException
-        KMS.KMSInvalidStateException KMS.NotFoundException KmsServiceNotEnabled MissingAuthenticationToken
-        MissingSecurityHeader NoSuchAccessPoint NoSuchBucket NotSignedUp PermanentRedirect QuotaExceeded
-        RequestTimeTooSkewed SecondLevelDomainForbidden SignatureDoesNotMatch StorageFull UnauthorizedAccess
-        UnauthorizedAccessError UserDisable UserSuspended XMinioAdminBucketQuotaExceeded XMinioInsecureClientRequest
-        XMinioStorageFull""",
+        AuthorizationHeaderMalformed EndpointNotFound IllegalLocationConstraintException
+        IncorrectEndpoint InsufficientStorage InvalidBucketName InvalidBucketState
+        InvalidEncryptionAlgorithmError InvalidHostHeader InvalidClientTokenId InvalidRegion
+        InvalidSignature InvalidStorageClass KMS.DisabledException KMS.InvalidKeyUsageException
+        KMS.KMSInvalidStateException KMS.NotFoundException KmsServiceNotEnabled
+        MissingAuthenticationToken MissingSecurityHeader NoSuchAccessPoint NoSuchBucket
+        NotSignedUp PermanentRedirect QuotaExceeded RequestTimeTooSkewed
+        SecondLevelDomainForbidden SignatureDoesNotMatch StorageFull UnauthorizedAccess
+        UnauthorizedAccessError UserDisable UserSuspended XMinioAdminBucketQuotaExceeded
+        XMinioInsecureClientRequest XMinioStorageFull""",
     "final": "EntityTooLarge",
     "counted": """
         BadDigest InvalidDigest XAmzContentChecksumMismatch XAmzContentSHA256Mismatch
         EntityTooSmall InvalidObjectName InvalidPart InvalidPartOrder InvalidURI KeyTooLongError
-        MaxMessageLengthExceeded MethodNotAllowed NoSuchKey NoSuchUpload NotImplemented XMinioInvalidObjectName
-        AccessControlListNotSupported AccessPointAlreadyOwnedByYou AmbiguousGrantByEmailAddress
-        AuthorizationParametersError AuthorizationQueryParametersError BadRequest BadReplicationLocation
-        BucketAlreadyExists BucketAlreadyOwnedByYou BucketHasAccessPointsAttached BucketNotEmpty
-        BucketReplicationAlreadyExist CORSRuleBeyondLimit CallbackFailed CastFailed ClientTokenConflict
-        ConnectionClosedByRequester CredentialsNotSupported CrossLocationLoggingProhibited DeviceNotActiveError
-        DirectoryObjectContainsData EmptyRequestBody ErrDirectoryNotEmpty ErrEvaluatorBindingDoesNotExist
+        MaxMessageLengthExceeded MethodNotAllowed NoSuchKey NoSuchUpload NotImplemented
+        XMinioInvalidObjectName AccessControlListNotSupported AccessPointAlreadyOwnedByYou
+        AmbiguousGrantByEmailAddress AuthorizationParametersError
+        AuthorizationQueryParametersError BadRequest BadReplicationLocation BucketAlreadyExists
+        BucketAlreadyOwnedByYou BucketHasAccessPointsAttached BucketNotEmpty
+        BucketReplicationAlreadyExist CORSRuleBeyondLimit CallbackFailed CastFailed
+        ClientTokenConflict ConnectionClosedByRequester CredentialsNotSupported
+        CrossLocationLoggingProhibited DeviceNotActiveError DirectoryObjectContainsData
+        EmptyRequestBody ErrDirectoryNotEmpty ErrEvaluatorBindingDoesNotExist
         EvaluatorInvalidArguments EvaluatorInvalidTimestampFormatPattern
-        EvaluatorInvalidTimestampFormatPatternSymbol EvaluatorInvalidTimestampFormatPatternSymbolForParsing
-        EvaluatorInvalidTimestampFormatPatternToken EvaluatorTimestampFormatPatternDuplicateFields
-        EvaluatorUnterminatedTimestampFormatPatternToken ExcessData ExistingObjectIsDirectory ExpressionTooLong
-        FileAlreadyExists FileGroupTooLarge FileImmutable FilePartInterity FilePartNotExist FilePartStale
-        IllegalSqlFunctionArgument IllegalVersioningConfigurationException IncorrectNumberOfFilesInPOSTRequest
-        IncorrectNumberOfFilesInPostRequest IncorrectSqlFunctionArgumentType InlineDataTooLarge InsecureConnection
-        IntegerOverflow InvalidAccessPoint InvalidAccessPointAliasError InvalidAddressingHeader InvalidArgument
-        InvalidBucketAclWithObjectOwnership InvalidBucketOwnerAWSAccountID InvalidCast InvalidChunkSizeError
-        InvalidClientCertificate InvalidClientGrantsToken InvalidColumnIndex InvalidCompressionFormat
-        InvalidDataSource InvalidDataType InvalidDuration InvalidEncryptionRequest InvalidExpressionType
-        InvalidFileHeaderInfo InvalidHttpMethod InvalidJsonType InvalidKeyPath InvalidLifecycleWithObjectLock
-        InvalidLocationConstraint InvalidObjectState InvalidParameterValue InvalidPartNumber InvalidPayer
-        InvalidPolicyDocument InvalidPrefixMarker InvalidQuoteFields InvalidRange InvalidRedirectLocation
-        InvalidRequest InvalidRequestParameter InvalidSOAPRequest InvalidSecurity InvalidSessionException
-        InvalidTableAlias InvalidTag InvalidTargetBucketForLogging InvalidTextEncoding InvalidWORMConfiguration
-        LambdaARNInvalid LambdaARNNotFound LexerInvalidChar LexerInvalidIONLiteral LexerInvalidLiteral
-        LexerInvalidOperator LikeInvalidInputs MalformedACLError MalformedDate MalformedPOSTRequest MalformedPolicy
-        MalformedPolicyDocument MalformedTrailerError MalformedXML MaxPOSTPreDataLengthExceededError
-        MaxPostPreDataLengthExceededError MaxVersionsExceeded MetadataTooLarge MissingArgument MissingAttachment
-        MissingContentLength MissingContentMD5 MissingFields MissingHeaders MissingParameter
-        MissingRequestBodyError MissingRequiredParameter MissingSecurityElement NoLoggingStatusForKey
+        EvaluatorInvalidTimestampFormatPatternSymbol
+        EvaluatorInvalidTimestampFormatPatternSymbolForParsing
+        EvaluatorInvalidTimestampFormatPatternToken
+        EvaluatorTimestampFormatPatternDuplicateFields
+        EvaluatorUnterminatedTimestampFormatPatternToken ExcessData ExistingObjectIsDirectory
+        ExpressionTooLong FileAlreadyExists FileGroupTooLarge FileImmutable FilePartInterity
+        FilePartNotExist FilePartStale IllegalSqlFunctionArgument
+        IllegalVersioningConfigurationException IncorrectNumberOfFilesInPOSTRequest
+        IncorrectNumberOfFilesInPostRequest IncorrectSqlFunctionArgumentType InlineDataTooLarge
+        InsecureConnection IntegerOverflow InvalidAccessPoint InvalidAccessPointAliasError
+        InvalidAddressingHeader InvalidArgument InvalidBucketAclWithObjectOwnership
+        InvalidBucketOwnerAWSAccountID InvalidCast InvalidChunkSizeError InvalidClientCertificate
+        InvalidClientGrantsToken InvalidColumnIndex InvalidCompressionFormat InvalidDataSource
+        InvalidDataType InvalidDuration InvalidEncryptionRequest InvalidExpressionType
+        InvalidFileHeaderInfo InvalidHttpMethod InvalidJsonType InvalidKeyPath
+        InvalidLifecycleWithObjectLock InvalidLocationConstraint InvalidObjectState
+        InvalidParameterValue InvalidPartNumber InvalidPayer InvalidPolicyDocument
+        InvalidPrefixMarker InvalidQuoteFields InvalidRange InvalidRedirectLocation
+        InvalidRequest InvalidRequestParameter InvalidSOAPRequest InvalidSecurity
+        InvalidSessionException InvalidTableAlias InvalidTag InvalidTargetBucketForLogging
+        InvalidTextEncoding InvalidWORMConfiguration LambdaARNInvalid LambdaARNNotFound
+        LexerInvalidChar LexerInvalidIONLiteral LexerInvalidLiteral LexerInvalidOperator
+        LikeInvalidInputs MalformedACLError MalformedDate MalformedPOSTRequest MalformedPolicy
+        MalformedPolicyDocument MalformedTrailerError MalformedXML
+        MaxPOSTPreDataLengthExceededError MaxPostPreDataLengthExceededError MaxVersionsExceeded
+        MetadataTooLarge MissingArgument MissingAttachment MissingContentLength MissingContentMD5
+        MissingFields MissingHeaders MissingParameter MissingRequestBodyError
+        MissingRequiredParameter MissingSecurityElement NoLoggingStatusForKey
         NoSuchBucketLifecycle NoSuchBucketPolicy NoSuchCORSConfiguration NoSuchLifecycle
-        NoSuchLifecycleConfiguration NoSuchMultiRegionAccessPoint NoSuchObjectLockConfiguration NoSuchTagSet
-        NoSuchVersion NoSuchWebsite NoSuchWebsiteConfiguration NotDeviceOwnerError NotModified
-        ObjectLockConfigurationNotFoundError ObjectNotAppendable ObjectParentIsFile ObjectSerializationConflict
-        OpenIDNotEnabled OwnershipControlsNotFoundError ParseAsteriskIsNotAloneInSelectList
-        ParseCannotMixSqbAndWildcardInSelectList ParseCastArity ParseEmptySelect ParseExpected2TokenTypes
-        ParseExpectedArgumentDelimiter ParseExpectedDatePart ParseExpectedExpression ParseExpectedIdentForAlias
+        NoSuchLifecycleConfiguration NoSuchMultiRegionAccessPoint NoSuchObjectLockConfiguration
+        NoSuchTagSet NoSuchVersion NoSuchWebsite NoSuchWebsiteConfiguration NotDeviceOwnerError
+        NotModified ObjectLockConfigurationNotFoundError ObjectNotAppendable ObjectParentIsFile
+        ObjectSerializationConflict OpenIDNotEnabled OwnershipControlsNotFoundError
+        ParseAsteriskIsNotAloneInSelectList ParseCannotMixSqbAndWildcardInSelectList
+        ParseCastArity ParseEmptySelect ParseExpected2TokenTypes ParseExpectedArgumentDelimiter
+        ParseExpectedDatePart ParseExpectedExpression ParseExpectedIdentForAlias
         ParseExpectedIdentForAt ParseExpectedIdentForGroupName ParseExpectedKeyword
         ParseExpectedLeftParenAfterCast ParseExpectedLeftParenBuiltinFunctionCall
         ParseExpectedLeftParenValueConstructor ParseExpectedMember ParseExpectedNumber
         ParseExpectedRightParenBuiltinFunctionCall ParseExpectedTokenType ParseExpectedTypeName
-        ParseExpectedWhenClause ParseInvalidContextForWildcardInSelectList ParseInvalidTypeParam ParseMalformedJoin
-        ParseMissingIdentAfterAt ParseNonUnaryAggregateFunctionCall ParseSelectMissingFrom ParseUnexpectedKeyword
-        ParseUnexpectedOperator ParseUnexpectedTerm ParseUnexpectedToken ParseUnknownOperator ParseUnsupportedAlias
+        ParseExpectedWhenClause ParseInvalidContextForWildcardInSelectList ParseInvalidTypeParam
+        ParseMalformedJoin ParseMissingIdentAfterAt ParseNonUnaryAggregateFunctionCall
+        ParseSelectMissingFrom ParseUnexpectedKeyword ParseUnexpectedOperator ParseUnexpectedTerm
+        ParseUnexpectedToken ParseUnknownOperator ParseUnsupportedAlias
         ParseUnsupportedCallWithStar ParseUnsupportedCase ParseUnsupportedCaseClause
-        ParseUnsupportedLiteralsGroupBy ParseUnsupportedSelect ParseUnsupportedSyntax ParseUnsupportedToken
-        PermanentRedirectControlError PolicyInvalidName PolicyTooLarge PositionNotEqualToLength
-        PostPolicyInvalidKeyName PreconditionFailed RemoteDestinationNotFoundError RemoteTargetNotVersionedError
-        ReplicationConfigurationNotFoundError ReplicationDestinationMissingLockError ReplicationPermissionCheck
-        ReplicationSourceNotVersionedError RequestHeaderSectionTooLarge RequestIsNotMultiPartContent
-        RequestTorrentOfBucketError RestoreAlreadyInProgress STSIAMNotInitialized STSNotInitialized
-        ServerSideEncryptionConfigurationNotFoundError TagPolicyException TokenCodeInvalidError TooManyAccessPoints
-        TooManyBuckets TooManyIntermediateCAs TransitionStorageClassNotFoundError UnexpectedContent
-        UnexpectedIPError UnsupportedArgument UnsupportedFunction UnsupportedNotification UnsupportedRangeHeader
+        ParseUnsupportedLiteralsGroupBy ParseUnsupportedSelect ParseUnsupportedSyntax
+        ParseUnsupportedToken PermanentRedirectControlError PolicyInvalidName PolicyTooLarge
+        PositionNotEqualToLength PostPolicyInvalidKeyName PreconditionFailed
+        RemoteDestinationNotFoundError RemoteTargetNotVersionedError
+        ReplicationConfigurationNotFoundError ReplicationDestinationMissingLockError
+        ReplicationPermissionCheck ReplicationSourceNotVersionedError
+        RequestHeaderSectionTooLarge RequestIsNotMultiPartContent RequestTorrentOfBucketError
+        RestoreAlreadyInProgress STSIAMNotInitialized STSNotInitialized
+        ServerSideEncryptionConfigurationNotFoundError TagPolicyException TokenCodeInvalidError
+        TooManyAccessPoints TooManyBuckets TooManyIntermediateCAs
+        TransitionStorageClassNotFoundError UnexpectedContent UnexpectedIPError
+        UnsupportedArgument UnsupportedFunction UnsupportedNotification UnsupportedRangeHeader
         UnsupportedSignature UnsupportedSqlOperation UnsupportedSqlStructure UnsupportedSyntax
-        UserKeyMustBeSpecified ValueParseFailure VersioningNotConfigured WebsiteRedirect XAdminAccessDenied
-        XAdminInvalidArgument XAdminInvalidRequest XAdminMethodNotSupported XAdminUserExists XGCSInternalError
-        XMinioAdminBucketRemoteAlreadyExists XMinioAdminBucketRemoteLabelInUse XMinioAdminConfigBadJSON
-        XMinioAdminConfigDuplicateKeys XMinioAdminConfigEnvOverridden XMinioAdminConfigIDPCfgNameAlreadyExists
+        UserKeyMustBeSpecified ValueParseFailure VersioningNotConfigured WebsiteRedirect
+        XAdminAccessDenied XAdminInvalidArgument XAdminInvalidRequest XAdminMethodNotSupported
+        XAdminUserExists XGCSInternalError XMinioAdminBucketRemoteAlreadyExists
+        XMinioAdminBucketRemoteLabelInUse XMinioAdminConfigBadJSON XMinioAdminConfigDuplicateKeys
+        XMinioAdminConfigEnvOverridden XMinioAdminConfigIDPCfgNameAlreadyExists
         XMinioAdminConfigIDPCfgNameDoesNotExist XMinioAdminConfigInvalidIDPType
-        XMinioAdminConfigLDAPNonDefaultConfigName XMinioAdminConfigLDAPValidation XMinioAdminConfigNoQuorum
-        XMinioAdminConfigTooLarge XMinioAdminGroupDisabled XMinioAdminGroupNotEmpty XMinioAdminInvalidAccessKey
-        XMinioAdminInvalidArgument XMinioAdminInvalidSecretKey XMinioAdminNoAccessKey XMinioAdminNoSecretKey
-        XMinioAdminNoSuchAccessKey XMinioAdminNoSuchConfigTarget XMinioAdminNoSuchGroup XMinioAdminNoSuchJob
-        XMinioAdminNoSuchPolicy XMinioAdminNoSuchQuotaConfiguration XMinioAdminNoSuchUser
-        XMinioAdminNotificationTargetsTestFailed XMinioAdminPolicyChangeAlreadyApplied
-        XMinioAdminProfilerNotEnabled XMinioAdminRebalanceAlreadyStarted XMinioAdminRebalanceNotStarted
-        XMinioAdminRemoteARNTypeInvalid XMinioAdminRemoteArnInvalid XMinioAdminRemoteIdenticalToSource
-        XMinioAdminRemoteRemoveDisallowed XMinioAdminRemoteTargetDenyAdd XMinioAdminRemoteTargetNotFoundError
-        XMinioAdminReplicationBandwidthLimitError XMinioAdminReplicationRemoteConnectionError XMinioEncryptionError
-        XMinioHealAlreadyRunning XMinioHealInvalidClientToken XMinioHealMissingBucket XMinioHealNoSuchProcess
-        XMinioHealNotImplemented XMinioHealOverlappingPaths XMinioInvalidDecompressedSize XMinioInvalidGroupName
-        XMinioInvalidIAMCredentials XMinioInvalidLifecycleParameter XMinioInvalidResource XMinioInvalidResourceName
-        XMinioInvalidUTF XMinioLDAPExpectedLoginName XMinioLDAPNotEnabled XMinioMalformedJSON
-        XMinioObjectExistsAsDirectory XMinioObjectTampered XMinioPolicyAlreadyAttached XMinioPolicyNotAttached
+        XMinioAdminConfigLDAPNonDefaultConfigName XMinioAdminConfigLDAPValidation
+        XMinioAdminConfigNoQuorum XMinioAdminConfigTooLarge XMinioAdminGroupDisabled
+        XMinioAdminGroupNotEmpty XMinioAdminInvalidAccessKey XMinioAdminInvalidArgument
+        XMinioAdminInvalidSecretKey XMinioAdminNoAccessKey XMinioAdminNoSecretKey
+        XMinioAdminNoSuchAccessKey XMinioAdminNoSuchConfigTarget XMinioAdminNoSuchGroup
+        XMinioAdminNoSuchJob XMinioAdminNoSuchPolicy XMinioAdminNoSuchQuotaConfiguration
+        XMinioAdminNoSuchUser XMinioAdminNotificationTargetsTestFailed
+        XMinioAdminPolicyChangeAlreadyApplied XMinioAdminProfilerNotEnabled
+        XMinioAdminRebalanceAlreadyStarted XMinioAdminRebalanceNotStarted
+        XMinioAdminRemoteARNTypeInvalid XMinioAdminRemoteArnInvalid
+        XMinioAdminRemoteIdenticalToSource XMinioAdminRemoteRemoveDisallowed
+        XMinioAdminRemoteTargetDenyAdd XMinioAdminRemoteTargetNotFoundError
+        XMinioAdminReplicationBandwidthLimitError XMinioAdminReplicationRemoteConnectionError
+        XMinioEncryptionError XMinioHealAlreadyRunning XMinioHealInvalidClientToken
+        XMinioHealMissingBucket XMinioHealNoSuchProcess XMinioHealNotImplemented
+        XMinioHealOverlappingPaths XMinioInvalidDecompressedSize XMinioInvalidGroupName
+        XMinioInvalidIAMCredentials XMinioInvalidLifecycleParameter XMinioInvalidResource
+        XMinioInvalidResourceName XMinioInvalidUTF XMinioLDAPExpectedLoginName
+        XMinioLDAPNotEnabled XMinioMalformedJSON XMinioObjectExistsAsDirectory
+        XMinioObjectTampered XMinioPolicyAlreadyAttached XMinioPolicyNotAttached
         XMinioReplicationDenyEdit XMinioReplicationNoExistingObjects XMinioRequestBodyParse
         XMinioSiteReplicationBackendIssue XMinioSiteReplicationBucketConfigError
         XMinioSiteReplicationBucketMetaError XMinioSiteReplicationConfigMissingError
-        XMinioSiteReplicationIAMConfigMismatch XMinioSiteReplicationIAMError XMinioSiteReplicationInvalidRequest
-        XMinioSiteReplicationPeerResp XMinioSiteReplicationServiceAccountError""",
+        XMinioSiteReplicationIAMConfigMismatch XMinioSiteReplicationIAMError
+        XMinioSiteReplicationInvalidRequest XMinioSiteReplicationPeerResp
+        XMinioSiteReplicationServiceAccountError""",
 }
 _CHECKSUMS = (
     "BadDigest",
@@ -169,9 +200,10 @@ _NETWORK_ERRNOS = {
     "reset": ["ECONNRESET", "ECONNABORTED", "EPIPE", "ESHUTDOWN"],
     "timeout": ["ETIMEDOUT"],
     "unreachable": [
-        "EACCES", "EADDRINUSE", "EADDRNOTAVAIL", "EAFNOSUPPORT", "EAGAIN", "EALREADY", "EBADF", "EHOSTDOWN",
-        "EHOSTUNREACH", "EINPROGRESS", "EINTR", "EINVAL", "EIO", "EISCONN", "EMSGSIZE", "ENETDOWN", "ENETRESET",
-        "ENETUNREACH", "ENOBUFS", "ENOPROTOOPT", "ENOTCONN", "ENOTSOCK", "EPERM", "EPROTO",
+        "EACCES", "EADDRINUSE", "EADDRNOTAVAIL", "EAFNOSUPPORT", "EAGAIN", "EALREADY", "EBADF",
+        "EHOSTDOWN", "EHOSTUNREACH", "EINPROGRESS", "EINTR", "EINVAL", "EIO", "EISCONN", "EMSGSIZE",
+        "ENETDOWN", "ENETRESET", "ENETUNREACH", "ENOBUFS", "ENOPROTOOPT", "ENOTCONN",
+        "ENOTSOCK", "EPERM", "EPROTO",
     ],
     "out_of_descriptors": ["EMFILE", "ENFILE"],
     "out_of_memory": ["ENOMEM"],
@@ -184,11 +216,11 @@ def flat(codes: Codes) -> list[tuple[str, Kind]]:
     return [(name, kind) for kind, names in codes.items() for name in names.split()]
 
 
-# -- gRPC
+# The tests below cover errors of gRPC.
 
 
 class Failure(grpc.RpcError):  # type: ignore[misc]  # grpc has no types
-    """What a stub raises."""
+    """The error that a gRPC stub raises."""
 
     def __init__(self, status: grpc.StatusCode, text: str = "", details: bytes = b"") -> None:
         self._status, self._text, self._details = status, text, details
@@ -233,7 +265,7 @@ def _plain(name: str) -> str:
     + [(f"DATA_GATEWAY_{name}", kind) for name, kind in flat(ENROLMENT)],
 )
 def test_every_code_of_the_platform_has_its_class(name: str, kind: Kind, form: str) -> None:
-    """Bare in the text, in an ErrorDetail, and in one that is wrapped in a google.rpc.Status."""
+    """Test a code bare in the text, in an ErrorDetail, and in a wrapped google.rpc.Status."""
     detail = ErrorDetail(code=name, message="no")
     packed = AnyMessage()
     packed.Pack(detail)
@@ -256,7 +288,10 @@ def test_every_code_of_the_platform_has_its_class(name: str, kind: Kind, form: s
     ("text", "code"),
     [
         (
-            "failed to connect to all addresses; last error: UNKNOWN: ipv4:1.2.3.4:443: Connection refused",
+            (
+                "failed to connect to all addresses; "
+                "last error: UNKNOWN: ipv4:1.2.3.4:443: Connection refused"
+            ),
             "refused",
         ),
         ("DNS resolution failed for x:443: C-ares status is not ARES_SUCCESS", "dns"),
@@ -285,7 +320,7 @@ def test_what_grpc_calls_unavailable_is_told_apart(text: str, code: str) -> None
     judged(error, "blocked" if code == "certificate" else "offline")
 
 
-# -- what a store answers
+# The tests below cover the error responses of a store.
 
 
 def answer(
@@ -298,7 +333,10 @@ def as_error(code: str, form: str) -> bytes:
     return {
         "bare": f"<Error><Code>{code}</Code><Message>no</Message></Error>",
         "declared": f'<?xml version="1.0" encoding="UTF-8"?>\n<Error><Code>{code}</Code></Error>',
-        "named": f'<Error xmlns="http://doc.oss-cn-hangzhou.aliyuncs.com">\n<Code>\n {code}\n</Code>\n</Error>',
+        "named": (
+            '<Error xmlns="http://doc.oss-cn-hangzhou.aliyuncs.com">'
+            f"\n<Code>\n {code}\n</Code>\n</Error>"
+        ),
     }[form].encode()
 
 
@@ -320,9 +358,7 @@ def test_every_code_of_a_store_has_its_class(kind: Kind, form: str, content_type
         )
 
 
-def test_a_code_that_nobody_knows_is_counted_and_the_store_being_away_where_its_status_says_so() -> (
-    None
-):
+def test_an_unknown_code_is_counted_and_the_store_being_away_where_its_status_says_so() -> None:
     judged(
         response_error("UploadPart", answer(400, as_error("FromTheFuture", "bare")), str), "counted"
     )
@@ -337,7 +373,7 @@ def test_no_code_stands_in_two_classes() -> None:
 
 
 def test_every_code_of_the_table_stands_in_a_list() -> None:
-    """So that no row is added, or moved, without a test that knows it."""
+    """A row that is added or moved needs a test that knows the row."""
     here = {
         "proxy",
         "profile_file",
@@ -380,7 +416,8 @@ def test_every_http_status_without_a_code_has_its_class(status: int) -> None:
 
 @pytest.mark.parametrize("status", range(300, 400))
 def test_every_redirect_has_its_class(status: int) -> None:
-    judged(response_error("UploadPart", answer(status), str), "offline")  # a portal's
+    # A redirect without a store's header comes from a captive portal.
+    judged(response_error("UploadPart", answer(status), str), "offline")
     ours = urllib3.HTTPResponse(io.BytesIO(), {"x-amz-bucket-region": "eu-west-1"}, status=status)
     judged(response_error("UploadPart", ours, str), "blocked")
 
@@ -397,11 +434,11 @@ def test_every_http_status_in_html_is_the_store_away_or_a_portal(status: int) ->
     )
 
 
-# -- no answer
+# The tests below cover requests without a response.
 
 
 def wrappings(error: Exception) -> Iterator[Exception]:
-    """``error`` bare, and in each form in which the connection library hands such a thing on."""
+    """Yield ``error`` bare, and in each form in which urllib3 wraps it."""
     pool = urllib3.HTTPConnectionPool("h")
     caused = exceptions.NewConnectionError(urllib3.connection.HTTPConnection("h"), "failed")
     caused.__cause__ = error
@@ -571,7 +608,8 @@ def test_every_exception_of_urllib3_is_in_the_list() -> None:
         for name, kind in inspect.getmembers(exceptions, inspect.isclass)
         if issubclass(kind, exceptions.HTTPError) and not issubclass(kind, Warning)
     }
-    assert known - {"ConnectionError"} == set(_URLLIB3)  # that one is another name of ProtocolError
+    # ConnectionError is another name of ProtocolError in urllib3.
+    assert known - {"ConnectionError"} == set(_URLLIB3)
 
 
 @pytest.mark.parametrize("name", _URLLIB3)
@@ -585,7 +623,7 @@ def test_every_exception_of_urllib3_has_its_class_bare_and_wrapped(name: str) ->
         judged(connection_error("UploadPart", form), _KINDS.get(code, "offline"), code)
 
 
-# -- what follows
+# The tests below cover what the agent does after an error.
 
 _OWN = [
     kind

@@ -1,4 +1,7 @@
-"""Hours and days at which uploads may go: over midnight, over changes of the clocks."""
+"""The hours and days at which uploads are allowed.
+
+The tests cover spans over midnight and changes between summer and winter time.
+"""
 
 from __future__ import annotations
 
@@ -11,11 +14,12 @@ from hypothesis import strategies as st
 
 from agent.model.hours import Hours, Span
 
-BERLIN = ZoneInfo(
-    "Europe/Berlin"
-)  # 2026: forward on 29 March at 02:00, back on 25 October at 03:00
-LORD_HOWE = ZoneInfo("Australia/Lord_Howe")  # moves by half an hour
-KATHMANDU = ZoneInfo("Asia/Kathmandu")  # 5:45 from UTC
+# In 2026 the clocks here go forward on 29 March at 02:00 and back on 25 October at 03:00.
+BERLIN = ZoneInfo("Europe/Berlin")
+# Summer time moves the clocks here by half an hour only.
+LORD_HOWE = ZoneInfo("Australia/Lord_Howe")
+# The clocks here are 5 hours and 45 minutes ahead of UTC.
+KATHMANDU = ZoneInfo("Asia/Kathmandu")
 
 
 def at(text: str, zone: ZoneInfo = BERLIN, *, fold: int = 0) -> float:
@@ -115,8 +119,9 @@ def test_a_change_of_half_an_hour_is_a_change_like_any_other() -> None:
 
 @pytest.mark.parametrize(
     "text",
-    ["", "always", "Sat", "saturday", "sat ", "22:00", "22-06", "22:00-22:00", "00:00-00:00", "24:00-06:00",
-     "22:00-24:01", "7:00-8:00", "22:60-06:00", "22:00 06:00", "22:00-06:00,sat", "sat-sun", "٢٢:00-06:00"],
+    ["", "always", "Sat", "saturday", "sat ", "22:00", "22-06", "22:00-22:00", "00:00-00:00",
+     "24:00-06:00", "22:00-24:01", "7:00-8:00", "22:60-06:00", "22:00 06:00", "22:00-06:00,sat",
+     "sat-sun", "٢٢:00-06:00"],
 )  # fmt: skip
 def test_anything_else_is_refused(text: str) -> None:
     with pytest.raises(ValueError, match="is no"):

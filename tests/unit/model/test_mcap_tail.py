@@ -104,9 +104,8 @@ def test_a_place_named_for_an_absent_section_is_taken(tmp_path: Path) -> None:
         )
         writer.start()
         writer.finish()  # type: ignore[no-untyped-call]  # mcap annotates it only in part
-    assert (
-        struct.unpack_from("<Q", path.read_bytes()[-20:])[0] != 0
-    )  # its writer's habit: an offset, but no section
+    # This writer always gives an offset in the footer, even when the section is missing.
+    assert struct.unpack_from("<Q", path.read_bytes()[-20:])[0] != 0
     assert tail_of(path) == Tail()
 
 
@@ -177,7 +176,10 @@ def test_a_flipped_bit_in_the_summary_is_damage(tmp_path: Path) -> None:
 
 
 def with_metadata(count: int, length: int) -> bytes:
-    """A file with so many metadata records of one name, ``length`` bytes of value each."""
+    """Return a file with ``count`` metadata records of one name.
+
+    Each value has ``length`` bytes.
+    """
     values = struct.pack("<II", 8 + length, 0) + struct.pack("<I", length) + bytes(length)
     record = struct.pack("<I8s", 8, b"axon.big") + values
     data = (struct.pack("<BQ", 12, len(record)) + record) * count
@@ -208,7 +210,8 @@ def test_a_hostile_file_takes_no_memory() -> None:
 
 
 def test_an_endless_summary_is_damage_before_it_is_read() -> None:
-    size = 1 << 41  # a hole: it takes no room on the disk
+    # The file is sparse, so it takes no space on the disk.
+    size = 1 << 41
     descriptor = os.memfd_create("mcap")
     try:
         os.pwrite(descriptor, EMPTY_HEADER + DATA_END, 0)

@@ -1,4 +1,4 @@
-"""What a recording is called in the bucket."""
+"""The key of a recording in the bucket."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The state table: what may happen to a document, pair by pair."""
+"""The state table: which events a document allows in which state, pair by pair."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tests.contracts.history import document
 AT = "2026-09-21T14:13:20.000Z"
 LATER = "2026-09-21T14:30:00.000Z"
 
-# Every document that can exist, by what its status says; "failed" is two states.
+# Every state of a document, named by its status. "failed" stands for two states.
 STATES: dict[str, SyncLog] = {
     "pending": document(status="pending", attempt_count=2),
     "in_progress": document(
@@ -25,7 +25,7 @@ STATES: dict[str, SyncLog] = {
     "failed": document(status="failed", attempt_count=2),
 }
 DATED = {"counted", "blocked_alone"}
-# (status, attempts) after each event; what is not here is forbidden.
+# The status and the attempts after each event. A pair that is missing here is forbidden.
 AFTER: dict[tuple[str, str], tuple[str, int]] = {
     ("pending", "claimed"): ("in_progress", 3),
     ("in_progress", "done"): ("completed", 2),
@@ -110,9 +110,23 @@ def test_a_closed_gate_keeps_session_phase_and_error() -> None:
 
 
 def test_a_lost_session_is_forgotten_and_nothing_else() -> None:
-    session = {"logical_upload_id": "l", "upload_id": "u", "multipart_upload_id": "m", "bucket": "b",
-               "object_key": "k", "part_size_bytes": 5, "part_count": 6, "etag": "e", "checksum": "c"}  # fmt: skip
-    log = replace(STATES["in_progress"], phase="uploading", asset_id="robot", **session)  # type: ignore[arg-type] # mixed
+    session = {
+        "logical_upload_id": "l",
+        "upload_id": "u",
+        "multipart_upload_id": "m",
+        "bucket": "b",
+        "object_key": "k",
+        "part_size_bytes": 5,
+        "part_count": 6,
+        "etag": "e",
+        "checksum": "c",
+    }
+    log = replace(
+        STATES["in_progress"],
+        phase="uploading",
+        asset_id="robot",
+        **session,  # type: ignore[arg-type] # the values have mixed types
+    )
     after = move(log, "session_lost", AT)
     assert after == replace(STATES["in_progress"], status="pending", asset_id="robot")
 

@@ -1,4 +1,4 @@
-"""Threads: a call that is refused is never run, and none is lost."""
+"""Calls that are handed to threads: a refused call is never run, and no call is lost."""
 
 from __future__ import annotations
 

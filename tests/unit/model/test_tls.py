@@ -1,4 +1,4 @@
-"""Nothing of the agent speaks TLS below 1.2, even where OpenSSL's configuration allows it."""
+"""The agent never speaks TLS below 1.2, even where OpenSSL's configuration allows it."""
 
 from __future__ import annotations
 
@@ -27,20 +27,23 @@ from tests.harness.scripted_http_server import Oracle, target_at
 
 pytestmark = [
     pytest.mark.skipif(not ssl.HAS_TLSv1_1, reason="this OpenSSL has no TLS 1.1"),
-    # Python warns of the old version, which these tests ask for on purpose.
+    # Python warns of the old TLS version, which these tests request on purpose.
     pytest.mark.filterwarnings("ignore:ssl.TLSVersion.TLSv1_1 is deprecated:DeprecationWarning"),
 ]
 
 
 @pytest.fixture(autouse=True)
 def _an_openssl_that_allows_old_versions(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let each context begin as on Debian's Python where OpenSSL's configuration allows TLS 1.1."""
+    """Make each new context allow TLS 1.1.
+
+    Some OpenSSL configurations do this for the Python of Debian.
+    """
     create = ssl.SSLContext.__new__
 
     def lenient(kind: type[ssl.SSLContext], *arguments: Any) -> ssl.SSLContext:
         context: ssl.SSLContext = create(kind, *arguments)
         context.minimum_version = ssl.TLSVersion.MINIMUM_SUPPORTED
-        # OpenSSL 3 has the digests that TLS 1.1 needs only at this security level.
+        # TLS 1.1 needs digests that OpenSSL 3 allows only at this security level.
         context.set_ciphers("ALL:@SECLEVEL=0")
         return context
 
@@ -65,7 +68,10 @@ def old(made: servers.Certificate) -> Iterator[Oracle]:
 
 
 def shake_hands(oracle: Oracle, context: ssl.SSLContext) -> str | None:
-    """The version that a client with ``context`` and the server agree on. Raises SSLError."""
+    """Return the TLS version that a client with ``context`` and the server agree on.
+
+    Raises SSLError when they agree on none.
+    """
     place = urlsplit(oracle.endpoint)
     with (
         socket.create_connection((place.hostname, place.port or 443), timeout=10) as plain,
