@@ -1,4 +1,4 @@
-"""The thread that finds recordings goes on whatever happens, and on every Python."""
+"""The thread that finds recordings survives every error, on each supported version of Python."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ from tests.harness.fakes.history import MemoryHistory
 from tests.harness.recorders import write_mcap
 
 
-class Hearing(Dispatch):
-    """Hears of new work and of a full disk, and does nothing."""
+class RecordingDispatch(Dispatch):
+    """A dispatch that notes new work and a full disk, and sends nothing."""
 
     def __init__(self) -> None:
         self.error: Exception | None = None
@@ -72,7 +72,7 @@ def test_no_error_of_those_it_tells_ends_the_search(
 ) -> None:
     monkeypatch.setattr(discovery_service, "_PAUSE_AFTER_ERROR_SECONDS", 0.01)
     write_mcap(tmp_path / "a.mcap")
-    dispatch = Hearing()
+    dispatch = RecordingDispatch()
     history.full, dispatch.error = True, ZeroDivisionError("oops")
     discovery.start(dispatch)
     assert dispatch.failed.wait(30)
@@ -97,7 +97,7 @@ def test_no_error_in_a_scan_ends_the_search(
         raise ZeroDivisionError("oops")
 
     monkeypatch.setattr(discovery.discover._scanner, "_scan_all", fail)
-    dispatch = Hearing()
+    dispatch = RecordingDispatch()
     discovery.start(dispatch)
     assert failed.wait(30)
     monkeypatch.setattr(discovery.discover._scanner, "_scan_all", scan)
@@ -109,7 +109,10 @@ def test_no_error_in_a_scan_ends_the_search(
 def test_the_first_wait_for_what_is_due_at_once_ends_on_every_python(
     discovery: DiscoveryService, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """On Python 3.10 the first timed get of a SimpleQueue, one time in some thousands, has no end."""
+    """On Python 3.10 the first timed get of a SimpleQueue sometimes never returns.
+
+    This happens about once in some thousand runs.
+    """
     discover = discovery.discover
     discover.step()
     monkeypatch.setattr(discover, "next_step", lambda: 0.0)

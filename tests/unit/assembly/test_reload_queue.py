@@ -1,4 +1,4 @@
-"""What signals ask the process for, and that nothing waits at a queue whose waits may not end."""
+"""The queue of what signals ask the process to do. It must not use waits that may never end."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def asked() -> Iterator[AskedQueue]:
 
 @pytest.fixture
 def by_signal(asked: AskedQueue) -> Iterator[AskedQueue]:
-    """One that SIGUSR1 and SIGUSR2 fill, as SIGHUP and SIGTERM do in a running agent."""
+    """A queue that SIGUSR1 and SIGUSR2 fill, as SIGHUP and SIGTERM do in a running agent."""
     before = [
         signal.signal(signal.SIGUSR1, lambda *_: asked.put("reload")),
         signal.signal(signal.SIGUSR2, lambda *_: asked.put("stop")),
@@ -64,7 +64,8 @@ def test_a_signal_ends_the_wait_whenever_it_comes(by_signal: AskedQueue) -> None
     for _ in range(200):
         thread = threading.Thread(target=os.kill, args=(os.getpid(), signal.SIGUSR2))
         thread.start()
-        # The byte of a signal may end a wait before its handler has run, which then ends the next.
+        # The byte of a signal may end a wait before its handler has run. Then the handler ends the
+        # next wait.
         assert by_signal.next(60) or by_signal.next(60) == "stop"
         thread.join()
 
@@ -84,7 +85,8 @@ def test_a_signal_may_come_in_the_middle_of_another_one_s_putting(by_signal: Ask
 
 
 def test_a_full_pipe_loses_nothing_and_makes_nobody_wait(asked: AskedQueue) -> None:
-    for _ in range(70_000):  # more than a pipe holds
+    # A pipe holds fewer bytes than this.
+    for _ in range(70_000):
         asked.put("reload")
     asked.put("stop")
     assert (asked.next(0), asked.next(0)) == ("stop", None)
@@ -103,7 +105,10 @@ def test_waits_end_on_every_python_when_they_follow_one_another_fast(asked: Aske
 
 
 def test_no_module_uses_a_queue_whose_timed_get_may_wait_for_ever() -> None:
-    """On Python 3.10 SimpleQueue.get(timeout=...) may count a negative rest, which means no limit."""
+    """On Python 3.10 SimpleQueue.get(timeout=...) may wait for ever.
+
+    It may compute a negative remaining time, which means no limit.
+    """
     sources = [*REPOSITORY.glob("agent/**/*.py"), *REPOSITORY.glob("tests/**/*.py")]
     assert len(sources) > 200
     suspects = [source for source in sources if "SimpleQueue" in source.read_text("utf-8")]

@@ -1,4 +1,4 @@
-"""Opening files below a watched folder: links, pipes and swapped folders lead nowhere else."""
+"""Opening files below a watched folder. Links, pipes and swapped folders never lead outside."""
 
 from __future__ import annotations
 
@@ -20,7 +20,10 @@ def read(path: Path, root: Path, *, follow_symlinks: bool = False) -> bytes:
 
 @pytest.fixture
 def root(tmp_path: Path) -> Path:
-    """A watched folder with a file in a folder of a folder, and a private folder of the same layout beside it."""
+    """A watched folder with a file two folders deep.
+
+    A private folder beside it has the same layout.
+    """
     for name in ("root", "private"):
         (tmp_path / name / "a" / "b").mkdir(parents=True)
         (tmp_path / name / "a" / "b" / "x.mcap").write_text(name)

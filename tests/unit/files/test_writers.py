@@ -27,7 +27,10 @@ def test_a_writer_can_t_be_seen_where_the_kernel_gives_no_lease(tmp_path: Path) 
 
 
 def test_a_writer_that_comes_during_the_probe_harms_nobody(tmp_path: Path) -> None:
-    """The kernel sends a signal to the lease's holder; SIGIO would end the process, SIGURG does not."""
+    """The kernel sends a signal to the holder of the lease.
+
+    SIGIO would end the process, SIGURG does not.
+    """
     path = recorders.unfinished(tmp_path / "a.mcap")
     program = (
         "import fcntl, sys, threading\n"

@@ -8,8 +8,8 @@ NOW = 1_790_000_000.0
 HOUR, YEAR = 3600.0, 365 * 86_400.0
 
 
-class Looked:
-    """Ages on a clock that is moved by hand."""
+class AgesOnFakeClock:
+    """Ages of recordings, measured on a clock that the test moves."""
 
     def __init__(self, now: float = NOW) -> None:
         self.clock = FakeClock(now=now)
@@ -21,96 +21,96 @@ class Looked:
 
 
 def test_an_age_is_what_the_wall_clock_says() -> None:
-    looked = Looked()
-    assert looked.of(NOW - HOUR) == HOUR
-    looked.clock.advance(HOUR)
-    assert looked.of(NOW - HOUR) == 2 * HOUR
+    ages = AgesOnFakeClock()
+    assert ages.of(NOW - HOUR) == HOUR
+    ages.clock.advance(HOUR)
+    assert ages.of(NOW - HOUR) == 2 * HOUR
 
 
 def test_a_clock_from_before_the_build_date_tells_no_age() -> None:
-    looked = Looked(now=1000)
-    assert looked.of(NOW - HOUR) is None
-    looked.clock.advance(YEAR)
-    assert looked.of(500.0) is None
+    ages = AgesOnFakeClock(now=1000)
+    assert ages.of(NOW - HOUR) is None
+    ages.clock.advance(YEAR)
+    assert ages.of(500.0) is None
 
 
 def test_a_clock_that_is_set_tells_the_age_at_once() -> None:
-    looked = Looked(now=1000)
-    looked.age.observe_clocks()
-    looked.clock.set_now(NOW)
-    assert looked.of(NOW - HOUR) == HOUR
+    ages = AgesOnFakeClock(now=1000)
+    ages.age.observe_clocks()
+    ages.clock.set_now(NOW)
+    assert ages.of(NOW - HOUR) == HOUR
 
 
 def test_a_moment_from_an_unknown_time_counts_from_the_first_sight() -> None:
-    looked = Looked(now=1000)
-    seen = looked.clock.monotonic()
-    looked.clock.advance(HOUR)
-    looked.clock.set_now(NOW)
-    assert looked.of(1000.0, seen) == HOUR
-    looked.clock.advance(HOUR)
-    assert looked.of(1000.0, seen) == 2 * HOUR
+    ages = AgesOnFakeClock(now=1000)
+    seen = ages.clock.monotonic()
+    ages.clock.advance(HOUR)
+    ages.clock.set_now(NOW)
+    assert ages.of(1000.0, seen) == HOUR
+    ages.clock.advance(HOUR)
+    assert ages.of(1000.0, seen) == 2 * HOUR
 
 
 def test_a_moment_that_is_still_to_come_counts_from_the_first_sight() -> None:
-    looked = Looked()
-    seen = looked.clock.monotonic()
-    looked.clock.advance(HOUR)
-    assert looked.of(NOW + YEAR, seen) == HOUR
+    ages = AgesOnFakeClock()
+    seen = ages.clock.monotonic()
+    ages.clock.advance(HOUR)
+    assert ages.of(NOW + YEAR, seen) == HOUR
 
 
 def test_a_jump_forward_makes_nothing_older() -> None:
-    looked = Looked()
-    looked.clock.set_now(NOW + YEAR)
-    assert looked.of(NOW - HOUR) == HOUR
-    looked.clock.advance(HOUR)
-    assert looked.of(NOW - HOUR) == 2 * HOUR
-    looked.clock.set_now(NOW + 3 * YEAR)
-    assert looked.of(NOW - HOUR) == 2 * HOUR
+    ages = AgesOnFakeClock()
+    ages.clock.set_now(NOW + YEAR)
+    assert ages.of(NOW - HOUR) == HOUR
+    ages.clock.advance(HOUR)
+    assert ages.of(NOW - HOUR) == 2 * HOUR
+    ages.clock.set_now(NOW + 3 * YEAR)
+    assert ages.of(NOW - HOUR) == 2 * HOUR
 
 
 def test_what_came_after_a_jump_has_its_own_age() -> None:
-    looked = Looked()
-    looked.clock.set_now(NOW + YEAR)
-    looked.age.observe_clocks()
-    looked.clock.advance(1)
-    moment = looked.clock.now()
-    looked.clock.advance(HOUR)
-    assert looked.of(moment) == HOUR
+    ages = AgesOnFakeClock()
+    ages.clock.set_now(NOW + YEAR)
+    ages.age.observe_clocks()
+    ages.clock.advance(1)
+    moment = ages.clock.now()
+    ages.clock.advance(HOUR)
+    assert ages.of(moment) == HOUR
 
 
 def test_a_jump_backward_makes_nothing_older_either() -> None:
-    looked = Looked()
-    looked.clock.set_now(NOW - 2 * HOUR)
-    age = looked.of(NOW - 3 * HOUR)
+    ages = AgesOnFakeClock()
+    ages.clock.set_now(NOW - 2 * HOUR)
+    age = ages.of(NOW - 3 * HOUR)
     assert age == HOUR
-    looked.clock.set_now(NOW)
-    age = looked.of(NOW - 3 * HOUR)
+    ages.clock.set_now(NOW)
+    age = ages.of(NOW - 3 * HOUR)
     assert age is not None
     assert age <= 3 * HOUR
 
 
 def test_a_clock_put_right_in_small_steps_is_no_jump() -> None:
-    looked = Looked()
+    ages = AgesOnFakeClock()
     for _ in range(10):
-        looked.clock.set_now(looked.clock.now() + 59)
-        looked.age.observe_clocks()
-    assert looked.of(NOW) == 590
+        ages.clock.set_now(ages.clock.now() + 59)
+        ages.age.observe_clocks()
+    assert ages.of(NOW) == 590
 
 
 def test_the_cloud_tells_the_age_where_this_clock_is_unknown() -> None:
-    looked = Looked(now=1000)
-    looked.offset = NOW - 1000
-    assert looked.of(NOW - HOUR) == HOUR
+    ages = AgesOnFakeClock(now=1000)
+    ages.offset = NOW - 1000
+    assert ages.of(NOW - HOUR) == HOUR
 
 
 def test_a_clock_that_was_wrong_before_the_start_is_overruled_by_the_clouds() -> None:
-    looked = Looked(now=NOW + YEAR)
-    assert looked.of(NOW - HOUR) == YEAR + HOUR
-    looked.offset = -YEAR
-    assert looked.of(NOW - HOUR) == HOUR
+    ages = AgesOnFakeClock(now=NOW + YEAR)
+    assert ages.of(NOW - HOUR) == YEAR + HOUR
+    ages.offset = -YEAR
+    assert ages.of(NOW - HOUR) == HOUR
 
 
 def test_a_clock_that_always_was_behind_makes_nothing_older_than_it_is() -> None:
-    looked = Looked(now=BUILT + HOUR)
-    looked.offset = NOW - BUILT - HOUR
-    assert looked.of(BUILT) == HOUR
+    ages = AgesOnFakeClock(now=BUILT + HOUR)
+    ages.offset = NOW - BUILT - HOUR
+    assert ages.of(BUILT) == HOUR

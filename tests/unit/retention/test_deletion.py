@@ -1,4 +1,7 @@
-"""What is deleted goes, with what belongs to it; whatever is swapped or linked meanwhile, nothing else does."""
+"""Deletion removes a recording and the files that belong to it.
+
+Nothing else is deleted, even where a file or folder is swapped or linked at the same time.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +13,7 @@ import pytest
 
 from agent.files.fingerprint import fingerprint
 from agent.model.values import utc_text
-from agent.retention import deletion as room
+from agent.retention import deletion as deletion_module
 from agent.retention.deletion import Deletion, NotDeletableError
 from tests.harness.recorders import write_mcap, write_sidecar
 
@@ -23,11 +26,14 @@ def root(tmp_path: Path) -> Path:
 
 
 def mtime_of(path: Path) -> str:
-    """As a document has it; "" where nothing lies there."""
+    """Return the time of the last change as a document has it.
+
+    It is empty when no file is at ``path``.
+    """
     return utc_text(path.lstat().st_mtime_ns / 1e9) if os.path.lexists(path) else ""
 
 
-def print_of(path: Path) -> str:
+def fingerprint_text(path: Path) -> str:
     descriptor = os.open(path, os.O_RDONLY)
     try:
         return str(fingerprint(descriptor, os.fstat(descriptor).st_size))
@@ -37,7 +43,7 @@ def print_of(path: Path) -> str:
 
 def delete(path: Path, *roots: Path, wanted: str = "", with_sidecar: bool = True) -> int:
     deletion = Deletion(roots, with_sidecar=with_sidecar)
-    with deletion.verified_file(path, wanted or print_of(path), mtime_of(path)) as verified:
+    with deletion.verified_file(path, wanted or fingerprint_text(path), mtime_of(path)) as verified:
         verified.unlink()
         freed = verified.freed
     deletion.delete_companions(path)
@@ -48,7 +54,7 @@ def names(folder: Path) -> list[str]:
     return sorted(str(path.relative_to(folder)) for path in folder.rglob("*"))
 
 
-# -- what goes
+# The tests below show which files are deleted.
 
 
 def test_a_recording_goes_with_its_sidecar_and_done_marker_and_nothing_else(root: Path) -> None:
@@ -112,7 +118,7 @@ def test_a_root_under_another_name_is_never_deleted(root: Path, tmp_path: Path) 
     assert names(root) == ["bag", "bag/metadata.yaml"]
 
 
-# -- companions that stay
+# The tests below show which companion files stay.
 
 
 def test_a_sidecar_stays_while_another_file_has_its_stem(root: Path) -> None:
@@ -146,14 +152,14 @@ def test_a_new_recording_that_took_the_name_keeps_its_companions(root: Path) -> 
     path = write_mcap(root / "a.mcap")
     write_sidecar(path)
     (root / "a.mcap.done").touch()
-    with deletion.verified_file(path, print_of(path), mtime_of(path)) as verified:
+    with deletion.verified_file(path, fingerprint_text(path), mtime_of(path)) as verified:
         verified.unlink()
     write_mcap(path, seed=1)
     deletion.delete_companions(path)
     assert names(root) == ["a.json", "a.mcap", "a.mcap.done"]
 
 
-# -- what stays
+# The tests below show which recordings stay.
 
 
 def refusal(path: Path, *roots: Path, wanted: str = "1-0") -> str:
@@ -168,14 +174,14 @@ def refusal(path: Path, *roots: Path, wanted: str = "1-0") -> str:
 def test_other_bytes_than_those_that_were_uploaded_stay(root: Path) -> None:
     path = write_mcap(root / "a.mcap")
     assert (
-        refusal(path, root, wanted=print_of(write_mcap(root / "b.mcap", seed=1)))
+        refusal(path, root, wanted=fingerprint_text(write_mcap(root / "b.mcap", seed=1)))
         == "it has other bytes now"
     )
 
 
 def test_a_file_outside_of_the_roots_stays(root: Path, tmp_path: Path) -> None:
     outside = write_mcap(tmp_path / "a.mcap")
-    wanted = print_of(outside)
+    wanted = fingerprint_text(outside)
     assert "none of the watched folders" in refusal(outside, root, wanted=wanted)
     assert "none of the watched folders" in refusal(root / ".." / "a.mcap", root, wanted=wanted)
     assert "none of the watched folders" in refusal(root, root, wanted=wanted)
@@ -183,7 +189,7 @@ def test_a_file_outside_of_the_roots_stays(root: Path, tmp_path: Path) -> None:
 
 def test_what_is_reached_through_a_link_stays(root: Path, tmp_path: Path) -> None:
     (tmp_path / "outside").mkdir()
-    wanted = print_of(write_mcap(tmp_path / "outside" / "a.mcap"))
+    wanted = fingerprint_text(write_mcap(tmp_path / "outside" / "a.mcap"))
     (root / "day").symlink_to(tmp_path / "outside")
     (root / "a.mcap").symlink_to(tmp_path / "outside" / "a.mcap")
     assert "link" in refusal(root / "day" / "a.mcap", root, wanted=wanted)
@@ -207,7 +213,7 @@ def test_a_pipe_and_a_folder_of_that_name_stay(root: Path) -> None:
 def test_a_recording_that_is_open_for_writing_stays(root: Path) -> None:
     path = write_mcap(root / "a.mcap")
     with path.open("r+b"):
-        assert refusal(path, root, wanted=print_of(path)) == "a program writes to it"
+        assert refusal(path, root, wanted=fingerprint_text(path)) == "a program writes to it"
     delete(path, root)
 
 
@@ -216,7 +222,7 @@ def test_nobody_can_begin_to_write_between_the_look_and_the_deed_and_who_tries_k
 ) -> None:
     path = write_mcap(root / "a.mcap")
     with Deletion([root], with_sidecar=True).verified_file(
-        path, print_of(path), mtime_of(path)
+        path, fingerprint_text(path), mtime_of(path)
     ) as verified:
         with pytest.raises(BlockingIOError):
             os.close(os.open(path, os.O_WRONLY | os.O_NONBLOCK))
@@ -230,7 +236,7 @@ def test_nobody_can_begin_to_write_between_the_look_and_the_deed_and_who_tries_k
 def test_a_recording_that_is_being_compressed_stays(root: Path) -> None:
     path = write_mcap(root / "a.mcap")
     (root / "a.mcap.zstd").touch()
-    assert "compressed" in refusal(path, root, wanted=print_of(path))
+    assert "compressed" in refusal(path, root, wanted=fingerprint_text(path))
 
 
 @pytest.mark.parametrize("marker", ["day/a.mcap.resync", "day/.resync", ".resync"])
@@ -238,17 +244,17 @@ def test_a_recording_stays_while_a_marker_asks_for_its_resync(root: Path, marker
     (root / "day").mkdir()
     path = write_mcap(root / "day" / "a.mcap")
     (root / marker).touch()
-    assert "resync" in refusal(path, root, wanted=print_of(path))
+    assert "resync" in refusal(path, root, wanted=fingerprint_text(path))
 
 
-# -- what is swapped between the look and the deed
+# In the tests below, files are swapped between the check and the deletion.
 
 
 def test_another_file_that_took_its_place_meanwhile_stays(root: Path) -> None:
     path, other = write_mcap(root / "a.mcap"), write_mcap(root / "aside", seed=1)
     content = other.read_bytes()
     with Deletion([root], with_sidecar=True).verified_file(
-        path, print_of(path), mtime_of(path)
+        path, fingerprint_text(path), mtime_of(path)
     ) as verified:
         other.rename(path)
         with pytest.raises(NotDeletableError, match="changed"):
@@ -260,10 +266,9 @@ def test_a_file_that_is_written_to_while_it_is_looked_at_stays(
     root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = write_mcap(root / "a.mcap")
-    wanted, before = print_of(path), path.stat()
-    monkeypatch.setattr(
-        room, "keep_writers_out", lambda _: None
-    )  # as on a share, where nobody is kept out
+    wanted, before = fingerprint_text(path), path.stat()
+    # On a network share the kernel keeps no writer out.
+    monkeypatch.setattr(deletion_module, "keep_writers_out", lambda _: None)
     with Deletion([root], with_sidecar=True).verified_file(
         path, wanted, mtime_of(path)
     ) as verified:
@@ -282,7 +287,7 @@ def test_a_folder_that_is_swapped_for_a_link_leads_nowhere_else(root: Path, tmp_
     precious = tmp_path / "outside" / "a.mcap"
     precious.write_bytes(path.read_bytes())
     deletion = Deletion([root], with_sidecar=True)
-    with deletion.verified_file(path, print_of(path), mtime_of(path)) as verified:
+    with deletion.verified_file(path, fingerprint_text(path), mtime_of(path)) as verified:
         (root / "day").rename(root / "moved")
         (root / "day").symlink_to(tmp_path / "outside")
         verified.unlink()
@@ -298,20 +303,20 @@ def test_a_file_that_appears_in_a_bag_at_the_last_moment_is_never_lost(
     (root / "bag").mkdir()
     path = write_mcap(root / "bag" / "a.mcap")
     (root / "bag" / "metadata.yaml").touch()
-    unlink = room._unlink_file
+    unlink = deletion_module._unlink_file
 
     def late(name: str, folder: int) -> bool:
         if name == "metadata.yaml":
             (root / "bag" / "b.mcap").touch()
         return unlink(name, folder)
 
-    monkeypatch.setattr(room, "_unlink_file", late)
+    monkeypatch.setattr(deletion_module, "_unlink_file", late)
     with pytest.raises(OSError, match="not empty"):
         delete(path, root)
     assert names(root / "bag") == ["b.mcap"]
 
 
-# -- names and bytes
+# The tests below cover file names and freed bytes.
 
 
 def test_only_the_last_name_gives_the_bytes_back(root: Path) -> None:
@@ -339,12 +344,12 @@ def test_a_name_that_was_written_to_since_its_upload_stays_though_no_window_show
     root: Path,
 ) -> None:
     path = write_mcap(root / "a.mcap", size=4 * 1024 * 1024)
-    uploaded, before = mtime_of(path), print_of(path)
+    uploaded, before = mtime_of(path), fingerprint_text(path)
     with path.open("r+b") as file:
         file.seek(700_000)
         file.write(b"other bytes")
     os.utime(path, ns=(0, path.stat().st_mtime_ns + 10_000_000))
-    assert print_of(path) == before
+    assert fingerprint_text(path) == before
     deletion = Deletion([root], with_sidecar=True)
     with (
         pytest.raises(NotDeletableError, match="written to"),

@@ -1,4 +1,4 @@
-"""What the history forgets, and what it never does."""
+"""Which documents expire from the history, and which never do."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import pytest
 
 from agent.model.sync_log import Fault, Orphan, Status, SyncLog
 from agent.model.values import Answer, Damaged, Recording
-from agent.retention import history_expiry as forgetting
+from agent.retention import history_expiry
 from agent.retention.history_expiry import HistoryExpiry
 from tests.contracts.history import document
 from tests.harness.recorders import damaged, write_mcap
@@ -21,13 +21,16 @@ DAY = 86400.0
 KEEP = 3
 
 
-class ForgetfulRobot(WatchingRobot):
-    """It forgets after three days. A folder of the operator's own keeps its watched folder from being empty."""
+class ExpiringRobot(WatchingRobot):
+    """A robot whose documents expire after three days.
+
+    A second folder with a note keeps the watched folder from being empty.
+    """
 
     def restart(self) -> None:
         super().restart()
         (self.folder / "notes").mkdir(exist_ok=True)
-        self.forgetting = HistoryExpiry(
+        self.expiry = HistoryExpiry(
             history=self.history,
             clock=self.clock,
             roots=self.roots,
@@ -37,12 +40,12 @@ class ForgetfulRobot(WatchingRobot):
         )
 
     def days(self, number: int) -> None:
-        """Let days pass; the agent looks many times in each."""
+        """Let days pass. The agent scans several times on each of them."""
         for _ in range(number):
             self.pass_time(DAY, turns=2)
             for _ in range(3):
                 self.pass_time(5, turns=5)
-                self.forgetting.expire()
+                self.expiry.expire()
 
     def settle(self) -> None:
         self.discover.rescan()
@@ -55,7 +58,7 @@ class ForgetfulRobot(WatchingRobot):
         return path
 
     def add(self, name: str, **fields: Any) -> SyncLog:
-        """A document of a recording that lies nowhere."""
+        """Add a document of a recording that is not on the disk."""
         return self.history.add(
             document(name, **{"path": str(self.folder / f"{name}.mcap"), **fields})
         )
@@ -74,12 +77,12 @@ class ForgetfulRobot(WatchingRobot):
 
 
 @pytest.fixture
-def robot(tmp_path: Path) -> ForgetfulRobot:
-    return ForgetfulRobot(tmp_path / "data")
+def robot(tmp_path: Path) -> ExpiringRobot:
+    return ExpiringRobot(tmp_path / "data")
 
 
 def test_what_has_been_gone_for_keep_days_is_forgotten_and_not_a_day_earlier(
-    robot: ForgetfulRobot,
+    robot: ExpiringRobot,
 ) -> None:
     path = robot.uploaded()
     mark = robot.newest(path).fingerprint
@@ -92,7 +95,7 @@ def test_what_has_been_gone_for_keep_days_is_forgotten_and_not_a_day_earlier(
 
 
 def test_what_was_uploaded_and_forgotten_is_not_sent_again_when_its_disk_is_put_in_again(
-    robot: ForgetfulRobot,
+    robot: ExpiringRobot,
 ) -> None:
     path = robot.uploaded()
     content, sent = path.read_bytes(), len(robot.store.calls)
@@ -103,7 +106,7 @@ def test_what_was_uploaded_and_forgotten_is_not_sent_again_when_its_disk_is_put_
     robot.days(2)
     assert not robot.history.documents
     assert len(robot.store.calls) == sent
-    # Asked for, it goes all the same.
+    # A request sends the recording again even so.
     assert robot.ask(path).status == "accepted"
     robot.days(1)
     assert (robot.newest(path).id, robot.newest(path).resync, robot.newest(path).status) == (
@@ -114,7 +117,7 @@ def test_what_was_uploaded_and_forgotten_is_not_sent_again_when_its_disk_is_put_
 
 
 def test_what_failed_for_good_is_forgotten_whole_and_is_new_when_it_comes_again(
-    robot: ForgetfulRobot,
+    robot: ExpiringRobot,
 ) -> None:
     path = write_mcap(robot.folder / "a.mcap")
     robot.profiles.profiles.clear()
@@ -135,7 +138,7 @@ def test_what_failed_for_good_is_forgotten_whole_and_is_new_when_it_comes_again(
     assert robot.newest(path).id > log.id
 
 
-def test_a_recording_on_the_disk_is_never_forgotten_wherever_it_lies(robot: ForgetfulRobot) -> None:
+def test_a_recording_on_the_disk_is_never_forgotten_wherever_it_lies(robot: ExpiringRobot) -> None:
     first, second = robot.uploaded("a.mcap", seed=1), robot.uploaded("b.mcap", seed=2)
     second.rename(robot.folder / "notes" / "c.mcap")
     robot.days(4 * KEEP)
@@ -146,15 +149,14 @@ def test_a_recording_on_the_disk_is_never_forgotten_wherever_it_lies(robot: Forg
 
 
 def test_a_file_that_was_not_examined_may_be_any_recording_of_its_size(
-    robot: ForgetfulRobot,
+    robot: ExpiringRobot,
 ) -> None:
     path = robot.uploaded()
     (robot.folder / "notes" / "b.mcap").write_bytes(path.read_bytes())
     path.unlink()
     robot.restart()
-    robot.discover._tracker._newer_than = lambda: (
-        robot.clock.now() + DAY
-    )  # all are skipped by their age
+    # All recordings are now skipped because of their age.
+    robot.discover._tracker._newer_than = lambda: robot.clock.now() + DAY
     robot.days(2 * KEEP)
     assert robot.newest(path).synced
     (robot.folder / "notes" / "b.mcap").write_bytes(b"of another size")
@@ -163,17 +165,17 @@ def test_a_file_that_was_not_examined_may_be_any_recording_of_its_size(
     assert not robot.history.at_path(path)
 
 
-def test_before_the_first_scan_no_day_is_counted(robot: ForgetfulRobot) -> None:
+def test_before_the_first_scan_no_day_is_counted(robot: ExpiringRobot) -> None:
     robot.uploaded().unlink()
     robot.restart()
     for _ in range(2 * KEEP):
         robot.clock.advance(DAY)
-        robot.forgetting.expire()
+        robot.expiry.expire()
     assert robot.history.absences().day == 0
     assert robot.history.documents
 
 
-def test_a_recording_that_comes_back_begins_anew(robot: ForgetfulRobot) -> None:
+def test_a_recording_that_comes_back_begins_anew(robot: ExpiringRobot) -> None:
     path = robot.uploaded()
     content = path.read_bytes()
     for _ in range(3):
@@ -186,7 +188,7 @@ def test_a_recording_that_comes_back_begins_anew(robot: ForgetfulRobot) -> None:
 
 @pytest.mark.parametrize("away", ["empty", "missing"])
 def test_days_on_which_the_watched_folder_is_away_do_not_count(
-    robot: ForgetfulRobot, away: str
+    robot: ExpiringRobot, away: str
 ) -> None:
     path = robot.uploaded()
     path.unlink()
@@ -207,7 +209,7 @@ def test_days_on_which_the_watched_folder_is_away_do_not_count(
 
 
 def test_what_is_below_no_watched_folder_any_more_is_not_forgotten(
-    robot: ForgetfulRobot, tmp_path: Path
+    robot: ExpiringRobot, tmp_path: Path
 ) -> None:
     log = robot.add("x", path=str(tmp_path / "old" / "x.mcap"))
     robot.end(log)
@@ -215,22 +217,22 @@ def test_what_is_below_no_watched_folder_any_more_is_not_forgotten(
     assert robot.history.get(log.id).synced
 
 
-def test_a_clock_that_jumps_ten_years_forgets_nothing(robot: ForgetfulRobot) -> None:
+def test_a_clock_that_jumps_ten_years_forgets_nothing(robot: ExpiringRobot) -> None:
     robot.uploaded().unlink()
     robot.days(1)
     for years in (10, -10, 10, -3, 20):
         robot.clock.set_now(robot.clock.now() + years * 365 * DAY)
         robot.pass_time(60)
-        robot.forgetting.expire()
+        robot.expiry.expire()
     assert robot.history.absences().day == 1
     assert robot.history.documents
 
 
-def test_restarts_and_a_date_that_stands_still_count_no_day(robot: ForgetfulRobot) -> None:
+def test_restarts_and_a_date_that_stands_still_count_no_day(robot: ExpiringRobot) -> None:
     robot.uploaded().unlink()
     for _ in range(4 * KEEP):
         robot.settle()
-        robot.forgetting.expire()
+        robot.expiry.expire()
         robot.restart()
     assert robot.history.absences().day == 1
     assert (
@@ -239,7 +241,7 @@ def test_restarts_and_a_date_that_stands_still_count_no_day(robot: ForgetfulRobo
     )
 
 
-def test_days_go_on_across_restarts(robot: ForgetfulRobot) -> None:
+def test_days_go_on_across_restarts(robot: ExpiringRobot) -> None:
     path = robot.uploaded()
     path.unlink()
     for _ in range(KEEP):
@@ -250,7 +252,7 @@ def test_days_go_on_across_restarts(robot: ForgetfulRobot) -> None:
     assert not robot.history.documents
 
 
-def test_before_the_agent_was_built_no_day_is_counted(robot: ForgetfulRobot) -> None:
+def test_before_the_agent_was_built_no_day_is_counted(robot: ExpiringRobot) -> None:
     robot.uploaded().unlink()
     robot.clock.set_now(0)
     robot.days(4 * KEEP)
@@ -258,7 +260,7 @@ def test_before_the_agent_was_built_no_day_is_counted(robot: ForgetfulRobot) -> 
     assert robot.history.documents
 
 
-def test_what_may_still_happen_and_what_is_owed_is_never_forgotten(robot: ForgetfulRobot) -> None:
+def test_what_may_still_happen_and_what_is_owed_is_never_forgotten(robot: ExpiringRobot) -> None:
     old = robot.add("a")
     robot.end(old)
     waiting = robot.add("a", resync=True)
@@ -274,18 +276,19 @@ def test_what_may_still_happen_and_what_is_owed_is_never_forgotten(robot: Forget
             "2026-09-21T14:30:00.000Z",
         )
     )
-    robot.profiles.profiles.clear()  # nothing is sent, nothing is paid
+    # Without a device profile nothing can be sent and no orphan can be aborted.
+    robot.profiles.profiles.clear()
     for _ in range(4 * KEEP):
         robot.clock.advance(DAY)
         robot.look()
-        robot.forgetting.expire()
+        robot.expiry.expire()
     assert robot.history.absences().day == 4 * KEEP
     assert sorted(robot.history.documents) == [old.id, waiting.id]
     assert len(robot.history.orphans()) == 1
 
 
 def test_what_is_asked_for_again_while_the_agent_looks_is_not_forgotten(
-    robot: ForgetfulRobot, monkeypatch: pytest.MonkeyPatch
+    robot: ExpiringRobot, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     old = robot.add("a")
     robot.end(old)
@@ -297,10 +300,10 @@ def test_what_is_asked_for_again_while_the_agent_looks_is_not_forgotten(
         yield from list(listing())
         robot.end(robot.add("a", resync=True))
 
-    with monkeypatch.context() as meanwhile:
-        meanwhile.setattr(robot.history, "newest_first", listed)
+    with monkeypatch.context() as patch:
+        patch.setattr(robot.history, "newest_first", listed)
         robot.clock.advance(DAY)
-        robot.forgetting.expire()
+        robot.expiry.expire()
     assert sorted(robot.history.documents) == [1, 2]
     robot.days(KEEP)
     assert sorted(robot.history.documents) == [1, 2]
@@ -309,10 +312,10 @@ def test_what_is_asked_for_again_while_the_agent_looks_is_not_forgotten(
 
 
 def test_the_oldest_go_first_and_only_so_many_in_a_day(
-    robot: ForgetfulRobot, monkeypatch: pytest.MonkeyPatch
+    robot: ExpiringRobot, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(forgetting, "_MOST", 4)
-    monkeypatch.setattr(forgetting, "_BATCH", 3)
+    monkeypatch.setattr(history_expiry, "_MOST", 4)
+    monkeypatch.setattr(history_expiry, "_BATCH", 3)
     for number in range(10):
         robot.end(robot.add(str(number)))
     robot.days(KEEP)
@@ -327,13 +330,14 @@ def test_the_oldest_go_first_and_only_so_many_in_a_day(
 
 
 def test_a_full_disk_lets_the_day_pass_uncounted(
-    robot: ForgetfulRobot, monkeypatch: pytest.MonkeyPatch
+    robot: ExpiringRobot, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     robot.end(robot.add("a"))
     robot.days(KEEP)
     robot.history.full = True
     robot.days(2)
-    monkeypatch.setattr(robot.history, "room", lambda: True)  # it was spent in between
+    # The reserved disk space was used up in between, so the history still refuses to write.
+    monkeypatch.setattr(robot.history, "room", lambda: True)
     robot.days(2)
     assert robot.history.absences().day == KEEP
     assert robot.history.documents
@@ -342,15 +346,15 @@ def test_a_full_disk_lets_the_day_pass_uncounted(
     assert not robot.history.documents
 
 
-def test_stopped_it_forgets_nothing_more(robot: ForgetfulRobot) -> None:
+def test_stopped_it_forgets_nothing_more(robot: ExpiringRobot) -> None:
     robot.end(robot.add("a"))
     robot.days(KEEP)
-    assert robot.forgetting.stop(1)
+    assert robot.expiry.stop(1)
     robot.days(2)
     assert robot.history.documents
 
 
-def test_a_damaged_file_is_known_as_long_as_it_lies_there(robot: ForgetfulRobot) -> None:
+def test_a_damaged_file_is_known_as_long_as_it_lies_there(robot: ExpiringRobot) -> None:
     broken = damaged(robot.folder / "a.mcap")
     assert isinstance(robot.examiner.look(broken), Damaged)
     robot.days(2 * KEEP)

@@ -1,4 +1,7 @@
-"""What is deleted, when, and what speaks against it: the flow rooms on fakes, on real files."""
+"""Which recordings are deleted, when, and what prevents a deletion.
+
+The features run on fakes, the recordings are real files.
+"""
 
 from __future__ import annotations
 
@@ -30,11 +33,11 @@ HOUR, DAY, YEAR = 3600.0, 86_400.0, 365 * 86_400.0
 ASKED = "GetUploadRecovery"
 
 
-class Keeper(WatchingRobot):
-    """A robot that deletes nothing before it is told to."""
+class RetainingRobot(WatchingRobot):
+    """A robot that deletes nothing before the test tells it to."""
 
     def send(self, *names: str, size: int = 3000) -> list[SyncLog]:
-        """Record and upload one after the other."""
+        """Record and upload one recording after the other."""
         logs = []
         for seed, name in enumerate(names, start=self.history.last_id):
             (self.folder / name).parent.mkdir(exist_ok=True)
@@ -46,15 +49,15 @@ class Keeper(WatchingRobot):
         return logs
 
     def asked(self) -> int:
-        """How often the platform was asked whether it has something."""
+        """How often the platform was asked whether it has a recording."""
         return self.gateway.calls.count(ASKED)
 
     def left(self) -> list[str]:
-        """Recordings on the disk."""
+        """The names of the recordings on the disk."""
         return sorted(str(path.relative_to(self.folder)) for path in self.folder.rglob("*.mcap*"))
 
     def ask_again(self, log: SyncLog) -> SyncLog:
-        """Somebody wants it once more."""
+        """Add a document that asks for the same recording once more."""
         return self.history.add(
             SyncLog(
                 0, log.episode_id, log.path, log.file_size, log.mtime, log.fingerprint, resync=True
@@ -62,15 +65,18 @@ class Keeper(WatchingRobot):
         )
 
 
-class BucketKeeper(BucketRobot, Keeper):
-    """The same without a platform."""
+class RetainingBucketRobot(BucketRobot, RetainingRobot):
+    """The same robot in bucket mode, that is without a platform."""
 
     def asked(self) -> int:
         return self.store.calls.count("HeadObject")
 
 
 class Disk:
-    """A file system on which so many bytes are free, however many are deleted unless it is ``watched``."""
+    """A file system that reports ``free`` bytes as free.
+
+    If ``watched`` is set, deleting recordings in this folder frees space.
+    """
 
     def __init__(self, folder: Path, free: float) -> None:
         self.folder = folder
@@ -87,13 +93,13 @@ class Disk:
 
 
 @pytest.fixture
-def robot(tmp_path: Path) -> Keeper:
-    return Keeper(tmp_path / "recordings")
+def robot(tmp_path: Path) -> RetainingRobot:
+    return RetainingRobot(tmp_path / "recordings")
 
 
 @pytest.fixture
-def bucket(tmp_path: Path) -> BucketKeeper:
-    return BucketKeeper(tmp_path / "recordings")
+def bucket(tmp_path: Path) -> RetainingBucketRobot:
+    return RetainingBucketRobot(tmp_path / "recordings")
 
 
 @pytest.fixture(autouse=True)
@@ -105,11 +111,11 @@ def said(caplog: pytest.LogCaptureFixture, event: str) -> list[logging.LogRecord
     return [record for record in caplog.records if getattr(record, "event", "") == event]
 
 
-# -- after keep_hours
+# The tests below cover retention.keep_hours.
 
 
 def test_an_uploaded_recording_goes_when_its_hours_have_passed_and_not_before(
-    robot: Keeper,
+    robot: RetainingRobot,
 ) -> None:
     retention = robot.retaining(keep_seconds=24 * HOUR)
     robot.send("a.mcap")
@@ -124,7 +130,7 @@ def test_an_uploaded_recording_goes_when_its_hours_have_passed_and_not_before(
 
 
 def test_each_deletion_is_logged_and_the_history_stays_as_it_is(
-    robot: Keeper, caplog: pytest.LogCaptureFixture
+    robot: RetainingRobot, caplog: pytest.LogCaptureFixture
 ) -> None:
     (log,) = robot.send("a.mcap")
     robot.retention.delete_due()
@@ -141,7 +147,7 @@ def test_each_deletion_is_logged_and_the_history_stays_as_it_is(
     assert list(robot.history.documents) == [log.id]
 
 
-def test_only_what_is_uploaded_goes(robot: Keeper) -> None:
+def test_only_what_is_uploaded_goes(robot: RetainingRobot) -> None:
     robot.gateway.fail(
         "CreateLogicalUpload", error=CloudError("CreateLogicalUpload", "INVALID_ARGUMENT")
     )
@@ -155,7 +161,7 @@ def test_only_what_is_uploaded_goes(robot: Keeper) -> None:
     assert robot.left() == ["failed.mcap", "new.mcap"]
 
 
-def test_every_name_below_the_folders_goes_with_its_companions(robot: Keeper) -> None:
+def test_every_name_below_the_folders_goes_with_its_companions(robot: RetainingRobot) -> None:
     robot.send("a.mcap")
     (robot.folder / "day").mkdir()
     shutil.copy2(robot.folder / "a.mcap", robot.folder / "day" / "copy.mcap")
@@ -167,7 +173,7 @@ def test_every_name_below_the_folders_goes_with_its_companions(robot: Keeper) ->
     assert list(robot.folder.rglob("*")) == [robot.folder / "day"]
 
 
-def test_a_renamed_recording_is_found_under_its_new_name(robot: Keeper) -> None:
+def test_a_renamed_recording_is_found_under_its_new_name(robot: RetainingRobot) -> None:
     robot.send("a.mcap")
     (robot.folder / "a.mcap").rename(robot.folder / "b.mcap")
     robot.discover.rescan()
@@ -176,7 +182,7 @@ def test_a_renamed_recording_is_found_under_its_new_name(robot: Keeper) -> None:
     assert robot.left() == []
 
 
-def test_a_hard_link_outside_of_the_folders_stays(robot: Keeper, tmp_path: Path) -> None:
+def test_a_hard_link_outside_of_the_folders_stays(robot: RetainingRobot, tmp_path: Path) -> None:
     (log,) = robot.send("a.mcap")
     outside = tmp_path / "kept.mcap"
     outside.hardlink_to(log.path)
@@ -185,10 +191,10 @@ def test_a_hard_link_outside_of_the_folders_stays(robot: Keeper, tmp_path: Path)
     assert outside.read_bytes() == robot.stored(log)
 
 
-# -- what speaks against it
+# The tests below show what prevents a deletion.
 
 
-def test_a_resync_that_is_open_or_failed_keeps_the_recording(robot: Keeper) -> None:
+def test_a_resync_that_is_open_or_failed_keeps_the_recording(robot: RetainingRobot) -> None:
     (log,) = robot.send("a.mcap")
     again = robot.ask_again(log)
     robot.retention.delete_due()
@@ -202,7 +208,7 @@ def test_a_resync_that_is_open_or_failed_keeps_the_recording(robot: Keeper) -> N
 
 
 def test_a_resync_that_is_asked_for_while_the_cloud_answers_keeps_the_recording(
-    robot: Keeper,
+    robot: RetainingRobot,
 ) -> None:
     (log,) = robot.send("a.mcap")
     robot.gateway.before = lambda call: robot.ask_again(log) if call == ASKED else None  # type: ignore[assignment]
@@ -211,7 +217,7 @@ def test_a_resync_that_is_asked_for_while_the_cloud_answers_keeps_the_recording(
     assert robot.left() == ["a.mcap"]
 
 
-def test_a_recording_in_flight_stays(robot: Keeper) -> None:
+def test_a_recording_in_flight_stays(robot: RetainingRobot) -> None:
     (log,) = robot.send("a.mcap")
     again = robot.ask_again(log)
     robot.dispatch.tick()
@@ -222,7 +228,7 @@ def test_a_recording_in_flight_stays(robot: Keeper) -> None:
     robot.later.waiting.clear()
 
 
-def test_a_file_that_is_replaced_while_the_cloud_answers_stays(robot: Keeper) -> None:
+def test_a_file_that_is_replaced_while_the_cloud_answers_stays(robot: RetainingRobot) -> None:
     (log,) = robot.send("a.mcap")
     other = write_mcap(robot.folder.parent / "aside.mcap", seed=99)
     content = other.read_bytes()
@@ -232,7 +238,7 @@ def test_a_file_that_is_replaced_while_the_cloud_answers_stays(robot: Keeper) ->
 
 
 def test_a_file_that_is_replaced_in_the_last_moment_stays(
-    robot: Keeper, monkeypatch: pytest.MonkeyPatch
+    robot: RetainingRobot, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (log,) = robot.send("a.mcap")
     other = write_mcap(robot.folder.parent / "aside.mcap", seed=99)
@@ -246,7 +252,7 @@ def test_a_file_that_is_replaced_in_the_last_moment_stays(
 
 
 def test_a_recording_that_a_program_writes_to_stays_and_goes_later(
-    robot: Keeper, caplog: pytest.LogCaptureFixture
+    robot: RetainingRobot, caplog: pytest.LogCaptureFixture
 ) -> None:
     robot.send("a.mcap")
     with (robot.folder / "a.mcap").open("r+b"):
@@ -262,7 +268,7 @@ def test_a_recording_that_a_program_writes_to_stays_and_goes_later(
 
 
 def test_a_recording_that_is_opened_for_writing_while_the_cloud_answers_stays(
-    robot: Keeper,
+    robot: RetainingRobot,
 ) -> None:
     (log,) = robot.send("a.mcap")
     writers = []
@@ -278,7 +284,7 @@ def test_a_recording_that_is_opened_for_writing_while_the_cloud_answers_stays(
 
 
 def test_a_folder_nobody_may_write_to_is_said_once_and_the_cloud_is_not_asked(
-    robot: Keeper, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+    robot: RetainingRobot, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     robot.send("day/a.mcap", "day/b.mcap", "c.mcap")
     allowed = os.access
@@ -294,7 +300,7 @@ def test_a_folder_nobody_may_write_to_is_said_once_and_the_cloud_is_not_asked(
 
 
 def test_a_folder_that_is_sealed_is_said_once(
-    robot: Keeper, caplog: pytest.LogCaptureFixture
+    robot: RetainingRobot, caplog: pytest.LogCaptureFixture
 ) -> None:
     robot.send("day/a.mcap")
     if subprocess.run(
@@ -311,10 +317,10 @@ def test_a_folder_that_is_sealed_is_said_once(
     assert len(said(caplog, "undeletable")) == 1
 
 
-# -- all bytes
+# The tests below cover the comparison of all bytes.
 
 
-def record_frames(robot: Keeper, name: str = "a.mcap") -> SyncLog:
+def record_frames(robot: RetainingRobot, name: str = "a.mcap") -> SyncLog:
     """Upload a recording of 60 frames of 100 kB without compression."""
     robot.gateway.part_size = 1024 * 1024
     write_mcap(robot.folder / name, size=6_000_000, messages=60, chunked=False)
@@ -326,7 +332,10 @@ def record_frames(robot: Keeper, name: str = "a.mcap") -> SyncLog:
 
 
 def zero_frames(path: Path) -> None:
-    """Set frames 14 to 16 to zeros in place; size, windows of the fingerprint and time of change stay."""
+    """Set frames 14 to 16 to zeros in place.
+
+    The size, the bytes that the fingerprint reads and the time of change stay.
+    """
     before = path.stat()
     with path.open("r+b") as file:
         file.seek(1_400_000)
@@ -335,7 +344,10 @@ def zero_frames(path: Path) -> None:
 
 
 def sparse_twin(path: Path, twin: Path) -> Path:
-    """A file with the same size, windows and time of change, and nothing else."""
+    """Create a sparse file that only looks like the recording.
+
+    It has the same size, time of change and bytes that the fingerprint reads, and no other bytes.
+    """
     content, window = path.read_bytes(), 65_536
     with twin.open("wb") as file:
         file.truncate(len(content))
@@ -346,9 +358,9 @@ def sparse_twin(path: Path, twin: Path) -> Path:
     return twin
 
 
-def made(tmp_path: Path, **store: Any) -> Keeper:
-    """A robot with such a store."""
-    return Keeper(tmp_path / "recordings", store=FakeStore(**store))
+def made(tmp_path: Path, **store: Any) -> RetainingRobot:
+    """A robot with a store that has these options."""
+    return RetainingRobot(tmp_path / "recordings", store=FakeStore(**store))
 
 
 @pytest.mark.parametrize(
@@ -400,7 +412,7 @@ def test_a_recording_that_is_as_it_was_uploaded_goes_by_whatever_digest_is_known
     assert robot.retention.kept() == []
 
 
-def test_space_that_is_short_lets_no_changed_recording_go(robot: Keeper) -> None:
+def test_space_that_is_short_lets_no_changed_recording_go(robot: RetainingRobot) -> None:
     log = record_frames(robot)
     robot.send("b.mcap")
     zero_frames(Path(log.path))
@@ -410,9 +422,12 @@ def test_space_that_is_short_lets_no_changed_recording_go(robot: Keeper) -> None
 
 @pytest.mark.parametrize("first", ["twin", "recording"])
 def test_a_sparse_twin_and_the_recording_never_stand_for_each_other(
-    robot: Keeper, tmp_path: Path, first: str
+    robot: RetainingRobot, tmp_path: Path, first: str
 ) -> None:
-    """Whoever may write into one folder can make a twin; the one that is uploaded is not the one that is deleted."""
+    """A user who may write into one folder can create a twin.
+
+    Uploading the twin must not allow deleting the other file.
+    """
     robot.gateway.part_size = 1024 * 1024
     recording = write_mcap(tmp_path / "recording", size=6_000_000, messages=60, chunked=False)
     twin = sparse_twin(recording, tmp_path / "twin")
@@ -449,7 +464,7 @@ def test_a_crc_of_a_document_with_another_owner_or_none_lets_nothing_go(
 
 
 def test_what_can_be_compared_with_nothing_stays_and_nobody_is_asked_about_it(
-    bucket: BucketKeeper, caplog: pytest.LogCaptureFixture
+    bucket: RetainingBucketRobot, caplog: pytest.LogCaptureFixture
 ) -> None:
     logs = bucket.send("a.mcap", "b.mcap", "c.mcap")
     for log in logs[:2]:
@@ -474,7 +489,7 @@ def test_what_can_be_compared_with_nothing_stays_and_nobody_is_asked_about_it(
     assert [vars(record)["document"] for record in said(caplog, "not_deleted")] == [1, 2]
 
 
-def test_a_changed_recording_that_is_uploaded_again_goes(robot: Keeper) -> None:
+def test_a_changed_recording_that_is_uploaded_again_goes(robot: RetainingRobot) -> None:
     log = record_frames(robot)
     zero_frames(Path(log.path))
     content = Path(log.path).read_bytes()
@@ -491,7 +506,7 @@ def test_a_changed_recording_that_is_uploaded_again_goes(robot: Keeper) -> None:
 
 
 def test_a_file_that_stays_for_another_reason_is_read_once(
-    robot: Keeper, monkeypatch: pytest.MonkeyPatch
+    robot: RetainingRobot, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     robot.send("a.mcap")
     reads = counted_reads(monkeypatch)
@@ -511,7 +526,7 @@ def test_a_file_that_stays_for_another_reason_is_read_once(
 
 
 def test_a_stop_ends_the_reading_of_a_recording_at_once(
-    robot: Keeper, monkeypatch: pytest.MonkeyPatch
+    robot: RetainingRobot, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     record_frames(robot)
     reads = counted_reads(monkeypatch, lambda: robot.retention.stop(0))
@@ -524,7 +539,10 @@ def test_a_stop_ends_the_reading_of_a_recording_at_once(
 def counted_reads(
     monkeypatch: pytest.MonkeyPatch, act: Callable[[], object] = lambda: None
 ) -> list[int]:
-    """The reads that compare a recording with its upload; ``act`` comes before each."""
+    """Count the reads that compare a recording with its upload.
+
+    ``act`` runs before each of them.
+    """
     reads: list[int] = []
     read = os.preadv
 
@@ -538,7 +556,7 @@ def counted_reads(
 
 
 def test_a_look_begins_no_other_recording_when_it_has_taken_long(
-    robot: Keeper, monkeypatch: pytest.MonkeyPatch
+    robot: RetainingRobot, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     robot.send("a.mcap", "b.mcap", "c.mcap")
     counted_reads(monkeypatch, lambda: robot.clock.advance(25))
@@ -549,11 +567,11 @@ def test_a_look_begins_no_other_recording_when_it_has_taken_long(
     assert robot.left() == []
 
 
-# -- what the cloud says
+# The tests below cover the answers of the cloud.
 
 
 def test_an_object_the_platform_has_no_more_keeps_the_recording_and_is_said_once_a_day_asked(
-    robot: Keeper, caplog: pytest.LogCaptureFixture
+    robot: RetainingRobot, caplog: pytest.LogCaptureFixture
 ) -> None:
     (log,) = robot.send("a.mcap")
     robot.gateway.sessions[log.logical_upload_id].stage = "terminal"
@@ -572,7 +590,7 @@ def test_an_object_the_platform_has_no_more_keeps_the_recording_and_is_said_once
 
 @pytest.mark.parametrize("change", ["gone", "other"])
 def test_an_object_that_is_gone_from_the_bucket_or_another_keeps_the_recording(
-    bucket: BucketKeeper, caplog: pytest.LogCaptureFixture, change: str
+    bucket: RetainingBucketRobot, caplog: pytest.LogCaptureFixture, change: str
 ) -> None:
     (log,) = bucket.send("a.mcap")
     place = log.bucket, log.object_key
@@ -586,14 +604,14 @@ def test_an_object_that_is_gone_from_the_bucket_or_another_keeps_the_recording(
     assert len(said(caplog, "object_missing")) == 1
 
 
-def test_a_bucket_that_has_the_object_lets_the_recording_go(bucket: BucketKeeper) -> None:
+def test_a_bucket_that_has_the_object_lets_the_recording_go(bucket: RetainingBucketRobot) -> None:
     bucket.send("a.mcap", "b.mcap")
     bucket.retention.delete_due()
     assert bucket.left() == []
 
 
 def test_where_looking_is_forbidden_nothing_goes_and_a_look_says_it_once(
-    bucket: BucketKeeper, caplog: pytest.LogCaptureFixture
+    bucket: RetainingBucketRobot, caplog: pytest.LogCaptureFixture
 ) -> None:
     bucket.send(*[f"{number}.mcap" for number in range(6)])
     bucket.store.fail(
@@ -610,7 +628,7 @@ def test_where_looking_is_forbidden_nothing_goes_and_a_look_says_it_once(
 
 
 def test_one_object_that_may_not_be_looked_for_keeps_no_other_recording(
-    bucket: BucketKeeper,
+    bucket: RetainingBucketRobot,
 ) -> None:
     bucket.send("a.mcap", "b.mcap")
     bucket.store.fail("HeadObject", error=CloudError("HeadObject", "AccessDenied", status=403))
@@ -619,7 +637,7 @@ def test_one_object_that_may_not_be_looked_for_keeps_no_other_recording(
 
 
 def test_a_cloud_that_is_away_is_asked_ever_more_rarely_and_the_oldest_goes_when_it_is_back(
-    robot: Keeper, caplog: pytest.LogCaptureFixture
+    robot: RetainingRobot, caplog: pytest.LogCaptureFixture
 ) -> None:
     robot.send("a.mcap", "b.mcap")
     robot.gateway.fail(ASKED, times=10_000)
@@ -642,7 +660,7 @@ def test_a_cloud_that_is_away_is_asked_ever_more_rarely_and_the_oldest_goes_when
 
 
 def test_a_recording_of_another_device_or_bucket_keeps_no_other(
-    robot: Keeper, caplog: pytest.LogCaptureFixture
+    robot: RetainingRobot, caplog: pytest.LogCaptureFixture
 ) -> None:
     first, _, third = robot.send("a.mcap", "b.mcap", "c.mcap")
     robot.gateway.sessions[first.logical_upload_id].asset_id = "robot-2"
@@ -656,7 +674,7 @@ def test_a_recording_of_another_device_or_bucket_keeps_no_other(
     assert len(said(caplog, "unconfirmed")) == 1
 
 
-def test_the_profile_of_the_documents_asset_id_is_asked_with(robot: Keeper) -> None:
+def test_the_profile_of_the_documents_asset_id_is_asked_with(robot: RetainingRobot) -> None:
     (log,) = robot.send("a.mcap")
     other = DeviceProfile(
         "robot-2", "api-key-2", {"site": "there"}, "http://auth", "http://gateway"
@@ -669,14 +687,14 @@ def test_the_profile_of_the_documents_asset_id_is_asked_with(robot: Keeper) -> N
     assert robot.left() == []
 
 
-def test_a_profile_file_that_is_missing_keeps_everything(robot: Keeper) -> None:
+def test_a_profile_file_that_is_missing_keeps_everything(robot: RetainingRobot) -> None:
     robot.send("a.mcap")
     robot.profiles.error = CloudError("DeviceProfiles", "profile_file")
     robot.retention.delete_due()
     assert robot.left() == ["a.mcap"]
 
 
-# -- the gate
+# The tests below cover the gate.
 
 
 def close_by_cloud(gate: Gate) -> None:
@@ -694,7 +712,7 @@ def close_by_cloud(gate: Gate) -> None:
     ids=["cloud", "pause", "stopping"],
 )
 def test_nobody_is_asked_through_a_closed_gate(
-    robot: Keeper, close: Callable[[Gate], None]
+    robot: RetainingRobot, close: Callable[[Gate], None]
 ) -> None:
     robot.send("a.mcap")
     close(robot.gate)
@@ -704,7 +722,9 @@ def test_nobody_is_asked_through_a_closed_gate(
     assert robot.left() == ["a.mcap"]
 
 
-def test_a_full_disk_closes_the_gate_for_everything_but_what_frees_it(robot: Keeper) -> None:
+def test_a_full_disk_closes_the_gate_for_everything_but_what_frees_it(
+    robot: RetainingRobot,
+) -> None:
     robot.send("a.mcap")
     robot.history.full = True
     robot.gate.hold(HistoryFullError.code, "full")
@@ -713,7 +733,7 @@ def test_a_full_disk_closes_the_gate_for_everything_but_what_frees_it(robot: Kee
 
 
 def test_a_gate_that_nobody_is_left_to_probe_holds_up_no_longer_than_to_its_next_probe(
-    robot: Keeper,
+    robot: RetainingRobot,
 ) -> None:
     robot.send("a.mcap")
     close_by_cloud(robot.gate)
@@ -722,10 +742,10 @@ def test_a_gate_that_nobody_is_left_to_probe_holds_up_no_longer_than_to_its_next
     assert robot.left() == []
 
 
-# -- clocks
+# The tests below cover clocks.
 
 
-def test_nothing_goes_by_age_while_the_clock_is_unknown(robot: Keeper) -> None:
+def test_nothing_goes_by_age_while_the_clock_is_unknown(robot: RetainingRobot) -> None:
     retention = robot.retaining(keep_seconds=24 * HOUR)
     robot.send("a.mcap")
     robot.clock.set_now(1000)
@@ -735,7 +755,9 @@ def test_nothing_goes_by_age_while_the_clock_is_unknown(robot: Keeper) -> None:
     assert robot.left() == ["a.mcap"]
 
 
-def test_what_was_completed_in_1970_is_kept_from_when_this_process_saw_it(robot: Keeper) -> None:
+def test_what_was_completed_in_1970_is_kept_from_when_this_process_saw_it(
+    robot: RetainingRobot,
+) -> None:
     right = robot.clock.now()
     robot.clock.set_now(1000)
     robot.send("a.mcap")
@@ -754,7 +776,7 @@ def test_what_was_completed_in_1970_is_kept_from_when_this_process_saw_it(robot:
     assert robot.left() == []
 
 
-def test_a_clock_that_jumps_deletes_nothing(robot: Keeper) -> None:
+def test_a_clock_that_jumps_deletes_nothing(robot: RetainingRobot) -> None:
     retention = robot.retaining(keep_seconds=24 * HOUR)
     robot.send("a.mcap")
     for jump in (YEAR, -2 * YEAR, 3 * YEAR):
@@ -768,7 +790,7 @@ def test_a_clock_that_jumps_deletes_nothing(robot: Keeper) -> None:
     assert "b.mcap" in robot.left()
 
 
-def test_a_jump_before_a_long_history_is_read_again_deletes_nothing(robot: Keeper) -> None:
+def test_a_jump_before_a_long_history_is_read_again_deletes_nothing(robot: RetainingRobot) -> None:
     retention = robot.retaining(keep_seconds=24 * HOUR)
     retention.delete_due()
     robot.send("a.mcap")
@@ -777,7 +799,9 @@ def test_a_jump_before_a_long_history_is_read_again_deletes_nothing(robot: Keepe
     assert robot.left() == ["a.mcap"]
 
 
-def test_a_clock_that_is_set_after_a_start_in_1970_lets_go_what_is_old(robot: Keeper) -> None:
+def test_a_clock_that_is_set_after_a_start_in_1970_lets_go_what_is_old(
+    robot: RetainingRobot,
+) -> None:
     robot.send("a.mcap")
     right = robot.clock.now()
     robot.clock.set_now(1000)
@@ -789,7 +813,7 @@ def test_a_clock_that_is_set_after_a_start_in_1970_lets_go_what_is_old(robot: Ke
     assert robot.left() == []
 
 
-def test_a_clock_that_is_lost_before_the_deed_deletes_nothing(robot: Keeper) -> None:
+def test_a_clock_that_is_lost_before_the_deed_deletes_nothing(robot: RetainingRobot) -> None:
     robot.send("a.mcap")
     robot.gate.hold("pause", "paused")
     robot.retention.delete_due()
@@ -799,12 +823,13 @@ def test_a_clock_that_is_lost_before_the_deed_deletes_nothing(robot: Keeper) -> 
     assert robot.left() == ["a.mcap"]
 
 
-def test_the_clouds_time_decides_where_it_is_known(robot: Keeper) -> None:
+def test_the_clouds_time_decides_where_it_is_known(robot: RetainingRobot) -> None:
     robot.send("a.mcap")
     right = robot.clock.now()
     robot.clock.set_now(right + YEAR)
     robot.offset = -YEAR
-    retention = robot.retaining(keep_seconds=24 * HOUR)  # it knows of no jump
+    # A new retention has not seen the jump of the clock.
+    retention = robot.retaining(keep_seconds=24 * HOUR)
     retention.delete_due()
     assert robot.left() == ["a.mcap"]
     robot.clock.set_now(1000)
@@ -814,11 +839,11 @@ def test_the_clouds_time_decides_where_it_is_known(robot: Keeper) -> None:
     assert robot.left() == []
 
 
-# -- space
+# The tests below cover free disk space.
 
 
 def test_the_oldest_go_one_by_one_until_enough_is_free_whatever_their_age(
-    robot: Keeper, caplog: pytest.LogCaptureFixture
+    robot: RetainingRobot, caplog: pytest.LogCaptureFixture
 ) -> None:
     robot.send("c.mcap", "a.mcap", "b.mcap", size=100_000)
     disk = Disk(robot.folder, 1_000_000)
@@ -835,7 +860,7 @@ def test_the_oldest_go_one_by_one_until_enough_is_free_whatever_their_age(
     assert robot.asked() == 2
 
 
-def test_what_somebody_else_frees_meanwhile_counts(robot: Keeper) -> None:
+def test_what_somebody_else_frees_meanwhile_counts(robot: RetainingRobot) -> None:
     robot.send("a.mcap", "b.mcap", "c.mcap", size=100_000)
     disk = Disk(robot.folder, 0)
 
@@ -848,13 +873,15 @@ def test_what_somebody_else_frees_meanwhile_counts(robot: Keeper) -> None:
     assert robot.left() == ["b.mcap", "c.mcap"]
 
 
-def test_a_disk_that_shows_late_what_was_freed_costs_no_recording_more(robot: Keeper) -> None:
+def test_a_disk_that_shows_late_what_was_freed_costs_no_recording_more(
+    robot: RetainingRobot,
+) -> None:
     robot.send("a.mcap", "b.mcap", "c.mcap", size=100_000)
     robot.retaining(min_free=1000, free=Disk(robot.folder, 0)).delete_due()
     assert robot.left() == ["b.mcap", "c.mcap"]
 
 
-def test_nothing_goes_and_nobody_is_asked_while_enough_is_free(robot: Keeper) -> None:
+def test_nothing_goes_and_nobody_is_asked_while_enough_is_free(robot: RetainingRobot) -> None:
     robot.send("a.mcap")
     robot.history.newest_first = None  # type: ignore[assignment,method-assign] # the history is not even read
     robot.retaining(min_free=1000, free=Disk(robot.folder, 1000)).delete_due()
@@ -862,7 +889,7 @@ def test_nothing_goes_and_nobody_is_asked_while_enough_is_free(robot: Keeper) ->
 
 
 def test_an_unsynced_recording_never_goes_and_what_holds_it_up_is_said_once(
-    robot: Keeper, caplog: pytest.LogCaptureFixture
+    robot: RetainingRobot, caplog: pytest.LogCaptureFixture
 ) -> None:
     robot.gateway.fail("CreateLogicalUpload", times=10_000)
     for seed, name in enumerate(("a.mcap", "b.mcap")):
@@ -886,7 +913,7 @@ def test_an_unsynced_recording_never_goes_and_what_holds_it_up_is_said_once(
 
 
 def test_a_recording_on_another_file_system_does_not_go_for_want_of_space(tmp_path: Path) -> None:
-    robot = Keeper(tmp_path / "recordings")
+    robot = RetainingRobot(tmp_path / "recordings")
     (robot.folder / "disk").mkdir()
     mounted = subprocess.run(
         ["mount", "-t", "tmpfs", "tmpfs", robot.folder / "disk"], capture_output=True, check=False
@@ -908,7 +935,7 @@ def test_a_recording_on_another_file_system_does_not_go_for_want_of_space(tmp_pa
 
 
 def test_a_recording_whose_bytes_would_stay_does_not_go_for_want_of_space(
-    robot: Keeper, tmp_path: Path
+    robot: RetainingRobot, tmp_path: Path
 ) -> None:
     robot.send("a.mcap", "b.mcap", size=100_000)
     (tmp_path / "kept.mcap").hardlink_to(robot.folder / "a.mcap")
@@ -919,11 +946,11 @@ def test_a_recording_whose_bytes_would_stay_does_not_go_for_want_of_space(
     assert robot.left() == ["a.mcap"]
 
 
-# -- cost, stopping
+# The tests below cover the cost of a run and stopping it.
 
 
 def test_a_long_history_is_read_for_a_thousandth_of_the_time(
-    robot: Keeper, monkeypatch: pytest.MonkeyPatch
+    robot: RetainingRobot, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     robot.send("a.mcap")
     reads, read = [], robot.history.newest_first
@@ -942,7 +969,7 @@ def test_a_long_history_is_read_for_a_thousandth_of_the_time(
     assert min(after - before for before, after in pairwise(reads)) >= 3000
 
 
-def test_an_agent_that_stops_deletes_nothing_more(robot: Keeper) -> None:
+def test_an_agent_that_stops_deletes_nothing_more(robot: RetainingRobot) -> None:
     robot.send("a.mcap", "b.mcap", "c.mcap")
 
     def stop(call: str) -> None:
@@ -958,7 +985,7 @@ def test_an_agent_that_stops_deletes_nothing_more(robot: Keeper) -> None:
 
 
 def test_a_look_asks_a_bounded_number_of_times(
-    robot: Keeper, monkeypatch: pytest.MonkeyPatch
+    robot: RetainingRobot, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("agent.retention.confirm._MOST", 2)
     robot.send("a.mcap", "b.mcap", "c.mcap")
@@ -969,7 +996,7 @@ def test_a_look_asks_a_bounded_number_of_times(
 
 
 def test_a_power_cut_between_the_steps_leaves_a_companion_at_most(
-    robot: Keeper, monkeypatch: pytest.MonkeyPatch
+    robot: RetainingRobot, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for name in ("a.mcap", "b.mcap"):
         write_sidecar(robot.folder / name)
@@ -988,7 +1015,7 @@ def test_a_power_cut_between_the_steps_leaves_a_companion_at_most(
     assert [path.name for path in robot.folder.iterdir()] == ["a.json"]
 
 
-def test_a_recording_that_is_put_back_goes_again(robot: Keeper, tmp_path: Path) -> None:
+def test_a_recording_that_is_put_back_goes_again(robot: RetainingRobot, tmp_path: Path) -> None:
     (log,) = robot.send("a.mcap")
     shutil.copy2(log.path, tmp_path / "kept")
     robot.retention.delete_due()

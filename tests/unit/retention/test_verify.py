@@ -1,4 +1,7 @@
-"""A whole file is compared with the digests of its upload: what each of them proves, and what it costs."""
+"""A whole file is compared with the digests of its upload.
+
+The tests show what each digest proves and what a comparison costs.
+"""
 
 from __future__ import annotations
 
@@ -21,7 +24,7 @@ from agent.model.digests import b64, composite_checksum, composite_etags, md5
 from agent.model.sync_log import SyncLog
 from agent.model.transfer import parts_of
 from agent.model.values import utc_text
-from agent.retention import verify as room
+from agent.retention import verify as verify_module
 from agent.retention.deletion import Deletion, NotDeletableError, VerifiedFile
 from agent.retention.verify import Finding, Verify
 
@@ -35,7 +38,8 @@ S3_ETAG, OSS_ETAG = composite_etags([md5(piece) for piece in PIECES])
 OPAQUE_ETAG = f"{'0' * 32}-{len(PIECES)}"
 OWNER = os.getuid()
 
-# CRC-32's own polynomial, its first bit in the lowest place: bytes in which these bits are flipped keep their CRC-32.
+# The polynomial of CRC-32, with its first bit in the lowest place. Flipping these bits in a file
+# leaves its CRC-32 the same.
 POLYNOMIAL = int(f"{0x104C11DB7:033b}"[::-1], 2).to_bytes(5, "little")
 
 
@@ -49,7 +53,7 @@ def path(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def reads(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """How many bytes each call has read that compares."""
+    """The number of bytes that each read of a comparison returned."""
     counts: list[int] = []
     read = os.preadv
 
@@ -62,7 +66,10 @@ def reads(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 
 
 def document(path: Path, **fields: object) -> SyncLog:
-    """One that was completed with the file as it is at ``path``, and knows only these digests of it."""
+    """Return a document that was completed with the file at ``path``.
+
+    It holds only the digests in ``fields``.
+    """
     with path.open("rb") as file:
         mark = str(fingerprint(file.fileno(), SIZE))
     mtime = utc_text(path.stat().st_mtime_ns / 1e9)
@@ -72,7 +79,7 @@ def document(path: Path, **fields: object) -> SyncLog:
 
 @contextmanager
 def opened(path: Path, log: SyncLog) -> Iterator[VerifiedFile]:
-    """The file as retention has it when it compares."""
+    """The file as retention opens it for a comparison."""
     with Deletion([path.parent], with_sidecar=True).verified_file(
         path, log.fingerprint, log.mtime
     ) as verified:
@@ -91,7 +98,10 @@ def found(
 
 
 def change(path: Path, at: int = 200_000, pattern: bytes = b"\xff") -> None:
-    """Flip bits outside of the windows of the fingerprint; the size and the time of the last change stay."""
+    """Flip bits that the fingerprint does not read.
+
+    The size and the time of the last change stay.
+    """
     before = path.stat()
     with path.open("r+b") as file:
         file.seek(at)
@@ -101,7 +111,7 @@ def change(path: Path, at: int = 200_000, pattern: bytes = b"\xff") -> None:
     os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
 
 
-# -- what proves it
+# The tests below show which digests prove an upload.
 
 
 @pytest.mark.parametrize(
@@ -146,8 +156,8 @@ def test_an_owner_that_the_kernel_cannot_name_is_not_the_same_one(path: Path) ->
     with opened(path, log) as verified:
         state = list(verified.state)
         state[4] = 65_534
-        nobodys = replace(verified, state=os.stat_result(state))
-        assert Verify(lambda: 0.0).known(nobodys, log) == "other_owner"
+        unowned = replace(verified, state=os.stat_result(state))
+        assert Verify(lambda: 0.0).known(unowned, log) == "other_owner"
 
 
 def test_a_forged_crc_proves_nothing_for_another_owner(path: Path) -> None:
@@ -187,7 +197,7 @@ def test_a_weaker_digest_is_taken_where_the_stronger_one_has_other_parts(path: P
     assert found(path, document(path, etag=S3_ETAG, checksum=checksum)) == "same"
 
 
-# -- what it costs
+# The tests below cover the cost of a comparison.
 
 
 def test_a_file_is_read_once_in_small_blocks_as_long_as_it_stays_as_it_is(
@@ -269,13 +279,13 @@ def test_a_file_that_becomes_shorter_while_it_is_read_stays(path: Path) -> None:
             )
 
 
-# -- what is told of it
+# The tests below cover the report on recordings that stay.
 
 
 def test_files_that_stay_are_counted_by_what_was_found(
     path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(room, "_NAMED", 1)
+    monkeypatch.setattr(verify_module, "_NAMED", 1)
     verify = Verify(lambda: 0.0)
     proven = document(path, checksum=SHA256)
     (path.parent / "copy.mcap").write_bytes(CONTENT)
