@@ -1,4 +1,4 @@
-"""The pages say what the code does: settings, commands, files, events and names."""
+"""The pages agree with the code: settings, commands, files, events and names."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def commands(group: click.Group, prefix: str = "") -> Iterator[str]:
 
 
 def chapter(page: str, title: str) -> str:
-    """The text of a page below a heading of the second level."""
+    """Return the text of a page below a heading of the second level."""
     text = page.partition(f"\n## {title}\n")[2].partition("\n## ")[0]
     assert text, title
     return text
@@ -107,7 +107,7 @@ def test_every_link_of_a_page_leads_to_something() -> None:
 
 
 def anchors(text: str) -> set[str]:
-    """The names of a page's headings in links, as GitHub makes them."""
+    """Return the names of a page's headings in links, as GitHub makes them."""
     headings = re.findall(r"^#+ (.+)$", text, re.MULTILINE)
     return {re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in headings}
 
@@ -156,7 +156,7 @@ def test_every_event_on_the_page_is_one_that_the_agent_logs() -> None:
     }
     sources = "".join(path.read_text("utf-8") for path in (REPOSITORY / "agent").rglob("*.py"))
     words = set(re.findall(r"\"(\w+)\"", sources))
-    # The events of upload policies are made of a code and one of two endings.
+    # The name of an event of an upload policy is a code and one of two endings.
     words |= {f"{code}_{ending}" for code in ("windows", "link") for ending in ("closed", "open")}
     assert len(named) > 30
     assert named - words == set()
@@ -175,7 +175,7 @@ def test_the_figures_of_the_comparison_are_those_of_the_benchmarks() -> None:
 
 
 def test_every_command_is_in_the_readme() -> None:
-    from agent.cli import cli  # noqa: PLC0415 - the settings are proven without it
+    from agent.cli import cli  # noqa: PLC0415 - the tests of the settings run without the commands
 
     names = list(commands(cli))
     assert names
@@ -183,7 +183,7 @@ def test_every_command_is_in_the_readme() -> None:
 
 
 def test_no_advice_names_a_command_that_is_not_there() -> None:
-    from agent.cli import cli  # noqa: PLC0415 - the settings are proven without it
+    from agent.cli import cli  # noqa: PLC0415 - the tests of the settings run without the commands
 
     sources = [
         *(REPOSITORY / "agent").rglob("*.py"),
@@ -234,7 +234,7 @@ def test_every_lock_of_the_agent_has_its_place_in_the_order() -> None:
 
 
 def locks_of(path: Path) -> Iterator[str]:
-    """The locks that the classes of a module make, as CLASS.ATTRIBUTE."""
+    """Yield the locks that the classes of a module make, as CLASS.ATTRIBUTE."""
     for class_ in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if not isinstance(class_, ast.ClassDef):
             continue

@@ -15,7 +15,10 @@ TESTS = sorted((REPOSITORY / "tests").rglob("*.py"))
 
 
 def imported_by(path: Path) -> set[str]:
-    """The modules that a file imports, also inside of functions and of programs in its strings."""
+    """Return the modules that a file imports.
+
+    Imports inside of functions count, and imports of programs in the file's strings.
+    """
     names = set()
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.ImportFrom):

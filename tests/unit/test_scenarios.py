@@ -1,4 +1,4 @@
-"""Long troubles on the fake clock: what a robot that nobody touches makes of hours and days."""
+"""Long failures on the fake clock: what a robot without an operator does in hours and days."""
 
 from __future__ import annotations
 
@@ -18,8 +18,11 @@ MINUTE, HOUR, DAY = 60, 3600, 86_400
 FOR_EVER = 10**9
 
 
-class OneBadKey(FakeStore):
-    """Answers 500 to whatever is asked about the first key it hears of, and is well otherwise."""
+class StoreWithOneBadKey(FakeStore):
+    """A store that answers 500 to every request about one key.
+
+    The key is the first one that the store gets.
+    """
 
     bad_key = ""
 
@@ -74,7 +77,7 @@ def robot(tmp_path: Path) -> Robot:
 
 @pytest.fixture
 def writes(robot: Robot) -> list[str]:
-    """A line for each transaction of the history."""
+    """The names of the history's transactions, one entry for each."""
     written: list[str] = []
     robot.history.before = written.append
     return written
@@ -134,7 +137,7 @@ def test_a_day_without_store_costs_no_more_than_a_sessions_ids_a_probe(
 def test_a_recording_that_always_fails_alone_keeps_nobody_waiting_and_ends_with_its_reason(
     tmp_path: Path,
 ) -> None:
-    robot = Robot(tmp_path / "recordings", store=OneBadKey(), max_concurrent=2)
+    robot = Robot(tmp_path / "recordings", store=StoreWithOneBadKey(), max_concurrent=2)
     record_many(robot, 51)
     pass_time(robot, 3 * MINUTE, step=10)
     bad, *good = logs(robot)

@@ -17,20 +17,19 @@ from typing import Any
 
 import pytest
 
-from agent.discovery import file_check, file_tracker, scanner
-from agent.discovery import file_table as known
-from agent.discovery import walk as survey
+from agent.discovery import file_check, file_table, file_tracker, scanner
+from agent.discovery import walk as walk_module
 from agent.discovery.discover import Discover
 from agent.discovery.examine import Examiner
 from agent.model.values import Damaged, Recording, Sighting
 from tests.harness import recorders
 from tests.harness.fakes.clock import FakeClock
 
-FIVE_SCANS = 300  # seconds
+FIVE_SCANS_SECONDS = 300
 
 
 class Finder:
-    """A Discover on real files with a clock that is moved by hand."""
+    """A Discover on real files, with a clock that the test moves."""
 
     def __init__(self, *roots: Path, **options: Any) -> None:
         self.clock = FakeClock()
@@ -54,12 +53,12 @@ class Finder:
         self.discover = Discover(self.examiner, self.clock, **values)
 
     def step(self, seconds: float = 0.0) -> list[str]:
-        """Let time pass, then one step; the names of what it gave."""
+        """Let time pass, then do one step. Return the names of the files that the step gave."""
         self.clock.advance(seconds)
         return [item.path.name for item in self.discover.step()]
 
     def run(self, seconds: float) -> list[Recording | Damaged]:
-        """Let time pass, stepping whenever the finder asks to."""
+        """Let time pass, and do each step at the time that Discover asks for."""
         found: list[Recording | Damaged] = []
         end = self.clock.monotonic() + seconds
         while (due := self.discover.next_step()) <= end:
@@ -75,8 +74,8 @@ class Finder:
         self.discover.sight(Sighting(path))
 
     def state(self, path: Path) -> str:
-        known = self.discover.state(path)
-        return known[0] if known else "unknown"
+        state = self.discover.state(path)
+        return state[0] if state else "unknown"
 
 
 @pytest.fixture
@@ -86,7 +85,10 @@ def finder(tmp_path: Path) -> Finder:
 
 @contextmanager
 def counted_stats() -> Iterator[Counter[str]]:
-    """Count the system calls that ask for a file's state, by what asks: scandir's entries, or os.stat."""
+    """Count the calls of stat, open and pread.
+
+    The calls are counted by the name of the function that makes them.
+    """
     counts: Counter[str] = Counter()
 
     def profile(_frame: Any, event: str, argument: Any) -> None:
@@ -100,7 +102,7 @@ def counted_stats() -> Iterator[Counter[str]]:
         sys.setprofile(None)
 
 
-# -- settling
+# The tests below cover settling.
 
 
 def test_a_complete_file_is_given_once_after_two_looks(finder: Finder, tmp_path: Path) -> None:
@@ -120,11 +122,13 @@ def test_very_many_files_of_one_scan_are_given_by_time_then_path_whatever_folder
         path = tmp_path / f"{number % 7}" / f"{number % 2}" / f"{number}.mcap"
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(content)
-        moment = 1_790_000_000 - number // 300  # two times for 600 files
+        # The 600 files have only two different times.
+        moment = 1_790_000_000 - number // 300
         os.utime(path, (moment, moment))
         paths.append((moment, path))
     ticks = itertools.count()
-    with monkeypatch.context() as patch:  # time goes on while the scan lasts
+    # Time passes while the scan runs.
+    with monkeypatch.context() as patch:
         patch.setattr(finder.clock, "monotonic", lambda: 1000 + next(ticks) / 1000)
         assert finder.step() == []
     assert [item.path for item in finder.run(5)] == [path for _, path in sorted(paths)]
@@ -139,8 +143,10 @@ def test_five_scans_ask_once_for_the_state_of_each_file_that_is_done_with(
     for _ in range(5):
         with counted_stats() as counts:
             finder.run(60)
-        assert 4 <= counts["stat"] <= 6  # and the folder itself
-        assert counts["open"] == 1  # only the folder
+        # The stat calls include those for the folder itself.
+        assert 4 <= counts["stat"] <= 6
+        # Only the folder is opened, no file.
+        assert counts["open"] == 1
 
 
 def test_a_scan_that_was_asked_for_asks_for_the_state_of_every_file(
@@ -208,7 +214,8 @@ def test_a_report_can_only_be_another_one_where_changes_are_counted(
         finder.run(62)
         assert finder.discover.changes > before
         before = finder.discover.changes
-    for name in ("log.txt", "b.mcap.active", "d.mcap"):  # nothing that is known or will be
+    # None of these names is or will be a recording that Discover knows.
+    for name in ("log.txt", "b.mcap.active", "d.mcap"):
         finder.sight(tmp_path / name)
     finder.step()
     assert finder.discover.changes == before
@@ -233,12 +240,12 @@ def test_scans_that_take_long_are_made_more_rarely(
     finder: Finder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     start, ticks = finder.clock.monotonic(), itertools.count()
-    monkeypatch.setattr(
-        time, "thread_time", lambda: float(next(ticks))
-    )  # a scan takes a second of CPU
+    # Each scan takes one second of CPU time.
+    monkeypatch.setattr(time, "thread_time", lambda: float(next(ticks)))
     finder.step()
     assert finder.discover.next_step() == start + 150
-    finder.discover.rescan()  # who asks for one is not kept waiting
+    # A scan on request does not wait for the longer interval.
+    finder.discover.rescan()
     assert finder.discover.next_step() == start + 2
 
 
@@ -263,7 +270,8 @@ def test_a_growing_file_is_never_given_and_looked_at_ever_more_rarely(tmp_path: 
         with counted_stats() as counts:
             assert finder.run(1) == []
         stats += counts["stat"]
-    assert stats < 20  # after 2, 4, 8 … seconds
+    # The file is examined after 2, 4, 8 … seconds.
+    assert stats < 20
     assert [held.path for held in finder.discover.report().recording] == [path]
     recorders.write_mcap(path)
     finder.sight(path)
@@ -335,14 +343,14 @@ def test_what_could_not_be_taken_is_given_again(finder: Finder, tmp_path: Path) 
     assert finder.run(100) == []
 
 
-# -- what changes afterwards
+# The tests below cover files that change after they were given.
 
 
 def test_new_bytes_in_the_same_place_are_given_again(finder: Finder, tmp_path: Path) -> None:
     path = recorders.write_mcap(tmp_path / "a.mcap")
     before = finder.run(5)[0].fingerprint
     recorders.write_mcap(path, seed=1)
-    after = finder.run(FIVE_SCANS + 2)[0].fingerprint
+    after = finder.run(FIVE_SCANS_SECONDS + 2)[0].fingerprint
     assert before != after
     assert finder.discover.names(str(before)) == []
     assert finder.discover.names(str(after)) == [path]
@@ -405,7 +413,7 @@ def test_a_new_folder_is_gone_through_when_it_is_sighted(finder: Finder, tmp_pat
     assert finder.names(2) == ["a.mcap"]
 
 
-# -- roots
+# The tests below cover watched folders.
 
 
 def test_a_missing_root_is_waited_for_and_shown(
@@ -484,7 +492,7 @@ def test_sightings_that_ask_for_everything_are_not_answered_one_by_one(
     finder: Finder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     scans: list[float] = []
-    walk = survey.walk
+    walk = walk_module.walk
 
     def counted(*arguments: Any) -> Any:
         scans.append(finder.clock.monotonic())
@@ -494,13 +502,14 @@ def test_sightings_that_ask_for_everything_are_not_answered_one_by_one(
     for _ in range(100):
         finder.sight(tmp_path)
         finder.step(0.1)
-    assert 4 <= len(scans) <= 6  # in 10 s: one at start, then one every settle_seconds
+    # In 10 s there is one scan at the start, then one every settle_seconds.
+    assert 4 <= len(scans) <= 6
 
 
 def test_a_scan_asked_for_during_a_scan_is_not_lost(
     finder: Finder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    walk = survey.walk
+    walk = walk_module.walk
 
     def asking(*arguments: Any) -> Any:
         finder.discover.rescan()
@@ -579,7 +588,7 @@ def test_an_unreadable_file_keeps_nobody_waiting(
     assert finder.names(60) == ["a.mcap"]
 
 
-# -- links
+# The tests below cover links.
 
 
 def test_links_are_skipped_counted_and_said_once(
@@ -615,7 +624,7 @@ def test_links_are_followed_where_that_is_configured_and_loops_end(
     assert sorted(finder.names(5)) == ["a.mcap", "b.mcap"]
 
 
-# -- sidecars
+# The tests below cover sidecars.
 
 
 def test_an_optional_sidecar_is_waited_for_alongside_settling(tmp_path: Path) -> None:
@@ -644,7 +653,7 @@ def test_a_sidecar_that_comes_ends_the_wait_once_it_has_settled(tmp_path: Path) 
     assert found.sidecar.content == {"episode_id": "e1"}
 
 
-def test_a_missing_required_sidecar_is_left_to_later_rooms(tmp_path: Path) -> None:
+def test_a_missing_required_sidecar_is_left_to_later_steps(tmp_path: Path) -> None:
     finder = Finder(tmp_path, sidecar="required")
     recorders.write_mcap(tmp_path / "a.mcap")
     assert finder.run(4.9) == []
@@ -673,7 +682,7 @@ def test_a_mended_sidecar_gives_the_recording_once_more(tmp_path: Path, by_sight
     recorders.write_sidecar(path, {"episode_id": "e1"})
     if by_sighting:
         finder.sight(sidecar)
-    [second] = finder.run(2 if by_sighting else FIVE_SCANS + 2)
+    [second] = finder.run(2 if by_sighting else FIVE_SCANS_SECONDS + 2)
     assert isinstance(second, Recording)
     assert second.sidecar is not None
     assert second.sidecar.content == {"episode_id": "e1"}
@@ -681,7 +690,7 @@ def test_a_mended_sidecar_gives_the_recording_once_more(tmp_path: Path, by_sight
 
 
 def test_a_sidecar_taken_away_afterwards_gives_the_recording_once_more(tmp_path: Path) -> None:
-    """It may be the reason for which the recording failed for good."""
+    """The sidecar may be the reason why the recording failed for good."""
     finder = Finder(tmp_path, sidecar="optional")
     path = recorders.write_mcap(tmp_path / "a.mcap")
     sidecar = recorders.write_sidecar(path)
@@ -694,7 +703,7 @@ def test_a_sidecar_taken_away_afterwards_gives_the_recording_once_more(tmp_path:
 
 
 def test_a_file_that_was_missed_and_comes_back_unchanged_is_given_again(tmp_path: Path) -> None:
-    """Who missed it has written it off as gone."""
+    """The part of the agent that missed the file has given it up as gone."""
     folder = tmp_path / "recordings"
     folder.mkdir()
     finder = Finder(folder)
@@ -708,7 +717,7 @@ def test_a_file_that_was_missed_and_comes_back_unchanged_is_given_again(tmp_path
     assert finder.names(62) == ["a.mcap"]
 
 
-# -- age
+# The tests below cover the age limit.
 
 
 def test_what_is_older_than_wanted_at_first_sight_is_skipped_and_listed(tmp_path: Path) -> None:
@@ -721,7 +730,8 @@ def test_what_is_older_than_wanted_at_first_sight_is_skipped_and_listed(tmp_path
     limit = 1000.0
     finder = Finder(tmp_path, newer_than=lambda: limit)
     finder.step()
-    limit = 2000.0  # time goes on, but what was young enough when it was found stays so
+    # Time passes, but a file that was young enough when it was found stays accepted.
+    limit = 2000.0
     assert finder.names(120) == ["new.mcap"]
     assert finder.discover.report().skipped == [old]
     assert finder.state(old) == "skipped"
@@ -733,7 +743,7 @@ def test_a_skipped_file_that_is_written_anew_is_judged_anew(tmp_path: Path) -> N
     finder = Finder(tmp_path, newer_than=1000.0)
     assert finder.run(120) == []
     os.utime(path, (1001, 1001))
-    assert finder.names(FIVE_SCANS + 2) == ["a.mcap"]
+    assert finder.names(FIVE_SCANS_SECONDS + 2) == ["a.mcap"]
 
 
 def test_what_was_young_enough_at_first_sight_is_not_too_old_when_it_changes(
@@ -754,7 +764,7 @@ def test_nothing_is_too_old_while_the_time_is_not_known(tmp_path: Path) -> None:
     assert Finder(tmp_path, newer_than=lambda: None).names(5) == ["a.mcap"]
 
 
-# -- without an end
+# The tests below cover recordings without an end.
 
 
 def test_a_file_without_end_and_writer_becomes_unfinished(
@@ -880,7 +890,7 @@ def test_a_damaged_file_is_given_once_and_keeps_nobody_waiting(
     assert finder.discover.report().counts["damaged"] == 1
 
 
-# -- recorders
+# The tests below cover real recorders.
 
 
 def test_axon_s_recording_is_given_when_its_last_steps_are_done(tmp_path: Path) -> None:
@@ -992,7 +1002,7 @@ def test_a_file_that_vanishes_between_two_looks_is_forgotten(
     assert finder.state(path) == "unknown"
 
 
-# -- strange dates, and mistakes in the agent
+# The tests below cover strange dates and mistakes in the agent.
 
 
 def test_files_of_any_date_are_given_by_their_dates(wide: Path) -> None:
@@ -1026,8 +1036,8 @@ def test_by_its_date_a_file_of_the_far_past_is_too_old_and_one_of_the_far_future
     assert finder.state(wide / "past.mcap") == "skipped"
 
 
-class Mistaken:
-    """Lets a part of the discovery fail for what lies at one path, as a mistake in the agent would."""
+class FailingFunction:
+    """A function of the discovery that fails for one path. It imitates a mistake in the agent."""
 
     def __init__(self, part: Callable[..., Any], path: Path, argument: int) -> None:
         self.error: Exception | None = ZeroDivisionError("oops")
@@ -1045,7 +1055,7 @@ class Mistaken:
 
 
 def said(caplog: pytest.LogCaptureFixture) -> list[tuple[Any, str]]:
-    """The paths and errors that the log names."""
+    """Return the paths and errors that the log names."""
     told = [
         (getattr(record, "path", ""), record.exc_info)
         for record in caplog.records
@@ -1066,14 +1076,14 @@ def test_a_mistake_over_one_file_is_said_once_and_keeps_no_other_from_being_foun
     bad = recorders.write_mcap(tmp_path / "b.mcap", seed=1)
     recorders.write_mcap(tmp_path / "a.mcap", seed=2)
     recorders.write_mcap(tmp_path / "c.mcap", seed=3)
-    mistaken = Mistaken(known.stamp_of, bad, 0)
-    monkeypatch.setattr(file_tracker, "stamp_of", mistaken)
-    assert finder.names(FIVE_SCANS) == ["a.mcap", "c.mcap"]
+    failing_function = FailingFunction(file_table.stamp_of, bad, 0)
+    monkeypatch.setattr(file_tracker, "stamp_of", failing_function)
+    assert finder.names(FIVE_SCANS_SECONDS) == ["a.mcap", "c.mcap"]
     assert said(caplog) == [(str(bad), OOPS)]
-    mistaken.error = ValueError("another one")
-    finder.run(FIVE_SCANS)
+    failing_function.error = ValueError("another one")
+    finder.run(FIVE_SCANS_SECONDS)
     assert said(caplog) == [(str(bad), OOPS), (str(bad), "ValueError('another one')")]
-    mistaken.error = None
+    failing_function.error = None
     assert finder.names(65) == ["b.mcap"]
 
 
@@ -1094,7 +1104,7 @@ def test_a_mistake_over_one_file_s_second_look_is_said_once(
 
     with monkeypatch.context() as patch:
         patch.setattr(finder.examiner, "look", failing)
-        assert finder.names(FIVE_SCANS) == ["a.mcap"]
+        assert finder.names(FIVE_SCANS_SECONDS) == ["a.mcap"]
     assert said(caplog) == [(str(bad), OOPS)]
     assert finder.names(65) == ["b.mcap"]
 
@@ -1109,17 +1119,17 @@ def test_a_mistake_over_one_folder_is_said_once_and_its_files_are_not_forgotten(
         (tmp_path / folder).mkdir()
         recorders.write_mcap(tmp_path / folder / f"{number}.mcap", seed=number)
     assert len(finder.names(5)) == 4
-    mistaken = Mistaken(survey._listed, tmp_path / "bad", 0)
-    monkeypatch.setattr(survey, "_listed", mistaken)
+    failing_function = FailingFunction(walk_module._listed, tmp_path / "bad", 0)
+    monkeypatch.setattr(walk_module, "_listed", failing_function)
     recorders.write_mcap(tmp_path / "a" / "new.mcap", seed=4)
     recorders.write_mcap(tmp_path / "c" / "newer.mcap", seed=5)
-    assert finder.names(FIVE_SCANS) == ["new.mcap", "newer.mcap"]
+    assert finder.names(FIVE_SCANS_SECONDS) == ["new.mcap", "newer.mcap"]
     assert said(caplog) == [(str(tmp_path / "bad"), OOPS)]
     assert finder.discover.report().unreadable_folders == {
         tmp_path / "bad": "a mistake in the agent; see the log"
     }
     assert finder.state(tmp_path / "bad" / "below" / "2.mcap") == "complete"
-    mistaken.error = None
+    failing_function.error = None
     recorders.write_mcap(tmp_path / "bad" / "newest.mcap", seed=6)
     assert finder.names(65) == ["newest.mcap"]
     assert not finder.discover.report().unreadable_folders
@@ -1132,8 +1142,8 @@ def test_a_mistake_over_one_watched_folder_keeps_no_other_from_being_found(
     for number, root in enumerate(roots):
         root.mkdir()
         recorders.write_mcap(root / f"{number}.mcap", seed=number)
-    monkeypatch.setattr(scanner, "walk", Mistaken(survey.walk, roots[0], 0))
-    assert Finder(*roots).names(FIVE_SCANS) == ["1.mcap"]
+    monkeypatch.setattr(scanner, "walk", FailingFunction(walk_module.walk, roots[0], 0))
+    assert Finder(*roots).names(FIVE_SCANS_SECONDS) == ["1.mcap"]
     assert said(caplog) == [(str(roots[0]), OOPS)]
 
 
@@ -1151,7 +1161,7 @@ def test_a_mistake_over_one_hint_loses_no_other_and_the_next_scan_looks_there(
     marker = tmp_path / "a.mcap.resync"
     marker.touch()
     with monkeypatch.context() as patch:
-        patch.setattr(file_tracker, "stamp_of", Mistaken(known.stamp_of, paths[1], 0))
+        patch.setattr(file_tracker, "stamp_of", FailingFunction(file_table.stamp_of, paths[1], 0))
         for path in (*paths, marker):
             finder.sight(path)
         assert finder.names(5) == ["a.mcap", "c.mcap"]
@@ -1185,7 +1195,7 @@ def test_after_a_scan_that_failed_the_next_one_is_due_and_asks_for_as_much(
         patch.setattr(scanner, "tops", lambda *_: 1 / 0)
         ticket = finder.discover.next_full_scan()
         finder.discover.rescan()
-        assert finder.names(FIVE_SCANS) == []
+        assert finder.names(FIVE_SCANS_SECONDS) == []
         assert math.isfinite(finder.discover.next_step())
         assert said(caplog) == [(str(tmp_path), "ZeroDivisionError('division by zero')")]
         assert (finder.discover.scans, ticket.begun, ticket.done) == (1, True, False)
@@ -1214,12 +1224,12 @@ def test_of_very_many_mistakes_the_first_are_named_and_the_rest_is_said_once(
     many(tmp_path, 1100)
     finder = Finder(tmp_path)
     monkeypatch.setattr(file_tracker, "stamp_of", lambda _: 1 / 0)
-    finder.run(FIVE_SCANS)
+    finder.run(FIVE_SCANS_SECONDS)
     assert len(said(caplog)) == 1001
     assert len({path for path, _ in said(caplog)}) == 1001
 
 
-# -- cost
+# The tests below cover the cost of scans.
 
 
 def many(folder: Path, count: int) -> None:
@@ -1239,7 +1249,8 @@ def test_what_is_known_costs_one_stat_in_five_scans(tmp_path: Path) -> None:
     with counted_stats() as counts:
         assert finder.step() == []
     assert 2000 <= counts["stat"] < 2100
-    assert (counts["open"], counts["pread"]) == (11, 0)  # the folders
+    # Only the folders are opened.
+    assert (counts["open"], counts["pread"]) == (11, 0)
 
 
 def test_a_sighting_costs_no_scan(tmp_path: Path) -> None:
@@ -1259,13 +1270,13 @@ def test_a_known_file_takes_little_memory(tmp_path: Path) -> None:
     try:
         finder.run(10)
         gc.collect()
-        ours = tracemalloc.Filter(
-            inclusive=True, filename_pattern="*/agent/*"
-        )  # other tests' threads may still end
+        # Threads of other tests may still be ending, and their memory must not count.
+        ours = tracemalloc.Filter(inclusive=True, filename_pattern="*/agent/*")
         held = sum(trace.size for trace in tracemalloc.take_snapshot().filter_traces([ours]).traces)
     finally:
         tracemalloc.stop()
-    assert held < 2000 * 600  # with all that the examiner remembers, which has a bound of its own
+    # The memory includes what the examiner remembers, which has its own limit.
+    assert held < 2000 * 600
 
 
 def test_the_names_of_one_recording_are_told_together(finder: Finder, tmp_path: Path) -> None:
@@ -1276,7 +1287,7 @@ def test_the_names_of_one_recording_are_told_together(finder: Finder, tmp_path: 
     assert finder.discover.report().copies == [[tmp_path / "copy.mcap", one]]
 
 
-# -- touch files
+# The tests below cover marker files.
 
 
 def seen_markers(finder: Finder) -> list[str]:
@@ -1383,11 +1394,11 @@ def test_how_a_file_stands_is_never_told_of_another_one(
     path = recorders.write_mcap(tmp_path / "a.mcap")
     assert finder.names(5) == ["a.mcap"]
 
-    def meanwhile(*_: object, **__: object) -> None:
+    def swap_then_fail(*_: object, **__: object) -> None:
         finder.discover._tracker.table.forget(str(path))
         finder.discover._tracker.table.add(str(tmp_path), "b.mcap", 1, 0, 0.0).why = "another one"
         raise FileNotFoundError
 
     with monkeypatch.context() as patch:
-        patch.setattr(os, "stat", meanwhile)
+        patch.setattr(os, "stat", swap_then_fail)
         assert finder.discover.stands(path) == ("complete", "")

@@ -19,12 +19,14 @@ from agent.model.values import Damaged, Fingerprint, Recording
 from tests.harness import recorders
 
 
-def look(path: Path, rule: SidecarRule = "ignore", **overdue: bool) -> Recording | Damaged | NotYet:
+def examined(
+    path: Path, rule: SidecarRule = "ignore", **overdue: bool
+) -> Recording | Damaged | NotYet:
     return Examiner([path.parent], rule).look(path, **overdue)
 
 
 def recording(path: Path, rule: SidecarRule = "optional") -> Recording:
-    found = look(path, rule, sidecar_overdue=True, done_overdue=True)
+    found = examined(path, rule, sidecar_overdue=True, done_overdue=True)
     assert isinstance(found, Recording)
     return found
 
@@ -61,10 +63,10 @@ def test_a_name_of_the_longest_kind_is_taken_though_nothing_can_lie_beside_it(
     tmp_path: Path,
 ) -> None:
     path = recorders.write_mcap(tmp_path / ("x" * 250 + ".mcap"))
-    assert isinstance(look(path), Recording)
+    assert isinstance(examined(path), Recording)
     by_axon = {"axon.task": {"task_id": "t"}}
     path = recorders.write_mcap(tmp_path / ("y" * 250 + ".mcap"), metadata=by_axon)
-    assert why(look(path)) == "done_marker"
+    assert why(examined(path)) == "done_marker"
 
 
 def test_the_root_is_the_innermost_one(tmp_path: Path) -> None:
@@ -84,14 +86,14 @@ def test_a_file_outside_of_the_roots_is_refused(tmp_path: Path) -> None:
 
 
 def test_an_unfinished_file_is_still_recording(tmp_path: Path) -> None:
-    assert why(look(recorders.unfinished(tmp_path / "a.mcap"))) == "recording"
+    assert why(examined(recorders.unfinished(tmp_path / "a.mcap"))) == "recording"
     (tmp_path / "b.mcap").touch()
-    assert why(look(tmp_path / "b.mcap")) == "recording"
+    assert why(examined(tmp_path / "b.mcap")) == "recording"
 
 
 def test_a_damaged_file_has_a_reason_and_a_fingerprint(tmp_path: Path) -> None:
     path = recorders.damaged(tmp_path / "a.mcap")
-    found = look(path)
+    found = examined(path)
     assert isinstance(found, Damaged)
     assert found.fingerprint == fingerprint_of(path)
     assert "checksum" in found.reason
@@ -99,7 +101,7 @@ def test_a_damaged_file_has_a_reason_and_a_fingerprint(tmp_path: Path) -> None:
 
 def test_a_missing_file_is_not_found(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError):
-        look(tmp_path / "a.mcap")
+        examined(tmp_path / "a.mcap")
 
 
 def test_what_is_no_regular_file_is_refused_without_waiting_for_it(tmp_path: Path) -> None:
@@ -108,7 +110,7 @@ def test_what_is_no_regular_file_is_refused_without_waiting_for_it(tmp_path: Pat
     (tmp_path / "link.mcap").symlink_to(recorders.write_mcap(tmp_path / "a.mcap"))
     for name in ("pipe.mcap", "folder.mcap", "link.mcap"):
         with pytest.raises(RecordingError) as caught:
-            look(tmp_path / name)
+            examined(tmp_path / name)
         assert caught.value.code == "not_regular"
 
 
@@ -136,7 +138,7 @@ def test_a_file_that_changes_under_the_look_is_still_recording(
         return fingerprint(descriptor, size)
 
     monkeypatch.setattr(examine, "fingerprint", changing)
-    assert why(look(path)) == "recording"
+    assert why(examined(path)) == "recording"
 
 
 def test_the_bytes_are_read_once_as_long_as_they_stay(
@@ -170,17 +172,20 @@ def test_the_memory_of_bytes_is_bounded(tmp_path: Path, monkeypatch: pytest.Monk
 
 def test_a_sidecar_is_waited_for_until_it_is_overdue(tmp_path: Path) -> None:
     path = recorders.write_mcap(tmp_path / "a.mcap")
-    assert why(look(path, "optional")) == "sidecar"
-    assert why(look(path, "required")) == "sidecar"
+    assert why(examined(path, "optional")) == "sidecar"
+    assert why(examined(path, "required")) == "sidecar"
     for rule in ("optional", "required"):
         assert recording(path, rule).sidecar is None
 
 
 def test_a_sidecar_is_read_with_its_numbers_as_they_are(tmp_path: Path) -> None:
     path = recorders.write_mcap(tmp_path / "a.mcap")
-    raw = b'{"whole": 12345678901234567890123, "other": 1.0, "e": 1E+3, "text": "\\u00e4\\ud83d\\ude00"}'
+    raw = (
+        b'{"whole": 12345678901234567890123, "other": 1.0, "e": 1E+3, '
+        b'"text": "\\u00e4\\ud83d\\ude00"}'
+    )
     (tmp_path / "a.json").write_bytes(raw)
-    found = look(path, "optional")
+    found = examined(path, "optional")
     assert isinstance(found, Recording)
     assert found.sidecar is not None
     assert found.sidecar.content == {
@@ -259,25 +264,24 @@ def test_an_unreadable_sidecar_is_an_error_of_the_disk(
 
     monkeypatch.setattr(sidecar_module, "_read_up_to", broken)
     with pytest.raises(OSError, match="Input/output"):
-        look(path, "optional")
+        examined(path, "optional")
 
 
 def test_an_axon_recording_waits_for_done_or_a_sidecar(tmp_path: Path) -> None:
     path = tmp_path / "a.mcap"
     steps = recorders.axon_steps(path)
     assert next(steps) == "footer"
-    assert isinstance(
-        look(path), Recording
-    )  # nothing tells yet that Axon wrote it: settling is what protects it
+    # Nothing in the file shows yet that Axon wrote it. Settling protects such a file.
+    assert isinstance(examined(path), Recording)
     assert next(steps) == "metadata"
-    assert why(look(path)) == "done_marker"
-    assert isinstance(look(path, done_overdue=True), Recording)
+    assert why(examined(path)) == "done_marker"
+    assert isinstance(examined(path, done_overdue=True), Recording)
     assert next(steps) == "sidecar"
-    assert isinstance(look(path), Recording)
+    assert isinstance(examined(path), Recording)
     (tmp_path / "a.json").unlink()
-    assert why(look(path)) == "done_marker"
+    assert why(examined(path)) == "done_marker"
     assert next(steps) == "done"
-    assert isinstance(look(path), Recording)
+    assert isinstance(examined(path), Recording)
 
 
 def test_an_older_done_marker_proves_nothing(tmp_path: Path) -> None:
@@ -286,9 +290,9 @@ def test_an_older_done_marker_proves_nothing(tmp_path: Path) -> None:
     marker.touch()
     mtime = path.stat().st_mtime_ns
     os.utime(marker, ns=(mtime, mtime - 1))
-    assert why(look(path)) == "done_marker"
+    assert why(examined(path)) == "done_marker"
     os.utime(marker, ns=(mtime, mtime))
-    assert isinstance(look(path), Recording)
+    assert isinstance(examined(path), Recording)
 
 
 def test_a_split_is_no_recording_while_it_is_compressed(tmp_path: Path) -> None:
@@ -296,13 +300,13 @@ def test_a_split_is_no_recording_while_it_is_compressed(tmp_path: Path) -> None:
     compressed = tmp_path / "a.mcap.zstd"
     steps = recorders.compression_steps(path)
     assert next(steps) == "closed"
-    assert isinstance(look(path), Recording)
+    assert isinstance(examined(path), Recording)
     for step in ("compressing", "compressed"):
         assert next(steps) == step
-        assert why(look(path)) == "compressing"
-        assert why(look(compressed)) == "compressing"
+        assert why(examined(path)) == "compressing"
+        assert why(examined(compressed)) == "compressing"
     assert next(steps) == "deleted"
-    found = look(compressed)
+    found = examined(compressed)
     assert isinstance(found, Recording)
     assert found.own_tags == {"compression": "zstd"}
     assert found.fingerprint == fingerprint_of(compressed)
@@ -311,9 +315,9 @@ def test_a_split_is_no_recording_while_it_is_compressed(tmp_path: Path) -> None:
 def test_a_compressed_file_needs_its_magic(tmp_path: Path) -> None:
     path = tmp_path / "a.mcap.zstd"
     path.write_bytes(b"\x28\xb5")
-    assert why(look(path)) == "recording"
+    assert why(examined(path)) == "recording"
     path.write_bytes(b"PK\x03\x04....")
-    assert isinstance(look(path), Damaged)
+    assert isinstance(examined(path), Damaged)
 
 
 def test_a_folder_that_was_swapped_for_a_link_hides_recording_and_sidecar_alike(
@@ -337,7 +341,7 @@ def test_a_done_marker_that_is_a_link_proves_nothing(tmp_path: Path) -> None:
     (tmp_path / "fresh").touch()
     (tmp_path / "a.mcap.done").symlink_to(tmp_path / "fresh")
     os.utime(tmp_path / "a.mcap.done", (1, 1), follow_symlinks=False)
-    assert why(look(path)) == "done_marker"
+    assert why(examined(path)) == "done_marker"
 
 
 def test_a_complete_file_with_a_writer_is_not_taken_until_nobody_waits_any_longer(
@@ -345,16 +349,16 @@ def test_a_complete_file_with_a_writer_is_not_taken_until_nobody_waits_any_longe
 ) -> None:
     path = recorders.write_mcap(tmp_path / "a.mcap")
     with path.open("r+b"):
-        assert why(look(path)) == "writer"
-        assert isinstance(look(path, writer_overdue=True), Recording)
-    assert isinstance(look(path), Recording)
+        assert why(examined(path)) == "writer"
+        assert isinstance(examined(path, writer_overdue=True), Recording)
+    assert isinstance(examined(path), Recording)
 
 
 def test_a_damaged_file_with_a_writer_is_not_judged_yet(tmp_path: Path) -> None:
     path = recorders.damaged(tmp_path / "a.mcap")
     with path.open("r+b"):
-        assert why(look(path)) == "writer"
-    assert isinstance(look(path), Damaged)
+        assert why(examined(path)) == "writer"
+    assert isinstance(examined(path), Damaged)
 
 
 def test_several_threads_may_look(tmp_path: Path) -> None:

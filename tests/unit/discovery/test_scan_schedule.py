@@ -1,4 +1,4 @@
-"""When scans are due, and how far the full scan after a request has come."""
+"""The schedule of scans: when one is due, and whether a requested full scan has ended."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def schedule(clock: FakeClock) -> ScanSchedule:
 
 
 def scan(schedule: ScanSchedule, *, failed: bool = False) -> bool:
-    """Do one scan; return whether it is a full one."""
+    """Do one scan and return whether it was a full scan."""
     run = schedule.begin()
     if not failed:
         schedule.complete()

@@ -1,4 +1,4 @@
-"""The finder: what could not be taken is found again."""
+"""The discovery loop: recordings that could not be taken in are found again."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ from tests.harness.fakes.history import MemoryHistory
 from tests.harness.recorders import write_mcap
 
 
-class Broken(Intake):
-    """Fails for a while for files of one name."""
+class FailingIntake(Intake):
+    """An intake that fails for files of one name while ``error`` is set."""
 
     error: Exception | None = None
 
@@ -33,13 +33,13 @@ class Broken(Intake):
         return super().accept(found)
 
 
-class Found:
-    """A finder on real files, whose waits end at once because the clock is moved."""
+class LoopOnRealFiles:
+    """A discovery loop on real files. Its waits end at once because the test moves the clock."""
 
     def __init__(self, root: Path) -> None:
         self.clock = FakeClock()
         self.history = MemoryHistory(self.clock)
-        self.intake = Broken(
+        self.intake = FailingIntake(
             history=self.history, clock=self.clock, device_id="robot", snapshot=lambda _: ""
         )
         self.discover = Discover(
@@ -55,14 +55,14 @@ class Found:
             unfinished_minutes=10,
         )
         self.sightings: queue.Queue[Sighting | None] = queue.Queue()
-        self.finder = DiscoveryLoop(self.discover, self.intake, self.sightings, self.clock)
+        self.loop = DiscoveryLoop(self.discover, self.intake, self.sightings, self.clock)
 
     def pass_time(self, seconds: float) -> None:
-        """Look whenever something is due."""
+        """Let time pass and run the loop each time that a step is due."""
         end = self.clock.monotonic() + seconds
         while (due := self.discover.next_step()) <= end:
             self.clock.advance(max(0.0, due - self.clock.monotonic()))
-            self.finder.once()
+            self.loop.once()
         self.clock.advance(end - self.clock.monotonic())
 
     def queued(self) -> set[str]:
@@ -70,40 +70,42 @@ class Found:
 
 
 @pytest.fixture
-def found(tmp_path: Path) -> Found:
+def discovery(tmp_path: Path) -> LoopOnRealFiles:
     for seed, name in enumerate(("a", "b", "c")):
         write_mcap(tmp_path / f"{name}.mcap", seed=seed)
-    return Found(tmp_path)
+    return LoopOnRealFiles(tmp_path)
 
 
-def test_recordings_become_documents_once(found: Found) -> None:
-    found.pass_time(300)
-    assert found.queued() == {"a.mcap", "b.mcap", "c.mcap"}
-    assert len(found.history.documents) == 3
+def test_recordings_become_documents_once(discovery: LoopOnRealFiles) -> None:
+    discovery.pass_time(300)
+    assert discovery.queued() == {"a.mcap", "b.mcap", "c.mcap"}
+    assert len(discovery.history.documents) == 3
 
 
 def test_one_that_can_not_be_taken_in_is_found_again_and_holds_up_no_other(
-    found: Found, caplog: pytest.LogCaptureFixture
+    discovery: LoopOnRealFiles, caplog: pytest.LogCaptureFixture
 ) -> None:
-    found.intake.error = ZeroDivisionError("oops")
-    found.pass_time(10)
-    assert found.queued() == {"a.mcap", "c.mcap"}
+    discovery.intake.error = ZeroDivisionError("oops")
+    discovery.pass_time(10)
+    assert discovery.queued() == {"a.mcap", "c.mcap"}
     assert "b.mcap" in caplog.text
-    found.intake.error = None
-    found.pass_time(10)
-    assert found.queued() == {"a.mcap", "b.mcap", "c.mcap"}
+    discovery.intake.error = None
+    discovery.pass_time(10)
+    assert discovery.queued() == {"a.mcap", "b.mcap", "c.mcap"}
 
 
-def test_what_could_not_be_written_down_for_whatever_reason_is_found_again(found: Found) -> None:
+def test_what_could_not_be_written_down_for_whatever_reason_is_found_again(
+    discovery: LoopOnRealFiles,
+) -> None:
     def fail(_call: str) -> None:
         raise ZeroDivisionError("oops")
 
-    found.history.before = fail
+    discovery.history.before = fail
     with pytest.raises(ZeroDivisionError):
-        found.pass_time(10)
-    found.history.before = lambda _call: None
-    found.pass_time(10)
-    assert found.queued() == {"a.mcap", "b.mcap", "c.mcap"}
+        discovery.pass_time(10)
+    discovery.history.before = lambda _call: None
+    discovery.pass_time(10)
+    assert discovery.queued() == {"a.mcap", "b.mcap", "c.mcap"}
 
 
 def test_documents_are_made_of_recordings_of_any_date(wide: Path) -> None:
@@ -115,9 +117,9 @@ def test_documents_are_made_of_recordings_of_any_date(wide: Path) -> None:
     }
     for seed, (name, seconds) in enumerate(dates.items()):
         recorders.dated(write_mcap(wide / name, seed=seed), seconds)
-    found = Found(wide)
-    found.pass_time(10)
-    documents = sorted(found.history.documents.values(), key=lambda log: log.id)
+    discovery = LoopOnRealFiles(wide)
+    discovery.pass_time(10)
+    documents = sorted(discovery.history.documents.values(), key=lambda log: log.id)
     assert {Path(log.path).name: log.mtime for log in documents} == {
         "before.mcap": "0001-01-01T00:00:00.000Z",
         "1653.mcap": "1653-02-10T06:13:20.000Z",
@@ -130,8 +132,8 @@ def test_documents_are_made_of_recordings_of_any_date(wide: Path) -> None:
     ]
 
 
-class Waits(queue.Queue[Sighting | None]):
-    """Notes how long it was waited for, and lets nobody wait."""
+class RecordingQueue(queue.Queue[Sighting | None]):
+    """A queue that notes the requested waits, and returns at once."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -143,43 +145,43 @@ class Waits(queue.Queue[Sighting | None]):
 
 
 def test_no_wait_is_longer_than_the_platform_can_count(
-    found: Found, monkeypatch: pytest.MonkeyPatch
+    discovery: LoopOnRealFiles, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    waits = Waits()
-    finder = DiscoveryLoop(found.discover, found.intake, waits, found.clock)
+    waits = RecordingQueue()
+    loop = DiscoveryLoop(discovery.discover, discovery.intake, waits, discovery.clock)
     for due in (math.inf, 1e300, -math.inf):
-        monkeypatch.setattr(found.discover, "next_step", lambda due=due: due)
-        finder.once()
+        monkeypatch.setattr(discovery.discover, "next_step", lambda due=due: due)
+        loop.once()
     assert waits.asked == [3600, 3600, 0]
 
 
-def test_an_end_of_the_wait_is_no_reason_to_look_anywhere(found: Found) -> None:
-    found.pass_time(10)
-    due = found.discover.next_step()
-    found.sightings.put(None)
-    found.finder.once()
-    assert (found.discover.scans, found.discover.next_step()) == (1, due)
+def test_an_end_of_the_wait_is_no_reason_to_look_anywhere(discovery: LoopOnRealFiles) -> None:
+    discovery.pass_time(10)
+    due = discovery.discover.next_step()
+    discovery.sightings.put(None)
+    discovery.loop.once()
+    assert (discovery.discover.scans, discovery.discover.next_step()) == (1, due)
 
 
-def test_a_full_disk_is_told_and_nothing_is_lost(found: Found) -> None:
-    found.intake.error = HistoryFullError("the disk is full")
+def test_a_full_disk_is_told_and_nothing_is_lost(discovery: LoopOnRealFiles) -> None:
+    discovery.intake.error = HistoryFullError("the disk is full")
     with pytest.raises(HistoryFullError):
-        found.pass_time(10)
-    found.intake.error = None
-    found.pass_time(70)
-    assert found.queued() == {"a.mcap", "b.mcap", "c.mcap"}
+        discovery.pass_time(10)
+    discovery.intake.error = None
+    discovery.pass_time(70)
+    assert discovery.queued() == {"a.mcap", "b.mcap", "c.mcap"}
 
 
 def test_all_that_one_look_has_found_is_written_at_once_and_found_again_when_that_fails(
-    found: Found,
+    discovery: LoopOnRealFiles,
 ) -> None:
     writes: list[str] = []
-    found.history.before = writes.append
-    found.history.full = True
+    discovery.history.before = writes.append
+    discovery.history.full = True
     with pytest.raises(HistoryFullError):
-        found.pass_time(10)
-    assert (found.queued(), len(writes)) == (set(), 1)
-    found.history.full = False
-    found.pass_time(10)
-    assert found.queued() == {"a.mcap", "b.mcap", "c.mcap"}
+        discovery.pass_time(10)
+    assert (discovery.queued(), len(writes)) == (set(), 1)
+    discovery.history.full = False
+    discovery.pass_time(10)
+    assert discovery.queued() == {"a.mcap", "b.mcap", "c.mcap"}
     assert len(writes) == 2

@@ -1,4 +1,4 @@
-"""Who goes when, and what becomes of the queue when something fails."""
+"""The order in which recordings are sent, and what happens to the queue after a failure."""
 
 from __future__ import annotations
 
@@ -96,6 +96,7 @@ def test_probes_go_through_the_queue_in_turn(robot: Robot) -> None:
     robot.run()
     for _ in range(6):
         robot.advance(1800)
+    # The second recording probes at once, to see whether only the first is refused.
     assert probed == [
         1,
         2,
@@ -105,7 +106,7 @@ def test_probes_go_through_the_queue_in_turn(robot: Robot) -> None:
         3,
         1,
         2,
-    ]  # the second asks at once whether only the first is refused
+    ]
 
 
 def test_a_recording_that_fails_alone_does_not_hold_up_the_others(robot: Robot) -> None:
@@ -168,7 +169,8 @@ def test_after_a_restart_a_wait_is_what_is_left_of_it_and_never_longer_than_the_
     robot.record()
     robot.store.flip(3)
     robot.run()
-    robot.clock.set_now(0)  # the date in the document is decades ahead now
+    # The date in the document is now decades ahead.
+    robot.clock.set_now(0)
     robot.restart()
     robot.run()
     robot.advance(1799)
@@ -449,7 +451,7 @@ def test_what_this_robot_lacks_closes_the_gate_until_there_is_enough_again(
     assert {log.attempt_count for log in robot.history.documents.values()} == {1}
 
 
-def test_a_file_that_can_not_be_opened_for_want_of_descriptors_is_not_taken_for_one_on_a_missing_disk(
+def test_a_file_that_can_not_be_opened_for_want_of_descriptors_is_not_on_a_missing_disk(
     robot: Robot,
 ) -> None:
     robot.record()
@@ -722,7 +724,7 @@ def test_a_sidecar_that_went_bad_after_the_recording_was_queued_is_noted_as_the_
     assert robot.log(mended.id).status == "completed"
 
 
-# -- in which order
+# The tests below cover the order of uploads.
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""The one door that makes documents."""
+"""The intake, the only part of the agent that creates documents."""
 
 from __future__ import annotations
 
@@ -29,14 +29,14 @@ def intake(history: MemoryHistory) -> Intake:
     )
 
 
-def look(path: Path) -> Recording | Damaged:
+def examined(path: Path) -> Recording | Damaged:
     found = Examiner([path.parent], "optional").look(path, sidecar_overdue=True)
     assert isinstance(found, (Recording, Damaged))
     return found
 
 
 def accepted(intake: Intake, path: Path) -> SyncLog:
-    log = intake.accept(look(path))
+    log = intake.accept(examined(path))
     assert log is not None
     return log
 
@@ -72,7 +72,7 @@ def test_a_recording_that_is_queued_adds_nothing_under_any_name(
 ) -> None:
     accepted(intake, write_mcap(tmp_path / "a.mcap"))
     (tmp_path / "a.mcap").rename(tmp_path / "b.mcap")
-    assert intake.accept(look(tmp_path / "b.mcap")) is None
+    assert intake.accept(examined(tmp_path / "b.mcap")) is None
 
 
 def test_one_name_with_other_bytes_is_another_recording(intake: Intake, tmp_path: Path) -> None:
@@ -87,7 +87,7 @@ def test_a_completed_recording_is_never_queued_again(
     log = accepted(intake, write_mcap(tmp_path / "a.mcap"))
     history.move(log.id, "claimed")
     history.move(log.id, "done")
-    assert intake.accept(look(tmp_path / "a.mcap")) is None
+    assert intake.accept(examined(tmp_path / "a.mcap")) is None
 
 
 def test_a_damaged_file_is_recorded_once_with_its_reason(
@@ -98,9 +98,10 @@ def test_a_damaged_file_is_recorded_once_with_its_reason(
     assert (log.status, log.next_retry_at) == ("failed", None)
     assert log.error is not None
     assert log.error.code == "damaged"
-    assert intake.accept(look(file)) is None
-    file.write_bytes(b"garbage" + file.read_bytes())  # it goes on changing
-    assert intake.accept(look(file)) is None
+    assert intake.accept(examined(file)) is None
+    # The file goes on changing.
+    file.write_bytes(b"garbage" + file.read_bytes())
+    assert intake.accept(examined(file)) is None
     assert len(history.documents) == 1
 
 
@@ -111,7 +112,7 @@ def test_a_mended_sidecar_begins_a_new_chain_and_leaves_the_old(
     recording.with_suffix(".json").write_text("[]")
     old = accepted(intake, recording)
     fail(history, old, "sidecar_invalid")
-    assert intake.accept(look(recording)) is None
+    assert intake.accept(examined(recording)) is None
     write_sidecar(recording)
     new = accepted(intake, recording)
     assert (new.trigger, new.status, new.attempt_count) == ("cause-changed", "pending", 0)
@@ -132,7 +133,7 @@ def test_what_failed_for_another_reason_stays_failed(
 ) -> None:
     recording = write_mcap(tmp_path / "a.mcap")
     fail(history, accepted(intake, recording), "checksum")
-    assert intake.accept(look(recording)) is None
+    assert intake.accept(examined(recording)) is None
 
 
 def test_a_document_that_waits_for_its_folder_goes_on_when_the_recording_is_seen(
@@ -149,16 +150,16 @@ def test_a_full_disk_loses_nothing(intake: Intake, history: MemoryHistory, tmp_p
     recording = write_mcap(tmp_path / "a.mcap")
     history.full = True
     with pytest.raises(HistoryFullError):
-        intake.accept(look(recording))
+        intake.accept(examined(recording))
     history.full = False
     assert accepted(intake, recording).status == "pending"
 
 
-# -- what somebody asks for
+# The tests below cover requests.
 
 
 def asked(intake: Intake, path: Path, ask: Ask = "resync", reason: str = "") -> Answer:
-    found = look(path)
+    found = examined(path)
     assert isinstance(found, Recording)
     return intake.ask(found, trigger="marker", ask=ask, reason=reason)
 
@@ -301,43 +302,45 @@ def test_what_was_uploaded_by_a_forgotten_document_is_known_to_be(
 ) -> None:
     path = write_mcap(tmp_path / "a.mcap")
     monkeypatch.setattr(history, "synced", lambda _fingerprint: True)
-    assert intake.accept(look(path)) is None
+    assert intake.accept(examined(path)) is None
     assert asked(intake, path, "first").status == "rejected"
     assert asked(intake, path).status == "accepted"
     assert history.get(1).resync is True
 
 
-# -- watch.auto = false
+# The tests below cover watch.auto = false.
 
 
 @pytest.fixture
-def reluctant(history: MemoryHistory) -> Intake:
+def intake_without_auto(history: MemoryHistory) -> Intake:
     return Intake(
         history=history, clock=FakeClock(), device_id="robot-1", snapshot=lambda _: "", auto=False
     )
 
 
 def test_what_is_merely_found_waits_until_somebody_asks(
-    reluctant: Intake, history: MemoryHistory, tmp_path: Path
+    intake_without_auto: Intake, history: MemoryHistory, tmp_path: Path
 ) -> None:
     paths = [write_mcap(tmp_path / f"{seed}.mcap", seed=seed) for seed in range(2)]
     for path in paths * 2:
-        assert reluctant.accept(look(path)) is None
-    assert (history.last_id, reluctant.unasked) == (0, 2)
-    assert asked(reluctant, paths[0]).status == "accepted"
-    assert (history.last_id, reluctant.unasked) == (1, 1)
+        assert intake_without_auto.accept(examined(path)) is None
+    assert (history.last_id, intake_without_auto.unasked) == (0, 2)
+    assert asked(intake_without_auto, paths[0]).status == "accepted"
+    assert (history.last_id, intake_without_auto.unasked) == (1, 1)
 
 
-def test_damage_is_recorded_though_nobody_asked(reluctant: Intake, tmp_path: Path) -> None:
-    assert accepted(reluctant, damaged(tmp_path / "a.mcap")).status == "failed"
+def test_damage_is_recorded_though_nobody_asked(
+    intake_without_auto: Intake, tmp_path: Path
+) -> None:
+    assert accepted(intake_without_auto, damaged(tmp_path / "a.mcap")).status == "failed"
 
 
 def test_what_is_queued_already_goes_on(
-    reluctant: Intake, history: MemoryHistory, tmp_path: Path
+    intake_without_auto: Intake, history: MemoryHistory, tmp_path: Path
 ) -> None:
     path = write_mcap(tmp_path / "a.mcap")
-    asked(reluctant, path)
+    asked(intake_without_auto, path)
     fail(history, history.get(1), "sidecar_invalid")
     write_sidecar(path, {"mended": True})
-    assert accepted(reluctant, path).trigger == "cause-changed"
-    assert reluctant.unasked == 0
+    assert accepted(intake_without_auto, path).trigger == "cause-changed"
+    assert intake_without_auto.unasked == 0

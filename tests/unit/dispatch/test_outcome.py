@@ -1,4 +1,4 @@
-"""What the end of an attempt means."""
+"""What the end of an attempt means for the recording and for the gate."""
 
 from __future__ import annotations
 
@@ -62,7 +62,8 @@ def test_a_lost_session_keeps_its_attempt_until_there_are_none_left() -> None:
 )
 def test_what_the_cloud_does_to_everybody_closes_the_gate_and_costs_no_attempt(code: str) -> None:
     kind = TABLE[code].kind
-    others_passed = code != "out_of_memory"  # that one may be a recording's own
+    # A lack of memory may be caused by one recording alone.
+    others_passed = code != "out_of_memory"
     assert end(CloudError("UploadPart", code), attempts=5, others_passed=others_passed) == (
         "gate_closed",
         kind,
@@ -125,7 +126,10 @@ def test_what_nobody_foresaw_counts_only_where_others_come_through_whole(
 
 
 def wrapped(lack: Exception, *, openly: bool) -> Exception:
-    """As an adapter raises it that hides where it comes from, or does not."""
+    """Return an error as an adapter raises it.
+
+    If ``openly`` is false, the adapter hides the cause.
+    """
     error = AgentError("the file can't be used")
     error.__context__ = lack
     error.__cause__ = lack if openly else None

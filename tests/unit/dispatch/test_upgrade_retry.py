@@ -1,4 +1,4 @@
-"""What failed for good by counted errors is tried once more by each other version of the agent."""
+"""Recordings that failed for good by counted errors are tried once more by each other version."""
 
 from __future__ import annotations
 
@@ -180,7 +180,7 @@ def test_killed_at_any_step_it_is_tried_once(tmp_path: Path) -> None:
         history.close()
 
 
-# -- the real process
+# The tests below run the real process.
 
 
 @pytest.fixture
@@ -190,7 +190,7 @@ def cloud(tmp_path: Path) -> Iterator[DevCloud]:
 
 
 def other_version(folder: Path, version: str) -> Path:
-    """A copy of the agent that is of another version."""
+    """Make a copy of the agent with another version number."""
     shutil.copytree(
         REPOSITORY / "agent", folder / "agent", ignore=shutil.ignore_patterns("__pycache__")
     )
@@ -200,15 +200,15 @@ def other_version(folder: Path, version: str) -> Path:
 
 
 def started(agent: Agent) -> list[SyncLog]:
-    """The history once this start has looked at everything."""
+    """Return the history once this start has scanned everything."""
     shown: dict[str, Any] = {}
 
-    def looked(_: list[SyncLog]) -> bool:
+    def scan_is_complete(_: list[SyncLog]) -> bool:
         told = json.loads(agent.command("status", "--json").stdout)["agent"] or {}
         shown.update(told)
         return bool(told.get("files", {}).get("files", {}).get("complete"))
 
-    return agent.wait(looked)
+    return agent.wait(scan_is_complete)
 
 
 def test_a_recording_that_failed_for_good_is_uploaded_by_the_next_version(
@@ -234,7 +234,10 @@ def test_a_recording_that_failed_for_good_is_uploaded_by_the_next_version(
         assert [log.trigger for log in logs] == ["discovered", "upgrade"]
         assert (logs[0], logs[1].raw_tags["agent_version"]) == (failed, "99.0")
         assert cloud.read_object(logs[1].object_key) == recording.read_bytes()
-        told = f"upgraded from {__version__} to 99.0: 1 recordings that had failed for good are tried again"
+        told = (
+            f"upgraded from {__version__} to 99.0: "
+            "1 recordings that had failed for good are tried again"
+        )
         shown = told.replace("for good", "permanently")
         assert shown in agent.command("status").stdout
         assert f"agent {told}" in agent.said()

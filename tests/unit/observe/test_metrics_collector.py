@@ -1,4 +1,7 @@
-"""What each measure means, on the flow's rooms with fakes: time stands still and work runs when the test says so."""
+"""What each metric means.
+
+The features run on fakes: time stands still, and work runs when the test says so.
+"""
 
 from __future__ import annotations
 
@@ -20,12 +23,13 @@ from agent.observe.metrics_collector import MetricsCollector
 from tests.harness.recorders import write_mcap, write_sidecar
 from tests.harness.robot import WatchingRobot
 
-BUILT = 1_767_225_600.0  # 2026-01-01
-DAY = 86400.0
+# The date of the build is 2026-01-01.
+BUILT = 1_767_225_600.0
+DAY_SECONDS = 86400.0
 
 
-class Measured(WatchingRobot):
-    """A robot with somebody who measures it."""
+class MeasuredRobot(WatchingRobot):
+    """A robot with a collector of metrics."""
 
     def restart(self) -> None:
         super().restart()
@@ -33,7 +37,7 @@ class Measured(WatchingRobot):
         self.take = self.measure().take
 
     def measure(self) -> MetricsCollector:
-        """Somebody who begins to measure now."""
+        """Return a collector that begins to measure now."""
         return MetricsCollector(
             history=self.history,
             dispatch=self.dispatch,
@@ -48,11 +52,11 @@ class Measured(WatchingRobot):
 
 
 @pytest.fixture
-def robot(tmp_path: Path) -> Measured:
-    return Measured(tmp_path / "recordings")
+def robot(tmp_path: Path) -> MeasuredRobot:
+    return MeasuredRobot(tmp_path / "recordings")
 
 
-def test_the_queue_is_counted_by_size_and_by_the_longest_wait(robot: Measured) -> None:
+def test_the_queue_is_counted_by_size_and_by_the_longest_wait(robot: MeasuredRobot) -> None:
     sizes = [robot.record("a.mcap").file_size]
     robot.clock.advance(100)
     sizes.append(robot.record("b.mcap", seed=1).file_size)
@@ -68,47 +72,50 @@ def test_the_queue_is_counted_by_size_and_by_the_longest_wait(robot: Measured) -
     assert (now.uploads["completed"], now.uploaded_bytes) == (2, sum(sizes))
 
 
-def test_a_resync_that_waits_leaves_the_recording_synced(robot: Measured) -> None:
+def test_a_resync_that_waits_leaves_the_recording_synced(robot: MeasuredRobot) -> None:
     log = robot.record()
     robot.run()
     robot.history.add(replace(robot.log(log.id), status="pending", resync=True, completed_at=None))
-    robot.clock.advance(DAY)
+    robot.clock.advance(DAY_SECONDS)
     now = robot.take()
     assert now.oldest_unsynced_seconds == 0
     assert now.backlog_bytes == log.file_size
 
 
-def test_a_clock_that_is_set_adds_nothing_to_a_wait(robot: Measured) -> None:
-    robot.clock.set_now(1000)  # 1970
+def test_a_clock_that_is_set_adds_nothing_to_a_wait(robot: MeasuredRobot) -> None:
+    # The clock is back in 1970.
+    robot.clock.set_now(1000)
     robot.record()
     assert robot.take().oldest_unsynced_seconds == 0
     robot.clock.advance(60)
     assert robot.take().oldest_unsynced_seconds == 60
-    robot.clock.set_now(BUILT + DAY)
+    robot.clock.set_now(BUILT + DAY_SECONDS)
     robot.clock.advance(60)
     assert robot.take().oldest_unsynced_seconds == 120
 
 
-def test_a_clock_that_goes_back_makes_no_wait_negative_and_none_longer(robot: Measured) -> None:
+def test_a_clock_that_goes_back_makes_no_wait_negative_and_none_longer(
+    robot: MeasuredRobot,
+) -> None:
     robot.record()
-    robot.clock.set_now(robot.clock.now() - DAY)
+    robot.clock.set_now(robot.clock.now() - DAY_SECONDS)
     assert robot.take().oldest_unsynced_seconds == 0
     robot.clock.set_now(1000)
     robot.clock.advance(30)
     assert robot.take().oldest_unsynced_seconds == 30
 
 
-def test_a_wait_goes_on_over_a_restart_where_its_beginning_is_known(robot: Measured) -> None:
+def test_a_wait_goes_on_over_a_restart_where_its_beginning_is_known(robot: MeasuredRobot) -> None:
     robot.clock.set_now(1000)
     robot.record("from-1970.mcap")
-    robot.clock.set_now(BUILT + DAY)
+    robot.clock.set_now(BUILT + DAY_SECONDS)
     robot.record("b.mcap", seed=1)
     robot.restart()
-    robot.clock.advance(DAY)
-    assert robot.take().oldest_unsynced_seconds == pytest.approx(DAY, abs=0.01)
+    robot.clock.advance(DAY_SECONDS)
+    assert robot.take().oldest_unsynced_seconds == pytest.approx(DAY_SECONDS, abs=0.01)
 
 
-def test_each_end_of_an_attempt_is_counted_once(robot: Measured) -> None:
+def test_each_end_of_an_attempt_is_counted_once(robot: MeasuredRobot) -> None:
     def ended() -> dict[str, int]:
         now = robot.take()
         return {name: count for name, count in (*now.uploads.items(), *now.errors.items()) if count}
@@ -117,7 +124,8 @@ def test_each_end_of_an_attempt_is_counted_once(robot: Measured) -> None:
     robot.record("a.mcap")
     robot.run()
     assert ended() == {"put_back": 1, "offline": 1}
-    robot.advance(1800)  # a probe that fails writes nothing, and counts
+    # A failed probe writes nothing to the history. It still counts.
+    robot.advance(1800)
     assert ended() == {"put_back": 2, "offline": 2}
     robot.store.mend()
     robot.advance(1800)
@@ -143,7 +151,7 @@ def test_each_end_of_an_attempt_is_counted_once(robot: Measured) -> None:
 
 
 def test_bytes_in_flight_count_at_once_and_what_is_taken_back_takes_nothing_from_the_count(
-    robot: Measured,
+    robot: MeasuredRobot,
 ) -> None:
     robot.record()
     robot.dispatch.tick()
@@ -161,7 +169,7 @@ def test_bytes_in_flight_count_at_once_and_what_is_taken_back_takes_nothing_from
     [("refused", "refused"), ("NoSuchBucket", "NoSuchBucket"), ("HTTP_599", "other")],
 )
 def test_a_closed_gate_is_shown_by_its_code_if_that_is_one_of_a_known_set(
-    robot: Measured, code: str, reason: str
+    robot: MeasuredRobot, code: str, reason: str
 ) -> None:
     assert robot.take().gate_closed == dict.fromkeys(HOLDS, False)
     robot.store.fail("UploadPart", error=CloudError("UploadPart", code, status=599), times=100)
@@ -171,33 +179,34 @@ def test_a_closed_gate_is_shown_by_its_code_if_that_is_one_of_a_known_set(
     assert reason == "other" or reason in TABLE
 
 
-def test_a_hold_is_shown_by_its_code(robot: Measured) -> None:
+def test_a_hold_is_shown_by_its_code(robot: MeasuredRobot) -> None:
     robot.gate.hold("windows", "outside upload.windows")
     assert [code for code, closed in robot.take().gate_closed.items() if closed] == ["windows"]
     robot.gate.release("windows")
     assert True not in robot.take().gate_closed.values()
 
 
-def test_the_last_success_is_known_over_restarts_and_never_of_1970(robot: Measured) -> None:
+def test_the_last_success_is_known_over_restarts_and_never_of_1970(robot: MeasuredRobot) -> None:
     robot.clock.set_now(1000)
     robot.record("a.mcap")
     robot.run()
     assert robot.take().last_success == 0
     robot.clock.advance(30)
-    robot.clock.set_now(BUILT + DAY)
-    assert robot.take().last_success == BUILT + DAY - 30
+    robot.clock.set_now(BUILT + DAY_SECONDS)
+    assert robot.take().last_success == BUILT + DAY_SECONDS - 30
     robot.restart()
-    assert robot.take().last_success == 0  # the document says 1970
+    # The document was completed in 1970, by the wrong clock.
+    assert robot.take().last_success == 0
     log = robot.record("b.mcap", seed=1)
     robot.run()
     expected = utc_seconds(robot.log(log.id).completed_at or "")
     assert robot.take().last_success == pytest.approx(expected, abs=1)
-    robot.clock.advance(DAY)
+    robot.clock.advance(DAY_SECONDS)
     robot.restart()
     assert robot.take().last_success == pytest.approx(expected, abs=1)
 
 
-def test_the_rest_is_asked_of_those_who_know(robot: Measured) -> None:
+def test_the_rest_is_asked_of_those_who_know(robot: MeasuredRobot) -> None:
     robot.turn()
     before = robot.take()
     assert (before.watcher_up, before.orphaned_uploads, before.lease_remaining_seconds) == (
@@ -224,7 +233,7 @@ def test_the_rest_is_asked_of_those_who_know(robot: Measured) -> None:
     assert (now.watcher_up, now.orphaned_uploads) == (False, 1)
 
 
-def test_a_lease_that_the_store_refuses_is_counted(robot: Measured) -> None:
+def test_a_lease_that_the_store_refuses_is_counted(robot: MeasuredRobot) -> None:
     robot.store.fail("UploadPart", error=CloudError("UploadPart", "ExpiredToken", status=400))
     log = robot.record()
     robot.run()
@@ -232,7 +241,7 @@ def test_a_lease_that_the_store_refuses_is_counted(robot: Measured) -> None:
     assert robot.take().errors["lease_lost"] == 1
 
 
-def test_what_is_absent_leaves_no_sample(robot: Measured) -> None:
+def test_what_is_absent_leaves_no_sample(robot: MeasuredRobot) -> None:
     text = Exporter(lambda: replace(robot.take(), disk_free_bytes=None)).text().decode()
     assert "# TYPE keystone_agent_disk_free_bytes gauge" in text
     assert "\nkeystone_agent_disk_free_bytes" not in text
@@ -240,7 +249,7 @@ def test_what_is_absent_leaves_no_sample(robot: Measured) -> None:
 
 
 def test_a_look_reads_no_document_from_the_disk(
-    robot: Measured, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    robot: MeasuredRobot, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     log = robot.record()
     history = TinyHistory(tmp_path / "history", robot.clock)

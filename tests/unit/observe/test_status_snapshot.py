@@ -1,4 +1,4 @@
-"""What a running agent tells of itself: one stable document."""
+"""The status document of a running agent, whose form is stable."""
 
 from __future__ import annotations
 
@@ -43,13 +43,14 @@ def snapshot(robot: WatchingRobot, failures: dict[Path, str] | None = None) -> S
     )
 
 
-def taken(robot: WatchingRobot) -> dict[str, Any]:
-    """As programs read it."""
+def snapshot_as_json(robot: WatchingRobot) -> dict[str, Any]:
+    """Return the document as programs read it."""
     document: dict[str, Any] = json.loads(json.dumps(snapshot(robot).take()))
     return document
 
 
-_TERMS: Any = None  # nobody asks for them
+# These tests never use the terms of a lease.
+_TERMS: Any = None
 
 
 def claim(sent: int = 0, *, began: float = 1000.0) -> Claim:
@@ -64,7 +65,7 @@ def claim(sent: int = 0, *, began: float = 1000.0) -> Claim:
 def test_its_keys_are_promised(robot: WatchingRobot) -> None:
     robot.record()
     robot.dispatch.tick()
-    document = taken(robot)
+    document = snapshot_as_json(robot)
     assert list(document) == [
         "version",
         "device_id",
@@ -110,7 +111,7 @@ def test_the_last_error_and_the_gate_say_what_to_do(robot: WatchingRobot) -> Non
     robot.profiles.error = CloudError("LoadProfiles", "profile_file", "there is none")
     log = robot.record()
     robot.run()
-    document = taken(robot)
+    document = snapshot_as_json(robot)
     assert (document["last_error"]["path"], document["last_error"]["code"]) == (
         log.path,
         "profile_file",
@@ -124,9 +125,9 @@ def test_what_failed_for_good_is_named_until_it_is_tried_anew(robot: WatchingRob
     log = robot.record()
     robot.history.move(log.id, "claimed")
     robot.history.move(log.id, "gave_up")
-    assert [item["id"] for item in taken(robot)["standing"]["failed"]] == [log.id]
+    assert [item["id"] for item in snapshot_as_json(robot)["standing"]["failed"]] == [log.id]
     robot.history.add(log)
-    assert taken(robot)["standing"]["failed"] == []
+    assert snapshot_as_json(robot)["standing"]["failed"] == []
 
 
 def test_what_lies_on_the_disk_is_walked_over_again_only_when_it_or_the_clock_has_changed(
@@ -139,8 +140,8 @@ def test_what_lies_on_the_disk_is_walked_over_again_only_when_it_or_the_clock_ha
         walks.append(robot.clock.monotonic())
         return report(most)
 
-    def looked() -> tuple[int, list[str]]:
-        """Once a scan is over: the walks so far, and the files that wait."""
+    def scanned() -> tuple[int, list[str]]:
+        """Do a scan. Return the number of walks so far, and the files that wait."""
         robot.clock.advance(61)
         robot.discover.step()
         waiting = picture.take()["files"]["waiting"]
@@ -148,9 +149,9 @@ def test_what_lies_on_the_disk_is_walked_over_again_only_when_it_or_the_clock_ha
 
     monkeypatch.setattr(robot.discover, "report", counted)
     picture = snapshot(robot)
-    assert [looked(), looked(), looked()] == [(1, [])] * 3
+    assert [scanned(), scanned(), scanned()] == [(1, [])] * 3
     (robot.folder / "a.mcap").write_bytes(b"\x89MCAP0\r\n")
-    walked, [told] = looked()
+    walked, [told] = scanned()
     assert (walked, "2026" in told) == (2, True)
     robot.clock.set_now(2_000_000_000.0)
     assert "2033" in picture.take()["files"]["waiting"][0]
@@ -186,7 +187,8 @@ def test_a_rate_is_known_from_the_first_second_and_never_below_nothing() -> None
     rates, upload = Rates(clock), claim(3 * MIB)
     clock.advance(1)
     assert rates.of([upload]) == [3 * MIB]
-    upload.transfer.advance(-3 * MIB)  # a part has to be sent again
+    # One part must be sent again.
+    upload.transfer.advance(-3 * MIB)
     clock.advance(1)
     assert rates.of([upload]) == [0]
 

@@ -1,4 +1,4 @@
-"""Several parts in flight: none is lost, and one failure ends them all."""
+"""Several parts in flight: no part is lost, and one failure ends all of them."""
 
 from __future__ import annotations
 
@@ -34,8 +34,8 @@ from tests.harness.shortages import NoThreads
 REFUSED = CloudError("UploadPart", "AccessDenied", status=403)
 
 
-class Bench:
-    """A sender on a fake store, with a real file of 8 parts."""
+class UploadSetup:
+    """A part uploader on a fake store, with a real file of 8 parts."""
 
     def __init__(self, folder: Path) -> None:
         self.clock = FakeClock()
@@ -70,7 +70,7 @@ class Bench:
 
 
 class WaitsFor(PartConcurrency):
-    """One part at first, four once the event is set."""
+    """A concurrency of one part at first, and of four once the event is set."""
 
     def __init__(self, met: threading.Event) -> None:
         super().__init__(4)
@@ -82,13 +82,13 @@ class WaitsFor(PartConcurrency):
 
 
 @pytest.fixture
-def bench(tmp_path: Path) -> Iterator[Bench]:
-    bench = Bench(tmp_path)
-    yield bench
-    bench.source.close()
+def setup(tmp_path: Path) -> Iterator[UploadSetup]:
+    setup = UploadSetup(tmp_path)
+    yield setup
+    setup.source.close()
 
 
-def test_parts_fly_together_and_come_back_in_order(bench: Bench) -> None:
+def test_parts_fly_together_and_come_back_in_order(setup: UploadSetup) -> None:
     together = threading.Barrier(4, timeout=10)
     first = iter(range(4))
 
@@ -96,76 +96,78 @@ def test_parts_fly_together_and_come_back_in_order(bench: Bench) -> None:
         if next(first, None) is not None:
             together.wait()
 
-    bench.store.before = meet
-    assert bench.send() == [part.number for part in bench.parts]
-    assert sorted(bench.store.sent_parts) == [part.number for part in bench.parts]
+    setup.store.before = meet
+    assert setup.send() == [part.number for part in setup.parts]
+    assert sorted(setup.store.sent_parts) == [part.number for part in setup.parts]
 
 
-def test_the_pace_goes_by_what_the_way_let_through_though_a_cut_destroyed_it(bench: Bench) -> None:
-    class Asked(PartConcurrency):
+def test_the_pace_goes_by_what_the_way_let_through_though_a_cut_destroyed_it(
+    setup: UploadSetup,
+) -> None:
+    class RecordingConcurrency(PartConcurrency):
         def begin(self, sent: Callable[[], int]) -> Run:
             self.sent = sent
             return super().begin(sent)
 
-    pace, transfer = Asked(4), Transfer(0)
-    bench.send(pace=pace, transfer=transfer)
+    pace, transfer = RecordingConcurrency(4), Transfer(0)
+    setup.send(pace=pace, transfer=transfer)
     sent, passed = transfer.sent, pace.sent()
     transfer.advance(6)
     transfer.advance(-6)
     assert (transfer.sent, pace.sent()) == (sent, passed + 6)
 
 
-def test_a_lease_that_ends_under_several_parts_is_renewed_once(bench: Bench) -> None:
-    bench.store.expire(bench.keys.current().access_key_id)
-    assert len(bench.send()) == len(bench.parts)
-    assert bench.keys.refreshes == 1
+def test_a_lease_that_ends_under_several_parts_is_renewed_once(setup: UploadSetup) -> None:
+    setup.store.expire(setup.keys.current().access_key_id)
+    assert len(setup.send()) == len(setup.parts)
+    assert setup.keys.refreshes == 1
 
 
 @pytest.mark.parametrize(("code", "pause"), [("reset", 0.0), ("refused", 0.5)])
 def test_a_cut_connection_is_replaced_at_once_and_a_store_that_is_away_is_not(
-    bench: Bench, code: str, pause: float
+    setup: UploadSetup, code: str, pause: float
 ) -> None:
-    bench.store.fail("UploadPart", error=CloudError("UploadPart", code), times=1)
-    before = bench.clock.monotonic()
-    assert len(bench.send(width=1)) == len(bench.parts)
-    assert bench.clock.monotonic() - before == pause
+    setup.store.fail("UploadPart", error=CloudError("UploadPart", code), times=1)
+    before = setup.clock.monotonic()
+    assert len(setup.send(width=1)) == len(setup.parts)
+    assert setup.clock.monotonic() - before == pause
 
 
-def test_after_the_first_failure_no_further_part_starts(bench: Bench) -> None:
-    bench.store.fail("UploadPart", error=REFUSED, times=1000)
+def test_after_the_first_failure_no_further_part_starts(setup: UploadSetup) -> None:
+    setup.store.fail("UploadPart", error=REFUSED, times=1000)
     with pytest.raises(CloudError, match="AccessDenied"):
-        bench.send()
-    assert bench.store.sent_parts == []
-    assert bench.store.calls.count("UploadPart") <= 2 * 4, (
+        setup.send()
+    assert setup.store.sent_parts == []
+    assert setup.store.calls.count("UploadPart") <= 2 * 4, (
         "each worker asked once more with a fresh lease, and ended"
     )
 
 
-def test_a_gate_that_closes_lets_no_further_part_start(bench: Bench) -> None:
+def test_a_gate_that_closes_lets_no_further_part_start(setup: UploadSetup) -> None:
     def close(_call: str) -> None:
         elsewhere = CloudError("CompleteUpload", "UNAVAILABLE")
-        bench.gate.close(elsewhere, judge(elsewhere))
+        setup.gate.close(elsewhere, judge(elsewhere))
 
-    bench.store.before = close
+    setup.store.before = close
     with pytest.raises(GateClosedError):
-        bench.send()
-    assert 1 <= len(bench.store.sent_parts) <= 4
+        setup.send()
+    assert 1 <= len(setup.store.sent_parts) <= 4
 
 
-def test_the_failure_that_says_most_is_the_one_that_is_raised(bench: Bench) -> None:
+def test_the_failure_that_says_most_is_the_one_that_is_raised(setup: UploadSetup) -> None:
     def replace_file(_call: str) -> None:
-        bench.gate.close(REFUSED, judge(REFUSED))
-        (bench.path.parent / "b.mcap").write_bytes(b"x")
-        (bench.path.parent / "b.mcap").rename(bench.path)
+        setup.gate.close(REFUSED, judge(REFUSED))
+        (setup.path.parent / "b.mcap").write_bytes(b"x")
+        (setup.path.parent / "b.mcap").rename(setup.path)
 
-    bench.store.before = replace_file
-    bench.store.fail("UploadPart", error=FileChangedError("short"), times=1)
+    setup.store.before = replace_file
+    setup.store.fail("UploadPart", error=FileChangedError("short"), times=1)
     with pytest.raises(RecordingError):
-        bench.send()
+        setup.send()
 
 
 def test_without_a_thread_for_a_part_those_in_flight_end_and_no_further_part_is_sent(
-    bench: Bench, monkeypatch: pytest.MonkeyPatch
+    setup: UploadSetup, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     threads, met = NoThreads(monkeypatch), threading.Event()
 
@@ -174,14 +176,14 @@ def test_without_a_thread_for_a_part_those_in_flight_end_and_no_further_part_is_
         met.set()
         assert threads.refused_event.wait(10)
 
-    bench.store.before = wait_until_refused
+    setup.store.before = wait_until_refused
     with pytest.raises(RuntimeError, match="can't start new thread"):
-        bench.send(width=4, pace=WaitsFor(met))
-    assert bench.store.sent_parts == [1]
+        setup.send(width=4, pace=WaitsFor(met))
+    assert setup.store.sent_parts == [1]
 
 
-def test_a_file_that_can_not_be_read_ends_in_a_counted_error(bench: Bench) -> None:
-    bench.store.fail("UploadPart", error=FileChangedError("Input/output error"), times=1000)
+def test_a_file_that_can_not_be_read_ends_in_a_counted_error(setup: UploadSetup) -> None:
+    setup.store.fail("UploadPart", error=FileChangedError("Input/output error"), times=1000)
     with pytest.raises(AgentError) as raised:
-        bench.send(width=1)
+        setup.send(width=1)
     assert raised.value.code == "io_error"

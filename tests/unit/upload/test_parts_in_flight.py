@@ -1,4 +1,4 @@
-"""Parts in flight: as many as the pace says, and none waits for another."""
+"""As many parts are in flight as the concurrency says, and no part waits for another."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ from tests.harness.scripted_http_server import LEASE
 from tests.harness.slow_link import Wire, slow_link
 
 
-class Steady(PartConcurrency):
-    """A pace that a test sets."""
+class FixedConcurrency(PartConcurrency):
+    """A concurrency that the test sets."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
@@ -39,11 +39,11 @@ class Steady(PartConcurrency):
     def width(self) -> int:
         return self.now
 
-    def failed(self, now: float) -> None:  # noqa: ARG002 - the pace's own
+    def failed(self, now: float) -> None:  # noqa: ARG002 - the signature of the base class
         self.failures += 1
 
 
-class Counting:
+class CountingTarget:
     """A target that notes how many parts are in flight at once."""
 
     def __init__(self, act: Callable[[Part], None] = lambda _: None) -> None:
@@ -65,7 +65,7 @@ class Counting:
 
 
 class SameKeys:
-    """Keys that never end."""
+    """Session keys that never expire."""
 
     def current(self) -> Any:
         return LEASE
@@ -74,8 +74,8 @@ class SameKeys:
         raise AssertionError("they never end")
 
 
-class File:
-    """An open file that stays as it is."""
+class UnchangedFile:
+    """An open file that never changes."""
 
     def __init__(self, descriptor: int = -1) -> None:
         self.descriptor = descriptor
@@ -104,34 +104,34 @@ def sender(
 
 
 def send(target: object, pace: PartConcurrency, count: int) -> list[int]:
-    sent = sender(target, pace).send("m", parts_of(count, 1), cast("SourceFile", File()))
+    sent = sender(target, pace).send("m", parts_of(count, 1), cast("SourceFile", UnchangedFile()))
     return [part.number for part in sent]
 
 
 @pytest.mark.parametrize("width", [1, 3, 16])
 def test_exactly_as_many_parts_fly_as_the_pace_says(width: int) -> None:
     together = threading.Barrier(width)
-    target = Counting(lambda _: cast("None", together.wait(20)))
-    assert send(target, Steady(width), 3 * width) == list(range(1, 3 * width + 1))
+    target = CountingTarget(lambda _: cast("None", together.wait(20)))
+    assert send(target, FixedConcurrency(width), 3 * width) == list(range(1, 3 * width + 1))
     assert target.most == width
 
 
 def test_more_parts_fly_as_soon_as_the_pace_rises() -> None:
-    pace, five = Steady(1), threading.Barrier(5)
+    pace, five = FixedConcurrency(1), threading.Barrier(5)
 
     def act(part: Part) -> None:
         if part.number == 1:
             pace.now = 5
         five.wait(20)
 
-    target = Counting(act)
+    target = CountingTarget(act)
     send(target, pace, 5)
     assert target.most == 5
 
 
 def test_fewer_parts_fly_once_the_pace_falls() -> None:
-    pace, four = Steady(4), threading.Barrier(4)
-    late = Counting()
+    pace, four = FixedConcurrency(4), threading.Barrier(4)
+    late = CountingTarget()
 
     def act(part: Part) -> None:
         if part.number <= 4:
@@ -140,8 +140,9 @@ def test_fewer_parts_fly_once_the_pace_falls() -> None:
         else:
             late.send("m", Part(part.number, 0, 1), -1, Transfer(0))
 
-    send(Counting(act), pace, 20)
-    assert late.most <= 2  # the last of the four may still be on its way out
+    send(CountingTarget(act), pace, 20)
+    # The last of the four parts may still be in flight.
+    assert late.most <= 2
 
 
 STALLED, BUSY = (
@@ -163,8 +164,8 @@ def test_a_part_that_fails_is_sent_again_and_the_pace_is_told_unless_its_connect
         if part.number == 2 and (error := next(failing, None)) is not None:
             raise error
 
-    pace = Steady(2)
-    assert send(Counting(act), pace, 4) == [1, 2, 3, 4]
+    pace = FixedConcurrency(2)
+    assert send(CountingTarget(act), pace, 4) == [1, 2, 3, 4]
     assert pace.failures == told
 
 
@@ -174,7 +175,8 @@ def test_a_part_is_tried_as_long_as_others_get_through_and_no_longer() -> None:
 
     def act(part: Part) -> None:
         nonlocal tries
-        if part.number == 3:  # it begins when the second has got through
+        # The third part begins once the second one has been sent.
+        if part.number == 3:
             going_on.set()
         if part.number == 1:
             tries += 1
@@ -182,11 +184,11 @@ def test_a_part_is_tried_as_long_as_others_get_through_and_no_longer() -> None:
             raise CUT
 
     with pytest.raises(CloudError):
-        send(Counting(act), Steady(2), 20)
+        send(CountingTarget(act), FixedConcurrency(2), 20)
     assert tries > 3
     tries = 0
     with pytest.raises(CloudError):
-        send(Counting(act), Steady(1), 20)
+        send(CountingTarget(act), FixedConcurrency(1), 20)
     assert tries == 3
 
 
@@ -199,7 +201,7 @@ def test_after_a_failure_that_stays_no_further_part_begins() -> None:
             raise CloudError("UploadPart", "AccessDeniedByPolicy", status=400)
 
     with pytest.raises(CloudError, match="AccessDeniedByPolicy"):
-        send(Counting(act), Steady(1), 10)
+        send(CountingTarget(act), FixedConcurrency(1), 10)
     assert begun == [1, 2]
 
 
@@ -208,7 +210,9 @@ PART = 300 * 1024
 
 @pytest.fixture
 def stalling() -> Iterator[str]:
-    with servers.moto() as server:  # rclone waits for the part that a dead link left half sent
+    # The server is moto, because rclone waits for the rest of the part that a dead link left half
+    # sent.
+    with servers.moto() as server:
         where = server.endpoint.partition("://")[2]
         Minio(where, "key", "secret", secure=False, region="us-east-1").make_bucket("recordings")
         dies = Wire(stall_after=100 * 1024)
@@ -226,7 +230,7 @@ def test_a_stalled_part_is_sent_again_and_no_other_waits_for_it(
     target = store.at(session, lambda: LEASE)
     ended: list[int] = []
 
-    class Noting:
+    class RecordingTarget:
         def send(self, multipart: str, part: Part, descriptor: int, transfer: Transfer) -> SentPart:
             try:
                 return target.send(multipart, part, descriptor, transfer)
@@ -236,8 +240,8 @@ def test_a_stalled_part_is_sent_again_and_no_other_waits_for_it(
     transfer = Transfer(8 * PART)
     with file.open("rb") as opened:
         multipart = target.begin()
-        sent = sender(Noting(), PartConcurrency(2), RealClock(), transfer).send(
-            multipart, parts_of(8 * PART, PART), cast("SourceFile", File(opened.fileno()))
+        sent = sender(RecordingTarget(), PartConcurrency(2), RealClock(), transfer).send(
+            multipart, parts_of(8 * PART, PART), cast("SourceFile", UnchangedFile(opened.fileno()))
         )
         listed = target.parts(multipart)
         assert (

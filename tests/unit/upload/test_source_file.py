@@ -1,4 +1,7 @@
-"""The open file of an upload is the very file that was examined, whatever has taken its name since."""
+"""An upload reads the file that was examined.
+
+Another file that has taken its name since is refused.
+"""
 
 from __future__ import annotations
 
@@ -59,11 +62,11 @@ def test_what_took_the_name_after_the_examination_is_refused_at_once(
     found: Recording, swap: Callable[[Path], None], code: str
 ) -> None:
     swap(found.path)
-    before = len(os.listdir("/proc/self/fd"))  # noqa: PTH208 - only how many
+    before = len(os.listdir("/proc/self/fd"))  # noqa: PTH208 - only the number counts
     with pytest.raises(RecordingError) as caught:
         SourceFile(found)
     assert caught.value.code == code
-    assert len(os.listdir("/proc/self/fd")) == before  # noqa: PTH208 - likewise
+    assert len(os.listdir("/proc/self/fd")) == before  # noqa: PTH208 - only the number counts
 
 
 def test_links_are_followed_where_that_is_configured(tmp_path: Path, found: Recording) -> None:
@@ -90,6 +93,6 @@ def test_a_writer_of_the_open_file_is_seen(found: Recording) -> None:
     with found.path.open("ab"):
         seen.append(source.is_open_for_writing)
     assert seen == [False, True]
-    # The check itself keeps nobody out: this opening does not wait.
+    # The check itself blocks no writer, so this open does not wait.
     os.close(os.open(found.path, os.O_WRONLY | os.O_NONBLOCK))
     source.close()

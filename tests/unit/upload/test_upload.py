@@ -1,4 +1,4 @@
-"""One recording's way into the bucket, and how it goes on after each interruption."""
+"""The upload of one recording, and how it continues after each interruption."""
 
 from __future__ import annotations
 
@@ -23,7 +23,10 @@ def robot(tmp_path: Path) -> Robot:
 
 
 def run_until_done(robot: Robot, *, strays: bool = False) -> None:
-    """Let ``a.mcap`` complete. ``strays``: no lease can be had to give up its lost session's multipart."""
+    """Run until ``a.mcap`` is completed.
+
+    With ``strays``, a multipart upload may stay in the bucket: no lease is granted to abort it.
+    """
     for _ in range(20):
         robot.run()
         if robot.log().status == "completed":
@@ -314,7 +317,7 @@ def test_a_part_that_always_arrives_damaged_is_counted_and_then_given_up(robot: 
     assert [session.stage for session in robot.gateway.sessions.values()] == ["terminal"]
 
 
-# -- what the platform asks for
+# The tests below cover requests of the platform.
 
 
 def half_done(robot: Robot) -> Recovery:
@@ -411,7 +414,7 @@ def test_what_can_not_be_given_up_now_is_owed_and_paid_later(robot: Robot) -> No
     assert [session.stage for session in robot.gateway.sessions.values()] == ["terminal"]
 
 
-def test_a_debt_waits_while_the_cloud_is_away_and_ends_when_no_lease_can_be_had(
+def test_an_orphan_waits_while_the_cloud_is_away_and_ends_when_no_lease_can_be_had(
     robot: Robot,
 ) -> None:
     half_done(robot)
@@ -426,7 +429,7 @@ def test_a_debt_waits_while_the_cloud_is_away_and_ends_when_no_lease_can_be_had(
     assert robot.history.orphans() == []
 
 
-# -- the file
+# The tests below cover changes of the file.
 
 
 def test_a_file_replaced_while_it_uploads_fails_and_the_new_bytes_are_another_recording(
