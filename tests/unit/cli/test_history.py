@@ -1,4 +1,4 @@
-"""`history`: what is chosen, and how little is read for it."""
+"""`history`: which documents are chosen, and how little is read for them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`ls` and `scan`: each file's state, from the disk and the history alone."""
+"""`ls` and `scan`: the state of each file, read only from the disk and the history."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the commands open of what they are given: regular files, and nothing behind a link."""
+"""The files that commands open: only regular files, and none behind a link."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ DONE = {"status": "completed", "completed_at": QUEUED}
 EMPTY = "0-e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"
 
 
-class Opens:
-    """Counts how often files are opened, as the kernel tells it (inotify(7), IN_OPEN)."""
+class OpenDetector:
+    """A detector of opened files, which uses the kernel's inotify(7) with IN_OPEN."""
 
     def __init__(self) -> None:
         self._libc = ctypes.CDLL(None, use_errno=True)
@@ -30,7 +30,7 @@ class Opens:
         assert self._libc.inotify_add_watch(self._descriptor, os.fsencode(path), _IN_OPEN) >= 0
 
     def seen(self) -> bool:
-        """Whether one of the files was opened since the last call."""
+        """Return whether one of the files was opened since the last call."""
         try:
             return bool(os.read(self._descriptor, 65536))
         except BlockingIOError:
@@ -41,8 +41,8 @@ class Opens:
 
 
 @pytest.fixture
-def opens() -> Iterator[Opens]:
-    opens = Opens()
+def opens() -> Iterator[OpenDetector]:
+    opens = OpenDetector()
     yield opens
     opens.close()
 
@@ -54,7 +54,10 @@ def console(tmp_path: Path) -> Console:
 
 @pytest.fixture
 def private(tmp_path: Path, console: Console) -> Path:
-    """A file in no watched folder. The history knows its bytes, so who reads it can tell."""
+    """A file outside of the watched folders.
+
+    The history knows its bytes, so output shows it when a command reads the file.
+    """
     (tmp_path / "private").mkdir()
     path = write_mcap(tmp_path / "private" / "a.mcap")
     console.remember(path, episode="secret", **DONE)
@@ -63,7 +66,7 @@ def private(tmp_path: Path, console: Console) -> Path:
 
 @pytest.fixture
 def terminal() -> Iterator[Path]:
-    """A device of this test alone."""
+    """A terminal device that only this test uses."""
     main, device = os.openpty()
     yield Path(os.ttyname(device))
     os.close(device)
@@ -80,9 +83,13 @@ def terminal() -> Iterator[Path]:
     ]
 )
 def strange(
-    request: pytest.FixtureRequest, console: Console, private: Path, terminal: Path, opens: Opens
+    request: pytest.FixtureRequest,
+    console: Console,
+    private: Path,
+    terminal: Path,
+    opens: OpenDetector,
 ) -> Path:
-    """Something in a watched folder that is not to be opened. ``opens`` watches its target."""
+    """A path in a watched folder that must not be opened. ``opens`` watches its target."""
     path = console.root / "strange.mcap"
     target = private
     if request.param == "pipe":
@@ -105,7 +112,7 @@ def strange(
 
 
 def test_a_file_that_is_opened_is_noticed_by_these_tests(
-    console: Console, private: Path, opens: Opens
+    console: Console, private: Path, opens: OpenDetector
 ) -> None:
     opens.watch(private)
     (document,) = console.json("history", private)
@@ -113,18 +120,20 @@ def test_a_file_that_is_opened_is_noticed_by_these_tests(
     assert opens.seen()
 
 
-def test_why_opens_nothing_strange(console: Console, strange: Path, opens: Opens) -> None:
+def test_why_opens_nothing_strange(console: Console, strange: Path, opens: OpenDetector) -> None:
     assert not console.why(strange)[-1]["ok"]
     assert not opens.seen()
 
 
-def test_history_opens_nothing_strange(console: Console, strange: Path, opens: Opens) -> None:
+def test_history_opens_nothing_strange(
+    console: Console, strange: Path, opens: OpenDetector
+) -> None:
     assert console.json("history", strange) == []
     assert console.json("history", strange, "--summary") == []
     assert not opens.seen()
 
 
-def test_ls_opens_nothing_strange(console: Console, strange: Path, opens: Opens) -> None:
+def test_ls_opens_nothing_strange(console: Console, strange: Path, opens: OpenDetector) -> None:
     for arguments in ([], [console.root], [strange]):
         listed = console.run("ls", *arguments, "--json").stdout
         assert "secret" not in listed
@@ -132,14 +141,14 @@ def test_ls_opens_nothing_strange(console: Console, strange: Path, opens: Opens)
     assert not opens.seen()
 
 
-def test_scan_opens_nothing_strange(console: Console, strange: Path, opens: Opens) -> None:
+def test_scan_opens_nothing_strange(console: Console, strange: Path, opens: OpenDetector) -> None:
     assert strange.name not in console.run("scan", "--dry-run").stdout
     assert not opens.seen()
 
 
 @pytest.mark.parametrize("command", ["resync", "first"])
 def test_what_is_asked_for_is_not_opened_by_the_command(
-    console: Console, strange: Path, opens: Opens, command: str
+    console: Console, strange: Path, opens: OpenDetector, command: str
 ) -> None:
     console.run(command, strange)
     assert not opens.seen()
@@ -154,7 +163,7 @@ def test_a_link_to_a_device_is_not_taken_for_an_empty_file(console: Console) -> 
 
 
 def test_outside_of_the_watched_folders_a_file_is_known_by_its_bytes_and_a_link_is_not_followed(
-    console: Console, private: Path, tmp_path: Path, opens: Opens
+    console: Console, private: Path, tmp_path: Path, opens: OpenDetector
 ) -> None:
     moved = private.rename(tmp_path / "moved.mcap")
     link = tmp_path / "link.mcap"
@@ -168,7 +177,7 @@ def test_outside_of_the_watched_folders_a_file_is_known_by_its_bytes_and_a_link_
 
 @pytest.mark.parametrize("below", ["", "deeper"])
 def test_ls_does_not_enter_a_folder_behind_a_link(
-    console: Console, private: Path, tmp_path: Path, opens: Opens, below: str
+    console: Console, private: Path, tmp_path: Path, opens: OpenDetector, below: str
 ) -> None:
     (private.parent / "deeper").mkdir()
     write_mcap(private.parent / "deeper" / "b.mcap")
@@ -196,7 +205,7 @@ def test_a_watched_folder_is_listed_by_each_of_its_names(console: Console, tmp_p
 
 
 def test_links_are_followed_to_regular_files_where_the_settings_say_so(
-    console: Console, private: Path, terminal: Path, tmp_path: Path, opens: Opens
+    console: Console, private: Path, terminal: Path, tmp_path: Path, opens: OpenDetector
 ) -> None:
     console.configure("follow_symlinks = true")
     pipe = tmp_path / "pipe"
@@ -216,7 +225,7 @@ def test_links_are_followed_to_regular_files_where_the_settings_say_so(
 
 
 def test_a_folder_that_becomes_a_link_while_it_is_listed_is_not_entered(
-    console: Console, private: Path, monkeypatch: pytest.MonkeyPatch, opens: Opens
+    console: Console, private: Path, monkeypatch: pytest.MonkeyPatch, opens: OpenDetector
 ) -> None:
     (console.root / "day").mkdir()
     opens.watch(private)

@@ -1,4 +1,4 @@
-"""Each way of going wrong is named by `status`, with its remedy."""
+"""Each failure is named by `status`, with its remedy."""
 
 from __future__ import annotations
 
@@ -35,11 +35,11 @@ HELD = f"/data/a.mcap (no end, no change since {QUEUED})"
 
 
 def told(agent: dict[str, Any] | None = None, **more: Any) -> list[str]:
-    known = {"gate": None, "uploads": [], "files": {}, **(agent or {})}
+    document = {"gate": None, "uploads": [], "files": {}, **(agent or {})}
     return list(
         text_lines(
             {
-                "agent": known,
+                "agent": document,
                 **summarize_history(MemoryHistory(FakeClock())),
                 "rejected_markers": [],
                 "disk_full": "",

@@ -1,4 +1,4 @@
-"""`why`: the same signs as the agent's own, and the history before all of them."""
+"""`why`: the command uses the same rules as the agent, and looks into the history first."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def console(tmp_path: Path) -> Console:
 
 @pytest.fixture
 def zone(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """A robot five hours behind UTC."""
+    """Set the time zone to five hours behind UTC."""
     monkeypatch.setenv("TZ", "EST5")
     time.tzset()
     yield
@@ -34,7 +34,7 @@ def zone(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 
 def age(path: Path, seconds: float) -> None:
-    """Let the file be as old as if it had been written ``seconds`` ago."""
+    """Set the times of the file to ``seconds`` ago."""
     then = time.time() - seconds
     os.utime(path, (then, then))
 

@@ -1,4 +1,7 @@
-"""Bucket mode on fakes: keys, collisions, manifests, and an upload that goes on after each interruption."""
+"""Bucket mode on fakes.
+
+The tests cover keys, collisions, manifests, and uploads that continue after each interruption.
+"""
 
 from __future__ import annotations
 
@@ -88,7 +91,7 @@ def test_an_object_is_never_announced_before_it_is_whole(robot: BucketRobot) -> 
     assert robot.store.objects == {}
 
 
-# -- collisions
+# The tests below cover collisions of keys.
 
 
 def test_a_key_that_holds_other_bytes_is_left_alone(robot: BucketRobot) -> None:
@@ -150,7 +153,7 @@ def test_a_store_that_is_away_when_the_key_is_chosen_costs_no_attempt(robot: Buc
     assert (log.attempt_count, log.object_key) == (1, key_of(log))
 
 
-# -- resync
+# The tests below cover the resync.
 
 
 def test_a_resync_replaces_what_it_once_stored(robot: BucketRobot) -> None:
@@ -206,7 +209,7 @@ def test_a_resync_cut_off_in_its_middle_goes_on_and_is_not_taken_for_done(
     assert robot.store.sent_parts == [1, 2, 3, 4, 5, 6]
 
 
-# -- going on
+# The tests below cover uploads that continue after an interruption.
 
 
 @pytest.mark.parametrize(
@@ -281,7 +284,7 @@ def test_a_recording_given_up_leaves_no_multipart(robot: BucketRobot) -> None:
     assert robot.store.multiparts == {}
 
 
-# -- keys to the bucket
+# The tests below cover the credentials for the bucket.
 
 
 def test_keys_that_end_in_mid_upload_are_replaced(robot: BucketRobot) -> None:
@@ -329,7 +332,7 @@ def test_a_source_without_keys_blocks_and_costs_no_attempt(robot: BucketRobot) -
     assert finish(robot).attempt_count == 1
 
 
-# -- what goes with a recording
+# The tests below cover files that are uploaded with a recording.
 
 
 def test_a_bags_metadata_goes_beside_its_splits_once(robot: BucketRobot) -> None:
@@ -409,7 +412,7 @@ def test_metadata_that_can_not_be_read_now_ends_the_attempt_and_goes_with_the_ne
     assert [key for _, key in robot.store.objects if key.endswith("metadata.yaml")] != []
 
 
-# -- part sizes, asset ids
+# The tests below cover part sizes and asset ids.
 
 
 @pytest.mark.parametrize(
@@ -475,7 +478,7 @@ def test_there_is_a_profile_for_every_asset_id() -> None:
 
 
 def _lying(robot: BucketRobot, data: bytes) -> Any:
-    """What the store says of an object that somebody else put there."""
+    """Return what the store says of an object that another program put there."""
     other = FakeStore()
     bucket = BucketRobot(robot.folder, store=other).bucket
     with bucket._at("x", robot.keys.lease()) as target:

@@ -1,4 +1,7 @@
-"""Tokens and leases: one refresh at a time, before their end and on demand."""
+"""Tokens and leases.
+
+The tests show that only one refresh runs at a time, before their end or on demand.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +22,7 @@ from tests.harness.fakes.store import FakeStore
 
 
 def hidden(*_: str, lasting: bool = False) -> None:
-    """Nobody writes logs here."""
+    """Take a secret that must not appear in logs. These tests write no logs."""
 
 
 @pytest.fixture
@@ -187,7 +190,8 @@ def test_a_clock_that_is_wrong_never_ends_a_lease_by_itself(
 def test_a_lease_is_judged_by_the_clouds_clock_where_that_is_known(
     gateway: FakeGateway, clock: FakeClock
 ) -> None:
-    clock.set_now(clock.now() - 40 * 365 * 86400)  # this robot lives decades ago
+    # The clock of this robot is 40 years behind.
+    clock.set_now(clock.now() - 40 * 365 * 86400)
     behind = 40 * 365 * 86400.0
     gateway.clock = FakeClock(now=clock.now() + behind)
     credentials = Credentials(gateway, clock, hidden, lambda: behind)

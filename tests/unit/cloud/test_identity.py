@@ -1,4 +1,4 @@
-"""Episode, asset and raw tags follow from the recording and its sidecar alone."""
+"""The episode, asset and raw tags depend only on the recording and its sidecar."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def profiles(*ids: str) -> Mapping[str, DeviceProfile]:
     return {asset: replace(PROFILE, asset_id=asset) for asset in ids}
 
 
-# -- episode id
+# The tests below cover the episode id.
 
 
 @pytest.mark.parametrize(
@@ -97,7 +97,7 @@ def test_the_stem_is_the_name_without_its_suffix(name: str, expected: str) -> No
     assert episode_id(recording(path=f"/data/{name}")) == f"{expected}-deadbeef"
 
 
-# -- asset id
+# The tests below cover the asset id.
 
 
 def test_the_robot_is_the_one_that_the_sidecar_names_else_this_one() -> None:
@@ -144,7 +144,7 @@ def test_a_sidecar_that_cannot_be_understood_is_final_before_anything_waits(it: 
     assert caught.value.code == "sidecar_invalid"
 
 
-# -- tags
+# The tests below cover tags.
 
 
 def test_a_recording_without_a_sidecar_has_profile_reserved_and_own_tags() -> None:
@@ -258,7 +258,7 @@ def test_an_invalid_sidecar_has_no_tags() -> None:
     assert caught.value.code == "sidecar_invalid"
 
 
-# -- flattening
+# The tests below cover the flattening of sidecars.
 
 
 @pytest.mark.parametrize(
@@ -272,7 +272,8 @@ def test_an_invalid_sidecar_has_no_tags() -> None:
         ('{"o": {}, "l": [], "in": {"o": {}}}', {"l": "[]"}),
         ('{"l": [1.0, 1e21, "ü\\n", null, true, {"b": [], "a": {"d": 1, "c": 2.50}}, {}]}',
          {"l": '[1,1000000000000000000000,"ü\\n",null,true,{"a":{"c":2.5,"d":1},"b":[]},{}]'}),
-        ('{"topics_summary": {"x": 1}, "in": {"topics_summary": {"x": 1}, "task": {"scene": "kept"}}}',
+        (('{"topics_summary": {"x": 1}, '
+          '"in": {"topics_summary": {"x": 1}, "task": {"scene": "kept"}}}'),
          {"in.topics_summary.x": "1", "in.task.scene": "kept"}),
         ('{"task": {"scene": " kitchen ", "subscene": "  ", "batch_id": 7, "other": "x"}}',
          {"scene": "kitchen", "batch_id": "7"}),
@@ -374,7 +375,7 @@ def test_an_array_stays_the_json_it_was(value: Any) -> None:
         text = flatten({"a": [value]})["a"]
     except RecordingError:
         return
-    # The shortest decimal is another whole number than the float is, but it reads as the same float.
+    # The shortest decimal may be another whole number than the float. It reads as the same float.
     assert json.loads(text, parse_int=float) == json.loads(json.dumps([value]), parse_int=float)
 
 

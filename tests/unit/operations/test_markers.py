@@ -1,4 +1,7 @@
-"""Touch files: served once whatever happens, gone only when what they ask for is durable. Real files."""
+"""Marker files on real disks.
+
+Each marker is handled exactly once, and is deleted only when the outcome is durable.
+"""
 
 from __future__ import annotations
 
@@ -17,15 +20,15 @@ from agent.model.sync_log import Marker
 from agent.model.touch_files import target_of
 from agent.model.values import Sighting
 from agent.operations import marker_file
-from agent.operations import markers as room
+from agent.operations import markers as markers_module
 from agent.operations.requests import BATCH
 from tests.harness.fakes.gateway import PROFILE
 from tests.harness.recorders import damaged, dated, write_mcap, write_sidecar
 from tests.harness.robot import UploadedRobot
 
 
-class Marked(UploadedRobot):
-    """A robot whose recordings are uploaded already, and what an operator does to it."""
+class MarkerRobot(UploadedRobot):
+    """A robot whose recordings are uploaded, and the markers that an operator drops."""
 
     def touch(self, name: str, text: str = "", *, noticed: bool = True) -> Path:
         """Drop a marker beside the recordings."""
@@ -36,13 +39,16 @@ class Marked(UploadedRobot):
         return path
 
     def touch_by_name(self, name: str, text: str = "") -> Path:
-        """Drop a marker in the markers' folder."""
+        """Drop a marker in the folder for markers."""
         path = self.marked / name
         path.write_text(text)
         return path
 
     def asked(self, since: int = 1) -> list[tuple[str, bool, str, str]]:
-        """The documents from ``since`` on: file, whether a resync, by whom, and why."""
+        """Return the documents after the id ``since``.
+
+        Each is given by its file, whether it is a resync, who asked for it, and why.
+        """
         return [
             (Path(log.path).name, log.resync, log.trigger, log.reason)
             for log in self.history.documents.values()
@@ -51,20 +57,22 @@ class Marked(UploadedRobot):
 
 
 @pytest.fixture
-def robot(tmp_path: Path) -> Marked:
-    return Marked(tmp_path / "recordings", "a.mcap")
+def robot(tmp_path: Path) -> MarkerRobot:
+    return MarkerRobot(tmp_path / "recordings", "a.mcap")
 
 
 def why(marker: Path) -> str:
-    """The reason that stands in the place of a marker."""
+    """Return the reason that replaced a rejected marker."""
     assert not marker.exists()
     return marker.with_name(f"{marker.name}.rejected").read_text("utf-8")
 
 
-# -- what each marker does
+# The tests below cover what each marker does.
 
 
-def test_a_touch_beside_a_recording_uploads_it_again_and_the_marker_goes(robot: Marked) -> None:
+def test_a_touch_beside_a_recording_uploads_it_again_and_the_marker_goes(
+    robot: MarkerRobot,
+) -> None:
     before = robot.log(1)
     marker = robot.touch("a.mcap.resync", "too dark\nin the shelf\x1b[0m")
     robot.turn()
@@ -75,13 +83,13 @@ def test_a_touch_beside_a_recording_uploads_it_again_and_the_marker_goes(robot: 
     assert robot.history.markers == {}
 
 
-def test_a_reason_is_cut_to_a_thousand_characters(robot: Marked) -> None:
+def test_a_reason_is_cut_to_a_thousand_characters(robot: MarkerRobot) -> None:
     robot.touch("a.mcap.resync", "é" * 5000)
     robot.turn()
     assert robot.log(2).reason == "é" * 1000
 
 
-def test_a_second_touch_while_the_resync_waits_adds_nothing(robot: Marked) -> None:
+def test_a_second_touch_while_the_resync_waits_adds_nothing(robot: MarkerRobot) -> None:
     robot.gate.hold("test", "the test says so")
     for _ in range(3):
         marker = robot.touch("a.mcap.resync")
@@ -90,7 +98,7 @@ def test_a_second_touch_while_the_resync_waits_adds_nothing(robot: Marked) -> No
     assert robot.asked() == [("a.mcap", True, "marker", "")]
 
 
-def test_a_touch_after_the_resync_has_ended_uploads_it_once_more(robot: Marked) -> None:
+def test_a_touch_after_the_resync_has_ended_uploads_it_once_more(robot: MarkerRobot) -> None:
     for _ in range(2):
         robot.touch("a.mcap.resync")
         robot.settle()
@@ -98,7 +106,7 @@ def test_a_touch_after_the_resync_has_ended_uploads_it_once_more(robot: Marked) 
 
 
 def test_first_puts_a_recording_ahead_of_the_queue(tmp_path: Path) -> None:
-    robot = Marked(tmp_path / "recordings")
+    robot = MarkerRobot(tmp_path / "recordings")
     robot.gate.hold("test", "the test says so")
     for seed in range(3):
         write_mcap(robot.folder / f"{seed}.mcap", seed=seed)
@@ -113,7 +121,7 @@ def test_first_puts_a_recording_ahead_of_the_queue(tmp_path: Path) -> None:
     ]
 
 
-def test_first_of_what_is_uploaded_says_so_in_the_place_of_the_marker(robot: Marked) -> None:
+def test_first_of_what_is_uploaded_says_so_in_the_place_of_the_marker(robot: MarkerRobot) -> None:
     marker = robot.touch("a.mcap.first")
     robot.turn()
     assert "uploaded already; a resync sends it again" in why(marker)
@@ -121,7 +129,7 @@ def test_first_of_what_is_uploaded_says_so_in_the_place_of_the_marker(robot: Mar
 
 
 def test_a_touch_in_a_folder_uploads_all_in_it_and_below_again(tmp_path: Path) -> None:
-    robot = Marked(tmp_path / "recordings", "day/a.mcap", "day/night/b.mcap", "other.mcap")
+    robot = MarkerRobot(tmp_path / "recordings", "day/a.mcap", "day/night/b.mcap", "other.mcap")
     marker = robot.touch("day/.resync", "all of it")
     robot.settle()
     assert not marker.exists()
@@ -131,27 +139,27 @@ def test_a_touch_in_a_folder_uploads_all_in_it_and_below_again(tmp_path: Path) -
     ]
 
 
-def test_a_touch_in_the_watched_folder_itself_uploads_everything_again(robot: Marked) -> None:
+def test_a_touch_in_the_watched_folder_itself_uploads_everything_again(robot: MarkerRobot) -> None:
     robot.touch(".resync", noticed=False)
     robot.settle()
     assert robot.asked() == [("a.mcap", True, "marker", "")]
 
 
-def test_a_folder_marker_needs_no_wait_for_the_next_scan(robot: Marked) -> None:
+def test_a_folder_marker_needs_no_wait_for_the_next_scan(robot: MarkerRobot) -> None:
     marker = robot.touch(".resync")
     for _ in range(4):
         robot.pass_time(1, turns=1)
     assert not marker.exists()
 
 
-def test_a_folder_without_a_recording_is_said_to_have_none(robot: Marked) -> None:
+def test_a_folder_without_a_recording_is_said_to_have_none(robot: MarkerRobot) -> None:
     (robot.folder / "empty").mkdir()
     marker = robot.touch("empty/.resync")
     robot.settle()
     assert "no finished recording" in why(marker)
 
 
-def test_a_folder_waits_for_what_was_dropped_there_just_before(robot: Marked) -> None:
+def test_a_folder_waits_for_what_was_dropped_there_just_before(robot: MarkerRobot) -> None:
     robot.gate.hold("test", "the test says so")
     write_mcap(robot.folder / "b.mcap", size=2000, seed=9)
     marker = robot.touch(".resync")
@@ -167,7 +175,7 @@ def test_a_folder_waits_for_what_was_dropped_there_just_before(robot: Marked) ->
 
 @pytest.mark.parametrize("moved", [False, True])
 def test_an_episode_is_uploaded_again_wherever_it_lies_now(tmp_path: Path, moved: bool) -> None:
-    robot = Marked(tmp_path / "recordings")
+    robot = MarkerRobot(tmp_path / "recordings")
     write_sidecar(write_mcap(robot.folder / "a.mcap"), {"episode_id": "ep-7"})
     robot.settle()
     if moved:
@@ -180,13 +188,13 @@ def test_an_episode_is_uploaded_again_wherever_it_lies_now(tmp_path: Path, moved
     assert robot.asked() == [("b.mcap" if moved else "a.mcap", True, "marker", "once more")]
 
 
-def test_an_episode_that_nobody_knows_is_rejected_with_the_reason(robot: Marked) -> None:
+def test_an_episode_that_nobody_knows_is_rejected_with_the_reason(robot: MarkerRobot) -> None:
     marker = robot.touch_by_name("ep-8.resync")
     robot.turn()
     assert "no episode of this name" in why(marker)
 
 
-def test_an_episode_whose_file_is_gone_is_rejected_with_the_reason(robot: Marked) -> None:
+def test_an_episode_whose_file_is_gone_is_rejected_with_the_reason(robot: MarkerRobot) -> None:
     episode = robot.log(1).episode_id
     (robot.folder / "a.mcap").unlink()
     robot.settle()
@@ -195,7 +203,7 @@ def test_an_episode_whose_file_is_gone_is_rejected_with_the_reason(robot: Marked
     assert "no longer on this robot" in why(marker)
 
 
-def test_pause_holds_the_gate_while_it_exists_also_across_a_restart(robot: Marked) -> None:
+def test_pause_holds_the_gate_while_it_exists_also_across_a_restart(robot: MarkerRobot) -> None:
     pause = robot.touch_by_name("pause")
     robot.turn()
     closed = robot.gate.closed()
@@ -215,11 +223,12 @@ def test_pause_holds_the_gate_while_it_exists_also_across_a_restart(robot: Marke
 def test_a_folder_is_asked_for_with_what_has_changed_unnoticed_though_a_scan_began_that_spares_most(
     tmp_path: Path,
 ) -> None:
-    robot = Marked(tmp_path / "recordings", *(f"d/{number}.mcap" for number in range(6)))
+    robot = MarkerRobot(tmp_path / "recordings", *(f"d/{number}.mcap" for number in range(6)))
     for number in range(6):
         write_mcap(robot.folder / "d" / f"{number}.mcap", seed=50 + number)
     marker = robot.folder / "d" / ".resync"
-    with marker.open("w") as writing:  # until its reason is there, it is not answered
+    # An open marker is still being written, so it is not handled.
+    with marker.open("w") as writing:
         robot.clock.advance(robot.discover.next_step() - robot.clock.monotonic() - 3)
         robot.discover.sight(Sighting(marker))
         robot.look()
@@ -232,7 +241,7 @@ def test_a_folder_is_asked_for_with_what_has_changed_unnoticed_though_a_scan_beg
     assert {name for name, *_ in robot.asked(since=6)} == {f"{number}.mcap" for number in range(6)}
 
 
-def test_rescan_looks_at_everything_and_goes_when_that_is_done(robot: Marked) -> None:
+def test_rescan_looks_at_everything_and_goes_when_that_is_done(robot: MarkerRobot) -> None:
     scans = robot.discover.scans
     marker = robot.touch_by_name("rescan")
     robot.turn()
@@ -243,7 +252,7 @@ def test_rescan_looks_at_everything_and_goes_when_that_is_done(robot: Marked) ->
 
 
 def test_a_rescan_that_can_not_be_removed_is_heeded_once(
-    robot: Marked, monkeypatch: pytest.MonkeyPatch
+    robot: MarkerRobot, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     scans = robot.discover.scans
     robot.touch_by_name("rescan")
@@ -258,10 +267,10 @@ def test_compressed_recordings_have_markers_too() -> None:
     assert target_of("a.mcap") is None
 
 
-# -- what waits, and what can't be served
+# The tests below cover markers that wait, and markers that cannot be handled.
 
 
-def test_a_marker_for_a_recording_that_still_settles_waits(robot: Marked) -> None:
+def test_a_marker_for_a_recording_that_still_settles_waits(robot: MarkerRobot) -> None:
     path = write_mcap(robot.folder / "b.mcap", seed=5)
     robot.discover.sight(Sighting(path))
     marker = robot.touch("b.mcap.resync")
@@ -274,7 +283,7 @@ def test_a_marker_for_a_recording_that_still_settles_waits(robot: Marked) -> Non
 
 
 def test_a_marker_for_what_is_still_being_recorded_waits_and_costs_nothing_meanwhile(
-    robot: Marked, monkeypatch: pytest.MonkeyPatch
+    robot: MarkerRobot, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     content = write_mcap(robot.folder / "aside.tmp", seed=5).read_bytes()
     (robot.folder / "b.mcap").write_bytes(content[:-100])
@@ -296,8 +305,11 @@ def test_a_marker_for_what_is_still_being_recorded_waits_and_costs_nothing_meanw
     assert not marker.exists()
 
 
-def test_new_bytes_in_the_place_of_a_known_recording_have_to_settle_first(robot: Marked) -> None:
-    write_mcap(robot.folder / "a.mcap", size=2000, seed=77)  # nobody has noticed yet
+def test_new_bytes_in_the_place_of_a_known_recording_have_to_settle_first(
+    robot: MarkerRobot,
+) -> None:
+    # Discovery has not seen the new bytes yet.
+    write_mcap(robot.folder / "a.mcap", size=2000, seed=77)
     marker = robot.touch("a.mcap.resync")
     robot.turn()
     assert marker.exists()
@@ -305,14 +317,14 @@ def test_new_bytes_in_the_place_of_a_known_recording_have_to_settle_first(robot:
     assert robot.asked() == [("a.mcap", False, "discovered", "")]
 
 
-def test_a_marker_for_no_recording_is_rejected_with_the_reason(robot: Marked) -> None:
+def test_a_marker_for_no_recording_is_rejected_with_the_reason(robot: MarkerRobot) -> None:
     marker = robot.touch("typo.mcap.resync")
     robot.turn()
     assert why(marker) == f"{robot.folder / 'typo.mcap'}: there is no such file\n"
     assert robot.history.markers == {}
 
 
-def test_a_damaged_recording_can_not_be_sent_again(robot: Marked) -> None:
+def test_a_damaged_recording_can_not_be_sent_again(robot: MarkerRobot) -> None:
     damaged(robot.folder / "b.mcap")
     robot.settle()
     marker = robot.touch("b.mcap.resync")
@@ -320,7 +332,7 @@ def test_a_damaged_recording_can_not_be_sent_again(robot: Marked) -> None:
     assert "damaged" in why(marker)
 
 
-def test_a_marker_for_an_excluded_recording_is_rejected_after_a_scan(robot: Marked) -> None:
+def test_a_marker_for_an_excluded_recording_is_rejected_after_a_scan(robot: MarkerRobot) -> None:
     write_mcap(robot.folder / ".hidden.mcap", seed=5)
     marker = robot.touch(".hidden.mcap.resync")
     robot.turn()
@@ -329,13 +341,13 @@ def test_a_marker_for_an_excluded_recording_is_rejected_after_a_scan(robot: Mark
     assert "watch.exclude" in why(marker)
 
 
-def test_other_files_that_end_like_markers_are_left_alone(robot: Marked) -> None:
+def test_other_files_that_end_like_markers_are_left_alone(robot: MarkerRobot) -> None:
     notes = robot.touch("notes.first", "mine")
     robot.settle()
     assert notes.read_text() == "mine"
 
 
-def test_a_bag_of_another_format_is_told_that_it_is_no_recording(robot: Marked) -> None:
+def test_a_bag_of_another_format_is_told_that_it_is_no_recording(robot: MarkerRobot) -> None:
     (robot.folder / "a.db3").write_bytes(b"SQLite")
     marker = robot.touch("a.db3.resync")
     robot.settle()
@@ -343,7 +355,7 @@ def test_a_bag_of_another_format_is_told_that_it_is_no_recording(robot: Marked) 
 
 
 @pytest.mark.parametrize("name", ["..resync", "...resync", "..first"])
-def test_a_strange_name_keeps_no_other_marker_waiting(robot: Marked, name: str) -> None:
+def test_a_strange_name_keeps_no_other_marker_waiting(robot: MarkerRobot, name: str) -> None:
     robot.touch(name)
     robot.touch("a.mcap.resync")
     robot.settle()
@@ -351,7 +363,7 @@ def test_a_strange_name_keeps_no_other_marker_waiting(robot: Marked, name: str) 
 
 
 def test_a_mistake_over_one_marker_keeps_no_other_waiting_and_is_logged_once(
-    robot: Marked, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    robot: MarkerRobot, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     episode = robot.requests.episode
     monkeypatch.setattr(
@@ -367,7 +379,7 @@ def test_a_mistake_over_one_marker_keeps_no_other_waiting_and_is_logged_once(
     assert len([record for record in caplog.records if "could not handle" in record.message]) == 1
 
 
-def test_pipes_links_and_folders_are_no_markers(robot: Marked) -> None:
+def test_pipes_links_and_folders_are_no_markers(robot: MarkerRobot) -> None:
     os.mkfifo(robot.folder / "a.mcap.resync")
     (robot.folder / "a.mcap.first").symlink_to(robot.folder / "a.mcap")
     (robot.folder / ".resync").mkdir()
@@ -376,7 +388,7 @@ def test_pipes_links_and_folders_are_no_markers(robot: Marked) -> None:
     assert (robot.folder / "a.mcap.first").is_symlink()
 
 
-def test_a_marker_that_is_taken_back_while_it_waits_does_nothing(robot: Marked) -> None:
+def test_a_marker_that_is_taken_back_while_it_waits_does_nothing(robot: MarkerRobot) -> None:
     path = write_mcap(robot.folder / "b.mcap", seed=5)
     robot.discover.sight(Sighting(path))
     marker = robot.touch("b.mcap.resync")
@@ -388,7 +400,7 @@ def test_a_marker_that_is_taken_back_while_it_waits_does_nothing(robot: Marked) 
     assert not marker.with_name("b.mcap.resync.rejected").exists()
 
 
-def test_a_full_disk_keeps_the_marker_and_it_is_served_afterwards(robot: Marked) -> None:
+def test_a_full_disk_keeps_the_marker_and_it_is_served_afterwards(robot: MarkerRobot) -> None:
     marker = robot.touch("a.mcap.resync")
     robot.history.full = True
     robot.pass_time(8)
@@ -400,15 +412,15 @@ def test_a_full_disk_keeps_the_marker_and_it_is_served_afterwards(robot: Marked)
     assert robot.asked() == [("a.mcap", True, "marker", "")]
 
 
-# -- what commands left
+# The tests below cover requests that commands left.
 
 
-def request(robot: Marked, /, **asked: Any) -> Path:
+def request(robot: MarkerRobot, /, **asked: Any) -> Path:
     return robot.touch_by_name("1.request", json.dumps(asked))
 
 
 def test_what_a_command_left_while_no_agent_ran_is_done_after_the_start(tmp_path: Path) -> None:
-    robot = Marked(tmp_path / "recordings", "day/a.mcap", "day/b.mcap")
+    robot = MarkerRobot(tmp_path / "recordings", "day/a.mcap", "day/b.mcap")
     for number, target in enumerate([robot.folder / "day" / "a.mcap", robot.folder / "day"]):
         left = robot.touch_by_name(
             f"{number}.request",
@@ -428,8 +440,8 @@ def test_what_a_command_left_while_no_agent_ran_is_done_after_the_start(tmp_path
 def test_a_folder_in_a_request_goes_in_pieces(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    robot = Marked(tmp_path / "recordings", *(f"{number}.mcap" for number in range(5)))
-    monkeypatch.setattr(room, "BATCH", 2)
+    robot = MarkerRobot(tmp_path / "recordings", *(f"{number}.mcap" for number in range(5)))
+    monkeypatch.setattr(markers_module, "BATCH", 2)
     left = request(robot, ask="first", target=str(robot.folder), reason="")
     robot.settle()
     assert not left.with_name("1.request.rejected").exists()
@@ -442,20 +454,20 @@ def test_a_folder_in_a_request_goes_in_pieces(
     "text",
     ["", "nonsense", "[1]", '{"ask": "dance", "target": "/a"}', '{"ask": "resync"}'],
 )
-def test_a_request_that_is_none_is_rejected(robot: Marked, text: str) -> None:
+def test_a_request_that_is_none_is_rejected(robot: MarkerRobot, text: str) -> None:
     left = robot.touch_by_name("1.request", text)
     robot.turn()
     assert "no request of keystone-agent" in why(left)
 
 
 @pytest.mark.parametrize("target", ["\ud800", "/a\0b", "\0"])
-def test_a_request_for_what_can_not_be_a_name_is_rejected(robot: Marked, target: str) -> None:
+def test_a_request_for_what_can_not_be_a_name_is_rejected(robot: MarkerRobot, target: str) -> None:
     left = request(robot, ask="resync", target=target, reason="")
     robot.turn()
     assert "no request of keystone-agent" in why(left)
 
 
-def test_an_asset_id_that_a_command_left_is_bound(robot: Marked) -> None:
+def test_an_asset_id_that_a_command_left_is_bound(robot: MarkerRobot) -> None:
     request(robot, ask="asset", robot="arm-7", asset=PROFILE.asset_id)
     robot.turn()
     assert json.loads((robot.marked.parent / "assets.json").read_text()) == {
@@ -463,13 +475,13 @@ def test_an_asset_id_that_a_command_left_is_bound(robot: Marked) -> None:
     }
 
 
-def test_an_asset_id_that_is_refused_says_why(robot: Marked) -> None:
+def test_an_asset_id_that_is_refused_says_why(robot: MarkerRobot) -> None:
     left = request(robot, ask="asset", robot="arm-7", asset="nobody")
     robot.turn()
     assert "has no asset nobody" in why(left)
 
 
-# -- what can't be removed
+# The tests below cover markers that cannot be deleted.
 
 
 def read_only(_marker: Marker) -> None:
@@ -482,7 +494,7 @@ def warnings(caplog: pytest.LogCaptureFixture) -> list[str]:
 
 @pytest.mark.parametrize("name", ["a.mcap.resync", ".resync"])
 def test_a_marker_that_can_not_be_removed_is_served_once_and_said_once_also_across_restarts(
-    robot: Marked, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, name: str
+    robot: MarkerRobot, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, name: str
 ) -> None:
     monkeypatch.setattr(marker_file, "unlink", read_only)
     marker = robot.touch(name)
@@ -501,7 +513,7 @@ def test_a_marker_that_can_not_be_removed_is_served_once_and_said_once_also_acro
 
 
 def test_it_is_served_again_when_it_is_touched_again(
-    robot: Marked, monkeypatch: pytest.MonkeyPatch
+    robot: MarkerRobot, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(marker_file, "unlink", read_only)
     for moment in (1_700_000_000, 1_700_000_001):
@@ -511,7 +523,7 @@ def test_it_is_served_again_when_it_is_touched_again(
 
 
 def test_one_that_its_operator_removes_is_forgotten(
-    robot: Marked, monkeypatch: pytest.MonkeyPatch
+    robot: MarkerRobot, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(marker_file, "unlink", read_only)
     marker = robot.touch("a.mcap.resync")
@@ -523,7 +535,7 @@ def test_one_that_its_operator_removes_is_forgotten(
 
 
 def test_one_on_a_disk_that_is_away_is_remembered(
-    robot: Marked, monkeypatch: pytest.MonkeyPatch
+    robot: MarkerRobot, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(marker_file, "unlink", read_only)
     robot.touch("a.mcap.resync")
@@ -536,7 +548,7 @@ def test_one_on_a_disk_that_is_away_is_remembered(
 
 
 def test_one_that_can_not_be_rejected_in_place_is_said_once_also_across_restarts(
-    robot: Marked, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    robot: MarkerRobot, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     def full(*_: object, **__: object) -> None:
         raise OSError(errno.EROFS, "Read-only file system")
@@ -554,13 +566,14 @@ def test_one_that_can_not_be_rejected_in_place_is_said_once_also_across_restarts
 
 
 def test_a_marker_dropped_while_the_one_before_it_is_served_is_not_lost(
-    robot: Marked, monkeypatch: pytest.MonkeyPatch
+    robot: MarkerRobot, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     robot.gate.hold("test", "the test says so")
     unlink = marker_file.unlink
 
     def late(marker: Marker) -> None:
-        os.utime(marker.path, (1_700_000_009, 1_700_000_009))  # a touch at just this moment
+        # The operator touches the marker again at this moment.
+        os.utime(marker.path, (1_700_000_009, 1_700_000_009))
         unlink(marker)
 
     marker = robot.touch("a.mcap.resync")
@@ -573,11 +586,11 @@ def test_a_marker_dropped_while_the_one_before_it_is_served_is_not_lost(
     assert not marker.exists()
 
 
-# -- strange dates, and mistakes in the agent
+# The tests below cover strange dates and mistakes in the agent.
 
 
 def test_a_touch_of_any_date_is_served_once(wide: Path) -> None:
-    robot = Marked(wide / "recordings", "a.mcap")
+    robot = MarkerRobot(wide / "recordings", "a.mcap")
     for number, seconds in enumerate((2**62, -(2**62))):
         marker = dated(robot.touch("a.mcap.resync", noticed=False), seconds)
         robot.discover.sight(Sighting(marker))
@@ -587,7 +600,7 @@ def test_a_touch_of_any_date_is_served_once(wide: Path) -> None:
 
 
 def test_a_mistake_over_one_marker_is_said_once_and_keeps_no_other_waiting(
-    robot: Marked, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    robot: MarkerRobot, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     bad, good = robot.touch_by_name("a.resync"), robot.touch("a.mcap.resync")
     seen = marker_file.marker_at
@@ -607,7 +620,7 @@ def test_a_mistake_over_one_marker_is_said_once_and_keeps_no_other_waiting(
 
 
 def test_a_marker_behind_a_folder_that_was_closed_keeps_no_other_waiting(
-    robot: Marked, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    robot: MarkerRobot, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     (robot.folder / "closed" / "below").mkdir(parents=True)
     behind = robot.touch("closed/below/a.mcap.resync")
@@ -630,17 +643,20 @@ def test_a_marker_behind_a_folder_that_was_closed_keeps_no_other_waiting(
     assert not caplog.records
 
 
-# -- crashes
+# The tests below cover crashes.
 
 
-class Power(BaseException):
-    """It fails."""
+class PowerFailure(BaseException):
+    """The power fails. No handler of the agent catches this exception."""
 
 
-class Steps:
-    """Counts the writes to history and disk that serving makes, and lets the power fail at one of them."""
+class CountedWrites:
+    """A counter of the writes to history and disk that handling makes.
 
-    def __init__(self, robot: Marked, monkeypatch: pytest.MonkeyPatch, fails_at: int) -> None:
+    The power fails at the write with the number ``fails_at``.
+    """
+
+    def __init__(self, robot: MarkerRobot, monkeypatch: pytest.MonkeyPatch, fails_at: int) -> None:
         self.made = 0
         self._fails_at = fails_at
         robot.history.before = lambda _call: self.step()
@@ -650,7 +666,7 @@ class Steps:
     def step(self) -> None:
         self.made += 1
         if self.made == self._fails_at:
-            raise Power
+            raise PowerFailure
 
     def _around(self, call: Callable[..., None]) -> Callable[..., None]:
         def around(*arguments: Any, **named: Any) -> None:
@@ -661,19 +677,19 @@ class Steps:
         return around
 
 
-def beside(robot: Marked) -> Path:
+def beside(robot: MarkerRobot) -> Path:
     return robot.touch("day/a.mcap.resync")
 
 
-def in_folder(robot: Marked) -> Path:
+def in_folder(robot: MarkerRobot) -> Path:
     return robot.touch("day/.resync")
 
 
-def by_episode(robot: Marked) -> Path:
+def by_episode(robot: MarkerRobot) -> Path:
     return robot.touch_by_name(f"{robot.log(1).episode_id}.resync")
 
 
-def by_request(robot: Marked) -> Path:
+def by_request(robot: MarkerRobot) -> Path:
     return request(robot, ask="resync", target=str(robot.folder / "day"), reason="")
 
 
@@ -681,20 +697,23 @@ def by_request(robot: Marked) -> Path:
     ("drop", "recordings"), [(beside, 1), (in_folder, 3), (by_episode, 1), (by_request, 3)]
 )
 def test_whenever_the_power_fails_a_marker_is_served_exactly_once(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, drop: Callable[[Marked], Path], recordings: int
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    drop: Callable[[MarkerRobot], Path],
+    recordings: int,
 ) -> None:
-    monkeypatch.setattr(room, "BATCH", 2)
+    monkeypatch.setattr(markers_module, "BATCH", 2)
     for fails_at in range(1, 200):
-        robot = Marked(tmp_path / str(fails_at), "day/a.mcap", "day/b.mcap", "day/c.mcap")
+        robot = MarkerRobot(tmp_path / str(fails_at), "day/a.mcap", "day/b.mcap", "day/c.mcap")
         ended = dict(robot.history.documents)
         robot.gate.hold("test", "the test says so")
         marker = drop(robot)
         with monkeypatch.context() as patch:
-            steps = Steps(robot, patch, fails_at)
+            steps = CountedWrites(robot, patch, fails_at)
             for _ in range(6):
                 try:
                     robot.pass_time(4, turns=2)
-                except Power:
+                except PowerFailure:
                     robot.restart()
                     robot.gate.hold("test", "the test says so")
                 if not marker.exists():
@@ -716,14 +735,14 @@ def test_whenever_the_power_fails_a_rejected_marker_leaves_its_reason(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for fails_at in range(1, 50):
-        robot = Marked(tmp_path / str(fails_at), "a.mcap")
+        robot = MarkerRobot(tmp_path / str(fails_at), "a.mcap")
         marker = robot.touch("typo.mcap.resync")
         with monkeypatch.context() as patch:
-            steps = Steps(robot, patch, fails_at)
+            steps = CountedWrites(robot, patch, fails_at)
             for _ in range(3):
                 try:
                     robot.pass_time(4, turns=2)
-                except Power:
+                except PowerFailure:
                     robot.restart()
                 assert marker.exists() or why(marker)
         robot.settle()
@@ -734,16 +753,15 @@ def test_whenever_the_power_fails_a_rejected_marker_leaves_its_reason(
     pytest.fail("it never ends")
 
 
-# -- very many
+# The tests below cover very many markers.
 
 
 @pytest.mark.slow
 def test_a_storm_of_ten_thousand_markers_costs_few_transactions_and_little_memory(
-    robot: Marked, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    robot: MarkerRobot, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    caplog.set_level(
-        logging.CRITICAL, "agent"
-    )  # records that are kept are no memory of the agent's
+    # The log records that pytest keeps must not count as memory of the agent.
+    caplog.set_level(logging.CRITICAL, "agent")
     count = 10_000
     for number in range(count):
         (robot.marked / f"{robot.log(1).episode_id}.resync").touch()
@@ -754,9 +772,8 @@ def test_a_storm_of_ten_thousand_markers_costs_few_transactions_and_little_memor
     writes: list[str] = []
     robot.history.before = writes.append
     robot.gate.hold("test", "the test says so")
-    monkeypatch.setattr(
-        marker_file, "put", lambda path, data, **_: path.write_bytes(data)
-    )  # an fsync each
+    # Writing without fsync makes the test faster.
+    monkeypatch.setattr(marker_file, "put", lambda path, data, **_: path.write_bytes(data))
     tracemalloc.start()
     robot.settle()
     _, memory = tracemalloc.get_traced_memory()
@@ -769,24 +786,24 @@ def test_a_storm_of_ten_thousand_markers_costs_few_transactions_and_little_memor
     assert robot.markers.report().waiting == []
 
 
-# -- the folder
+# The tests below cover the folder for markers.
 
 
 def test_the_folder_is_open_to_the_group_of_the_folder_above(tmp_path: Path) -> None:
-    robot = Marked(tmp_path / "recordings")
+    robot = MarkerRobot(tmp_path / "recordings")
     state = robot.marked.stat()
     assert state.st_mode & 0o7777 == 0o2770
     assert state.st_gid == robot.marked.parent.stat().st_gid
 
 
-def test_without_the_folder_everything_else_goes_on(robot: Marked) -> None:
+def test_without_the_folder_everything_else_goes_on(robot: MarkerRobot) -> None:
     robot.marked.rmdir()
     robot.touch("a.mcap.resync")
     robot.settle()
     assert robot.asked() == [("a.mcap", True, "marker", "")]
 
 
-def test_reasons_in_the_folder_are_known_to_those_who_ask(robot: Marked) -> None:
+def test_reasons_in_the_folder_are_known_to_those_who_ask(robot: MarkerRobot) -> None:
     marker = robot.touch_by_name("ep-8.resync")
     robot.settle()
     assert robot.markers.report().rejected == [marker.with_name("ep-8.resync.rejected")]

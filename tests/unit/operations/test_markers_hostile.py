@@ -1,4 +1,4 @@
-"""Touch files that nobody dropped in good faith, disks that refuse, and the real history. All on real files."""
+"""Hostile markers, disks that refuse, and the real history. All tests use real files."""
 
 from __future__ import annotations
 
@@ -20,22 +20,23 @@ import pytest
 from agent.adapters.history import TinyHistory
 from agent.model.values import Sighting
 from agent.operations import marker_file
-from agent.operations import markers as room
+from agent.operations import markers as markers_module
 from agent.operations.marker_file import MarkerRejectedError
 from agent.operations.requests import BATCH
 from tests.harness.fakes.clock import FakeClock
 from tests.harness.recorders import write_mcap, write_sidecar
 from tests.harness.robot import WatchingRobot
 
+# The user and group id of the user "nobody".
 _NOBODY = 65534
 
 
-class Power(BaseException):
-    """It fails."""
+class PowerFailure(BaseException):
+    """The power fails. No handler of the agent catches this exception."""
 
 
 class RealHistory(TinyHistory):
-    """The history in its files; counts what is written."""
+    """The history in its real files."""
 
     def __init__(self, folder: Path, clock: FakeClock) -> None:
         super().__init__(folder, clock, reserve=1 << 20)
@@ -43,12 +44,12 @@ class RealHistory(TinyHistory):
         self.full = False
 
     def reopened(self) -> RealHistory:
-        """What the next start finds in the files."""
+        """Close the history and return it as the next start reads it from the files."""
         self.close()
         return RealHistory(self._folder, self._fake)
 
 
-class Kept(WatchingRobot):
+class RealHistoryRobot(WatchingRobot):
     """A robot with the real history, whose recordings are uploaded."""
 
     history: Any
@@ -69,41 +70,44 @@ class Kept(WatchingRobot):
         super().restart()
 
     def again(self) -> None:
-        """The next start, while nothing may be sent."""
+        """Start the robot again, while the gate is held."""
         self.restart()
         self.gate.hold("test", "the test says so")
 
     def settle(self) -> None:
-        """The time after which everything that was there has been looked at."""
+        """Let so much time pass that discovery has examined every file."""
         self.discover.rescan()
         self.pass_time(20, turns=10)
 
     def touch(self, path: Path, text: str | bytes = b"") -> Path:
-        """Drop a marker, and notice it."""
+        """Drop a marker and report it to discovery."""
         path.write_bytes(text.encode() if isinstance(text, str) else text)
         self.discover.sight(Sighting(path))
         return path
 
     def asked(self) -> list[tuple[str, bool, str]]:
-        """What was asked for: which file, whether a resync, and why; oldest first."""
+        """Return the requested recordings, the oldest first.
+
+        Each is given by its file, whether it is a resync, and why.
+        """
         logs = [log for log in self.history.newest_first() if log.trigger in ("marker", "cli")]
         return [(Path(log.path).name, log.resync, log.reason) for log in reversed(logs)]
 
 
 @pytest.fixture
-def robot(tmp_path: Path) -> Iterator[Kept]:
-    robot = Kept(tmp_path / "recordings", "a.mcap")
+def robot(tmp_path: Path) -> Iterator[RealHistoryRobot]:
+    robot = RealHistoryRobot(tmp_path / "recordings", "a.mcap")
     yield robot
     robot.history.close()
 
 
 def why(marker: Path) -> str:
-    """The reason in the place of a marker."""
+    """Return the reason that replaced a rejected marker."""
     assert not marker.exists()
     return marker.with_name(f"{marker.name}.rejected").read_text("utf-8")
 
 
-# -- requests of strangers
+# The tests below cover requests of strangers.
 
 
 @pytest.mark.parametrize(
@@ -119,7 +123,7 @@ def why(marker: Path) -> str:
     ],
 )
 def test_a_request_with_other_things_than_text_is_rejected_and_binds_nothing(
-    robot: Kept, asked: dict[str, Any]
+    robot: RealHistoryRobot, asked: dict[str, Any]
 ) -> None:
     left = robot.touch(robot.marked / "1.request", json.dumps(asked))
     robot.settle()
@@ -131,7 +135,7 @@ def test_a_request_with_other_things_than_text_is_rejected_and_binds_nothing(
     "text", ["[" * 60_000, '{"ask": "resync", "target": "' + "a" * 100_000 + '"}', b"\xff\xfe{}"]
 )
 def test_a_request_too_deep_too_large_or_no_text_is_rejected(
-    robot: Kept, text: str | bytes
+    robot: RealHistoryRobot, text: str | bytes
 ) -> None:
     left = robot.touch(robot.marked / "1.request", text)
     robot.settle()
@@ -139,13 +143,15 @@ def test_a_request_too_deep_too_large_or_no_text_is_rejected(
 
 
 @pytest.mark.parametrize("target", ["/" + "a/" * 3000, "/" + "b" * 300])
-def test_a_request_for_a_path_that_no_disk_has_is_rejected(robot: Kept, target: str) -> None:
+def test_a_request_for_a_path_that_no_disk_has_is_rejected(
+    robot: RealHistoryRobot, target: str
+) -> None:
     left = robot.touch(robot.marked / "1.request", json.dumps({"ask": "resync", "target": target}))
     robot.settle()
     assert why(left)
 
 
-def test_a_request_s_reason_is_one_line_of_text(robot: Kept) -> None:
+def test_a_request_s_reason_is_one_line_of_text(robot: RealHistoryRobot) -> None:
     asked = {
         "ask": "resync",
         "target": str(robot.folder / "a.mcap"),
@@ -157,7 +163,7 @@ def test_a_request_s_reason_is_one_line_of_text(robot: Kept) -> None:
     assert reason == ("dark [2J   shelf" + "x" * 2000)[:1000]
 
 
-def test_a_request_can_not_reach_outside_of_the_watched_folders(robot: Kept) -> None:
+def test_a_request_can_not_reach_outside_of_the_watched_folders(robot: RealHistoryRobot) -> None:
     write_mcap(robot.folder.parent / "secret.mcap", seed=9)
     target = str(robot.folder / ".." / "secret.mcap")
     left = robot.touch(robot.marked / "1.request", json.dumps({"ask": "resync", "target": target}))
@@ -166,13 +172,13 @@ def test_a_request_can_not_reach_outside_of_the_watched_folders(robot: Kept) -> 
     assert robot.asked() == []
 
 
-# -- what lies there instead of a file
+# The tests below cover markers that are no regular files.
 
 
 @pytest.mark.parametrize("kind", ["folder", "pipe", "link", "loop"])
 @pytest.mark.parametrize("name", ["ep.resync", "1.request", "rescan", ".resync"])
 def test_what_is_no_file_among_the_markers_is_left_alone_and_costs_no_scan(
-    robot: Kept, kind: str, name: str
+    robot: RealHistoryRobot, kind: str, name: str
 ) -> None:
     path = robot.marked / name
     target = robot.touch(robot.folder.parent / "target", "mine")
@@ -191,7 +197,7 @@ def test_what_is_no_file_among_the_markers_is_left_alone_and_costs_no_scan(
     assert robot.asked() == []
 
 
-def test_a_reason_goes_through_no_link_and_replaces_the_one_before(robot: Kept) -> None:
+def test_a_reason_goes_through_no_link_and_replaces_the_one_before(robot: RealHistoryRobot) -> None:
     target = robot.folder.parent / "target"
     target.write_text("mine")
     marker = robot.folder / "typo.mcap.resync"
@@ -207,7 +213,7 @@ def test_a_reason_goes_through_no_link_and_replaces_the_one_before(robot: Kept) 
 
 
 def test_a_name_that_is_no_utf_8_is_served_and_remembered(
-    robot: Kept, monkeypatch: pytest.MonkeyPatch
+    robot: RealHistoryRobot, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = write_mcap(robot.folder / os.fsdecode(b"\xff\xfe.mcap"), size=1000, seed=7)
     robot.gate.release("test")
@@ -239,7 +245,10 @@ def test_a_marker_that_has_become_a_link_or_a_pipe_meanwhile_is_not_followed_nor
 
 @pytest.fixture
 def unprivileged() -> Iterator[Path]:
-    """A folder of a user to whom rights mean something, who runs this test."""
+    """A folder of a user without privileges.
+
+    The test runs as this user, because root may read and write everything.
+    """
     place = Path(tempfile.mkdtemp(prefix="markers-"))
     root = os.geteuid() == 0
     if root:
@@ -256,7 +265,7 @@ def unprivileged() -> Iterator[Path]:
 
 
 def test_a_marker_that_this_user_may_not_read_is_rejected(unprivileged: Path) -> None:
-    robot = Kept(unprivileged / "recordings", "a.mcap")
+    robot = RealHistoryRobot(unprivileged / "recordings", "a.mcap")
     marker = robot.touch(robot.folder / "a.mcap.resync", "why")
     marker.chmod(0)
     robot.settle()
@@ -270,7 +279,7 @@ def test_a_marker_that_this_user_may_not_read_is_rejected(unprivileged: Path) ->
 def test_a_marker_in_a_folder_of_others_is_served_once_and_said_once(
     unprivileged: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    robot = Kept(unprivileged / "recordings", "day/a.mcap")
+    robot = RealHistoryRobot(unprivileged / "recordings", "day/a.mcap")
     marker = robot.touch(robot.folder / "day" / "a.mcap.resync", "why")
     in_vain = robot.touch(robot.folder / "day" / "typo.mcap.resync")
     marker.parent.chmod(0o555)
@@ -292,7 +301,7 @@ def test_a_marker_in_a_folder_of_others_is_served_once_and_said_once(
 def test_a_request_for_a_folder_that_this_user_may_not_enter_is_rejected(
     unprivileged: Path,
 ) -> None:
-    robot = Kept(unprivileged / "recordings")
+    robot = RealHistoryRobot(unprivileged / "recordings")
     closed = unprivileged / "closed"
     closed.mkdir(mode=0)
     left = robot.touch(
@@ -305,7 +314,7 @@ def test_a_request_for_a_folder_that_this_user_may_not_enter_is_rejected(
 
 
 def test_a_marker_that_can_not_be_read_is_rejected(
-    robot: Kept, monkeypatch: pytest.MonkeyPatch
+    robot: RealHistoryRobot, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     marker = robot.folder / "a.mcap.resync"
     marker.write_text("why")
@@ -314,7 +323,7 @@ def test_a_marker_that_can_not_be_read_is_rejected(
     assert "can't be read: Permission denied" in why(marker)
 
 
-def test_a_reason_is_waited_for_while_somebody_writes_it(robot: Kept) -> None:
+def test_a_reason_is_waited_for_while_somebody_writes_it(robot: RealHistoryRobot) -> None:
     path = robot.folder / "a.mcap.resync"
     with path.open("w") as marker:
         robot.discover.sight(Sighting(path))
@@ -327,7 +336,7 @@ def test_a_reason_is_waited_for_while_somebody_writes_it(robot: Kept) -> None:
     assert not path.exists()
 
 
-def test_nobody_can_hold_up_a_marker_by_writing_it(robot: Kept) -> None:
+def test_nobody_can_hold_up_a_marker_by_writing_it(robot: RealHistoryRobot) -> None:
     path = robot.folder / "a.mcap.resync"
     with path.open("w"):
         robot.settle()
@@ -335,7 +344,7 @@ def test_nobody_can_hold_up_a_marker_by_writing_it(robot: Kept) -> None:
         assert not path.exists()
 
 
-# -- folders in which nothing can be removed
+# The tests below cover folders in which nothing can be deleted.
 
 
 def read_only(*_: object, **__: object) -> None:
@@ -343,7 +352,7 @@ def read_only(*_: object, **__: object) -> None:
 
 
 def refuse(monkeypatch: pytest.MonkeyPatch, call: str, path: Path, error: int) -> None:
-    """Let a call to the system fail for this path."""
+    """Make a function of ``os`` fail for this path."""
     real = getattr(os, call)
 
     def refused(target: Any, *arguments: Any, **named: Any) -> Any:
@@ -359,7 +368,7 @@ def said(caplog: pytest.LogCaptureFixture) -> list[str]:
 
 
 def test_a_reason_that_could_not_be_left_is_left_when_that_can_be_done(
-    robot: Kept, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    robot: RealHistoryRobot, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     with monkeypatch.context() as patch:
         patch.setattr(marker_file, "put", read_only)
@@ -375,7 +384,7 @@ def test_a_reason_that_could_not_be_left_is_left_when_that_can_be_done(
 
 
 def test_a_marker_that_could_not_be_rejected_is_served_when_its_recording_has_come(
-    robot: Kept, monkeypatch: pytest.MonkeyPatch
+    robot: RealHistoryRobot, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with monkeypatch.context() as patch:
         patch.setattr(marker_file, "put", read_only)
@@ -392,7 +401,7 @@ def test_a_marker_that_could_not_be_rejected_is_served_when_its_recording_has_co
 
 
 def test_a_name_too_long_for_its_reason_is_said_once(
-    robot: Kept, caplog: pytest.LogCaptureFixture
+    robot: RealHistoryRobot, caplog: pytest.LogCaptureFixture
 ) -> None:
     marker = robot.touch(robot.folder / ("x" * 243 + ".mcap.resync"))
     robot.settle()
@@ -428,27 +437,27 @@ def test_a_thousand_markers_that_can_not_be_removed_cost_few_transactions(
     assert len(writes) < 2 * 1000 / BATCH + 40, "two for a batch, and an empty one a look"
 
 
-# -- the real history
+# The tests below use the real history.
 
 
-def beside(robot: Kept) -> Path:
+def beside(robot: RealHistoryRobot) -> Path:
     return robot.touch(robot.folder / "day" / "a.mcap.resync", "why")
 
 
-def in_folder(robot: Kept) -> Path:
+def in_folder(robot: RealHistoryRobot) -> Path:
     return robot.touch(robot.folder / "day" / ".resync", "why")
 
 
-def by_episode(robot: Kept) -> Path:
+def by_episode(robot: RealHistoryRobot) -> Path:
     return robot.touch(robot.marked / "ep-a.resync", "why")
 
 
-def by_request(robot: Kept) -> Path:
+def by_request(robot: RealHistoryRobot) -> Path:
     asked = {"ask": "resync", "target": str(robot.folder / "day"), "reason": "why"}
     return robot.touch(robot.marked / "1.request", json.dumps(asked))
 
 
-def in_vain(robot: Kept) -> Path:
+def in_vain(robot: RealHistoryRobot) -> Path:
     return robot.touch(robot.folder / "day" / "typo.mcap.resync", "why")
 
 
@@ -463,11 +472,14 @@ def in_vain(robot: Kept) -> Path:
     ],
 )
 def test_whenever_the_power_fails_the_real_history_knows_what_is_served(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, drop: Callable[[Kept], Path], names: list[str]
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    drop: Callable[[RealHistoryRobot], Path],
+    names: list[str],
 ) -> None:
-    monkeypatch.setattr(room, "BATCH", 1)
+    monkeypatch.setattr(markers_module, "BATCH", 1)
     for fails_at in range(1, 100):
-        robot = Kept(tmp_path / str(fails_at))
+        robot = RealHistoryRobot(tmp_path / str(fails_at))
         for seed, name in enumerate(("a", "b")):
             (robot.folder / "day").mkdir(exist_ok=True)
             write_sidecar(
@@ -485,13 +497,13 @@ def test_whenever_the_power_fails_the_real_history_knows_what_is_served(
         for _ in range(6):
             try:
                 robot.pass_time(4, turns=2)
-            except Power:
+            except PowerFailure:
                 robot.again()
             if not marker.exists():
                 assert robot.asked() == expected, "it went before what it asks for was durable"
                 assert names or reason.exists()
         monkeypatch.undo()
-        monkeypatch.setattr(room, "BATCH", 1)
+        monkeypatch.setattr(markers_module, "BATCH", 1)
         robot.again()
         robot.settle()
         assert not marker.exists()
@@ -506,19 +518,22 @@ def test_whenever_the_power_fails_the_real_history_knows_what_is_served(
 
 
 def failing(monkeypatch: pytest.MonkeyPatch, fails_at: int) -> list[int]:
-    """Let the power fail before one of the calls by which things become durable; counts them."""
+    """Make the power fail before one of the calls that make writes durable.
+
+    Return the number of these calls, as a list of one item.
+    """
     made = [0]
 
     def before(call: Callable[..., Any]) -> Callable[..., Any]:
         def step(*arguments: Any, **named: Any) -> Any:
             made[0] += 1
             if made[0] == fails_at:
-                raise Power
+                raise PowerFailure
             return call(*arguments, **named)
 
         return step
 
-    # pathlib of Python 3.10 keeps references of its own to the functions of os.
+    # pathlib of Python 3.10 keeps its own references to the functions of os.
     accessor = getattr(pathlib, "_NormalAccessor", None)
     for name in ("fsync", "fdatasync", "unlink", "replace"):
         step = before(getattr(os, name))
@@ -530,13 +545,14 @@ def failing(monkeypatch: pytest.MonkeyPatch, fails_at: int) -> list[int]:
 
 @pytest.mark.slow
 def test_ten_thousand_markers_are_served_on_the_real_history_in_seconds(
-    robot: Kept, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    robot: RealHistoryRobot, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.CRITICAL, "agent")
     count = 10_000
     for number in range(count):
         write_mcap(robot.folder / f"{number}.mcap", size=64, seed=number + 10)
-    with robot.history.transaction():  # what is found is not what this is about
+    # This test does not measure how found recordings are written.
+    with robot.history.transaction():
         while robot.history.counts()["pending"] < count:
             robot.clock.advance(1)
             robot.discover.rescan()

@@ -1,4 +1,4 @@
-"""The desk of the running agent: what is asked there is done with the agent's own parts."""
+"""The requests of operators to the running agent, which are done with the agent's own parts."""
 
 from __future__ import annotations
 
@@ -16,8 +16,11 @@ from tests.harness.recorders import write_mcap
 from tests.harness.robot import WatchingRobot
 
 
-class Rig:
-    """A desk with real rooms behind it, one recording that is synced, and what else the desk did."""
+class OperatorRequestsSetup:
+    """OperatorRequests on a robot with one uploaded recording.
+
+    ``did`` notes what else the requests caused.
+    """
 
     def __init__(self, folder: Path) -> None:
         self.did: list[str] = []
@@ -28,7 +31,7 @@ class Rig:
         self.path = write_mcap(folder / "recordings" / "a.mcap")
         while not robot.history.counts()["completed"]:
             robot.pass_time(1)
-        self.desk = OperatorRequests(
+        self.operator_requests = OperatorRequests(
             snapshot=lambda: {"version": "0", "gate": None, "uploads": []},
             requests=robot.requests,
             bindings=Bindings(AssetFile(self.state, {}), robot.known_profiles()),
@@ -41,45 +44,47 @@ class Rig:
 
 
 @pytest.fixture
-def rig(tmp_path: Path) -> Rig:
-    return Rig(tmp_path)
+def setup(tmp_path: Path) -> OperatorRequestsSetup:
+    return OperatorRequestsSetup(tmp_path)
 
 
-class TestDesk(OperatorContract):
+class TestOperatorRequests(OperatorContract):
     @pytest.fixture
-    def operator_setup(self, rig: Rig) -> OperatorSetup:
-        return OperatorSetup(rig.desk, str(rig.path), rig.robot.log().episode_id, PROFILE.asset_id)
+    def operator_setup(self, setup: OperatorRequestsSetup) -> OperatorSetup:
+        return OperatorSetup(
+            setup.operator_requests, str(setup.path), setup.robot.log().episode_id, PROFILE.asset_id
+        )
 
 
-def test_what_is_asked_for_recordings_starts_at_once(rig: Rig) -> None:
-    rig.desk.resync([str(rig.path)], "too dark")
-    rig.desk.first([str(rig.path)])
-    rig.desk.resync_failed("", "")
-    assert rig.did == ["tick"] * 3
-    log = rig.robot.log(2)
+def test_what_is_asked_for_recordings_starts_at_once(setup: OperatorRequestsSetup) -> None:
+    setup.operator_requests.resync([str(setup.path)], "too dark")
+    setup.operator_requests.first([str(setup.path)])
+    setup.operator_requests.resync_failed("", "")
+    assert setup.did == ["tick"] * 3
+    log = setup.robot.log(2)
     assert (log.resync, log.trigger, log.reason, log.ahead > 0) == (True, "cli", "too dark", True)
 
 
-def test_pause_is_the_marker_that_a_touch_leaves(rig: Rig) -> None:
-    (rig.markers / "pause").write_text("mine")
-    rig.desk.pause()
-    assert (rig.markers / "pause").read_text() == "mine"
-    rig.desk.resume()
-    assert list(rig.markers.iterdir()) == []
-    rig.desk.pause()
-    assert [path.name for path in rig.markers.iterdir()] == ["pause"]
-    assert rig.did == ["look at pause", "look at pause", "tick", "look at pause"]
+def test_pause_is_the_marker_that_a_touch_leaves(setup: OperatorRequestsSetup) -> None:
+    (setup.markers / "pause").write_text("mine")
+    setup.operator_requests.pause()
+    assert (setup.markers / "pause").read_text() == "mine"
+    setup.operator_requests.resume()
+    assert list(setup.markers.iterdir()) == []
+    setup.operator_requests.pause()
+    assert [path.name for path in setup.markers.iterdir()] == ["pause"]
+    assert setup.did == ["look at pause", "look at pause", "tick", "look at pause"]
 
 
-def test_a_rescan_is_a_look_at_everything(rig: Rig) -> None:
-    rig.desk.rescan()
-    assert rig.did == ["rescan"]
+def test_a_rescan_is_a_look_at_everything(setup: OperatorRequestsSetup) -> None:
+    setup.operator_requests.rescan()
+    assert setup.did == ["rescan"]
 
 
-def test_what_waits_for_an_asset_goes_on_at_once(rig: Rig) -> None:
-    rig.desk.set_asset("arm-7", PROFILE.asset_id)
-    rig.desk.unset_asset("arm-7")
-    assert rig.did == ["look at causes"] * 2
+def test_what_waits_for_an_asset_goes_on_at_once(setup: OperatorRequestsSetup) -> None:
+    setup.operator_requests.set_asset("arm-7", PROFILE.asset_id)
+    setup.operator_requests.unset_asset("arm-7")
+    assert setup.did == ["look at causes"] * 2
     with pytest.raises(RefusedError):
-        rig.desk.set_asset("arm-7", "")
-    assert rig.did == ["look at causes"] * 2
+        setup.operator_requests.set_asset("arm-7", "")
+    assert setup.did == ["look at causes"] * 2

@@ -1,4 +1,4 @@
-"""What is asked for by path, folder or episode becomes recordings, documents and answers."""
+"""Requests by path, folder or episode become recordings, documents and answers."""
 
 from __future__ import annotations
 
@@ -9,39 +9,39 @@ import pytest
 
 from agent.model.errors import CloudError
 from agent.model.values import Answer, Ask
-from agent.operations import requests as room
+from agent.operations import requests as requests_module
 from agent.operations.requests import Requests
 from tests.harness.recorders import damaged, write_mcap, write_sidecar
 from tests.harness.robot import UploadedRobot
 
 
-class Asking(UploadedRobot):
-    """What commands ask of it."""
+class RequestRobot(UploadedRobot):
+    """A robot that answers the requests of commands."""
 
     def ask(self, target: Path | str, ask: Ask = "resync") -> Sequence[Answer]:
-        """As a command does."""
+        """Ask as a command does."""
         return self.requests.ask(str(target), ask=ask, trigger="cli", reason="why not")
 
     def one(self, target: Path | str, ask: Ask = "resync") -> tuple[str, str]:
-        """Its only answer."""
+        """Ask, and return the status and the message of the only answer."""
         (answer,) = self.ask(target, ask)
         assert answer.target == str(target)
         return answer.status, answer.message
 
 
 @pytest.fixture
-def robot(tmp_path: Path) -> Asking:
-    return Asking(tmp_path / "recordings", "a.mcap", "day/b.mcap")
+def robot(tmp_path: Path) -> RequestRobot:
+    return RequestRobot(tmp_path / "recordings", "a.mcap", "day/b.mcap")
 
 
-def test_a_path_is_asked_for(robot: Asking) -> None:
+def test_a_path_is_asked_for(robot: RequestRobot) -> None:
     assert robot.one(robot.folder / "a.mcap") == ("accepted", "queued")
     assert robot.one(robot.folder / "a.mcap")[0] == "already_queued"
     log = robot.log(3)
     assert (log.resync, log.trigger, log.reason) == (True, "cli", "why not")
 
 
-def test_a_folder_answers_for_each_recording_in_it_and_below_by_path(robot: Asking) -> None:
+def test_a_folder_answers_for_each_recording_in_it_and_below_by_path(robot: RequestRobot) -> None:
     answers = robot.ask(robot.folder)
     assert [(Path(answer.target).name, answer.status) for answer in answers] == [
         ("a.mcap", "accepted"),
@@ -52,22 +52,22 @@ def test_a_folder_answers_for_each_recording_in_it_and_below_by_path(robot: Aski
 def test_a_folder_goes_in_transactions_of_a_bounded_size(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    robot = Asking(tmp_path / "recordings", *(f"{number}.mcap" for number in range(7)))
-    monkeypatch.setattr(room, "BATCH", 3)
+    robot = RequestRobot(tmp_path / "recordings", *(f"{number}.mcap" for number in range(7)))
+    monkeypatch.setattr(requests_module, "BATCH", 3)
     writes: list[str] = []
     robot.history.before = writes.append
     assert len(robot.ask(robot.folder)) == 7
     assert len(writes) == 3
 
 
-def test_an_episode_is_asked_for_by_its_id(robot: Asking) -> None:
+def test_an_episode_is_asked_for_by_its_id(robot: RequestRobot) -> None:
     write_sidecar(write_mcap(robot.folder / "c.mcap", seed=9), {"episode_id": "ep-7"})
     robot.settle()
     assert robot.one("ep-7") == ("accepted", "queued")
     assert robot.log(4).episode_id == "ep-7"
 
 
-def test_both_recordings_of_one_episode_are_asked_for(robot: Asking) -> None:
+def test_both_recordings_of_one_episode_are_asked_for(robot: RequestRobot) -> None:
     for seed, name in enumerate(("c.mcap", "d.mcap"), start=9):
         write_sidecar(write_mcap(robot.folder / name, seed=seed), {"episode_id": "ep-7"})
     robot.settle()
@@ -75,7 +75,7 @@ def test_both_recordings_of_one_episode_are_asked_for(robot: Asking) -> None:
     assert sorted(Path(log.path).name for log in robot.history.open()) == ["c.mcap", "d.mcap"]
 
 
-def test_a_path_wins_over_an_episode_of_the_same_text(robot: Asking) -> None:
+def test_a_path_wins_over_an_episode_of_the_same_text(robot: RequestRobot) -> None:
     path = robot.folder / "a.mcap"
     write_sidecar(write_mcap(robot.folder / "c.mcap", seed=9), {"episode_id": str(path)})
     robot.settle()
@@ -103,7 +103,7 @@ def test_a_path_wins_over_an_episode_of_the_same_text(robot: Asking) -> None:
     ],
 )
 def test_what_can_not_be_sent_says_why(
-    robot: Asking, make: Callable[[Path], Path | str], status: str, says: str
+    robot: RequestRobot, make: Callable[[Path], Path | str], status: str, says: str
 ) -> None:
     target = make(robot.folder)
     robot.settle()
@@ -111,21 +111,20 @@ def test_what_can_not_be_sent_says_why(
     assert (answer, says in message) == (status, True), message
 
 
-def test_a_link_is_no_recording(robot: Asking) -> None:
+def test_a_link_is_no_recording(robot: RequestRobot) -> None:
     (robot.folder / "link.mcap").symlink_to(robot.folder / "a.mcap")
     robot.settle()
     assert robot.one(robot.folder / "link.mcap")[0] == "rejected"
 
 
-def test_what_still_settles_is_rejected_with_the_reason(robot: Asking) -> None:
-    write_mcap(
-        robot.folder / "a.mcap", size=2000, seed=77
-    )  # other bytes, and nobody has noticed yet
+def test_what_still_settles_is_rejected_with_the_reason(robot: RequestRobot) -> None:
+    # The file has other bytes now, and discovery has not seen them yet.
+    write_mcap(robot.folder / "a.mcap", size=2000, seed=77)
     status, message = robot.one(robot.folder / "a.mcap")
     assert (status, "settling" in message) == ("rejected", True)
 
 
-def test_what_is_still_being_recorded_is_rejected_with_the_reason(robot: Asking) -> None:
+def test_what_is_still_being_recorded_is_rejected_with_the_reason(robot: RequestRobot) -> None:
     content = write_mcap(robot.folder / "aside.tmp", seed=5).read_bytes()
     (robot.folder / "c.mcap").write_bytes(content[:-100])
     robot.settle()
@@ -133,26 +132,26 @@ def test_what_is_still_being_recorded_is_rejected_with_the_reason(robot: Asking)
     assert (status, "no end" in message) == ("rejected", True)
 
 
-def test_an_episode_whose_file_is_gone_says_that(robot: Asking) -> None:
+def test_an_episode_whose_file_is_gone_says_that(robot: RequestRobot) -> None:
     (robot.folder / "a.mcap").unlink()
     status, message = robot.one(robot.log(1).episode_id)
     assert (status, "no longer on this robot" in message) == ("rejected", True)
 
 
-def test_an_episode_whose_file_was_moved_is_found(robot: Asking) -> None:
+def test_an_episode_whose_file_was_moved_is_found(robot: RequestRobot) -> None:
     (robot.folder / "a.mcap").rename(robot.folder / "z.mcap")
     robot.settle()
     assert robot.one(robot.log(1).episode_id)[0] == "accepted"
     assert robot.log(3).path == str(robot.folder / "z.mcap")
 
 
-def test_an_episode_that_is_queued_needs_no_file(robot: Asking) -> None:
+def test_an_episode_that_is_queued_needs_no_file(robot: RequestRobot) -> None:
     robot.ask(robot.folder / "a.mcap")
     (robot.folder / "a.mcap").unlink()
     assert robot.one(robot.log(1).episode_id)[0] == "already_queued"
 
 
-def test_a_recording_skipped_by_age_is_sent_when_somebody_asks(robot: Asking) -> None:
+def test_a_recording_skipped_by_age_is_sent_when_somebody_asks(robot: RequestRobot) -> None:
     path = write_mcap(robot.folder / "old.mcap", seed=9)
     robot.discover._tracker._newer_than = lambda: path.stat().st_mtime + 1
     robot.settle()
@@ -161,11 +160,11 @@ def test_a_recording_skipped_by_age_is_sent_when_somebody_asks(robot: Asking) ->
     assert robot.log(3).resync is False
 
 
-# -- all that failed
+# The tests below cover requests for all failed recordings.
 
 
-def failed(robot: Asking, code: str, name: str, seed: int) -> Path:
-    """A recording that failed for good."""
+def failed(robot: RequestRobot, code: str, name: str, seed: int) -> Path:
+    """Record a file whose upload fails for good, and return its path."""
     path = write_mcap(robot.folder / name, size=1000, seed=seed)
     robot.gateway.fail("CreateLogicalUpload", error=CloudError("CreateLogicalUpload", code))
     robot.settle()
@@ -182,7 +181,7 @@ def again(robot: Requests, code: str = "") -> list[tuple[str, str]]:
     ]
 
 
-def test_all_that_failed_for_good_is_tried_again_once(robot: Asking) -> None:
+def test_all_that_failed_for_good_is_tried_again_once(robot: RequestRobot) -> None:
     failed(robot, "INVALID_ARGUMENT", "c.mcap", 9)
     assert again(robot.requests, "other") == []
     assert again(robot.requests, "INVALID_ARGUMENT") == [("c.mcap", "accepted")]
@@ -191,7 +190,7 @@ def test_all_that_failed_for_good_is_tried_again_once(robot: Asking) -> None:
     assert again(robot.requests) == []
 
 
-def test_what_waits_after_a_failure_goes_at_once(robot: Asking) -> None:
+def test_what_waits_after_a_failure_goes_at_once(robot: RequestRobot) -> None:
     write_mcap(robot.folder / "c.mcap", size=1000, seed=9)
     robot.assets["robot"] = ""
     robot.settle()
@@ -203,7 +202,7 @@ def test_what_waits_after_a_failure_goes_at_once(robot: Asking) -> None:
     assert robot.log(3).status == "completed"
 
 
-def test_a_damaged_one_says_that_it_is_damaged(robot: Asking) -> None:
+def test_a_damaged_one_says_that_it_is_damaged(robot: RequestRobot) -> None:
     damaged(robot.folder / "c.mcap")
     robot.settle()
     (answer,) = robot.requests.failed("", trigger="cli")
