@@ -1,4 +1,4 @@
-"""STATE_DIR/assets.json, and the rules of what may stand in it."""
+"""STATE_DIR/assets.json, and the rules for its contents."""
 
 from __future__ import annotations
 

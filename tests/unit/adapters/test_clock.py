@@ -1,4 +1,4 @@
-"""The real clocks."""
+"""The clocks of the system."""
 
 from __future__ import annotations
 

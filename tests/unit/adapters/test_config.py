@@ -1,4 +1,4 @@
-"""What an operator writes becomes Settings, or a list of everything that is wrong with it."""
+"""The configuration of an operator becomes Settings, or a list of all its faults."""
 
 from __future__ import annotations
 
@@ -208,9 +208,10 @@ def test_all_faults_are_named_at_once_with_key_value_expectation_and_origin(file
         file, {**NOWHERE, variable("log.files"): "ten", "KEYSTONE_AGENT_LOG_LEVEL": "INFO"}
     )
     assert set(faults) == {
-        "roots", "upload", "watch.roots[1]", "watch.include", "watch.exclude[0]", "watch.settle_seconds",
-        "watch.rescan_seconds", "watch.sidecar", "watch.newer_than", "watch.folow_symlinks", "retry.max_seconds",
-        "retry.max_attempts", "cloud.request_timeout_seconds", "assets.map[r]", "plumbing", "log.files",
+        "roots", "upload", "watch.roots[1]", "watch.include", "watch.exclude[0]",
+        "watch.settle_seconds", "watch.rescan_seconds", "watch.sidecar", "watch.newer_than",
+        "watch.folow_symlinks", "retry.max_seconds", "retry.max_attempts",
+        "cloud.request_timeout_seconds", "assets.map[r]", "plumbing", "log.files",
         "KEYSTONE_AGENT_LOG_LEVEL",
     }  # fmt: skip
     assert faults["watch.sidecar"] == ConfigFault(
@@ -352,9 +353,10 @@ def test_the_user_of_a_proxy_is_not_shown(file: Path) -> None:
 @pytest.mark.parametrize(
     "url",
     [
-        "proxy:3128", "http://proxy", "https://proxy:3128", "socks5://proxy:1080", "http://:3128", "http://proxy:0",
-        "http://proxy:70000", "http://proxy:3128/path", "http://proxy:x", "http://[::1:3128", "http://pro xy:3128",
-        "http://joe:hunter2!@proxy", "joe:hunter2!@proxy:3128", "http://joe:hunter2!@hunter2!@proxy:3128",
+        "proxy:3128", "http://proxy", "https://proxy:3128", "socks5://proxy:1080", "http://:3128",
+        "http://proxy:0", "http://proxy:70000", "http://proxy:3128/path", "http://proxy:x",
+        "http://[::1:3128", "http://pro xy:3128", "http://joe:hunter2!@proxy",
+        "joe:hunter2!@proxy:3128", "http://joe:hunter2!@hunter2!@proxy:3128",
         "http://joe:hunter2!/hunter2!@proxy:3128", "http://joe:hunter2! hunter2!@proxy:3128",
     ],
 )  # fmt: skip
@@ -392,9 +394,8 @@ def test_newer_than_is_a_moment_an_age_or_nothing() -> None:
     assert newer_than("7d") == timedelta(days=7)
     assert newer_than("12h") == timedelta(hours=12)
     assert newer_than("2025-06-30T12:00:00Z") == datetime(2025, 6, 30, 12, tzinfo=timezone.utc)
-    assert newer_than("2025-06-30") == datetime(2025, 6, 30).astimezone(
-        timezone.utc
-    )  # local midnight
+    # A date without a time means midnight in local time.
+    assert newer_than("2025-06-30") == datetime(2025, 6, 30).astimezone(timezone.utc)
     for text in (
         "d",
         "-7d",

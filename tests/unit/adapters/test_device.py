@@ -1,4 +1,4 @@
-"""A robot has one id of its own, and keeps it."""
+"""The id of a robot: each robot has its own, and keeps it."""
 
 from __future__ import annotations
 

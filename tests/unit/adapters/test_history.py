@@ -1,4 +1,7 @@
-"""The sync log: the contract on TinyDB and on the fake, and what only a disk can do to it."""
+"""The history.
+
+The contract runs on TinyDB and on the fake, further tests cover failures of a real disk.
+"""
 
 from __future__ import annotations
 
@@ -29,11 +32,12 @@ from tests.harness.fakes.history import MemoryHistory
 from tests.harness.history_on_disk import files_no_longer_than, opened
 
 CONTRACT_FIELDS = [
-    "id", "episode_id", "path", "file_size", "mtime", "fingerprint", "sidecar_sha256", "trigger", "reason",
-    "resync", "status", "phase", "attempt_count", "queued_at", "started_at", "completed_at", "next_retry_at",
-    "error", "device_id", "asset_id", "raw_tags", "left_out_tags", "bucket", "object_key", "etag", "checksum",
-    "logical_upload_id", "upload_id", "multipart_upload_id", "part_size_bytes", "part_count", "bytes_sent",
-    "duration_seconds", "credential_refreshes", "restarts", "source_deleted",
+    "id", "episode_id", "path", "file_size", "mtime", "fingerprint", "sidecar_sha256", "trigger",
+    "reason", "resync", "status", "phase", "attempt_count", "queued_at", "started_at",
+    "completed_at", "next_retry_at", "error", "device_id", "asset_id", "raw_tags", "left_out_tags",
+    "bucket", "object_key", "etag", "checksum", "logical_upload_id", "upload_id",
+    "multipart_upload_id", "part_size_bytes", "part_count", "bytes_sent", "duration_seconds",
+    "credential_refreshes", "restarts", "source_deleted",
 ]  # fmt: skip
 TYPICAL: dict[str, Any] = {
     "sidecar_sha256": "5" * 64,
@@ -117,7 +121,10 @@ def test_fields_of_a_newer_agent_are_passed_over_and_kept(folder: Path) -> None:
 
 
 def test_a_document_of_0_1_0_has_no_owner_and_keeps_none(folder: Path) -> None:
-    """That version did not write down whose file was sent; what it wrote stands in the journal as it was."""
+    """Version 0.1.0 did not write down the owner of a file.
+
+    Its documents stay in the journal as they were.
+    """
     with opened(folder) as history:
         id_ = history.add(document(owner=1000)).id
     journal = folder / "journal"
@@ -270,7 +277,7 @@ def test_a_reader_sees_the_history_as_it_was_opened_whatever_the_writer_does(fol
 
 
 def test_what_is_read_at_once_is_what_is_read_one_by_one(folder: Path) -> None:
-    """Whatever its order in the file, and with names that need escapes or fields that are strange."""
+    """The order in the file must not matter, nor names that need escapes, nor unknown fields."""
     with opened(folder) as history:
         for number in range(1, 301):
             history.add(
@@ -359,7 +366,7 @@ def test_3000_transitions_fit_into_the_room_that_is_kept_for_a_full_disk(folder:
 
 
 def refusal(history: TinyHistory, id_: int) -> HistoryFullError | None:
-    """Why there is no room for one more move."""
+    """Move the document once more, and return the error if the disk has no space for it."""
     try:
         history.move(id_, "claimed" if history.get(id_).status == "pending" else "gate_closed")
     except HistoryFullError as error:
@@ -398,7 +405,7 @@ def test_when_the_room_is_spent_a_write_raises_and_nothing_has_changed(folder: P
 
 
 class _Cost:
-    """What a piece of work asks of the operating system and of the interpreter."""
+    """A counter of the calls and bytes that a piece of work costs."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.read = self.written = self.calls = self.interpreted = 0
@@ -421,7 +428,8 @@ class _Cost:
     def of(self, work: Callable[[], object]) -> tuple[int, int, int, int]:
         self.read = self.written = self.calls = self.interpreted = 0
         before = sys.getprofile()
-        gc.disable()  # what others left behind is not this work's
+        # Garbage of earlier code must not count as a cost of this work.
+        gc.disable()
         sys.setprofile(self._trace)
         try:
             work()
@@ -459,7 +467,8 @@ def test_work_on_one_document_costs_the_same_among_50_and_among_5000(
                 name: cost.of(partial(work, history)) for name, work in works.items()
             }
     few, many = costs[50], costs[5000]
-    # The new document's id has two digits more among 5,000, once as a key and once inside.
+    # The id of the new document has two digits more among 5,000 documents. The id is written twice,
+    # once as a key and once inside of the document.
     read, written, calls, interpreted = few["add"]
     few["add"] = (read, written + 4, calls, interpreted)
     assert many == few

@@ -1,4 +1,4 @@
-"""The HTTP server: a few pages for everybody, whatever a client does."""
+"""The HTTP server: a few pages, which stay available whatever a client does."""
 
 from __future__ import annotations
 
@@ -10,12 +10,13 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from agent.adapters.metrics_endpoint import http_server as room
+from agent.adapters.metrics_endpoint import http_server as http_server_module
 from agent.adapters.metrics_endpoint.http_server import HttpServer, Page
 from agent.devcloud.servers import free_port
 from tests.harness.prometheus import fetch
 
-CALM = 8.0  # seconds within which a healthy server has long answered
+# A healthy server answers within this time.
+ANSWER_TIMEOUT_SECONDS = 8.0
 
 
 def broken() -> Page:
@@ -35,7 +36,9 @@ def serving(host: str = "127.0.0.1", **pages: Callable[[], Page]) -> Iterator[st
 
 def client(address: str, said: bytes = b"") -> socket.socket:
     host, _, port = address.rpartition(":")
-    connection = socket.create_connection((host.strip("[]"), int(port)), timeout=CALM)
+    connection = socket.create_connection(
+        (host.strip("[]"), int(port)), timeout=ANSWER_TIMEOUT_SECONDS
+    )
     connection.sendall(said)
     return connection
 
@@ -82,19 +85,24 @@ def test_a_port_in_use_is_an_error_and_a_closed_server_leaves_it() -> None:
 
 def test_silent_clients_are_no_hindrance_and_have_to_go() -> None:
     with serving() as address, contextlib.ExitStack() as stack:
-        silent = [stack.enter_context(client(address)) for _ in range(3 * room._MAX_CLIENTS)]
+        silent = [
+            stack.enter_context(client(address)) for _ in range(3 * http_server_module._MAX_CLIENTS)
+        ]
         assert fetch(address, "/hello")[0] == 200
         assert silent[0].recv(1) == b""
-        assert sum(thread.name == "page" for thread in threading.enumerate()) <= room._MAX_CLIENTS
+        assert (
+            sum(thread.name == "page" for thread in threading.enumerate())
+            <= http_server_module._MAX_CLIENTS
+        )
 
 
 def test_a_client_that_trickles_is_cut_off_though_it_is_never_silent(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(room, "_CONNECTION_SECONDS", 0.6)
+    monkeypatch.setattr(http_server_module, "_CONNECTION_SECONDS", 0.6)
     with serving() as address, client(address, b"GET /hello HTTP/1.0\r\n") as trickling:
         trickling.settimeout(0.1)
-        for _ in range(int(CALM / 0.1)):
+        for _ in range(int(ANSWER_TIMEOUT_SECONDS / 0.1)):
             with contextlib.suppress(TimeoutError):
                 try:
                     trickling.sendall(b"X: y\r\n")
@@ -106,7 +114,7 @@ def test_a_client_that_trickles_is_cut_off_though_it_is_never_silent(
 
 
 def test_a_silent_client_is_given_up_by_itself(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(room._PageHandler, "timeout", 0.3)
+    monkeypatch.setattr(http_server_module._PageHandler, "timeout", 0.3)
     with serving() as address, client(address) as silent:
         assert silent.recv(1) == b""
 
@@ -119,14 +127,18 @@ def test_pages_that_hang_take_a_few_threads_and_no_more() -> None:
         return Page(b"late\n")
 
     with serving(hangs=hangs) as address, contextlib.ExitStack() as stack:
-        for _ in range(room._MAX_CLIENTS):
+        for _ in range(http_server_module._MAX_CLIENTS):
             stack.enter_context(client(address, b"GET /hangs HTTP/1.0\r\n\r\n"))
         with (
             client(address, b"GET /hangs HTTP/1.0\r\n\r\n") as one_more,
             contextlib.suppress(ConnectionError),
         ):
-            assert one_more.recv(1) == b""  # it is turned away, not kept waiting
-        assert sum(thread.name == "page" for thread in threading.enumerate()) == room._MAX_CLIENTS
+            # The server closes the connection at once instead of keeping it waiting.
+            assert one_more.recv(1) == b""
+        assert (
+            sum(thread.name == "page" for thread in threading.enumerate())
+            == http_server_module._MAX_CLIENTS
+        )
         go_on.set()
         assert fetch(address, "/hello")[0] == 200
 
@@ -148,7 +160,7 @@ def test_all_clients_together_take_little_memory() -> None:
     with serving() as address, contextlib.ExitStack() as stack:
         clients = [
             stack.enter_context(client(address, b"GET /hello HTTP/1.0\r\n"))
-            for _ in range(room._MAX_CLIENTS)
+            for _ in range(http_server_module._MAX_CLIENTS)
         ]
         tracemalloc.start()
         stack.callback(tracemalloc.stop)

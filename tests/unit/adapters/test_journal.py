@@ -1,4 +1,4 @@
-"""The journal: TinyDB on it, torn and damaged files, full disks."""
+"""The journal as storage of TinyDB, with torn and damaged files and full disks."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def path(tmp_path: Path) -> Path:
 
 
 def replayed(lines: Sequence[bytes]) -> State:
-    """What these lines say, read with the plainest code there is."""
+    """Return the state that these lines describe, read with the plainest code."""
     state: State = {}
     for raw in lines:
         said = json.loads(raw[9:])
@@ -42,7 +42,7 @@ def replayed(lines: Sequence[bytes]) -> State:
     return {table: state[table] for table in sorted(state) if state[table]}
 
 
-# TinyDB's own calls
+# The tests below compare the journal with TinyDB's own storage.
 
 texts = st.text(max_size=8) | st.sampled_from(['],["', "deadbeef [", "\n", "\0", "\udc80", "null"])
 values = st.recursive(
@@ -59,7 +59,7 @@ ids = st.integers(min_value=1, max_value=6)
 
 
 def calls() -> st.SearchStrategy[Callable[[TinyDB], object]]:
-    """One call on one of two tables, on any TinyDB."""
+    """A strategy for one call on one of two tables of any TinyDB."""
     table = st.sampled_from(["a", 'tables\' "ä" ['])
     return st.one_of(
         st.builds(lambda t, d: lambda db: db.table(t).insert(d), table, documents),
@@ -72,7 +72,7 @@ def calls() -> st.SearchStrategy[Callable[[TinyDB], object]]:
             lambda t, d, i: lambda db: db.table(t).upsert(Document(d, i)), table, documents, ids
         ),
         st.builds(
-            lambda t, d, i: lambda db: _known(db.table(t).update, d, db, t, i),
+            lambda t, d, i: lambda db: _update_if_present(db.table(t).update, d, db, t, i),
             table,
             documents,
             ids,
@@ -103,14 +103,17 @@ def calls() -> st.SearchStrategy[Callable[[TinyDB], object]]:
     )
 
 
-def _known(
+def _update_if_present(
     update: Callable[..., object], fields: Mapping[str, Any], db: TinyDB, table: str, id_: int
 ) -> object:
     return update(fields, doc_ids=[id_]) if db.table(table).contains(doc_id=id_) else None
 
 
 def by_id(answer: object) -> object:
-    """The journal lists documents by id, TinyDB's own storage in the order of their insertion."""
+    """Sort documents by id.
+
+    The journal lists them by id, TinyDB's own storage in the order of their insertion.
+    """
     if isinstance(answer, tuple):
         return tuple(map(by_id, answer))
     if isinstance(answer, list):
@@ -239,12 +242,15 @@ def test_places_know_what_a_plain_dictionary_knows(steps: list[tuple[int, str]])
         assert sum(places.lengths) == sum(length for _, length in plain.values())
 
 
-# Torn and damaged files
+# The tests below cover torn and damaged files.
 
 
 @pytest.fixture
 def lines(path: Path) -> list[bytes]:
-    """A header and some transactions: inserts, an update, a removal, one over two tables."""
+    """Return the lines of a journal with a header and some transactions.
+
+    These insert, update and remove documents, and one changes two tables.
+    """
     with journal(path) as db:
         table = db.table("sync_logs")
         table.insert({"name": "first", "tags": {"a": "b"}})
@@ -338,7 +344,8 @@ def test_a_writer_sets_damaged_lines_aside_heals_the_file_and_goes_on(data: st.D
         assert aside.count(b"\n") == damage
         assert bytes(content[bit // 8 : bit // 8 + 1]).strip() in aside
         with journal(path) as db:
-            # Healed: nothing is set aside again; told until somebody takes the file away.
+            # The journal is repaired, so nothing is set aside again. The damage is reported until
+            # the file with the damaged lines is deleted.
             assert state_of(db) == {"a": {**state.get("a", {}), next_id: {"n": "new"}}}
             assert storage_of(db).damage == damage
         path.with_name("journal.damaged").unlink()

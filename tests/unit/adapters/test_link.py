@@ -1,4 +1,8 @@
-"""By which interface the cloud is reached, seen in real routing tables; and what NetworkManager says of it."""
+"""The interface that leads to the cloud, and whether it is metered.
+
+The interface is read from real routing tables, and NetworkManager tells whether a connection is
+metered.
+"""
 
 from __future__ import annotations
 
@@ -16,14 +20,15 @@ from typing import Any
 
 import pytest
 
-from agent.adapters import link as room
+from agent.adapters import link as link_module
 from agent.adapters.clock import RealClock
 from agent.adapters.link import LinkWatch
 from agent.model.transfer import Link
 from tests.harness.fakes.clock import FakeClock
 
-# A robot with wifi (10.1.0.2) and mobile radio (10.2.0.2) in a world of its own; V4 and V6 are the cloud.
-PLUG = """
+# The commands set up a robot with Wi-Fi (10.1.0.2) and mobile radio (10.2.0.2) in its own network
+# namespace. The cloud has the addresses in V4 and V6.
+NETWORK_SETUP = """
 ip link set lo up
 ip link add wlan0 type veth peer name far0
 ip link add wwan0 type veth peer name far1
@@ -34,28 +39,30 @@ ip addr add 10.3.0.2/24 dev wwan0 label wwan0:1
 ip -6 addr add fd01::2/64 dev wlan0 nodad
 ip -6 addr add fd02::2/64 dev wwan0 nodad
 """
-LOOK = """
+LINK_PROGRAM = """
 import json, sys
 from agent.adapters.clock import RealClock
 from agent.adapters.link import LinkWatch
 watch = LinkWatch(RealClock(), metered=False)
 for line in sys.stdin:
     link = watch.current_link(json.loads(line))
-    print(json.dumps(None if link is None or link.interfaces is None else sorted(link.interfaces)), flush=True)
+    known = link is not None and link.interfaces is not None
+    print(json.dumps(sorted(link.interfaces) if known else None), flush=True)
 """
 V4, V6 = "https://192.0.2.1", "https://[2001:db8::1]:8443"
 
 
-class World:
-    """A network namespace, held by a process that looks at its links."""
+class NetworkNamespace:
+    """A network namespace, held by a process that reports the links in it."""
 
     def __init__(self) -> None:
         self.process = subprocess.Popen(
-            ["unshare", "--net", sys.executable, "-c", LOOK],
+            ["unshare", "--net", sys.executable, "-c", LINK_PROGRAM],
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, bufsize=1,
         )  # fmt: skip
-        self.look("https://192.0.2.1")  # it is in its namespace by now
-        for line in PLUG.strip().splitlines():
+        # After this answer the process is in its namespace.
+        self.look("https://192.0.2.1")
+        for line in NETWORK_SETUP.strip().splitlines():
             self.ip(line)
 
     def ip(self, lines: str) -> None:
@@ -73,7 +80,7 @@ class World:
 
 
 @functools.cache
-def _why_no_world() -> str:
+def _why_no_namespace() -> str:
     if missing := [tool for tool in ("unshare", "nsenter", "ip") if shutil.which(tool) is None]:
         return f"{', '.join(missing)} not installed"
     probe = "ip link add wlan0 type veth peer name far0"
@@ -86,43 +93,43 @@ def _why_no_world() -> str:
 
 
 @pytest.fixture
-def world() -> Iterator[World]:
-    if reason := _why_no_world():
+def namespace() -> Iterator[NetworkNamespace]:
+    if reason := _why_no_namespace():
         pytest.skip(reason)
-    world = World()
-    yield world
-    world.stop()
+    namespace = NetworkNamespace()
+    yield namespace
+    namespace.stop()
 
 
-def test_the_interface_is_that_of_the_route(world: World) -> None:
-    assert world.look(V4) == []
-    world.ip("ip route add default via 10.1.0.1 metric 100")
-    assert world.look(V4) == ["wlan0"]
-    world.ip("ip route add default via 10.2.0.1 metric 50")
-    assert world.look(V4) == ["wwan0"]
-    world.ip("ip route add 192.0.2.0/24 via 10.1.0.1")
-    assert world.look(V4) == ["wlan0"]
-    assert world.look(V4, "http://198.51.100.7:80") == ["wlan0", "wwan0"]
-    world.ip("ip link set wlan0 down; ip link set wwan0 down")
-    assert world.look(V4) == []
+def test_the_interface_is_that_of_the_route(namespace: NetworkNamespace) -> None:
+    assert namespace.look(V4) == []
+    namespace.ip("ip route add default via 10.1.0.1 metric 100")
+    assert namespace.look(V4) == ["wlan0"]
+    namespace.ip("ip route add default via 10.2.0.1 metric 50")
+    assert namespace.look(V4) == ["wwan0"]
+    namespace.ip("ip route add 192.0.2.0/24 via 10.1.0.1")
+    assert namespace.look(V4) == ["wlan0"]
+    assert namespace.look(V4, "http://198.51.100.7:80") == ["wlan0", "wwan0"]
+    namespace.ip("ip link set wlan0 down; ip link set wwan0 down")
+    assert namespace.look(V4) == []
 
 
-def test_ipv6_has_routes_of_its_own(world: World) -> None:
-    assert world.look(V6) == []
-    world.ip("ip -6 route add default via fd02::1 dev wwan0")
-    assert world.look(V6) == ["wwan0"]
-    world.ip("ip -6 route replace default via fd01::1 dev wlan0")
-    assert world.look(V6) == ["wlan0"]
+def test_ipv6_has_routes_of_its_own(namespace: NetworkNamespace) -> None:
+    assert namespace.look(V6) == []
+    namespace.ip("ip -6 route add default via fd02::1 dev wwan0")
+    assert namespace.look(V6) == ["wwan0"]
+    namespace.ip("ip -6 route replace default via fd01::1 dev wlan0")
+    assert namespace.look(V6) == ["wlan0"]
 
 
-def test_a_further_address_of_an_interface_is_its_own_too(world: World) -> None:
-    world.ip("ip route add default via 10.3.0.1 src 10.3.0.2")
-    assert world.look(V4) == ["wwan0"]
+def test_a_further_address_of_an_interface_is_its_own_too(namespace: NetworkNamespace) -> None:
+    namespace.ip("ip route add default via 10.3.0.1 src 10.3.0.2")
+    assert namespace.look(V4) == ["wwan0"]
 
 
-def test_this_machine_is_reached_by_loopback(world: World) -> None:
-    assert world.look("http://127.0.0.1:9000") == ["lo"]
-    assert world.look("[::1]:9000") == ["lo"]
+def test_this_machine_is_reached_by_loopback(namespace: NetworkNamespace) -> None:
+    assert namespace.look("http://127.0.0.1:9000") == ["lo"]
+    assert namespace.look("[::1]:9000") == ["lo"]
 
 
 def test_a_url_without_a_scheme_and_one_that_is_none_are_borne() -> None:
@@ -133,8 +140,8 @@ def test_a_url_without_a_scheme_and_one_that_is_none_are_borne() -> None:
     assert watch.current_link([]) == Link(None)
 
 
-class Resolver:
-    """Stands in for the system's; its answer waits until it is let go."""
+class FakeResolver:
+    """A resolver in place of the system's. Its answer waits until ``go`` is set."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.asked = 0
@@ -142,7 +149,7 @@ class Resolver:
         self.go = threading.Event()
         self.go.set()
         monkeypatch.setattr(socket, "getaddrinfo", self._answer)
-        monkeypatch.setattr(room, "_RESOLVE_SECONDS", 0.05)
+        monkeypatch.setattr(link_module, "_RESOLVE_SECONDS", 0.05)
 
     def _answer(self, *_: Any, **__: Any) -> list[Any]:
         self.asked += 1
@@ -153,8 +160,8 @@ class Resolver:
 
 
 @pytest.fixture
-def resolver(monkeypatch: pytest.MonkeyPatch) -> Iterator[Resolver]:
-    resolver = Resolver(monkeypatch)
+def resolver(monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeResolver]:
+    resolver = FakeResolver(monkeypatch)
     yield resolver
     resolver.go.set()
 
@@ -164,7 +171,7 @@ def settled(watch: LinkWatch) -> None:
         thread.join(10)
 
 
-def test_a_slow_resolver_is_not_waited_for(resolver: Resolver) -> None:
+def test_a_slow_resolver_is_not_waited_for(resolver: FakeResolver) -> None:
     watch = LinkWatch(FakeClock(), metered=False)
     resolver.go.clear()
     assert watch.current_link(["https://gateway"]) is None
@@ -175,7 +182,7 @@ def test_a_slow_resolver_is_not_waited_for(resolver: Resolver) -> None:
     assert watch.current_link(["https://gateway"]) == Link(frozenset({"lo"}))
 
 
-def test_a_name_is_kept_and_then_looked_up_again(resolver: Resolver) -> None:
+def test_a_name_is_kept_and_then_looked_up_again(resolver: FakeResolver) -> None:
     clock = FakeClock()
     watch = LinkWatch(clock, metered=False)
     for _ in range(3):
@@ -190,7 +197,7 @@ def test_a_name_is_kept_and_then_looked_up_again(resolver: Resolver) -> None:
 
 
 def test_a_name_that_cannot_be_resolved_tells_nothing_and_is_asked_for_again(
-    resolver: Resolver,
+    resolver: FakeResolver,
 ) -> None:
     watch = LinkWatch(FakeClock(), metered=False)
     resolver.fails = True
@@ -201,11 +208,11 @@ def test_a_name_that_cannot_be_resolved_tells_nothing_and_is_asked_for_again(
     assert watch.current_link(["https://gateway"]) == Link(frozenset({"lo"}))
 
 
-# -- metered
+# The tests below cover metered connections.
 
 
 def busctl(folder: Path, monkeypatch: pytest.MonkeyPatch, script: str) -> Path:
-    """Put a stand-in for busctl on PATH, which notes what it was asked."""
+    """Put a fake busctl on PATH, which notes its arguments."""
     asked = folder / "asked"
     tool = folder / "busctl"
     tool.write_text(f'#!/bin/sh\necho "$@" > {asked}\n{script}\n')
@@ -251,7 +258,7 @@ def test_nobody_is_asked_where_it_does_not_matter(
 def test_a_networkmanager_that_is_not_there_or_hangs_is_not_metered(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, script: str
 ) -> None:
-    monkeypatch.setattr(room, "_BUSCTL_SECONDS", 0.5)
+    monkeypatch.setattr(link_module, "_BUSCTL_SECONDS", 0.5)
     busctl(tmp_path, monkeypatch, script)
     assert LinkWatch(RealClock(), metered=True).current_link([]) == Link(None)
 

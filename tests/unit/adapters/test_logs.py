@@ -1,4 +1,4 @@
-"""What is logged reaches people and programs, and no secret ever does."""
+"""The log reaches people and programs, and never contains a secret."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 from agent.adapters import logs
 from agent.adapters.logs import HIDDEN, Redactor
 
-SECRET = 'wJalrXUtn"FEMI/K7MDENG+bPx'  # noqa: S105 - it opens nothing
+SECRET = 'wJalrXUtn"FEMI/K7MDENG+bPx'  # noqa: S105 - the secret is not valid anywhere
 log = logging.getLogger("agent.upload.test")
 
 
@@ -178,7 +178,7 @@ def test_facts_that_json_does_not_know_are_written_as_text(tmp_path: Path) -> No
     assert (line["rate"], line["keys"], line["level"]) == ("nan", {"(1, 2)": "b'x'"}, "INFO")
 
 
-# -- secrets
+# The tests below cover secrets.
 
 
 def test_a_known_secret_appears_nowhere(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -237,11 +237,17 @@ def test_old_secrets_are_forgotten_before_new_ones() -> None:
         "('authorization', 'Bearer S3CR3T')",
         '{"Authorization": "S3CR3T"}',
         "X-Amz-Security-Token: S3CR3TS3CR3TS3CR3T==",
-        "GET /b/k?uploadId=1&X-Amz-Signature=S3CR3T&X-Amz-Credential=S3CR3T%2F2025&X-Amz-Security-Token=S3CR3T",
+        (
+            "GET /b/k?uploadId=1&X-Amz-Signature=S3CR3T&X-Amz-Credential=S3CR3T%2F2025"
+            "&X-Amz-Security-Token=S3CR3T"
+        ),
         "Signature=S3CR3T, Credential=S3CR3T",
         '{"apiKey": "S3CR3T", "deviceId": "d"}',
         '{"apiKey": "S3\\"S3CR3T"}',
-        "{'sts_access_key_secret': 'S3CR3T', 'sts_security_token': 'S3CR3T', 'sts_access_key_id': 'S3CR3T'}",
+        (
+            "{'sts_access_key_secret': 'S3CR3T', 'sts_security_token': 'S3CR3T', "
+            "'sts_access_key_id': 'S3CR3T'}"
+        ),
         '"answer: {\\"accessToken\\": \\"S3CR3T\\"}"',
         'sts_access_key_secret: "S3CR3T"',
         "CredentialLease(secret_access_key='S3CR3T', access_key_id='S3CR3T')",
@@ -293,7 +299,7 @@ def test_a_hidden_secret_never_survives(secret: str, before: str, after: str) ->
     assert secret not in shown or secret in f"{before}{HIDDEN}{after}"
 
 
-# -- trouble
+# The tests below cover failures while logging.
 
 
 def test_without_a_writable_folder_there_is_standard_error_and_one_warning(
@@ -314,7 +320,9 @@ from agent.adapters import logs
 redactor = logs.start("INFO", Path(sys.argv[1]), 1, 3)
 redactor.hide("very-secret-value")
 for number in range(50):
-    logging.getLogger("agent").info("message %d very-secret-value", number, extra={"token": "t0ken"})
+    logging.getLogger("agent").info(
+        "message %d very-secret-value", number, extra={"token": "t0ken"}
+    )
 logging.getLogger("agent").info("%d is no number", "this")
 logs.stop()
 print("went on")

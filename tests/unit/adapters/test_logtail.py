@@ -1,4 +1,7 @@
-"""Reading the log back: no line lost and none twice, whatever becomes of the files meanwhile."""
+"""Reading the log back.
+
+No line is lost and none is read twice when files are rotated or deleted.
+"""
 
 from __future__ import annotations
 
@@ -31,7 +34,10 @@ logs.stop()
 def write(
     folder: Path, count: int, *, size: float = 1, files: int = 1000
 ) -> subprocess.Popen[bytes]:
-    """Let a process log ``count`` lines as the agent does, rotating at ``size`` MiB."""
+    """Start a process that logs ``count`` lines as the agent does.
+
+    It rotates the file at ``size`` MiB.
+    """
     return subprocess.Popen(
         [sys.executable, "-c", _WRITER, str(folder), str(count), str(size), str(files)]
     )

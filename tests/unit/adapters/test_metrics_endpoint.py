@@ -1,4 +1,7 @@
-"""Serving and writing down the measures: what can't be done stops nothing, is said once, and is tried again."""
+"""The metrics on HTTP and in the textfile.
+
+A failure stops nothing else, is logged once, and is tried again.
+"""
 
 from __future__ import annotations
 
@@ -37,8 +40,8 @@ NOW = MetricValues(
 BACKLOG = "keystone_agent_backlog_bytes 100.0\n"
 
 
-class Told(MetricsEndpoint):
-    """One with measures and faults of the test's own."""
+class EndpointOfTest(MetricsEndpoint):
+    """An endpoint with metrics and faults that the test sets."""
 
     def __init__(self, listen: str = "", textfile: Path | None = None) -> None:
         self.now = NOW
@@ -52,20 +55,22 @@ def address() -> str:
 
 
 @pytest.fixture
-def served(address: str) -> Iterator[Told]:
-    telemetry = Told(address)
+def served(address: str) -> Iterator[EndpointOfTest]:
+    telemetry = EndpointOfTest(address)
     telemetry.tend()
     yield telemetry
     telemetry.stop()
 
 
-def test_each_scrape_measures_anew(served: Told, address: str) -> None:
+def test_each_scrape_measures_anew(served: EndpointOfTest, address: str) -> None:
     assert BACKLOG in fetch(address, "/metrics")[2]
     served.now = replace(NOW, backlog_bytes=7)
     assert "keystone_agent_backlog_bytes 7.0\n" in fetch(address, "/metrics")[2]
 
 
-def test_healthz_is_ok_or_names_the_faults_a_line_each(served: Told, address: str) -> None:
+def test_healthz_is_ok_or_names_the_faults_a_line_each(
+    served: EndpointOfTest, address: str
+) -> None:
     status, headers, body = fetch(address, "/healthz")
     assert (status, headers["Content-Type"], body) == (200, "text/plain; charset=utf-8", "ok\n")
     served.faults = ["the first", "the second"]
@@ -78,7 +83,7 @@ def test_a_port_in_use_is_said_once_and_taken_when_it_is_free(
 ) -> None:
     caplog.set_level(logging.INFO)
     other = HttpServer(address, {})
-    telemetry = Told(address)
+    telemetry = EndpointOfTest(address)
     for _ in range(3):
         telemetry.tend()
     (said,) = [record for record in caplog.records if record.levelno == logging.ERROR]
@@ -95,16 +100,17 @@ def test_a_port_in_use_is_said_once_and_taken_when_it_is_free(
 def test_an_address_that_is_none_of_this_robot_stops_nothing(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    Told("192.0.2.1:9464").tend()
+    EndpointOfTest("192.0.2.1:9464").tend()
     assert (
         "metrics.listen = 192.0.2.1:9464 can't be used: Cannot assign requested address"
         in caplog.text
     )
 
 
-def test_a_server_that_has_ended_is_started_again(served: Told, address: str) -> None:
+def test_a_server_that_has_ended_is_started_again(served: EndpointOfTest, address: str) -> None:
     assert served._server is not None
-    served._server._server.shutdown()  # its thread ends, the port stays
+    # The thread of the server ends, but the port stays open.
+    served._server._server.shutdown()
     served._server._thread.join()
     served.tend()
     assert fetch(address, "/healthz")[0] == 200
@@ -112,7 +118,7 @@ def test_a_server_that_has_ended_is_started_again(served: Told, address: str) ->
 
 def test_the_textfile_is_for_everybody_to_read_and_nothing_else_is_left(tmp_path: Path) -> None:
     path = tmp_path / "keystone-agent.prom"
-    telemetry = Told(textfile=path)
+    telemetry = EndpointOfTest(textfile=path)
     before = os.umask(0o077)
     try:
         telemetry.tend()
@@ -127,7 +133,7 @@ def test_the_textfile_is_for_everybody_to_read_and_nothing_else_is_left(tmp_path
 
 def test_nobody_ever_reads_half_a_textfile(tmp_path: Path) -> None:
     path = tmp_path / "keystone-agent.prom"
-    telemetry = Told(textfile=path)
+    telemetry = EndpointOfTest(textfile=path)
     telemetry.tend()
     whole = path.read_text()
     done, seen = threading.Event(), set()
@@ -149,7 +155,7 @@ def test_a_write_that_fails_leaves_the_old_textfile_whole(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     path = tmp_path / "keystone-agent.prom"
-    telemetry = Told(textfile=path)
+    telemetry = EndpointOfTest(textfile=path)
     telemetry.tend()
     (tmp_path / ".keystone-agent.prom.tmp").mkdir()
     telemetry.now = replace(NOW, backlog_bytes=7)
@@ -162,12 +168,13 @@ def test_a_folder_that_is_missing_is_said_once_and_used_when_it_is_there(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     path = tmp_path / "later" / "keystone-agent.prom"
-    telemetry = Told(textfile=path)
+    telemetry = EndpointOfTest(textfile=path)
     for _ in range(3):
         telemetry.tend()
     (said,) = caplog.records
     assert said.getMessage() == (
-        f"metrics.textfile = {path} can't be used: No such file or directory; it is tried again each minute"
+        f"metrics.textfile = {path} can't be used: No such file or directory; "
+        "it is tried again each minute"
     )
     path.parent.mkdir()
     telemetry.tend()
@@ -175,7 +182,7 @@ def test_a_folder_that_is_missing_is_said_once_and_used_when_it_is_there(
 
 
 def test_what_has_stopped_does_not_begin_again(tmp_path: Path, address: str) -> None:
-    telemetry = Told(address, tmp_path / "keystone-agent.prom")
+    telemetry = EndpointOfTest(address, tmp_path / "keystone-agent.prom")
     telemetry.tend()
     telemetry.stop()
     telemetry.tend()
@@ -189,24 +196,25 @@ def test_what_is_stopped_while_it_begins_leaves_neither_port_nor_textfile(
 ) -> None:
     begun, stopped = threading.Event(), threading.Event()
 
-    class Slow(HttpServer):
+    class SlowHttpServer(HttpServer):
         def __init__(self, *arguments: Any) -> None:
             begun.set()
             assert stopped.wait(30)
             super().__init__(*arguments)
 
-    monkeypatch.setattr("agent.adapters.metrics_endpoint.HttpServer", Slow)
-    telemetry = Told(address)
+    monkeypatch.setattr("agent.adapters.metrics_endpoint.HttpServer", SlowHttpServer)
+    telemetry = EndpointOfTest(address)
     thread = threading.Thread(target=telemetry.tend)
     thread.start()
     assert begun.wait(30)
-    telemetry.stop()  # a reload, in the next moment
+    # The agent is reloaded while the server starts.
+    telemetry.stop()
     stopped.set()
     thread.join(30)
     HttpServer(address, {}).close()
 
     textfile = tmp_path / "agent.prom"
-    last = Told(textfile=textfile)
+    last = EndpointOfTest(textfile=textfile)
 
     def write(path: Path, _text: bytes) -> None:
         last.stop()

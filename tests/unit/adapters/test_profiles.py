@@ -1,4 +1,4 @@
-"""The device profile file, rule by rule."""
+"""The rules for the file of device profiles, one by one."""
 
 from __future__ import annotations
 
@@ -94,8 +94,8 @@ def test_endpoints_are_hosts_with_or_without_scheme_and_port(path: Path, endpoin
 
 @pytest.mark.parametrize(
     "endpoint",
-    ["", " ", "http://", "https://h/", "h/", "h/path", "h?q", "h#f", "u@h", "https://u:p@h", "ftp://h", "h:0",
-     "h:65536", "h:", "h:x", "h:1:2", "::1", "h h", 7],
+    ["", " ", "http://", "https://h/", "h/", "h/path", "h?q", "h#f", "u@h", "https://u:p@h",
+     "ftp://h", "h:0", "h:65536", "h:", "h:x", "h:1:2", "::1", "h h", 7],
 )  # fmt: skip
 @pytest.mark.parametrize("name", ["auth", "gateway", "deviceInit"])
 def test_any_other_endpoint_spoils_the_file(path: Path, name: str, endpoint: Any) -> None:

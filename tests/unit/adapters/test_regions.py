@@ -1,4 +1,4 @@
-"""The region is read from the endpoint's host name, and the requests go to exactly that host."""
+"""The region is read from the host name of the endpoint. Requests go to exactly that host."""
 
 from __future__ import annotations
 
@@ -21,45 +21,45 @@ from tests.harness.scripted_http_server import LEASE, XML, Answer, session_at
 
 COM, CHINA, EUROPE = "amazonaws.com", "amazonaws.com.cn", "amazonaws.eu"
 
-# The forms of AWS's host names: the name, the region in it, the domain.
+# Each item holds a host name of AWS in one of its forms, the region in the name, and the domain.
 AWS_HOSTS = [
-    # Regional.
+    # The names of regional hosts.
     ("s3.us-east-1.amazonaws.com", "us-east-1", COM),
     ("s3.eu-central-1.amazonaws.com", "eu-central-1", COM),
     ("s3.ap-southeast-3.amazonaws.com", "ap-southeast-3", COM),
     ("s3.mx-central-1.amazonaws.com", "mx-central-1", COM),
     ("S3.EU-Central-1.AmazonAWS.com", "eu-central-1", COM),
     ("s3.eu-central-1.amazonaws.com.", "eu-central-1", COM),
-    # Dual-stack.
+    # The names of dual-stack hosts.
     ("s3.dualstack.eu-west-3.amazonaws.com", "eu-west-3", COM),
     ("s3.dualstack.cn-north-1.amazonaws.com.cn", "cn-north-1", CHINA),
-    # FIPS, and FIPS with dual-stack.
+    # The names of FIPS hosts, with and without dual-stack.
     ("s3-fips.ca-central-1.amazonaws.com", "ca-central-1", COM),
     ("s3-fips.dualstack.us-east-2.amazonaws.com", "us-east-2", COM),
-    # China.
+    # The names of hosts in China.
     ("s3.cn-north-1.amazonaws.com.cn", "cn-north-1", CHINA),
     ("s3.cn-northwest-1.amazonaws.com.cn", "cn-northwest-1", CHINA),
-    # GovCloud, and its old names.
+    # The names of hosts in GovCloud, the old names included.
     ("s3.us-gov-west-1.amazonaws.com", "us-gov-west-1", COM),
     ("s3-fips.us-gov-east-1.amazonaws.com", "us-gov-east-1", COM),
     ("s3.dualstack.us-gov-east-1.amazonaws.com", "us-gov-east-1", COM),
     ("s3-us-gov-west-1.amazonaws.com", "us-gov-west-1", COM),
     ("s3-fips-us-gov-west-1.amazonaws.com", "us-gov-west-1", COM),
-    # The European Sovereign Cloud.
+    # The names of hosts in the European Sovereign Cloud.
     ("s3.eusc-de-east-1.amazonaws.eu", "eusc-de-east-1", EUROPE),
-    # Interface endpoints in a VPC: of a region, and of one of its zones.
+    # The names of interface endpoints in a VPC, each of a region or of one of its zones.
     ("bucket.vpce-1a2b3c4d-5e6f.s3.us-west-2.vpce.amazonaws.com", "us-west-2", COM),
     ("bucket.vpce-1a2b3c4d-5e6f-us-west-2a.s3.us-west-2.vpce.amazonaws.com", "us-west-2", COM),
     ("bucket.vpce-1a2b3c4d-5e6f.s3.cn-north-1.vpce.amazonaws.com.cn", "cn-north-1", CHINA),
     ("accesspoint.vpce-1a2b3c4d-5e6f.s3.eu-north-1.vpce.amazonaws.com", "eu-north-1", COM),
     ("vpce-1a2b3c4d-5e6f.s3.eu-west-1.vpce.amazonaws.com", "eu-west-1", COM),
-    # The old form.
+    # The old form of the names.
     ("s3-eu-west-1.amazonaws.com", "eu-west-1", COM),
     ("s3-us-west-2.amazonaws.com", "us-west-2", COM),
-    # Access points.
+    # The names of access points.
     ("s3-accesspoint.eu-west-1.amazonaws.com", "eu-west-1", COM),
     ("s3-accesspoint-fips.dualstack.us-east-1.amazonaws.com", "us-east-1", COM),
-    # No region in the name.
+    # These names hold no region.
     ("s3.amazonaws.com", "us-east-1", COM),
     ("s3-external-1.amazonaws.com", "us-east-1", COM),
     ("s3-accelerate.amazonaws.com", "us-east-1", COM),
@@ -76,7 +76,7 @@ OSS_HOSTS = [
     ("cn-hangzhou.oss.aliyuncs.com", "cn-hangzhou"),
 ]
 
-# Stores of somebody's own, some of them on machines and behind load balancers of AWS.
+# Stores that do not belong to AWS. Some run on machines and behind load balancers of AWS.
 OTHER_HOSTS = [
     "",
     "localhost",
@@ -118,7 +118,7 @@ BUCKET_HOSTS = [
 ]
 
 
-# What the host names tell
+# The tests below cover what the host names tell.
 
 
 @pytest.mark.parametrize(("host", "region", "domain"), AWS_HOSTS)
@@ -149,7 +149,8 @@ def _hosts_in_the_sdk(service: str) -> Iterator[tuple[str, str]]:
     """Yield each host name of ``service`` that AWS's own SDK knows, with its region."""
     table = Path(botocore.__file__).parent / "data" / "endpoints.json"
     for partition in json.loads(table.read_text(encoding="utf-8"))["partitions"]:
-        # The others are networks of secret services, which no robot reaches by these names.
+        # The other partitions are networks of secret services. Robots do not reach them by these
+        # names.
         if partition["partition"] not in {"aws", "aws-cn", "aws-us-gov", "aws-eusc"}:
             continue
         known: dict[str, Any] = partition["services"][service]
@@ -204,9 +205,9 @@ def test_a_token_service_of_aws_tells_its_region(host: str, region: str) -> None
     assert token_service_region(host) == region
 
 
-# What leaves the robot
+# The tests below cover what leaves the robot.
 
-# A certificate's name has small letters and no dot at its end.
+# Names in a certificate have small letters and no dot at their end.
 WIRE_HOSTS = [
     (host, region) for host, region, _ in AWS_HOSTS if host == host.lower().removesuffix(".")
 ]
@@ -226,7 +227,7 @@ def _send(
     addressing: Literal["auto", "path", "virtual"],
     expected: str,
 ) -> tuple[str, str]:
-    """Begin an upload at ``host``, and check that the request went to the host ``expected`` by all signs.
+    """Begin an upload at ``host``, and check that the request went to the host ``expected``.
 
     Returns:
         The request's target, and the region it is signed for.
@@ -238,7 +239,8 @@ def _send(
             MinioStore(clock=RealClock(), ca_file=str(internet.ca_file), addressing=addressing)
         ) as store:
             target = store.at(session, lambda: LEASE)
-            # The certificate is for the expected host only: with any other the name differs first.
+            # The certificate is only for the expected host. With any other host, the comparison of
+            # names fails first.
             try:
                 target.begin()
             finally:

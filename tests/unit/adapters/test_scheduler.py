@@ -1,4 +1,4 @@
-"""When periodic work is done."""
+"""The times at which periodic work is done."""
 
 from __future__ import annotations
 

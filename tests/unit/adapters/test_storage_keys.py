@@ -1,4 +1,7 @@
-"""Each source of keys becomes a lease, and what goes wrong with it an error of the table that holds no secret."""
+"""Each source of storage keys becomes a lease.
+
+Each failure becomes an error of the table, without a secret in it.
+"""
 
 from __future__ import annotations
 
@@ -19,10 +22,11 @@ from tests.harness.scripted_http_server import Answer, Oracle, Request
 
 ENDS = datetime(2031, 5, 6, 7, 8, 9, tzinfo=timezone.utc)
 VARIABLES = (
-    "AWS_ACCESS_KEY_ID", "AWS_ACCESS_KEY", "AWS_SECRET_ACCESS_KEY", "AWS_SECRET_KEY", "AWS_SESSION_TOKEN",
-    "AWS_SHARED_CREDENTIALS_FILE", "AWS_PROFILE", "AWS_ROLE_ARN", "AWS_WEB_IDENTITY_TOKEN_FILE", "AWS_REGION",
-    "AWS_CONTAINER_CREDENTIALS_FULL_URI", "AWS_CONTAINER_CREDENTIALS_RELATIVE_URI", "MINIO_ACCESS_KEY",
-    "MINIO_SECRET_KEY", "MINIO_ALIAS", "CREDENTIALS_DIRECTORY",
+    "AWS_ACCESS_KEY_ID", "AWS_ACCESS_KEY", "AWS_SECRET_ACCESS_KEY", "AWS_SECRET_KEY",
+    "AWS_SESSION_TOKEN", "AWS_SHARED_CREDENTIALS_FILE", "AWS_PROFILE", "AWS_ROLE_ARN",
+    "AWS_WEB_IDENTITY_TOKEN_FILE", "AWS_REGION", "AWS_CONTAINER_CREDENTIALS_FULL_URI",
+    "AWS_CONTAINER_CREDENTIALS_RELATIVE_URI", "MINIO_ACCESS_KEY", "MINIO_SECRET_KEY", "MINIO_ALIAS",
+    "CREDENTIALS_DIRECTORY",
 )  # fmt: skip
 
 
@@ -66,9 +70,12 @@ def private(path: Path, text: str) -> Path:
 
 
 def granted(action: str, number: int = 1) -> Answer:
-    body = f"""<{action}Response xmlns="https://sts.amazonaws.com/doc/2011-06-15/"><{action}Result><Credentials>
-      <AccessKeyId>session-{number}</AccessKeyId><SecretAccessKey>session-secret-{number}</SecretAccessKey>
-      <SessionToken>session-token-{number}</SessionToken><Expiration>{ENDS:%Y-%m-%dT%H:%M:%SZ}</Expiration>
+    body = f"""<{action}Response xmlns="https://sts.amazonaws.com/doc/2011-06-15/">
+    <{action}Result><Credentials>
+      <AccessKeyId>session-{number}</AccessKeyId>
+      <SecretAccessKey>session-secret-{number}</SecretAccessKey>
+      <SessionToken>session-token-{number}</SessionToken>
+      <Expiration>{ENDS:%Y-%m-%dT%H:%M:%SZ}</Expiration>
     </Credentials></{action}Result></{action}Response>"""
     return Answer(body=body.encode())
 
@@ -102,7 +109,8 @@ def test_keys_in_the_environment_have_no_end_and_are_read_anew(
 
 def test_keys_in_a_file_of_aws_are_those_of_the_profile(make: Make, tmp_path: Path) -> None:
     text = (
-        "[default]\naws_access_key_id = a\naws_secret_access_key = b\n[robot]\naws_access_key_id = c\n"
+        "[default]\naws_access_key_id = a\naws_secret_access_key = b\n"
+        "[robot]\naws_access_key_id = c\n"
         "aws_secret_access_key = d/+=\naws_session_token = e\n"
     )
     file = private(tmp_path / "credentials", text)
@@ -304,7 +312,8 @@ FRANKFURT = "https://s3.eu-central-1.amazonaws.com"
         ),
         ("https://s3.amazonaws.com", "", "", "sts.us-east-1.amazonaws.com", "us-east-1"),
         ("https://s3.amazonaws.com", "eu-west-1", "", "sts.eu-west-1.amazonaws.com", "eu-west-1"),
-        # A token service that is named is signed for its own region, whatever the bucket's is.
+        # A configured token service is signed for its own region. The region of the bucket does not
+        # matter.
         (
             FRANKFURT,
             "",
@@ -313,9 +322,9 @@ FRANKFURT = "https://s3.eu-central-1.amazonaws.com"
             "eu-west-1",
         ),
         (FRANKFURT, "eu-central-1", "sts.amazonaws.com", "sts.amazonaws.com", "us-east-1"),
-        # Where its name tells no region, the bucket's is signed for.
+        # A name without a region is signed for the region of the bucket.
         (FRANKFURT, "", "https://sts.example.org", "sts.example.org", "eu-central-1"),
-        # A store on a machine of AWS is no part of AWS: it answers for its keys itself.
+        # A store on a machine of AWS is not part of AWS. The store itself answers for its keys.
         (
             "https://ec2-1.eu-west-1.compute.amazonaws.com",
             "",

@@ -1,4 +1,7 @@
-"""A store, or whoever stands in its place, whose answer never ends: little is read of it, and a stop gets through."""
+"""Endless answers of a store or of a captive portal.
+
+Only a little of them is read, and a stop gets through.
+"""
 
 from __future__ import annotations
 
@@ -23,15 +26,16 @@ from tests.harness.faults.tcp_faults import Port
 from tests.harness.scripted_http_server import opened, target_at
 
 KIB, MIB = 1024, 1024 * 1024
-KERNEL = 16 * MIB  # that both ends of a connection may hold back
+# Both ends of a connection may buffer this many bytes in the kernel.
+KERNEL_BUFFER_BYTES = 16 * MIB
 FILLING = b" " * (64 * KIB)
 OK = b'HTTP/1.1 200 OK\r\nETag: "0"\r\n'
 REFUSED = b"HTTP/1.1 403 Forbidden\r\nContent-Type: application/xml\r\n"
 DENIED = b"<Error><Code>AccessDenied</Code><Message>no</Message>"
 
 
-class Liar:
-    """Says to every request what it is told to, for as long as somebody listens."""
+class EndlessServer:
+    """A server that sends the given answer to every request, for as long as the client reads."""
 
     def __init__(self, says: Callable[[], Iterable[bytes]]) -> None:
         self.sent = 0
@@ -60,7 +64,7 @@ class Liar:
 
 
 def whole(*head: bytes) -> Callable[[], Iterable[bytes]]:
-    """An answer that begins so and goes on for ever."""
+    """Return an answer that begins with ``head`` and never ends."""
     return lambda: itertools.chain(head, itertools.repeat(FILLING))
 
 
@@ -70,7 +74,7 @@ def chunked(*head: bytes) -> Callable[[], Iterable[bytes]]:
 
 
 def heads() -> Iterable[bytes]:
-    """A head of lines that are each allowed."""
+    """Return an endless head, each of whose lines is allowed."""
     line = b"X-More: " + b"m" * 60 * KIB + b"\r\n"
     return itertools.chain([OK], itertools.repeat(line))
 
@@ -80,11 +84,11 @@ def interim() -> Iterable[bytes]:
 
 
 @contextlib.contextmanager
-def lying(says: Callable[[], Iterable[bytes]]) -> Iterator[tuple[Target, Liar]]:
-    liar, store = Liar(says), MinioStore(clock=RealClock())
-    yield target_at(store, liar.endpoint), liar
+def serving(says: Callable[[], Iterable[bytes]]) -> Iterator[tuple[Target, EndlessServer]]:
+    server, store = EndlessServer(says), MinioStore(clock=RealClock())
+    yield target_at(store, server.endpoint), server
     store.close()
-    liar.stop()
+    server.stop()
 
 
 @pytest.fixture
@@ -118,7 +122,7 @@ ENDLESS = {
 def test_little_is_read_of_a_success_without_an_end(
     call: str, says: Callable[[], Iterable[bytes]], file: int
 ) -> None:
-    with lying(says) as (target, liar):
+    with serving(says) as (target, server):
         tracemalloc.start()
         with pytest.raises(CloudError) as raised:
             CALLS[call](target, file)
@@ -129,21 +133,21 @@ def test_little_is_read_of_a_success_without_an_end(
         assert f"longer than {longest} bytes" in str(
             raised.value
         ) or "longer than 65536 bytes" in str(raised.value)
-        assert liar.sent < longest + KERNEL
+        assert server.sent < longest + KERNEL_BUFFER_BYTES
         assert peak < 3 * longest + MIB
 
 
 @pytest.mark.parametrize("call", CALLS)
 def test_the_beginning_of_an_endless_refusal_says_what_it_is(call: str, file: int) -> None:
-    with lying(whole(REFUSED + b"\r\n" + DENIED)) as (target, liar):
+    with serving(whole(REFUSED + b"\r\n" + DENIED)) as (target, server):
         with pytest.raises(CloudError) as raised:
             CALLS[call](target, file)
         assert raised.value.code == "AccessDenied"
-        assert liar.sent < 64 * KIB + KERNEL
+        assert server.sent < 64 * KIB + KERNEL_BUFFER_BYTES
 
 
 def test_an_endless_page_of_somebody_else_is_a_portal() -> None:
-    with lying(whole(b"HTTP/1.1 200 OK\r\nContent-Type: text/html\r\n\r\n<html>")) as (target, _):
+    with serving(whole(b"HTTP/1.1 200 OK\r\nContent-Type: text/html\r\n\r\n<html>")) as (target, _):
         with pytest.raises(CloudError) as raised:
             target.begin()
         assert judge(raised.value).kind == "offline"
@@ -158,12 +162,12 @@ def test_a_stop_gets_through_an_answer_that_trickles(call: str, head: bytes, fil
     def says() -> Iterator[bytes]:
         yield head or b"HTTP/1.1 100 Continue\r\n\r\n"
         while True:
-            liar.wait(0.02)
+            server.wait(0.02)
             yield b" " if head.endswith(b"\r\n\r\n") else b"x"
 
-    with lying(says) as (target, liar), ThreadPoolExecutor(1) as pool:
+    with serving(says) as (target, server), ThreadPoolExecutor(1) as pool:
         calling = pool.submit(CALLS[call], target, file)
-        assert liar.listened_to.wait(20)
+        assert server.listened_to.wait(20)
         target.break_off()
         with pytest.raises(GateClosedError):
             calling.result(5)

@@ -1,4 +1,7 @@
-"""MinioStore in front of stores of every habit: nothing counts as stored that is not proven; and the store's time."""
+"""MinioStore with stores of every behaviour.
+
+Only proven bytes count as stored, and the time of the store is learned.
+"""
 
 from __future__ import annotations
 
@@ -47,11 +50,15 @@ def store() -> Iterator[MinioStore]:
     store.close()
 
 
-# Proof of a part by stores of every habit
+# The tests below cover the proof of a part.
 
 
-class Habit:
-    """A store that takes parts: does it echo, check MD5, and are its ETags digests? ``damage`` flips what comes in."""
+class StoreBehaviour:
+    """A store that takes parts.
+
+    Options say whether it echoes checksums, checks MD5, and uses digests as ETags; ``damage`` parts
+    are damaged when they arrive.
+    """
 
     def __init__(
         self, *, echoes: bool = False, checks_md5: bool = False, etags: str = "digests"
@@ -78,42 +85,42 @@ class Habit:
         )
 
 
-HABITS = [
-    Habit(echoes=True, etags="opaque"),
-    Habit(echoes=True, checks_md5=True),
-    Habit(checks_md5=True),
-    Habit(),
-    Habit(checks_md5=True, etags="opaque"),
-    Habit(checks_md5=True, etags="odd"),
+BEHAVIOURS = [
+    StoreBehaviour(echoes=True, etags="opaque"),
+    StoreBehaviour(echoes=True, checks_md5=True),
+    StoreBehaviour(checks_md5=True),
+    StoreBehaviour(),
+    StoreBehaviour(checks_md5=True, etags="opaque"),
+    StoreBehaviour(checks_md5=True, etags="odd"),
 ]
 
 
-@pytest.mark.parametrize("habit", HABITS)
+@pytest.mark.parametrize("behaviour", BEHAVIOURS)
 def test_a_part_is_proven_by_whatever_the_store_offers(
-    oracle: Oracle, store: MinioStore, tmp_path: Path, habit: Habit
+    oracle: Oracle, store: MinioStore, tmp_path: Path, behaviour: StoreBehaviour
 ) -> None:
-    habit.taken, oracle.say = [], habit
+    behaviour.taken, oracle.say = [], behaviour
     target = target_at(store, oracle.endpoint)
     with opened(tmp_path, b"0123456789") as file:
         for number in (1, 2, 3):
             transfer = Transfer(10)
             target.send("m", Part(number, 0, 10), file, transfer)
             assert transfer.sent == 10
-    assert [request.body for request in habit.taken[-3:]] == [b"0123456789"] * 3
-    assert ("content-md5" in habit.taken[-1].headers) is not habit.echoes
+    assert [request.body for request in behaviour.taken[-3:]] == [b"0123456789"] * 3
+    assert ("content-md5" in behaviour.taken[-1].headers) is not behaviour.echoes
 
 
-@pytest.mark.parametrize("habit", HABITS)
+@pytest.mark.parametrize("behaviour", BEHAVIOURS)
 def test_damage_on_the_way_that_does_not_end_is_noticed_at_every_store(
-    oracle: Oracle, store: MinioStore, tmp_path: Path, habit: Habit
+    oracle: Oracle, store: MinioStore, tmp_path: Path, behaviour: StoreBehaviour
 ) -> None:
-    oracle.say, habit.damage = habit, 99
+    oracle.say, behaviour.damage = behaviour, 99
     transfer = Transfer(10)
     try:
         with opened(tmp_path, b"0123456789") as file, pytest.raises(CloudError) as raised:
             target_at(store, oracle.endpoint).send("m", Part(1, 0, 10), file, transfer)
     finally:
-        habit.damage = 0
+        behaviour.damage = 0
     assert raised.value.code == "checksum"
     assert transfer.sent == 0
 
@@ -121,7 +128,7 @@ def test_damage_on_the_way_that_does_not_end_is_noticed_at_every_store(
 def test_a_store_that_proves_nothing_takes_no_part(
     oracle: Oracle, store: MinioStore, tmp_path: Path
 ) -> None:
-    oracle.say = Habit(etags="opaque")
+    oracle.say = StoreBehaviour(etags="opaque")
     with opened(tmp_path, b"0123456789") as file, pytest.raises(CloudError) as raised:
         target_at(store, oracle.endpoint).send("m", Part(1, 0, 10), file, Transfer(10))
     assert raised.value.code == "checksum"
@@ -139,7 +146,7 @@ def test_an_echo_of_another_checksum_is_noticed(
 def test_over_http_the_digest_that_signs_is_the_checksum_too(
     oracle: Oracle, store: MinioStore, tmp_path: Path
 ) -> None:
-    oracle.say = Habit(echoes=True)
+    oracle.say = StoreBehaviour(echoes=True)
     with opened(tmp_path, b"0123456789") as file:
         target_at(store, oracle.endpoint).send("m", Part(1, 2, 5), file, Transfer(5))
     headers = oracle.seen[0].headers
@@ -172,7 +179,7 @@ def test_over_https_crc32_is_the_checksum_and_the_payload_unsigned(
 def test_bytes_that_change_on_disk_after_they_went_out_are_noticed(
     oracle: Oracle, store: MinioStore, tmp_path: Path
 ) -> None:
-    oracle.say = Habit()
+    oracle.say = StoreBehaviour()
     with opened(tmp_path, b"0123456789") as file:
         change = Meddler(10, lambda _: _write(file, b"9876543210"))
         with pytest.raises(CloudError) as raised:
@@ -180,7 +187,7 @@ def test_bytes_that_change_on_disk_after_they_went_out_are_noticed(
     assert raised.value.code == "checksum"
 
 
-# The store's time
+# The tests below cover the time of the store.
 
 
 def _dated(seconds: float) -> dict[str, str]:

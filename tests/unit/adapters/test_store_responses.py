@@ -1,4 +1,4 @@
-"""MinioStore in front of a server that says what it is told: each answer, and each silence, has one meaning."""
+"""MinioStore with a scripted server. Each answer, and each missing answer, has one meaning."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ import urllib3
 
 from agent.adapters.clock import RealClock
 from agent.adapters.store import MinioStore
-from agent.adapters.store import client as wire
+from agent.adapters.store import client as client_module
 from agent.adapters.store.responses import connection_error
 from agent.model.digests import md5, quoted
 from agent.model.errors import CloudError, judge
@@ -72,7 +72,8 @@ def store() -> Iterator[MinioStore]:
         (Answer(403, XML, xml("ExpiredToken")), "ExpiredToken"),
         (Answer(403, XML, xml("AccessDenied")), "AccessDenied"),
         (Answer(503, XML, xml("SlowDown")), "SlowDown"),
-        (Answer(404, {"content-type": "text/xml; charset=utf-8"}, xml("NoSuchUpload")), "NoSuchUpload"),
+        (Answer(404, {"content-type": "text/xml; charset=utf-8"}, xml("NoSuchUpload")),
+         "NoSuchUpload"),
         (Answer(400, {"content-type": "text/plain"}, xml("InvalidPart")), "InvalidPart"),
         (Answer(400, XML, xml("BadDigest")), "checksum"),
         (Answer(400, XML, xml("XAmzContentChecksumMismatch")), "checksum"),
@@ -94,8 +95,10 @@ def store() -> Iterator[MinioStore]:
         (Answer(200, XML, b'<?xml version="1.0" encoding="utf-7"?><R/>'), "InvalidResponse"),
         (Answer(200, XML, b'<?xml version="1.0" encoding="shift_jis"?><R/>'), "InvalidResponse"),
         (Answer(200, XML, b"<a>" * 100_000), "InvalidResponse"),
-        (Answer(200, XML, b'<?xml version="1.0"?><!DOCTYPE r [<!ENTITY a "a">]><r>&a;</r>'), "InvalidResponse"),
-        (Answer(400, XML, b"<Error><Message>&#" + b"9" * 5000 + b";</Message></Error>"), "HTTP_400"),
+        (Answer(200, XML, b'<?xml version="1.0"?><!DOCTYPE r [<!ENTITY a "a">]><r>&a;</r>'),
+         "InvalidResponse"),
+        (Answer(400, XML, b"<Error><Message>&#" + b"9" * 5000 + b";</Message></Error>"),
+         "HTTP_400"),
         (Answer(302, {"location": "http://portal.example/"}), "portal"),
         (Answer(301, {"x-amz-bucket-region": "eu-west-1"}), "PermanentRedirect"),
         (Answer(307, XML, xml("TemporaryRedirect")), "TemporaryRedirect"),
@@ -251,7 +254,8 @@ def test_a_date_that_can_not_be_teaches_nothing_and_breaks_nothing(
     told = {"retry-after": date, "date": date} | XML
     store = MinioStore(clock=RealClock(), ca_file=ca_file, connect_timeout=2, read_timeout=2)
     try:
-        for _ in range(2):  # the second one is signed with what the first has taught
+        # The second request is signed with the time that the first answer told.
+        for _ in range(2):
             oracle.say = lambda _request: Answer(503, told, xml("SlowDown"))
             with pytest.raises(CloudError) as raised:
                 target_at(store, oracle.endpoint).begin()
@@ -276,7 +280,9 @@ def test_what_nobody_foresaw_leaves_each_call_as_its_own_error(
     call: str,
     act: Callable[[Target, int], object],
 ) -> None:
-    surprise = mock.patch.object(wire, "read", side_effect=AttributeError("nobody foresaw this"))
+    surprise = mock.patch.object(
+        client_module, "read", side_effect=AttributeError("nobody foresaw this")
+    )
     with surprise, opened(tmp_path, b"x" * 10) as file, pytest.raises(CloudError) as raised:
         act(target_at(store, oracle.endpoint), file)
     assert (raised.value.call, raised.value.code) == (call, "unexpected_answer")
@@ -525,7 +531,7 @@ def test_an_error_of_the_lease_comes_through_as_it_is(oracle: Oracle, store: Min
 
 
 def test_keys_change_in_the_middle_of_an_upload(oracle: Oracle, store: MinioStore) -> None:
-    leases = iter([LEASE, replace(LEASE, access_key_id="second-key", session_token="second")])  # noqa: S106 - a test's
+    leases = iter([LEASE, replace(LEASE, access_key_id="second-key", session_token="second")])  # noqa: S106 - a key of the test
     oracle.say = lambda _request: Answer(200, XML, b"<R><UploadId>m</UploadId></R>")
     target = store.at(session_at(oracle.endpoint), lambda: next(leases))
     target.begin()
@@ -564,9 +570,8 @@ def test_each_endpoint_is_addressed_as_it_wants(
     seen: list[str] = []
 
     def urlopen(_pool: object, _method: str, url: str, **options: Any) -> Any:
-        seen.append(
-            f"{url.partition('://')[2].partition('?')[0]} {options['headers']['authorization'].split('/')[2]}"
-        )
+        address = url.partition("://")[2].partition("?")[0]
+        seen.append(f"{address} {options['headers']['authorization'].split('/')[2]}")
         raise urllib3.exceptions.ProtocolError("far enough")
 
     monkeypatch.setattr(urllib3.PoolManager, "urlopen", urlopen)

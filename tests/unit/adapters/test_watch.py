@@ -1,3 +1,5 @@
+"""The watch on folders, which reports new and finished files."""
+
 from __future__ import annotations
 
 import logging
@@ -17,34 +19,39 @@ from watchdog.events import FileClosedEvent, FileSystemEvent
 from watchdog.observers.inotify import InotifyObserver
 from watchdog.observers.polling import PollingObserver
 
-from agent.adapters import watch as watch_room
+from agent.adapters import watch as watch_module
 from agent.adapters.watch import FolderWatcher
 from agent.model.values import Sighting
 from tests.harness import recorders
 
-# Python 3.10 has watchdog 6, whose reader is no thread and which does not tell of an overflow: scans find what it lost.
+# On Python 3.10 the agent has watchdog 6. Its reader is no thread, and it does not report an
+# overflow of the queue. Scans find what such an overflow lost.
 needs_watchdog_7 = pytest.mark.skipif(
     version("watchdog") < "7", reason="watchdog 6 has no such thing"
 )
-PATIENCE = 10.0  # seconds; only a failing test waits so long
+# Only a failing test waits this long.
+TIMEOUT_SECONDS = 10.0
 
 
 class Watched:
-    """A Watch on real folders, and what it saw."""
+    """A FolderWatcher on real folders, and what it reported."""
 
     def __init__(self, *roots: Path, polling: Any = "never") -> None:
         self.queue: queue.Queue[Sighting] = queue.Queue()
         self.watch = FolderWatcher(roots, self.queue.put, exclude=[".*", "*.tmp"], polling=polling)
 
     def wait_for(self, path: Path) -> set[Path]:
-        """Wait until ``path`` is sighted; all that was seen until then."""
+        """Wait until ``path`` is sighted. Return all that was sighted until then."""
         seen: set[Path] = set()
         while path not in seen:
-            seen.add(self.queue.get(timeout=PATIENCE).path)
+            seen.add(self.queue.get(timeout=TIMEOUT_SECONDS).path)
         return seen
 
     def drain(self, root: Path) -> set[Path]:
-        """All that was seen so far: a file made now is seen after it."""
+        """Return all that was sighted so far.
+
+        A new file marks the end, because it is sighted after everything else.
+        """
         last = root / "last"
         last.touch()
         seen = self.wait_for(last)
@@ -71,16 +78,16 @@ Start = Callable[..., Watched]
 
 
 def until(condition: Callable[[], bool]) -> None:
-    """Wait for another thread's work that announces itself by nothing else."""
+    """Wait for work of another thread that gives no other sign of its end."""
     pause = threading.Event()
-    end = time.monotonic() + PATIENCE
+    end = time.monotonic() + TIMEOUT_SECONDS
     while not condition():
         assert time.monotonic() < end
         pause.wait(0.01)
 
 
 def test_the_root_is_sighted_first_of_all(watched: Start, tmp_path: Path) -> None:
-    assert watched().queue.get(timeout=PATIENCE) == Sighting(tmp_path)
+    assert watched().queue.get(timeout=TIMEOUT_SECONDS) == Sighting(tmp_path)
 
 
 def test_a_closed_file_is_sighted(watched: Start, tmp_path: Path) -> None:
@@ -153,7 +160,8 @@ def test_touch_files_are_sighted_though_their_names_are_excluded_but_not_in_excl
     sighted = seen.drain(tmp_path)
     assert sighted >= set(markers)
     assert tmp_path / ".trash" / "a.mcap.resync" not in sighted
-    subprocess.run(["touch", markers[2]], check=True)  # one that is there already
+    # This marker exists already.
+    subprocess.run(["touch", markers[2]], check=True)
     seen.wait_for(markers[2])
 
 
@@ -165,14 +173,19 @@ def test_writing_wakes_nobody(watched: Start, tmp_path: Path) -> None:
         for _ in range(1000):
             stream.write(bytes(4096))
             stream.flush()
-        assert seen.drain(tmp_path) <= {tmp_path / "last"}  # that it went away
+        # Only the deletion of this file may be sighted.
+        assert seen.drain(tmp_path) <= {tmp_path / "last"}
     seen.wait_for(path)
 
 
 def test_a_recorder_at_full_speed_costs_nothing(watched: Start, tmp_path: Path) -> None:
-    """Another process appends; this one's CPU is measured."""
+    """Another process appends to a file. The test measures the CPU time of this process."""
     seen = watched()
-    program = "import sys\nwith open(sys.argv[1], 'wb', 0) as stream:\n    for _ in range(2000): stream.write(bytes(65536))\n"
+    program = (
+        "import sys\n"
+        "with open(sys.argv[1], 'wb', 0) as stream:\n"
+        "    for _ in range(2000): stream.write(bytes(65536))\n"
+    )
     seen.drain(tmp_path)
     before = time.process_time()
     subprocess.run([sys.executable, "-c", program, str(tmp_path / "a.mcap")], check=True)
@@ -226,7 +239,7 @@ def test_a_replaced_root_is_watched_anew(
     root.mkdir()
 
     def rebuilt() -> bool:
-        """A folder made anew may have the old one's inode: then the old watch must have died first."""
+        """A new folder may have the inode of the old one. Then the old watch must end first."""
         seen.watch.supervise()
         return [record.__dict__["event"] for record in caplog.records] == [
             "watch_started",
@@ -276,7 +289,7 @@ def test_a_thread_that_died_is_replaced(watched: Start, tmp_path: Path, victim: 
     [emitter] = observer.emitters
     thread: Any = {"observer": observer, "emitter": emitter}.get(victim) or observer._inotify_fd
     thread.stop()
-    thread.join(PATIENCE)
+    thread.join(TIMEOUT_SECONDS)
     died = not seen.watch.alive
     seen.watch.supervise()
     assert died
@@ -303,7 +316,7 @@ def test_what_is_well_is_left_alone(watched: Start, tmp_path: Path) -> None:
 
 @needs_watchdog_7
 def test_an_overflow_has_every_root_scanned(watched: Start, tmp_path: Path) -> None:
-    """More events than the kernel keeps, while watchdog's reader is held up."""
+    """More events arrive than the kernel keeps, while watchdog's reader is blocked."""
     roots = [tmp_path / "one", tmp_path / "two"]
     for root in roots:
         root.mkdir()
@@ -316,10 +329,10 @@ def test_an_overflow_has_every_root_scanned(watched: Start, tmp_path: Path) -> N
         names = [roots[0] / "a", roots[0] / "b"]
         names[0].touch()
         for number in range(limit):
-            os.rename(names[number % 2], names[1 - number % 2])  # noqa: PTH104 - each is two events, and quick
+            os.rename(names[number % 2], names[1 - number % 2])  # noqa: PTH104 - each makes two events
     left = set(roots)
     while left:
-        left.discard(seen.queue.get(timeout=PATIENCE).path)
+        left.discard(seen.queue.get(timeout=TIMEOUT_SECONDS).path)
 
 
 def test_an_exception_in_the_handler_does_not_end_the_watching(
@@ -385,7 +398,7 @@ def test_stopping_ends_every_thread_and_stays_stopped(tmp_path: Path) -> None:
 def test_polling_sights_new_and_changed_files(
     watched: Start, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(watch_room, "_POLL_SECONDS", 0.05)
+    monkeypatch.setattr(watch_module, "_POLL_SECONDS", 0.05)
     seen = watched(polling="always")
     assert isinstance(seen.watch._watched_roots[tmp_path].observer, PollingObserver)
     path = recorders.unfinished(tmp_path / "a.mcap")
@@ -414,7 +427,7 @@ def test_the_filesystem_decides_between_polling_and_events(  # noqa: PLR0917 - a
     kind: str,
     polled: bool,
 ) -> None:
-    monkeypatch.setattr(watch_room, "_filesystem", lambda _: kind)
+    monkeypatch.setattr(watch_module, "_filesystem", lambda _: kind)
     observer = watched(polling=polling).watch._watched_roots[tmp_path].observer
     assert isinstance(observer, PollingObserver) is polled
 
@@ -433,13 +446,13 @@ def test_the_filesystem_is_that_of_the_innermost_and_last_mount(tmp_path: Path) 
         ("/database", "ext4"),
         ("/my disk/a", "vfat"),
     ):
-        assert watch_room._filesystem(path, mounts) == kind
-    assert watch_room._filesystem("/", tmp_path / "none") == ""
+        assert watch_module._filesystem(path, mounts) == kind
+    assert watch_module._filesystem("/", tmp_path / "none") == ""
 
 
 def test_the_handler_takes_bytes_as_paths(tmp_path: Path) -> None:
     seen = Watched(tmp_path)
-    handler = watch_room._EventHandler(seen.watch, tmp_path, str(tmp_path))
+    handler = watch_module._EventHandler(seen.watch, tmp_path, str(tmp_path))
     event: FileSystemEvent = FileClosedEvent(os.fsencode(tmp_path / "a.mcap"))
     handler.dispatch(event)
     assert seen.queue.get_nowait() == Sighting(tmp_path / "a.mcap")

@@ -22,7 +22,7 @@ from tests.harness.bucket_robot import NAME, BucketRobot
 from tests.harness.fakes.store import FakeStore
 
 MIB = 1024 * 1024
-NOBODY = DeviceProfile("", "", {}, "", "")
+EMPTY_PROFILE = DeviceProfile("", "", {}, "", "")
 
 
 @pytest.fixture
@@ -96,7 +96,10 @@ def test_an_object_is_never_announced_before_it_is_whole(robot: BucketRobot) -> 
 
 def test_a_key_that_holds_other_bytes_is_left_alone(robot: BucketRobot) -> None:
     log = robot.record()
-    robot.store.objects[NAME, key_of(log)] = (b"somebody else's", _lying(robot, b"somebody else's"))
+    robot.store.objects[NAME, key_of(log)] = (
+        b"somebody else's",
+        _foreign_object(robot, b"somebody else's"),
+    )
     log = finish(robot)
     assert log.object_key == spare_of(log)
     assert robot.store.content(NAME, key_of(log)) == b"somebody else's"
@@ -128,7 +131,9 @@ def test_the_key_of_an_upload_put_back_before_a_restart_is_still_taken(robot: Bu
     robot.clock.advance(1800)
     robot.record(path.name, seed=2)
     assert (
-        robot.bucket.create(NOBODY, robot.bucket.exchange(NOBODY), robot.log(2)).session.object_key
+        robot.bucket.create(
+            EMPTY_PROFILE, robot.bucket.exchange(EMPTY_PROFILE), robot.log(2)
+        ).session.object_key
         != "run.mcap"
     )
 
@@ -178,7 +183,7 @@ def test_a_resync_keeps_its_key_when_the_file_was_renamed(robot: BucketRobot) ->
 def test_a_resync_does_not_replace_what_somebody_else_put_there(robot: BucketRobot) -> None:
     robot.record()
     before = finish(robot)
-    robot.store.objects[NAME, before.object_key] = (b"other", _lying(robot, b"other"))
+    robot.store.objects[NAME, before.object_key] = (b"other", _foreign_object(robot, b"other"))
     robot.resync()
     assert finish(robot, 2).object_key == spare_of(before)
     assert robot.store.content(NAME, before.object_key) == b"other"
@@ -349,7 +354,7 @@ def test_a_bags_metadata_goes_beside_its_splits_once(robot: BucketRobot) -> None
 def test_metadata_of_another_bag_under_the_same_key_is_left_alone(robot: BucketRobot) -> None:
     robot.template = "{name}"
     robot.restart()
-    robot.store.objects[NAME, "metadata.yaml"] = (b"other", _lying(robot, b"other"))
+    robot.store.objects[NAME, "metadata.yaml"] = (b"other", _foreign_object(robot, b"other"))
     (robot.folder / "metadata.yaml").write_bytes(b"version: 9\n")
     robot.record()
     finish(robot)
@@ -381,11 +386,11 @@ def test_metadata_behind_a_link_is_not_sent_unless_links_are_followed(
         (robot.folder / "bag").rmdir()
         (robot.folder / "bag").symlink_to(secret.parent)
     stored = replace(log, phase="completing", bucket=NAME, object_key="bag/a.mcap", etag='"e"')
-    robot.bucket.complete(NOBODY, robot.bucket.exchange(NOBODY), stored)
+    robot.bucket.complete(EMPTY_PROFILE, robot.bucket.exchange(EMPTY_PROFILE), stored)
     assert [key for _, key in robot.store.objects] == ["bag/a.mcap.manifest.json"]
     assert "metadata.yaml is not sent" in caplog.text
     robot.bucket._follow_symlinks = True
-    robot.bucket.complete(NOBODY, robot.bucket.exchange(NOBODY), stored)
+    robot.bucket.complete(EMPTY_PROFILE, robot.bucket.exchange(EMPTY_PROFILE), stored)
     assert robot.store.content(NAME, "bag/metadata.yaml") == secret.read_bytes()
 
 
@@ -435,7 +440,7 @@ def test_parts_are_larger_where_they_are_many_and_grow_so_that_ten_thousand_suff
     robot.part_size = setting
     robot.restart()
     log = replace(robot.record(), file_size=size)
-    session = robot.bucket.create(NOBODY, robot.bucket.exchange(NOBODY), log).session
+    session = robot.bucket.create(EMPTY_PROFILE, robot.bucket.exchange(EMPTY_PROFILE), log).session
     assert session.part_size_bytes == part_size
     assert size <= 10_000 * part_size
 
@@ -472,12 +477,12 @@ def test_a_key_too_long_for_s3_is_the_recordings_own_fault(robot: BucketRobot) -
 
 def test_there_is_a_profile_for_every_asset_id() -> None:
     assert AnyAsset()["x"].asset_id == "x"
-    assert AnyAsset().get("") == NOBODY
+    assert AnyAsset().get("") == EMPTY_PROFILE
     assert "x" in AnyAsset()
     assert list(AnyAsset()) == []
 
 
-def _lying(robot: BucketRobot, data: bytes) -> Any:
+def _foreign_object(robot: BucketRobot, data: bytes) -> Any:
     """Return what the store says of an object that another program put there."""
     other = FakeStore()
     bucket = BucketRobot(robot.folder, store=other).bucket

@@ -1,3 +1,5 @@
+"""The discovery of finished recordings in watched folders, on real files and a fake clock."""
+
 from __future__ import annotations
 
 import gc

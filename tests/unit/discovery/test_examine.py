@@ -1,3 +1,5 @@
+"""The examination of one file: a recording, a damaged file, or a file that is not finished yet."""
+
 from __future__ import annotations
 
 import hashlib

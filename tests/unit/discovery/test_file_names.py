@@ -1,3 +1,5 @@
+"""The names of the files that belong to a recording."""
+
 from __future__ import annotations
 
 from pathlib import Path

@@ -1,3 +1,5 @@
+"""The queue of the times at which files are examined again."""
+
 from __future__ import annotations
 
 import math

@@ -1,3 +1,5 @@
+"""The fingerprint of a file."""
+
 from __future__ import annotations
 
 import hashlib

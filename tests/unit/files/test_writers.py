@@ -1,3 +1,5 @@
+"""The detection of programs that have a file open for writing."""
+
 from __future__ import annotations
 
 import os

@@ -1,3 +1,5 @@
+"""The end of an MCAP file: what it tells of the recording, and how damage is found."""
+
 from __future__ import annotations
 
 import os

@@ -1,3 +1,5 @@
+"""The age of a recording, also on a clock that is set or wrong."""
+
 from __future__ import annotations
 
 from agent.retention.clock_safe_age import ClockSafeAge
