@@ -36,7 +36,7 @@ pytestmark = [
 def _an_openssl_that_allows_old_versions(monkeypatch: pytest.MonkeyPatch) -> None:
     """Make each new context allow TLS 1.1.
 
-    Some OpenSSL configurations do this for the Python of Debian.
+    Debian's Python does so where OpenSSL's configuration allows that version.
     """
     create = ssl.SSLContext.__new__
 

@@ -49,7 +49,7 @@ def snapshot_as_json(robot: WatchingRobot) -> dict[str, Any]:
     return document
 
 
-# These tests never use the terms of a lease.
+# These tests never read the upload terms of a claim.
 _TERMS: Any = None
 
 

@@ -336,7 +336,7 @@ def test_a_full_disk_lets_the_day_pass_uncounted(
     robot.days(KEEP)
     robot.history.full = True
     robot.days(2)
-    # The reserved disk space was used up in between, so the history still refuses to write.
+    # The reserve was complete when it was checked, and was used up before the write.
     monkeypatch.setattr(robot.history, "room", lambda: True)
     robot.days(2)
     assert robot.history.absences().day == KEEP
