@@ -1,1 +1,1 @@
-"""What the README claims, measured."""
+"""Benchmarks that measure what the README promises."""

@@ -1,6 +1,8 @@
-"""All seven tables: ``python -m tests.bench [--full] [--only 1,6] [--json FILE] [--markdown FILE]`` (`make bench`).
+"""Run the seven benchmarks and print their tables (`make bench`).
 
-1 where a goal is missed and no explanation says why.
+Usage: ``python -m tests.bench [--full] [--only 1,6] [--json FILE] [--markdown FILE]``.
+
+The exit code is 1 where a goal is missed and no explanation says why.
 """
 
 from __future__ import annotations
@@ -18,7 +20,7 @@ from typing import cast
 from tests.bench.figures import Table
 from tests.bench.machine import machine
 
-# Each module has ``table(*, full: bool) -> Table``.
+# Each of these modules has a function ``table(*, full: bool) -> Table``.
 TABLES = {
     1: "tests.bench.cost",
     2: "tests.bench.links",
@@ -32,14 +34,14 @@ BELOW = "<!-- What `make bench-full` measured; everything below this line is wri
 
 
 def run(number: int, *, full: bool) -> Table:
-    """One table, with the time that it took."""
+    """Return the table of one benchmark, with the time that the benchmark took."""
     began = time.monotonic()
     table = cast("Table", importlib.import_module(TABLES[number]).table(full=full))
     return dataclasses.replace(table, seconds=time.monotonic() - began)
 
 
 def write_page(page: Path, where: Mapping[str, str], tables: Sequence[Table]) -> None:
-    """Put the tables into a page, below what people have written there."""
+    """Write the tables into a page, below the text that people have written there."""
     before, line, _ = (page.read_text(encoding="utf-8") if page.exists() else "").partition(BELOW)
     lines = [f"- {name}: {said}" for name, said in where.items()]
     text = "\n".join(["", *lines, "", *(table.markdown() for table in tables)])
@@ -47,7 +49,7 @@ def write_page(page: Path, where: Mapping[str, str], tables: Sequence[Table]) ->
 
 
 def main() -> int:
-    """Print them as they come, and write the files that are asked for."""
+    """Print each table when it is measured, and write the files that the options name."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument(
         "--full", action="store_true", help="large files, many rounds: for an hour or more"
@@ -65,7 +67,8 @@ def main() -> int:
         tables.append(run(number, full=options.full))
         tables[-1].print()
         sys.stdout.flush()
-        if options.json:  # each time: what was measured is not lost when the next fails
+        # The file is written after each table, because the next benchmark may fail.
+        if options.json:
             document = {
                 "machine": where,
                 "full": options.full,

@@ -1,7 +1,9 @@
-"""What no upload can do without: every byte is read and digested, then read and sent: ``python bare.py URL CA FILE…``.
+"""Upload files with the least work that an upload needs: ``python bare.py URL CA FILE…``.
 
-One loop over one connection, unsigned, in few parts of a program: what a tool needs beyond that is its own doing. Over
-http the digest is the SHA-256 that a signature covers, over https the CRC-32 that goes with a part.
+Every byte is read and digested, then read again and sent. The program is one loop over one
+connection, without signatures. What another tool costs beyond this program is the tool's own work.
+Over http the digest is the SHA-256 that a signature covers. Over https the digest is the CRC-32
+that goes with a part.
 """
 
 import hashlib
@@ -18,7 +20,7 @@ _BLOCK = memoryview(bytearray(128 * 1024))
 
 
 def put(connection: http.client.HTTPConnection, path: str, file: Path) -> None:
-    """Send one file, digested before."""
+    """Digest one file, then send it."""
     tls = isinstance(connection, http.client.HTTPSConnection)
     descriptor = os.open(file, os.O_RDONLY)
     size = os.fstat(descriptor).st_size
@@ -51,7 +53,7 @@ def put(connection: http.client.HTTPConnection, path: str, file: Path) -> None:
 
 
 def main() -> None:
-    """Send all files."""
+    """Send all files that the arguments name."""
     _, url, ca_file, *files = sys.argv
     parts = urlsplit(url)
     connection: http.client.HTTPConnection = (

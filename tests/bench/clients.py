@@ -1,7 +1,9 @@
 # ruff: noqa: PLC0415 - each imports what it needs, and pays for nothing else
-"""The peers that are libraries, used as they document it: ``python clients.py boto3 ENDPOINT BUCKET PREFIX CA FILE…``.
+"""Upload with one of the peers that are libraries.
 
-It runs in the peers' own environment (`make peers`), and knows nothing of this repository.
+Usage: ``python clients.py boto3 ENDPOINT BUCKET PREFIX CA FILE…``. Each library is used as its
+documentation shows. The program runs in the peers' own environment (`make peers`) and imports
+nothing of this repository.
 """
 
 import os
@@ -18,7 +20,7 @@ def boto3(endpoint: str, bucket: str, prefix: str, ca_file: str, files: list[str
 
 
 def crt(endpoint: str, bucket: str, prefix: str, ca_file: str, files: list[str]) -> None:
-    """As `aws s3 cp` does it; boto3's own switch to CRT knows no other endpoint than Amazon's."""
+    """Upload as `aws s3 cp` does: boto3's own switch to CRT accepts only Amazon's endpoint."""
     import botocore.session
     from s3transfer import crt
 

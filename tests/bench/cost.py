@@ -1,8 +1,9 @@
 """Table 1: CPU, memory and time of an upload on this machine alone.
 
-A real MinIO over http and https, with one large recording and with many; and a store that throws everything away, where
-nothing but the client limits the time. The agent is the resident process as it runs on a robot, in bucket mode; each
-peer is its whole process. What the server needs is nobody's.
+The store is a real MinIO over http and https, or a store that throws everything away, where nothing
+but the client limits the time. One large recording and many small ones are uploaded. The agent is
+the resident process as it runs on a robot, in bucket mode. Each peer is measured as its whole
+process. What the server needs is not counted.
 """
 
 from __future__ import annotations
@@ -33,10 +34,19 @@ GIB = 1024**3
 AGENT = "agent"
 SCHEMES = ("http", "https")
 COLUMNS = ("what", "CPU s/GiB", "peak MiB", "seconds")
-FEW = ("mc", "boto3")  # where there is no goal to compare all with
+
+# The peers of the settings that have no goal which compares all peers.
+FEW = ("mc", "boto3")
 PYTHON = tuple(peer.name for peer in PEERS if peer.python)
-LEAST_CPU, TLS_CPU, PYTHON_CPU, TLS_WALL = 0.9, 1.3, 0.5, 1.5  # times a peer's
-NOISE = 0.03  # of a time: who differs by less is not behind
+
+# The goals: the agent needs at most so many times what the best peer needs.
+LEAST_CPU = 0.9
+TLS_CPU = 1.3
+PYTHON_CPU = 0.5
+TLS_WALL = 1.5
+
+# A share of a time. A difference below this share is noise of the measurement.
+NOISE = 0.03
 PEAK = 80  # MiB
 
 Costs = Mapping[str, Sequence[Cost]]
@@ -44,11 +54,12 @@ Costs = Mapping[str, Sequence[Cost]]
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Setting:
-    """What is uploaded where, by whom."""
+    """What is uploaded, to which store, and by which peers."""
 
     count: int
     mib: int
-    store: str  # "MinIO", or "sink", which throws away what it gets
+    # The store is "MinIO", or "sink", which throws away what it gets.
+    store: str
     scheme: str
     peers: Sequence[Peer]
 
@@ -56,12 +67,12 @@ class Setting:
         return f"{self.count} x {self.mib} MiB, {self.store}, {self.scheme}"
 
     def serve(self, folder: Path) -> AbstractContextManager[Bucket]:
-        """Its store."""
+        """Serve the setting's store while the block lasts."""
         return (minio if self.store == "MinIO" else sink)(folder, tls=self.scheme == "https")
 
 
 def table(*, full: bool) -> Table:
-    """1 x 4 GiB and 64 x 64 MiB; or an eighth and a sixteenth of that."""
+    """Measure 1 x 4 GiB and 64 x 64 MiB; an eighth and a sixteenth of these where not ``full``."""
     if shutil.which("minio") is None:
         return Table(1, _TITLE, COLUMNS, [["no minio here: make servers", None, None, None]])
     few = [peer for peer in PEERS if peer.name in FEW]
@@ -84,7 +95,7 @@ def table(*, full: bool) -> Table:
 
 
 def _measure(folder: Path, made: Path, setting: Setting, *, full: bool) -> Costs:
-    """What each of them costs, in turns."""
+    """Measure the costs of the agent and of each peer, in turns."""
     with (
         setting.serve(folder / "server") as bucket,
         resident(bucket.server, folder / "agent") as agent,
@@ -106,7 +117,7 @@ def _measure(folder: Path, made: Path, setting: Setting, *, full: bool) -> Costs
 
 
 def _clean(run: Callable[[], Cost], bucket: Bucket, made: Path) -> Cost:
-    """A run on an empty bucket, whose upload is checked."""
+    """Run on an empty bucket, and check what was uploaded."""
     cost = run()
     bucket.empty(size_of(made))
     return cost
@@ -126,7 +137,10 @@ def _rows(setting: Setting, costs: Costs, gib: float) -> list[Sequence[Cell]]:
 
 
 def _goals(found: Mapping[Setting, Costs]) -> list[Goal]:
-    """Of one large recording to MinIO; what its server slows down, the sink explains."""
+    """Return the goals for one large recording to MinIO.
+
+    The runs against the sink explain what MinIO's server slows down.
+    """
     large = {
         (setting.store, setting.scheme): costs
         for setting, costs in found.items()
@@ -147,7 +161,10 @@ def _goals(found: Mapping[Setting, Costs]) -> list[Goal]:
             default=math.inf,
         )
         floor = cpu["sink", scheme][BARE.name] / best
-        why = f"{BARE.name}, sent to the sink without signature, HTTP library and history, cost {floor:.2f} x"
+        why = (
+            f"{BARE.name}, sent to the sink without signature, HTTP library and history, cost "
+            f"{floor:.2f} x"
+        )
         goals.append(replace(goal, explanation=why if floor > most else ""))
     for scheme, most in (("http", 1.0), ("https", TLS_WALL)):
         alone = _against("", wall["sink", scheme], most + NOISE, ["mc"])
@@ -165,7 +182,7 @@ def _medians(costs: Costs, what: str) -> dict[str, float]:
 
 
 def _against(what: str, found: Mapping[str, float], most: float, peers: Sequence[str]) -> Goal:
-    """That the agent needs at most so many times what the best of the ``peers`` needs."""
+    """Return the goal that the agent needs at most ``most`` times what the best peer needs."""
     there = {name: found[name] for name in peers if name in found}
     if not there:
         return Goal(f"{what} ≤ {most} x {' or '.join(peers)}", "no such peer here", None)
@@ -177,8 +194,10 @@ def _against(what: str, found: Mapping[str, float], most: float, peers: Sequence
 
 _TITLE = "CPU, memory and time of an upload to a store on the same machine"
 _NOTE = (
-    "The agent is resident, with history, logs, metrics, watching and verification on: CPU of its process from the "
-    "file's appearing to completed, time from its claim to completed, peak of its whole life. A peer is one run of its "
+    "The agent is resident, with history, logs, metrics, watching and verification on: CPU of "
+    "its process from the "
+    "file's appearing to completed, time from its claim to completed, peak of its whole life. "
+    "A peer is one run of its "
     "whole process. The sink throws away what it gets. "
     "The bytes alone: each read and digested, then read and sent, by one loop over one connection."
 )

@@ -1,6 +1,6 @@
-"""Memory with as many parts in flight as there may be: ``python -m tests.bench.crowd``.
+"""Measure memory with the most parts in flight that are possible: ``python -m tests.bench.crowd``.
 
-The real command with two recordings of 16 parts each at once, over http and over TLS.
+The real command uploads two recordings of 16 parts each at once, over http and over TLS.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ PROMISED = 80  # MiB
 
 
 def crowd(*, tls: bool, mib: int = 384) -> tuple[float, int]:
-    """Peak memory in MiB, and the most threads seen."""
+    """Return the peak memory in MiB, and the highest number of threads seen."""
     with tempfile.TemporaryDirectory(prefix="bench-crowd-") as name:
         folder = Path(name)
         cloud = DevCloud(folder / "cloud", tls=tls, bandwidth=60e6)
@@ -46,13 +46,14 @@ def _watch(agent: Agent, threads: list[int]) -> bool:
 
 
 def main() -> int:
-    """Print both; 1 where more is used than is promised."""
+    """Print both measurements; return 1 where more memory is used than is promised."""
     peaks = []
     for tls in (False, True):
         peak, threads = crowd(tls=tls)
         peaks.append(peak)
         print(
-            f"{'https' if tls else 'http ':5}  2 recordings, 16 parts each: peak {peak:.1f} MiB, {threads} threads"
+            f"{'https' if tls else 'http ':5}  2 recordings, 16 parts each: peak {peak:.1f} "
+            f"MiB, {threads} threads"
         )
     return 0 if max(peaks) < PROMISED else 1
 

@@ -18,17 +18,25 @@ from tests.harness.recorders import write_mcap, write_sidecar
 
 FIRST, FIRST_ALONE = "first byte, with a sidecar", "first byte, without"
 END, END_ALONE = "completed, with a sidecar", "completed, without"
-_SETTLE, _SIDECAR = (
-    2.0,
-    5.0,
-)  # seconds, the defaults; how long a sidecar is waited for is time to settle, too
-_PROMISED = 0.5  # seconds beyond that, for 95 of 100
-_APART = (0.2, 0.5)  # seconds between two recordings
+
+# The default settings, in seconds. The wait for a sidecar counts as time to settle, too.
+_SETTLE = 2.0
+_SIDECAR = 5.0
+
+
+# The promise for 95 of 100 recordings, in seconds beyond the time to settle.
+_PROMISED = 0.5
+
+# The shortest and the longest pause between two recordings, in seconds.
+_APART = (0.2, 0.5)
 _SIZE = 256 * 1024
 
 
 def table(*, full: bool) -> Table:
-    """The real command, real notifications, a real S3 server: recordings that are closed one after the other."""
+    """Measure with the real command, real notifications and a real S3 server.
+
+    The recordings are closed one after the other.
+    """
     count = 600 if full else 120
     with tempfile.TemporaryDirectory(prefix="bench-delay-") as name:
         delays = measure(Path(name), count)
@@ -41,8 +49,14 @@ def table(*, full: bool) -> Table:
     )
     text = f"first byte, p95 <= {_PROMISED} s beyond settling"
     notes = [
-        f"{count} recordings of {_SIZE // 1024} KiB, one each {_APART[0]} to {_APART[1]} s, half with a sidecar.",
-        f"Seconds since the last close(); {_SETTLE:.0f} of them to settle, {_SIDECAR:.0f} where a sidecar may come.",
+        (
+            f"{count} recordings of {_SIZE // 1024} KiB, one each {_APART[0]} to {_APART[1]} s, "
+            "half with a sidecar."
+        ),
+        (
+            f"Seconds since the last close(); {_SETTLE:.0f} of them to settle, {_SIDECAR:.0f} "
+            "where a sidecar may come."
+        ),
         "All settings are the defaults.",
     ]
     goal = Goal(text, f"{beyond:.2f} s", beyond <= _PROMISED)
@@ -57,7 +71,7 @@ def table(*, full: bool) -> Table:
 
 
 def measure(folder: Path, count: int) -> dict[str, Figure]:
-    """Seconds from close() to the first part at the store's door, and to the document's end."""
+    """Return the seconds from close() to the first part at the store, and to the document's end."""
     came: dict[str, float] = {}
     closed: dict[str, float] = {}
     rng = random.Random(1)
@@ -93,7 +107,7 @@ def measure(folder: Path, count: int) -> dict[str, Figure]:
 
 
 def _note_parts(cloud: DevCloud, came: dict[str, float]) -> None:
-    """Note when the first part of each object reaches the door; its bytes follow in the same request."""
+    """Note when the first part of each object reaches the store; its bytes follow."""
     assert cloud._store_proxy is not None
     admission = cloud._store_proxy.admission
     admit = admission.admit
@@ -103,4 +117,4 @@ def _note_parts(cloud: DevCloud, came: dict[str, float]) -> None:
             came.setdefault(urllib.parse.unquote(request.path), time.time())
         return admit(request)
 
-    admission.admit = noting  # type: ignore[method-assign] # from outside
+    admission.admit = noting  # type: ignore[method-assign] # the bench adds to it

@@ -1,4 +1,4 @@
-"""What a benchmark says: figures with their spread, and tables that print themselves for people, pages and programs."""
+"""What benchmarks report: figures with their spread, and tables for people, pages and programs."""
 
 from __future__ import annotations
 
@@ -14,40 +14,46 @@ from rich.console import Console
 from rich.table import Table as Grid
 from rich.text import Text
 
-WIDTH = 100  # columns of a terminal
-ABSENT = "-"  # a cell with nothing to say: the peer is not installed, or it doesn't do that
+# The number of columns of a terminal.
+WIDTH = 100
+
+# The text of an empty cell: the peer is not installed, or lacks the feature.
+ABSENT = "-"
 
 _Measured = TypeVar("_Measured")
 
 
 @dataclass(frozen=True, slots=True)
 class Figure:
-    """One thing measured several times; prints as ``1.23 (1.20-1.31)``: the median, the lowest and the highest."""
+    """One thing measured several times.
+
+    A figure prints as ``1.23 (1.20-1.31)``: the median, the lowest and the highest value.
+    """
 
     values: tuple[float, ...]
 
     @classmethod
     def of(cls, values: Iterable[float]) -> Figure:
-        """A figure of at least one value."""
+        """Return a figure of at least one value."""
         return cls(tuple(values))
 
     @property
     def median(self) -> float:
-        """The middle one."""
+        """The median."""
         return statistics.median(self.values)
 
     @property
     def low(self) -> float:
-        """The lowest."""
+        """The lowest value."""
         return min(self.values)
 
     @property
     def high(self) -> float:
-        """The highest."""
+        """The highest value."""
         return max(self.values)
 
     def percentile(self, percent: int) -> float:
-        """The value that so many per cent of all do not exceed, 1 to 99."""
+        """Return the value that ``percent`` per cent of all values do not exceed, 1 to 99."""
         if len(self.values) == 1:
             return self.values[0]
         return statistics.quantiles(self.values, n=100, method="inclusive")[percent - 1]
@@ -61,7 +67,7 @@ class Figure:
 
 
 def short(value: float) -> str:
-    """A number with as many places as matter: three digits in all, thousands whole."""
+    """Return a number as text with three digits in all; thousands stay whole."""
     size = abs(value)
     if size >= 99.95 or size == 0:
         return f"{value:,.0f}"
@@ -76,10 +82,12 @@ Cell = Figure | str | float | int | None
 
 @dataclass(frozen=True, slots=True)
 class Goal:
-    """Something promised. ``met`` is None where it can't be told, because what it compares with is not installed.
+    """A promise, and whether it is kept.
 
-    ``explanation`` says which physical limit keeps it from being met, and how that was measured: a goal that is missed
-    without one fails the benchmark.
+    ``met`` is None where the peer that the goal compares with is not installed.
+
+    ``explanation`` says which physical limit keeps the goal from being met, and how the limit was
+    measured. A goal that is missed without an explanation fails the benchmark.
     """
 
     text: str
@@ -89,7 +97,7 @@ class Goal:
 
     @property
     def failed(self) -> bool:
-        """Whether it is missed and nobody can say why."""
+        """Whether the goal is missed without an explanation."""
         return self.met is False and not self.explanation
 
     def __str__(self) -> str:
@@ -100,7 +108,10 @@ class Goal:
 
 @dataclass(frozen=True, slots=True)
 class Table:
-    """One of the seven. The first column names the row; ``notes`` say what the figures are and how they were taken."""
+    """One of the seven tables.
+
+    The first column names the row. ``notes`` say what the figures are and how they were taken.
+    """
 
     number: int
     title: str
@@ -108,7 +119,8 @@ class Table:
     rows: Sequence[Sequence[Cell]]
     goals: Sequence[Goal] = ()
     notes: Sequence[str] = ()
-    seconds: float = field(default=0, compare=False)  # that it took
+    # The time that the measurement of this table took, in seconds.
+    seconds: float = field(default=0, compare=False)
 
     @property
     def failed(self) -> bool:
@@ -116,7 +128,7 @@ class Table:
         return any(goal.failed for goal in self.goals)
 
     def print(self, console: Console | None = None) -> None:
-        """For a terminal of 100 columns."""
+        """Print the table for a terminal of 100 columns."""
         console = console or Console(width=WIDTH, highlight=False, soft_wrap=False)
         grid = Grid(
             box=box.SIMPLE_HEAD,
@@ -141,7 +153,7 @@ class Table:
         console.print()
 
     def markdown(self) -> str:
-        """For a page."""
+        """Return the table as Markdown for a page."""
         lines = [f"## {self.number}. {self.title}", ""]
         lines += [
             "| " + " | ".join(self.columns) + " |",
@@ -152,7 +164,7 @@ class Table:
         return "\n".join(lines).rstrip() + "\n"
 
     def document(self) -> dict[str, Any]:
-        """For programs, as JSON: every value of each figure, and what the table makes of them."""
+        """Return the table as JSON for programs: every value of each figure, and the summaries."""
         return {
             "number": self.number,
             "title": self.title,
@@ -173,7 +185,7 @@ class Table:
 
 
 def shown(cell: Cell) -> str:
-    """As people see it."""
+    """Return the cell as people read it."""
     if cell is None:
         return ABSENT
     return short(cell) if isinstance(cell, int | float) else str(cell)
@@ -192,9 +204,10 @@ def take_turns(
     within: float = float("inf"),
     least: int = 3,
 ) -> dict[str, list[_Measured]]:
-    """Measure each so many times, one after the other in every round: so whatever else the machine does hits all alike.
+    """Measure each runner ``times`` times, one after the other in every round.
 
-    After ``within`` seconds no further round begins, once there were ``least``.
+    In this order, other load on the machine slows all of them alike. After ``within`` seconds no
+    further round begins, once there were ``least`` rounds.
     """
     found: dict[str, list[_Measured]] = {name: [] for name in measures}
     began = time.monotonic()

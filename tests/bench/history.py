@@ -1,4 +1,4 @@
-"""Table 5: what the history costs with so many full documents, beside plain TinyDB and SQLite."""
+"""Table 5: what a history with many full documents costs, beside plain TinyDB and SQLite."""
 
 from __future__ import annotations
 
@@ -24,22 +24,27 @@ from tests.harness.fakes.clock import FakeClock
 
 KINDS = ("agent", "SQLite", "TinyDB")
 SIZES = (100, 1_000, 10_000, 100_000)
-OPEN = 50  # documents that have not ended; a robot that keeps up has few
+
+# The number of documents that have not ended. A robot that keeps up has few of them.
+OPEN = 50
 REPEATS = 500
-ONCE = 5  # so often is measured what takes long
+
+# The number of repeats for operations that take long.
+ONCE = 5
 PROMISED = {
     "path ms": 5.0,
     "episode ms": 5.0,
     "bytes ms": 5.0,
     "memory MiB": 30.0,
-    "ratio": 1.5,  # of a transition, fsync included, to one among the fewest documents
+    # The time of a transition, fsync included, in multiples of one among the fewest documents.
+    "ratio": 1.5,
     "open s": 2.0,
     "list s": 3.0,
 }
 
 
 def recording(number: int) -> SyncLog:
-    """A document as they are on a robot: about 1.3 KiB."""
+    """Return a document as robots have them: about 1.3 KiB."""
     name = f"session_{number // 50:06}/episode_{number:06}_0.mcap"
     return SyncLog(
         id=0,
@@ -62,7 +67,7 @@ def recording(number: int) -> SyncLog:
 
 
 def fill(folder: Path, documents: int) -> None:
-    """All but the last have been uploaded."""
+    """Fill a history in which all but the last documents have been uploaded."""
     history = TinyHistory(folder, FakeClock())
     for first in range(0, documents, 1000):
         with history.transaction():
@@ -91,7 +96,7 @@ def complete(history: TinyHistory, log: SyncLog) -> None:
 
 
 def milliseconds(work: Callable[[int], object], repeats: int = REPEATS) -> float:
-    """The median of many runs."""
+    """Return the median of many runs, in milliseconds."""
     taken = []
     for number in range(repeats):
         before = time.perf_counter()
@@ -101,14 +106,14 @@ def milliseconds(work: Callable[[int], object], repeats: int = REPEATS) -> float
 
 
 def seconds(work: Callable[[], object]) -> float:
-    """The median of a few runs."""
+    """Return the median of a few runs, in seconds."""
     return milliseconds(lambda _: work(), ONCE) / 1000
 
 
 def ratio(history: TinyHistory, documents: int) -> tuple[float, float]:
-    """The median of a transition, and how many times that among the fewest documents it is.
+    """Return the median of a transition, and its multiple of one among the fewest documents.
 
-    They take turns: so whatever else this machine does slows both down alike.
+    The two histories take turns, because other load on this machine then slows both down alike.
     """
     taken: list[tuple[float, ...]] = []
     with tempfile.TemporaryDirectory() as folder:
@@ -128,7 +133,7 @@ def ratio(history: TinyHistory, documents: int) -> tuple[float, float]:
 
 
 def measure(folder: Path, documents: int) -> dict[str, Any]:
-    """Open the history in this process of its own, and use it."""
+    """Measure the agent's history in this process of its own."""
     process = psutil.Process()
     memory = process.memory_info().rss
     history = TinyHistory(folder, FakeClock())
@@ -162,15 +167,14 @@ def measure(folder: Path, documents: int) -> dict[str, Any]:
 
 
 def peer(folder: Path, documents: int, kind: str) -> dict[str, Any]:
-    """The same documents and transitions in plain TinyDB, or in SQLite with the same durability."""
+    """Measure the same work in plain TinyDB, or in SQLite with the same durability."""
     process = psutil.Process()
     memory = process.memory_info().rss
     opened = _tinydb if kind == "TinyDB" else _sqlite
     move = opened(folder, documents)
     repeats = 3 if kind == "TinyDB" and documents > SIZES[1] else REPEATS
-    taken = milliseconds(
-        lambda number: move(documents - number // 2 % OPEN, f"{number}"), repeats
-    )  # no two alike
+    # No two paths are equal.
+    taken = milliseconds(lambda number: move(documents - number // 2 % OPEN, f"{number}"), repeats)
     grown = (process.memory_info().rss - memory) / 2**20
     return {
         "documents": documents,
@@ -196,7 +200,8 @@ def _sqlite(folder: Path, documents: int) -> Callable[[int, str], object]:
     base.execute("PRAGMA journal_mode=WAL")
     base.execute("PRAGMA synchronous=FULL")
     base.execute(
-        "CREATE TABLE IF NOT EXISTS logs (id INTEGER PRIMARY KEY, open, path, episode, fingerprint, body)"
+        "CREATE TABLE IF NOT EXISTS logs (id INTEGER PRIMARY KEY, open, path, episode, "
+        "fingerprint, body)"
     )
     if not base.execute("SELECT count(*) FROM logs").fetchone()[0]:
         base.execute("BEGIN")
@@ -233,7 +238,7 @@ def _documents(count: int) -> Iterator[dict[str, Any]]:
 
 
 def table(*, full: bool) -> Table:
-    """The agent's history beside plain TinyDB and SQLite, each size in a process of its own."""
+    """Measure the agent's history, TinyDB and SQLite, each size in a process of its own."""
     sizes = SIZES if full else SIZES[:-1]
     ours = [_apart("agent", documents) for documents in sizes]
     rows: list[Sequence[Cell]] = []
@@ -255,9 +260,18 @@ def table(*, full: bool) -> Table:
         for worst in [max(row[name] for row in ours)]
     ]
     notes = [
-        f"Medians of {REPEATS} transitions, {OPEN} of the documents open. Documents of 1.3 KiB and more.",
-        "Each transition of agent and SQLite (WAL, synchronous=FULL) is synced; TinyDB's JSONStorage syncs nothing.",
-        "`x of 100` of the agent is of transitions that take turns with those among 100 documents, in one process.",
+        (
+            f"Medians of {REPEATS} transitions, {OPEN} of the documents open. Documents of 1.3 "
+            "KiB and more."
+        ),
+        (
+            "Each transition of agent and SQLite (WAL, synchronous=FULL) is synced; TinyDB's "
+            "JSONStorage syncs nothing."
+        ),
+        (
+            "`x of 100` of the agent is of transitions that take turns with those among 100 "
+            "documents, in one process."
+        ),
     ]
     columns = ["documents", "transition ms", "x of 100", "start ms", "MiB"]
     return Table(5, f"The history with up to {sizes[-1]:,} documents", columns, rows, goals, notes)
@@ -275,7 +289,7 @@ def _apart(kind: str, documents: int) -> dict[str, Any]:
 
 
 def main() -> None:
-    """Measure one kind in a folder, and print it as JSON."""
+    """Measure one kind in a folder, and print the result as JSON."""
     kind, folder, documents = sys.argv[1], Path(sys.argv[2]), int(sys.argv[3])
     print(
         json.dumps(

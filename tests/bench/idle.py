@@ -1,6 +1,7 @@
-"""Table 4: what the agent costs while nothing is uploaded: CPU, wakeups and memory of the real command.
+"""Table 4: CPU, wakeups and memory of the real command while nothing is uploaded.
 
-All agents run at once, each with folders of its own: so the table takes no longer than the slowest of them.
+All agents run at once, each with folders of its own. The table therefore takes no longer than the
+slowest agent.
 """
 
 from __future__ import annotations
@@ -33,9 +34,14 @@ with open(sys.argv[1], "wb", buffering=0) as file:
         written += len(block)
         time.sleep(max(0, began + written / 1e8 - time.monotonic()))
 """
-_PERIOD = 60  # seconds between two scans by default
-_IDLE = 20.0  # seconds in which an agent that has just started comes to rest
-_SCAN = 6.0  # seconds within which a scan that is asked for has ended
+# The default time between two scans, in seconds.
+_PERIOD = 60
+
+# The seconds in which an agent that has just started comes to rest.
+_IDLE = 20.0
+
+# The seconds within which a requested scan has ended.
+_SCAN = 6.0
 _DEFAULTS = {
     "WATCH__SETTLE_SECONDS": "2",
     "WATCH__SIDECAR_WAIT_SECONDS": "5",
@@ -47,7 +53,7 @@ _DEFAULTS = {
 
 @dataclass(frozen=True, slots=True)
 class Scene:
-    """What lies there, and how it is told that the agent knows all of it."""
+    """The files that an agent finds, and how to see that the agent knows all of them."""
 
     name: str
     prepare: Callable[[Agent], object]
@@ -57,17 +63,21 @@ class Scene:
 
 @dataclass(frozen=True, slots=True)
 class Cost:
-    """Of one agent. ``share`` is of a core, scans as often as by default; memory in MiB."""
+    """The cost of one agent.
+
+    ``share`` is the share of one core, with scans as often as by default. Memory is in MiB.
+    """
 
     share: float
     scan: float  # CPU seconds
-    wakeups: float  # a second
+    # The number of wakeups in a second.
+    wakeups: float
     memory: float
     peak: float
 
 
 def table(*, full: bool) -> Table:
-    """All scenes at once."""
+    """Measure all scenes at once."""
     scenes = [
         Scene("nothing", lambda _: None, lambda agent: bool(told(agent))),
         Scene("a recorder at 100 MB/s", lambda _: None, lambda agent: bool(told(agent))),
@@ -110,11 +120,15 @@ def table(*, full: bool) -> Table:
     how = (
         f"CPU and wakeups over {2 * _PERIOD} s with the scans in them."
         if full
-        else f"CPU of {_IDLE:.0f} s without a scan, and of one each {_PERIOD} s that spares no file: an upper bound."
+        else f"CPU of {_IDLE:.0f} s without a scan, and of one each {_PERIOD} s that spares no "
+        "file: an upper bound."
     )
     notes = [
         how,
-        "Wakeups: voluntary context switches of all threads. Known files are uploaded, each with its document.",
+        (
+            "Wakeups: voluntary context switches of all threads. Known files are uploaded, each "
+            "with its document."
+        ),
         "Memory as the kernel counts it (VmRSS, VmHWM), shared libraries and all.",
         "The recorder writes over its file after 1 GiB. Agents of all rows run at once.",
     ]
@@ -123,7 +137,7 @@ def table(*, full: bool) -> Table:
 
 
 def known(count: int) -> Scene:
-    """So many recordings, all uploaded; with metrics where they are very many."""
+    """Return a scene of ``count`` uploaded recordings; with metrics where they are very many."""
     return Scene(
         f"{count:,} known files",
         lambda agent: uploaded(agent.state, recordings(agent.root, count)),
@@ -135,7 +149,7 @@ def known(count: int) -> Scene:
 def measure(
     cloud: DevCloud, folder: Path, scenes: Sequence[Scene], *, full: bool
 ) -> dict[str, Cost]:
-    """Prepare one after the other, then let all run and come to rest."""
+    """Prepare the agents one after the other, then let all of them run and come to rest."""
     period = str(_PERIOD if full else 3600)
     agents = {}
     for number, scene in enumerate(scenes):
@@ -158,7 +172,7 @@ def measure(
 
 
 def _over_scans(agent: Agent) -> Cost:
-    """Over two periods, scans and all."""
+    """Measure over two periods, including their scans."""
     pid = pid_of(agent)
     before = toll(pid)
     time.sleep(2 * _PERIOD)
@@ -168,7 +182,7 @@ def _over_scans(agent: Agent) -> Cost:
 
 
 def _scan_apart(agent: Agent) -> Cost:
-    """The quiet and one scan, each alone."""
+    """Measure the idle time and one scan, each alone."""
     pid = pid_of(agent)
     before = toll(pid)
     time.sleep(_IDLE)
@@ -179,12 +193,13 @@ def _scan_apart(agent: Agent) -> Cost:
 
 
 def _a_scan(agent: Agent, quiet: float) -> float:
-    """CPU seconds of one that is asked for, beyond what the time costs anyhow."""
+    """Return the CPU seconds of one requested scan, beyond what the same idle time costs."""
     pid, marker = pid_of(agent), agent.state / "markers" / "rescan"
     before = toll(pid)
     marker.touch()
     time.sleep(_SCAN)
-    assert not marker.exists()  # it goes when the scan has ended
+    # The agent removes the marker file when the scan has ended.
+    assert not marker.exists()
     return max(0.0, (toll(pid) - before).cpu - quiet * _SCAN)
 
 

@@ -1,7 +1,8 @@
-"""The real command killed again and again: ``python -m tests.bench.kills [--kills 200] [--seed N]``.
+"""Kill the real command again and again: ``python -m tests.bench.kills [--kills 200] [--seed N]``.
 
-SIGKILL at seeded random moments over uploads in all phases, on the embedded cloud with a narrow link and a round trip
-on every call, while new recordings keep coming. Afterwards each recording must be in the bucket exactly once.
+SIGKILL comes at seeded random moments over uploads in all phases. The embedded cloud has a narrow
+link and adds a round trip to every call, while new recordings keep coming. Afterwards each
+recording must be in the bucket exactly once.
 """
 
 from __future__ import annotations
@@ -36,23 +37,43 @@ from tests.harness.agent_process import Agent
 from tests.harness.recorders import write_mcap, write_sidecar
 
 MIB = 1024 * 1024
-PART = 5 * MIB  # the least that S3 takes
-RECORDINGS, PARTS = 2, 4  # in flight, and of each of them
+
+# The smallest part that S3 takes.
+PART = 5 * MIB
+
+# The number of recordings in flight.
+RECORDINGS = 2
+
+# The number of parts in flight of each recording.
+PARTS = 4
 AT_ONCE = RECORDINGS * PARTS
-SMALL, LARGE = (
-    (MIB // 2, 12 * MIB),
-    (24 * MIB, 48 * MIB),
-)  # a large one has more parts than go at once
-BANDWIDTH = 24 * MIB  # bytes a second
-ROUND_TRIP = 0.08  # seconds that each call takes, so that the phases without bytes are hit, too
-BACKLOG = 4  # recordings that wait at least
+
+# The least and the greatest size of a small recording, in bytes.
+SMALL = (MIB // 2, 12 * MIB)
+
+# The same of a large recording, which has more parts than are sent at once.
+LARGE = (24 * MIB, 48 * MIB)
+
+# The rate of the link, in bytes a second.
+BANDWIDTH = 24 * MIB
+
+# The seconds that each call takes at least. Without them no kill would hit the phases without
+# bytes.
+ROUND_TRIP = 0.08
+
+# The least number of recordings that wait.
+BACKLOG = 4
 _CALLS = (
-    "create_logical_upload", "get_upload_recovery", "reissue_upload_credentials", "abort_upload", "complete_upload",
-)  # fmt: skip
+    "create_logical_upload",
+    "get_upload_recovery",
+    "reissue_upload_credentials",
+    "abort_upload",
+    "complete_upload",
+)
 
 
 class _Meter(ByteRate):
-    """The link to the store; counts what passes it."""
+    """The link to the store; it counts the bytes that pass."""
 
     def __init__(self, bytes_per_second: float) -> None:
         super().__init__(bytes_per_second)
@@ -67,15 +88,18 @@ class _Meter(ByteRate):
 
 @dataclass
 class Tally:
-    """What came out."""
+    """The results of all kills."""
 
     store: str
     recordings: int = 0
     stored_bytes: int = 0
     passed_bytes: int = 0
-    phases: Counter[str] = field(default_factory=Counter)  # of what was in flight at each kill
-    most_lost: int = 0  # bytes that one kill cost
-    unsound: int = 0  # histories that had a damaged line after a kill
+    # The phases of the uploads that were in flight at each kill.
+    phases: Counter[str] = field(default_factory=Counter)
+    # The most bytes that a single kill cost.
+    most_lost: int = 0
+    # The number of histories that had a damaged line after a kill.
+    unsound: int = 0
     lost: list[str] = field(default_factory=list)
     duplicated: list[str] = field(default_factory=list)
     corrupted: list[str] = field(default_factory=list)
@@ -83,11 +107,11 @@ class Tally:
 
     @property
     def sent_again(self) -> int:
-        """Bytes that passed the link and are not the one copy of a recording."""
+        """The bytes that passed the link beyond one copy of each recording."""
         return self.passed_bytes - self.stored_bytes
 
     def good(self, kills: int) -> bool:
-        """Whether it is what is promised."""
+        """Whether the results are as promised."""
         faults = (self.lost, self.duplicated, self.corrupted, self.orphaned, self.unsound)
         within = self.sent_again <= kills * AT_ONCE * PART and self.most_lost <= AT_ONCE * PART
         return within and not any(faults)
@@ -103,8 +127,13 @@ class Tally:
             "corrupted": len(self.corrupted),
             "orphaned multiparts": len(self.orphaned),
             "damaged histories": self.unsound,
-            "most that one kill cost": f"{self.most_lost / MIB:.1f} MiB of {AT_ONCE * PART / MIB:.0f} allowed",
-            "bytes sent again": f"{self.sent_again / MIB:.0f} MiB, {self.sent_again / max(self.passed_bytes, 1):.1%}",
+            "most that one kill cost": (
+                f"{self.most_lost / MIB:.1f} MiB of {AT_ONCE * PART / MIB:.0f} allowed"
+            ),
+            "bytes sent again": (
+                f"{self.sent_again / MIB:.0f} MiB, "
+                f"{self.sent_again / max(self.passed_bytes, 1):.1%}"
+            ),
         }
         named = [*self.lost, *self.duplicated, *self.corrupted, *self.orphaned]
         return "\n".join(
@@ -117,7 +146,7 @@ class Ordeal:
     """One agent, its cloud, and the recordings that keep coming."""
 
     def __init__(self, folder: Path, seed: int, *, store: str = "auto") -> None:
-        """Nothing runs yet; the same ``seed`` gives the same recordings and the same moments."""
+        """Prepare the folders; the same ``seed`` gives the same recordings and the same moments."""
         self._folder = folder
         self._random = random.Random(seed)
         self._nap = threading.Event()
@@ -131,12 +160,12 @@ class Ordeal:
         (folder / "aside").mkdir()
 
     def run(self, kills: int) -> Tally:
-        """Kill so often, let the agent finish in peace, and compare."""
+        """Kill the agent ``kills`` times, let it finish undisturbed, and compare."""
         with self.cloud:
             front = self.cloud._store_proxy
             assert front is not None
             self._meter = front.pace = _Meter(BANDWIDTH)
-            front.admission.admit = self._far_away(front.admission.admit)  # type: ignore[method-assign] # from outside
+            front.admission.admit = self._far_away(front.admission.admit)  # type: ignore[method-assign] # the bench adds to it
             agent = Agent(
                 self.cloud,
                 self._folder,
@@ -177,7 +206,7 @@ class Ordeal:
             tally.most_lost = max(tally.most_lost, gone - before)
 
     def _wait_for_a_moment(self, agent: Agent) -> None:
-        """Mostly some time after the agent's first call, now and then within its start."""
+        """Wait, mostly until some time after the agent's first call, sometimes within its start."""
         if self._random.random() < 0.1:
             self._nap.wait(self._random.uniform(0, 1))
             return
@@ -189,7 +218,10 @@ class Ordeal:
         self._nap.wait(self._random.uniform(0, 2.5))
 
     def _keep_coming(self, agent: Agent) -> None:
-        """So many recordings that the agent has work until it is killed; some moved in, some with sidecars."""
+        """Add recordings, so that the agent has work until it is killed.
+
+        Some are moved in, and some have sidecars.
+        """
         done = sum(log.status == "completed" for log in agent.documents()) if self._files else 0
         for _ in range(max(0, BACKLOG - (len(self._files) - done))):
             number = len(self._files)
@@ -209,7 +241,7 @@ class Ordeal:
             self._files.append(path)
 
     def _quiet(self) -> None:
-        """Wait until the front has nothing left of the killed agent's connections."""
+        """Wait until the store proxy has no connection of the killed agent left."""
         front = self.cloud._store_proxy
         assert front is not None
         patience = time.monotonic() + 10
@@ -217,7 +249,7 @@ class Ordeal:
             self._nap.wait(0.01)
 
     def _arrived(self) -> int:
-        """Bytes that the store keeps: of objects, and of parts of multiparts."""
+        """Return the bytes that the store keeps: of objects, and of parts of multipart uploads."""
         client = self._client()
         objects = sum(
             item.size or 0 for item in client.list_objects(self.cloud.bucket, recursive=True)
@@ -229,10 +261,14 @@ class Ordeal:
         )
 
     def _multiparts(self) -> list[tuple[str, str]]:
-        """Key and id of every multipart in the bucket; MinIO tells those of an exact key only."""
+        """Return key and id of every multipart upload in the bucket.
+
+        MinIO lists only the multipart uploads of an exact key.
+        """
         found = []
         for session in self.cloud.sessions():
-            with contextlib.suppress(S3Error):  # rclone's way to say that there is none
+            # rclone answers with an error where there is no multipart upload.
+            with contextlib.suppress(S3Error):
                 listed = self._client()._list_multipart_uploads(
                     self.cloud.bucket, prefix=session.object_key
                 )
@@ -240,7 +276,7 @@ class Ordeal:
         return found
 
     def _client(self) -> Minio:
-        """The store behind the front, with root's keys."""
+        """Return a client of the store behind the proxy, with root's keys."""
         assert self.cloud._store is not None
         endpoint = self.cloud._store.endpoint
         return Minio(
@@ -299,7 +335,7 @@ def _damage(agent: Agent) -> int:
 
 
 def main() -> int:
-    """Print what came out; 1 where anything differs from what is promised."""
+    """Print the results; return 1 where anything differs from what is promised."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--kills", type=int, default=200)
     parser.add_argument("--seed", type=int, default=int(time.time()))

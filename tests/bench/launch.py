@@ -1,7 +1,8 @@
-"""Run a command and print what it cost as one line of JSON: ``python -I -S launch.py COMMAND…``.
+"""Run a command and print its cost as one line of JSON: ``python -I -S launch.py COMMAND…``.
 
-A small process of its own, because Linux counts what a parent held when it started a child among the child's own peak.
-CPU is that of the command and of all it waited for; the peak is that of the largest among them.
+This is a small process of its own, because Linux counts the memory that a parent held when it
+started a child as part of the child's peak. CPU is that of the command and of all processes it
+waited for. The peak is that of the largest among them.
 """
 
 import json

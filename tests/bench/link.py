@@ -1,6 +1,7 @@
-"""A long upload on a narrow link with short leases, and memory by part size: ``python -m tests.bench.link``.
+"""Measure a long upload with short leases, and memory by part size: ``python -m tests.bench.link``.
 
-The real command against the embedded cloud, whose front passes 20 MB/s and refuses each lease after 20 s.
+The real command runs against the embedded cloud, whose store proxy passes 20 MB/s and refuses each
+lease after 20 s.
 """
 
 from __future__ import annotations
@@ -23,7 +24,10 @@ MIB = 1024 * 1024
 def upload(
     mib: int, *, tls: bool, store: str, part_mib: int, bandwidth: float, lease: float
 ) -> tuple[SyncLog, float]:
-    """One recording's document, and the agent's peak memory in MiB; fails where the bytes differ."""
+    """Return one recording's document and the agent's peak memory in MiB.
+
+    The function fails where the bytes differ.
+    """
     with tempfile.TemporaryDirectory(prefix="bench-link-") as name:
         folder = Path(name)
         cloud = DevCloud(
@@ -43,7 +47,7 @@ def upload(
 
 
 def main() -> int:
-    """Print both tables; 1 where anything differs from what is promised."""
+    """Print both tables; return 1 where anything differs from what is promised."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--mib", type=int, default=1024)
     parser.add_argument("--store", default="auto")
@@ -55,8 +59,10 @@ def main() -> int:
             options.mib, tls=tls, store=options.store, part_mib=8, bandwidth=20e6, lease=20
         )
         print(
-            f"  {'https' if tls else 'http ':5}  {options.mib} MiB in {log.duration_seconds:.0f} s, "
-            f"{log.credential_refreshes} refreshes, {log.part_count} parts of {log.part_size_bytes // MIB} MiB, "
+            f"  {'https' if tls else 'http ':5}  {options.mib} MiB in "
+            f"{log.duration_seconds:.0f} s, "
+            f"{log.credential_refreshes} refreshes, {log.part_count} parts of "
+            f"{log.part_size_bytes // MIB} MiB, "
             f"peak {memory:.1f} MiB, sent {log.bytes_sent / log.file_size:.3f} of its size"
         )
         good = good and log.credential_refreshes >= 2
@@ -69,7 +75,8 @@ def main() -> int:
             for part in (8, 64)
         }
         print(
-            f"  {'https' if tls else 'http ':5}  8 MiB: {peaks[8]:.1f} MiB, 64 MiB: {peaks[64]:.1f} MiB"
+            f"  {'https' if tls else 'http ':5}  8 MiB: {peaks[8]:.1f} MiB, 64 MiB: "
+            f"{peaks[64]:.1f} MiB"
         )
         good = good and abs(peaks[64] - peaks[8]) <= 5
     return 0 if good else 1

@@ -1,9 +1,9 @@
 """Table 2: how much of a link an upload fills.
 
-A real MinIO over https, behind links that are emulated by a process of their own: a round trip, a rate for all
-connections together, and a smaller one for each, as where a distant network gives every connection its share. The
-kernel's own emulation (netem) is not in every kernel. What a raw stream gets through a link is measured, too: the
-emulation must not be what limits the tools.
+A real MinIO over https stands behind emulated links. A process of its own emulates a round trip, a
+rate for all connections together, and a smaller rate for each connection, as in a distant network
+that gives every connection its share. The kernel's own emulation (netem) is not in every kernel. A
+raw stream is measured, too, because the emulation must not be what limits the tools.
 """
 
 from __future__ import annotations
@@ -26,26 +26,45 @@ from tests.bench.peers import PEERS, Cost, Peer
 from tests.bench.stage import MIB
 from tests.harness.s3_servers import S3Server
 
-ALL = 200e6 / 8  # bytes a second
-EACH = 25e6 / 8  # for one connection: eight of them fill the link
-STREAMS = 16  # of the raw measurement
-LEAST = 95  # per cent
-NOISE = 0.03  # of a share: who differs by less is not behind
-PEER = "mc"  # the best of them on a link; rclone, which sends files side by side, fills half of what it does
+# The rate of the whole link, in bytes a second.
+ALL = 200e6 / 8
+
+# The rate of one connection, in bytes a second. Eight connections fill the link.
+EACH = 25e6 / 8
+
+# The number of streams of the raw measurement.
+STREAMS = 16
+
+# The least share of the link that the agent must fill, in per cent.
+LEAST = 95
+
+# A share of a share. A difference below this value is noise of the measurement.
+NOISE = 0.03
+
+# The fastest peer on a link. rclone, which sends files side by side, fills half of what mc fills.
+PEER = "mc"
 AGENT, FIRST, RAW = "agent", "agent, its first", "raw stream"
-PART = 8 * MIB  # that the agent cuts recordings of this size into
-CALLS = 9  # that an upload of the agent makes one after the other, beside its parts: connecting is two of them
-AT_ONCE = 2  # recordings, by default; as many are sent
+
+# The part size that the agent chooses for recordings of this size.
+PART = 8 * MIB
+
+# The calls that an upload of the agent makes one after the other, beside its parts. Connecting
+# counts as two of them.
+CALLS = 9
+
+# The default number of recordings at once. The benchmark sends as many.
+AT_ONCE = 2
 _TITLE = "Share of an emulated link that an upload fills, %"
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Link:
-    """One that is emulated."""
+    """The properties of an emulated link."""
 
     name: str
     round_trip: float  # seconds
-    reset_after: int | None = None  # bytes, of every fourth connection
+    # Every fourth connection is reset after so many bytes.
+    reset_after: int | None = None
 
 
 LINKS = (
@@ -57,14 +76,14 @@ LINKS = (
 
 
 class Emulated:
-    """A link that runs."""
+    """An emulated link that runs."""
 
     def __init__(self, child: subprocess.Popen[str]) -> None:
         self._child = child
         self.address = self._said()
 
     def passed(self) -> int:
-        """Bytes that were sent to the server."""
+        """Return the number of bytes that were sent to the server."""
         assert self._child.stdin is not None
         self._child.stdin.write("\n")
         self._child.stdin.flush()
@@ -77,7 +96,7 @@ class Emulated:
 
 @contextlib.contextmanager
 def emulated(link: Link, target: str) -> Iterator[Emulated]:
-    """That link to ``target``, in a process of its own, while the block lasts."""
+    """Run that link to ``target`` in a process of its own, while the block lasts."""
     options = ["--round-trip", str(link.round_trip), "--each", str(EACH), "--all", str(ALL)]
     options += ["--reset-after", str(link.reset_after)] if link.reset_after else []
     with subprocess.Popen(
@@ -95,7 +114,10 @@ def emulated(link: Link, target: str) -> Iterator[Emulated]:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Filled:
-    """Of a link, per cent: by the recordings' own bytes, and by all that was sent."""
+    """How much of a link was filled, in per cent.
+
+    One value counts the recordings' own bytes, and the other all bytes that were sent.
+    """
 
     share: float
     busy: float
@@ -103,7 +125,7 @@ class Filled:
 
 
 def table(*, full: bool) -> Table:
-    """Two recordings of 384 MiB and five runs; or two of 64 MiB and one run."""
+    """Measure two recordings of 384 MiB in five runs; or two of 64 MiB in one run."""
     columns = ("tool", *(link.name for link in LINKS))
     if shutil.which("minio") is None:
         return Table(2, _TITLE, columns, [["no minio here: make servers", *(None for _ in LINKS)]])
@@ -119,8 +141,10 @@ def table(*, full: bool) -> Table:
         goal for link, filled in zip(LINKS, found, strict=True) for goal in _goals(link, filled)
     ]
     note = (
-        f"{ALL * 8 / 1e6:.0f} Mbit/s in all, {EACH * 8 / 1e6:.0f} for a connection; {AT_ONCE} x {mib} MiB, https. "
-        "With resets every fourth connection is reset after 6 MiB. The agent's first upload on a link has yet to find "
+        f"{ALL * 8 / 1e6:.0f} Mbit/s in all, {EACH * 8 / 1e6:.0f} for a connection; {AT_ONCE} "
+        f"x {mib} MiB, https. "
+        "With resets every fourth connection is reset after 6 MiB. The agent's first upload "
+        "on a link has yet to find "
         "how many parts fill it."
     )
     return Table(2, _TITLE, columns, rows, goals, [note])
@@ -129,7 +153,7 @@ def table(*, full: bool) -> Table:
 def _measure(
     link: Link, bucket: stage.Bucket, made: Path, peers: Sequence[Peer], *, rounds: int
 ) -> Mapping[str, Sequence[Filled]]:
-    """All of them on one link, in turns; none where a tool gave up."""
+    """Measure all tools on one link, in turns; a tool that gave up has no result."""
     size = stage.size_of(made)
     home = bucket.folder.parent / "home"
     with emulated(link, bucket.server.endpoint.partition("://")[2]) as near:
@@ -174,7 +198,7 @@ def _fill(
 
 
 def _raw(link: Link, size: int) -> float:
-    """What plain streams fill, that nobody resets."""
+    """Return what plain streams fill where no connection is reset."""
     with socket.create_server(("127.0.0.1", 0), backlog=STREAMS) as server:
         target = f"127.0.0.1:{server.getsockname()[1]}"
         with emulated(dataclasses.replace(link, reset_after=None), target) as near:
@@ -228,14 +252,13 @@ def _goals(link: Link, found: Mapping[str, Sequence[Filled]]) -> list[Goal]:
     }
     rivals = {name: share for name, share in shares.items() if name not in {AGENT, FIRST, RAW}}
     agent = shares[AGENT]
-    # What a reset destroys must be sent again by anybody: there, all that is sent counts.
+    # Every tool must send again what a reset destroys. With resets, all bytes that are sent count.
     busy = Figure.of(one.busy for one in found[AGENT]).median if link.reset_after else agent
     seconds = Figure.of(one.seconds for one in found[AGENT]).median
     waits = 100 * CALLS * link.round_trip / seconds
     why = f"so short an upload waits {waits:.0f} % of its time for {CALLS} calls"
-    alone = (
-        100 * PART / EACH / seconds if link.reset_after else 0.0
-    )  # what is sent again ends after all others
+    # The part that is sent again ends after all others.
+    alone = 100 * PART / EACH / seconds if link.reset_after else 0.0
     if alone:
         why += f", and {alone:.0f} % for the part that was cut last"
     why = why if busy + waits + alone >= LEAST else ""

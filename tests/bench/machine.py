@@ -1,4 +1,4 @@
-"""Where it was measured, and with what."""
+"""The machine and the versions that a benchmark was measured with."""
 
 from __future__ import annotations
 
@@ -13,7 +13,10 @@ from tests.bench.peers import versions
 
 
 def machine() -> dict[str, str]:
-    """What a reader must know to measure it again; ``peers`` are those that are installed, with their versions."""
+    """Return what a reader must know to measure again.
+
+    ``peers`` are the installed peers with their versions.
+    """
     return {
         "CPU": _cpu(),
         "cores": str(len(os.sched_getaffinity(0))),
@@ -27,7 +30,7 @@ def machine() -> dict[str, str]:
 
 
 def _cpu() -> str:
-    with open("/proc/cpuinfo", encoding="utf-8") as file:  # noqa: PTH123 - no path of ours
+    with open("/proc/cpuinfo", encoding="utf-8") as file:  # noqa: PTH123 - not a path of the project
         models = [line.partition(":")[2].strip() for line in file if line.startswith("model name")]
     return models[0] if models else platform.machine()
 

@@ -17,11 +17,16 @@ from tests.bench.history import recording
 from tests.harness.recorders import write_mcap
 
 _IN_A_FOLDER = 500
-_AT_ONCE = 2000  # documents in a transaction
+
+# The number of documents in one transaction.
+_AT_ONCE = 2000
 
 
 def recordings(root: Path, count: int) -> Sequence[Path]:
-    """So many complete recordings of a few hundred bytes, each with bytes of its own, 500 in a folder."""
+    """Write ``count`` complete recordings of a few hundred bytes, 500 in a folder.
+
+    Each recording has bytes of its own.
+    """
     one, other = (
         write_mcap(root / "made.tmp", size=64, seed=seed, crc=False).read_bytes() for seed in (0, 1)
     )
@@ -40,7 +45,7 @@ def recordings(root: Path, count: int) -> Sequence[Path]:
 
 
 def uploaded(state: Path, paths: Sequence[Path]) -> None:
-    """Write the history of an agent that has uploaded them all, as it is after its next compaction."""
+    """Write the history of an agent that has uploaded all of them, as after its next compaction."""
     history = TinyHistory(state / "history", RealClock())
     logs = ((number, _document(number, path)) for number, path in enumerate(paths))
     while batch := list(islice(logs, _AT_ONCE)):
@@ -73,7 +78,10 @@ def _document(number: int, path: Path) -> SyncLog:
 
 
 def with_markers(paths: Sequence[Path]) -> Iterator[Path]:
-    """Take the ends of these recordings away, and ask for each again: the markers wait until they are finished."""
+    """Cut off the ends of these recordings, and request each again.
+
+    The markers wait until the recordings are finished.
+    """
     for path in paths:
         os.truncate(path, path.stat().st_size - 20)
         marker = path.with_name(f"{path.name}.resync")

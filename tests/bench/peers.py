@@ -1,7 +1,7 @@
-"""The tools that a user would pick instead, each a process of its own as it comes out of its package.
+"""The tools that a user could choose instead of the agent, each in a process of its own.
 
-`make peers` puts them into ``.servers``: mc built with Go, the others from the packages in peers.txt. One that is not
-there is left out.
+`make peers` puts them into ``.servers``: mc is built with Go, the others come from the packages in
+peers.txt. They run as their packages deliver them. A tool that is not installed is left out.
 """
 
 from __future__ import annotations
@@ -24,7 +24,9 @@ HERE = Path(__file__).parent
 REPOSITORY = HERE.parent.parent
 SERVERS = REPOSITORY / ".servers"
 PYTHON = SERVERS / "peers" / "bin" / "python"
-ALIAS = "bench"  # of the store, where a tool wants a name for it
+
+# The name of the store for the tools that want one.
+ALIAS = "bench"
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,23 +40,30 @@ class Cost:
 
 @dataclass(frozen=True, slots=True)
 class Peer:
-    """One of them. ``arguments`` makes its command line that uploads all files of a folder below a prefix."""
+    """One tool.
+
+    ``arguments`` makes the command line that uploads all files of a folder below a prefix.
+    """
 
     name: str
     program: Path
     arguments: Callable[[Path, S3Server, str], Sequence[str]]
-    package: str  # that tells its version
+    # The package whose version is the tool's version.
+    package: str
     python: bool = False
 
     @property
     def installed(self) -> bool:
-        """Whether it can run here."""
+        """Whether the tool can run here."""
         return self.program.exists()
 
     def start(
         self, folder: Path, server: S3Server, prefix: str, home: Path
     ) -> subprocess.Popen[str]:
-        """Begin to upload all files of ``folder``; ``home`` is what the tool may keep between two runs."""
+        """Start to upload all files of ``folder``.
+
+        ``home`` is the folder of files that the tool may keep between two runs.
+        """
         command = [str(self.program), *self.arguments(folder, server, prefix)]
         return subprocess.Popen(
             [sys.executable, "-I", "-S", str(HERE / "launch.py"), *command],
@@ -67,7 +76,7 @@ class Peer:
         )
 
     def upload(self, folder: Path, server: S3Server, prefix: str, home: Path) -> Cost:
-        """Upload all files of ``folder``; fails with the tool's own words."""
+        """Upload all files of ``folder``; a failure repeats the tool's own message."""
         with self.start(folder, server, prefix, home) as child:
             try:
                 told, said = child.communicate(timeout=1800)
@@ -81,7 +90,7 @@ class Peer:
 
 
 def environment(server: S3Server, home: Path) -> dict[str, str]:
-    """All that the tools want to know of the store, and nothing of the one who runs the benchmark."""
+    """Return all that the tools need to know of the store, without the user's own environment."""
     scheme, _, host = server.endpoint.partition("://")
     known = {
         "PATH": os.environ["PATH"],
@@ -107,7 +116,8 @@ def environment(server: S3Server, home: Path) -> dict[str, str]:
 
 
 def _mc(folder: Path, server: S3Server, prefix: str) -> list[str]:
-    del server  # is in the environment
+    # The environment names the server.
+    del server
     return ["cp", "--quiet", "--recursive", f"{folder}/", f"{ALIAS}/{BUCKET}/{prefix}/"]
 
 
@@ -124,7 +134,8 @@ def _s5cmd(folder: Path, server: S3Server, prefix: str) -> list[str]:
 
 
 def _rclone(folder: Path, server: S3Server, prefix: str) -> list[str]:
-    del server  # is in the environment
+    # The environment names the server.
+    del server
     return ["copy", "--quiet", str(folder), f"{ALIAS}:{BUCKET}/{prefix}"]
 
 
@@ -148,7 +159,7 @@ def _bare(folder: Path, server: S3Server, prefix: str) -> list[str]:
 
 
 def _s5cmd_program() -> Path:
-    """The tool itself, which its package starts by way of a Python script."""
+    """Return the tool itself, which its package starts through a Python script."""
     return next(
         (SERVERS / "peers").glob("lib/python3*/site-packages/s5cmd/bin/s5cmd"), SERVERS / "s5cmd"
     )
@@ -170,7 +181,7 @@ BARE = Peer("the bytes alone", Path(sys.executable), _bare, "")
 
 
 def versions() -> Mapping[str, str]:
-    """Of the peers that are installed, as `make peers` pins them."""
+    """Return the versions of the installed peers, as `make peers` pins them."""
     pinned: dict[str, Any] = dict(
         re.findall(
             r"([\w./-]+)(?:==|@v)(\S+)",

@@ -1,7 +1,8 @@
 """Table 6: what is sent again after kill -9.
 
-A real MinIO behind a link that counts the bytes to the server. Each tool is killed in the middle of its upload and then
-started again as before. The agent does what it does at every start; nobody tells it to resume.
+A real MinIO stands behind a link that counts the bytes to the server. Each tool is killed in the
+middle of its upload and then started again with the same command. The agent does what it does at
+every start, without a request to resume.
 """
 
 from __future__ import annotations
@@ -25,7 +26,10 @@ from tests.harness.slow_link import SlowLink, slow_link
 
 MIB = 1024 * 1024
 PART = 8  # MiB, the agent's default
-MOMENT = 0.45  # of the recording, when it is killed: at the half, parts that began together have ended together
+
+# The share of the recording after which the tool is killed. At exactly half, parts that began
+# together would also have ended together.
+MOMENT = 0.45
 COLUMNS = ("tool", "sent again, MiB", "of what had been sent, %", "connections in use")
 _TITLE = "Sent again after kill -9 in the middle of an upload"
 
@@ -35,12 +39,14 @@ class Loss:
     """What one kill cost, in MiB."""
 
     again: float
-    before: float  # that had been sent
-    connections: int  # in use when it was killed; each carries a part
+    # The MiB that had been sent before the kill.
+    before: float
+    # The connections in use at the moment of the kill. Each of them carries a part.
+    connections: int
 
 
 def table(*, full: bool) -> Table:
-    """One recording of 512 MiB, or of 128."""
+    """Measure one recording of 512 MiB, or of 128 where not ``full``."""
     if shutil.which("minio") is None:
         return Table(6, _TITLE, COLUMNS, [["no minio here: make servers", None, None, None]])
     mib, rate = (512, 100 * MIB) if full else (128, 80 * MIB)
@@ -77,13 +83,16 @@ def table(*, full: bool) -> Table:
         f"at worst {worst.again:.1f} MiB with {worst.connections} in flight",
         worst.again <= worst.connections * PART,
     )
-    note = f"A recording of {mib} MiB over http, killed when {MOMENT:.0%} have been sent, then the same command again."
+    note = (
+        f"A recording of {mib} MiB over http, killed when {MOMENT:.0%} have been sent, then the "
+        "same command again."
+    )
     return Table(6, _TITLE, COLUMNS, rows, [goal], [note])
 
 
 @contextlib.contextmanager
 def _behind(server: S3Server, rate: float) -> Iterator[tuple[SlowLink, S3Server]]:
-    """A link to the server, and the server as it is seen from its other end."""
+    """Return a link to the server, and the server as clients see it behind the link."""
     with slow_link(server.endpoint.partition("://")[2], rate=rate) as link:
         yield link, dataclasses.replace(server, endpoint=f"http://{link.address}")
 
@@ -126,7 +135,7 @@ def _loss(passed: int, path: Path, before: int, connections: int) -> Loss:
 
 
 def _drained(link: SlowLink) -> int:
-    """What has passed, once nothing more comes out of the kernel's buffers."""
+    """Return how much has passed, once the kernel's buffers are empty."""
     passed, nap = -1, threading.Event()
     while passed != link.passed:
         passed = link.passed

@@ -1,8 +1,11 @@
-"""A fleet after a power cut: ``python -m tests.bench.robots [--robots 1000] [--jitter 30] [--store minio]``.
+"""A fleet after a power cut.
 
-All robots are switched on at the same moment, in a few processes, each with an id, a state folder and a recording of
-its own, and the agent's real rooms. First none has a key yet, so each enrols and uploads; then the power comes back a
-second time. What the one embedded cloud sees of them is printed.
+Usage: ``python -m tests.bench.robots [--robots 1000] [--jitter 30] [--store minio]``.
+
+All robots are switched on at the same moment, in a few processes. Each has an id, a state folder
+and a recording of its own, and runs the agent's real features. At the first power-on no robot has a
+key, so each one enrols and uploads. Then the power comes back a second time. The program prints
+what the one embedded cloud saw of the robots.
 """
 
 from __future__ import annotations
@@ -54,9 +57,15 @@ from tests.harness.recorders import write_mcap
 from tests.harness.robot import Later
 
 KIB = 1024
-PATIENCE = 240.0  # seconds that a fleet has from its power-on
-BUILDING = 300.0  # seconds that it takes at most to make its folders and rooms
-TICK = 1.0  # seconds between looks of a robot that is told no date
+
+# The seconds that a fleet has from its power-on.
+PATIENCE = 240.0
+
+# The most seconds that a fleet takes to make its folders and objects.
+BUILDING = 300.0
+
+# The seconds between two turns of a robot that has no next date.
+TICK = 1.0
 _RPCS = (
     "init_device",
     "exchange_credential",
@@ -67,14 +76,14 @@ _RPCS = (
 
 
 class UpTime(RealClock):
-    """The clocks of a robot that is switched on when its power comes, not with this machine."""
+    """The clocks of a robot that was switched on when its power came, later than this machine."""
 
     def __init__(self) -> None:
         super().__init__()
         self.switch_on()
 
     def switch_on(self) -> None:
-        """Now."""
+        """Start to count the time since the robot was switched on."""
         self._on = super().monotonic()
 
     def monotonic(self) -> float:
@@ -83,19 +92,23 @@ class UpTime(RealClock):
 
 @dataclass(frozen=True, slots=True)
 class Life:
-    """How it went for one robot."""
+    """The result of one power-on for one robot."""
 
     robot: str
     enrolled: bool
     file: Path
-    object_key: str  # "" where nothing was uploaded
+    # The key is "" where nothing was uploaded.
+    object_key: str
 
 
 class Robot:
-    """One agent's rooms, joined as `app` joins them; its one thread does by turns what there the scheduler does."""
+    """One agent's features, connected as `app` connects them.
+
+    One thread does in turns what the scheduler does in the real agent.
+    """
 
     def __init__(self, folder: Path, jitter: float, number: int) -> None:
-        """All that costs this machine more than it would a thousand: made before the power comes."""
+        """Make, before the power comes, what would slow down a thousand robots on one machine."""
         self.id = folder.name
         root = folder / "recordings"
         self.file = write_mcap(root / f"{number}.mcap", size=16 * KIB, seed=hash((self.id, number)))
@@ -123,7 +136,7 @@ class Robot:
         )
 
     def live(self) -> Life:
-        """Switched on, until the recording is uploaded or the time is over."""
+        """Run from the power-on until the recording is uploaded or the time is over."""
         settings, clock, later = self._settings, self._clock, Later()
         history, away = self._history, self._cloud
         clock.switch_on()
@@ -195,7 +208,7 @@ class Robot:
 
 
 class _Complaints(logging.Handler):
-    """Whatever a robot warns of is an error here: nothing is broken."""
+    """Collects every warning of a robot as an error, because nothing is broken here."""
 
     def __init__(self) -> None:
         super().__init__(logging.WARNING)
@@ -208,12 +221,14 @@ class _Complaints(logging.Handler):
 def crew(
     folders: Sequence[Path], jitter: float, number: int, power: Any
 ) -> tuple[list[Life], list[str]]:
-    """Some robots of the fleet in this process, a thread each; what became of them, and what they complained of."""
+    """Run some robots of the fleet in this process, each in a thread.
+
+    Return the results of the robots and the warnings that they logged.
+    """
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
-    os.environ["SSL_CERT_FILE"] = (
-        os.devnull
-    )  # nobody speaks TLS here, and each store would read all authorities
+    # No robot uses TLS here. Without this line each store would read all certificate authorities.
+    os.environ["SSL_CERT_FILE"] = os.devnull
     complaints = _Complaints()
     logging.getLogger("agent").addHandler(complaints)
     robots = [Robot(folder, jitter, number) for folder in folders]
@@ -231,12 +246,13 @@ def crew(
 
 
 class Visitors:
-    """Who called the platform, and when."""
+    """Which devices called the platform, and when."""
 
     def __init__(self, platform: DevCloud) -> None:
-        """``platform`` does not run yet."""
+        """Count the calls of ``platform``, which must not run yet."""
         self._platform = platform
-        self._calls: list[tuple[float, str]] = []  # when, and which device or key
+        # Each entry is the time of a call, and the device or the key that called.
+        self._calls: list[tuple[float, str]] = []
         for name in _RPCS:
             setattr(platform.rules, name, self._noting(getattr(platform.rules, name)))
 
@@ -250,7 +266,10 @@ class Visitors:
         return answer
 
     def since(self, moment: float) -> tuple[list[float], int, int]:
-        """Seconds until each robot was first seen, in order; all calls, and those of the busiest second."""
+        """Return when robots were first seen, all calls, and the calls of the busiest second.
+
+        The times are in seconds since ``moment``, in order.
+        """
         names = {device.api_key: device.id for device in self._platform.devices()}
         calls = [
             (when - moment, names.get(who, who)) for when, who in self._calls if when >= moment
@@ -262,21 +281,23 @@ class Visitors:
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """One power-on of the fleet."""
+    """The results of one power-on of the fleet."""
 
     robots: int
     enrolled: int
     uploaded: int
     equal: int
     errors: Sequence[str]
-    first: Sequence[float]  # seconds from power-on until the platform saw a robot, in order
+    # The seconds from power-on until the platform saw each robot, in order.
+    first: Sequence[float]
     calls: int
-    busiest: int  # calls in one second
+    # The number of calls in the busiest second.
+    busiest: int
     seconds: float
 
     @property
     def good(self) -> bool:
-        """Whether everything went well for everybody."""
+        """Whether every robot enrolled and uploaded without an error."""
         return not self.errors and {self.enrolled, self.uploaded, self.equal, len(self.first)} == {
             self.robots
         }
@@ -284,21 +305,26 @@ class Outcome:
     def __str__(self) -> str:
         p95 = self.first[int(len(self.first) * 0.95)] if self.first else 0.0
         middle = statistics.median(self.first) if self.first else 0.0
-        seen = f"{min(self.first, default=0):.1f} / {middle:.1f} / {p95:.1f} / {max(self.first, default=0):.1f} s"
+        seen = (
+            f"{min(self.first, default=0):.1f} / {middle:.1f} / {p95:.1f} / "
+            f"{max(self.first, default=0):.1f} s"
+        )
         return (
-            f"errors {len(self.errors)}, enrolled {self.enrolled}, uploaded {self.uploaded}, bytes equal {self.equal}\n"
+            f"errors {len(self.errors)}, enrolled {self.enrolled}, uploaded {self.uploaded}, "
+            f"bytes equal {self.equal}\n"
             f"first seen by the platform, min / median / p95 / max: {seen} after power-on\n"
-            f"busiest second: {self.busiest} of {self.calls} calls; the last upload ended after {self.seconds:.1f} s"
+            f"busiest second: {self.busiest} of {self.calls} calls; the last upload ended "
+            f"after {self.seconds:.1f} s"
         )
 
 
 class Fleet:
-    """The robots, and their one cloud."""
+    """The robots, and the cloud that they share."""
 
     def __init__(
         self, folder: Path, platform: DevCloud, robots: int, *, jitter: float, processes: int
     ) -> None:
-        """``platform`` runs."""
+        """Prepare the folders of the robots; ``platform`` already runs."""
         self._platform, self._jitter, self._processes = platform, jitter, processes
         self._folders = [folder / f"robot-{number:04}" for number in range(robots)]
         places = dict.fromkeys(("auth", "gateway", "deviceInit"), platform.gateway_url)
@@ -308,9 +334,10 @@ class Fleet:
             (each / "state" / "dp-config.json").write_text(json.dumps({"endpoints": places}))
 
     def power_on(self, visitors: Visitors, number: int) -> Outcome:
-        """Switch all on at once, each with its recording of that ``number``."""
+        """Switch all robots on at once, each with its recording of that ``number``."""
         shares = [self._folders[first :: self._processes] for first in range(self._processes)]
-        context = multiprocessing.get_context("spawn")  # gRPC does not survive a fork
+        # gRPC does not survive a fork.
+        context = multiprocessing.get_context("spawn")
         with context.Manager() as manager, ProcessPoolExecutor(self._processes, context) as pool:
             power = manager.Barrier(self._processes + 1)
             crews = [pool.submit(crew, share, self._jitter, number, power) for share in shares]
@@ -341,7 +368,7 @@ class Fleet:
 def switched_on(
     robots: int, *, jitter: float, store: str = "auto", processes: int = 2
 ) -> Iterator[Iterator[Outcome]]:
-    """A fleet's power-ons, one after the other."""
+    """Run a fleet's power-ons, one after the other."""
     with tempfile.TemporaryDirectory(prefix="bench-robots-") as name:
         platform = DevCloud(Path(name) / "cloud", store=store, devices=())
         visitors = Visitors(platform)
@@ -353,7 +380,7 @@ def switched_on(
 
 
 def main() -> int:
-    """Print both power-ons; 1 where anything went wrong for anybody."""
+    """Print both power-ons; return 1 where anything went wrong."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--robots", type=int, default=1000)
     parser.add_argument("--jitter", type=float, default=30, help="retry.jitter_seconds")

@@ -1,4 +1,4 @@
-"""Table 7: the first look at 100,000 recordings, by a new agent and by one that has uploaded them all."""
+"""Table 7: the first scan of 100,000 recordings, by a new agent and by one that knows them."""
 
 from __future__ import annotations
 
@@ -24,7 +24,10 @@ _SETTINGS = {
 
 
 def table(*, full: bool) -> Table:
-    """The real command; beside it what listing the folders and asking for each file's state takes at least."""
+    """Measure the real command.
+
+    The table also shows the least time that listing the folders and a stat of each file take.
+    """
     count = _MANY if full else _FEWER
     rows: list[Sequence[Cell]] = []
     with (
@@ -53,8 +56,14 @@ def table(*, full: bool) -> Table:
         )
     columns = [f"{count:,} recordings", "watching s", "done s", "files/s", "CPU s", "peak MiB"]
     notes = [
-        "Since the process was started; `done`: every file is known, settled (2 s, in it) and in the history.",
-        "Each file is opened, its end checked and its fingerprint taken: so none is sent twice whatever its name.",
+        (
+            "Since the process was started; `done`: every file is known, settled (2 s, in it) and "
+            "in the history."
+        ),
+        (
+            "Each file is opened, its end checked and its fingerprint taken: so none is sent "
+            "twice whatever its name."
+        ),
     ]
     return Table(7, f"Start with {count:,} recordings on the disk", columns, rows, (), notes)
 
@@ -78,11 +87,11 @@ def _queued(count: int) -> Callable[[Agent], bool]:
 
 
 def _floor(root: Path, count: int) -> Sequence[Cell]:
-    """In this process; its memory is another matter."""
+    """Measure the least time in this process; its memory is not compared."""
     began, cpu, seen = time.monotonic(), time.process_time(), 0
     for folder, _, names in os.walk(root):
         for name in names:
-            seen += os.stat(f"{folder}/{name}").st_size > 0  # noqa: PTH116 - the floor is what is meant
+            seen += os.stat(f"{folder}/{name}").st_size > 0  # noqa: PTH116 - os.stat is the fastest call
     seconds = time.monotonic() - began
     if seen != count:
         sys.exit(f"{seen} files of {count}")

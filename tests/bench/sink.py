@@ -1,8 +1,10 @@
-"""A store that keeps nothing: where the client alone is measured, no server works for it.
+"""A store that keeps nothing, so that a benchmark measures the client alone.
 
-It answers what uploads ask of S3, remembers names, sizes and digests, and throws the bytes away. No signature and no
-digest is checked; a checksum that a part declares is said back. ``python -m tests.bench.sink [FOLDER]`` is one in a
-process of its own, over https with the certificate in that folder: it prints its port and ends with standard input.
+The store answers the S3 requests of uploads, remembers names, sizes and digests, and throws the
+bytes away. It checks no signature and no digest, and repeats the checksum that a part declares.
+
+``python -m tests.bench.sink [FOLDER]`` runs the store in a process of its own, over https with the
+certificate in that folder. The process prints its port and ends with standard input.
 """
 
 from __future__ import annotations
@@ -37,10 +39,11 @@ class Stored(NamedTuple):
 
 
 class Request(NamedTuple):
-    """One that has been read, its body is gone unless it is small."""
+    """One request that has been read; a body that is not small has been thrown away."""
 
     method: str
-    key: str  # "" is the bucket
+    # The key is "" for a request about the bucket.
+    key: str
     query: Mapping[str, str]
     body: bytes
     stored: Stored
@@ -48,14 +51,14 @@ class Request(NamedTuple):
 
 @dataclass
 class Contents:
-    """What it would hold."""
+    """What the store would hold."""
 
     objects: dict[str, Stored] = field(default_factory=dict)
     uploads: dict[str, tuple[str, dict[int, Stored]]] = field(default_factory=dict)
     numbers: itertools.count[int] = field(default_factory=lambda: itertools.count(1))
 
     def answer(self, asked: Request) -> tuple[int, str, Mapping[str, str]]:
-        """Status, document and headers."""
+        """Return status, document and headers of the answer."""
         if asked.method == "PUT" and asked.key:
             return self._put(asked)
         if asked.method == "POST":
@@ -135,7 +138,8 @@ class Contents:
 
 
 def _document(name: str, **texts: str) -> str:
-    return f"<{name}>{''.join(f'<{key}>{escape(text)}</{key}>' for key, text in texts.items())}</{name}>"
+    elements = "".join(f"<{key}>{escape(text)}</{key}>" for key, text in texts.items())
+    return f"<{name}>{elements}</{name}>"
 
 
 def _error(code: str) -> str:
@@ -172,7 +176,7 @@ def serve(stream: socket.socket, contents: Contents) -> None:
 def _body(
     source: io.BufferedReader, headers: Mapping[str, str], block: memoryview, *, kept: bool
 ) -> tuple[bytes, int]:
-    """Read the body away; what it said where that is to be kept, and its size."""
+    """Read the whole body; return its size, and its content where the content is needed."""
     if "chunked" not in headers.get("transfer-encoding", ""):
         size = int(headers.get("content-length") or 0)
         return (source.read(size), size) if kept else (b"", _discard(source, size, block))
@@ -203,7 +207,7 @@ def _stored(headers: Mapping[str, str], size: int, contents: Contents) -> Stored
 
 
 def main() -> None:
-    """Be one."""
+    """Run the store in this process."""
     contents = Contents()
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER) if sys.argv[1:] else None
     if context:
@@ -218,7 +222,8 @@ def main() -> None:
     def carry(stream: socket.socket) -> None:
         try:
             serve(context.wrap_socket(stream, server_side=True) if context else stream, contents)
-        except OSError:  # whoever is gone is gone
+        except OSError:
+            # The client has closed the connection.
             stream.close()
 
     with socket.create_server(("127.0.0.1", 0), backlog=64) as listener:

@@ -1,4 +1,4 @@
-"""Where the agent and its peers are measured: recordings that are made once, stores, and a resident agent."""
+"""Where the agent and its peers are measured: recordings, stores, and a resident agent."""
 
 from __future__ import annotations
 
@@ -27,27 +27,33 @@ from tests.harness.recorders import write_mcap
 from tests.harness.s3_servers import S3Server
 
 MIB = 1024 * 1024
-_LOOK_EVERY = 0.2  # seconds; each look at the history takes from the CPU that is to be shared
+
+# The seconds between two reads of the history. Each read takes from the CPU that is shared.
+_LOOK_EVERY = 0.2
 
 
 @contextlib.contextmanager
 def scratch(size: int) -> Iterator[Path]:
-    """A folder for ``size`` bytes while the block lasts; TMPDIR says where.
+    """Make a folder for ``size`` bytes while the block lasts; TMPDIR says where.
 
     Raises:
-        OSError: twice as much is not free there.
+        OSError: the folder's disk has not twice as much space free.
     """
     with tempfile.TemporaryDirectory(prefix="bench-") as name:
         free = shutil.disk_usage(name).free
         if free < 2 * size:
             raise OSError(
-                f"{name} has {free / 2**30:.0f} GiB free, but {2 * size / 2**30:.0f} are needed: set TMPDIR"
+                f"{name} has {free / 2**30:.0f} GiB free, but {2 * size / 2**30:.0f} are "
+                "needed: set TMPDIR"
             )
         yield Path(name)
 
 
 def make_recordings(folder: Path, count: int, mib: int) -> Path:
-    """A folder of that name with so many recordings of that size; their bytes are now in the page cache."""
+    """Return the folder, filled with ``count`` recordings of ``mib`` MiB.
+
+    The bytes of the recordings are then in the page cache.
+    """
     folder.mkdir()
     for number in range(count):
         write_mcap(folder / f"{folder.name}-{number:02}.mcap", size=mib * MIB, seed=number)
@@ -55,7 +61,7 @@ def make_recordings(folder: Path, count: int, mib: int) -> Path:
 
 
 def size_of(folder: Path) -> int:
-    """Bytes of all files in it."""
+    """Return the bytes of all files in the folder."""
     return sum(path.stat().st_size for path in folder.iterdir())
 
 
@@ -64,11 +70,12 @@ class Bucket:
     """A store with the bucket of the benchmarks, seen with root's keys."""
 
     server: S3Server
-    folder: Path  # of the server
+    # The folder of the server.
+    folder: Path
 
     @property
     def library(self) -> Minio:
-        """A way to it that is nobody's who is measured."""
+        """A client of the store that is none of the measured tools."""
         scheme, _, host = self.server.endpoint.partition("://")
         pool = (
             urllib3.PoolManager(ca_certs=str(self.server.ca_file)) if self.server.ca_file else None
@@ -77,25 +84,26 @@ class Bucket:
         return Minio(host, *keys, secure=scheme == "https", region="us-east-1", http_client=pool)
 
     def empty(self, expected: int) -> None:
-        """Clear it, and fail where its recordings had other bytes: who uploads less is faster."""
+        """Clear the bucket; fail where its recordings had other bytes: less work is faster."""
         size = self.clear()
         assert size == expected, f"{size} bytes were uploaded of {expected}"
 
     def clear(self) -> int:
-        """Delete all in it, for good; how many bytes its recordings had."""
+        """Delete everything in the bucket for good; return how many bytes its recordings had."""
         library = self.library
         found = list(library.list_objects(BUCKET, recursive=True))
         doomed = [DeleteObject(item.object_name or "") for item in found]
         assert not list(library.remove_objects(BUCKET, doomed))
         hidden = self.folder / "data" / ".minio.sys"
         for left in (*hidden.glob("tmp/.trash/*"), *hidden.glob("multipart/*")):
-            shutil.rmtree(left, ignore_errors=True)  # MinIO would keep it until the disk is full
+            # MinIO would keep these files until the disk is full.
+            shutil.rmtree(left, ignore_errors=True)
         return sum(item.size or 0 for item in found if str(item.object_name).endswith(".mcap"))
 
 
 @contextlib.contextmanager
 def minio(folder: Path, *, tls: bool) -> Iterator[Bucket]:
-    """MinIO with an empty bucket, while the block lasts."""
+    """Run MinIO with an empty bucket, while the block lasts."""
     with servers.start("minio", folder, tls=tls) as server:
         bucket = Bucket(server, folder)
         bucket.library.make_bucket(BUCKET)
@@ -104,7 +112,7 @@ def minio(folder: Path, *, tls: bool) -> Iterator[Bucket]:
 
 @contextlib.contextmanager
 def sink(folder: Path, *, tls: bool) -> Iterator[Bucket]:
-    """A store that keeps nothing (``sink.py``), in a process of its own, while the block lasts."""
+    """Run a store that keeps nothing (``sink.py``) in its own process, while the block lasts."""
     made = servers.certificate(folder / "certs") if tls else None
     command = [sys.executable, "-m", "tests.bench.sink", *([str(folder / "certs")] if tls else [])]
     with subprocess.Popen(
@@ -128,9 +136,10 @@ class _Plain:
 
 @contextlib.contextmanager
 def resident(server: S3Server, folder: Path, **settings: str) -> Iterator[Agent]:
-    """An agent in bucket mode, with all that it does for a user switched on, running and idle while the block lasts.
+    """Run an idle agent in bucket mode while the block lasts, with every feature for users enabled.
 
-    Its settings are the defaults, but that it waits no longer than it must for a file to settle.
+    The agent's settings are the defaults, except that the agent waits no longer than necessary for
+    a file to settle.
     """
     folder.mkdir(parents=True)
     (folder / "agent.toml").touch()
@@ -163,10 +172,11 @@ def resident(server: S3Server, folder: Path, **settings: str) -> Iterator[Agent]
 
 
 def upload(agent: Agent, folder: Path) -> Cost:
-    """What it costs the resident ``agent`` to find and upload all recordings in ``folder``, which are moved in and out.
+    """Return what the resident ``agent`` needs to find and upload all recordings in ``folder``.
 
-    CPU is that of its process from the moment they appear until the last is completed; the time runs from its first
-    claim, because waiting for a file to settle is no work; the peak is that of the whole life of the process.
+    The recordings are moved in and out. CPU is that of the agent's process from the moment they
+    appear until the last one is completed. The time runs from the first claim, because waiting for
+    a file to settle is no work. The peak is that of the whole life of the process.
     """
     files = sorted(folder.iterdir())
     for path in files:
@@ -184,13 +194,13 @@ def upload(agent: Agent, folder: Path) -> Cost:
 
 
 def pid_of(agent: Agent) -> int:
-    """Of its process."""
+    """Return the id of the agent's process."""
     assert agent.process is not None
     return agent.process.pid
 
 
 def peak_mib(agent: Agent) -> float:
-    """The most memory that the agent's process has had, in MiB."""
+    """Return the most memory that the agent's process has had, in MiB."""
     status = Path(f"/proc/{pid_of(agent)}/status").read_text(encoding="utf-8")
     peak = next(line for line in status.splitlines() if line.startswith("VmHWM"))
     return int(peak.split()[1]) / 1024
@@ -202,7 +212,7 @@ def _cpu(process: psutil.Process) -> float:
 
 
 def make_new(path: Path) -> None:
-    """Change a few bytes of the recording's middle: what was uploaded once is not uploaded again."""
+    """Change a few bytes in the middle: a recording is not uploaded twice."""
     with path.open("r+b") as file:
         file.seek(path.stat().st_size // 2)
         file.write(os.urandom(16))
@@ -215,7 +225,7 @@ def _all_done(logs: Sequence[SyncLog], count: int) -> bool:
 
 
 def _seconds(logs: Sequence[SyncLog]) -> float:
-    """From the first claim to the last end."""
+    """Return the seconds from the first claim to the last end."""
     began = min(_moment(log.started_at) for log in logs)
     return (max(_moment(log.completed_at) for log in logs) - began).total_seconds()
 

@@ -11,52 +11,59 @@ from typing import Any
 
 from tests.harness.agent_process import Agent
 
-_NAP = 0.1  # seconds between two looks at what the agent tells
+# The seconds between two reads of what the agent reports.
+_NAP = 0.1
 
 
 @dataclass(frozen=True, slots=True)
 class Toll:
-    """What has come together since the process began."""
+    """What a process has used since it began."""
 
     cpu: float  # seconds
-    wakeups: int  # voluntary context switches of the threads that live
+    # The voluntary context switches of the living threads.
+    wakeups: int
 
     def __sub__(self, earlier: Toll) -> Toll:
         return Toll(self.cpu - earlier.cpu, self.wakeups - earlier.wakeups)
 
 
 def toll(pid: int) -> Toll:
-    """By nanoseconds where the kernel tells them: its clock ticks are too coarse for what costs next to nothing."""
+    """Return the cost of a process.
+
+    The time is in nanoseconds where the kernel counts them. The clock ticks of the kernel are too
+    coarse for a process that costs next to nothing.
+    """
     cpu, wakeups = 0.0, 0
     for task in Path(f"/proc/{pid}/task").iterdir():
         try:
             cpu += int((task / "schedstat").read_text().split()[0]) / 1e9
             wakeups += int(field_of((task / "status").read_text(), "voluntary_ctxt_switches"))
         except OSError:
-            continue  # it has just ended
+            # The thread has just ended.
+            continue
     return Toll(cpu, wakeups)
 
 
 def mib(pid: int, name: str) -> float:
-    """``VmRSS``, what it holds now, or ``VmHWM``, the most that it has held."""
+    """Return ``VmRSS``, the memory held now, or ``VmHWM``, the most that was held, in MiB."""
     return int(field_of(Path(f"/proc/{pid}/status").read_text(), name).split()[0]) / 1024
 
 
 def field_of(text: str, name: str) -> str:
-    """One line of a status file in /proc."""
+    """Return the value of one field of a status file in /proc."""
     return next(
         line.partition(":")[2].strip() for line in text.splitlines() if line.startswith(f"{name}:")
     )
 
 
 def pid_of(agent: Agent) -> int:
-    """Its process."""
+    """Return the id of the agent's process."""
     assert agent.process is not None
     return agent.process.pid
 
 
 def told(agent: Agent) -> dict[str, Any]:
-    """What the agent wrote down of itself last; {} before that."""
+    """Return the last status that the agent wrote; {} before the first one."""
     try:
         document: dict[str, Any] = json.loads((agent.state / "status.json").read_text())
     except (OSError, ValueError):
@@ -65,12 +72,12 @@ def told(agent: Agent) -> dict[str, Any]:
 
 
 def files_of(agent: Agent) -> int:
-    """How many complete files it knows."""
+    """Return how many complete files the agent knows."""
     return int(told(agent).get("files", {}).get("files", {}).get("complete", 0))
 
 
 def wait_for(agent: Agent, ready: Any, seconds: float) -> None:
-    """Until ``ready`` is true of the agent; fails after ``seconds``."""
+    """Wait until ``ready`` is true of the agent; fail after ``seconds``."""
     end = time.monotonic() + seconds
     while not ready(agent):
         processes = os.listdir("/proc")  # noqa: PTH208 - only the names

@@ -1,7 +1,10 @@
-"""Bursts of recordings beside a busy recorder: ``python -m tests.bench.uploads [--recordings 200] [--most-mib 64]``.
+"""Upload bursts of recordings beside a busy recorder.
 
-The real command against the embedded cloud. Recordings are written in place, moved in, hard-linked in, and written in
-new nested folders, while a recorder appends 50 MB/s to another file in the same folder.
+Usage: ``python -m tests.bench.uploads [--recordings 200] [--most-mib 64]``.
+
+The real command runs against the embedded cloud. Recordings are written in place, moved in,
+hard-linked in, and written in new nested folders. At the same time a recorder appends 50 MB/s to
+another file in the same folder.
 """
 
 from __future__ import annotations
@@ -34,11 +37,12 @@ with open(sys.argv[1], "ab", buffering=0) as file:
         file.write(block)
         time.sleep(0.1)
 """
-WATCHED = 15.0  # seconds during which nothing is uploaded and only the recorder works
+# The seconds during which nothing is uploaded and only the recorder works.
+WATCHED = 15.0
 
 
 def main() -> int:
-    """Run it and print what came out; 1 where anything differs from what is promised."""
+    """Run the bursts and print the results; return 1 where anything is not as promised."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--recordings", type=int, default=200)
     parser.add_argument("--most-mib", type=int, default=64)
@@ -73,7 +77,7 @@ def main() -> int:
 
 
 def _cpu_share(agent: Agent, seconds: float) -> float:
-    """CPU time of the agent's process per second of time, once it has started."""
+    """Return the CPU time of the agent's process per second of time, once the agent has started."""
     agent.wait(lambda _: (agent.state / "status.json").exists())
     process = psutil.Process(pid_of(agent))
     before = process.cpu_times()
@@ -83,7 +87,7 @@ def _cpu_share(agent: Agent, seconds: float) -> float:
 
 
 def sha256(path: Path) -> str:
-    """Of a file, in blocks."""
+    """Return the digest of a file, which is read in blocks."""
     digest = hashlib.sha256()
     with path.open("rb") as file:
         while block := file.read(MIB):
@@ -92,7 +96,7 @@ def sha256(path: Path) -> str:
 
 
 def _bursts(agent: Agent, folder: Path, count: int, most_mib: int) -> tuple[list[Path], float]:
-    """Drop the recordings in bursts of 20, four ways in turn."""
+    """Add the recordings in bursts of 20, in four ways in turn."""
     rng = random.Random(1)
     outside = folder / "outside"
     outside.mkdir()
@@ -102,12 +106,12 @@ def _bursts(agent: Agent, folder: Path, count: int, most_mib: int) -> tuple[list
         size = rng.randint(1, most_mib) * MIB - rng.randint(0, 4096)
         files.append(_drop(agent.root, outside, number, size))
         if number % 20 == 19:
-            agent.wait(lambda logs, half=number // 2: _completed(logs) >= half, 600)  # type: ignore[misc] # bound now
+            agent.wait(lambda logs, half=number // 2: _completed(logs) >= half, 600)  # type: ignore[misc] # a default binds the value
     agent.wait(lambda logs: _completed(logs) == count, 900)
     return files, time.monotonic() - began
 
 
-def _completed(logs: list) -> int:  # type: ignore[type-arg] # of documents
+def _completed(logs: list) -> int:  # type: ignore[type-arg] # a list of documents
     return sum(log.status == "completed" for log in logs)
 
 
