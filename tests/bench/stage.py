@@ -29,7 +29,7 @@ from tests.harness.s3_servers import S3Server
 MIB = 1024 * 1024
 
 # The seconds between two reads of the history. Each read takes from the CPU that is shared.
-_LOOK_EVERY = 0.2
+_POLL_SECONDS = 0.2
 
 
 @contextlib.contextmanager
@@ -186,7 +186,7 @@ def upload(agent: Agent, folder: Path) -> Cost:
     before = _cpu(process)
     for path in files:
         path.rename(agent.root / path.name)
-    logs = agent.wait(lambda logs: _all_done(logs[known:], len(files)), 1800, _LOOK_EVERY)[known:]
+    logs = agent.wait(lambda logs: _all_done(logs[known:], len(files)), 1800, _POLL_SECONDS)[known:]
     cpu = _cpu(process) - before
     for path in files:
         (agent.root / path.name).rename(path)

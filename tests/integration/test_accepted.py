@@ -1,4 +1,4 @@
-"""A version's note of its configuration, and the start of an older version with that configuration."""
+"""Tests of a version's note of its configuration, and of the start of an older version with it."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ VERSIONS = (
 )
 
 
-# -- what is noted
+# These tests check what is noted.
 
 
 @pytest.mark.parametrize(("older", "newer"), list(itertools.combinations(VERSIONS, 2)))
@@ -99,7 +99,10 @@ def test_what_is_noted_already_is_not_written_again(tmp_path: Path) -> None:
 
 
 def test_a_password_can_not_be_guessed_from_the_note(tmp_path: Path) -> None:
-    """The file is for the agent's user alone, and no two robots have the same digest of the same configuration."""
+    """Only the agent's user may read the file.
+
+    No two robots have the same digest of the same configuration.
+    """
     digests = set()
     for robot in ("one", "two"):
         folder = tmp_path / robot
@@ -152,11 +155,11 @@ def test_a_link_or_a_pipe_in_its_place_is_not_read(tmp_path: Path) -> None:
     assert not (tmp_path / NAME).is_symlink()
 
 
-# -- what a configuration says
+# These tests check the canonical form of a configuration.
 
 
 def canonical(folder: Path, *texts: str, **environ: str) -> bytes:
-    """Of a file with drop-ins beside it, in this order."""
+    """Return the canonical form of a file with drop-ins beside it, in this order."""
     main = folder / "agent.toml"
     drop_ins = Path(f"{main}.d")
     shutil.rmtree(drop_ins, ignore_errors=True)
@@ -174,7 +177,10 @@ def test_who_writes_the_same_in_another_way_has_not_changed_the_configuration(
         tmp_path,
         '[watch]\ndepth = 3\nauto = true\n[new]\nmap = {a = "1", b = "2"}\nlist = [1, 2.0]\n',
     )
-    anew = '# by hand\n[new]\nlist = [\n  1, 2.0,\n]\nmap.b = "2"\nmap.a = "1"\n[watch]\nauto = true\ndepth = 3\n'
+    anew = (
+        '# by hand\n[new]\nlist = [\n  1, 2.0,\n]\nmap.b = "2"\nmap.a = "1"\n[watch]\nauto = '
+        "true\ndepth = 3\n"
+    )
     assert canonical(tmp_path, anew) == whole
     first, second = (
         '[watch]\ndepth = 9\n[new]\nmap = {a = "1"}\n',
@@ -218,10 +224,11 @@ def test_variables_count_with_those_that_are_not_known(tmp_path: Path) -> None:
 def test_a_later_version_still_makes_the_same_text_of_the_same_configuration(
     tmp_path: Path,
 ) -> None:
-    """Or a robot that is rolled back to this version does not upload."""
+    """Otherwise a robot that is rolled back to this version would not upload."""
     text = (
         '[watch]\nroots = ["/ü"]\nsettle_seconds = 0.5\nauto = false\n'
-        "[new]\nday = 2026-11-28\nmoment = 2026-11-28T01:02:03Z\nlarge = 0x1_0000_0000_0000_0000\nnone = {}\n"
+        "[new]\nday = 2026-11-28\nmoment = 2026-11-28T01:02:03Z\nlarge = "
+        "0x1_0000_0000_0000_0000\nnone = {}\n"
     )
     made = canonical(tmp_path, text, KEYSTONE_AGENT_WATCH__DEPTH="3\udcff")
     files = (
@@ -265,7 +272,7 @@ def test_tables_without_end_are_a_fault(tmp_path: Path) -> None:
         load_leniently(file, {})
 
 
-# -- the commands of a robot that was rolled back
+# These tests run the commands of a robot that was rolled back.
 
 
 @pytest.fixture
@@ -322,7 +329,7 @@ def test_check_says_what_is_ignored_and_is_as_strict_as_a_start(console: Console
         console.run("check")
 
 
-# -- the real process
+# These tests run the real process.
 
 
 @pytest.fixture
@@ -332,7 +339,10 @@ def cloud(tmp_path: Path) -> Iterator[DevCloud]:
 
 
 def newer_version(folder: Path) -> Path:
-    """A copy of the agent of version 99.0: one more setting, one more section, and a setting that may be 0."""
+    """Copy the agent as version 99.0.
+
+    That version has one more setting, one more section, and a setting that may be 0.
+    """
     shutil.copytree(
         REPOSITORY / "agent", folder / "agent", ignore=shutil.ignore_patterns("__pycache__")
     )
@@ -367,7 +377,7 @@ def newer_version(folder: Path) -> Path:
 
 
 def configure(agent: Agent, text: str) -> None:
-    """A drop-in beside the configuration."""
+    """Write a drop-in beside the configuration."""
     file = Path(f"{agent.config}.d") / "test.toml"
     file.parent.mkdir(exist_ok=True)
     file.write_text(text)
@@ -378,7 +388,7 @@ def content(path: Path) -> str:
 
 
 def refused(agent: Agent) -> str:
-    """What a start says that must fail for its configuration."""
+    """Return the output of a start that must fail because of its configuration."""
     before = agent.said()
     agent.start()
     assert agent.process is not None
@@ -412,14 +422,18 @@ def test_a_robot_that_is_rolled_back_uploads_with_the_newer_versions_configurati
         agent.stop()
 
         agent.home = None
+        # The older version's own note does not prevent its next start.
         for number in (
             2,
             3,
-        ):  # The older version's own note does not stand in the way of its next start.
+        ):
             agent.start()
             write_mcap(agent.root / f"{number}.mcap", seed=number)
             agent.wait_completed(number)
-            told = f"version {__version__} does not know and ignores watch.depth, new.one, KEYSTONE_AGENT_NEW__ONE"
+            told = (
+                f"version {__version__} does not know and ignores watch.depth, new.one, "
+                "KEYSTONE_AGENT_NEW__ONE"
+            )
             assert f"{told}: version 99.0 accepted this configuration" in agent.said()
             if number == 2:
                 agent.stop()
@@ -440,7 +454,8 @@ def test_a_robot_that_is_rolled_back_uploads_with_the_newer_versions_configurati
         write_mcap(agent.root / "4.mcap", seed=4)
         agent.wait_completed(4)
 
-        # Once it is mended, nothing is left to say, and its old form is no longer what a start takes.
+        # Once the configuration is corrected, no message is left, and its old form is no longer
+        # what a start accepts.
         del agent.environ["KEYSTONE_AGENT_NEW__ONE"]
         configure(agent, "")
         agent.stop()
@@ -470,7 +485,7 @@ def test_a_wrong_value_is_an_error_whoever_accepted_the_rest(
 
 
 def hang_up(agent: Agent, until: str) -> None:
-    """Send SIGHUP, and wait until the agent has said something that it had not said before."""
+    """Send SIGHUP, and wait until the agent has logged a text that it had not logged before."""
     before = agent.said().count(until)
     assert agent.process is not None
     agent.process.send_signal(signal.SIGHUP)

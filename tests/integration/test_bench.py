@@ -1,4 +1,4 @@
-"""The benchmarks' own tools: what they print, and that they measure what they say."""
+"""Tests of the benchmarks' own tools: what they print, and that they measure what they claim."""
 
 from __future__ import annotations
 
@@ -74,7 +74,8 @@ def test_those_who_are_measured_take_turns() -> None:
 
 
 def test_the_cost_of_a_tool_is_its_own_and_not_that_of_who_started_it() -> None:
-    held = bytes(200 << 20)  # of this process
+    # These bytes belong to the process of this test.
+    held = bytes(200 << 20)
     busy = "import time\nwhile time.process_time() < 0.3: pass"
     told = subprocess.run(
         [
@@ -107,7 +108,8 @@ def test_the_agent_is_measured_against_a_store_that_keeps_nothing(
         stage.sink(tmp_path / "sink", tls=tls) as bucket,
         stage.resident(bucket.server, tmp_path / "agent") as agent,
     ):
-        for _ in range(2):  # the second time they are other recordings
+        # In the second round the recordings are others.
+        for _ in range(2):
             cost = stage.upload(agent, made)
             bucket.empty(stage.size_of(made))
             assert cost.cpu > 0

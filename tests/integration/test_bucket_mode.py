@@ -144,7 +144,7 @@ def admin_of(store: Store) -> MinioAdmin:
 
 
 def shortened(relay: Relay, seconds: float) -> None:
-    """Let every lease that passes the relay end so soon after."""
+    """Let every lease that passes the relay end after ``seconds``."""
 
     def rewrite(body: bytes) -> bytes:
         end = datetime.now(timezone.utc) + timedelta(seconds=seconds)
@@ -204,7 +204,8 @@ def test_keys_that_give_nothing_are_named_and_the_upload_goes_on_once_they_do(
         agent.wait(lambda logs: logs and "storage_keys" in json.dumps(status(agent)))
         aside = tmp_path / "aside"
         aside.write_text(
-            f"[default]\naws_access_key_id = {servers.ACCESS_KEY}\naws_secret_access_key = {servers.SECRET_KEY}\n"
+            f"[default]\naws_access_key_id = {servers.ACCESS_KEY}\naws_secret_access_key = "
+            f"{servers.SECRET_KEY}\n"
         )
         aside.chmod(0o600)
         aside.rename(file)

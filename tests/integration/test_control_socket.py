@@ -1,4 +1,7 @@
-"""The local socket: real gRPC between the two ends, and what happens to those who may not or can't use it."""
+"""Tests of the local socket, with real gRPC between its two ends.
+
+They also cover callers who may not or can't use the socket.
+"""
 
 from __future__ import annotations
 
@@ -86,7 +89,8 @@ def test_errors_keep_their_words_and_bugs_keep_theirs(
         with pytest.raises(AgentError) as told:
             control.pause()
         assert (told.value.message, told.value.hint) == (message, hint)
-        control.resume()  # it goes on
+        # The server still answers after an error.
+        control.resume()
 
 
 def test_the_socket_belongs_to_the_owner_and_group_of_the_state_folder(tmp_path: Path) -> None:
@@ -193,7 +197,8 @@ else:
 @pytest.mark.parametrize(("groups", "answer"), [([], "not_permitted"), ([4711], "done")])
 @pytest.mark.parametrize("mode", [0o755, 0o750])
 def test_only_the_group_may_ask(groups: list[int], answer: str, mode: int) -> None:
-    with tempfile.TemporaryDirectory() as folder:  # pytest's own are for nobody else
+    # The folders of pytest are closed to all other users.
+    with tempfile.TemporaryDirectory() as folder:
         state = Path(folder)
         os.chown(state, 0, 4711)
         state.chmod(mode)
@@ -207,7 +212,7 @@ def test_only_the_group_may_ask(groups: list[int], answer: str, mode: int) -> No
 
 
 class Watched:
-    """A stream that a thread of its own follows."""
+    """A status stream that a thread of its own follows."""
 
     def __init__(self, state: Path) -> None:
         self.control = Control(state)
@@ -250,7 +255,8 @@ def test_a_stop_ends_streams_at_once(tmp_path: Path) -> None:
     control = Control(tmp_path)
     stream = control.watch(3600)
     next(stream)
-    assert server.stop(600)  # would outlast the test
+    # A stop that waited for its streams would outlast the test.
+    assert server.stop(600)
     with pytest.raises(NotRunningError):
         next(stream)
     control.close()
@@ -441,7 +447,7 @@ def test_very_many_ask_at_once_while_others_come_and_go(tmp_path: Path) -> None:
             for _ in range(10):
                 with closing(Control(tmp_path)) as control:
                     assert control.status()["version"] == "0"
-        except Exception as error:  # noqa: BLE001 - told below, whatever it is
+        except Exception as error:  # noqa: BLE001 - every error is reported below
             faults.append(error)
 
     with served(tmp_path):

@@ -1,4 +1,8 @@
-"""The embedded cloud: every rule of the platform over a real store, and that it comes and goes without a trace."""
+"""Tests of the embedded cloud.
+
+They check every rule of the platform over a real store, and that the cloud starts and stops without
+a trace.
+"""
 
 from __future__ import annotations
 
@@ -62,9 +66,9 @@ class Device:
         self.id: str = profile["deviceId"]
         self.api_key: str = profile["apiKey"]
         self.channel = open_channel(cloud)
-        self.auth = auth_pb2_grpc.AuthServiceStub(self.channel)  # type: ignore[no-untyped-call]  # generated
-        self.uploads = data_gateway_pb2_grpc.DataGatewayServiceStub(self.channel)  # type: ignore[no-untyped-call]  # generated
-        self.enrolment = data_gateway_pb2_grpc.DeviceInitServiceStub(self.channel)  # type: ignore[no-untyped-call]  # generated
+        self.auth = auth_pb2_grpc.AuthServiceStub(self.channel)  # type: ignore[no-untyped-call] # generated code
+        self.uploads = data_gateway_pb2_grpc.DataGatewayServiceStub(self.channel)  # type: ignore[no-untyped-call] # generated code
+        self.enrolment = data_gateway_pb2_grpc.DeviceInitServiceStub(self.channel)  # type: ignore[no-untyped-call] # generated code
         self.token = ""
 
     def exchange(self, api_key: str = "") -> Any:
@@ -100,7 +104,8 @@ class Device:
 
 def open_channel(cloud: DevCloud) -> grpc.Channel:
     where = cloud.gateway_url.partition("://")[2]
-    alone = [("grpc.use_local_subchannel_pool", 1)]  # no other channel's backoff holds it up
+    # A channel of its own, so that the backoff of no other channel delays its calls.
+    alone = [("grpc.use_local_subchannel_pool", 1)]
     if cloud.ca_file is None:
         return grpc.insecure_channel(where, options=alone)
     return grpc.secure_channel(
@@ -109,7 +114,7 @@ def open_channel(cloud: DevCloud) -> grpc.Channel:
 
 
 def s3(credentials: Any, ca_file: Path | None = None) -> Minio:
-    """A store client with a lease; an endpoint without a scheme is https."""
+    """Return a store client with a lease; an endpoint without a scheme is https."""
     scheme, _, where = credentials.endpoint.rpartition("://")
     pool = urllib3.PoolManager(
         retries=False, timeout=30, ca_certs=str(ca_file) if ca_file else None
@@ -126,25 +131,26 @@ def s3(credentials: Any, ca_file: Path | None = None) -> Minio:
 
 
 def upload(session: Any, content: bytes, ca_file: Path | None = None) -> str:
-    """Store ``content`` as one part; the ETag as HEAD's header has it."""
+    """Store ``content`` as one part; return the ETag as HEAD's header has it."""
     place = session.credentials
     client = s3(place, ca_file)
     upload_id = client._create_multipart_upload(place.bucket, place.object_key, {})
     etag = client._upload_part(place.bucket, place.object_key, content, {}, upload_id, 1)
-    from minio.datatypes import Part  # noqa: PLC0415 - only here
+    from minio.datatypes import Part  # noqa: PLC0415 - only this function needs it
 
     client._complete_multipart_upload(place.bucket, place.object_key, upload_id, [Part(1, etag)])
     return f'"{client.stat_object(place.bucket, place.object_key).etag}"'
 
 
 def read_for_ever(client: Minio, bucket: str, key: str) -> None:
-    while True:  # until the store refuses, or pytest's timeout
+    # The loop ends when the store refuses, or at pytest's timeout.
+    while True:
         with client.get_object(bucket, key) as answer:
             assert answer.read()
 
 
 def refused(call: Any, status: str, code: str) -> grpc.RpcError:
-    """Make ``call`` and prove the platform's form of its refusal."""
+    """Make ``call`` and prove that the platform refuses it in the form of its protocol."""
     with pytest.raises(grpc.RpcError) as caught:
         call()
     error: Any = caught.value
@@ -193,7 +199,7 @@ def children() -> list[psutil.Process]:
     return list(psutil.Process().children(recursive=True))
 
 
-# The protocol
+# These tests check the protocol.
 
 
 def test_a_client_made_from_the_proto_files_finds_every_service_and_method(
@@ -219,10 +225,14 @@ def test_a_client_made_from_the_proto_files_finds_every_service_and_method(
     expected = {
         "archebase.auth.v1.AuthService": {"ExchangeCredential"},
         "archebase.data_gateway.v1.DataGatewayService": {
-            "CreateLogicalUpload", "GetUploadRecovery", "ReissueUploadCredentials", "AbortUpload", "CompleteUpload",
+            "CreateLogicalUpload",
+            "GetUploadRecovery",
+            "ReissueUploadCredentials",
+            "AbortUpload",
+            "CompleteUpload",
         },
         "archebase.data_gateway.v1.DeviceInitService": {"InitDevice", "ReinitDevice"},
-    }  # fmt: skip
+    }
     with contextlib.closing(open_channel(cloud)) as channel:
         for name, methods in expected.items():
             service = pool.FindServiceByName(name)
@@ -248,7 +258,7 @@ def test_error_details_travel_inside_a_status_bare_or_not_at_all(tmp_path: Path)
             DevCloud(tmp_path / form, store="rclone", details=form) as cloud,
             contextlib.closing(Device(cloud).channel) as channel,
         ):
-            stub = auth_pb2_grpc.AuthServiceStub(channel)  # type: ignore[no-untyped-call]  # generated
+            stub = auth_pb2_grpc.AuthServiceStub(channel)  # type: ignore[no-untyped-call] # generated code
             error: Any = refused(
                 lambda stub=stub: stub.ExchangeCredential(
                     auth_pb2.ExchangeCredentialRequest(credential="no"), timeout=10
@@ -267,7 +277,7 @@ def test_error_details_travel_inside_a_status_bare_or_not_at_all(tmp_path: Path)
 
 
 def status_of(wrapped: Any) -> tuple[int, str, bytes]:
-    """Take a google.rpc.Status apart with a description of it made here."""
+    """Parse a google.rpc.Status with a description of the message that is made here."""
     file = descriptor_pb2.FileDescriptorProto(name="status.proto", package="t", syntax="proto3")
     file.dependency.append("google/protobuf/any.proto")
     message = file.message_type.add(name="Status")
@@ -281,7 +291,7 @@ def status_of(wrapped: Any) -> tuple[int, str, bytes]:
     return status.code, status.message, status.details[0].value
 
 
-# Devices and tokens
+# These tests check devices and tokens.
 
 
 def test_a_key_becomes_a_token_with_the_chosen_life(
@@ -371,7 +381,7 @@ def test_enrolment_gives_a_key_once_and_rotation_ends_the_old_one(device: Device
     )
 
 
-# Sessions
+# These tests check upload sessions.
 
 
 def test_a_session_names_its_place_its_keys_and_its_part_size(
@@ -515,7 +525,7 @@ def test_a_lease_of_one_second_is_refused_when_it_is_over_and_a_fresh_one_is_not
             assert s3(again.credentials).stat_object(place.bucket, place.object_key).size == 5
 
 
-# Completion and recovery
+# These tests check completion and recovery.
 
 
 def test_a_stored_object_is_completed_once_and_the_same_words_again_change_nothing(
@@ -621,7 +631,7 @@ def test_tags_just_within_the_limits_are_taken(device: Device) -> None:
     device.complete(session, 5, etag, raw_tags=tags)
 
 
-# Coming and going
+# These tests check starts and stops.
 
 
 def test_gateway_and_store_come_back_where_they_were(cloud: DevCloud, device: Device) -> None:
@@ -786,7 +796,7 @@ def test_a_store_that_is_not_there_is_named(tmp_path: Path) -> None:
         DevCloud(tmp_path / "cloud", store="ceph").start()
 
 
-# The recorder
+# These tests check the recorder.
 
 
 def test_the_recorder_writes_a_whole_mcap_whose_end_and_sidecar_come_last(tmp_path: Path) -> None:

@@ -1,4 +1,7 @@
-"""Enrolment at the embedded cloud's gateway: asked for until it is there, kept whole, told to nobody."""
+"""Tests of enrolment at the gateway of the embedded cloud.
+
+The key is requested until there is one, is kept whole, and is shown in no output.
+"""
 
 from __future__ import annotations
 
@@ -28,7 +31,7 @@ ROBOT = "arm-7"
 def cloud(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[DevCloud]:
-    """Its gateway alone."""
+    """The gateway of an embedded cloud, without a store."""
     cloud = DevCloud(
         tmp_path_factory.mktemp("cloud"), store="rclone", devices=(), details=request.param
     )
@@ -38,7 +41,7 @@ def cloud(
 
 
 class Robot:
-    """What enrols, with a profile file of its own."""
+    """The part of an agent that enrols, with a profile file of its own."""
 
     def __init__(self, folder: Path, cloud: DevCloud, device: str) -> None:
         self.path = folder / "dp-config.json"
@@ -69,9 +72,8 @@ class Robot:
 
 @pytest.fixture
 def robot(tmp_path: Path, cloud: DevCloud, request: pytest.FixtureRequest) -> Iterator[Robot]:
-    robot = Robot(
-        tmp_path, cloud, request.node.name[-90:]
-    )  # each test's device is new to the platform
+    # The device of each test is new to the platform.
+    robot = Robot(tmp_path, cloud, request.node.name[-90:])
     yield robot
     robot.gateway.close()
 
@@ -163,7 +165,8 @@ def test_a_gateway_that_is_away_is_asked_again_until_it_is_back(
     robot.enrolling.enrol_if_due()
     assert not robot.profiles.load(), "it is not due yet"
     nap = threading.Event()
-    for _ in range(250):  # the channel has a backoff of its own
+    # The gRPC channel has a backoff of its own.
+    for _ in range(250):
         robot.clock.advance(1800)
         robot.enrolling.enrol_if_due()
         if robot.gate.closed() is None:
@@ -266,9 +269,8 @@ def test_rotating_what_was_never_enrolled_is_told(robot: Robot) -> None:
 def test_where_the_key_could_not_be_kept_it_is_not_asked_for(
     robot: Robot, cloud: DevCloud, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(
-        robot.profiles, "path", Path("/proc/self") / robot.path.name
-    )  # a folder nobody can write to
+    # No user can write to this folder.
+    monkeypatch.setattr(robot.profiles, "path", Path("/proc/self") / robot.path.name)
     monkeypatch.setattr(robot.profiles, "load", dict)
     with pytest.raises(AgentError) as raised:
         robot.enrol.once(robot.device)
@@ -317,7 +319,8 @@ def test_whoever_takes_the_place_of_an_asker_writes_what_that_one_could_not(
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     next_one = Enrol(robot.gateway, ProfileFile(robot.path), lambda *_, **__: None)
-    next_one.take_over(robot.enrol)  # a reload, before the answer has come
+    # This is a reload before the answer has come.
+    next_one.take_over(robot.enrol)
     monkeypatch.setattr(robot.profiles, "put", full)
     with pytest.raises(AgentError, match="the new key can't be written"):
         robot.enrol.once(robot.device)

@@ -1,4 +1,7 @@
-"""The choice of the fast tests: what starts a process is left out, and what does all the same fails."""
+"""Tests of the choice of the fast tests.
+
+Tests that start a process are left out. A fast test that starts a process nevertheless fails.
+"""
 
 from __future__ import annotations
 
@@ -87,7 +90,7 @@ def test_a_run_of_none_fails(tmp_path: Path) -> None:
 
 
 class Starter:
-    """Starts one in a property."""
+    """A class that starts a process in a property."""
 
     @cached_property
     def code(self) -> int:
@@ -98,7 +101,7 @@ class Starter:
 
 
 class Heir(Starter):
-    """Has it from another class."""
+    """A class that inherits the start of a process."""
 
 
 def by_a_class() -> int:

@@ -1,4 +1,7 @@
-"""GrpcGateway against the embedded cloud and against a server that lies, and FakeGateway held to the same contract."""
+"""Tests of GrpcGateway, and the contract that FakeGateway keeps as well.
+
+GrpcGateway calls the embedded cloud and a server that gives wrong answers.
+"""
 
 from __future__ import annotations
 
@@ -75,14 +78,14 @@ class TestGrpcGateway(GatewayContract):
 
 
 class Script:
-    """A gateway server whose every answer is what the test says."""
+    """A gateway server whose every answer is set by the test."""
 
     def __init__(self) -> None:
         self.answer: Callable[[Any, grpc.ServicerContext], Any] = lambda _request, _context: None
         self.seen: list[tuple[Any, dict[str, Any]]] = []
         self._server = grpc.server(ThreadPoolExecutor(2))
-        data_gateway_pb2_grpc.add_DataGatewayServiceServicer_to_server(self, self._server)  # type: ignore[no-untyped-call]  # generated
-        auth_pb2_grpc.add_AuthServiceServicer_to_server(self, self._server)  # type: ignore[no-untyped-call]  # generated
+        data_gateway_pb2_grpc.add_DataGatewayServiceServicer_to_server(self, self._server)  # type: ignore[no-untyped-call] # generated code
+        auth_pb2_grpc.add_AuthServiceServicer_to_server(self, self._server)  # type: ignore[no-untyped-call] # generated code
         self.port = self._server.add_insecure_port("127.0.0.1:0")
         self._server.start()
 
@@ -133,7 +136,7 @@ def test_a_call_carries_the_bearer_token_and_what_is_asked(
 
 def test_the_token_service_gets_no_metadata_of_ours(script: Script, gateway: GrpcGateway) -> None:
     script.answer = lambda _request, _context: auth_pb2.ExchangeCredentialResponse(
-        access_token="t",  # noqa: S106 - a test
+        access_token="t",  # noqa: S106 - a test's token
         expires_at_unix=5,
     )
     token = gateway.exchange(at_script(script))
@@ -153,7 +156,7 @@ def test_the_platforms_code_is_found_in_each_form(
         inner = packed.SerializeToString()
         raw = {
             "raw": detail.SerializeToString(),
-            # google.rpc.Status by hand: 1 code, 2 message, 3 details
+            # These bytes are a google.rpc.Status. Its fields are 1 code, 2 message, 3 details.
             "wrapped": b"\x08\x07\x12\x02no\x1a" + bytes([len(inner)]) + inner,
         }
         if form in raw:
@@ -274,9 +277,8 @@ def test_a_part_size_that_is_none_means_eight_mebibytes(
 def test_numbers_that_the_platform_adds_later_are_unspecified(
     script: Script, gateway: GrpcGateway
 ) -> None:
-    later = (
-        b"\x0a\x07logical" + b"\x10\x63" + b"\x60\x63" + b"\xfa\x06\x01x"
-    )  # enums 99, and an unknown field 111
+    # These bytes hold enums of the value 99, and an unknown field 111.
+    later = b"\x0a\x07logical" + b"\x10\x63" + b"\x60\x63" + b"\xfa\x06\x01x"
     script.answer = lambda _request, _context: (
         data_gateway_pb2.GetUploadRecoveryResponse.FromString(later)
     )
@@ -295,7 +297,7 @@ def test_an_answer_about_another_session_is_a_lie(script: Script, gateway: GrpcG
 
 def test_a_token_that_no_header_can_carry_is_a_lie(script: Script, gateway: GrpcGateway) -> None:
     script.answer = lambda _request, _context: auth_pb2.ExchangeCredentialResponse(
-        access_token="a\nb"  # noqa: S106 - a test
+        access_token="a\nb"  # noqa: S106 - a test's token
     )
     with pytest.raises(CloudError) as raised:
         gateway.exchange(at_script(script))
@@ -326,7 +328,8 @@ def test_text_that_is_no_utf8_is_an_invalid_argument(gateway: GrpcGateway) -> No
 
 def test_a_port_where_nobody_listens_is_refused(gateway: GrpcGateway) -> None:
     with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))  # bound, not listening
+        # The socket is bound but does not listen.
+        taken.bind(("127.0.0.1", 0))
         with pytest.raises(CloudError) as raised:
             gateway.recover(at(f"127.0.0.1:{taken.getsockname()[1]}"), TOKEN, "logical")
     assert raised.value.code == "refused"

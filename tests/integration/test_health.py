@@ -1,4 +1,7 @@
-"""/healthz of the real agent, each part of which is really ended; and the counts that must go on."""
+"""Tests of /healthz of the real agent.
+
+Each part of the agent is really ended. Other tests cover the counters that must go on.
+"""
 
 from __future__ import annotations
 
@@ -19,12 +22,12 @@ from agent.devcloud.servers import free_port
 from agent.observe.health import Cure, Health, HealthFault, ProgressCheck, StateCheck
 from tests.harness.prometheus import fetch
 
-_LOOK_EVERY = 0.02  # seconds
+_POLL_SECONDS = 0.02
 
 
 @pytest.fixture
 def app(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[App]:
-    """A running agent that heals nothing by itself while a test looks."""
+    """A running agent that repairs nothing by itself during a test."""
     monkeypatch.setattr(jobs, "_SUPERVISE_SECONDS", 3600.0)
     (tmp_path / "recordings").mkdir()
     with DevCloud(tmp_path / "cloud") as cloud:
@@ -47,19 +50,20 @@ def app(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[App]:
 def healthz(app: App) -> tuple[int, str]:
     try:
         status, _, body = fetch(app.settings.metrics.listen, "/healthz")
-    except ConnectionError:  # not served yet
+    except ConnectionError:
+        # The endpoint is not served yet.
         return 0, ""
     return status, body
 
 
 def wait(app: App, until: Callable[[tuple[int, str]], bool]) -> tuple[int, str]:
-    """What /healthz says as soon as that is what is waited for."""
+    """Return what /healthz answers as soon as ``until`` is true of the answer."""
     nap = threading.Event()
-    for _ in range(int(20 / _LOOK_EVERY)):
+    for _ in range(int(20 / _POLL_SECONDS)):
         told = healthz(app)
         if until(told):
             return told
-        nap.wait(_LOOK_EVERY)
+        nap.wait(_POLL_SECONDS)
     raise AssertionError(told)
 
 
@@ -87,7 +91,10 @@ def test_a_watcher_that_has_ended_is_no_health_until_it_is_healed(app: App) -> N
     assert (status, why.splitlines()) == (
         503,
         [
-            "changes in a watched folder are not noticed, only scans find new recordings: see the log"
+            (
+                "changes in a watched folder are not noticed, only scans find new recordings: see "
+                "the log"
+            )
         ],
     )
     assert "keystone_agent_watcher_up 0.0" in fetch(app.settings.metrics.listen, "/metrics")[2]

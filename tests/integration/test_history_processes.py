@@ -1,4 +1,4 @@
-"""The history and other processes: a second agent, readers, kill -9."""
+"""Tests of the history with other processes: a second agent, readers, kill -9."""
 
 from __future__ import annotations
 
@@ -22,7 +22,10 @@ def folder(tmp_path: Path) -> Path:
 
 
 def test_a_second_agent_is_refused(folder: Path) -> None:
-    script = "import sys; from pathlib import Path; from tests.harness.history_on_disk import opened\nwith opened(Path(sys.argv[1])): print('in', flush=True); input()"
+    script = (
+        "import sys; from pathlib import Path; from tests.harness.history_on_disk import "
+        "opened\nwith opened(Path(sys.argv[1])): print('in', flush=True); input()"
+    )
     with subprocess.Popen(
         [sys.executable, "-c", script, folder],
         stdin=subprocess.PIPE,
@@ -243,7 +246,7 @@ def test_kill_9_at_any_moment_loses_nothing_that_was_acknowledged(folder: Path) 
             for id_, status in promised.items():
                 assert rank.index(history.get(id_).status) >= rank.index(status)
             logs = list(history.newest_first())
-            # Both documents of a transaction or none, and no id twice.
+            # Both documents of a transaction are there or none, and no id is used twice.
             assert [log.id for log in logs] == list(range(len(logs), 0, -1))
             assert len(logs) % 2 == 0
             assert len(logs) <= len(promised) + 2

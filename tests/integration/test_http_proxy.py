@@ -1,4 +1,4 @@
-"""By way of a real HTTP proxy: the platform's gRPC and the store's S3 alike."""
+"""Tests with a real HTTP proxy for the platform's gRPC and the store's S3."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tests.harness.http_proxy import HttpProxy
 from tests.harness.recorders import write_mcap
 
 MIB = 1024 * 1024
-PASSWORD = "p@ss:wörd/100%"  # noqa: S105 - a test's
+PASSWORD = "p@ss:wörd/100%"  # noqa: S105 - a test's password
 WRITTEN = "p%40ss%3Aw%C3%B6rd%2F100%25"
 
 
@@ -38,7 +38,7 @@ def soon(ask: Callable[[], Any]) -> None:
 def test_gateway_and_store_are_reached_by_the_proxy_alone(
     tmp_path: Path, *, tls: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The environment names other proxies, and none for this host: it is not asked."""
+    """The environment names other proxies, and none for this host. The agent does not use them."""
     for name in ("http_proxy", "https_proxy", "grpc_proxy", "all_proxy", "HTTPS_PROXY"):
         monkeypatch.setenv(name, "http://127.0.0.1:1")
     monkeypatch.setenv("no_proxy", "127.0.0.1,localhost")

@@ -1,4 +1,4 @@
-"""The journal on a disk that is full, or fails."""
+"""Tests of the journal on a disk that is full, or that fails."""
 
 from __future__ import annotations
 
@@ -27,7 +27,10 @@ def path(tmp_path: Path) -> Path:
 
 @contextmanager
 def limited(folder: Path) -> Iterator[Callable[[], AbstractContextManager[object]]]:
-    """Files may not grow: works for every user. The value forbids it from now on."""
+    """Forbid files to grow, for every user, as long as a block lasts.
+
+    The block is the fixture's value.
+    """
     folder.mkdir()
 
     @contextmanager
@@ -81,10 +84,11 @@ def test_on_a_full_disk_writes_go_on_in_the_room_and_then_fail_without_a_trace(
             assert not storage_of(db).room
             assert content_of(path) == content
             assert state_of(db) == before
-            table.update({"text": ""}, doc_ids=[1])  # a short line still fits behind
+            # A short line still fits behind the last one.
+            table.update({"text": ""}, doc_ids=[1])
             with pytest.raises(HistoryFullError):
                 table.insert({"text": "x" * 5000})
-    # A start on a full disk.
+    # This is a start on a full disk.
     with full(), journal(path, reserve=500_000) as db:
         assert state_of(db) == {"a": {1: {"n": count, "text": ""}}}
         assert not storage_of(db).room

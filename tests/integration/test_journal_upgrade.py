@@ -1,4 +1,7 @@
-"""A history that an older agent wrote: copied first, then taken over; whatever happens in between."""
+"""Tests of a history that an older agent wrote.
+
+The history is copied first and then taken over, whatever happens between the two.
+"""
 
 from __future__ import annotations
 
@@ -37,8 +40,14 @@ def test_an_old_history_is_taken_over_whole_and_a_copy_of_how_it_was_is_kept(fol
     with opened(folder, read_only=True) as history:
         before = all_of(history)
     assert [log["status"] for log in before["documents"]] == [
-        "pending", "completed", "pending", "in_progress", "failed", "failed", "completed",
-    ]  # fmt: skip
+        "pending",
+        "completed",
+        "pending",
+        "in_progress",
+        "failed",
+        "failed",
+        "completed",
+    ]
     assert len(before["orphans"]) == 1
     assert before["marker"] == Marker("/data/a.mcap.resync", 7, 1)
     with opened(folder) as history:

@@ -1,4 +1,7 @@
-"""kill -9 at random moments costs at most the parts in flight; the long version is ``make soak``."""
+"""kill -9 at random moments costs at most the parts in flight.
+
+``make soak`` runs the long version.
+"""
 
 from __future__ import annotations
 

@@ -1,6 +1,7 @@
-"""Touch files, as the README's table has them: the real command, killed by SIGKILL before each of its steps.
+"""Tests of marker files, as the README's table lists them.
 
-While a request is served the platform is away, so that the steps are the request's own; then it comes back.
+SIGKILL ends the real command before each of its steps. While a request is handled the platform is
+away, so that the steps are those of the request. Afterwards the platform is back.
 """
 
 from __future__ import annotations
@@ -28,7 +29,10 @@ _MOST_STEPS = 60
 
 
 class Station:
-    """An agent that has uploaded ``a.mcap`` (episode ``ep-a``) and ``below/b.mcap``, and can be put back to there."""
+    """An agent that has uploaded ``a.mcap`` (episode ``ep-a``) and ``below/b.mcap``.
+
+    The agent can be put back to this state.
+    """
 
     def __init__(self, folder: Path) -> None:
         self.cloud = DevCloud(folder / "cloud")
@@ -50,13 +54,13 @@ class Station:
         self._folder = folder
 
     def reset(self) -> None:
-        """Everything as it was when both had been uploaded."""
+        """Restore the state after both recordings had been uploaded."""
         for place in (self.agent.state, self.agent.root):
             shutil.rmtree(place)
             shutil.copytree(self._kept / place.name, place)
 
     def start(self, step: int) -> None:
-        """Start the agent; it is killed before that step."""
+        """Start the agent, which is killed before that step."""
         command = [
             sys.executable,
             "-m",
@@ -73,7 +77,7 @@ class Station:
             )
 
     def survives(self, step: int, done: Callable[[list[SyncLog]], object]) -> bool:
-        """Whether the agent came to the end of what it was asked without reaching ``step``."""
+        """Return whether the agent did all that was requested without reaching ``step``."""
         self.start(step)
         process = self.agent.process
         assert process is not None
@@ -87,7 +91,10 @@ class Station:
         return not killed
 
     def told_of(self, marker: Path) -> bool:
-        """Whether the history knows that somebody was told of this marker, which can't be removed."""
+        """Return whether the history notes that this marker was reported.
+
+        A marker that can't be removed is reported once.
+        """
         history = TinyHistory(self.agent.state / "history", RealClock(), read_only=True)
         try:
             known = history.marker(str(marker))
@@ -96,7 +103,7 @@ class Station:
             history.close()
 
     def forgotten(self, *markers: Path) -> bool:
-        """Whether nothing is left of these markers, on the disk and in the history."""
+        """Return whether nothing is left of these markers, on the disk and in the history."""
         history = TinyHistory(self.agent.state / "history", RealClock(), read_only=True)
         try:
             return not any(marker.exists() or history.marker(str(marker)) for marker in markers)
@@ -124,7 +131,10 @@ def station(built: Station) -> Iterator[Station]:
 def each_step(
     station: Station, ask: Callable[[], list[Path]], served: Callable[[list[SyncLog]], bool]
 ) -> list[SyncLog]:
-    """Ask, kill at a step, start again, see that it is served once; for every step. Then let it come to its end."""
+    """Request, kill at a step, start again, and see that the request is handled once.
+
+    This is done for every step. At last the agent runs to its end.
+    """
     for step in itertools.count(1):
         assert step < _MOST_STEPS
         station.reset()
@@ -209,7 +219,8 @@ def test_a_marker_puts_a_recording_ahead_of_the_queue(station: Station) -> None:
     logs = each_step(station, ask, lambda logs: len(logs) == 6 and logs[-1].ahead > 0)
     assert [log.path for log in logs if log.ahead] == [str(late)]
     done = sorted(logs[2:], key=lambda log: log.completed_at or "")
-    assert str(late) in [log.path for log in done[:2]]  # two go at once
+    # Two recordings are uploaded at once.
+    assert str(late) in [log.path for log in done[:2]]
 
 
 def test_the_pause_marker_holds_everything_back_until_it_is_gone(station: Station) -> None:
@@ -296,7 +307,7 @@ def test_a_marker_in_a_read_only_folder_is_served_once_and_said_once(station: St
 
 @contextmanager
 def mounted(folder: Path) -> Iterator[None]:
-    """A file system of its own at ``folder``, which must be there."""
+    """Mount a file system of its own at ``folder``, which must exist."""
     made = subprocess.run(
         ["mount", "-t", "tmpfs", "tmpfs", folder], capture_output=True, text=True, check=False
     )

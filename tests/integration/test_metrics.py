@@ -1,4 +1,7 @@
-"""The names that others build on: as the real command exposes them, Prometheus takes them and deploy/ uses them."""
+"""Tests of the metric names that others build on.
+
+The real command exposes them, Prometheus accepts them, and the files in deploy/ use them.
+"""
 
 from __future__ import annotations
 
@@ -46,7 +49,7 @@ PAGE = (DEPLOY / "README.md").read_text("utf-8")
 
 @pytest.fixture(scope="module")
 def agent(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Agent]:
-    """The real command, which has sent a recording."""
+    """The real command, which has uploaded a recording."""
     folder = tmp_path_factory.mktemp("metrics")
     listen = f"127.0.0.1:{free_port()}"
     textfile = str(folder / "keystone-agent.prom")
@@ -194,9 +197,8 @@ def test_a_real_prometheus_scrapes_the_real_agent(
         )
         panels = json.loads((DEPLOY / "grafana" / "keystone-agent.json").read_text())["panels"]
         for panel in panels:
-            for target in panel.get(
-                "targets", ()
-            ):  # each is understood, also where nothing answers it now
+            # Prometheus understands each query, also where no value answers it at the moment.
+            for target in panel.get("targets", ()):
                 server.query(target["expr"].replace("$job", ".*").replace("$instance", ".*"))
         (group,) = server.ask("/api/v1/rules")["groups"]
         assert {rule["state"] for rule in group["rules"]} == {"inactive"}

@@ -1,4 +1,7 @@
-"""Journeys of the operator: the real commands ask the real agent, or leave what they ask for to the next one."""
+"""Journeys of the operator.
+
+The real commands send requests to the real agent, or leave them for the next agent.
+"""
 
 from __future__ import annotations
 
@@ -24,13 +27,13 @@ PATIENT = {"AGENT__DEVICE_ID": "arm-7", "ASSETS__DEFAULT": "", "RETRY__MAX_SECON
 
 @pytest.fixture
 def cloud(tmp_path: Path) -> Iterator[DevCloud]:
-    """Two assets: nothing tells by itself which one a robot is."""
+    """A cloud with two assets: a robot can not find out by itself which one it is."""
     with DevCloud(tmp_path / "cloud", devices=("robot-1", "robot-2"), bandwidth=16 * MIB) as cloud:
         yield cloud
 
 
 def done(agent: Agent, *arguments: str) -> str:
-    """What a command says that does what it is asked."""
+    """Return the output of a command that must succeed."""
     told = agent.command(*arguments)
     assert told.returncode == 0, told.stderr
     return told.stdout
@@ -73,8 +76,9 @@ def test_a_file_edited_by_hand_is_taken_and_a_broken_one_is_told_and_noticed_whe
         agent.wait(lambda _: code_of(agent) == "asset_file")
         refused = agent.command("asset", "set", "arm-7", "robot-1")
         assert (refused.returncode, refused.stderr) == (
-            1, f"{path} is no JSON\n→ mend or delete it; the agent notices by itself\n",
-        )  # fmt: skip
+            1,
+            f"{path} is no JSON\n→ mend or delete it; the agent notices by itself\n",
+        )
         assert str(path) in done(agent, "status")
         path.write_text('{"arm-7": "robot-2"}')
         (log,) = agent.wait_completed(1)

@@ -1,4 +1,7 @@
-"""SIGHUP: another configuration while the agent runs; what flies goes on, what can't be used is refused."""
+"""Tests of SIGHUP: another configuration while the agent runs.
+
+Uploads in flight go on, and a configuration that can't be used is rejected.
+"""
 
 from __future__ import annotations
 
@@ -34,7 +37,7 @@ def cloud(tmp_path: Path) -> Iterator[DevCloud]:
 
 
 def settings_with(**changes: Any) -> Settings:
-    """Settings of which these keys, SECTION__KEY, are others than the defaults."""
+    """Return settings in which these keys, SECTION__KEY, differ from the defaults."""
     return load(None, {PREFIX + key: value for key, value in changes.items()}).settings
 
 
@@ -72,7 +75,7 @@ def test_who_the_agent_is_and_where_its_sessions_belong_needs_a_restart_and_all_
     assert change(now, Settings()).restart_for == []
 
 
-# -- in this process
+# These tests run the agent in this process.
 
 
 @pytest.fixture
@@ -91,7 +94,7 @@ def environ(tmp_path: Path) -> dict[str, str]:
 
 @pytest.fixture
 def reload(cloud: DevCloud, environ: dict[str, str]) -> Iterator[Callable[..., App]]:
-    """Starts the agent, and reloads it when it is called again; keys as SECTION__KEY."""
+    """Start the agent, and reload it at each further call; keys are written as SECTION__KEY."""
     apps: list[App] = []
 
     def by(**changes: str) -> App:
@@ -135,7 +138,7 @@ def test_what_flies_keeps_its_route_which_is_let_go_of_after_that(
 
 def test_a_route_that_claims_are_still_made_for_is_kept(reload: Callable[..., App]) -> None:
     app = reload()
-    # Nothing else refreshes the connections.
+    # While the scheduler is stopped, the connections are not refreshed.
     app.shared.scheduler.stop()
     before = app.connections.current
     new = app.engine.successor(change(app.settings, app.settings), app.shared, app.connections)
@@ -170,7 +173,7 @@ def test_a_key_that_is_just_being_told_is_not_lost(
     asked, told, init_device = threading.Event(), threading.Event(), cloud.rules.init_device
 
     def slow(request: InitDeviceRequest) -> InitDeviceResponse:
-        """The platform has made the key, and its answer is under way."""
+        """Hold the answer back after the platform has made the key."""
         answer = init_device(request)
         asked.set()
         assert told.wait(30)
@@ -280,11 +283,11 @@ def test_what_is_refused_changes_nothing(reload: Callable[..., App], tmp_path: P
     }
 
 
-# -- the real process
+# These tests run the real process.
 
 
 def configure(agent: Agent, /, **sections: Mapping[str, Any]) -> None:
-    """A drop-in beside the configuration."""
+    """Write a drop-in beside the configuration."""
     file = Path(f"{agent.config}.d") / "test.toml"
     file.parent.mkdir(exist_ok=True)
     file.write_text(
@@ -297,7 +300,7 @@ def configure(agent: Agent, /, **sections: Mapping[str, Any]) -> None:
 
 
 def hang_up(agent: Agent, until: str) -> None:
-    """Send SIGHUP, and wait until the agent has said something that it had not said before."""
+    """Send SIGHUP, and wait until the agent has logged a text that it had not logged before."""
     before = agent.said().count(until)
     assert agent.process is not None
     agent.process.send_signal(signal.SIGHUP)
@@ -308,11 +311,12 @@ def test_a_reload_takes_effect_while_an_upload_goes_on_and_a_wrong_file_changes_
     cloud: DevCloud, tmp_path: Path
 ) -> None:
     agent = Agent(cloud, tmp_path)
+    # Variables of the environment would win over the file.
     for key in (
         "WATCH__ROOTS",
         "AGENT__STATE_DIR",
         "LOG__DIR",
-    ):  # else they would win over the file
+    ):
         del agent.environ[PREFIX + key]
     other = tmp_path / "other"
     other.mkdir()
@@ -324,7 +328,8 @@ def test_a_reload_takes_effect_while_an_upload_goes_on_and_a_wrong_file_changes_
     configure(agent, **first, upload={"bandwidth_mbit": 1})
     agent.start()
     try:
-        recording = write_mcap(agent.root / "a.mcap", size=20 * MIB)  # some three minutes
+        # This upload takes about three minutes.
+        recording = write_mcap(agent.root / "a.mcap", size=20 * MIB)
         (begun,) = agent.wait(lambda logs: logs and logs[0].phase == "uploading")
 
         new_logs = tmp_path / "logs-2"
@@ -332,7 +337,8 @@ def test_a_reload_takes_effect_while_an_upload_goes_on_and_a_wrong_file_changes_
         configure(agent, **second)
         hang_up(agent, "settings reloaded: log.dir, upload.bandwidth_mbit, watch.roots")
         elsewhere = write_mcap(other / "b.mcap", seed=2)
-        write_mcap(agent.root / "c.mcap", seed=3)  # nobody watches this folder any more
+        # The agent no longer watches this folder.
+        write_mcap(agent.root / "c.mcap", seed=3)
         logs = agent.wait_completed(2)
         assert [log.path for log in logs] == [str(recording), str(elsewhere)]
         assert (logs[0].logical_upload_id, logs[0].attempt_count) == (begun.logical_upload_id, 1)

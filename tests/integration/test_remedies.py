@@ -1,8 +1,9 @@
-"""For each way of going wrong, what `status` and `check` call it, and what they say is to be done.
+"""The name and the remedy that `status` and `check` print for each way of going wrong.
 
-Each is made for real: the agent in this process, between a robot's folders and the embedded cloud, with proxies
-between. Some belong to one of the two only: what is wrong with one recording is `status`'s business, and what is wrong
-before an agent can run at all is `check`'s.
+Each fault is made for real. The agent runs in this process, between a robot's folders and the
+embedded cloud, with proxies between them. Some faults belong to one of the two commands only.
+`status` reports what is wrong with one recording. `check` reports what is wrong before an agent can
+run at all.
 """
 
 from __future__ import annotations
@@ -58,7 +59,10 @@ def scene(tmp_path: Path, world: World, monkeypatch: pytest.MonkeyPatch) -> Iter
 
 @dataclass(frozen=True)
 class Said:
-    """What must be said, and what is to be done; of `check`, on which line, and whether all is well for all that."""
+    """What a command must print, and the remedy it must name.
+
+    For `check` these are also the line with the fault, and whether all is well nevertheless.
+    """
 
     names: str
     remedy: str
@@ -68,7 +72,7 @@ class Said:
 
 @dataclass(frozen=True)
 class Wrong:
-    """One way of going wrong. None: it is not that command's to say."""
+    """One way of going wrong. None means that the command does not report it."""
 
     make: Callable[[Scene], None]
     status: Said | None
@@ -76,7 +80,7 @@ class Wrong:
     recording: bool = True
 
 
-# -- how each is made
+# These functions make the faults.
 
 
 def gateway_refuses(scene: Scene) -> None:
@@ -177,7 +181,7 @@ def root_missing(scene: Scene) -> None:
 
 
 def folder_unreadable(scene: Scene) -> None:
-    """Where tests are root no right is missing, so the kernel's answer is played."""
+    """Let the kernel refuse, because no right is missing where the tests run as root."""
     closed = scene.root / "closed"
     closed.mkdir()
     open_ = os.open
@@ -248,7 +252,7 @@ def remember(scene: Scene, path: Path) -> None:
 
 
 def disk_taken_out(scene: Scene) -> None:
-    """The disk is one of several: what was queued from it waits."""
+    """The disk is one of several, and what was queued from it waits."""
     remember(scene, scene.folder / "not-mounted" / "b.mcap")
     root_missing(scene)
 
@@ -453,7 +457,7 @@ def test_it_is_named_with_its_remedy(way: str, scene: Scene) -> None:
 
 
 def _await_status(scene: Scene, agent: App, said: Said) -> None:
-    """Until `status` says it: the agent finds out by and by."""
+    """Wait until `status` prints the fault, which the agent finds out after a while."""
     nap = threading.Event()
     for _ in range(200):
         agent.jobs.publish()
@@ -510,7 +514,7 @@ def test_a_second_agent_is_refused_by_name_and_both_show_the_first(scene: Scene)
 
 @pytest.mark.skipif(LIBRARY is None, reason="libfaketime is not installed")
 def test_in_1970_check_blames_the_clock_for_the_certificate_too(scene: Scene) -> None:
-    """`status` says it of a closed gate: see the journeys of clocks."""
+    """`status` reports the clock with a closed gate: see the tests of wrong clocks."""
     scene.settings["cloud.tls_ca_file"] = str(scene.world.secure.ca_file)
     certificate_is_unknown(scene)
     scene.write()

@@ -1,4 +1,7 @@
-"""Journeys of the real command that deletes what it has uploaded: real files, real clouds, a real file system."""
+"""Journeys of the real command that deletes what it has uploaded.
+
+Files, clouds and file systems are real.
+"""
 
 from __future__ import annotations
 
@@ -19,19 +22,20 @@ from tests.harness.agent_process import Agent, running
 from tests.harness.bucket_store import BUCKET, Store, store
 from tests.harness.recorders import write_mcap, write_sidecar
 
-__all__ = ["store"]  # the fixture
+# The fixture is used by its name alone.
+__all__ = ["store"]
 
 MIB = 1024 * 1024
 AT_ONCE = {"RETENTION__DELETE_AFTER_UPLOAD": "true", "RETENTION__KEEP_HOURS": "0"}
 
 
 def wait_for(agent: Agent, until: Callable[[], Any], seconds: float = 60) -> None:
-    """Look until it is true."""
+    """Check until the condition is true."""
     agent.wait(lambda _: until(), seconds)
 
 
 def events(agent: Agent) -> list[dict[str, Any]]:
-    """What the agent wrote down, as programs read it."""
+    """Return the events that the agent logged as JSON."""
     log = agent.logs / "json" / "agent.jsonl"
     return [json.loads(line) for line in log.read_text().splitlines()] if log.exists() else []
 
@@ -66,7 +70,7 @@ def test_uploaded_recordings_disappear_once_the_platform_confirms_them_again(
             wait_for(agent, lambda: not (agent.root / "bag").exists())
         finally:
             agent.stop()
-        assert os.listdir(agent.root) == ["unfinished.mcap"]  # noqa: PTH208 - names
+        assert os.listdir(agent.root) == ["unfinished.mcap"]  # noqa: PTH208 - only the names
         assert {cloud.read_object(log.object_key) for log in logs} == contents
     assert agent.documents() == logs
     assert {line["path"] for line in told(agent, "deleted")} == {str(path) for path in recordings}
@@ -82,7 +86,8 @@ def test_without_a_setting_nothing_is_ever_deleted(tmp_path: Path) -> None:
     ):
         recording = write_mcap(agent.root / "a.mcap")
         agent.wait_completed(1)
-        threading.Event().wait(12)  # a look comes every ten seconds, where one comes
+        # Retention runs every ten seconds where it is enabled.
+        threading.Event().wait(12)
         assert recording.exists()
 
 
@@ -112,7 +117,10 @@ def test_what_somebody_removed_from_the_bucket_stays_on_the_robot(
 def test_a_recording_that_was_changed_in_place_stays_until_it_is_uploaded_again(
     tmp_path: Path,
 ) -> None:
-    """60 frames of 100 kB; frames 14 to 16 become zeros, which no window of the fingerprint and no time shows."""
+    """Three of 60 frames of 100 kB, 14 to 16, become zeros.
+
+    No window of the fingerprint covers them, and no file time shows the change.
+    """
     with DevCloud(tmp_path / "cloud") as cloud:
         with running(cloud, tmp_path) as agent:
             changed, sound = agent.root / "changed.mcap", agent.root / "sound.mcap"
@@ -134,7 +142,7 @@ def test_a_recording_that_was_changed_in_place_stays_until_it_is_uploaded_again(
                 ),
             )
             (kept,) = json.loads(agent.command("status", "--json").stdout)["agent"]["not_deleted"]
-            # Without MinIO the cloud's store tells no checksum, and only the ETag can differ.
+            # Without MinIO the cloud's store has no checksum, and only the ETag can differ.
             assert kept["code"] in {"differs", "unclear"}
             assert (kept["count"], kept["paths"]) == (1, [str(changed)])
             shown = agent.command("status").stdout
@@ -170,7 +178,8 @@ def test_a_disk_that_fills_up_loses_the_oldest_uploaded_ones_and_recording_goes_
             unsynced.with_suffix(".json").write_text("[1")
             agent.wait(lambda logs: logs and logs[0].status == "failed")
             contents = {}
-            for number in range(9):  # more than the disk can hold
+            # These are more recordings than the disk can hold.
+            for number in range(9):
                 wait_for(agent, lambda: free_on(agent.root) > 9 * MIB)
                 path = write_mcap(agent.root / f"{number}.mcap", size=8 * MIB, seed=number)
                 contents[str(path)] = path.read_bytes()

@@ -1,4 +1,4 @@
-"""A small fleet after a power cut, as `tests.bench.robots` measures a big one."""
+"""A small fleet after a power cut; `tests.bench.robots` measures a large one."""
 
 from __future__ import annotations
 

@@ -1,7 +1,8 @@
-"""Whatever happens to files, cloud, clock, disk and process: what the design promises holds after every step.
+"""What the design promises holds after every step, for any order of events.
 
-The flow rooms, joined as ``app`` joins them, on a clock that is moved by hand and on faulty fakes; Hypothesis chooses
-what happens next. ``make soak`` runs many more steps with a seed of its own.
+The events concern files, cloud, clock, disk and process. The features are connected as ``app``
+connects them, on a clock that is moved by hand and on faulty fakes. Hypothesis chooses what happens
+next. ``make soak`` runs many more steps with a seed of its own.
 """
 
 from __future__ import annotations
@@ -47,14 +48,38 @@ RUNS, STEPS = (SOAK, 100) if SOAK else (300, 50)
 
 OTHER = DeviceProfile("robot-2", "api-key-2", {"site": "there"}, "http://auth", "http://gateway")
 STORE_ERRORS = {
-    "reset": 0, "timeout": 0, "ServiceUnavailable": 503, "SlowDown": 503, "HTTP_500": 500, "AccessDenied": 403,
-    "ExpiredToken": 400, "NoSuchBucket": 404, "checksum": 0, "Peculiar": 400, "EntityTooLarge": 400, "certificate": 0,
-    "no_http": 0, "unexpected_answer": 0, "out_of_descriptors": 0, "out_of_memory": 0,
-}  # fmt: skip
+    "reset": 0,
+    "timeout": 0,
+    "ServiceUnavailable": 503,
+    "SlowDown": 503,
+    "HTTP_500": 500,
+    "AccessDenied": 403,
+    "ExpiredToken": 400,
+    "NoSuchBucket": 404,
+    "checksum": 0,
+    "Peculiar": 400,
+    "EntityTooLarge": 400,
+    "certificate": 0,
+    "no_http": 0,
+    "unexpected_answer": 0,
+    "out_of_descriptors": 0,
+    "out_of_memory": 0,
+}
 GATEWAY_ERRORS = (
-    "UNAVAILABLE", "DEADLINE_EXCEEDED", "INTERNAL", "UNAUTHENTICATED", "PERMISSION_DENIED", "KEY_DISABLED", "dns",
-    "INVALID_ARGUMENT", "UNKNOWN", "unexpected_answer", "out_of_threads",
-)  # fmt: skip
+    "UNAVAILABLE",
+    "DEADLINE_EXCEEDED",
+    "INTERNAL",
+    "UNAUTHENTICATED",
+    "PERMISSION_DENIED",
+    "KEY_DISABLED",
+    "dns",
+    "INVALID_ARGUMENT",
+    "UNKNOWN",
+    "unexpected_answer",
+    "out_of_threads",
+)
+
+# Errors that may hide a success.
 MAYBE_DONE = frozenset(
     {
         "reset",
@@ -66,10 +91,12 @@ MAYBE_DONE = frozenset(
         "INTERNAL",
         "UNKNOWN",
     }
-)  # errors that may hide a success
+)
 NAMES = st.sampled_from(["a", "b", "c", "d", "day/a", "day/e"])
 TIMES = st.sampled_from([1, 2, 5, 10_000])
-CALLS = st.integers(1, 24)  # an upload of three parts makes some twenty calls and writes
+
+# An upload of three parts makes about twenty calls and writes.
+CALLS = st.integers(1, 24)
 SIZES = st.sampled_from([200, 1500, 4000])
 TO_FILE = ("touch", "delete", "rename", "replace", "rewrite", "append", "truncate")
 TO_AGENT = (
@@ -84,9 +111,8 @@ TO_AGENT = (
     "end_session",
 )
 
-SEEN: Counter[str] = (
-    Counter()
-)  # over all runs: a simulation in which nothing happens proves nothing
+# Counts over all runs. A simulation in which nothing happens proves nothing.
+SEEN: Counter[str] = Counter()
 
 
 class Crash(BaseException):
@@ -94,7 +120,10 @@ class Crash(BaseException):
 
 
 class TrueClock(FakeClock):
-    """The time in the cloud: it goes on with the robot's, and no jump of the robot's wall clock moves it."""
+    """The time in the cloud.
+
+    The time goes on with the robot's time, and no jump of the robot's wall clock moves it.
+    """
 
     def __init__(self, robot: FakeClock) -> None:
         super().__init__()
@@ -106,7 +135,7 @@ class TrueClock(FakeClock):
 
 
 class WatchedStore(FakeStore):
-    """Ends leases when their time has come, and notes what must never be asked of it."""
+    """A store that ends leases at their time and notes requests that must never come."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -139,21 +168,23 @@ class Simulation(RuleBasedStateMachine):
         (self.robot.folder / "day").mkdir()
         self.outside = self.place / "outside"
         self.outside.mkdir()
-        self.whole: dict[str, bytes] = {}  # finished recordings by fingerprint
-        self.growing: dict[
-            Path, tuple[bytes, int]
-        ] = {}  # what its recorder will have written, and has
-        self.changed: dict[Path, float] = {}  # monotonic time of the last write
-        self.plan: list[
-            tuple[int, str]
-        ] = []  # what happens at a call that is still so many calls away
+        # Finished recordings by fingerprint.
+        self.whole: dict[str, bytes] = {}
+        # For each file that grows: all that its recorder will have written, and the bytes so far.
+        self.growing: dict[Path, tuple[bytes, int]] = {}
+        # The monotonic time of the last write.
+        self.changed: dict[Path, float] = {}
+        # Each entry is the number of calls until an event, and the event.
+        self.plan: list[tuple[int, str]] = []
         self.ended: dict[int, SyncLog] = {}
-        self.excused: set[str] = (
-            set()
-        )  # keys of sessions that the platform took away: nobody can tidy up there
-        self.twins: set[str] = set()  # fingerprints that had two names
-        self.known: set[int] = set()  # ids of documents
-        self.marks: Counter[Path] = Counter()  # touches
+        # The keys of sessions that the platform took away. The robot can not tidy up there.
+        self.excused: set[str] = set()
+        # The fingerprints of recordings that had two names.
+        self.twins: set[str] = set()
+        # The ids of documents.
+        self.known: set[int] = set()
+        # How often each marker was touched.
+        self.marks: Counter[Path] = Counter()
         self.read_only = False
         self.unlink = touched.unlink
         touched.unlink = self._unlink
@@ -164,7 +195,7 @@ class Simulation(RuleBasedStateMachine):
         self.robot.history.before = self._meanwhile
         self._witness()
 
-    # -- files
+    # These rules change files.
 
     @rule(name=NAMES, size=SIZES, way=st.sampled_from(["write", "move"]), noticed=st.booleans())
     def drop(self, name: str, size: int, way: str, noticed: bool) -> None:
@@ -228,7 +259,7 @@ class Simulation(RuleBasedStateMachine):
         noticed=st.booleans(),
     )
     def mark(self, name: str, ask: str, noticed: bool) -> None:
-        """Touch a file beside a recording, or in a folder."""
+        """Touch a marker file beside a recording, or in a folder."""
         folder = not name or name.endswith("/")
         self._drop_marker(
             self.robot.folder / (f"{name}.resync" if folder else f"{name}.mcap.{ask}"),
@@ -237,12 +268,15 @@ class Simulation(RuleBasedStateMachine):
 
     @rule(name=NAMES)
     def mark_episode(self, name: str) -> None:
-        """The same by the name that it has by its sidecar, if it has one."""
+        """Touch a marker with the episode from the recording's sidecar, if there is one."""
         self._drop_marker(self.robot.marked / f"ep-{name.replace('/', '-')}.resync", noticed=False)
 
     @rule(name=NAMES)
     def mark_that_stays(self, name: str) -> None:
-        """The touch file can't be removed for as long as its resync takes, and is seen again by the next scans."""
+        """Touch a marker that can't be removed while its resync lasts.
+
+        The next scans find the marker again.
+        """
         self.read_only = True
         self.mark(name, "resync", noticed=True)
         self.settle()
@@ -255,7 +289,7 @@ class Simulation(RuleBasedStateMachine):
         self.meanwhile(calls, "crash")
         self.settle()
 
-    # -- time and the agent
+    # These rules move the time and run the agent.
 
     @rule(seconds=st.sampled_from([1, 4, 10, 60, 900, 7200, 86_400, 5 * 86_400]))
     def wait(self, seconds: float) -> None:
@@ -263,12 +297,12 @@ class Simulation(RuleBasedStateMachine):
 
     @rule()
     def settle(self) -> None:
-        """The time that a finished file needs until it is sent."""
+        """Wait for the time that a finished file needs until it is sent."""
         self._alive(lambda: self.robot.pass_time(16, turns=6))
 
     @rule(calls=CALLS, what=st.sampled_from([*TO_FILE, *TO_AGENT]))
     def meanwhile(self, calls: int, what: str) -> None:
-        """Something will happen within an upload, perhaps much later."""
+        """Plan an event within an upload, perhaps much later."""
         self.plan.append((calls, what))
 
     @rule(name=NAMES, size=SIZES, calls=CALLS, what=st.sampled_from([*TO_FILE, *TO_AGENT]))
@@ -283,7 +317,7 @@ class Simulation(RuleBasedStateMachine):
 
     @rule()
     def retain(self) -> None:
-        """What is uploaded may go at once."""
+        """Delete uploaded recordings at once."""
         self._alive(self.robot.retention.delete_due)
 
     @rule()
@@ -296,7 +330,7 @@ class Simulation(RuleBasedStateMachine):
         named = {"+1 year": true + 365 * 86_400, "-1 hour": true - 3600, "true": true}
         clock.set_now(named[now] if isinstance(now, str) else now)
 
-    # -- the cloud
+    # These rules change the cloud.
 
     @rule(
         call=st.sampled_from(STORE_CALLS),
@@ -306,7 +340,8 @@ class Simulation(RuleBasedStateMachine):
     )
     def store_fails(self, call: str, code: str, times: int, lost: bool) -> None:
         if (call, code) == ("AbortMultipartUpload", "AccessDenied"):
-            return  # a store that forbids it leaves strays to the bucket's lifecycle rule
+            # A store that forbids the call leaves orphans to the bucket's lifecycle rule.
+            return
         error = CloudError(call, code, status=STORE_ERRORS[code])
         self.store.fail(call, error=error, times=times, lost=lost and code in MAYBE_DONE)
 
@@ -351,7 +386,7 @@ class Simulation(RuleBasedStateMachine):
         self.robot.history.full = False
         self.robot.profiles.error = None
 
-    # -- what must hold
+    # These invariants must hold.
 
     @invariant()
     def promises_hold(self) -> None:
@@ -409,7 +444,7 @@ class Simulation(RuleBasedStateMachine):
         SEEN["resync"] += bool(asked)
 
     def teardown(self) -> None:
-        """Faults cease: what is whole ends, and nothing is left over."""
+        """End all faults: each complete recording ends, and nothing is left over."""
         try:
             self._cease()
             self.promises_hold()
@@ -432,7 +467,8 @@ class Simulation(RuleBasedStateMachine):
                 self.robot.turn()
             if not self.robot.history.open() and not self.robot.history.orphans():
                 break
-        # A scan looks again at a complete file only every fifth time. One that is asked for looks at
+        # A scan checks a complete file again only every fifth time. A requested scan checks all
+        # files. The files that it finds have their documents only some turns later.
         # all files, and what it finds has its documents only some turns later.
         for _ in range(3):
             self.robot.discover.rescan()
@@ -453,7 +489,8 @@ class Simulation(RuleBasedStateMachine):
             *self.robot.folder.rglob("*.mcap.resync"),
             *self.robot.folder.rglob("*.mcap.first"),
         ):
-            content = marker.with_suffix("").read_bytes()  # one without its recording is rejected
+            # A marker without its recording is rejected.
+            content = marker.with_suffix("").read_bytes()
             assert self.whole.get(_fingerprint(content)) != content, f"{marker} was never served"
         left = [*self.robot.folder.rglob(".resync"), *self.robot.marked.glob("*.resync")]
         assert left == []
@@ -484,7 +521,10 @@ class Simulation(RuleBasedStateMachine):
                 assert contents[log.fingerprint] <= len(completed) + len(others), "stored twice"
 
     def _check_what_is_kept(self) -> None:
-        """What is uploaded goes, and nothing else; what was written to since it was queued stays."""
+        """Delete what is uploaded, and nothing else.
+
+        A recording that was written to since it was queued stays.
+        """
         before = {path: path.read_bytes() for path in self.robot.folder.rglob("*.mcap")}
         uploaded = set()
         for path, content in before.items():
@@ -503,7 +543,9 @@ class Simulation(RuleBasedStateMachine):
     def _rightly_failed(self, log: SyncLog, content: bytes) -> bool:
         assert log.error is not None
         if log.error.code == "sidecar_invalid" and log.fingerprint in self.twins:
-            return True  # the other name's sidecar was bad; nobody looks again because that name went away
+            # The sidecar of the recording's other name was bad. When that name disappears, the
+            # recording is not examined again.
+            return True
         if log.error.code == "sidecar_invalid":
             names = [
                 path for path in self.robot.folder.rglob("*.mcap") if path.read_bytes() == content
@@ -514,7 +556,7 @@ class Simulation(RuleBasedStateMachine):
             return log.error.code in {"INVALID_ARGUMENT", "EntityTooLarge"}
         return log.attempt_count >= 5
 
-    # -- how it is done
+    # These functions do the work of the rules.
 
     def _alive(self, work: Callable[[], object]) -> None:
         try:
@@ -530,10 +572,10 @@ class Simulation(RuleBasedStateMachine):
         self._witness()
 
     def _witness(self) -> None:
-        """See what the finder offers, and what retention deletes; space is always short."""
+        """Record what discovery offers and what retention deletes; space is always short."""
         self.robot.retention = self.robot.retaining(keep_seconds=0, min_free=1e18)
         step = self.robot.discover.step
-        self.robot.discover.step = lambda: self._check_offer(step())  # type: ignore[method-assign] # nobody is asked
+        self.robot.discover.step = lambda: self._check_offer(step())  # type: ignore[method-assign] # the simulation watches it
         verified_file = self.robot.deletion.verified_file
 
         @contextmanager
@@ -544,10 +586,10 @@ class Simulation(RuleBasedStateMachine):
             if not path.exists():
                 self._check_deletion(path, content)
 
-        self.robot.deletion.verified_file = witnessed  # type: ignore[method-assign] # nor here
+        self.robot.deletion.verified_file = witnessed  # type: ignore[method-assign] # the simulation watches it
 
     def _meanwhile(self, call: str, *, at_store: bool = False) -> None:
-        """What was planned for this call happens before it."""
+        """Before a call, let the planned events happen."""
         SEEN[call] += 1
         due = [what for calls, what in self.plan if calls <= 1 and (at_store or what != "turn")]
         self.plan = [
@@ -588,7 +630,7 @@ class Simulation(RuleBasedStateMachine):
                 yield log
 
     def _lose_object(self) -> None:
-        """The platform finds out that what was stored is gone."""
+        """Let the platform find out that a stored object is gone."""
         for log in self._open_sessions():
             if self.store.objects.pop((log.bucket, log.object_key), None):
                 self.robot.gateway.sessions[log.logical_upload_id].stage = "completing"
@@ -611,14 +653,17 @@ class Simulation(RuleBasedStateMachine):
         return offered
 
     def _check_deletion(self, path: Path, content: bytes) -> None:
-        """What retention deleted is in the bucket byte for byte."""
+        """Check that what retention deleted is in the bucket byte for byte."""
         SEEN["deleted"] += 1
         log = self.robot.history.newest(_fingerprint(content))
         if log is None or log.status != "completed" or self.robot.stored(log) != content:
             self.store.complaints.append(f"{path} was deleted, but is not stored: {log}")
 
     def _unlink(self, marker: Marker) -> None:
-        """A marker goes only when what became of it is durable; the power may fail before and after."""
+        """Remove a marker, which is allowed only when its outcome is durable.
+
+        The power may fail before and after the removal.
+        """
         try:
             self._meanwhile("unlink")
         except Crash:
@@ -645,7 +690,7 @@ class Simulation(RuleBasedStateMachine):
         return self.robot.folder / f"{name}.mcap"
 
     def _recording(self, size: int) -> bytes:
-        """A whole recording as there was none before."""
+        """Return a complete recording that differs from all before."""
         content = write_mcap(
             self.place / "aside.mcap", size=size, seed=next(self.seeds)
         ).read_bytes()
@@ -681,7 +726,8 @@ class Simulation(RuleBasedStateMachine):
             self.growing.pop(path, None)
         elif what in {"replace", "rewrite"}:
             self._put(path, self._recording(len(content)), "move" if what == "replace" else "write")
-        elif len(content) > 100:  # less is no beginning of a recording
+        # Fewer bytes are not the beginning of a recording.
+        elif len(content) > 100:
             self._put(
                 path,
                 content + b"more" if what == "append" else content[: len(content) // 2],
@@ -691,13 +737,16 @@ class Simulation(RuleBasedStateMachine):
             self.robot.discover.sight(Sighting(path))
 
     def _stamp(self, path: Path) -> None:
-        """No two writes at one time: the kernel's own times are too coarse for a clock that stands still."""
+        """Set times so that no two writes have the same one.
+
+        The kernel's own times are too coarse for a clock that stands still.
+        """
         moment = next(self.stamps) * 1_000_000_000
         os.utime(path, ns=(moment, moment))
 
 
 def _fingerprint(content: bytes) -> str:
-    """Of a file so small that it is hashed as a whole."""
+    """Return the fingerprint of a file so small that it is hashed as a whole."""
     return f"{len(content)}-{hashlib.sha256(content).hexdigest()}"
 
 

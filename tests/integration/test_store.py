@@ -1,4 +1,4 @@
-"""MinioStore against real servers and FakeStore, held to the same contract."""
+"""MinioStore against real servers, and FakeStore, held to the same contract."""
 
 from __future__ import annotations
 
@@ -84,7 +84,7 @@ class TestFakeStore(StoreContract):
 
 
 def _assumed_role(server: servers.S3Server) -> Credentials:
-    """Session keys of a user of that server."""
+    """Return session keys of a user of that server."""
     address = server.endpoint.partition("://")[2]
     pool = urllib3.PoolManager(ca_certs=str(server.ca_file)) if server.ca_file else None
     root = StaticProvider(server.access_key, server.secret_key)
@@ -94,7 +94,7 @@ def _assumed_role(server: servers.S3Server) -> Credentials:
     role = AssumeRoleProvider(
         sts_endpoint=server.endpoint,
         access_key="robot",
-        secret_key="robot-secret",  # noqa: S106 - a test's
+        secret_key="robot-secret",  # noqa: S106 - a test's key
         duration_seconds=3600,
         region="us-east-1",
         http_client=pool,
@@ -115,14 +115,21 @@ def _library(server: servers.S3Server) -> Minio:
     )
 
 
-# What the library must still look like inside
+# These tests check that the library is still built as the agent expects.
 
 
 def test_the_private_methods_of_the_library_are_still_these() -> None:
     assert list(inspect.signature(Minio._execute).parameters) == [
-        "self", "method", "bucket_name", "object_name", "body", "headers", "query_params", "preload_content",
+        "self",
+        "method",
+        "bucket_name",
+        "object_name",
+        "body",
+        "headers",
+        "query_params",
+        "preload_content",
         "no_body_trace",
-    ]  # fmt: skip
+    ]
     assert list(inspect.signature(Minio._build_headers).parameters) == [
         "self",
         "host",
@@ -144,7 +151,7 @@ def test_the_address_of_the_library_consists_of_what_the_agents_own_sets() -> No
     )
 
 
-# Real servers beyond the contract
+# These tests use real servers for more than the contract covers.
 
 
 def test_parts_are_listed_to_the_last_page(
@@ -176,7 +183,7 @@ def test_keys_that_are_wrong_cost_a_fresh_lease_or_are_blocked(
 ) -> None:
     if server.name == "moto":
         pytest.skip("moto takes any keys")
-    wrong = replace(LEASE, access_key_id="somebody-else", secret_access_key="no-such-secret")  # noqa: S106 - a test's
+    wrong = replace(LEASE, access_key_id="somebody-else", secret_access_key="no-such-secret")  # noqa: S106 - a test's key
     target = real_place.target("a", lambda: wrong)
     for call in (target.begin, target.stat):
         with pytest.raises(CloudError) as raised:
@@ -196,7 +203,7 @@ def test_keys_of_a_token_service_work_and_a_token_that_is_none_costs_a_fresh_lea
         granted.access_key, granted.secret_key, granted.session_token or "", 0.0
     )
     assert real_place.target("by/role", lambda: lease).begin()
-    ended = replace(lease, session_token="ended")  # noqa: S106 - a test's
+    ended = replace(lease, session_token="ended")  # noqa: S106 - a test's token
     target = real_place.target("by/role", lambda: ended)
     for act in (target.begin, target.stat, target.multiparts):
         with pytest.raises(CloudError) as raised:

@@ -1,4 +1,7 @@
-"""Connections over plain TCP and over TLS: slow, stalled and stuck ones, what they send of a file, whom they trust."""
+"""Tests of connections to the store, over plain TCP and over TLS.
+
+They cover slow and stalled connections, what is sent of a file, and which certificates are trusted.
+"""
 
 from __future__ import annotations
 
@@ -30,7 +33,9 @@ from tests.harness.scripted_http_server import LEASE, opened
 from tests.harness.slow_link import SlowLink, Wire, slow_link
 
 KIB = 1024
-SIZE = 400 * KIB  # more than the kernel takes of what nobody reads
+
+# This is more than the kernel accepts while the peer reads nothing.
+SIZE = 400 * KIB
 SCHEMES = ("http", "https")
 
 
@@ -78,7 +83,7 @@ def _target(store: MinioStore, endpoint: str) -> MultipartTarget:
 
 
 def stalling(*connections: int) -> Callable[[int], Wire]:
-    """A link on which these connections die in the middle of a part."""
+    """Return a link on which these connections die in the middle of a part."""
     return lambda number: Wire(stall_after=100 * KIB if number in connections else None)
 
 
@@ -111,7 +116,7 @@ def test_a_part_without_an_answer_is_given_up(server: servers.S3Server, file: in
 
 
 def sent_together(target: MultipartTarget, file: int, multipart: str) -> list[BaseException | None]:
-    """Send two parts at once; what became of each."""
+    """Send two parts at once; return the error of each, or None."""
     with ThreadPoolExecutor(2) as pool:
         sending = [
             pool.submit(target.send, multipart, Part(number, 0, SIZE), file, Transfer(SIZE))
@@ -153,7 +158,7 @@ def test_after_a_reset_connections_that_only_lay_idle_are_not_trusted(
 
 
 def broken_off(target: MultipartTarget, link: SlowLink, file: int, multipart: str) -> None:
-    """Send a part, stop it once the link is dead, and see it end."""
+    """Send a part, stop it once the link is dead, and see the call end."""
     transfer = Transfer(SIZE)
     transfer.at_stop(target.break_off)
     with ThreadPoolExecutor(1) as pool:
@@ -189,7 +194,8 @@ def test_a_stop_gets_through_while_connecting() -> None:
     with ExitStack() as open_sockets:
         full = open_sockets.enter_context(socket.create_server(("127.0.0.1", 0), backlog=0))
         address = full.getsockname()
-        for _ in range(2):  # nobody accepts, so a third is not answered
+        # No process accepts the connections, so a third one gets no answer.
+        for _ in range(2):
             waiting = open_sockets.enter_context(socket.socket())
             waiting.setblocking(False)
             waiting.connect_ex(address)
@@ -205,7 +211,7 @@ def test_a_stop_gets_through_while_connecting() -> None:
 
 
 def _until(done: Callable[[], bool], given_up: Callable[[], bool]) -> bool:
-    """Wait for ``done``; tells whether ``given_up`` came first."""
+    """Wait for ``done``; return whether ``given_up`` came first."""
     nap = threading.Event()
     while not done():
         if given_up():
@@ -270,13 +276,16 @@ def _take_in(server: socket.socket, size: int) -> None:
         there.sendall(b"HTTP/1.1 204 No Content\r\n\r\n")
 
 
-# -- files and certificates
+# These tests check files and certificates.
 
 
 def _at(
     server: servers.S3Server, host: str = "127.0.0.1", ca_file: str | None = None
 ) -> MultipartTarget:
-    """A target at that name of the server; ``ca_file`` is trusted, or the server's own."""
+    """Return a target at that name of the server.
+
+    ``ca_file`` is trusted, or the server's own authority.
+    """
     trusted = str(server.ca_file or "") if ca_file is None else ca_file
     return _target(
         MinioStore(clock=RealClock(), ca_file=trusted), server.endpoint.replace("127.0.0.1", host)
@@ -284,7 +293,7 @@ def _at(
 
 
 def sent(target: MultipartTarget, file: int, transfer: Transfer) -> None:
-    """One part with all of the file, which the store has proven."""
+    """Send the whole file as one part, which the store has verified."""
     multipart, part = target.begin(), Part(1, 0, SIZE)
     proven = target.send(multipart, part, file, transfer)
     assert target.matches(target.parts(multipart)[0], part, file)
@@ -294,7 +303,7 @@ def sent(target: MultipartTarget, file: int, transfer: Transfer) -> None:
 def refusing(
     number: int, sendfile: Callable[[int, int, int, int], int]
 ) -> Callable[[int, int, int, int], int]:
-    """A kernel that sends a little of a file, and then no more of it."""
+    """Replace sendfile() by one that sends a little of a file and then no more."""
     calls: list[int] = []
 
     def push(out: int, source: int, offset: int, count: int) -> int:
@@ -320,7 +329,7 @@ def test_progress_is_told_as_bytes_leave_and_taken_back_when_the_file_ends_too_s
     server: servers.S3Server, file: int
 ) -> None:
     class Cut(Transfer):
-        """Cuts the file a little further on once a third of it has left."""
+        """A transfer that shortens the file once a third of it has been sent."""
 
         told = 0
 

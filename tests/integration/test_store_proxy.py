@@ -1,4 +1,7 @@
-"""The store's front: what a lease allows, what it does not, and that bodies only stream through."""
+"""Tests of the store proxy of the embedded cloud.
+
+They check what a lease allows, what it does not allow, and that bodies only stream through.
+"""
 
 from __future__ import annotations
 
@@ -46,7 +49,7 @@ def store(
 
 
 class Desk:
-    """A front over a real store, and the lease that it knows."""
+    """A proxy over a real store, and the lease that the proxy knows."""
 
     def __init__(self, store: servers.S3Server, folder: Path, bandwidth: float = 0) -> None:
         self.clock = time.time()
@@ -91,7 +94,7 @@ class Desk:
         client.put_object(bucket, key, io.BytesIO(content), len(content))
 
     def signed(self, method: str, query: str = "", **headers: str) -> tuple[str, dict[str, str]]:
-        """Target and headers of a request with the lease's keys."""
+        """Return target and headers of a request signed with the lease's keys."""
         path = "/" + BUCKET + "/robot-1/2025-06-30/an%20id/%C3%A9pisode%2B1.mcap"
         named = {name.replace("_", "-"): value for name, value in headers.items()}
         request = sigv4.Request(
@@ -172,7 +175,7 @@ def test_an_ended_lease_is_refused_and_a_fresh_one_for_the_same_object_passes(de
 def test_keys_that_are_not_the_leases_are_refused_by_name(
     desk: Desk, wrong: dict[str, str], code: str
 ) -> None:
-    assert refusal(lambda: desk.put(desk.client(replace(desk.lease, **wrong)))) == code  # type: ignore[arg-type]  # all are text
+    assert refusal(lambda: desk.put(desk.client(replace(desk.lease, **wrong)))) == code  # type: ignore[arg-type] # every value is text
 
 
 def test_a_lease_opens_nothing_but_its_own_object(desk: Desk) -> None:
@@ -251,7 +254,7 @@ def test_a_payload_other_than_the_signed_one_never_lands(desk: Desk) -> None:
 
 
 def test_a_wrong_content_md5_reaches_the_store_which_refuses_it(desk: Desk) -> None:
-    wrong = base64.b64encode(hashlib.md5(b"other").digest()).decode()  # noqa: S324 - S3's own header
+    wrong = base64.b64encode(hashlib.md5(b"other").digest()).decode()  # noqa: S324 - S3 defines the header so
     target, headers = desk.signed("PUT", content_md5=wrong)
     answer = desk.http.request("PUT", desk.front.url + target, body=b"bytes", headers=headers)
     assert answer.status == 400
@@ -314,7 +317,7 @@ def test_a_chunked_request_is_refused(desk: Desk) -> None:
 
 
 class Zeros(io.RawIOBase):
-    """So many zero bytes, without holding them."""
+    """A stream of zero bytes that takes no memory."""
 
     def __init__(self, size: int) -> None:
         self.left = size
@@ -384,7 +387,7 @@ def test_stopping_does_not_wait_for_a_store_that_never_answers(
         def put() -> None:
             try:
                 desk.put(desk.client())
-            except Exception as error:  # noqa: BLE001 - whichever it is, it is looked at below
+            except Exception as error:  # noqa: BLE001 - the error is checked below
                 failures.append(error)
 
         sender = threading.Thread(target=put)
@@ -417,7 +420,8 @@ def test_a_paced_link_is_shared_by_all_connections(store: servers.S3Server, tmp_
 def test_a_cut_link_lets_everybody_go() -> None:
     pace = ByteRate(1)
     pace.cut()
-    pace.take(10**9)  # would take thirty years
+    # Without the cut this call would take thirty years.
+    pace.take(10**9)
 
 
 def test_a_lease_ends_at_its_second_and_not_before(tmp_path: Path) -> None:

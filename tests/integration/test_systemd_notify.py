@@ -1,4 +1,7 @@
-"""What the service manager hears, over a real datagram socket: from the room alone, from an agent, from the command."""
+"""Tests of what the service manager receives, over a real datagram socket.
+
+The notifier alone, an agent and the real command send the messages.
+"""
 
 from __future__ import annotations
 
@@ -24,22 +27,22 @@ from agent.model.errors import NotRunningError
 from tests.harness.agent_process import Agent
 from tests.harness.recorders import write_mcap
 
-_BEAT = 0.05  # seconds
+_BEAT_SECONDS = 0.05
 _NEVER = float("inf")
 
 
 class Manager:
-    """A service manager's ear."""
+    """The end of the notify socket that a service manager reads."""
 
     def __init__(self, address: str) -> None:
-        """``address`` as $NOTIFY_SOCKET has it."""
+        """Open the socket; ``address`` is written as in $NOTIFY_SOCKET."""
         self.address = address
         self._place = "\0" + address[1:] if address.startswith("@") else address
         self._ear = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
         self._ear.bind(self._place)
 
     def hear(self, seconds: float = 30) -> str:
-        """The next message; "" when none comes within ``seconds``."""
+        """Return the next message; "" when none comes within ``seconds``."""
         self._ear.settimeout(seconds)
         try:
             return self._ear.recv(4096).decode()
@@ -47,7 +50,7 @@ class Manager:
             return ""
 
     def hear_until(self, wanted: str) -> list[str]:
-        """All messages up to ``wanted``."""
+        """Return all messages up to ``wanted``."""
         heard = [self.hear()]
         while heard[-1] != wanted:
             assert heard[-1], f"{wanted} never came after {heard[:-1]}"
@@ -55,16 +58,15 @@ class Manager:
         return heard
 
     def rest(self) -> list[str]:
-        """What was sent already."""
+        """Return the messages that were sent already."""
         return list(iter(lambda: self.hear(0), ""))
 
     def stuff(self) -> None:
-        """Fill the queue: whoever says something now waits until this is heard."""
+        """Fill the queue: a sender now waits until the messages are read."""
         while True:
             sent = 0
-            with socket.socket(
-                socket.AF_UNIX, socket.SOCK_DGRAM
-            ) as sender:  # each may send only so much
+            # One socket may send only a limited number of messages.
+            with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sender:
                 sender.setblocking(False)
                 try:
                     while True:
@@ -75,7 +77,7 @@ class Manager:
                         return
 
     def close(self) -> None:
-        """Hear nothing more."""
+        """Close the socket."""
         self._ear.close()
 
 
@@ -101,7 +103,7 @@ def test_each_word_is_one_datagram(manager: Manager) -> None:
     told.alive()
     told.stopping()
     assert manager.rest() == ["READY=1", "STATUS=2 uploading", "WATCHDOG=1", "STOPPING=1"]
-    assert told.beat == _BEAT
+    assert told.beat == _BEAT_SECONDS
 
 
 def test_a_status_is_one_short_line_and_said_once(manager: Manager) -> None:
@@ -148,7 +150,7 @@ def test_an_agent_without_a_manager_goes_on(address: str) -> None:
 
 @pytest.fixture
 def agent(tmp_path: Path, manager: Manager) -> Iterator[App]:
-    """An agent that runs in this process while its manager wants a sign of life every 0.05 s."""
+    """An agent in this process, whose manager wants a watchdog message every 0.05 s."""
     (tmp_path / "recordings").mkdir()
     (tmp_path / "state").mkdir()
     with DevCloud(tmp_path / "cloud") as cloud:
@@ -157,7 +159,10 @@ def agent(tmp_path: Path, manager: Manager) -> Iterator[App]:
             PREFIX + "WATCH__ROOTS": json.dumps([str(tmp_path / "recordings")]),
         }
         settings = load(cloud.config_path, environ).settings
-        notified = {"NOTIFY_SOCKET": manager.address, "WATCHDOG_USEC": str(int(_BEAT * 2e6))}
+        notified = {
+            "NOTIFY_SOCKET": manager.address,
+            "WATCHDOG_USEC": str(int(_BEAT_SECONDS * 2e6)),
+        }
         app = App(settings, {**environ, **notified}, hide=lambda *_, **__: None)
         asked = AskedQueue()
         main = threading.Thread(target=app.run, args=(asked, lambda: app.reload(lambda: settings)))
@@ -180,9 +185,10 @@ def test_signs_of_life_end_when_the_dispatcher_hangs_and_come_back_with_it(
     with agent.dispatch._lock:
         agent.engine.health.check()
         agent.engine.health._monotonic = lambda: clock() + 61
-        while manager.hear(10 * _BEAT):  # what is still under way
+        # These messages were still on their way.
+        while manager.hear(10 * _BEAT_SECONDS):
             pass
-        assert manager.hear(20 * _BEAT) == ""
+        assert manager.hear(20 * _BEAT_SECONDS) == ""
     manager.hear_until("WATCHDOG=1")
 
 
@@ -197,7 +203,8 @@ def test_a_reload_is_told_from_its_beginning_to_its_end(agent: App, manager: Man
 
 def test_a_watcher_that_is_lost_ends_no_sign_of_life(agent: App, manager: Manager) -> None:
     manager.hear_until("READY=1")
-    with agent.engine.discovery.watcher._lock:  # so that nothing heals it
+    # The lock keeps the agent from repairing the watcher.
+    with agent.engine.discovery.watcher._lock:
         (post,) = agent.engine.discovery.watcher._watched_roots.values()
         post.observer.stop()
         post.observer.join(10)
@@ -214,7 +221,8 @@ def test_a_disk_that_hangs_ends_no_sign_of_life(agent: App, manager: Manager) ->
     with agent.engine.discovery.discover._lock, agent.engine.discovery.watcher._lock:
         agent.engine.health.check()
         agent.engine.health._monotonic = lambda: clock() + 3600
-        for _ in range(20):  # the first may be older
+        # The first messages may be older.
+        for _ in range(20):
             manager.hear_until("WATCHDOG=1")
         assert any(fault.code == "scan_stuck" for fault in agent.engine.health.faults())
 
@@ -231,7 +239,7 @@ def commanded(cloud: DevCloud, folder: Path) -> Iterator[Agent]:
 
 
 def control(agent: Agent) -> Control:
-    """The agent's own socket, as soon as it is there."""
+    """Connect to the agent's own socket, as soon as the socket exists."""
     nap = threading.Event()
     for _ in range(600):
         try:
@@ -250,7 +258,8 @@ def test_the_command_is_ready_with_its_history_open_and_before_it_uploads(
         agent.start()
         agent.wait(lambda logs: logs and logs[0].status == "pending" and logs[0].error)
         assert agent.stop() == 0
-        cloud.start_gateway()  # from now on nothing holds the recording up
+        # From now on the platform is there for the recording.
+        cloud.start_gateway()
 
         agent.environ["NOTIFY_SOCKET"] = manager.address
         manager.stuff()
@@ -271,7 +280,10 @@ def test_the_command_is_ready_with_its_history_open_and_before_it_uploads(
 
 def test_the_command_gives_signs_of_life_until_sigterm(tmp_path: Path, manager: Manager) -> None:
     with DevCloud(tmp_path / "cloud") as cloud, commanded(cloud, tmp_path) as agent:
-        agent.environ |= {"NOTIFY_SOCKET": manager.address, "WATCHDOG_USEC": str(int(_BEAT * 2e6))}
+        agent.environ |= {
+            "NOTIFY_SOCKET": manager.address,
+            "WATCHDOG_USEC": str(int(_BEAT_SECONDS * 2e6)),
+        }
         agent.start()
         heard = manager.hear_until("READY=1")
         assert heard == ["READY=1"]

@@ -32,7 +32,7 @@ def stored(cloud: DevCloud, log: SyncLog) -> bytes:
 
 
 def issued(cloud: DevCloud) -> list[str]:
-    """Every token, key and secret that the platform gave out."""
+    """Return every token, key and secret that the platform gave out."""
     leases = cloud._ledger.all(IssuedLease)
     tokens = [token.id for token in cloud._ledger.all(IssuedToken)]
     return tokens + [
@@ -103,7 +103,8 @@ def test_a_recording_that_is_rewritten_in_place_is_not_uploaded_before_its_write
             write_mcap(tmp_path / "new.mcap", size=9 * MIB, seed=2).read_bytes(),
         )
         assert len(new) == len(old)
-        with recording.open("r+b") as writer:  # as rsync --inplace does it, here with a pause
+        # rsync --inplace writes in this way. Here the writer makes a pause.
+        with recording.open("r+b") as writer:
             writer.write(new[: 2 * MIB])
             writer.flush()
             agent.wait(lambda _: "open for writing" in agent.command("status", "--json").stdout)
@@ -153,7 +154,8 @@ def test_an_outage_costs_no_attempt_and_the_half_done_upload_goes_on(tmp_path: P
         assert stored(cloud, logs[0]) == first.read_bytes()
     assert [log.attempt_count for log in logs] == [1, 1, 1]
     assert logs[0].logical_upload_id == session
-    if cloud.store_kind == "minio":  # rclone forgets its multiparts when it stops
+    # rclone forgets its multipart uploads when it stops.
+    if cloud.store_kind == "minio":
         assert logs[0].bytes_sent < first.stat().st_size + 5 * 8 * MIB
     assert grown - journal < 4096, "only the new recording was written down"
 
@@ -161,7 +163,8 @@ def test_an_outage_costs_no_attempt_and_the_half_done_upload_goes_on(tmp_path: P
 def test_a_stop_gets_through_a_dead_link_and_the_next_start_goes_on(tmp_path: Path) -> None:
     dying = Wire(stall_after=100_000)
     with (
-        servers.moto() as moto,  # rclone waits for the parts that a dead link left half sent
+        # rclone waits for the parts of which a dead link has sent only a half.
+        servers.moto() as moto,
         DevCloud(tmp_path / "cloud", store=moto.with_keys) as cloud,
         slow_link(
             cloud.store_url.partition("://")[2], lambda number: dying if number < 3 else Wire()
@@ -222,5 +225,8 @@ def test_a_wrong_configuration_names_every_fault_and_exits_2(
 
 
 def _size_of(agent: Agent) -> int:
-    """Bytes of the journal up to its last line; what is set aside behind it is zeros."""
+    """Return the bytes of the journal up to its last line.
+
+    The reserved space behind the last line holds zeros.
+    """
     return sum(len(path.read_bytes().rstrip(b"\0")) for path in (agent.state / "history").iterdir())

@@ -1,4 +1,4 @@
-"""Journeys of the real command within the operator's limits: hours, links, the cap on bandwidth."""
+"""Journeys of the real command within the operator's limits: hours, links, bandwidth."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def cloud(tmp_path: Path) -> Iterator[DevCloud]:
 
 
 def gate(agent: Agent) -> dict[str, Any]:
-    """The gate as status shows it, once the agent has said anything."""
+    """Return the gate as status shows it, once the agent has written a status."""
     nap = threading.Event()
     for _ in range(100):
         told = json.loads(agent.command("status", "--json").stdout)["agent"]
@@ -82,7 +82,7 @@ def test_nothing_goes_over_an_interface_that_is_not_allowed(
 
 
 def test_two_uploads_share_the_cap(cloud: DevCloud, tmp_path: Path) -> None:
-    """Two times 10 MiB at 40 Mbit/s are 4.2 s, whatever the machine can."""
+    """Two times 10 MiB at 40 Mbit/s take 4.2 s on any machine."""
     with running(cloud, tmp_path, UPLOAD__BANDWIDTH_MBIT="40", UPLOAD__MAX_CONCURRENT="2") as agent:
         for number in range(2):
             write_mcap(tmp_path / f"{number}.mcap", size=10 * MIB, seed=number).rename(
@@ -103,7 +103,7 @@ def test_two_uploads_share_the_cap(cloud: DevCloud, tmp_path: Path) -> None:
 def test_a_stop_in_a_throttled_upload_is_in_time_and_loses_nothing(
     cloud: DevCloud, tmp_path: Path
 ) -> None:
-    """A part takes a minute at this rate: it is dropped when its ten seconds are over."""
+    """A part takes a minute at this rate. The agent drops it when its ten seconds are over."""
     with running(cloud, tmp_path, UPLOAD__BANDWIDTH_MBIT="1") as agent:
         recording = write_mcap(agent.root / "a.mcap", size=24 * MIB)
         agent.wait(lambda logs: logs and logs[0].phase == "uploading")

@@ -1,4 +1,7 @@
-"""The real command with another time than the cloud's: a robot without a battery boots in 1970."""
+"""Tests of the real command with another time than the cloud's.
+
+A robot without a battery boots in 1970.
+"""
 
 from __future__ import annotations
 
@@ -30,7 +33,7 @@ pytestmark = pytest.mark.skipif(LIBRARY is None, reason="libfaketime is not inst
 
 
 class Elsewhen(Agent):
-    """An agent whose wall clock is where a file says."""
+    """An agent whose wall clock shows the time that a file sets."""
 
     def __init__(self, cloud: DevCloud, folder: Path, offset: float) -> None:
         super().__init__(cloud, folder)
@@ -52,7 +55,10 @@ class Elsewhen(Agent):
 
 
 def certificate_for_all_times(folder: Path) -> servers.Certificate:
-    """As ``servers.certificate``, but valid from 1950 on; trusted itself, without an authority."""
+    """Make a certificate like ``servers.certificate``, but valid from 1950 on.
+
+    The certificate itself is trusted, without an authority.
+    """
     folder.mkdir(parents=True)
     key = ec.generate_private_key(ec.SECP256R1())
     name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "127.0.0.1")])

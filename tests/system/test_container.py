@@ -1,4 +1,7 @@
-"""The container: its file is built, its compose file is carried out, on a machine where no engine runs."""
+"""Tests of the container on a machine without a container engine.
+
+Its file is built, and its compose file is carried out.
+"""
 
 from __future__ import annotations
 
@@ -29,8 +32,10 @@ CONTAINERFILE = REPOSITORY / "deploy/container/Containerfile"
 COMPOSE = REPOSITORY / "deploy/container/compose.yaml"
 STATE, RECORDINGS = "/var/lib/keystone-agent", "/data/recordings"
 MIB = 1024 * 1024
-_MOST = 90 * MIB  # that the agent may add to its base; compiled modules are a quarter of it
-_WITHIN = 60  # seconds
+
+# The most bytes that the agent may add to its base. Compiled modules are a quarter of it.
+_MOST = 90 * MIB
+_WITHIN_SECONDS = 60
 
 built = pytest.mark.skipif(
     bool(debian.CANT) or shutil.which("buildah") is None, reason=debian.CANT or "no buildah here"
@@ -38,7 +43,7 @@ built = pytest.mark.skipif(
 
 
 def composed(recordings: str = "/recordings") -> dict[str, Any]:
-    """The compose file with its variables filled in."""
+    """Return the compose file with its variables filled in."""
     given = {"RECORDINGS": recordings}
     text = re.sub(
         r"\$\{(\w+):-([^}]*)\}", lambda found: given.get(found[1], found[2]), COMPOSE.read_text()
@@ -49,7 +54,10 @@ def composed(recordings: str = "/recordings") -> dict[str, Any]:
 
 @pytest.fixture(scope="module")
 def image(shared: Path, package: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Image]:
-    """What the Containerfile makes of a bare Debian and the package, with chroot in place of an engine."""
+    """Build the Containerfile on a bare Debian and the package.
+
+    chroot replaces a container engine.
+    """
     folder = tmp_path_factory.mktemp("image")
     (folder / "dist").mkdir()
     os.link(package, folder / "dist" / package.name)
@@ -110,7 +118,7 @@ def test_the_image_holds_one_python_s_agent_that_nobody_in_it_can_change(image: 
     own = sum(
         path.lstat().st_blocks * 512 for path in (image.root / "opt/keystone-agent").rglob("*")
     )
-    print(f"the agent adds {own / MIB:.0f} MiB to its base")  # noqa: T201 - pytest -rP shows it
+    print(f"the agent adds {own / MIB:.0f} MiB to its base")  # noqa: T201 - pytest -rP shows the line
     assert own < _MOST
     libraries = image.root / "opt/keystone-agent/lib"
     assert {path.name for path in libraries.iterdir()} == {"common", "python3.11"}
@@ -138,7 +146,9 @@ def test_the_compose_files_robot_enrols_uploads_and_stops_in_order(
     with Pod(COMPOSE, services, tmp_path / "pod") as pod:
         pod.program("store", store_command(services["store"]))
         devcloud = pod.start("devcloud", image)
-        assert pod.start("endpoints", image).process.wait(_WITHIN) == 0, pod.log("endpoints")
+        assert pod.start("endpoints", image).process.wait(_WITHIN_SECONDS) == 0, pod.log(
+            "endpoints"
+        )
         probe = services["devcloud"]["healthcheck"]["test"][1:]
         eventually(lambda: devcloud.execute(*probe).returncode == 0, lambda: pod.log("devcloud"))
         robot = pod.start("robot", image)
@@ -159,8 +169,8 @@ def test_the_compose_files_robot_enrols_uploads_and_stops_in_order(
         key = (pod.volume("state") / "dp-config.json").read_text()
         assert robot.stop() == 0, pod.log("robot")
 
-        # The next one, with the same volumes: the same robot.
-        assert pod.start("endpoints", image).process.wait(_WITHIN) == 0
+        # The next container with the same volumes is the same robot.
+        assert pod.start("endpoints", image).process.wait(_WITHIN_SECONDS) == 0
         robot = pod.start("robot", image)
         write_mcap(recordings / "b.mcap", size=MIB, seed=1)
         eventually(lambda: len(completed(pod.volume("state"))) == 2, lambda: pod.log("robot"))
@@ -171,7 +181,10 @@ def test_the_compose_files_robot_enrols_uploads_and_stops_in_order(
 
 
 def store_command(told: dict[str, Any]) -> list[str]:
-    """VersityGW as the compose file starts it; where it is not built, rclone with the same port and folder."""
+    """Return the command of VersityGW as the compose file starts it.
+
+    Where VersityGW is not built, the command is rclone with the same port and folder.
+    """
     if shutil.which("versitygw"):
         return ["versitygw", *told["command"]]
     port, folder = told["command"][1], told["command"][-1]
@@ -208,7 +221,7 @@ def test_what_the_compose_file_names_is_in_the_image_and_in_the_settings() -> No
         for volume in service.get("volumes", [])
     }
     assert {name for name in named if not name.startswith((".", "/"))} == set(told["volumes"])
-    # The robot is pointed at the platform, and the platform at the store.
+    # The robot has the address of the platform, and the platform the address of the store.
     endpoints = json.loads((COMPOSE.parent / "endpoints.json").read_text())["endpoints"]
     command = own["devcloud"]["command"]
     (port,) = (word.partition("=")[2] for word in command if word.startswith("--gateway-port="))

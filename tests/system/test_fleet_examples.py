@@ -1,4 +1,7 @@
-"""The ways to many robots, each carried out as its file says, on fresh Debians without a network."""
+"""Tests of the ways to install many robots.
+
+Each is carried out as its file says, on fresh Debians without a network.
+"""
 
 from __future__ import annotations
 
@@ -43,7 +46,10 @@ T = TypeVar("T", bound=Callable[..., None])
 
 
 def on_a_debian(test: T) -> T:
-    """Where none can be had, the test is skipped; the first of all makes it, which takes minutes."""
+    """Skip the test where no Debian can be made.
+
+    The first test of all makes the Debian, which takes minutes.
+    """
     for mark in (
         pytest.mark.timeout(600),
         pytest.mark.skipif(bool(debian.CANT), reason=debian.CANT),
@@ -56,7 +62,7 @@ def with_key(device: str) -> str:
     return json.dumps({**ENDPOINTS, "devices": [{"deviceId": device, "apiKey": KEY, "tags": {}}]})
 
 
-# install.sh
+# These tests check install.sh.
 
 
 @pytest.mark.skipif(shutil.which("shellcheck") is None, reason="no shellcheck here")
@@ -97,7 +103,7 @@ def test_the_installer_says_how_it_is_used(arguments: list[str], said: str) -> N
 
 
 def empty_package(work: Path, package: Path, **changed: str) -> None:
-    """Build a package of nothing that says of itself what it is told to."""
+    """Build an empty package with the given fields."""
     fields = {
         "Package": "keystone-agent",
         "Version": "1",
@@ -122,7 +128,7 @@ class Installer:
         self.endpoints(json.dumps(ENDPOINTS))
 
     def endpoints(self, content: str) -> None:
-        """What the file of endpoints says."""
+        """Write the file of endpoints."""
         self.robot.path("/srv/endpoints.json").write_text(content)
 
     def run(
@@ -132,7 +138,7 @@ class Installer:
         package: str = "",
         endpoints: str = "/srv/endpoints.json",
     ) -> str:
-        """All that it says."""
+        """Run the installer, and return all of its output."""
         given = [
             "--package",
             package or self.package,
@@ -167,12 +173,13 @@ def test_one_robot_is_installed_again_and_again_and_keeps_its_key(
     before = robot.files()
     again = installer.run("--sha256", installer.sum)
     assert (
-        f"keystone-agent {__version__} is installed already\nendpoints: {PROFILE} has them already\n"
-        in again
+        f"keystone-agent {__version__} is installed already\nendpoints: {PROFILE} has them "
+        "already\n" in again
     )
     assert robot.files() == before
 
-    # Another platform, until there is a key; addresses do as well as a file.
+    # The endpoints of another platform are accepted until there is a key. Addresses do as well as a
+    # file.
     said = installer.run(
         "--gateway", "https://other.example.org", "--auth", "https://auth.example.org", endpoints=""
     )
@@ -183,7 +190,8 @@ def test_one_robot_is_installed_again_and_again_and_keeps_its_key(
         "gateway": other,
         "deviceInit": other,
     }
-    # What the installer lays as the agent's user, another user can't read meanwhile: it may hold keys.
+    # What the installer writes as the agent's user must be unreadable for other users at all times,
+    # because it may hold keys.
     looks = robot.path("/usr/local/sbin/runuser")
     looks.write_text(
         '#!/bin/sh\nfind /tmp -perm -o=x -name "tmp.*" >>/srv/open\nexec /usr/sbin/runuser "$@"\n'
@@ -270,13 +278,16 @@ def test_each_thing_that_keeps_the_installer_from_its_work_is_said(
 
 
 class _Quiet(http.server.SimpleHTTPRequestHandler):
-    def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - http.server's name
+    def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - http.server names it so
         pass
 
 
 @contextmanager
 def served(folder: Path, robot: Debian) -> Iterator[str]:
-    """The files of ``folder``, over TLS, by an authority that the robot trusts; the server is in its network."""
+    """Serve the files of ``folder`` over TLS, by an authority that the robot trusts.
+
+    The server is in the robot's network.
+    """
     authority = trustme.CA()
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     authority.issue_cert("127.0.0.1", "downloads.example.org").configure_cert(context)
@@ -302,7 +313,8 @@ def test_the_installer_and_cloud_init_take_their_files_from_a_server(
     shutil.copyfile(package, shared / package.name)
     (shared / "endpoints.json").write_text(json.dumps(ENDPOINTS))
     with served(shared, robot) as url:
-        # Cloud-init first: what it writes is there before the package, and its commands are one script.
+        # Cloud-init comes first. What it writes is there before the package, and its commands are
+        # one script.
         told = yaml.safe_load((FLEET / "cloud-init/user-data.yaml").read_text())
         for file in told["write_files"]:
             place = robot.path(file["path"])
@@ -343,7 +355,7 @@ def test_cloud_init_takes_the_user_data(tmp_path: Path) -> None:
     assert judged(bad) != 0
 
 
-# Ansible
+# These tests check Ansible.
 
 _SSH = """#!/bin/sh
 # ssh OPTION... HOST COMMAND
@@ -353,7 +365,7 @@ exec nsenter --target="$(cat "$ROBOTS/$1")" --net --mount --pid --root --wd env 
 
 
 class Fleet:
-    """Robots that Ansible reaches by its own ssh connection, but that no ssh is in between."""
+    """Robots that Ansible reaches by its own ssh connection plugin, without a real ssh."""
 
     def __init__(self, folder: Path, robots: dict[str, Debian]) -> None:
         self._folder = folder
@@ -368,7 +380,7 @@ class Fleet:
         (self._folder / "dp-config.json").write_text(json.dumps(content))
 
     def play(self, package: Path, *options: str, **variables: object) -> dict[str, int]:
-        """Run the playbook; how many tasks have changed something, by robot."""
+        """Run the playbook; return for each robot how many tasks changed something."""
         given = {
             "keystone_agent_package": str(package),
             "keystone_agent_endpoints": str(self._folder / "dp-config.json"),
@@ -449,7 +461,8 @@ def test_ansible_rolls_out_to_robots_of_which_it_knows_the_names_alone(
                 shown = json.loads(one.run("keystone-agent", "config", "show", "--json"))
                 assert shown["watch"]["roots"] == settings["keystone_agent_roots"]
                 assert f"ok  device id: {name}" in one.run("keystone-agent", "check", code=1)
-            # It enrols under the name of the inventory; then comes the next version, and the key stays.
+            # The robot enrols under the name of the inventory. Then the next version comes, and the
+            # key stays.
             robot.run(*robot.as_service("enroll"))
             assert [device.id for device in cloud.devices()] == names[:1]
             enrolled = robot.path(PROFILE).read_text()

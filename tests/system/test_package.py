@@ -1,4 +1,7 @@
-"""The Debian package, from a robot's first hour to its last, on a fresh Debian 12 without a network."""
+"""Tests of the Debian package from installation to purge.
+
+Each runs on a fresh Debian 12 without a network.
+"""
 
 from __future__ import annotations
 
@@ -43,7 +46,7 @@ def cloud(folder: Path, **terms: Any) -> DevCloud:
 
 
 def point(robot: Debian, at: DevCloud) -> None:
-    """As the README says: the platform's endpoints, and a drop-in beside the configuration."""
+    """Write the platform's endpoints and a drop-in beside the configuration, as the README says."""
     profile = {
         "version": 3,
         "endpoints": dict.fromkeys(("auth", "gateway", "deviceInit"), at.gateway_url),
@@ -100,7 +103,7 @@ def test_a_robot_installs_it_without_a_network_enrols_and_uploads(
         assert platform.object_sha256(log["object_key"]) == sha256(recording)
         assert robot.run("stat", "-c", "%a %U", f"{STATE}/dp-config.json") == "600 keystone-agent\n"
         assert "NO" not in robot.run(*robot.as_service("check"))
-        # Who is in the group operates it without root.
+        # Members of the group operate the agent without root.
         robot.run("useradd", "--groups", "keystone-agent", "ann")
         as_ann = ("setpriv", "--reuid=ann", "--regid=ann", "--init-groups")
         assert "accepted" in robot.run(
@@ -164,7 +167,7 @@ def test_an_upgrade_in_mid_upload_goes_on_where_the_old_one_stood(
         assert after["multipart_upload_id"] == before["multipart_upload_id"]
         assert platform.object_sha256(after["object_key"]) == sha256(recording)
 
-    # A package older than the history can read: it says so, and changes nothing.
+    # A package that is too old for the history reports so, and changes nothing.
     journal = robot.path(f"{STATE}/history/journal")
     newer = journal.read_bytes().rstrip(b"\0") + line(
         encode({"format": FORMAT + 1, "last_ids": {}}).encode()
@@ -177,7 +180,7 @@ def test_an_upgrade_in_mid_upload_goes_on_where_the_old_one_stood(
 
 
 def leftovers(robot: Debian) -> set[str]:
-    """What lies in the configuration's folder that the agent has not put there."""
+    """Return the entries of the configuration's folder that the agent has not put there."""
     return {path.name for path in robot.path(CONFIG).iterdir()} - {
         "agent.toml",
         "agent.toml.d",
@@ -210,7 +213,8 @@ def test_the_configuration_stays_as_its_operator_left_it_and_nobody_is_asked(
     robot.install(older)
     configuration = robot.path(f"{CONFIG}/agent.toml")
     mine = left(configuration)
-    # To the new package, to the same once more, and back. A file that is not there comes with the first release again.
+    # The upgrade goes to the new package, to the same once more, and back. A file that is not there
+    # comes with the first release again.
     versions = (package, package, older) if mine is not None else (package, package)
     for number, version in enumerate(versions):
         said = robot.install(version)
@@ -236,7 +240,7 @@ def test_a_configuration_that_is_there_before_the_package_stays(
     configuration.write_text("# mine\n")
     assert "Configuration file" not in robot.install(package)
     assert configuration.read_text() == "# mine\n"
-    # A link that leads nowhere yet is the operator's, too.
+    # A link whose target does not exist yet is the operator's, too.
     robot.run("dpkg", "--purge", "keystone-agent")
     robot.path(CONFIG).mkdir()
     configuration.symlink_to("/mnt/none")
@@ -272,7 +276,7 @@ def test_what_the_first_release_left_half_configured_is_mended_by_the_next_one(
 
 
 def broken(package: Path, folder: Path, how: str) -> Path:
-    """A newer package whose installation fails in some place."""
+    """Make a newer package whose installation fails in some place."""
 
     def change(root: Path) -> None:
         control = root / "DEBIAN/control"
@@ -283,7 +287,8 @@ def broken(package: Path, folder: Path, how: str) -> Path:
             script.chmod(0o755)
 
     made = rebuild_package(package, folder / f"{how}.deb", change)
-    if how == "unpacking":  # it ends in the midst of its files
+    # This installation ends while its files are unpacked.
+    if how == "unpacking":
         with made.open("r+b") as file:
             file.truncate(made.stat().st_size * 2 // 3)
     return made
@@ -316,7 +321,7 @@ def test_an_upgrade_that_fails_starts_the_agent_again(
         assert (
             robot.run("keystone-agent", "--version") == f"keystone-agent, version {__version__}\n"
         )
-    # A disk without room for compiled modules, say.
+    # The cause may be a disk without space for compiled modules.
     fail(robot, "py3compile")
     robot.install(broken(package, tmp_path, "preinst"), code=1)
     assert robot.service_runs()
@@ -349,7 +354,7 @@ def test_a_removal_that_fails_starts_the_agent_again(robot: Debian, package: Pat
 def test_the_first_release_is_upgraded_in_mid_upload_and_the_upload_goes_on(
     robot: Debian, package: Path, older: Path, tmp_path: Path
 ) -> None:
-    """All that stops and starts the agent is dpkg."""
+    """Only dpkg stops and starts the agent here."""
     robot.manage_service()
     robot.install(older)
     mine = edited(robot.path(f"{CONFIG}/agent.toml"))
@@ -408,7 +413,7 @@ def test_a_robot_that_is_rolled_back_uploads_with_a_newer_versions_configuration
         write_mcap(robot.recordings / "b.mcap", size=MIB, seed=2)
         eventually(lambda: len(completed(robot)) == 2)
         assert "does not know and ignores watch.depth" in robot.run("keystone-agent", "status")
-        # Who may operate it without root may go on to do so.
+        # Users who may operate the agent without root must still be able to.
         robot.run("useradd", "--groups", "keystone-agent", "ann")
         as_ann = ("setpriv", "--reuid=ann", "--regid=ann", "--init-groups")
         assert "ignores: watch.depth" in robot.run(*as_ann, "keystone-agent", "status")
@@ -417,7 +422,7 @@ def test_a_robot_that_is_rolled_back_uploads_with_a_newer_versions_configuration
 
 
 def parts_of(platform: DevCloud, log: dict[str, Any]) -> set[int]:
-    """The parts that the store keeps of an upload that is under way."""
+    """Return the parts that the store keeps of an upload in progress."""
     assert platform._dev_bucket is not None
     listed = platform._dev_bucket._client._list_parts(
         platform.bucket, log["object_key"], log["multipart_upload_id"]
@@ -462,9 +467,10 @@ def test_a_removal_keeps_what_is_the_owners_and_a_purge_leaves_nothing_but_recor
     assert not robot.path("/usr/bin/keystone-agent").exists()
 
     robot.run("dpkg", "--purge", "keystone-agent")
+    # These files belong to dpkg and useradd.
     records = re.compile(
         r" /var/(lib/dpkg|log/dpkg)|/etc/(passwd|group|shadow|gshadow|subuid|subgid)-$"
-    )  # dpkg's, useradd's
+    )
     assert {path for path in robot.files() ^ before if not records.search(path)} == set()
     assert users() == known
     assert (robot.recordings / "a.mcap").exists()

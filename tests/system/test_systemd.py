@@ -1,4 +1,4 @@
-"""The unit and the user it asks for, as systemd's own tools judge them."""
+"""Tests of the unit and of its user, with systemd's own tools."""
 
 from __future__ import annotations
 

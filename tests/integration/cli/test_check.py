@@ -1,4 +1,4 @@
-"""`check`: one line for each precondition, in bounded time, and nothing is left behind."""
+"""Tests of `check`: one line for each precondition, in bounded time, and nothing is left behind."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def scene(tmp_path: Path, world: World, monkeypatch: pytest.MonkeyPatch) -> Iter
 
 
 def multiparts(world: World, key: str) -> list[str]:
-    """Those begun under a key of the bucket, as its owner sees them."""
+    """Return the multipart uploads begun under a key of the bucket, as its owner sees them."""
     store = MinioStore(clock=RealClock())
     assert world.cloud._store is not None
     access, secret = world.cloud._keys
@@ -70,7 +70,7 @@ def found(scene: Scene, name: str) -> Finding:
     return Finding(**line)
 
 
-# -- one look
+# These tests run a single check.
 
 
 def test_what_needs_something_that_is_not_ok_is_not_tried_but_says_where_to_look() -> None:
@@ -138,7 +138,7 @@ def test_a_look_for_which_there_is_no_thread_is_a_line(monkeypatch: pytest.Monke
     assert found == Finding("a", False, SHORTAGES["out_of_threads"], TABLE["out_of_threads"].hint)
 
 
-# -- all is well
+# In these tests every precondition is met.
 
 
 def test_all_is_well_and_nothing_is_left_behind(scene: Scene) -> None:
@@ -206,7 +206,7 @@ def test_no_keys_to_a_bucket_are_the_credentials_fault(scene: Scene) -> None:
     assert "bucket.credentials" in line.remedy
 
 
-# -- what is not well
+# In these tests a precondition is not met.
 
 
 def test_a_wrong_configuration_is_told_with_all_its_faults(scene: Scene) -> None:
@@ -320,7 +320,8 @@ def as_a_process(config: Path, **environ: str) -> dict[str, Finding]:
 def test_root_judges_as_the_user_whose_state_folder_it_is(
     world: World, monkeypatch: pytest.MonkeyPatch, *, retention: bool
 ) -> None:
-    with tempfile.TemporaryDirectory() as name:  # pytest's own folders are closed to everybody else
+    # The folders of pytest are closed to all other users.
+    with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         folder.chmod(0o755)
         scene = Scene(folder, world, monkeypatch)
@@ -362,7 +363,7 @@ def test_a_robot_that_is_not_enrolled_yet_is_told_how_it_gets_its_key(scene: Sce
     assert "keystone-agent enroll" in line["remedy"]
 
 
-# -- the papers
+# These tests compare `check` with the documentation and with strange answers.
 
 
 def test_the_sample_on_the_page_is_what_it_prints(scene: Scene) -> None:

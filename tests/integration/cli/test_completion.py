@@ -1,4 +1,4 @@
-"""What the shell completes, as bash asks for it, and what a real bash makes of it."""
+"""Tests of shell completion, as bash requests it, and of what a real bash makes of it."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def console(tmp_path: Path) -> Console:
 
 
 def asked(console: Console, instruction: str, *words: str) -> str:
-    """What the command answers to the shell; the last of ``words`` is the one that is begun."""
+    """Return what the command answers to the shell; the last of ``words`` is not complete yet."""
     environ = {
         **os.environ,
         "_KEYSTONE_AGENT_COMPLETE": instruction,
@@ -118,7 +118,7 @@ def test_where_no_id_begins_so_the_shell_completes_file_names(console: Console) 
     ("command", "kinds"), [("resync", ["file"]), ("first", ["file"]), ("logs", [])]
 )
 def test_file_names_are_completed_where_a_file_may_be_named(command: str, kinds: list[str]) -> None:
-    from agent.cli import cli  # noqa: PLC0415 - most of these tests start it as a command
+    from agent.cli import cli  # noqa: PLC0415 - most tests here start a command
 
     chosen = cli.commands[command]
     context = chosen.make_context(command, [], resilient_parsing=True)
@@ -140,7 +140,7 @@ def test_fish_is_told_what_was_begun_only_in_one_line(begun: str, told: str) -> 
 
 
 class Bash:
-    """A bash at a terminal, with the completion of the README, in the folder ``folder``."""
+    """A bash at a terminal, in the folder ``folder``, with the completion of the README."""
 
     def __init__(self, console: Console, tmp_path: Path) -> None:
         self.folder = tmp_path / "folder"
@@ -163,13 +163,13 @@ class Bash:
         }
 
     def file(self, name: str) -> None:
-        """Make an empty file, and the folders that it lies in."""
+        """Make an empty file, and the folders that contain it."""
         path = self.folder / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.touch()
 
     def files(self) -> list[str]:
-        """What lies in the folder. Whatever bash ran by mistake has left a file there."""
+        """Return the files of the folder. A command that bash ran by mistake has left a file there."""
         return sorted(path.name for path in self.folder.iterdir())
 
     def enter(self, *lines: str) -> str:
@@ -188,7 +188,7 @@ class Bash:
             os.close(device)
             os.write(main, "".join(f"{line}\n" for line in (*lines, "exit")).encode())
             shown = b""
-            # The terminal says that it is closed once bash has ended.
+            # The terminal reports that it is closed once bash has ended.
             with suppress(OSError):
                 while select.select([main], [], [], 60)[0]:
                     shown += os.read(main, 65536)
@@ -197,7 +197,7 @@ class Bash:
         return shown.decode("utf-8", "replace")
 
     def json(self, typed: str) -> Any:
-        """What a command prints as JSON that is typed so."""
+        """Return the JSON that the typed command prints."""
         shown = self.enter(f"{typed} >{shlex.quote(str(self._told))}")
         try:
             return json.loads(self._told.read_text())
@@ -249,7 +249,10 @@ def test_in_bash_file_names_are_completed_beside_ids(bash: Bash) -> None:
 
 
 def test_in_bash_a_file_name_that_is_completed_half_runs_nothing(bash: Bash) -> None:
-    """What is on the line already goes to the command, whose answer must not bring it back raw."""
+    """What is on the command line already goes to the command.
+
+    The command's answer must not bring the same text back unquoted.
+    """
     for number in (1, 2):
         bash.file(f"day/new\nplain,$(touch x){number}.mcap")
     for quote in ("", "'"):

@@ -1,4 +1,4 @@
-"""`config show`, `config validate`, and what a wrong configuration ends with."""
+"""Tests of `config show`, of `config validate`, and of the error of a wrong configuration."""
 
 from __future__ import annotations
 

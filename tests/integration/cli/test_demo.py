@@ -1,4 +1,4 @@
-"""`demo` and `devcloud`: nothing is left behind, and what goes wrong is one line."""
+"""Tests of `demo` and `devcloud`: nothing is left behind, and each error is one line."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ main()
 
 @pytest.fixture
 def environ(tmp_path: Path) -> dict[str, str]:
-    """An environment whose temporary files are easily seen."""
+    """An environment whose temporary files are easy to find."""
     (tmp_path / "tmp").mkdir()
     return {**os.environ, "TMPDIR": str(tmp_path / "tmp")}
 
@@ -33,7 +33,7 @@ def left(environ: dict[str, str]) -> list[str]:
 
 
 def relatives(folder: str) -> list[list[str]]:
-    """Command lines of processes that work below ``folder``."""
+    """Return the command lines of the processes that work below ``folder``."""
     found = []
     for process in psutil.process_iter(["cmdline"]):
         line = process.info["cmdline"] or []

@@ -1,4 +1,4 @@
-"""`enroll`, and the first start of `run`: the real command against the embedded cloud."""
+"""Tests of `enroll`, and of the first start of `run`, with the real command and embedded cloud."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def cloud(tmp_path: Path) -> Iterator[DevCloud]:
 
 @pytest.fixture
 def profile(cloud: DevCloud, tmp_path: Path) -> Path:
-    """A file with endpoints and nothing else, as an image brings it."""
+    """Write a profile file with endpoints and nothing else, as an image brings it."""
     path = tmp_path / "state" / "dp-config.json"
     path.parent.mkdir()
     path.write_text(

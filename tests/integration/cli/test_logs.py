@@ -1,4 +1,4 @@
-"""`logs`: what is shown, and following the real thing."""
+"""Tests of `logs`: which lines are shown, and how a growing log is followed."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The commands that ask: of an agent that runs, and of one that does not."""
+"""Tests of the commands that send requests, with an agent that runs and without one."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def console(tmp_path: Path) -> Console:
 
 @pytest.fixture
 def agent(console: Console) -> Iterator[FakeOperator]:
-    """One that runs."""
+    """A fake agent that runs."""
     operator = FakeOperator()
     server = ControlServer(console.state, operator)
     server.start()
@@ -39,7 +39,7 @@ def agent(console: Console) -> Iterator[FakeOperator]:
 
 
 def left(console: Console) -> list[dict[str, Any]]:
-    """The requests on disk, in their order."""
+    """Return the requests on disk, in their order."""
     return [
         json.loads(path.read_bytes())
         for path in sorted((console.state / "markers").glob("*.request"))
@@ -122,7 +122,7 @@ def test_status_is_live_where_the_agent_answers(console: Console, agent: FakeOpe
     assert console.json("status")["agent"]["paused"] is True
 
 
-# -- while none runs
+# In these tests no agent runs.
 
 
 def test_requests_are_left_for_the_next_agent(console: Console) -> None:
@@ -245,7 +245,7 @@ def test_where_the_profiles_can_not_be_seen_the_agent_is_to_judge(console: Conso
 
 @pytest.fixture
 def open_folder() -> Iterator[Path]:
-    """Pytest's own are for nobody else."""
+    """A folder for other users, because pytest's own folders are closed to them."""
     with tempfile.TemporaryDirectory() as folder:
         Path(folder).chmod(0o755)
         yield Path(folder)
@@ -291,7 +291,7 @@ def test_one_of_the_group_leaves_what_it_may_not_write(open_folder: Path) -> Non
 
 
 def command(console: Console, *arguments: str, **settings: str) -> subprocess.CompletedProcess[str]:
-    """The real command, with settings of its own."""
+    """Run the real command, with settings of its own."""
     given = {f"KEYSTONE_AGENT_{name}": value for name, value in settings.items()}
     return subprocess.run(
         [sys.executable, "-m", "agent", *arguments, "--config", str(console.config)],

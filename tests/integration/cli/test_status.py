@@ -1,4 +1,4 @@
-"""`status`: whether an agent runs, and what a stopped one left behind."""
+"""Tests of `status`: whether an agent runs, and what a stopped agent left behind."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def console(tmp_path: Path) -> Console:
 
 
 def command(console: Console, *arguments: str, **streams: Any) -> subprocess.CompletedProcess[str]:
-    """The real command, whose standard output may be a strange one."""
+    """Run the real command, whose standard output may be unusual."""
     environ = {name: text for name, text in os.environ.items() if name != "PYTHONUNBUFFERED"}
     return subprocess.run(
         [sys.executable, "-m", "agent", *arguments, "--config", str(console.config)],
@@ -43,9 +43,8 @@ def command(console: Console, *arguments: str, **streams: Any) -> subprocess.Com
 
 def test_a_status_file_of_an_agent_that_was_killed_is_not_believed(console: Console) -> None:
     console.remember("/a.mcap")
-    StatusFile(console.state).write(
-        {"gate": None, "uploads": []}
-    )  # the pid in it is this test's own: it lives
+    # The pid in the file is the pid of this test, which is alive.
+    StatusFile(console.state).write({"gate": None, "uploads": []})
     assert console.json("status")["agent"] is None
     assert "agent     stopped" in console.run("status").stdout
 

@@ -1,4 +1,7 @@
-"""`status --watch`: a real agent in a terminal of 80 columns, and its output without a terminal."""
+"""Tests of `status --watch` in a terminal of 80 columns, and without a terminal.
+
+The agent is real.
+"""
 
 from __future__ import annotations
 
@@ -38,7 +41,7 @@ COLUMNS, LINES = 80, 24
 
 
 class Terminal:
-    """A command on a pty, and the screen that it draws."""
+    """A command on a pty, and the screen that the command draws."""
 
     def __init__(self, command: list[str], environ: dict[str, str]) -> None:
         self._master, slave = os.openpty()
@@ -57,7 +60,7 @@ class Terminal:
         self._stream = pyte.ByteStream(self.screen)
 
     def wait(self, until: Callable[[list[str]], Any], seconds: float = 60) -> list[str]:
-        """Let it draw until ``until`` is true of the lines."""
+        """Let the command draw until ``until`` is true of the lines."""
         end = time.monotonic() + seconds
         while time.monotonic() < end and self._read():
             lines = [line.rstrip() for line in self.screen.display]
@@ -66,7 +69,7 @@ class Terminal:
         raise AssertionError("\n".join(self.screen.display))
 
     def end(self) -> int:
-        """Press Ctrl-C, read what comes, return the exit code."""
+        """Press Ctrl-C, read the rest of the output, and return the exit code."""
         self.process.send_signal(signal.SIGINT)
         while self._read():
             pass
@@ -78,12 +81,13 @@ class Terminal:
         os.close(self._master)
 
     def _read(self) -> bool:
-        """Whether more may come."""
+        """Return whether more output may come."""
         if not select.select([self._master], [], [], 1)[0]:
             return True
         try:
             self._stream.feed(os.read(self._master, 65536))
-        except OSError:  # the other side is closed
+        except OSError:
+            # The command has closed its end of the pty.
             return False
         return True
 
@@ -173,7 +177,7 @@ def test_programs_get_an_object_a_line(agent: Agent) -> None:
 
 
 class Talking(FakeOperator):
-    """An agent that has something else to say whenever it is asked."""
+    """An agent that answers something new at every request."""
 
     def status(self) -> Mapping[str, Any]:
         self.asked_for.append("status")

@@ -1,4 +1,4 @@
-"""The rig of each test, and the S3 server that all tests of a process share."""
+"""Fixtures of the fault tests, and the S3 server that all tests of a process share."""
 
 from __future__ import annotations
 
@@ -15,13 +15,17 @@ from tests.harness.s3_servers import S3Server
 
 
 class Stage:
-    """What all tests of a process share: a recording, a certificate, and S3 servers from when they are first wanted."""
+    """What all tests of a process share.
+
+    These are a recording, a certificate, and S3 servers that start when a test first wants them.
+    """
 
     def __init__(self, folder: Path, stack: ExitStack) -> None:
         self._folder = folder
         self._stack = stack
         self._running: dict[str, S3Server] = {}
-        self.recording = write_mcap(folder / "a.mcap", size=11 * MIB)  # three parts
+        # This recording has three parts.
+        self.recording = write_mcap(folder / "a.mcap", size=11 * MIB)
         self.certificate = servers.certificate(folder / "certificate")
 
     def server(self, name: str) -> S3Server:
@@ -40,13 +44,16 @@ def stage(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stage]:
 
 @pytest.fixture
 def store_name() -> str:
-    """The most faithful server that is here; tests of what stores do differently name each."""
+    """Return the most faithful server that is installed.
+
+    Tests of what stores do differently name each store.
+    """
     return "minio" if "minio" in servers.available() else "rclone"
 
 
 @pytest.fixture
 def timeout() -> float:
-    """Seconds. A busy machine must not reach it; tests of silence want a short one."""
+    """Seconds. A busy machine must not reach the timeout. Tests of silence want a short one."""
     return 10.0
 
 
@@ -63,7 +70,10 @@ def rig(
 def tls_rig(
     tmp_path: Path, stage: Stage, store_name: str, timeout: float, monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[Rig]:
-    """The store behind TLS: parts are proven by CRC-32, and their payload is not signed."""
+    """An upload setup with the store behind TLS.
+
+    There, CRC-32 proves the parts, and their payload is not signed.
+    """
     server = stage.server(store_name)
     rig = Rig(
         tmp_path, server, stage.recording, monkeypatch, timeout=timeout, tls=stage.certificate

@@ -1,4 +1,7 @@
-"""Each fault between the agent and the platform, and what it may cost: no attempt, no byte, no second object."""
+"""Each fault between the agent and the platform, and what the fault may cost.
+
+A fault costs no attempt, no byte and no second object.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +17,9 @@ from tests.harness.faults.store_proxy import says
 
 CALLS = ["ExchangeCredential", "CreateLogicalUpload", "CompleteUpload"]
 PORTAL = b"HTTP/1.1 302 Found\r\nLocation: http://portal.example/\r\nContent-Type: text/html\r\nContent-Length: 0\r\n\r\n"
-GRACEFUL = 2**31 - 1  # GOAWAY: all streams that are open are still answered
+
+# GOAWAY with this stream id: all open streams are still answered.
+GRACEFUL = 2**31 - 1
 ENHANCE_YOUR_CALM = 11
 impatient = pytest.mark.parametrize("timeout", [1.0])
 
@@ -32,9 +37,8 @@ def test_refused(rig: Rig) -> None:
 def test_reset(rig: Rig, call: str, fault: Fault) -> None:
     rig.gateway.script.on(call, fault=fault)
     rig.start()
-    lost = (
-        call == "CreateLogicalUpload" and fault is gateway.cut_after
-    )  # not repeatable: the platform has two then
+    # CreateLogicalUpload can not be repeated: the platform then has two sessions.
+    lost = call == "CreateLogicalUpload" and fault is gateway.cut_after
     rig.completed(sessions=2 if lost else 1)
 
 
@@ -84,7 +88,8 @@ def test_goaway(rig: Rig, call: str, last_stream: int) -> None:
     rig.gateway.script.on(call, fault=leave)
     rig.start()
     rig.completed()
-    more = last_stream == 0 or call != CALLS[-1]  # calls that need another connection
+    # These calls need another connection.
+    more = last_stream == 0 or call != CALLS[-1]
     assert rig.gateway.link.connections == 1 + more
 
 

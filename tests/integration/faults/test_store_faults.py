@@ -1,4 +1,7 @@
-"""Each fault between the agent and the store, and what it may cost: no attempt, no byte more than promised."""
+"""Each fault between the agent and the store, and what the fault may cost.
+
+A fault costs no attempt, and no byte more than promised.
+"""
 
 from __future__ import annotations
 
@@ -117,7 +120,10 @@ def test_one_byte_a_second_on_the_way_out(rig: Rig) -> None:
 
 @impatient
 def test_one_byte_at_a_time_on_the_way_back(rig: Rig, timeout: float) -> None:
-    """Scaled: a real read timeout is 120 s, so a byte a second is what one in this time is here."""
+    """The time is scaled down.
+
+    A real read timeout is 120 s. One byte a second there corresponds to one byte in this time here.
+    """
     rig.store.script.on("UploadPart", fault=store.slow_answer(timeout / 120), nth=2)
     rig.start()
     rig.completed()
@@ -221,7 +227,8 @@ def test_corrupted_part_over_tls(tls_rig: Rig, store_name: str) -> None:
 
 
 def _completed_in_spite_of_a_damaged_part(rig: Rig, store_name: str) -> None:
-    if store_name == "rclone":  # it can't replace its first part: there the whole may go again
+    # rclone can't replace its first part. With rclone the whole recording may be sent again.
+    if store_name == "rclone":
         rig.completed(again=PART + rig.size, anew=True)
     else:
         rig.completed(again=PART)
@@ -291,7 +298,7 @@ def test_store_that_says_no_to_everybody(rig: Rig, fault: Fault, code: str) -> N
 
 
 def five(rig: Rig) -> None:
-    """Have the agent find five recordings."""
+    """Let the agent find five recordings."""
     for number in range(4):
         write_mcap(rig.recording.parent / f"{number}.mcap", size=3000, seed=number)
     rig.start()
