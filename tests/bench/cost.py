@@ -194,10 +194,9 @@ def _against(what: str, found: Mapping[str, float], most: float, peers: Sequence
 
 _TITLE = "CPU, memory and time of an upload to a store on the same machine"
 _NOTE = (
-    "The agent is resident, with history, logs, metrics, watching and verification on: CPU of "
-    "its process from the "
-    "file's appearing to completed, time from its claim to completed, peak of its whole life. "
-    "A peer is one run of its "
-    "whole process. The sink throws away what it gets. "
+    "The agent is resident, with history, logs, metrics, watching and verification on: "
+    "CPU of its process from the file's appearing to completed, "
+    "time from its claim to completed, peak of its whole life. "
+    "A peer is one run of its whole process. The sink throws away what it gets. "
     "The bytes alone: each read and digested, then read and sent, by one loop over one connection."
 )

@@ -178,8 +178,8 @@ def test_who_writes_the_same_in_another_way_has_not_changed_the_configuration(
         '[watch]\ndepth = 3\nauto = true\n[new]\nmap = {a = "1", b = "2"}\nlist = [1, 2.0]\n',
     )
     anew = (
-        '# by hand\n[new]\nlist = [\n  1, 2.0,\n]\nmap.b = "2"\nmap.a = "1"\n[watch]\nauto = '
-        "true\ndepth = 3\n"
+        '# by hand\n[new]\nlist = [\n  1, 2.0,\n]\nmap.b = "2"\nmap.a = "1"\n'
+        "[watch]\nauto = true\ndepth = 3\n"
     )
     assert canonical(tmp_path, anew) == whole
     first, second = (
@@ -423,10 +423,7 @@ def test_a_robot_that_is_rolled_back_uploads_with_the_newer_versions_configurati
 
         agent.home = None
         # The older version's own note does not prevent its next start.
-        for number in (
-            2,
-            3,
-        ):
+        for number in (2, 3):
             agent.start()
             write_mcap(agent.root / f"{number}.mcap", seed=number)
             agent.wait_completed(number)

@@ -398,13 +398,17 @@ state, tasks = Path(sys.argv[1]), Path("/proc/self/task")
 def names():
     found = []
     for task in tasks.iterdir():
-        with suppress(OSError):  # it has just ended
+        # The thread may have just ended.
+        with suppress(OSError):
             found.append(task.joinpath("comm").read_text().strip())
     return found
 
-def of_grpc():  # they end a moment after the last of them is needed
+# The threads of gRPC end a moment after the last of them is needed.
+def of_grpc():
     end = time.monotonic() + 20
-    while (found := [name for name in names() if name.startswith(("event_engine", "grpc", "lifeguard"))]):
+    while (found := [
+        name for name in names() if name.startswith(("event_engine", "grpc", "lifeguard"))
+    ]):
         if time.monotonic() > end:
             break
         time.sleep(0.02)

@@ -23,8 +23,9 @@ def folder(tmp_path: Path) -> Path:
 
 def test_a_second_agent_is_refused(folder: Path) -> None:
     script = (
-        "import sys; from pathlib import Path; from tests.harness.history_on_disk import "
-        "opened\nwith opened(Path(sys.argv[1])): print('in', flush=True); input()"
+        "import sys; from pathlib import Path; "
+        "from tests.harness.history_on_disk import opened\n"
+        "with opened(Path(sys.argv[1])): print('in', flush=True); input()"
     )
     with subprocess.Popen(
         [sys.executable, "-c", script, folder],
@@ -111,7 +112,8 @@ while True:
         assert history.damage() == 0
         ids = [log.id for log in history.newest_first()]
         first, end = (ids[-1], ids[0]) if ids else (newest + 1, newest)
-        # One piece without a gap, that only ever moves on: a recording is there, or forgotten and known for good.
+        # The history is one piece without a gap that only ever moves on. A recording is there, or
+        # it is forgotten and stays known.
         assert ids == list(range(end, first - 1, -1)), ids
         assert oldest <= first and newest <= end, (oldest, first, newest, end)
         assert all(history.synced(f"1000-{id_}") for id_ in range(1, first))

@@ -726,8 +726,8 @@ class Simulation(RuleBasedStateMachine):
             self.growing.pop(path, None)
         elif what in {"replace", "rewrite"}:
             self._put(path, self._recording(len(content)), "move" if what == "replace" else "write")
-        # Fewer bytes are not the beginning of a recording.
         elif len(content) > 100:
+            # Fewer bytes are not the beginning of a recording.
             self._put(
                 path,
                 content + b"more" if what == "append" else content[: len(content) // 2],

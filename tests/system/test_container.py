@@ -227,7 +227,8 @@ def test_what_the_compose_file_names_is_in_the_image_and_in_the_settings() -> No
     (port,) = (word.partition("=")[2] for word in command if word.startswith("--gateway-port="))
     assert set(endpoints.values()) == {f"http://devcloud:{port}"}
     keys = told["services"]["store"]["environment"]
-    where = f"{keys['ROOT_ACCESS_KEY']}:{keys['ROOT_SECRET_KEY']}@store{told['services']['store']['command'][1]}"
+    store_port = told["services"]["store"]["command"][1]
+    where = f"{keys['ROOT_ACCESS_KEY']}:{keys['ROOT_SECRET_KEY']}@store{store_port}"
     assert f"--store=http://{where}" in command
     (probe,) = re.findall(r"^HEALTHCHECK .*\\\n +CMD (.+)$", file, re.MULTILINE)
     assert json.loads(probe) == own["robot"]["healthcheck"]["test"][1:]

@@ -360,7 +360,8 @@ def test_cloud_init_takes_the_user_data(tmp_path: Path) -> None:
 _SSH = """#!/bin/sh
 # ssh OPTION... HOST COMMAND
 while [ $# -gt 2 ]; do shift; done
-exec nsenter --target="$(cat "$ROBOTS/$1")" --net --mount --pid --root --wd env SYSTEMD_OFFLINE=1 sh -c "$2"
+exec nsenter --target="$(cat "$ROBOTS/$1")" --net --mount --pid --root --wd \
+env SYSTEMD_OFFLINE=1 sh -c "$2"
 """
 
 

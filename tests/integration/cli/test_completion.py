@@ -169,7 +169,7 @@ class Bash:
         path.touch()
 
     def files(self) -> list[str]:
-        """Return the files of the folder. A command that bash ran by mistake has left a file there."""
+        """Return the files of the folder, where a command that bash ran by mistake left a file."""
         return sorted(path.name for path in self.folder.iterdir())
 
     def enter(self, *lines: str) -> str:

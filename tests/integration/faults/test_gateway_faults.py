@@ -16,7 +16,10 @@ from tests.harness.faults.script import FOREVER
 from tests.harness.faults.store_proxy import says
 
 CALLS = ["ExchangeCredential", "CreateLogicalUpload", "CompleteUpload"]
-PORTAL = b"HTTP/1.1 302 Found\r\nLocation: http://portal.example/\r\nContent-Type: text/html\r\nContent-Length: 0\r\n\r\n"
+PORTAL = (
+    b"HTTP/1.1 302 Found\r\nLocation: http://portal.example/\r\n"
+    b"Content-Type: text/html\r\nContent-Length: 0\r\n\r\n"
+)
 
 # GOAWAY with this stream id: all open streams are still answered.
 GRACEFUL = 2**31 - 1
