@@ -282,10 +282,10 @@ def _apart(kind: str, documents: int) -> dict[str, Any]:
         if kind == "agent":
             fill(Path(folder) / "history", documents)
         command = [sys.executable, "-m", "tests.bench.history", kind, folder, str(documents)]
-        told: dict[str, Any] = json.loads(
+        result: dict[str, Any] = json.loads(
             subprocess.run(command, check=True, capture_output=True, text=True).stdout
         )
-        return told
+        return result
 
 
 def main() -> None:

@@ -20,7 +20,7 @@ from agent.devcloud.cloud import DevCloud
 from agent.devcloud.servers import free_port
 from tests.bench.figures import Cell, Goal, Table
 from tests.bench.many import recordings, uploaded, with_markers
-from tests.bench.toll import files_of, mib, pid_of, told, toll, wait_for
+from tests.bench.process_usage import files_of, last_status, mib, pid_of, process_usage, wait_for
 from tests.harness.agent_process import Agent
 
 RECORDER = """
@@ -79,20 +79,20 @@ class Cost:
 def table(*, full: bool) -> Table:
     """Measure all scenes at once."""
     scenes = [
-        Scene("nothing", lambda _: None, lambda agent: bool(told(agent))),
-        Scene("a recorder at 100 MB/s", lambda _: None, lambda agent: bool(told(agent))),
-        known(10_000),
+        Scene("nothing", lambda _: None, lambda agent: bool(last_status(agent))),
+        Scene("a recorder at 100 MB/s", lambda _: None, lambda agent: bool(last_status(agent))),
+        known_recordings(10_000),
         Scene(
             "10,000 queued, paused",
             _queued,
-            lambda agent: told(agent)["standing"]["queue_length"] == 10_000,
+            lambda agent: last_status(agent)["standing"]["queue_length"] == 10_000,
         ),
         Scene(
             "10,000 markers that wait",
             _marked,
-            lambda agent: len(told(agent).get("waiting_markers", ())) == 20,
+            lambda agent: len(last_status(agent).get("waiting_markers", ())) == 20,
         ),
-        *([known(100_000)] if full else []),
+        *([known_recordings(100_000)] if full else []),
     ]
     with (
         tempfile.TemporaryDirectory(prefix="bench-idle-") as name,
@@ -136,7 +136,7 @@ def table(*, full: bool) -> Table:
     return Table(4, "What idling costs", columns, rows, goals, notes)
 
 
-def known(count: int) -> Scene:
+def known_recordings(count: int) -> Scene:
     """Return a scene of ``count`` uploaded recordings; with metrics where they are very many."""
     return Scene(
         f"{count:,} known files",
@@ -174,9 +174,9 @@ def measure(
 def _over_scans(agent: Agent) -> Cost:
     """Measure over two periods, including their scans."""
     pid = pid_of(agent)
-    before = toll(pid)
+    before = process_usage(pid)
     time.sleep(2 * _PERIOD)
-    spent = toll(pid) - before
+    spent = process_usage(pid) - before
     quiet = spent.cpu / (2 * _PERIOD)
     return Cost(quiet, _a_scan(agent, quiet), spent.wakeups / (2 * _PERIOD), *_memory(pid))
 
@@ -184,9 +184,9 @@ def _over_scans(agent: Agent) -> Cost:
 def _scan_apart(agent: Agent) -> Cost:
     """Measure the idle time and one scan, each alone."""
     pid = pid_of(agent)
-    before = toll(pid)
+    before = process_usage(pid)
     time.sleep(_IDLE)
-    spent = toll(pid) - before
+    spent = process_usage(pid) - before
     quiet = spent.cpu / _IDLE
     scan = _a_scan(agent, quiet)
     return Cost(quiet + scan / _PERIOD, scan, spent.wakeups / _IDLE, *_memory(pid))
@@ -195,12 +195,12 @@ def _scan_apart(agent: Agent) -> Cost:
 def _a_scan(agent: Agent, quiet: float) -> float:
     """Return the CPU seconds of one requested scan, beyond what the same idle time costs."""
     pid, marker = pid_of(agent), agent.state / "markers" / "rescan"
-    before = toll(pid)
+    before = process_usage(pid)
     marker.touch()
     time.sleep(_SCAN)
     # The agent removes the marker file when the scan has ended.
     assert not marker.exists()
-    return max(0.0, (toll(pid) - before).cpu - quiet * _SCAN)
+    return max(0.0, (process_usage(pid) - before).cpu - quiet * _SCAN)
 
 
 def _memory(pid: int) -> tuple[float, float]:

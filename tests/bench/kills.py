@@ -142,7 +142,7 @@ class Tally:
         )
 
 
-class Ordeal:
+class KillBenchmark:
     """One agent, its cloud, and the recordings that keep coming."""
 
     def __init__(self, folder: Path, seed: int, *, store: str = "auto") -> None:
@@ -344,7 +344,7 @@ def main() -> int:
     print(f"seed                      {options.seed}", flush=True)
     began = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="bench-kills-") as name:
-        tally = Ordeal(Path(name), options.seed, store=options.store).run(options.kills)
+        tally = KillBenchmark(Path(name), options.seed, store=options.store).run(options.kills)
     print(f"{'kills':25} {options.kills} in {time.monotonic() - began:.0f} s\n{tally}")
     return 0 if tally.good(options.kills) else 1
 

@@ -79,20 +79,20 @@ class Peer:
         """Upload all files of ``folder``; a failure repeats the tool's own message."""
         with self.start(folder, server, prefix, home) as child:
             try:
-                told, said = child.communicate(timeout=1800)
+                output, errors = child.communicate(timeout=1800)
             except BaseException:
                 os.killpg(child.pid, signal.SIGKILL)
                 raise
-        found = json.loads(told)
+        found = json.loads(output)
         if found.pop("code") != 0:
-            raise RuntimeError(f"{self.name} failed: {said[-2000:]}")
+            raise RuntimeError(f"{self.name} failed: {errors[-2000:]}")
         return Cost(**found)
 
 
 def environment(server: S3Server, home: Path) -> dict[str, str]:
     """Return all that the tools need to know of the store, without the user's own environment."""
     scheme, _, host = server.endpoint.partition("://")
-    known = {
+    variables = {
         "PATH": os.environ["PATH"],
         "HOME": str(home),
         "AWS_ACCESS_KEY_ID": server.access_key,
@@ -111,8 +111,8 @@ def environment(server: S3Server, home: Path) -> dict[str, str]:
         "NO_COLOR": "1",
     }
     if server.ca_file:
-        known |= {"SSL_CERT_FILE": str(server.ca_file), "AWS_CA_BUNDLE": str(server.ca_file)}
-    return known
+        variables |= {"SSL_CERT_FILE": str(server.ca_file), "AWS_CA_BUNDLE": str(server.ca_file)}
+    return variables
 
 
 def _mc(folder: Path, server: S3Server, prefix: str) -> list[str]:

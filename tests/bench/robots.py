@@ -36,7 +36,7 @@ from agent.adapters.assets import AssetFile
 from agent.adapters.clock import RealClock
 from agent.adapters.config import Settings
 from agent.adapters.history import TinyHistory
-from agent.assembly import cloud_backend as cloud
+from agent.assembly import cloud_backend
 from agent.assembly.feature_settings import delays
 from agent.cloud.credentials import Credentials
 from agent.cloud.enrol import Enrolling
@@ -91,7 +91,7 @@ class UpTime(RealClock):
 
 
 @dataclass(frozen=True, slots=True)
-class Life:
+class RobotOutcome:
     """The result of one power-on for one robot."""
 
     robot: str
@@ -124,7 +124,7 @@ class Robot:
         )
         self._clock = UpTime()
         self._history = TinyHistory(state / "history", self._clock, reserve=16 * KIB)
-        self._cloud = cloud.build(
+        self._cloud = cloud_backend.build(
             settings,
             {},
             robot=self.id,
@@ -135,7 +135,7 @@ class Robot:
             connections=2,
         )
 
-    def live(self) -> Life:
+    def live(self) -> RobotOutcome:
         """Run from the power-on until the recording is uploaded or the time is over."""
         settings, clock, later = self._settings, self._clock, Later()
         history, away = self._history, self._cloud
@@ -204,10 +204,10 @@ class Robot:
         away.gateway.close()
         away.store.close()
         history.close()
-        return Life(self.id, enrolled, self.file, log.object_key if log.synced else "")
+        return RobotOutcome(self.id, enrolled, self.file, log.object_key if log.synced else "")
 
 
-class _Complaints(logging.Handler):
+class _WarningCollector(logging.Handler):
     """Collects every warning of a robot as an error, because nothing is broken here."""
 
     def __init__(self) -> None:
@@ -218,9 +218,9 @@ class _Complaints(logging.Handler):
         self.texts.append(record.getMessage())
 
 
-def crew(
+def run_robots(
     folders: Sequence[Path], jitter: float, number: int, power: Any
-) -> tuple[list[Life], list[str]]:
+) -> tuple[list[RobotOutcome], list[str]]:
     """Run some robots of the fleet in this process, each in a thread.
 
     Return the results of the robots and the warnings that they logged.
@@ -229,23 +229,23 @@ def crew(
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
     # No robot uses TLS here. Without this line each store would read all certificate authorities.
     os.environ["SSL_CERT_FILE"] = os.devnull
-    complaints = _Complaints()
-    logging.getLogger("agent").addHandler(complaints)
+    collector = _WarningCollector()
+    logging.getLogger("agent").addHandler(collector)
     robots = [Robot(folder, jitter, number) for folder in folders]
     on = threading.Barrier(len(robots) + 1)
 
-    def one(robot: Robot) -> Life:
+    def one(robot: Robot) -> RobotOutcome:
         on.wait()
         return robot.live()
 
     with ThreadPoolExecutor(len(robots)) as threads:
-        lives = [threads.submit(one, robot) for robot in robots]
+        results = [threads.submit(one, robot) for robot in robots]
         power.wait(BUILDING)
         on.wait()
-        return [life.result() for life in lives], complaints.texts
+        return [outcome.result() for outcome in results], collector.texts
 
 
-class Visitors:
+class CallRecorder:
     """Which devices called the platform, and when."""
 
     def __init__(self, platform: DevCloud) -> None:
@@ -333,28 +333,30 @@ class Fleet:
             (each / "recordings").mkdir()
             (each / "state" / "dp-config.json").write_text(json.dumps({"endpoints": places}))
 
-    def power_on(self, visitors: Visitors, number: int) -> Outcome:
+    def power_on(self, recorder: CallRecorder, number: int) -> Outcome:
         """Switch all robots on at once, each with its recording of that ``number``."""
         shares = [self._folders[first :: self._processes] for first in range(self._processes)]
         # gRPC does not survive a fork.
         context = multiprocessing.get_context("spawn")
         with context.Manager() as manager, ProcessPoolExecutor(self._processes, context) as pool:
             power = manager.Barrier(self._processes + 1)
-            crews = [pool.submit(crew, share, self._jitter, number, power) for share in shares]
+            futures = [
+                pool.submit(run_robots, share, self._jitter, number, power) for share in shares
+            ]
             power.wait(BUILDING)
             began = time.monotonic()
-            lives, errors = zip(*(each.result() for each in crews), strict=True)
+            results, errors = zip(*(each.result() for each in futures), strict=True)
             seconds = time.monotonic() - began
-        all_lives: list[Life] = list(itertools.chain(*lives))
-        first, calls, busiest = visitors.since(began)
+        outcomes: list[RobotOutcome] = list(itertools.chain(*results))
+        first, calls, busiest = recorder.since(began)
         return Outcome(
             robots=len(self._folders),
-            enrolled=sum(life.enrolled for life in all_lives),
-            uploaded=sum(bool(life.object_key) for life in all_lives),
+            enrolled=sum(outcome.enrolled for outcome in outcomes),
+            uploaded=sum(bool(outcome.object_key) for outcome in outcomes),
             equal=sum(
-                self._platform.read_object(life.object_key) == life.file.read_bytes()
-                for life in all_lives
-                if life.object_key
+                self._platform.read_object(outcome.object_key) == outcome.file.read_bytes()
+                for outcome in outcomes
+                if outcome.object_key
             ),
             errors=list(itertools.chain(*errors)),
             first=first,
@@ -371,12 +373,12 @@ def switched_on(
     """Run a fleet's power-ons, one after the other."""
     with tempfile.TemporaryDirectory(prefix="bench-robots-") as name:
         platform = DevCloud(Path(name) / "cloud", store=store, devices=())
-        visitors = Visitors(platform)
+        recorder = CallRecorder(platform)
         with platform:
             fleet = Fleet(
                 Path(name), platform, robots, jitter=jitter, processes=min(processes, robots)
             )
-            yield (fleet.power_on(visitors, number) for number in itertools.count(1))
+            yield (fleet.power_on(recorder, number) for number in itertools.count(1))
 
 
 def main() -> int:

@@ -12,7 +12,7 @@ from pathlib import Path
 from agent.devcloud.cloud import DevCloud
 from tests.bench.figures import Cell, Table
 from tests.bench.many import recordings, uploaded
-from tests.bench.toll import files_of, mib, pid_of, told, toll, wait_for
+from tests.bench.process_usage import files_of, last_status, mib, pid_of, process_usage, wait_for
 from tests.harness.agent_process import Agent
 
 _MANY, _FEWER = 100_000, 10_000
@@ -72,18 +72,18 @@ def _start(agent: Agent, count: int, done: Callable[[Agent], bool]) -> Sequence[
     began = time.monotonic()
     agent.start()
     try:
-        wait_for(agent, lambda seen: bool(told(seen)), 60)
+        wait_for(agent, lambda seen: bool(last_status(seen)), 60)
         watching = time.monotonic() - began
         wait_for(agent, done, 1800)
         seconds = time.monotonic() - began
         pid = pid_of(agent)
-        return [watching, seconds, count / seconds, toll(pid).cpu, mib(pid, "VmHWM")]
+        return [watching, seconds, count / seconds, process_usage(pid).cpu, mib(pid, "VmHWM")]
     finally:
         agent.stop()
 
 
 def _queued(count: int) -> Callable[[Agent], bool]:
-    return lambda agent: told(agent).get("standing", {}).get("queue_length") == count
+    return lambda agent: last_status(agent).get("standing", {}).get("queue_length") == count
 
 
 def _floor(root: Path, count: int) -> Sequence[Cell]:

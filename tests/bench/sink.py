@@ -57,58 +57,61 @@ class Contents:
     uploads: dict[str, tuple[str, dict[int, Stored]]] = field(default_factory=dict)
     numbers: itertools.count[int] = field(default_factory=lambda: itertools.count(1))
 
-    def answer(self, asked: Request) -> tuple[int, str, Mapping[str, str]]:
+    def answer(self, request: Request) -> tuple[int, str, Mapping[str, str]]:
         """Return status, document and headers of the answer."""
-        if asked.method == "PUT" and asked.key:
-            return self._put(asked)
-        if asked.method == "POST":
-            return self._post(asked)
-        if asked.method == "DELETE":
-            self.objects.pop(asked.key, None)
-            self.uploads.pop(asked.query.get("uploadId", ""), None)
+        if request.method == "PUT" and request.key:
+            return self._put(request)
+        if request.method == "POST":
+            return self._post(request)
+        if request.method == "DELETE":
+            self.objects.pop(request.key, None)
+            self.uploads.pop(request.query.get("uploadId", ""), None)
             return 204, "", {}
-        return self._get(asked) if asked.key else self._about_the_bucket(asked)
+        return self._get(request) if request.key else self._about_the_bucket(request)
 
-    def _put(self, asked: Request) -> tuple[int, str, Mapping[str, str]]:
-        if upload := self.uploads.get(asked.query.get("uploadId", "")):
-            upload[1][int(asked.query["partNumber"])] = asked.stored
-        elif "uploadId" in asked.query:
+    def _put(self, request: Request) -> tuple[int, str, Mapping[str, str]]:
+        if upload := self.uploads.get(request.query.get("uploadId", "")):
+            upload[1][int(request.query["partNumber"])] = request.stored
+        elif "uploadId" in request.query:
             return 404, _error("NoSuchUpload"), {}
         else:
-            self.objects[asked.key] = asked.stored
-        return 200, "", {"ETag": f'"{asked.stored.etag}"', **asked.stored.checksums}
+            self.objects[request.key] = request.stored
+        return 200, "", {"ETag": f'"{request.stored.etag}"', **request.stored.checksums}
 
-    def _post(self, asked: Request) -> tuple[int, str, Mapping[str, str]]:
-        if "uploads" in asked.query:
+    def _post(self, request: Request) -> tuple[int, str, Mapping[str, str]]:
+        if "uploads" in request.query:
             upload = f"upload-{next(self.numbers)}"
-            self.uploads[upload] = (asked.key, {})
+            self.uploads[upload] = (request.key, {})
             return (
                 200,
                 _document(
-                    "InitiateMultipartUploadResult", UploadId=upload, Key=asked.key, Bucket="bench"
+                    "InitiateMultipartUploadResult",
+                    UploadId=upload,
+                    Key=request.key,
+                    Bucket="bench",
                 ),
                 {},
             )
-        if "delete" in asked.query:
-            for key in re.findall(r"<Key>([^<]*)</Key>", asked.body.decode()):
+        if "delete" in request.query:
+            for key in re.findall(r"<Key>([^<]*)</Key>", request.body.decode()):
                 self.objects.pop(key, None)
             return 200, _document("DeleteResult"), {}
-        _, parts = self.uploads.pop(asked.query["uploadId"])
+        _, parts = self.uploads.pop(request.query["uploadId"])
         digests = b"".join(bytes.fromhex(parts[number].etag) for number in sorted(parts))
         etag = f"{hashlib.md5(digests, usedforsecurity=False).hexdigest()}-{len(parts)}"
-        self.objects[asked.key] = Stored(sum(part.size for part in parts.values()), etag, {})
+        self.objects[request.key] = Stored(sum(part.size for part in parts.values()), etag, {})
         return (
             200,
             _document(
-                "CompleteMultipartUploadResult", Key=asked.key, Bucket="bench", ETag=f'"{etag}"'
+                "CompleteMultipartUploadResult", Key=request.key, Bucket="bench", ETag=f'"{etag}"'
             ),
             {},
         )
 
-    def _get(self, asked: Request) -> tuple[int, str, Mapping[str, str]]:
-        if asked.key not in self.objects:
+    def _get(self, request: Request) -> tuple[int, str, Mapping[str, str]]:
+        if request.key not in self.objects:
             return 404, _error("NoSuchKey"), {}
-        found = self.objects[asked.key]
+        found = self.objects[request.key]
         return (
             200,
             "",
@@ -119,16 +122,16 @@ class Contents:
             },
         )
 
-    def _about_the_bucket(self, asked: Request) -> tuple[int, str, Mapping[str, str]]:
-        if "location" in asked.query:
+    def _about_the_bucket(self, request: Request) -> tuple[int, str, Mapping[str, str]]:
+        if "location" in request.query:
             return 200, "<LocationConstraint></LocationConstraint>", {}
-        if "uploads" in asked.query:
+        if "uploads" in request.query:
             return 200, _document("ListMultipartUploadsResult", IsTruncated="false"), {}
         entries = "".join(
             f'<Contents><Key>{escape(key)}</Key><Size>{found.size}</Size><ETag>"{found.etag}"</ETag>'
             "<LastModified>2026-01-01T00:00:00.000Z</LastModified></Contents>"
             for key, found in sorted(self.objects.items())
-            if key.startswith(asked.query.get("prefix", ""))
+            if key.startswith(request.query.get("prefix", ""))
         )
         return (
             200,
@@ -165,8 +168,8 @@ def serve(stream: socket.socket, contents: Contents) -> None:
             }
             body, size = _body(source, headers, block, kept=method == "POST")
             key = unquote(url.path).strip("/").partition("/")[2]
-            asked = Request(method, key, query, body, _stored(headers, size, contents))
-            status, document, more = contents.answer(asked)
+            request = Request(method, key, query, body, _stored(headers, size, contents))
+            status, document, more = contents.answer(request)
             said = {"Content-Length": str(len(document.encode())), "x-amz-request-id": "0", **more}
             head = "".join(f"{name}: {text}\r\n" for name, text in said.items())
             text = "" if method == "HEAD" else document

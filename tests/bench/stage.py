@@ -92,8 +92,8 @@ class Bucket:
         """Delete everything in the bucket for good; return how many bytes its recordings had."""
         library = self.library
         found = list(library.list_objects(BUCKET, recursive=True))
-        doomed = [DeleteObject(item.object_name or "") for item in found]
-        assert not list(library.remove_objects(BUCKET, doomed))
+        deletions = [DeleteObject(item.object_name or "") for item in found]
+        assert not list(library.remove_objects(BUCKET, deletions))
         hidden = self.folder / "data" / ".minio.sys"
         for left in (*hidden.glob("tmp/.trash/*"), *hidden.glob("multipart/*")):
             # MinIO would keep these files until the disk is full.

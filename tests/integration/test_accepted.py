@@ -418,7 +418,7 @@ def test_a_robot_that_is_rolled_back_uploads_with_the_newer_versions_configurati
         write_mcap(agent.root / "a.mcap")
         agent.wait_completed(1)
         configure(agent, "[watch]\ndepth = 3\n[new]\none = 5\n")
-        hang_up(agent, "settings reloaded: watch.depth")
+        send_sighup(agent, "settings reloaded: watch.depth")
         agent.stop()
 
         agent.home = None
@@ -447,7 +447,7 @@ def test_a_robot_that_is_rolled_back_uploads_with_the_newer_versions_configurati
 
         validated = agent.command("config", "validate")
         assert (validated.returncode, "watch.depth" in validated.stderr) == (2, True)
-        hang_up(agent, "the configuration is refused, and the old one stays")
+        send_sighup(agent, "the configuration is refused, and the old one stays")
         write_mcap(agent.root / "4.mcap", seed=4)
         agent.wait_completed(4)
 
@@ -481,7 +481,7 @@ def test_a_wrong_value_is_an_error_whoever_accepted_the_rest(
     assert "watch.rescan_seconds" in told
 
 
-def hang_up(agent: Agent, until: str) -> None:
+def send_sighup(agent: Agent, until: str) -> None:
     """Send SIGHUP, and wait until the agent has logged a text that it had not logged before."""
     before = agent.said().count(until)
     assert agent.process is not None

@@ -42,7 +42,7 @@ def served(state: Path, operator: Operator | None = None) -> Iterator[ControlSer
 
 
 @contextmanager
-def asking(state: Path, operator: Operator | None = None) -> Iterator[Control]:
+def connected(state: Path, operator: Operator | None = None) -> Iterator[Control]:
     with served(state, operator), closing(Control(state)) as control:
         yield control
 
@@ -56,7 +56,7 @@ class TestFakeOperator(OperatorContract):
 class TestOverTheSocket(OperatorContract):
     @pytest.fixture
     def operator_setup(self, tmp_path: Path) -> Iterator[OperatorSetup]:
-        with asking(tmp_path) as control:
+        with connected(tmp_path) as control:
             yield OperatorSetup(control, FakeOperator.PATH, FakeOperator.EPISODE, "asset-1")
 
 
@@ -85,7 +85,7 @@ class Failing(FakeOperator):
 def test_errors_keep_their_words_and_bugs_keep_theirs(
     error: Exception, message: str, hint: str, tmp_path: Path
 ) -> None:
-    with asking(tmp_path, Failing(error)) as control:
+    with connected(tmp_path, Failing(error)) as control:
         with pytest.raises(AgentError) as told:
             control.pause()
         assert (told.value.message, told.value.hint) == (message, hint)
@@ -111,7 +111,7 @@ def test_a_stop_takes_the_socket_away(tmp_path: Path) -> None:
 def test_a_state_folder_may_have_a_long_name(tmp_path: Path) -> None:
     state = tmp_path / ("x" * 150) / ("y" * 150)
     state.mkdir(parents=True)
-    with asking(state) as control:
+    with connected(state) as control:
         assert control.status()["version"] == "0"
 
 
@@ -131,7 +131,7 @@ def test_the_socket_of_a_killed_agent_is_no_agent_and_in_nobodys_way(tmp_path: P
     assert (tmp_path / "control.sock").is_socket()
     with pytest.raises(NotRunningError):
         Control(tmp_path)
-    with asking(tmp_path) as control:
+    with connected(tmp_path) as control:
         control.pause()
 
 
@@ -239,7 +239,7 @@ class Watched:
 
 
 def test_two_watch_while_a_third_one_asks(tmp_path: Path) -> None:
-    with asking(tmp_path) as control:
+    with connected(tmp_path) as control:
         watchers = [Watched(tmp_path) for _ in range(2)]
         assert [watcher.next()["paused"] for watcher in watchers] == [False, False]
         control.pause()
@@ -273,7 +273,7 @@ def test_who_hangs_up_leaves_room_for_the_next_one(tmp_path: Path) -> None:
 
 
 def test_too_many_watchers_are_refused_and_keep_nobody_from_asking(tmp_path: Path) -> None:
-    with asking(tmp_path) as control:
+    with connected(tmp_path) as control:
         watchers = [Watched(tmp_path) for _ in range(8)]
         for watcher in watchers:
             watcher.next()
@@ -345,7 +345,7 @@ def test_a_hundred_thousand_answers_are_no_problem(tmp_path: Path) -> None:
                 for number in range(100_000)
             ]
 
-    with asking(tmp_path, Many()) as control:
+    with connected(tmp_path, Many()) as control:
         assert len(control.resync_failed("", "")) == 100_000
 
 
@@ -463,8 +463,8 @@ def test_very_many_ask_at_once_while_others_come_and_go(tmp_path: Path) -> None:
     assert faults == []
 
 
-def test_behind_the_door_only_the_agent_itself_may_enter(tmp_path: Path) -> None:
-    with asking(tmp_path) as control:
+def test_behind_the_listener_only_the_agent_itself_may_enter(tmp_path: Path) -> None:
+    with connected(tmp_path) as control:
         control.status()
         assert stat.S_IMODE((tmp_path / ".control").stat().st_mode) == 0o700
 
@@ -487,7 +487,7 @@ def test_commands_are_answered_again_once_there_are_threads(
 
 
 @pytest.mark.parametrize("name", ["control", "answers", "_work"])
-def test_a_thread_that_is_lacking_anywhere_behind_the_door_stops_only_the_command_that_needed_it(
+def test_a_thread_that_is_lacking_anywhere_behind_the_listener_stops_only_the_command_that_needed_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
     start, refused = threading.Thread.start, threading.Event()
@@ -516,7 +516,7 @@ def test_commands_are_answered_again_once_there_are_descriptors(
 ) -> None:
     monkeypatch.setattr(lazy_listener, "_RETRY_SECONDS", 0.01)
     told = threading.Event()
-    monkeypatch.setattr(lazy_listener, "_log", _Telling(told))
+    monkeypatch.setattr(lazy_listener, "_log", _NotifyingLogger(told))
     with served(tmp_path):
         with socket.socket(socket.AF_UNIX) as guest, no_descriptors():
             guest.connect(str(tmp_path / "control.sock"))
@@ -525,7 +525,7 @@ def test_commands_are_answered_again_once_there_are_descriptors(
             assert control.status()
 
 
-class _Telling:
+class _NotifyingLogger:
     """A logger that says when it was used."""
 
     def __init__(self, told: threading.Event) -> None:

@@ -100,12 +100,12 @@ class Starter:
         return subprocess.run(["true"], check=True).returncode
 
 
-class Heir(Starter):
+class Inheriting(Starter):
     """A class that inherits the start of a process."""
 
 
 def by_a_class() -> int:
-    return Heir().code
+    return Inheriting().code
 
 
 def by_a_module() -> Callable[..., object]:
@@ -124,7 +124,9 @@ def harmless() -> None:
     recorders.write_mcap(Path("x"))
 
 
-@pytest.mark.parametrize("thing", [by_a_class, by_a_module, by_os, in_a_function_inside, Heir])
+@pytest.mark.parametrize(
+    "thing", [by_a_class, by_a_module, by_os, in_a_function_inside, Inheriting]
+)
 def test_a_start_is_found_behind_names(thing: object) -> None:
     assert Reading().starts(thing)
 

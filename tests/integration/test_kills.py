@@ -9,14 +9,14 @@ from pathlib import Path
 
 import pytest
 
-from tests.bench.kills import Ordeal
+from tests.bench.kills import KillBenchmark
 
 KILLS, SEED = 12, 20
 
 
 @pytest.mark.timeout(240)
 def test_a_killed_agent_loses_doubles_and_leaves_nothing(tmp_path: Path) -> None:
-    tally = Ordeal(tmp_path, SEED).run(KILLS)
+    tally = KillBenchmark(tmp_path, SEED).run(KILLS)
     assert tally.recordings >= 4
     assert set(tally.phases) - {"nothing"}, "no kill came within an upload"
     assert tally.good(KILLS), str(tally)

@@ -90,7 +90,7 @@ class Station:
         self.agent.stop(signal.SIGKILL if killed else signal.SIGTERM)
         return not killed
 
-    def told_of(self, marker: Path) -> bool:
+    def was_reported(self, marker: Path) -> bool:
         """Return whether the history notes that this marker was reported.
 
         A marker that can't be removed is reported once.
@@ -161,7 +161,7 @@ def each_step(
         station.cloud.stop_gateway()
 
 
-def touched(path: Path, text: str = "") -> list[Path]:
+def touch_marker(path: Path, text: str = "") -> list[Path]:
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(text)
     return [path]
@@ -171,7 +171,7 @@ def test_a_marker_beside_a_recording_uploads_it_again_once(station: Station) -> 
     marker = Path(f"{station.a}.resync")
     logs = each_step(
         station,
-        lambda: touched(marker, "scene was wrong"),
+        lambda: touch_marker(marker, "scene was wrong"),
         lambda logs: [log.resync for log in logs[2:]] == [True],
     )
     assert logs[:2] == station.synced
@@ -188,7 +188,7 @@ def test_a_marker_beside_a_recording_uploads_it_again_once(station: Station) -> 
 
 def test_a_marker_by_episode_uploads_it_again_once(station: Station) -> None:
     marker = station.markers / "ep-a.resync"
-    logs = each_step(station, lambda: touched(marker), lambda logs: len(logs) == 3)
+    logs = each_step(station, lambda: touch_marker(marker), lambda logs: len(logs) == 3)
     assert logs[:2] == station.synced
     assert (logs[2].fingerprint, logs[2].resync, logs[2].trigger) == (
         logs[0].fingerprint,
@@ -201,7 +201,7 @@ def test_a_marker_in_a_folder_uploads_everything_in_it_and_below_again_once(
     station: Station,
 ) -> None:
     marker = station.agent.root / ".resync"
-    logs = each_step(station, lambda: touched(marker), lambda logs: len(logs) == 4)
+    logs = each_step(station, lambda: touch_marker(marker), lambda logs: len(logs) == 4)
     assert logs[:2] == station.synced
     assert [log.fingerprint for log in logs[2:]] == [log.fingerprint for log in logs[:2]]
     assert all(log.resync for log in logs[2:])
@@ -214,7 +214,7 @@ def test_a_marker_puts_a_recording_ahead_of_the_queue(station: Station) -> None:
         for number in range(3):
             write_mcap(station.agent.root / f"early-{number}.mcap", seed=10 + number)
         write_mcap(late, seed=20)
-        return touched(Path(f"{late}.first"))
+        return touch_marker(Path(f"{late}.first"))
 
     logs = each_step(station, ask, lambda logs: len(logs) == 6 and logs[-1].ahead > 0)
     assert [log.path for log in logs if log.ahead] == [str(late)]
@@ -225,7 +225,7 @@ def test_a_marker_puts_a_recording_ahead_of_the_queue(station: Station) -> None:
 
 def test_the_pause_marker_holds_everything_back_until_it_is_gone(station: Station) -> None:
     pause = station.markers / "pause"
-    touched(pause)
+    touch_marker(pause)
     station.cloud.start_gateway()
     write_mcap(station.agent.root / "new.mcap", seed=30)
     for kill in (signal.SIGKILL, signal.SIGTERM):
@@ -246,7 +246,7 @@ def test_the_rescan_marker_is_gone_once_everything_was_looked_at(station: Statio
     marker = station.markers / "rescan"
     for step in itertools.count(1):
         station.reset()
-        touched(marker)
+        touch_marker(marker)
         if station.survives(step, lambda _: not marker.exists()):
             break
         station.agent.start()
@@ -260,7 +260,7 @@ def test_a_marker_without_its_recording_says_why_it_is_rejected(station: Station
         rejected = Path(f"{marker}.rejected")
         for step in itertools.count(1):
             station.reset()
-            touched(marker)
+            touch_marker(marker)
 
             def done(_: list[SyncLog], marker: Path = marker, rejected: Path = rejected) -> bool:
                 return rejected.exists() and station.forgotten(marker)
@@ -283,11 +283,11 @@ def test_a_marker_in_a_read_only_folder_is_served_once_and_said_once(station: St
         folder.mkdir()
         with mounted(folder):
             marker = Path(f"{write_mcap(folder / 'c.mcap', seed=40)}.resync")
-            touched(marker)
+            touch_marker(marker)
             subprocess.run(["mount", "-o", "remount,ro", folder], check=True)
 
             def served(logs: list[SyncLog], marker: Path = marker) -> bool:
-                return len(logs) == 3 and station.told_of(marker)
+                return len(logs) == 3 and station.was_reported(marker)
 
             survived = station.survives(step, served)
             station.agent.start()

@@ -299,7 +299,7 @@ def configure(agent: Agent, /, **sections: Mapping[str, Any]) -> None:
     )
 
 
-def hang_up(agent: Agent, until: str) -> None:
+def send_sighup(agent: Agent, until: str) -> None:
     """Send SIGHUP, and wait until the agent has logged a text that it had not logged before."""
     before = agent.said().count(until)
     assert agent.process is not None
@@ -335,7 +335,7 @@ def test_a_reload_takes_effect_while_an_upload_goes_on_and_a_wrong_file_changes_
         new_logs = tmp_path / "logs-2"
         second = {**first, "watch": {"roots": [str(other)]}, "log": {"dir": str(new_logs)}}
         configure(agent, **second)
-        hang_up(agent, "settings reloaded: log.dir, upload.bandwidth_mbit, watch.roots")
+        send_sighup(agent, "settings reloaded: log.dir, upload.bandwidth_mbit, watch.roots")
         elsewhere = write_mcap(other / "b.mcap", seed=2)
         # The agent no longer watches this folder.
         write_mcap(agent.root / "c.mcap", seed=3)
@@ -347,7 +347,7 @@ def test_a_reload_takes_effect_while_an_upload_goes_on_and_a_wrong_file_changes_
         assert "completed" in (new_logs / "agent.log").read_text()
 
         configure(agent, **second, upload={"order": "best", "colour": "red"})
-        hang_up(agent, "the configuration is refused, and the old one stays")
+        send_sighup(agent, "the configuration is refused, and the old one stays")
         refusal = agent.said().splitlines()[-1]
         assert "upload.order" in refusal
         assert "upload.colour" in refusal
@@ -358,12 +358,12 @@ def test_a_reload_takes_effect_while_an_upload_goes_on_and_a_wrong_file_changes_
         agent.wait_completed(3)
 
         configure(agent, **second, bucket={"name": "another"})
-        hang_up(agent, "restart the agent for bucket.name")
+        send_sighup(agent, "restart the agent for bucket.name")
         told = agent.command("status").stdout
         assert "restart for bucket.name" in told
         assert "refused" not in told
         configure(agent, **{**second, "agent": {"state_dir": str(tmp_path / "state-2")}})
-        hang_up(agent, "restart the agent for agent.state_dir")
+        send_sighup(agent, "restart the agent for agent.state_dir")
         assert not (tmp_path / "state-2").exists()
         write_mcap(other / "e.mcap", seed=5)
         agent.wait_completed(4)
@@ -378,7 +378,7 @@ def test_a_storm_of_signals_is_one_reload_and_a_stop_gets_through(
 ) -> None:
     with running(cloud, tmp_path) as agent:
         eventually(lambda: "watches" in agent.said())
-        hang_up(agent, "settings reloaded: no changes")
+        send_sighup(agent, "settings reloaded: no changes")
         assert agent.process is not None
         for _ in range(200):
             agent.process.send_signal(signal.SIGHUP)

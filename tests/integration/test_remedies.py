@@ -31,7 +31,7 @@ from agent.assembly import jobs
 from agent.assembly.app import App
 from agent.model.errors import AgentError, HistoryLockedError
 from agent.model.sync_log import SyncLog
-from agent.preconditions import host as robot
+from agent.preconditions import host
 from tests.harness.cli_scene import Scene, World
 from tests.harness.fakes.clock import FakeClock
 from tests.harness.faketime import LIBRARY
@@ -202,7 +202,7 @@ def few_watches(scene: Scene) -> None:
     limits = scene.folder / "inotify"
     limits.mkdir()
     (limits / "max_user_watches").write_text("0\n")
-    scene.patch.setattr(robot, "_INOTIFY", limits)
+    scene.patch.setattr(host, "_INOTIFY", limits)
 
 
 def disk_is_full(scene: Scene) -> None:

@@ -40,7 +40,7 @@ def events(agent: Agent) -> list[dict[str, Any]]:
     return [json.loads(line) for line in log.read_text().splitlines()] if log.exists() else []
 
 
-def told(agent: Agent, event: str) -> list[dict[str, Any]]:
+def logged_events(agent: Agent, event: str) -> list[dict[str, Any]]:
     return [line for line in events(agent) if line.get("event") == event]
 
 
@@ -64,7 +64,7 @@ def test_uploaded_recordings_disappear_once_the_platform_confirms_them_again(
         unfinished.write_bytes(recordings[0].read_bytes()[:1000])
         agent.start()
         try:
-            wait_for(agent, lambda: told(agent, "unconfirmed"))
+            wait_for(agent, lambda: logged_events(agent, "unconfirmed"))
             assert all(path.exists() for path in recordings)
             cloud.start_gateway()
             wait_for(agent, lambda: not (agent.root / "bag").exists())
@@ -73,8 +73,10 @@ def test_uploaded_recordings_disappear_once_the_platform_confirms_them_again(
         assert os.listdir(agent.root) == ["unfinished.mcap"]  # noqa: PTH208 - only the names
         assert {cloud.read_object(log.object_key) for log in logs} == contents
     assert agent.documents() == logs
-    assert {line["path"] for line in told(agent, "deleted")} == {str(path) for path in recordings}
-    assert {line["object_key"] for line in told(agent, "deleted")} == {
+    assert {line["path"] for line in logged_events(agent, "deleted")} == {
+        str(path) for path in recordings
+    }
+    assert {line["object_key"] for line in logged_events(agent, "deleted")} == {
         log.object_key for log in logs
     }
 
@@ -104,14 +106,14 @@ def test_what_somebody_removed_from_the_bucket_stays_on_the_robot(
         (log,) = [log for log in agent.documents() if log.path == str(lost)]
     store.library.remove_object(BUCKET, log.object_key)
     with running(store, tmp_path, **store.settings(**AT_ONCE)) as agent:
-        wait_for(agent, lambda: told(agent, "object_missing") and not kept.exists())
+        wait_for(agent, lambda: logged_events(agent, "object_missing") and not kept.exists())
         agent.stop(signal.SIGKILL)
         agent.start()
-        wait_for(agent, lambda: len(told(agent, "object_missing")) == 2)
+        wait_for(agent, lambda: len(logged_events(agent, "object_missing")) == 2)
         assert lost.exists()
     (other,) = [log for log in agent.documents() if log.path == str(kept)]
     assert store.read(other.object_key) == content
-    assert told(agent, "object_missing")[0]["path"] == str(lost)
+    assert logged_events(agent, "object_missing")[0]["path"] == str(lost)
 
 
 def test_a_recording_that_was_changed_in_place_stays_until_it_is_uploaded_again(
@@ -134,7 +136,7 @@ def test_a_recording_that_was_changed_in_place_stays_until_it_is_uploaded_again(
         os.utime(changed, ns=(before.st_atime_ns, before.st_mtime_ns))
         content = changed.read_bytes()
         with running(cloud, tmp_path, **AT_ONCE) as agent:
-            wait_for(agent, lambda: told(agent, "not_deleted") and not sound.exists())
+            wait_for(agent, lambda: logged_events(agent, "not_deleted") and not sound.exists())
             wait_for(
                 agent,
                 lambda: json.loads(agent.command("status", "--json").stdout)["agent"].get(
@@ -186,7 +188,7 @@ def test_a_disk_that_fills_up_loses_the_oldest_uploaded_ones_and_recording_goes_
                 agent.wait_completed(number + 1)
             wait_for(agent, lambda: free_on(agent.root) >= 20 * MIB)
             left = sorted(path.name for path in agent.root.glob("*.mcap"))
-        gone = [Path(line["path"]).name for line in told(agent, "deleted")]
+        gone = [Path(line["path"]).name for line in logged_events(agent, "deleted")]
         assert gone == [f"{number}.mcap" for number in range(len(gone))], "the oldest first"
         assert left == [*(f"{number}.mcap" for number in range(len(gone), 9)), "bad.mcap"]
         assert len(gone) == 4, "no more than had to"

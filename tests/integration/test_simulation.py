@@ -35,7 +35,7 @@ from agent.model.values import (
     Sighting,
     utc_text,
 )
-from agent.operations import marker_file as touched
+from agent.operations import marker_file
 from agent.retention.deletion import VerifiedFile
 from tests.harness.fakes.clock import FakeClock
 from tests.harness.fakes.gateway import GATEWAY_CALLS, PROFILE
@@ -186,13 +186,13 @@ class Simulation(RuleBasedStateMachine):
         # How often each marker was touched.
         self.marks: Counter[Path] = Counter()
         self.read_only = False
-        self.unlink = touched.unlink
-        touched.unlink = self._unlink
+        self.unlink = marker_file.unlink
+        marker_file.unlink = self._unlink
         self.seeds = itertools.count(1)
         self.stamps = itertools.count(1_700_000_000)
-        self.store.before = lambda call: self._meanwhile(call, at_store=True)
-        self.robot.gateway.before = self._meanwhile
-        self.robot.history.before = self._meanwhile
+        self.store.before = lambda call: self._run_planned_events(call, at_store=True)
+        self.robot.gateway.before = self._run_planned_events
+        self.robot.history.before = self._run_planned_events
         self._witness()
 
     # These rules change files.
@@ -451,7 +451,7 @@ class Simulation(RuleBasedStateMachine):
             self._check_the_end()
             self._check_what_is_kept()
         finally:
-            touched.unlink = self.unlink
+            marker_file.unlink = self.unlink
             shutil.rmtree(self.place)
 
     def _cease(self) -> None:
@@ -588,7 +588,7 @@ class Simulation(RuleBasedStateMachine):
 
         self.robot.deletion.verified_file = witnessed  # type: ignore[method-assign] # the simulation watches it
 
-    def _meanwhile(self, call: str, *, at_store: bool = False) -> None:
+    def _run_planned_events(self, call: str, *, at_store: bool = False) -> None:
         """Before a call, let the planned events happen."""
         SEEN[call] += 1
         due = [what for calls, what in self.plan if calls <= 1 and (at_store or what != "turn")]
@@ -665,7 +665,7 @@ class Simulation(RuleBasedStateMachine):
         The power may fail before and after the removal.
         """
         try:
-            self._meanwhile("unlink")
+            self._run_planned_events("unlink")
         except Crash:
             SEEN["lost between serving and removing"] += 1
             raise
@@ -677,7 +677,7 @@ class Simulation(RuleBasedStateMachine):
             SEEN["can't be removed"] += 1
             raise OSError(errno.EROFS, "Read-only file system")
         self.unlink(marker)
-        self._meanwhile("unlinked")
+        self._run_planned_events("unlinked")
 
     def _drop_marker(self, path: Path, *, noticed: bool) -> None:
         path.touch()

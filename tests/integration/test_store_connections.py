@@ -250,10 +250,10 @@ def test_the_library_still_connects_where_it_did() -> None:
 
 
 @pytest.mark.parametrize(
-    ("seconds", "room"), [(0.01, 2 * SIZE), (10.0, 128 * KIB)], ids=["fast", "slow"]
+    ("seconds", "unsent_limit"), [(0.01, 2 * SIZE), (10.0, 128 * KIB)], ids=["fast", "slow"]
 )
 def test_what_may_wait_unsent_is_what_leaves_in_a_moment_and_never_too_little(
-    seconds: float, room: int
+    seconds: float, unsent_limit: int
 ) -> None:
     now = [0.0]
     with socket.create_server(("127.0.0.1", 0)) as server, ThreadPoolExecutor(1) as pool:
@@ -266,7 +266,7 @@ def test_what_may_wait_unsent_is_what_leaves_in_a_moment_and_never_too_little(
         answered.result(20)
         unsent = connection.sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT)
         connection.close()
-    assert unsent == pytest.approx(room, rel=0.01)
+    assert unsent == pytest.approx(unsent_limit, rel=0.01)
 
 
 def _take_in(server: socket.socket, size: int) -> None:

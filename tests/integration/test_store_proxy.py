@@ -48,7 +48,7 @@ def store(
         yield running
 
 
-class Desk:
+class ProxiedStore:
     """A proxy over a real store, and the lease that the proxy knows."""
 
     def __init__(self, store: servers.S3Server, folder: Path, bandwidth: float = 0) -> None:
@@ -110,8 +110,8 @@ class Desk:
 
 
 @pytest.fixture
-def desk(store: servers.S3Server, tmp_path: Path) -> Iterator[Desk]:
-    with contextlib.closing(Desk(store, tmp_path)) as made:
+def proxied(store: servers.S3Server, tmp_path: Path) -> Iterator[ProxiedStore]:
+    with contextlib.closing(ProxiedStore(store, tmp_path)) as made:
         yield made
 
 
@@ -143,25 +143,27 @@ def test_signatures_are_those_of_the_example_that_amazon_publishes() -> None:
     assert made == "f0e8bdb87c964420e857bd35b5d6ed310bd44f0170aba48dd91039c6036bdb41"
 
 
-def test_a_lease_carries_a_multipart_upload_and_reads_it_back(desk: Desk) -> None:
+def test_a_lease_carries_a_multipart_upload_and_reads_it_back(proxied: ProxiedStore) -> None:
     content = b"0123456789abcdef" * (11 * MIB // 16)
-    client = desk.client()
+    client = proxied.client()
     client.put_object(BUCKET, KEY, io.BytesIO(content), len(content), part_size=5 * MIB)
     assert client.stat_object(BUCKET, KEY).size == len(content)
     with client.get_object(BUCKET, KEY) as answer:
         assert hashlib.sha256(answer.read()).digest() == hashlib.sha256(content).digest()
-    assert desk.root.sha256(KEY) == hashlib.sha256(content).hexdigest()
+    assert proxied.root.sha256(KEY) == hashlib.sha256(content).hexdigest()
     client.remove_object(BUCKET, KEY)
-    assert desk.root.head(KEY) is None
+    assert proxied.root.head(KEY) is None
 
 
-def test_an_ended_lease_is_refused_and_a_fresh_one_for_the_same_object_passes(desk: Desk) -> None:
-    client = desk.client()
-    desk.put(client)
-    desk.clock += 600
-    assert refusal(lambda: desk.put(client)) == "ExpiredToken"
-    desk.put(desk.client(desk.issue("DEV2")), b"again")
-    assert desk.root.read(KEY) == b"again"
+def test_an_ended_lease_is_refused_and_a_fresh_one_for_the_same_object_passes(
+    proxied: ProxiedStore,
+) -> None:
+    client = proxied.client()
+    proxied.put(client)
+    proxied.clock += 600
+    assert refusal(lambda: proxied.put(client)) == "ExpiredToken"
+    proxied.put(proxied.client(proxied.issue("DEV2")), b"again")
+    assert proxied.root.read(KEY) == b"again"
 
 
 @pytest.mark.parametrize(
@@ -173,43 +175,43 @@ def test_an_ended_lease_is_refused_and_a_fresh_one_for_the_same_object_passes(de
     ],
 )
 def test_keys_that_are_not_the_leases_are_refused_by_name(
-    desk: Desk, wrong: dict[str, str], code: str
+    proxied: ProxiedStore, wrong: dict[str, str], code: str
 ) -> None:
-    assert refusal(lambda: desk.put(desk.client(replace(desk.lease, **wrong)))) == code  # type: ignore[arg-type] # every value is text
+    assert refusal(lambda: proxied.put(proxied.client(replace(proxied.lease, **wrong)))) == code  # type: ignore[arg-type] # every value is text
 
 
-def test_a_lease_opens_nothing_but_its_own_object(desk: Desk) -> None:
-    client = desk.client()
-    assert refusal(lambda: desk.put(client, key=KEY + "2")) == "AccessDenied"
-    assert refusal(lambda: desk.put(client, bucket="elsewhere")) == "AccessDenied"
+def test_a_lease_opens_nothing_but_its_own_object(proxied: ProxiedStore) -> None:
+    client = proxied.client()
+    assert refusal(lambda: proxied.put(client, key=KEY + "2")) == "AccessDenied"
+    assert refusal(lambda: proxied.put(client, bucket="elsewhere")) == "AccessDenied"
     assert refusal(lambda: list(client.list_objects(BUCKET))) == "AccessDenied"
     assert refusal(lambda: client.remove_bucket(BUCKET)) == "AccessDenied"
     assert (
         refusal(lambda: client._list_multipart_uploads(BUCKET, prefix="robot-2")) == "AccessDenied"
     )
-    target, headers = desk.signed("PUT", x_amz_copy_source=f"/{BUCKET}/other")
-    assert desk.http.request("PUT", desk.front.url + target, headers=headers).status == 403
+    target, headers = proxied.signed("PUT", x_amz_copy_source=f"/{BUCKET}/other")
+    assert proxied.http.request("PUT", proxied.front.url + target, headers=headers).status == 403
 
 
-def test_multiparts_under_the_leases_own_key_are_listed(desk: Desk) -> None:
-    client = desk.client()
+def test_multiparts_under_the_leases_own_key_are_listed(proxied: ProxiedStore) -> None:
+    client = proxied.client()
     upload_id = client._create_multipart_upload(BUCKET, KEY, {})
     listed = client._list_multipart_uploads(BUCKET, prefix=KEY)
     client._abort_multipart_upload(BUCKET, KEY, upload_id)
     assert [item.upload_id for item in listed.uploads] == [upload_id]
 
 
-def test_a_request_without_a_signature_is_refused(desk: Desk) -> None:
-    answer = desk.http.request("GET", f"{desk.front.url}/{BUCKET}/{KEY}")
+def test_a_request_without_a_signature_is_refused(proxied: ProxiedStore) -> None:
+    answer = proxied.http.request("GET", f"{proxied.front.url}/{BUCKET}/{KEY}")
     assert (answer.status, answer.headers["content-type"]) == (403, "application/xml")
     assert b"<Code>AccessDenied</Code>" in answer.data
 
 
-def test_a_refused_head_has_no_body(desk: Desk) -> None:
-    desk.clock += 600
-    target, headers = desk.signed("HEAD")
+def test_a_refused_head_has_no_body(proxied: ProxiedStore) -> None:
+    proxied.clock += 600
+    target, headers = proxied.signed("HEAD")
     with contextlib.closing(
-        socket.create_connection(("127.0.0.1", desk.front.port), timeout=10)
+        socket.create_connection(("127.0.0.1", proxied.front.port), timeout=10)
     ) as raw:
         lines = [
             f"HEAD {target} HTTP/1.1",
@@ -221,70 +223,73 @@ def test_a_refused_head_has_no_body(desk: Desk) -> None:
     assert answer.endswith(b"\r\n\r\n")
 
 
-def test_a_clock_that_is_far_off_is_refused_with_the_stores_date(desk: Desk) -> None:
-    desk.ledger.put(replace(desk.lease, expires_at=desk.clock + 7200))
-    desk.clock += 3600
-    target, headers = desk.signed("GET")
-    answer = desk.http.request("GET", desk.front.url + target, headers=headers)
+def test_a_clock_that_is_far_off_is_refused_with_the_stores_date(proxied: ProxiedStore) -> None:
+    proxied.ledger.put(replace(proxied.lease, expires_at=proxied.clock + 7200))
+    proxied.clock += 3600
+    target, headers = proxied.signed("GET")
+    answer = proxied.http.request("GET", proxied.front.url + target, headers=headers)
     assert answer.status == 403
     assert b"RequestTimeTooSkewed" in answer.data
     assert "date" in answer.headers
 
 
-def test_a_header_added_after_signing_is_refused(desk: Desk) -> None:
-    target, headers = desk.signed("PUT")
-    answer = desk.http.request(
-        "PUT", desk.front.url + target, body=b"x", headers=headers | {"x-amz-acl": "public-read"}
+def test_a_header_added_after_signing_is_refused(proxied: ProxiedStore) -> None:
+    target, headers = proxied.signed("PUT")
+    answer = proxied.http.request(
+        "PUT", proxied.front.url + target, body=b"x", headers=headers | {"x-amz-acl": "public-read"}
     )
     assert answer.status == 403
     assert b"x-amz-acl" in answer.data
 
 
-def test_a_payload_other_than_the_signed_one_never_lands(desk: Desk) -> None:
-    client = desk.client()
-    desk.put(client, b"what was there")
+def test_a_payload_other_than_the_signed_one_never_lands(proxied: ProxiedStore) -> None:
+    client = proxied.client()
+    proxied.put(client, b"what was there")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(
             "minio.api.sha256_hash", lambda _: hashlib.sha256(b"something else").hexdigest()
         )
         assert (
-            refusal(lambda: desk.put(client, b"damaged on the way")) == "XAmzContentSHA256Mismatch"
+            refusal(lambda: proxied.put(client, b"damaged on the way"))
+            == "XAmzContentSHA256Mismatch"
         )
-    assert desk.root.read(KEY) == b"what was there"
+    assert proxied.root.read(KEY) == b"what was there"
 
 
-def test_a_wrong_content_md5_reaches_the_store_which_refuses_it(desk: Desk) -> None:
+def test_a_wrong_content_md5_reaches_the_store_which_refuses_it(proxied: ProxiedStore) -> None:
     wrong = base64.b64encode(hashlib.md5(b"other").digest()).decode()  # noqa: S324 - S3 defines the header so
-    target, headers = desk.signed("PUT", content_md5=wrong)
-    answer = desk.http.request("PUT", desk.front.url + target, body=b"bytes", headers=headers)
+    target, headers = proxied.signed("PUT", content_md5=wrong)
+    answer = proxied.http.request("PUT", proxied.front.url + target, body=b"bytes", headers=headers)
     assert answer.status == 400
     assert b"BadDigest" in answer.data
 
 
 def test_checksums_reach_a_store_that_has_them_and_come_back(
-    desk: Desk, store: servers.S3Server
+    proxied: ProxiedStore, store: servers.S3Server
 ) -> None:
     if store.name != "minio":
         pytest.skip("rclone has no checksums")
     right = base64.b64encode(hashlib.sha256(b"bytes").digest()).decode()
-    target, headers = desk.signed("PUT", x_amz_checksum_sha256=right)
-    answer = desk.http.request("PUT", desk.front.url + target, body=b"bytes", headers=headers)
+    target, headers = proxied.signed("PUT", x_amz_checksum_sha256=right)
+    answer = proxied.http.request("PUT", proxied.front.url + target, body=b"bytes", headers=headers)
     assert (answer.status, answer.headers["x-amz-checksum-sha256"]) == (200, right)
-    answer = desk.http.request("PUT", desk.front.url + target, body=b"other", headers=headers)
+    answer = proxied.http.request("PUT", proxied.front.url + target, body=b"other", headers=headers)
     assert answer.status == 400
 
 
-def test_one_connection_serves_many_requests_also_after_a_refused_body(desk: Desk) -> None:
-    connection = http.client.HTTPConnection("127.0.0.1", desk.front.port, timeout=30)
+def test_one_connection_serves_many_requests_also_after_a_refused_body(
+    proxied: ProxiedStore,
+) -> None:
+    connection = http.client.HTTPConnection("127.0.0.1", proxied.front.port, timeout=30)
     with contextlib.closing(connection):
         connection.connect()
         local = connection.sock.getsockname()
-        target, headers = desk.signed("PUT")
+        target, headers = proxied.signed("PUT")
         for method, body, sent, status in [
             ("PUT", b"first", headers, 200),
             ("PUT", b"x" * MIB, headers | {"x-amz-security-token": "wrong"}, 400),
             ("PUT", b"second", headers, 200),
-            ("GET", None, desk.signed("GET")[1], 200),
+            ("GET", None, proxied.signed("GET")[1], 200),
         ]:
             connection.request(method, target, body=body, headers=sent)
             answer = connection.getresponse()
@@ -294,10 +299,10 @@ def test_one_connection_serves_many_requests_also_after_a_refused_body(desk: Des
         assert content == b"second"
 
 
-def test_a_client_that_expects_to_be_asked_for_its_body_is_asked(desk: Desk) -> None:
-    target, headers = desk.signed("PUT")
+def test_a_client_that_expects_to_be_asked_for_its_body_is_asked(proxied: ProxiedStore) -> None:
+    target, headers = proxied.signed("PUT")
     with contextlib.closing(
-        socket.create_connection(("127.0.0.1", desk.front.port), timeout=10)
+        socket.create_connection(("127.0.0.1", proxied.front.port), timeout=10)
     ) as raw:
         lines = [f"PUT {target} HTTP/1.1", *(f"{name}: {value}" for name, value in headers.items())]
         raw.sendall(
@@ -308,10 +313,10 @@ def test_a_client_that_expects_to_be_asked_for_its_body_is_asked(desk: Desk) -> 
         assert raw.recv(4096).startswith(b"HTTP/1.1 200 ")
 
 
-def test_a_chunked_request_is_refused(desk: Desk) -> None:
-    target, headers = desk.signed("PUT")
-    answer = desk.http.request(
-        "PUT", desk.front.url + target, body=iter([b"by", b"tes"]), headers=headers, chunked=True
+def test_a_chunked_request_is_refused(proxied: ProxiedStore) -> None:
+    target, headers = proxied.signed("PUT")
+    answer = proxied.http.request(
+        "PUT", proxied.front.url + target, body=iter([b"by", b"tes"]), headers=headers, chunked=True
     )
     assert answer.status == 411
 
@@ -328,10 +333,10 @@ class Zeros(io.RawIOBase):
         return bytes(min(size, 64 * 1024)) if size <= 64 * 1024 else bytes(size)
 
 
-def test_64_mib_stream_through_in_both_directions_with_flat_memory(desk: Desk) -> None:
+def test_64_mib_stream_through_in_both_directions_with_flat_memory(proxied: ProxiedStore) -> None:
     size = 64 * MIB
-    target, headers = desk.signed("PUT")
-    sent = http.client.HTTPConnection("127.0.0.1", desk.front.port, timeout=60)
+    target, headers = proxied.signed("PUT")
+    sent = http.client.HTTPConnection("127.0.0.1", proxied.front.port, timeout=60)
     tracemalloc.start()
     try:
         with contextlib.closing(sent):
@@ -339,9 +344,9 @@ def test_64_mib_stream_through_in_both_directions_with_flat_memory(desk: Desk) -
                 "PUT", target, body=Zeros(size), headers=headers | {"content-length": str(size)}
             )
             assert sent.getresponse().status == 200
-            target, headers = desk.signed("GET")
-            answer = desk.http.request(
-                "GET", desk.front.url + target, headers=headers, preload_content=False
+            target, headers = proxied.signed("GET")
+            answer = proxied.http.request(
+                "GET", proxied.front.url + target, headers=headers, preload_content=False
             )
             received = sum(len(block) for block in answer.stream(64 * 1024))
         peak = tracemalloc.get_traced_memory()[1]
@@ -351,19 +356,19 @@ def test_64_mib_stream_through_in_both_directions_with_flat_memory(desk: Desk) -
     assert peak < 4 * MIB
 
 
-def test_a_store_that_is_away_is_unavailable_until_it_is_back(desk: Desk) -> None:
-    desk.front.store = Endpoint("http://127.0.0.1:9")
-    assert refusal(lambda: desk.put(desk.client())) == "ServiceUnavailable"
-    desk.front.store = desk.endpoint
-    desk.put(desk.client())
-    assert desk.root.read(KEY) == b"bytes"
+def test_a_store_that_is_away_is_unavailable_until_it_is_back(proxied: ProxiedStore) -> None:
+    proxied.front.store = Endpoint("http://127.0.0.1:9")
+    assert refusal(lambda: proxied.put(proxied.client())) == "ServiceUnavailable"
+    proxied.front.store = proxied.endpoint
+    proxied.put(proxied.client())
+    assert proxied.root.read(KEY) == b"bytes"
 
 
 def test_stopping_cuts_connections_and_leaves_no_thread(
-    desk: Desk, store: servers.S3Server, tmp_path: Path
+    proxied: ProxiedStore, store: servers.S3Server, tmp_path: Path
 ) -> None:
     before = set(threading.enumerate())
-    other = Desk(store, tmp_path / ".." / tmp_path.name)
+    other = ProxiedStore(store, tmp_path / ".." / tmp_path.name)
     other.put(other.client())
     raw = socket.create_connection(("127.0.0.1", other.front.port), timeout=10)
     with contextlib.closing(raw):
@@ -373,20 +378,20 @@ def test_stopping_cuts_connections_and_leaves_no_thread(
     with pytest.raises(ConnectionRefusedError):
         socket.create_connection(("127.0.0.1", other.front.port), timeout=10)
     assert set(threading.enumerate()) <= before
-    assert desk.front.port != other.front.port
+    assert proxied.front.port != other.front.port
 
 
 def test_stopping_does_not_wait_for_a_store_that_never_answers(
     store: servers.S3Server, tmp_path: Path
 ) -> None:
-    desk = Desk(store, tmp_path)
+    proxied = ProxiedStore(store, tmp_path)
     with socket.create_server(("127.0.0.1", 0)) as silent:
-        desk.front.store = Endpoint(f"http://127.0.0.1:{silent.getsockname()[1]}")
+        proxied.front.store = Endpoint(f"http://127.0.0.1:{silent.getsockname()[1]}")
         failures: list[Exception] = []
 
         def put() -> None:
             try:
-                desk.put(desk.client())
+                proxied.put(proxied.client())
             except Exception as error:  # noqa: BLE001 - the error is checked below
                 failures.append(error)
 
@@ -395,7 +400,7 @@ def test_stopping_does_not_wait_for_a_store_that_never_answers(
         waiting, _ = silent.accept()
         with waiting:
             begun = time.monotonic()
-            desk.close()
+            proxied.close()
             sender.join(timeout=5)
             assert time.monotonic() - begun < 5
     assert len(failures) == 1
@@ -403,18 +408,18 @@ def test_stopping_does_not_wait_for_a_store_that_never_answers(
 
 def test_a_paced_link_is_shared_by_all_connections(store: servers.S3Server, tmp_path: Path) -> None:
     rate = 4_000_000
-    with contextlib.closing(Desk(store, tmp_path, bandwidth=rate)) as desk:
+    with contextlib.closing(ProxiedStore(store, tmp_path, bandwidth=rate)) as proxied:
         begun = time.monotonic()
         senders = [
-            threading.Thread(target=desk.put, args=(desk.client(), b"x" * 1_000_000)),
-            threading.Thread(target=desk.put, args=(desk.client(), b"y" * 1_000_000)),
+            threading.Thread(target=proxied.put, args=(proxied.client(), b"x" * 1_000_000)),
+            threading.Thread(target=proxied.put, args=(proxied.client(), b"y" * 1_000_000)),
         ]
         for sender in senders:
             sender.start()
         for sender in senders:
             sender.join()
         assert 0.4 < time.monotonic() - begun < 2
-        assert desk.root.head(KEY) is not None
+        assert proxied.root.head(KEY) is not None
 
 
 def test_a_cut_link_lets_everybody_go() -> None:

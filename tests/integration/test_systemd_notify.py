@@ -41,7 +41,7 @@ class Manager:
         self._ear = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
         self._ear.bind(self._place)
 
-    def hear(self, seconds: float = 30) -> str:
+    def receive(self, seconds: float = 30) -> str:
         """Return the next message; "" when none comes within ``seconds``."""
         self._ear.settimeout(seconds)
         try:
@@ -49,19 +49,19 @@ class Manager:
         except (TimeoutError, BlockingIOError):
             return ""
 
-    def hear_until(self, wanted: str) -> list[str]:
+    def receive_until(self, wanted: str) -> list[str]:
         """Return all messages up to ``wanted``."""
-        heard = [self.hear()]
+        heard = [self.receive()]
         while heard[-1] != wanted:
             assert heard[-1], f"{wanted} never came after {heard[:-1]}"
-            heard.append(self.hear())
+            heard.append(self.receive())
         return heard
 
     def rest(self) -> list[str]:
         """Return the messages that were sent already."""
-        return list(iter(lambda: self.hear(0), ""))
+        return list(iter(lambda: self.receive(0), ""))
 
-    def stuff(self) -> None:
+    def fill(self) -> None:
         """Fill the queue: a sender now waits until the messages are read."""
         while True:
             sent = 0
@@ -178,31 +178,31 @@ def agent(tmp_path: Path, manager: Manager) -> Iterator[App]:
 def test_signs_of_life_end_when_the_dispatcher_hangs_and_come_back_with_it(
     agent: App, manager: Manager
 ) -> None:
-    manager.hear_until("READY=1")
+    manager.receive_until("READY=1")
     for _ in range(5):
-        manager.hear_until("WATCHDOG=1")
+        manager.receive_until("WATCHDOG=1")
     clock = agent.engine.health._monotonic
     with agent.dispatch._lock:
         agent.engine.health.check()
         agent.engine.health._monotonic = lambda: clock() + 61
         # These messages were still on their way.
-        while manager.hear(10 * _BEAT_SECONDS):
+        while manager.receive(10 * _BEAT_SECONDS):
             pass
-        assert manager.hear(20 * _BEAT_SECONDS) == ""
-    manager.hear_until("WATCHDOG=1")
+        assert manager.receive(20 * _BEAT_SECONDS) == ""
+    manager.receive_until("WATCHDOG=1")
 
 
 def test_a_reload_is_told_from_its_beginning_to_its_end(agent: App, manager: Manager) -> None:
-    manager.hear_until("READY=1")
+    manager.receive_until("READY=1")
     before = time.monotonic_ns() // 1000
     agent.reload(lambda: agent.settings)
-    heard = manager.hear_until("READY=1")
+    heard = manager.receive_until("READY=1")
     (begun,) = (message for message in heard if message.startswith("RELOADING=1\nMONOTONIC_USEC="))
     assert before <= int(begun.partition("USEC=")[2]) <= time.monotonic_ns() // 1000
 
 
 def test_a_watcher_that_is_lost_ends_no_sign_of_life(agent: App, manager: Manager) -> None:
-    manager.hear_until("READY=1")
+    manager.receive_until("READY=1")
     # The lock keeps the agent from repairing the watcher.
     with agent.engine.discovery.watcher._lock:
         (post,) = agent.engine.discovery.watcher._watched_roots.values()
@@ -210,20 +210,20 @@ def test_a_watcher_that_is_lost_ends_no_sign_of_life(agent: App, manager: Manage
         post.observer.join(10)
         manager.rest()
         for _ in range(5):
-            manager.hear_until("WATCHDOG=1")
+            manager.receive_until("WATCHDOG=1")
         (fault,) = agent.engine.health.faults()
     assert (fault.code, fault.cure) == ("watcher_stopped", "wait")
 
 
 def test_a_disk_that_hangs_ends_no_sign_of_life(agent: App, manager: Manager) -> None:
-    manager.hear_until("READY=1")
+    manager.receive_until("READY=1")
     clock = agent.engine.health._monotonic
     with agent.engine.discovery.discover._lock, agent.engine.discovery.watcher._lock:
         agent.engine.health.check()
         agent.engine.health._monotonic = lambda: clock() + 3600
         # The first messages may be older.
         for _ in range(20):
-            manager.hear_until("WATCHDOG=1")
+            manager.receive_until("WATCHDOG=1")
         assert any(fault.code == "scan_stuck" for fault in agent.engine.health.faults())
 
 
@@ -262,7 +262,7 @@ def test_the_command_is_ready_with_its_history_open_and_before_it_uploads(
         cloud.start_gateway()
 
         agent.environ["NOTIFY_SOCKET"] = manager.address
-        manager.stuff()
+        manager.fill()
         agent.start()
         asked = control(agent)
         try:
@@ -271,9 +271,9 @@ def test_the_command_is_ready_with_its_history_open_and_before_it_uploads(
         finally:
             asked.close()
         assert [log.status for log in agent.documents()] == ["pending"]
-        manager.hear_until("READY=1")
+        manager.receive_until("READY=1")
         agent.wait_completed(1)
-        manager.hear_until("STATUS=0 uploading, 0 in the queue")
+        manager.receive_until("STATUS=0 uploading, 0 in the queue")
         assert agent.stop() == 0
         assert manager.rest()[-1] == "STOPPING=1"
 
@@ -285,10 +285,10 @@ def test_the_command_gives_signs_of_life_until_sigterm(tmp_path: Path, manager: 
             "WATCHDOG_USEC": str(int(_BEAT_SECONDS * 2e6)),
         }
         agent.start()
-        heard = manager.hear_until("READY=1")
+        heard = manager.receive_until("READY=1")
         assert heard == ["READY=1"]
         for _ in range(5):
-            manager.hear_until("WATCHDOG=1")
+            manager.receive_until("WATCHDOG=1")
         assert agent.stop() == 0
         rest = manager.rest()
         assert set(rest[rest.index("STOPPING=1") + 1 :]) <= {"STATUS=0 uploading, 0 in the queue"}

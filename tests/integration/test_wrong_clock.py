@@ -32,7 +32,7 @@ YEAR = 365 * 86400
 pytestmark = pytest.mark.skipif(LIBRARY is None, reason="libfaketime is not installed")
 
 
-class Elsewhen(Agent):
+class AgentWithClock(Agent):
     """An agent whose wall clock shows the time that a file sets."""
 
     def __init__(self, cloud: DevCloud, folder: Path, offset: float) -> None:
@@ -94,7 +94,7 @@ def test_an_upload_to_minio_completes_where_its_certificate_is_valid_at_that_dat
             address, server.access_key, server.secret_key, region="us-east-1", http_client=pool
         )
         library.make_bucket("robots")
-        agent = Elsewhen(cloud, tmp_path, offset)
+        agent = AgentWithClock(cloud, tmp_path, offset)
         agent.environ |= {
             "KEYSTONE_AGENT_CLOUD__MODE": "bucket",
             "KEYSTONE_AGENT_CLOUD__TLS_CA_FILE": str(server.ca_file),
@@ -127,7 +127,7 @@ def until(agent: Agent, told: Callable[[str], bool]) -> None:
 
 def test_a_year_ahead_an_upload_over_tls_completes(tmp_path: Path) -> None:
     with DevCloud(tmp_path / "cloud", tls=True) as cloud:
-        agent = Elsewhen(cloud, tmp_path, YEAR)
+        agent = AgentWithClock(cloud, tmp_path, YEAR)
         agent.start()
         try:
             recording = write_mcap(agent.root / "a.mcap", size=9 << 20)
@@ -141,7 +141,7 @@ def test_a_year_ahead_an_upload_over_tls_completes(tmp_path: Path) -> None:
 
 def test_in_1970_the_gate_blames_the_clock_and_opens_once_it_is_set(tmp_path: Path) -> None:
     with DevCloud(tmp_path / "cloud", tls=True) as cloud:
-        agent = Elsewhen(cloud, tmp_path, -time.time() + 86400)
+        agent = AgentWithClock(cloud, tmp_path, -time.time() + 86400)
         agent.start()
         try:
             write_mcap(agent.root / "a.mcap")
@@ -155,7 +155,7 @@ def test_in_1970_the_gate_blames_the_clock_and_opens_once_it_is_set(tmp_path: Pa
 
 def test_a_clock_that_jumps_while_the_agent_runs_stops_nothing(tmp_path: Path) -> None:
     with DevCloud(tmp_path / "cloud", tls=True) as cloud:
-        agent = Elsewhen(cloud, tmp_path, 0)
+        agent = AgentWithClock(cloud, tmp_path, 0)
         agent.start()
         try:
             for number, offset in enumerate((0, -7 * 86400, 120 * 86400, 0)):

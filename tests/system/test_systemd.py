@@ -20,7 +20,7 @@ pytestmark = pytest.mark.skipif(
 )
 
 
-def told(*command: str | Path) -> subprocess.CompletedProcess[str]:
+def run(*command: str | Path) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
 
 
@@ -32,14 +32,14 @@ def test_systemd_has_nothing_to_say_about_the_unit(tmp_path: Path) -> None:
     unit.write_text(
         UNIT.read_text(encoding="utf-8").replace(command, "/bin/true"), encoding="utf-8"
     )
-    verdict = told("systemd-analyze", "verify", unit)
+    verdict = run("systemd-analyze", "verify", unit)
     assert (verdict.returncode, verdict.stdout, verdict.stderr) == (0, "", "")
     unit.write_text(UNIT.read_text(encoding="utf-8").replace("Nice=", "Nicer="), encoding="utf-8")
-    assert "'Nicer'" in told("systemd-analyze", "verify", unit).stderr
+    assert "'Nicer'" in run("systemd-analyze", "verify", unit).stderr
 
 
 def test_the_unit_is_hardened() -> None:
-    verdict = told(
+    verdict = run(
         "systemd-analyze",
         "security",
         "--offline=true",
@@ -55,7 +55,7 @@ def test_the_unit_is_hardened() -> None:
 @pytest.mark.skipif(shutil.which("systemd-sysusers") is None, reason="no systemd-sysusers here")
 def test_the_user_is_made_with_a_group_of_its_own(tmp_path: Path) -> None:
     (tmp_path / "etc").mkdir()
-    made = told("systemd-sysusers", f"--root={tmp_path}", UNITS / "keystone-agent.sysusers")
+    made = run("systemd-sysusers", f"--root={tmp_path}", UNITS / "keystone-agent.sysusers")
     assert made.returncode == 0, made.stderr
     (user,) = (tmp_path / "etc" / "passwd").read_text().splitlines()
     (group,) = (tmp_path / "etc" / "group").read_text().splitlines()

@@ -28,7 +28,7 @@ def console(tmp_path: Path) -> Console:
     return Console(tmp_path)
 
 
-def asked(console: Console, instruction: str, *words: str) -> str:
+def completions(console: Console, instruction: str, *words: str) -> str:
     """Return what the command answers to the shell; the last of ``words`` is not complete yet."""
     environ = {
         **os.environ,
@@ -49,11 +49,11 @@ def asked(console: Console, instruction: str, *words: str) -> str:
 
 
 def test_the_script_of_the_readme_is_produced(console: Console) -> None:
-    assert "complete -o nosort -F" in asked(console, "bash_source")
+    assert "complete -o nosort -F" in completions(console, "bash_source")
 
 
 def test_a_command_is_completed(console: Console) -> None:
-    assert asked(console, "bash_complete", "hist") == "plain,history\n"
+    assert completions(console, "bash_complete", "hist") == "plain,history\n"
 
 
 def test_an_episode_is_completed(console: Console) -> None:
@@ -61,7 +61,7 @@ def test_an_episode_is_completed(console: Console) -> None:
     console.remember("/b.mcap", episode="run-2")
     console.remember("/b.mcap", episode="run-2")
     console.remember("/c.mcap", episode="other")
-    assert asked(console, "bash_complete", "history", "run-") == "plain,run-2\nplain,run-1\n"
+    assert completions(console, "bash_complete", "history", "run-") == "plain,run-2\nplain,run-1\n"
 
 
 def test_nothing_is_offered_where_it_would_take_long_or_fail(
@@ -103,15 +103,15 @@ def test_only_ids_without_a_meaning_to_a_shell_are_offered(console: Console) -> 
     ]
     for episode in (*good, *bad):
         console.remember("/a.mcap", episode=episode or "=")
-    offered = asked(console, "bash_complete", "history", "").splitlines()
+    offered = completions(console, "bash_complete", "history", "").splitlines()
     assert sorted(offered) == sorted(f"plain,{episode}" for episode in good)
 
 
 def test_where_no_id_begins_so_the_shell_completes_file_names(console: Console) -> None:
     console.remember("/a.mcap", episode="run-1")
-    assert asked(console, "bash_complete", "history", "run") == "plain,run-1\n"
-    assert asked(console, "bash_complete", "history", "day/") == "file,_\n"
-    assert asked(console, "zsh_complete", "history", "day/") == "file\n_\n_\n"
+    assert completions(console, "bash_complete", "history", "run") == "plain,run-1\n"
+    assert completions(console, "bash_complete", "history", "day/") == "file,_\n"
+    assert completions(console, "zsh_complete", "history", "day/") == "file\n_\n_\n"
 
 
 @pytest.mark.parametrize(
@@ -147,7 +147,7 @@ class Bash:
         self.folder.mkdir()
         self._told = tmp_path / "told.json"
         self._rc = tmp_path / "bashrc"
-        self._rc.write_text(asked(console, "bash_source"))
+        self._rc.write_text(completions(console, "bash_source"))
         command = tmp_path / "bin" / "keystone-agent"
         command.parent.mkdir()
         command.write_text(f'#!/bin/sh\nexec {shlex.quote(sys.executable)} -c "{_COMMAND}" "$@"\n')

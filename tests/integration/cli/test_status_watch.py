@@ -176,7 +176,7 @@ def test_programs_get_an_object_a_line(agent: Agent) -> None:
         process.communicate()
 
 
-class Talking(FakeOperator):
+class ChangingOperator(FakeOperator):
     """An agent that answers something new at every request."""
 
     def status(self) -> Mapping[str, Any]:
@@ -189,7 +189,7 @@ class Talking(FakeOperator):
 
 def test_the_socket_is_listened_to_until_the_agent_stops(tmp_path: Path) -> None:
     console = Console(tmp_path)
-    server = ControlServer(console.state, Talking())
+    server = ControlServer(console.state, ChangingOperator())
     server.start()
     command = [
         sys.executable,

@@ -58,16 +58,16 @@ def timeout() -> float:
 
 
 @pytest.fixture
-def rig(
+def testbed(
     tmp_path: Path, stage: Stage, store_name: str, timeout: float, monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[Rig]:
-    rig = Rig(tmp_path, stage.server(store_name), stage.recording, monkeypatch, timeout=timeout)
-    yield rig
-    rig.stop()
+    testbed = Rig(tmp_path, stage.server(store_name), stage.recording, monkeypatch, timeout=timeout)
+    yield testbed
+    testbed.stop()
 
 
 @pytest.fixture
-def tls_rig(
+def tls_testbed(
     tmp_path: Path, stage: Stage, store_name: str, timeout: float, monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[Rig]:
     """An upload setup with the store behind TLS.
@@ -75,8 +75,8 @@ def tls_rig(
     There, CRC-32 proves the parts, and their payload is not signed.
     """
     server = stage.server(store_name)
-    rig = Rig(
+    testbed = Rig(
         tmp_path, server, stage.recording, monkeypatch, timeout=timeout, tls=stage.certificate
     )
-    yield rig
-    rig.stop()
+    yield testbed
+    testbed.stop()

@@ -9,7 +9,7 @@ import grpc
 import pytest
 
 from agent.pb.data_gateway_pb2 import ReissueUploadCredentialsResponse
-from tests.harness.faults import gateway_proxy as gateway
+from tests.harness.faults import gateway_proxy
 from tests.harness.faults.gateway_proxy import Call, Fault, altered, refused
 from tests.harness.faults.rig import PART, Rig
 from tests.harness.faults.script import FOREVER
@@ -27,53 +27,53 @@ ENHANCE_YOUR_CALM = 11
 impatient = pytest.mark.parametrize("timeout", [1.0])
 
 
-def test_refused(rig: Rig) -> None:
-    rig.gateway.link.port.refuse()
-    rig.start()
-    assert rig.closed("refused").kind == "offline"
-    rig.gateway.link.port.accept()
-    rig.completed()
+def test_refused(testbed: Rig) -> None:
+    testbed.gateway.link.port.refuse()
+    testbed.start()
+    assert testbed.closed("refused").kind == "offline"
+    testbed.gateway.link.port.accept()
+    testbed.completed()
 
 
 @pytest.mark.parametrize("call", CALLS)
-@pytest.mark.parametrize("fault", [gateway.cut_before, gateway.cut_after])
-def test_reset(rig: Rig, call: str, fault: Fault) -> None:
-    rig.gateway.script.on(call, fault=fault)
-    rig.start()
+@pytest.mark.parametrize("fault", [gateway_proxy.cut_before, gateway_proxy.cut_after])
+def test_reset(testbed: Rig, call: str, fault: Fault) -> None:
+    testbed.gateway.script.on(call, fault=fault)
+    testbed.start()
     # CreateLogicalUpload can not be repeated: the platform then has two sessions.
-    lost = call == "CreateLogicalUpload" and fault is gateway.cut_after
-    rig.completed(sessions=2 if lost else 1)
+    lost = call == "CreateLogicalUpload" and fault is gateway_proxy.cut_after
+    testbed.completed(sessions=2 if lost else 1)
 
 
 @impatient
 @pytest.mark.parametrize("call", CALLS)
-def test_black_hole(rig: Rig, call: str) -> None:
-    rig.gateway.script.on(call, fault=gateway.silence)
-    rig.start()
-    rig.completed()
+def test_black_hole(testbed: Rig, call: str) -> None:
+    testbed.gateway.script.on(call, fault=gateway_proxy.silence)
+    testbed.start()
+    testbed.completed()
 
 
 @impatient
-def test_black_hole_that_lasts(rig: Rig) -> None:
-    rig.gateway.script.on("CreateLogicalUpload", fault=_swallow)
-    rig.start()
-    assert rig.closed("DEADLINE_EXCEEDED").kind == "offline"
-    rig.gateway.link.mend()
-    rig.completed()
+def test_black_hole_that_lasts(testbed: Rig) -> None:
+    testbed.gateway.script.on("CreateLogicalUpload", fault=_swallow)
+    testbed.start()
+    assert testbed.closed("DEADLINE_EXCEEDED").kind == "offline"
+    testbed.gateway.link.mend()
+    testbed.completed()
 
 
 def _swallow(call: Call) -> bytes:
     call.link.black_hole()
-    return gateway.silence(call)
+    return gateway_proxy.silence(call)
 
 
 @impatient
-def test_one_byte_a_second(rig: Rig) -> None:
-    rig.gateway.script.on("CompleteUpload", fault=_drip)
-    rig.start()
-    assert rig.closed("DEADLINE_EXCEEDED").kind == "offline"
-    rig.gateway.link.mend()
-    rig.completed()
+def test_one_byte_a_second(testbed: Rig) -> None:
+    testbed.gateway.script.on("CompleteUpload", fault=_drip)
+    testbed.start()
+    assert testbed.closed("DEADLINE_EXCEEDED").kind == "offline"
+    testbed.gateway.link.mend()
+    testbed.completed()
 
 
 def _drip(call: Call) -> bytes:
@@ -83,27 +83,27 @@ def _drip(call: Call) -> bytes:
 
 @pytest.mark.parametrize("call", CALLS)
 @pytest.mark.parametrize("last_stream", [0, GRACEFUL])
-def test_goaway(rig: Rig, call: str, last_stream: int) -> None:
+def test_goaway(testbed: Rig, call: str, last_stream: int) -> None:
     def leave(asked: Call) -> bytes:
         asked.link.go_away(last_stream)
-        return asked.forward() if last_stream else gateway.silence(asked)
+        return asked.forward() if last_stream else gateway_proxy.silence(asked)
 
-    rig.gateway.script.on(call, fault=leave)
-    rig.start()
-    rig.completed()
+    testbed.gateway.script.on(call, fault=leave)
+    testbed.start()
+    testbed.completed()
     # These calls need another connection.
     more = last_stream == 0 or call != CALLS[-1]
-    assert rig.gateway.link.connections == 1 + more
+    assert testbed.gateway.link.connections == 1 + more
 
 
-def test_goaway_because_of_too_many_pings(rig: Rig) -> None:
+def test_goaway_because_of_too_many_pings(testbed: Rig) -> None:
     def leave(call: Call) -> bytes:
         call.link.go_away(GRACEFUL, ENHANCE_YOUR_CALM)
-        return gateway.cut_before(call)
+        return gateway_proxy.cut_before(call)
 
-    rig.gateway.script.on("CompleteUpload", fault=leave)
-    rig.start()
-    rig.completed()
+    testbed.gateway.script.on("CompleteUpload", fault=leave)
+    testbed.start()
+    testbed.completed()
 
 
 @pytest.mark.parametrize("call", CALLS)
@@ -115,106 +115,106 @@ def test_goaway_because_of_too_many_pings(rig: Rig) -> None:
         grpc.StatusCode.RESOURCE_EXHAUSTED,
     ],
 )
-def test_error_of_the_server(rig: Rig, call: str, status: grpc.StatusCode) -> None:
-    rig.gateway.script.on(call, fault=refused(status), times=FOREVER)
-    rig.start()
-    assert rig.closed(status.name).kind == "offline"
-    rig.gateway.script.mend()
-    rig.completed()
+def test_error_of_the_server(testbed: Rig, call: str, status: grpc.StatusCode) -> None:
+    testbed.gateway.script.on(call, fault=refused(status), times=FOREVER)
+    testbed.start()
+    assert testbed.closed(status.name).kind == "offline"
+    testbed.gateway.script.mend()
+    testbed.completed()
 
 
 @pytest.mark.parametrize("call", CALLS)
-def test_internal_error_for_everybody(rig: Rig, call: str) -> None:
-    rig.gateway.script.on(
+def test_internal_error_for_everybody(testbed: Rig, call: str) -> None:
+    testbed.gateway.script.on(
         call, fault=refused(grpc.StatusCode.INTERNAL, "INTERNAL_ERROR: oops"), times=FOREVER
     )
-    rig.start()
-    assert rig.closed("INTERNAL_ERROR").kind == "offline"
-    rig.gateway.script.mend()
-    rig.completed()
+    testbed.start()
+    assert testbed.closed("INTERNAL_ERROR").kind == "offline"
+    testbed.gateway.script.mend()
+    testbed.completed()
 
 
 @pytest.mark.parametrize("call", ["CreateLogicalUpload", "CompleteUpload"])
-def test_unauthenticated(rig: Rig, call: str) -> None:
-    rig.gateway.script.on(call, fault=refused(grpc.StatusCode.UNAUTHENTICATED))
-    rig.start()
-    rig.completed()
-    assert rig.gateway.seen["ExchangeCredential"] == 2
-    assert rig.gateway.seen[call] == 2
+def test_unauthenticated(testbed: Rig, call: str) -> None:
+    testbed.gateway.script.on(call, fault=refused(grpc.StatusCode.UNAUTHENTICATED))
+    testbed.start()
+    testbed.completed()
+    assert testbed.gateway.seen["ExchangeCredential"] == 2
+    assert testbed.gateway.seen[call] == 2
 
 
 @pytest.mark.parametrize("call", ["CreateLogicalUpload", "CompleteUpload"])
-def test_unauthenticated_with_a_new_token_too(rig: Rig, call: str) -> None:
-    rig.gateway.script.on(call, fault=refused(grpc.StatusCode.UNAUTHENTICATED), times=FOREVER)
-    rig.start()
-    assert rig.closed("UNAUTHENTICATED").kind == "blocked"
-    rig.gateway.script.mend()
-    rig.completed()
+def test_unauthenticated_with_a_new_token_too(testbed: Rig, call: str) -> None:
+    testbed.gateway.script.on(call, fault=refused(grpc.StatusCode.UNAUTHENTICATED), times=FOREVER)
+    testbed.start()
+    assert testbed.closed("UNAUTHENTICATED").kind == "blocked"
+    testbed.gateway.script.mend()
+    testbed.completed()
 
 
-def test_key_disabled(rig: Rig) -> None:
-    rig.cloud.disable_key("robot-1")
-    rig.start()
-    assert rig.closed("KEY_DISABLED").kind == "blocked"
-    rig.cloud.enable_key("robot-1")
-    rig.completed()
+def test_key_disabled(testbed: Rig) -> None:
+    testbed.cloud.disable_key("robot-1")
+    testbed.start()
+    assert testbed.closed("KEY_DISABLED").kind == "blocked"
+    testbed.cloud.enable_key("robot-1")
+    testbed.completed()
 
 
 @pytest.mark.parametrize(
     "fault",
     [
-        gateway.cut_after,
+        gateway_proxy.cut_after,
         refused(grpc.StatusCode.UNAVAILABLE, after=True),
         refused(grpc.StatusCode.DEADLINE_EXCEEDED, after=True),
         refused(grpc.StatusCode.INTERNAL, after=True),
     ],
 )
-def test_lost_answer_of_complete_upload(rig: Rig, fault: Fault) -> None:
-    rig.gateway.script.on("CompleteUpload", fault=fault)
-    rig.start()
-    rig.completed()
+def test_lost_answer_of_complete_upload(testbed: Rig, fault: Fault) -> None:
+    testbed.gateway.script.on("CompleteUpload", fault=fault)
+    testbed.start()
+    testbed.completed()
 
 
-def test_lost_answers_of_complete_upload_until_it_is_asked_how_far_it_came(rig: Rig) -> None:
+def test_lost_answers_of_complete_upload_until_it_is_asked_how_far_it_came(testbed: Rig) -> None:
     fault = refused(grpc.StatusCode.UNAVAILABLE, after=True)
-    rig.gateway.script.on("CompleteUpload", fault=fault, times=FOREVER)
-    rig.start()
-    rig.completed()
-    assert rig.gateway.seen["GetUploadRecovery"] == 1
+    testbed.gateway.script.on("CompleteUpload", fault=fault, times=FOREVER)
+    testbed.start()
+    testbed.completed()
+    assert testbed.gateway.seen["GetUploadRecovery"] == 1
 
 
 @pytest.mark.parametrize("call", ["CompleteUpload", "ExchangeCredential"])
-def test_duplicate_requests(rig: Rig, call: str) -> None:
-    rig.gateway.script.on(call, fault=gateway.twice)
-    rig.start()
-    rig.completed()
+def test_duplicate_requests(testbed: Rig, call: str) -> None:
+    testbed.gateway.script.on(call, fault=gateway_proxy.twice)
+    testbed.start()
+    testbed.completed()
 
 
 @pytest.mark.parametrize("field", ["bucket", "endpoint", "object_key"])
-def test_wrong_place_in_a_reissued_lease(rig: Rig, field: str) -> None:
+def test_wrong_place_in_a_reissued_lease(testbed: Rig, field: str) -> None:
     def lie(answer: ReissueUploadCredentialsResponse) -> None:
         setattr(answer.credentials, field, "elsewhere")
 
-    rig.store.script.on("UploadPart", fault=says(400, "ExpiredToken"), nth=2)
-    rig.gateway.script.on(
+    testbed.store.script.on("UploadPart", fault=says(400, "ExpiredToken"), nth=2)
+    testbed.gateway.script.on(
         "ReissueUploadCredentials",
         fault=altered(ReissueUploadCredentialsResponse, lie),
         times=FOREVER,
     )
-    rig.start()
-    closed = rig.closed("lying_server")
+    testbed.start()
+    closed = testbed.closed("lying_server")
     assert closed.kind == "blocked"
     assert field in closed.reason
-    rig.gateway.script.mend()
-    rig.completed(again=PART)
+    testbed.gateway.script.mend()
+    testbed.completed(again=PART)
 
 
-def test_captive_portal(rig: Rig) -> None:
-    rig.gateway.link.say(PORTAL)
-    rig.start()
-    closed = rig.wait(rig.app.gate.closed)
+def test_captive_portal(testbed: Rig) -> None:
+    testbed.gateway.link.say(PORTAL)
+    testbed.start()
+    closed = testbed.wait(testbed.app.gate.closed)
     assert closed is not None
     assert closed.kind == "offline"
-    rig.closed(closed.code)
-    rig.gateway.link.mend()
-    rig.completed()
+    testbed.closed(closed.code)
+    testbed.gateway.link.mend()
+    testbed.completed()

@@ -16,18 +16,18 @@ _NAP = 0.1
 
 
 @dataclass(frozen=True, slots=True)
-class Toll:
+class ProcessUsage:
     """What a process has used since it began."""
 
     cpu: float  # seconds
     # The voluntary context switches of the living threads.
     wakeups: int
 
-    def __sub__(self, earlier: Toll) -> Toll:
-        return Toll(self.cpu - earlier.cpu, self.wakeups - earlier.wakeups)
+    def __sub__(self, earlier: ProcessUsage) -> ProcessUsage:
+        return ProcessUsage(self.cpu - earlier.cpu, self.wakeups - earlier.wakeups)
 
 
-def toll(pid: int) -> Toll:
+def process_usage(pid: int) -> ProcessUsage:
     """Return the cost of a process.
 
     The time is in nanoseconds where the kernel counts them. The clock ticks of the kernel are too
@@ -41,7 +41,7 @@ def toll(pid: int) -> Toll:
         except OSError:
             # The thread has just ended.
             continue
-    return Toll(cpu, wakeups)
+    return ProcessUsage(cpu, wakeups)
 
 
 def mib(pid: int, name: str) -> float:
@@ -62,7 +62,7 @@ def pid_of(agent: Agent) -> int:
     return agent.process.pid
 
 
-def told(agent: Agent) -> dict[str, Any]:
+def last_status(agent: Agent) -> dict[str, Any]:
     """Return the last status that the agent wrote; {} before the first one."""
     try:
         document: dict[str, Any] = json.loads((agent.state / "status.json").read_text())
@@ -73,7 +73,7 @@ def told(agent: Agent) -> dict[str, Any]:
 
 def files_of(agent: Agent) -> int:
     """Return how many complete files the agent knows."""
-    return int(told(agent).get("files", {}).get("files", {}).get("complete", 0))
+    return int(last_status(agent).get("files", {}).get("files", {}).get("complete", 0))
 
 
 def wait_for(agent: Agent, ready: Any, seconds: float) -> None:
