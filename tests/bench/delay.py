@@ -16,8 +16,10 @@ from tests.bench.figures import Cell, Figure, Goal, Table
 from tests.harness.agent_process import running
 from tests.harness.recorders import write_mcap, write_sidecar
 
-FIRST, FIRST_ALONE = "first byte, with a sidecar", "first byte, without"
-END, END_ALONE = "completed, with a sidecar", "completed, without"
+FIRST = "first byte, with a sidecar"
+FIRST_ALONE = "first byte, without"
+END = "completed, with a sidecar"
+END_ALONE = "completed, without"
 
 # The default settings, in seconds. The wait for a sidecar counts as time to settle, too.
 _SETTLE = 2.0

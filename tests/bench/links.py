@@ -43,7 +43,9 @@ NOISE = 0.03
 
 # The fastest peer on a link. rclone, which sends files side by side, fills half of what mc fills.
 PEER = "mc"
-AGENT, FIRST, RAW = "agent", "agent, its first", "raw stream"
+AGENT = "agent"
+FIRST = "agent, its first"
+RAW = "raw stream"
 
 # The part size that the agent chooses for recordings of this size.
 PART = 8 * MIB

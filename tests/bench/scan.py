@@ -15,7 +15,8 @@ from tests.bench.many import recordings, uploaded
 from tests.bench.process_usage import files_of, last_status, mib, pid_of, process_usage, wait_for
 from tests.harness.agent_process import Agent
 
-_MANY, _FEWER = 100_000, 10_000
+_MANY = 100_000
+_FEWER = 10_000
 _SETTINGS = {
     "WATCH__SETTLE_SECONDS": "2",
     "WATCH__SIDECAR_WAIT_SECONDS": "2",

@@ -77,7 +77,7 @@ def test_the_cost_of_a_tool_is_its_own_and_not_that_of_who_started_it() -> None:
     # These bytes belong to the process of this test.
     held = bytes(200 << 20)
     busy = "import time\nwhile time.process_time() < 0.3: pass"
-    told = subprocess.run(
+    result = subprocess.run(
         [
             sys.executable,
             "-I",
@@ -92,7 +92,7 @@ def test_the_cost_of_a_tool_is_its_own_and_not_that_of_who_started_it() -> None:
         check=True,
         capture_output=True,
     ).stdout
-    cost = json.loads(told)
+    cost = json.loads(result)
     assert held
     assert cost["code"] == 0
     assert 0.3 <= cost["cpu"] < 1

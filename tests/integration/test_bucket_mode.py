@@ -214,5 +214,5 @@ def test_keys_that_give_nothing_are_named_and_the_upload_goes_on_once_they_do(
 
 
 def status(agent: Agent) -> Any:
-    told = agent.command("status", "--json").stdout
-    return json.loads(told) if told else {}
+    output = agent.command("status", "--json").stdout
+    return json.loads(output) if output else {}

@@ -86,9 +86,9 @@ def test_errors_keep_their_words_and_bugs_keep_theirs(
     error: Exception, message: str, hint: str, tmp_path: Path
 ) -> None:
     with connected(tmp_path, Failing(error)) as control:
-        with pytest.raises(AgentError) as told:
+        with pytest.raises(AgentError) as raised:
             control.pause()
-        assert (told.value.message, told.value.hint) == (message, hint)
+        assert (raised.value.message, raised.value.hint) == (message, hint)
         # The server still answers after an error.
         control.resume()
 
@@ -204,11 +204,11 @@ def test_only_the_group_may_ask(groups: list[int], answer: str, mode: int) -> No
         state.chmod(mode)
         with served(state):
             command = [sys.executable, "-c", ASK_AS_NOBODY, str(state), *map(str, groups)]
-            told = subprocess.run(
+            result = subprocess.run(
                 command, capture_output=True, text=True, timeout=60, check=True
             ).stdout
-    assert told.startswith(answer)
-    assert answer == "done" or "join the group keystone-agent" in told
+    assert result.startswith(answer)
+    assert answer == "done" or "join the group keystone-agent" in result
 
 
 class Watched:
@@ -328,9 +328,9 @@ def test_an_agent_that_knows_less_than_its_commands_is_too_old(tmp_path: Path) -
     server.add_insecure_port(f"unix:{place.path}")
     server.start()
     control = Control(tmp_path)
-    with pytest.raises(AgentError, match="too old") as told:
+    with pytest.raises(AgentError, match="too old") as raised:
         control.pause()
-    assert told.value.hint == "restart the agent"
+    assert raised.value.hint == "restart the agent"
     control.close()
     server.stop(None).wait()
     place.close()
@@ -375,14 +375,14 @@ except AgentError as error:
 
 
 def test_the_library_prints_nothing_of_its_own(tmp_path: Path) -> None:
-    told = subprocess.run(
+    result = subprocess.run(
         [sys.executable, "-c", QUIET, str(tmp_path)],
         capture_output=True,
         text=True,
         timeout=60,
         check=True,
     )
-    assert (told.stdout, told.stderr) == ("not_running\n", "")
+    assert (result.stdout, result.stderr) == ("not_running\n", "")
 
 
 IDLE = """
@@ -433,14 +433,14 @@ print(list(state.iterdir()))
 
 
 def test_the_library_runs_only_while_somebody_asks(tmp_path: Path) -> None:
-    told = subprocess.run(
+    result = subprocess.run(
         [sys.executable, "-c", IDLE, str(tmp_path)],
         capture_output=True,
         text=True,
         timeout=60,
         check=True,
     )
-    assert told.stdout.splitlines() == ["[] 2", "[]", "0 []", "[]"]
+    assert result.stdout.splitlines() == ["[] 2", "[]", "0 []", "[]"]
 
 
 def test_very_many_ask_at_once_while_others_come_and_go(tmp_path: Path) -> None:
@@ -487,7 +487,7 @@ def test_commands_are_answered_again_once_there_are_threads(
 
 
 @pytest.mark.parametrize("name", ["control", "answers", "_work"])
-def test_a_thread_that_is_lacking_anywhere_behind_the_listener_stops_only_the_command_that_needed_it(
+def test_a_thread_that_is_lacking_behind_the_listener_stops_only_the_command_that_needed_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
     start, refused = threading.Thread.start, threading.Event()
@@ -515,12 +515,12 @@ def test_commands_are_answered_again_once_there_are_descriptors(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(lazy_listener, "_RETRY_SECONDS", 0.01)
-    told = threading.Event()
-    monkeypatch.setattr(lazy_listener, "_log", _NotifyingLogger(told))
+    logged = threading.Event()
+    monkeypatch.setattr(lazy_listener, "_log", _NotifyingLogger(logged))
     with served(tmp_path):
         with socket.socket(socket.AF_UNIX) as guest, no_descriptors():
             guest.connect(str(tmp_path / "control.sock"))
-            assert told.wait(10)
+            assert logged.wait(10)
         with closing(Control(tmp_path)) as control:
             assert control.status()
 
@@ -528,8 +528,8 @@ def test_commands_are_answered_again_once_there_are_descriptors(
 class _NotifyingLogger:
     """A logger that says when it was used."""
 
-    def __init__(self, told: threading.Event) -> None:
-        self._told = told
+    def __init__(self, logged: threading.Event) -> None:
+        self._logged = logged
 
     def warning(self, *_arguments: object, **_named: object) -> None:
-        self._told.set()
+        self._logged.set()

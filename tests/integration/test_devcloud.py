@@ -43,8 +43,14 @@ from tests.harness.paths import REPOSITORY
 
 MIB = 1024 * 1024
 HINTS = {"episode_id": "episode-1", "source": "keystone-agent"}
-CONTINUE, COMPLETE_ONLY, RESTART, ABORT = 1, 2, 3, 4
-ACTIVE, COMPLETING, COMPLETED, TERMINAL = 1, 2, 3, 4
+CONTINUE = 1
+COMPLETE_ONLY = 2
+RESTART = 3
+ABORT = 4
+ACTIVE = 1
+COMPLETING = 2
+COMPLETED = 3
+TERMINAL = 4
 
 
 class Clock:

@@ -41,7 +41,7 @@ def app(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[App]:
         app = App(load(cloud.config_path, named).settings, named, hide=lambda *_, **__: None)
         app.start()
         try:
-            wait(app, lambda told: told == (200, "ok\n"))
+            wait(app, lambda answer: answer == (200, "ok\n"))
             yield app
         finally:
             app.stop()
@@ -60,11 +60,11 @@ def wait(app: App, until: Callable[[tuple[int, str]], bool]) -> tuple[int, str]:
     """Return what /healthz answers as soon as ``until`` is true of the answer."""
     nap = threading.Event()
     for _ in range(int(20 / _POLL_SECONDS)):
-        told = healthz(app)
-        if until(told):
-            return told
+        answer = healthz(app)
+        if until(answer):
+            return answer
         nap.wait(_POLL_SECONDS)
-    raise AssertionError(told)
+    raise AssertionError(answer)
 
 
 def test_a_scheduler_that_has_ended_is_no_health(app: App) -> None:
@@ -121,7 +121,7 @@ def test_a_dispatcher_and_a_finder_that_hang_are_no_health(app: App) -> None:
         status, why = healthz(app)
     assert (status, len(why.splitlines())) == (503, 2)
     assert "no scan has finished for 601 s" in why
-    wait(app, lambda told: told == (200, "ok\n"))
+    wait(app, lambda answer: answer == (200, "ok\n"))
 
 
 def test_a_count_may_stand_still_for_its_time_and_no_longer() -> None:

@@ -20,12 +20,12 @@ PASSWORD = "p@ss:wörd/100%"  # noqa: S105 - a test's password
 WRITTEN = "p%40ss%3Aw%C3%B6rd%2F100%25"
 
 
-def shown(agent: Agent) -> dict[str, Any]:
+def status_of(agent: Agent) -> dict[str, Any]:
     answer: dict[str, Any] = json.loads(agent.command("status", "--json").stdout)
     return answer
 
 
-def soon(ask: Callable[[], Any]) -> None:
+def wait_until(ask: Callable[[], Any]) -> None:
     nap = threading.Event()
     for _ in range(100):
         if ask():
@@ -83,8 +83,8 @@ def test_a_proxy_that_refuses_closes_the_gate_and_is_named(tmp_path: Path, *, tl
     ):
         write_mcap(agent.root / "a.mcap")
         agent.wait(lambda logs: logs and logs[0].status == "pending")
-        soon(lambda: (shown(agent)["agent"] or {}).get("gate"))
-        gate = shown(agent)["agent"]["gate"]
+        wait_until(lambda: (status_of(agent)["agent"] or {}).get("gate"))
+        gate = status_of(agent)["agent"]["gate"]
         assert gate["code"] == "proxy"
         assert "cloud.proxy" in gate["hint"]
         proxy.password = PASSWORD

@@ -11,7 +11,8 @@ import pytest
 
 from tests.bench.kills import KillBenchmark
 
-KILLS, SEED = 12, 20
+KILLS = 12
+SEED = 20
 
 
 @pytest.mark.timeout(240)

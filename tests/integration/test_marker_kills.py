@@ -112,20 +112,20 @@ class Station:
 
 
 @pytest.fixture(scope="module")
-def built(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Station]:
+def shared_station(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Station]:
     station = Station(tmp_path_factory.mktemp("station"))
     yield station
     station.cloud.__exit__(None, None, None)
 
 
 @pytest.fixture
-def station(built: Station) -> Iterator[Station]:
-    built.reset()
-    built.cloud.stop_gateway()
-    yield built
-    if built.agent.process is not None:
-        built.agent.stop(signal.SIGKILL)
-    built.cloud.start_gateway()
+def station(shared_station: Station) -> Iterator[Station]:
+    shared_station.reset()
+    shared_station.cloud.stop_gateway()
+    yield shared_station
+    if shared_station.agent.process is not None:
+        shared_station.agent.stop(signal.SIGKILL)
+    shared_station.cloud.start_gateway()
 
 
 def each_step(

@@ -167,8 +167,8 @@ def test_deploy_and_its_page_use_only_names_that_are_there(exposed: str) -> None
     used = {name: path for path in files for name in names(path.read_text())}
     assert {name: path for name, path in used.items() if name not in there} == {}
     assert there <= used.keys()
-    told = PAGE.partition("\n## Metrics\n")[2].partition("\n## ")[0]
-    assert names(told) == there
+    section = PAGE.partition("\n## Metrics\n")[2].partition("\n## ")[0]
+    assert names(section) == there
 
 
 def test_the_dashboard_is_valid_and_each_panel_asks_for_something() -> None:

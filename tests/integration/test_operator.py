@@ -32,11 +32,11 @@ def cloud(tmp_path: Path) -> Iterator[DevCloud]:
         yield cloud
 
 
-def done(agent: Agent, *arguments: str) -> str:
+def run_successfully(agent: Agent, *arguments: str) -> str:
     """Return the output of a command that must succeed."""
-    told = agent.command(*arguments)
-    assert told.returncode == 0, told.stderr
-    return told.stdout
+    result = agent.command(*arguments)
+    assert result.returncode == 0, result.stderr
+    return result.stdout
 
 
 def code_of(agent: Agent) -> str:
@@ -52,15 +52,15 @@ def test_what_waits_for_its_asset_goes_on_when_it_is_set(cloud: DevCloud, tmp_pa
         refused = agent.command("asset", "set", "arm-7", "robot-3")
         assert (refused.returncode, refused.stdout) == (1, "")
         assert refused.stderr.startswith("the device profile file has no asset robot-3\n→ ")
-        done(agent, "asset", "set", "arm-7", "robot-2")
+        run_successfully(agent, "asset", "set", "arm-7", "robot-2")
         (log,) = agent.wait_completed(1)
         assert log.asset_id == "robot-2"
-        done(agent, "asset", "unset", "arm-7")
+        run_successfully(agent, "asset", "unset", "arm-7")
         write_mcap(agent.root / "b.mcap", seed=1)
         agent.wait(lambda logs: len(logs) == 2 and logs[1].status == "failed")
-        assert json.loads(done(agent, "asset", "list", "--json")) == {"arm-7": ""}
+        assert json.loads(run_successfully(agent, "asset", "list", "--json")) == {"arm-7": ""}
         assert agent.stop() == 0
-        done(agent, "asset", "set", "arm-7", "robot-1")
+        run_successfully(agent, "asset", "set", "arm-7", "robot-1")
         agent.start()
         assert agent.wait_completed(2)[1].asset_id == "robot-1"
 
@@ -79,7 +79,7 @@ def test_a_file_edited_by_hand_is_taken_and_a_broken_one_is_told_and_noticed_whe
             1,
             f"{path} is no JSON\n→ mend or delete it; the agent notices by itself\n",
         )
-        assert str(path) in done(agent, "status")
+        assert str(path) in run_successfully(agent, "status")
         path.write_text('{"arm-7": "robot-2"}')
         (log,) = agent.wait_completed(1)
         assert log.asset_id == "robot-2"
@@ -92,13 +92,13 @@ def test_an_open_upload_keeps_its_session_unless_its_robot_became_another_asset(
 ) -> None:
     with running(cloud, tmp_path, UPLOAD__BANDWIDTH_MBIT="20", AGENT__DEVICE_ID="arm-7") as agent:
         eventually((agent.state / "control.sock").exists)
-        done(agent, "asset", "set", "arm-7", "robot-1")
+        run_successfully(agent, "asset", "set", "arm-7", "robot-1")
         recording = write_mcap(agent.root / "a.mcap", size=40 * MIB)
         agent.wait(lambda logs: logs and logs[0].phase == "uploading" and cloud.sessions())
         agent.stop(signal.SIGKILL)
         (before,) = agent.documents()
         assert (before.phase, before.asset_id) == ("uploading", "robot-1")
-        done(agent, "asset", "set", "arm-7", bound)
+        run_successfully(agent, "asset", "set", "arm-7", bound)
     with running(cloud, tmp_path, AGENT__DEVICE_ID="arm-7") as agent:
         (log,) = agent.wait_completed(1)
     assert log.asset_id == bound
@@ -120,8 +120,8 @@ def test_progress_comes_as_a_stream_until_the_agent_stops(cloud: DevCloud, tmp_p
             stream = control.watch(0.1)
             sent = {
                 upload["bytes_sent"]
-                for _, told in zip(range(30), stream, strict=False)
-                for upload in told["uploads"]
+                for _, result in zip(range(30), stream, strict=False)
+                for upload in result["uploads"]
             }
             assert len(sent) > 3
             assert agent.process is not None
@@ -149,14 +149,16 @@ def test_a_recording_is_sent_again_by_command_whether_the_agent_runs_or_not(
     with running(cloud, tmp_path) as agent:
         recording = write_mcap(agent.root / "a.mcap")
         (first,) = agent.wait_completed(1)
-        told = json.loads(done(agent, "resync", str(recording), "--reason", "too dark", "--json"))
-        assert [(item["status"], item["episode_id"]) for item in told] == [
+        result = json.loads(
+            run_successfully(agent, "resync", str(recording), "--reason", "too dark", "--json")
+        )
+        assert [(item["status"], item["episode_id"]) for item in result] == [
             ("accepted", first.episode_id)
         ]
         agent.wait_completed(2)
         assert agent.command("resync", "nobody").returncode == 1
         assert agent.stop() == 0
-        assert "carried out when one starts" in done(
+        assert "carried out when one starts" in run_successfully(
             agent, "resync", first.episode_id, "--reason", "once more"
         )
         agent.start()
@@ -174,20 +176,25 @@ def test_a_recording_is_sent_again_by_command_whether_the_agent_runs_or_not(
 def test_a_pause_holds_at_once_and_across_a_restart(cloud: DevCloud, tmp_path: Path) -> None:
     with running(cloud, tmp_path) as agent:
         eventually((agent.state / "control.sock").exists)
-        done(agent, "pause")
+        run_successfully(agent, "pause")
         write_mcap(agent.root / "a.mcap")
         agent.wait(lambda logs: len(logs) == 1)
-        assert json.loads(done(agent, "status", "--json"))["agent"]["gate"]["code"] == "pause"
+        assert (
+            json.loads(run_successfully(agent, "status", "--json"))["agent"]["gate"]["code"]
+            == "pause"
+        )
         assert agent.stop() == 0
         agent.start()
         gate = eventually(
-            lambda: (json.loads(done(agent, "status", "--json"))["agent"] or {}).get("gate")
+            lambda: (json.loads(run_successfully(agent, "status", "--json"))["agent"] or {}).get(
+                "gate"
+            )
         )
         assert gate["code"] == "pause"
         assert "keystone-agent resume" in gate["hint"]
         (log,) = agent.documents()
         assert (log.status, log.attempt_count) == ("pending", 0)
-        done(agent, "resume")
+        run_successfully(agent, "resume")
         agent.wait_completed(1)
         assert agent.stop() == 0
 
@@ -200,7 +207,7 @@ def test_an_asset_that_could_not_be_judged_is_set_when_the_agent_starts(
         agent.wait(lambda logs: logs and logs[0].status == "failed")
         assert agent.stop() == 0
         hidden = cloud.profile_path.rename(tmp_path / "hidden")
-        done(agent, "asset", "set", "arm-7", "robot-2")
+        run_successfully(agent, "asset", "set", "arm-7", "robot-2")
         assert not (agent.state / "assets.json").exists()
         hidden.rename(cloud.profile_path)
         agent.start()

@@ -470,15 +470,17 @@ def _await_status(scene: Scene, agent: App, said: Said) -> None:
     raise AssertionError(f"{said} is not in\n{shown}")
 
 
-def _assert_checked(told: dict[str, Any], said: Said) -> None:
-    lines = [found for found in told["preconditions"] if re.fullmatch(said.line, found["name"])]
+def _assert_checked(result: dict[str, Any], said: Said) -> None:
+    lines = [found for found in result["preconditions"] if re.fullmatch(said.line, found["name"])]
     fitting = [found for found in lines if re.search(said.names, found["says"])]
-    assert fitting, told
+    assert fitting, result
     assert re.search(said.remedy, fitting[0]["remedy"])
     assert fitting[0]["ok"] == said.ok
-    others = [found for found in told["preconditions"] if not found["ok"] and found not in fitting]
+    others = [
+        found for found in result["preconditions"] if not found["ok"] and found not in fitting
+    ]
     assert [found for found in others if not found["says"].startswith("not tried: see ")] == []
-    assert told["ok"] == (said.ok and not others)
+    assert result["ok"] == (said.ok and not others)
 
 
 def test_a_newer_history_is_named_by_both(scene: Scene) -> None:
@@ -488,8 +490,8 @@ def test_a_newer_history_is_named_by_both(scene: Scene) -> None:
     with pytest.raises(AgentError, match="has format 99") as refused:
         scene.run("status")
     assert "newer version" in refused.value.hint
-    told = scene.check()
-    _assert_checked(told, Said("has format 99", "newer version", "history"))
+    result = scene.check()
+    _assert_checked(result, Said("has format 99", "newer version", "history"))
 
 
 def test_a_second_agent_is_refused_by_name_and_both_show_the_first(scene: Scene) -> None:
@@ -503,8 +505,8 @@ def test_a_second_agent_is_refused_by_name_and_both_show_the_first(scene: Scene)
         assert refused.value.hint
         first.jobs.publish()
         assert f"running, process {os.getpid()}" in scene.run("status").stdout
-        (told,) = [found for found in scene.check()["preconditions"] if found["name"] == "agent"]
-    assert told == {
+        (result,) = [found for found in scene.check()["preconditions"] if found["name"] == "agent"]
+    assert result == {
         "name": "agent",
         "ok": True,
         "says": f"running, process {os.getpid()}",

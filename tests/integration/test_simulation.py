@@ -44,7 +44,8 @@ from tests.harness.recorders import write_mcap
 from tests.harness.robot import WatchingRobot
 
 SOAK = int(os.environ.get("SOAK_RUNS", "0"))
-RUNS, STEPS = (SOAK, 100) if SOAK else (300, 50)
+RUNS = SOAK or 300
+STEPS = 100 if SOAK else 50
 
 OTHER = DeviceProfile("robot-2", "api-key-2", {"site": "there"}, "http://auth", "http://gateway")
 STORE_ERRORS = {

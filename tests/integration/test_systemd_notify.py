@@ -97,19 +97,19 @@ def notify(manager: Manager, **environ: str) -> SystemdNotifier:
 
 
 def test_each_word_is_one_datagram(manager: Manager) -> None:
-    told = notify(manager, WATCHDOG_USEC="100000", WATCHDOG_PID=str(os.getpid()))
-    told.ready()
-    told.status("2 uploading")
-    told.alive()
-    told.stopping()
+    notifier = notify(manager, WATCHDOG_USEC="100000", WATCHDOG_PID=str(os.getpid()))
+    notifier.ready()
+    notifier.status("2 uploading")
+    notifier.alive()
+    notifier.stopping()
     assert manager.rest() == ["READY=1", "STATUS=2 uploading", "WATCHDOG=1", "STOPPING=1"]
-    assert told.beat == _BEAT_SECONDS
+    assert notifier.beat == _BEAT_SECONDS
 
 
 def test_a_status_is_one_short_line_and_said_once(manager: Manager) -> None:
-    told = notify(manager)
-    told.status("no network\nWATCHDOG=1 \udcff" + "x" * 1000)
-    told.status("no network\nWATCHDOG=1 \udcff" + "x" * 1000)
+    notifier = notify(manager)
+    notifier.status("no network\nWATCHDOG=1 \udcff" + "x" * 1000)
+    notifier.status("no network\nWATCHDOG=1 \udcff" + "x" * 1000)
     (line,) = manager.rest()
     assert line.startswith("STATUS=no network WATCHDOG=1 ?xxx")
     assert "\n" not in line
@@ -130,9 +130,9 @@ def test_a_status_is_one_short_line_and_said_once(manager: Manager) -> None:
 def test_no_sign_of_life_goes_to_who_asks_for_none_or_asks_another_process(
     manager: Manager, environ: dict[str, str]
 ) -> None:
-    told = notify(manager, **environ)
-    told.alive()
-    assert told.beat == _NEVER
+    notifier = notify(manager, **environ)
+    notifier.alive()
+    assert notifier.beat == _NEVER
     assert manager.rest() == []
 
 
@@ -140,12 +140,12 @@ def test_no_sign_of_life_goes_to_who_asks_for_none_or_asks_another_process(
     "address", ["", "vsock:2:1234", "/nobody/is/there", "@keystone-agent-nobody", "/" + "x" * 300]
 )
 def test_an_agent_without_a_manager_goes_on(address: str) -> None:
-    told = SystemdNotifier({"NOTIFY_SOCKET": address})
-    told.ready()
-    told.status("fine")
-    told.alive()
-    told.stopping()
-    assert told.beat == _NEVER
+    notifier = SystemdNotifier({"NOTIFY_SOCKET": address})
+    notifier.ready()
+    notifier.status("fine")
+    notifier.alive()
+    notifier.stopping()
+    assert notifier.beat == _NEVER
 
 
 @pytest.fixture
@@ -266,8 +266,8 @@ def test_the_command_is_ready_with_its_history_open_and_before_it_uploads(
         agent.start()
         asked = control(agent)
         try:
-            for told in (asked.status() for _ in range(10)):
-                assert (told["standing"]["queue_length"], told["uploads"]) == (1, [])
+            for status in (asked.status() for _ in range(10)):
+                assert (status["standing"]["queue_length"], status["uploads"]) == (1, [])
         finally:
             asked.close()
         assert [log.status for log in agent.documents()] == ["pending"]

@@ -27,11 +27,11 @@ def cloud(tmp_path: Path) -> Iterator[DevCloud]:
         yield cloud
 
 
-def stored(cloud: DevCloud, log: SyncLog) -> bytes:
+def stored_bytes(cloud: DevCloud, log: SyncLog) -> bytes:
     return cloud.read_object(log.object_key)
 
 
-def issued(cloud: DevCloud) -> list[str]:
+def issued_secrets(cloud: DevCloud) -> list[str]:
     """Return every token, key and secret that the platform gave out."""
     leases = cloud._ledger.all(IssuedLease)
     tokens = [token.id for token in cloud._ledger.all(IssuedToken)]
@@ -47,7 +47,7 @@ def test_a_recording_reaches_the_bucket_byte_for_byte(cloud: DevCloud, tmp_path:
             recording, {"episode_id": "ep-1", "task": {"scene": " kitchen "}, "quality": 1.0}
         )
         (log,) = agent.wait_completed(1)
-        assert stored(cloud, log) == recording.read_bytes()
+        assert stored_bytes(cloud, log) == recording.read_bytes()
         shown = agent.command("history", "--json")
         assert agent.stop() == 0
     assert (log.episode_id, log.attempt_count, log.phase, log.part_count) == (
@@ -82,7 +82,7 @@ def test_each_file_ends_as_it_should_and_nothing_is_sent_twice(
         why = json.loads(agent.command("why", str(agent.root / "broken.mcap"), "--json").stdout)
     by_status = sorted((log.status, log.fingerprint) for log in logs)
     assert [name for name, _ in by_status] == ["completed", "completed", "failed"]
-    contents = {stored(cloud, log) for log in logs if log.status == "completed"}
+    contents = {stored_bytes(cloud, log) for log in logs if log.status == "completed"}
     assert contents == {good.read_bytes(), other.read_bytes()}
     assert len(cloud.objects()) == 2
     failed = next(log for log in logs if log.status == "failed")
@@ -111,7 +111,7 @@ def test_a_recording_that_is_rewritten_in_place_is_not_uploaded_before_its_write
             assert len(agent.documents()) == 1
             writer.write(new[2 * MIB :])
         logs = agent.wait_completed(2)
-        assert [stored(cloud, log) for log in logs] == [old, new]
+        assert [stored_bytes(cloud, log) for log in logs] == [old, new]
 
 
 def test_a_recording_renamed_while_it_uploads_is_sent_once(tmp_path: Path) -> None:
@@ -128,7 +128,7 @@ def test_a_recording_renamed_while_it_uploads_is_sent_once(tmp_path: Path) -> No
         write_mcap(agent.root / "next.mcap", seed=9)
         logs = agent.wait_completed(2)
         assert len(logs) == 2
-        assert stored(cloud, logs[0]) == content
+        assert stored_bytes(cloud, logs[0]) == content
 
 
 def test_an_outage_costs_no_attempt_and_the_half_done_upload_goes_on(tmp_path: Path) -> None:
@@ -151,7 +151,7 @@ def test_an_outage_costs_no_attempt_and_the_half_done_upload_goes_on(tmp_path: P
         cloud.start_store()
         cloud.start_gateway()
         logs = agent.wait_completed(3)
-        assert stored(cloud, logs[0]) == first.read_bytes()
+        assert stored_bytes(cloud, logs[0]) == first.read_bytes()
     assert [log.attempt_count for log in logs] == [1, 1, 1]
     assert logs[0].logical_upload_id == session
     # rclone forgets its multipart uploads when it stops.
@@ -180,7 +180,7 @@ def test_a_stop_gets_through_a_dead_link_and_the_next_start_goes_on(tmp_path: Pa
             agent.start()
             (log,) = agent.wait_completed(1)
         assert log.attempt_count == 1
-        assert stored(cloud, log) == recording.read_bytes()
+        assert stored_bytes(cloud, log) == recording.read_bytes()
 
 
 def test_no_secret_is_in_logs_or_state(cloud: DevCloud, tmp_path: Path) -> None:
@@ -196,7 +196,7 @@ def test_no_secret_is_in_logs_or_state(cloud: DevCloud, tmp_path: Path) -> None:
             for path in (*agent.state.rglob("*"), *agent.logs.rglob("*"))
             if path.is_file()
         )
-    secrets = [device.api_key for device in cloud.devices()] + issued(cloud)
+    secrets = [device.api_key for device in cloud.devices()] + issued_secrets(cloud)
     assert len(secrets) >= 4
     assert [secret for secret in secrets if secret.encode() in written] == []
     assert "completed" in written.decode(errors="replace")
@@ -217,11 +217,11 @@ def test_a_wrong_configuration_names_every_fault_and_exits_2(
     cloud: DevCloud, tmp_path: Path
 ) -> None:
     agent = Agent(cloud, tmp_path, UPLOAD__MAX_CONCURRENT="none", WATCH__COLOUR="red")
-    told = agent.command("config", "validate")
-    assert told.returncode == 2
-    assert "upload.max_concurrent" in told.stderr
-    assert "WATCH__COLOUR" in told.stderr
-    assert "Traceback" not in told.stderr
+    result = agent.command("config", "validate")
+    assert result.returncode == 2
+    assert "upload.max_concurrent" in result.stderr
+    assert "WATCH__COLOUR" in result.stderr
+    assert "Traceback" not in result.stderr
 
 
 def _size_of(agent: Agent) -> int:

@@ -29,9 +29,9 @@ def gate(agent: Agent) -> dict[str, Any]:
     """Return the gate as status shows it, once the agent has written a status."""
     nap = threading.Event()
     for _ in range(100):
-        told = json.loads(agent.command("status", "--json").stdout)["agent"]
-        if told:
-            return dict(told["gate"] or {})
+        status = json.loads(agent.command("status", "--json").stdout)["agent"]
+        if status:
+            return dict(status["gate"] or {})
         nap.wait(0.1)
     raise AssertionError("the agent says nothing")
 

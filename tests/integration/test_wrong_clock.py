@@ -117,12 +117,12 @@ def test_an_upload_to_minio_completes_where_its_certificate_is_valid_at_that_dat
 
 
 def gate_of(agent: Agent) -> str:
-    told = json.loads(agent.command("status", "--json").stdout)
-    return json.dumps(told["agent"]["gate"]) if told["agent"] else ""
+    status = json.loads(agent.command("status", "--json").stdout)
+    return json.dumps(status["agent"]["gate"]) if status["agent"] else ""
 
 
-def until(agent: Agent, told: Callable[[str], bool]) -> None:
-    agent.wait(lambda _: told(gate_of(agent)))
+def wait_for_gate(agent: Agent, condition: Callable[[str], bool]) -> None:
+    agent.wait(lambda _: condition(gate_of(agent)))
 
 
 def test_a_year_ahead_an_upload_over_tls_completes(tmp_path: Path) -> None:
@@ -145,7 +145,7 @@ def test_in_1970_the_gate_blames_the_clock_and_opens_once_it_is_set(tmp_path: Pa
         agent.start()
         try:
             write_mcap(agent.root / "a.mcap")
-            until(agent, lambda gate: "this robot's clock says 1970" in gate)
+            wait_for_gate(agent, lambda gate: "this robot's clock says 1970" in gate)
             agent.set_offset(0)
             (log,) = agent.wait_completed(1)
             assert log.attempt_count == 1

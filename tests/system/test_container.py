@@ -30,7 +30,8 @@ from tests.harness.recorders import write_mcap
 
 CONTAINERFILE = REPOSITORY / "deploy/container/Containerfile"
 COMPOSE = REPOSITORY / "deploy/container/compose.yaml"
-STATE, RECORDINGS = "/var/lib/keystone-agent", "/data/recordings"
+STATE = "/var/lib/keystone-agent"
+RECORDINGS = "/data/recordings"
 MIB = 1024 * 1024
 
 # The most bytes that the agent may add to its base. Compiled modules are a quarter of it.
@@ -48,8 +49,8 @@ def composed(recordings: str = "/recordings") -> dict[str, Any]:
     text = re.sub(
         r"\$\{(\w+):-([^}]*)\}", lambda found: given.get(found[1], found[2]), COMPOSE.read_text()
     )
-    told: dict[str, Any] = yaml.safe_load(text)
-    return told
+    result: dict[str, Any] = yaml.safe_load(text)
+    return result
 
 
 @pytest.fixture(scope="module")
@@ -64,11 +65,11 @@ def image(shared: Path, package: Path, tmp_path_factory: pytest.TempPathFactory)
     stores = [f"--root={folder}/store", f"--runroot={folder}/run", "--storage-driver=overlay"]
 
     def buildah(*arguments: str | Path) -> str:
-        told = subprocess.run(
+        result = subprocess.run(
             ["buildah", *stores, *arguments], capture_output=True, text=True, check=False
         )
-        assert told.returncode == 0, told.stdout[-2000:] + told.stderr[-4000:]
-        return told.stdout.strip()
+        assert result.returncode == 0, result.stdout[-2000:] + result.stderr[-4000:]
+        return result.stdout.strip()
 
     base = buildah("from", "scratch")
     buildah("add", "--quiet", base, shared / "base", "/")
@@ -83,15 +84,15 @@ def image(shared: Path, package: Path, tmp_path_factory: pytest.TempPathFactory)
     buildah("build", *options, "-f", CONTAINERFILE, "-t", "localhost/keystone-agent", folder)
     container = buildah("from", "--pull-never", "localhost/keystone-agent")
     try:
-        told = json.loads(buildah("inspect", container))["Docker"]["config"]
+        result = json.loads(buildah("inspect", container))["Docker"]["config"]
         yield Image(
             root=Path(buildah("mount", container)),
-            user=told["User"],
-            environment=dict(line.split("=", 1) for line in told["Env"]),
-            entrypoint=told["Entrypoint"],
-            command=told["Cmd"],
-            volumes=list(told["Volumes"]),
-            healthcheck=told["Healthcheck"]["Test"],
+            user=result["User"],
+            environment=dict(line.split("=", 1) for line in result["Env"]),
+            entrypoint=result["Entrypoint"],
+            command=result["Cmd"],
+            volumes=list(result["Volumes"]),
+            healthcheck=result["Healthcheck"]["Test"],
         )
     finally:
         buildah("umount", "--all")
@@ -161,10 +162,10 @@ def test_the_compose_files_robot_enrols_uploads_and_stops_in_order(
         assert stored.read_bytes() == recording.read_bytes()
 
         assert robot.execute(*image.healthcheck[1:]).returncode == 0
-        told = robot.execute("keystone-agent", "check")
-        assert (told.returncode, told.stderr) == (0, "")
-        told = robot.execute("sh", "-c", "touch /tmp/x && touch /x /opt/keystone-agent/x")
-        assert told.stderr.count("Read-only file system") == 2
+        result = robot.execute("keystone-agent", "check")
+        assert (result.returncode, result.stderr) == (0, "")
+        result = robot.execute("sh", "-c", "touch /tmp/x && touch /x /opt/keystone-agent/x")
+        assert result.stderr.count("Read-only file system") == 2
         assert "running, process 1" in robot.execute("keystone-agent", "status").stdout
         key = (pod.volume("state") / "dp-config.json").read_text()
         assert robot.stop() == 0, pod.log("robot")
@@ -180,24 +181,24 @@ def test_the_compose_files_robot_enrols_uploads_and_stops_in_order(
         assert json.loads(key)["devices"][0]["apiKey"] not in pod.log("robot")
 
 
-def store_command(told: dict[str, Any]) -> list[str]:
+def store_command(result: dict[str, Any]) -> list[str]:
     """Return the command of VersityGW as the compose file starts it.
 
     Where VersityGW is not built, the command is rclone with the same port and folder.
     """
     if shutil.which("versitygw"):
-        return ["versitygw", *told["command"]]
-    port, folder = told["command"][1], told["command"][-1]
+        return ["versitygw", *result["command"]]
+    port, folder = result["command"][1], result["command"][-1]
     return [rclone_program() or "rclone", "serve", "s3", f"--addr=127.0.0.1{port}", folder]
 
 
 def test_what_the_compose_file_names_is_in_the_image_and_in_the_settings() -> None:
-    told, file = composed(), CONTAINERFILE.read_text()
+    result, file = composed(), CONTAINERFILE.read_text()
     variables = {f"KEYSTONE_AGENT_{key.replace('.', '__').upper()}" for key in KEYS}
     assert set(re.findall(r"\bKEYSTONE_AGENT_\w+", file + COMPOSE.read_text())) - variables == set()
     own = {
         name: service
-        for name, service in told["services"].items()
+        for name, service in result["services"].items()
         if service["image"] == "keystone-agent"
     }
     assert set(own) == {"devcloud", "endpoints", "robot"}
@@ -217,17 +218,17 @@ def test_what_the_compose_file_names_is_in_the_image_and_in_the_settings() -> No
     )
     named = {
         volume.split(":")[0]
-        for service in told["services"].values()
+        for service in result["services"].values()
         for volume in service.get("volumes", [])
     }
-    assert {name for name in named if not name.startswith((".", "/"))} == set(told["volumes"])
+    assert {name for name in named if not name.startswith((".", "/"))} == set(result["volumes"])
     # The robot has the address of the platform, and the platform the address of the store.
     endpoints = json.loads((COMPOSE.parent / "endpoints.json").read_text())["endpoints"]
     command = own["devcloud"]["command"]
     (port,) = (word.partition("=")[2] for word in command if word.startswith("--gateway-port="))
     assert set(endpoints.values()) == {f"http://devcloud:{port}"}
-    keys = told["services"]["store"]["environment"]
-    store_port = told["services"]["store"]["command"][1]
+    keys = result["services"]["store"]["environment"]
+    store_port = result["services"]["store"]["command"][1]
     where = f"{keys['ROOT_ACCESS_KEY']}:{keys['ROOT_SECRET_KEY']}@store{store_port}"
     assert f"--store=http://{where}" in command
     (probe,) = re.findall(r"^HEALTHCHECK .*\\\n +CMD (.+)$", file, re.MULTILINE)
@@ -236,13 +237,13 @@ def test_what_the_compose_file_names_is_in_the_image_and_in_the_settings() -> No
 
 def test_docker_takes_the_compose_file() -> None:
     docker = ["docker", "compose", "-f", str(COMPOSE), "config", "--quiet"]
-    if shutil.which("docker") is None or "unknown" in said(*docker[:2], "version"):
+    if shutil.which("docker") is None or "unknown" in output_of(*docker[:2], "version"):
         pytest.skip("no docker compose here")
-    assert said(*docker) == ""
+    assert output_of(*docker) == ""
 
 
-def said(*command: str) -> str:
-    told = subprocess.run(
+def output_of(*command: str) -> str:
+    result = subprocess.run(
         command,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
@@ -250,4 +251,4 @@ def said(*command: str) -> str:
         timeout=60,
         check=False,
     )
-    return told.stdout
+    return result.stdout

@@ -31,7 +31,8 @@ from tests.harness.debian import OLD, Debian
 from tests.harness.paths import REPOSITORY
 
 FLEET = REPOSITORY / "deploy" / "fleet"
-STATE, CONFIG = "/var/lib/keystone-agent", "/etc/keystone-agent"
+STATE = "/var/lib/keystone-agent"
+CONFIG = "/etc/keystone-agent"
 PROFILE = f"{STATE}/dp-config.json"
 UNIT = "/etc/systemd/system/keystone-agent.service.d/50-fleet.conf"
 
@@ -67,10 +68,10 @@ def with_key(device: str) -> str:
 
 @pytest.mark.skipif(shutil.which("shellcheck") is None, reason="no shellcheck here")
 def test_the_installer_is_sound_to_shellcheck() -> None:
-    told = subprocess.run(
+    result = subprocess.run(
         ["shellcheck", FLEET / "install.sh"], capture_output=True, text=True, check=False
     )
-    assert (told.returncode, told.stdout) == (0, "")
+    assert (result.returncode, result.stdout) == (0, "")
 
 
 @pytest.mark.parametrize(
@@ -90,16 +91,16 @@ def test_the_installer_is_sound_to_shellcheck() -> None:
     ],
 )
 def test_the_installer_says_how_it_is_used(arguments: list[str], said: str) -> None:
-    told = subprocess.run(
+    result = subprocess.run(
         ["sh", FLEET / "install.sh", *arguments],
         capture_output=True,
         text=True,
         timeout=60,
         check=False,
     )
-    assert (told.returncode, told.stdout) == (2, "")
-    assert said in told.stderr
-    assert "secret" not in told.stderr
+    assert (result.returncode, result.stdout) == (2, "")
+    assert said in result.stderr
+    assert "secret" not in result.stderr
 
 
 def empty_package(work: Path, package: Path, **changed: str) -> None:
@@ -315,12 +316,12 @@ def test_the_installer_and_cloud_init_take_their_files_from_a_server(
     with served(shared, robot) as url:
         # Cloud-init comes first. What it writes is there before the package, and its commands are
         # one script.
-        told = yaml.safe_load((FLEET / "cloud-init/user-data.yaml").read_text())
-        for file in told["write_files"]:
+        result = yaml.safe_load((FLEET / "cloud-init/user-data.yaml").read_text())
+        for file in result["write_files"]:
             place = robot.path(file["path"])
             place.parent.mkdir(parents=True, exist_ok=True)
             place.write_text(file["content"])
-        script = "\n".join(told["runcmd"])
+        script = "\n".join(result["runcmd"])
         script = script.replace("https://downloads.example.org", url)
         wrong = robot.run("sh", "-c", script, code=1)
         assert "keystone-agent" not in robot.run("dpkg-query", "--show"), wrong
@@ -400,7 +401,7 @@ class Fleet:
             "ANSIBLE_LOCALHOST_WARNING": "0",
         }
         inventory = FLEET / "ansible/inventory.example.yml"
-        told = subprocess.run(
+        result = subprocess.run(
             [
                 "ansible-playbook",
                 "-i",
@@ -416,8 +417,8 @@ class Fleet:
             timeout=300,
             check=False,
         )
-        assert told.returncode == 0, told.stdout[-6000:] + told.stderr[-2000:]
-        recap = told.stdout.rpartition("PLAY RECAP")[2]
+        assert result.returncode == 0, result.stdout[-6000:] + result.stderr[-2000:]
+        recap = result.stdout.rpartition("PLAY RECAP")[2]
         return {
             name: int(changed)
             for name, changed in re.findall(r"^(\S+) +: ok=\d+ +changed=(\d+)", recap, re.MULTILINE)

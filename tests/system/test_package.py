@@ -32,7 +32,8 @@ pytestmark = [pytest.mark.skipif(bool(debian.CANT), reason=debian.CANT), pytest.
 
 MIB = 1024 * 1024
 PART = 5 * MIB
-STATE, CONFIG = "/var/lib/keystone-agent", "/etc/keystone-agent"
+STATE = "/var/lib/keystone-agent"
+CONFIG = "/etc/keystone-agent"
 QUICK = """
 [watch]
 settle_seconds = 0.2
@@ -45,7 +46,7 @@ def cloud(folder: Path, **terms: Any) -> DevCloud:
     return DevCloud(folder / "cloud", devices=(), **terms)
 
 
-def point(robot: Debian, at: DevCloud) -> None:
+def configure(robot: Debian, at: DevCloud) -> None:
     """Write the platform's endpoints and a drop-in beside the configuration, as the README says."""
     profile = {
         "version": 3,
@@ -91,11 +92,13 @@ def test_a_robot_installs_it_without_a_network_enrols_and_uploads(
         "750 keystone-agent:keystone-agent",
         "755 root:root",
     ]
-    told = robot.run(*robot.as_service("check"), code=1)
-    assert "ok  state folder: /var/lib/keystone-agent: belongs to keystone-agent, writable" in told
-    assert re.findall(r"^NO  (\S+): (?!not tried)", told, re.MULTILINE) == ["profiles"]
+    output = robot.run(*robot.as_service("check"), code=1)
+    assert (
+        "ok  state folder: /var/lib/keystone-agent: belongs to keystone-agent, writable" in output
+    )
+    assert re.findall(r"^NO  (\S+): (?!not tried)", output, re.MULTILINE) == ["profiles"]
     with cloud(tmp_path) as platform:
-        point(robot, platform)
+        configure(robot, platform)
         recording = write_mcap(robot.recordings / "first.mcap", size=2 * MIB)
         agent = robot.start(*robot.as_service("run"), log=tmp_path / "agent.log")
         (log,) = eventually(lambda: completed(robot))
@@ -142,7 +145,7 @@ def test_an_upgrade_in_mid_upload_goes_on_where_the_old_one_stood(
             return admit(request)
 
         front.admission.admit = counted  # type: ignore[method-assign]
-        point(robot, platform)
+        configure(robot, platform)
         recording = write_mcap(robot.recordings / "long.mcap", size=60 * MIB)
         agent = robot.start(*robot.as_service("run"), log=tmp_path / "agent.log")
         eventually(lambda: len(set(sent)) >= 6)
@@ -255,8 +258,8 @@ def test_a_first_installation_has_every_key_with_its_default(robot: Debian, pack
     assert robot.path(f"{CONFIG}/agent.toml").read_bytes() == shipped
     assert robot.path("/usr/share/keystone-agent/agent.toml").read_bytes() == shipped
     for page in ("README.md", "config/README.md", "deploy/README.md", "SECURITY.md"):
-        told = robot.path(f"/usr/share/doc/keystone-agent/{page}").read_bytes()
-        assert told == (REPOSITORY / page).read_bytes()
+        output = robot.path(f"/usr/share/doc/keystone-agent/{page}").read_bytes()
+        assert output == (REPOSITORY / page).read_bytes()
     assert robot.run("stat", "-c", "%a %U", f"{CONFIG}/agent.toml") == "644 root\n"
     assert leftovers(robot) == set()
 
@@ -299,7 +302,7 @@ def fail(robot: Debian, *commands: str) -> None:
         robot.put_in_place_of(command, "#!/bin/sh\necho this one fails >&2\nexit 1\n")
 
 
-def mend(robot: Debian, *commands: str) -> None:
+def repair(robot: Debian, *commands: str) -> None:
     for command in commands:
         robot.path(f"/usr/local/bin/{command}").unlink()
 
@@ -335,7 +338,7 @@ def test_an_upgrade_that_can_not_be_configured_starts_the_agent_all_the_same(
     fail(robot, "mkdir")
     assert "this one fails" in robot.install(package, code=1)
     assert robot.service_runs()
-    mend(robot, "mkdir")
+    repair(robot, "mkdir")
     robot.run("dpkg", "--configure", "--pending")
     assert robot.service_runs()
 
@@ -346,7 +349,7 @@ def test_a_removal_that_fails_starts_the_agent_again(robot: Debian, package: Pat
     fail(robot, "py3clean", "py3compile")
     robot.run("dpkg", "--remove", "keystone-agent", code=1)
     assert robot.service_runs()
-    mend(robot, "py3clean", "py3compile")
+    repair(robot, "py3clean", "py3compile")
     robot.run("dpkg", "--remove", "keystone-agent")
     assert not robot.service_runs()
 
@@ -359,7 +362,7 @@ def test_the_first_release_is_upgraded_in_mid_upload_and_the_upload_goes_on(
     robot.install(older)
     mine = edited(robot.path(f"{CONFIG}/agent.toml"))
     with cloud(tmp_path, part_size_bytes=PART, bandwidth=10 * MIB) as platform:
-        point(robot, platform)
+        configure(robot, platform)
         robot.run("systemctl", "stop", "keystone-agent.service")
         recording = write_mcap(robot.recordings / "long.mcap", size=60 * MIB)
         robot.run("systemctl", "start", "keystone-agent.service")
@@ -399,7 +402,7 @@ def test_a_robot_that_is_rolled_back_uploads_with_a_newer_versions_configuration
     robot.manage_service()
     with cloud(tmp_path) as platform:
         robot.install(package)
-        point(robot, platform)
+        configure(robot, platform)
         robot.install(rebuild_package(package, tmp_path / "newer.deb", newer_agent))
         robot.path(f"{CONFIG}/agent.toml.d/new.toml").write_text("[watch]\ndepth = 5\n")
         robot.run("systemctl", "stop", "keystone-agent.service")
@@ -446,7 +449,7 @@ def test_a_removal_keeps_what_is_the_owners_and_a_purge_leaves_nothing_but_recor
     robot.install(package)
     assert robot.run("stat", "-c", "%a %U", f"{STATE}/dp-config.json") == "600 keystone-agent\n"
     with cloud(tmp_path) as platform:
-        point(robot, platform)
+        configure(robot, platform)
         write_mcap(robot.recordings / "a.mcap")
         agent = robot.start(*robot.as_service("run"), log=tmp_path / "agent.log")
         eventually(lambda: completed(robot))
@@ -499,11 +502,11 @@ def test_a_purge_spares_recordings_wherever_state_and_roots_lie_and_follows_no_l
     robot.run("chown", "keystone-agent:", "/data/recordings/profile.json")
     robot.run("rmdir", "/var/log/keystone-agent")
     robot.run("ln", "-s", "/data/elsewhere", "/var/log/keystone-agent")
-    told = robot.run("dpkg", "--purge", "keystone-agent")
+    output = robot.run("dpkg", "--purge", "keystone-agent")
     assert [path for path in spared if not robot.path(path).exists()] == []
     assert [path for path in gone if robot.path(path).exists()] == []
-    assert f"{STATE} is left: it contains files that are not the agent's" in told
-    assert "/var/log/keystone-agent is left: it is a link" in told
+    assert f"{STATE} is left: it contains files that are not the agent's" in output
+    assert "/var/log/keystone-agent is left: it is a link" in output
 
 
 def test_a_purge_takes_the_key_from_wherever_the_state_lay(robot: Debian, package: Path) -> None:

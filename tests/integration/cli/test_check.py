@@ -143,9 +143,9 @@ def test_a_look_for_which_there_is_no_thread_is_a_line(monkeypatch: pytest.Monke
 
 def test_all_is_well_and_nothing_is_left_behind(scene: Scene) -> None:
     scene.write()
-    told = scene.check()
-    assert [line for line in told["preconditions"] if not line["ok"]] == []
-    assert told["ok"]
+    result = scene.check()
+    assert [line for line in result["preconditions"] if not line["ok"]] == []
+    assert result["ok"]
     assert list(scene.state.iterdir()) == []
     assert list(scene.root.iterdir()) == []
     session = scene.world.cloud.sessions()[-1]
@@ -188,9 +188,9 @@ def test_a_bucket_of_ones_own_is_tried_where_recordings_would_go(scene: Scene) -
     in_bucket_mode(scene)
     scene.write()
     before = scene.world.cloud.objects()
-    told = scene.check()
-    assert [line for line in told["preconditions"] if not line["ok"]] == []
-    names = [line["name"] for line in told["preconditions"]]
+    result = scene.check()
+    assert [line for line in result["preconditions"] if not line["ok"]] == []
+    names = [line["name"] for line in result["preconditions"]]
     assert "profiles" not in names
     assert names.index("store") < names.index("credentials") < names.index("bucket")
     assert scene.world.cloud.objects() == before
@@ -217,10 +217,10 @@ def test_a_wrong_configuration_is_told_with_all_its_faults(scene: Scene) -> None
     ):
         scene.run("check")
     answer = scene.run("check", "--json")
-    told = json.loads(answer.stdout)
+    result = json.loads(answer.stdout)
     assert answer.exit_code == 2
-    assert [line["ok"] for line in told["preconditions"]] == [False, False]
-    assert all(line["remedy"] for line in told["preconditions"])
+    assert [line["ok"] for line in result["preconditions"]] == [False, False]
+    assert all(line["remedy"] for line in result["preconditions"])
 
 
 def test_no_secret_is_printed(scene: Scene) -> None:
@@ -259,9 +259,9 @@ def test_a_resolver_that_hangs_costs_one_line_its_patience(scene: Scene) -> None
     scene.patch.setattr(socket, "getaddrinfo", lambda *_, **__: ended.wait(60))
     scene.patch.setattr("agent.preconditions.table.findings.__defaults__", (0.2,))
     scene.write()
-    told = scene.check()["preconditions"]
+    result = scene.check()["preconditions"]
     ended.set()
-    assert [line["says"] for line in told if line["name"] in ("names", "gateway")] == [
+    assert [line["says"] for line in result if line["name"] in ("names", "gateway")] == [
         "no answer within 0 s",
         "not tried: see names",
     ]
@@ -291,17 +291,17 @@ def test_a_clock_that_is_off_by_minutes_is_held_against_the_store(scene: Scene) 
     scene.profiles = json.loads(cloud.profile_path.read_text())
     scene.settings["cloud.tls_ca_file"] = str(cloud.ca_file)
     scene.write()
-    told = as_a_process(
+    result = run_check_process(
         scene.config, LD_PRELOAD=str(LIBRARY), FAKETIME="+400s", FAKETIME_DONT_FAKE_MONOTONIC="1"
     )
-    assert (told["store's clock"].ok, told["store's clock"].remedy) == (
+    assert (result["store's clock"].ok, result["store's clock"].remedy) == (
         False,
         "set this robot's clock",
     )
-    assert told["bucket"].ok
+    assert result["bucket"].ok
 
 
-def as_a_process(config: Path, **environ: str) -> dict[str, Finding]:
+def run_check_process(config: Path, **environ: str) -> dict[str, Finding]:
     command = [sys.executable, "-m", "agent", "check", "--json", "--config", str(config)]
     answer = subprocess.run(
         command,
@@ -330,24 +330,24 @@ def test_root_judges_as_the_user_whose_state_folder_it_is(
         scene.write()
         for path in (scene.state, scene.profile_path):
             os.chown(path, 65534, 65534)
-        told = as_a_process(scene.config)
-        assert told["user"].says == "the checks run as nobody"
-        assert told["state folder"].ok
-        assert told["bucket"].ok
-        root = told[f"root {scene.root}"]
+        result = run_check_process(scene.config)
+        assert result["user"].says == "the checks run as nobody"
+        assert result["state folder"].ok
+        assert result["bucket"].ok
+        root = result[f"root {scene.root}"]
         assert (root.ok, root.says) == (False, f"nobody can't read {scene.root / 'closed'}")
         (scene.root / "closed").rmdir()
         scene.state.chmod(0o600)
-        told = as_a_process(scene.config)
-        root = told[f"root {scene.root}"]
+        result = run_check_process(scene.config)
+        root = result[f"root {scene.root}"]
         assert root.ok != retention
         assert root.remedy == (
             "give the agent's user the right to write there, or set retention.*"
             if retention
             else "touch files there take effect once, but can't be removed"
         )
-        assert not told["state folder"].ok
-        assert "chown" in told["state folder"].remedy
+        assert not result["state folder"].ok
+        assert "chown" in result["state folder"].remedy
         scene.config.chmod(0o600)
         command = [sys.executable, "-m", "agent", "check", "--config", str(scene.config)]
         answer = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
@@ -393,7 +393,7 @@ def test_a_port_that_answers_no_http_is_a_line_and_no_traceback(scene: Scene, sa
     with raw_server(says) as endpoint:
         scene.settings["bucket.endpoint"] = endpoint
         scene.write()
-        told = found(scene, "store")
-    assert not told.ok
-    assert "no_http" in told.says
-    assert told.remedy == TABLE["no_http"].hint
+        result = found(scene, "store")
+    assert not result.ok
+    assert "no_http" in result.says
+    assert result.remedy == TABLE["no_http"].hint

@@ -37,7 +37,7 @@ def completions(console: Console, instruction: str, *words: str) -> str:
         "COMP_CWORD": str(len(words)),
         "KEYSTONE_AGENT_CONFIG": str(console.config),
     }
-    told = subprocess.run(
+    result = subprocess.run(
         [sys.executable, "-c", _COMMAND],
         env=environ,
         capture_output=True,
@@ -45,7 +45,7 @@ def completions(console: Console, instruction: str, *words: str) -> str:
         timeout=60,
         check=True,
     )
-    return told.stdout
+    return result.stdout
 
 
 def test_the_script_of_the_readme_is_produced(console: Console) -> None:
@@ -232,10 +232,10 @@ def test_in_bash_completed_file_names_reach_the_command_and_run_nothing(bash: Ba
     for number, name in enumerate(NAMES):
         bash.file(f"{number}/{name}")
     before = bash.files()
-    told = bash.json(
+    result = bash.json(
         "keystone-agent why --json " + "".join(f"{number}/\t" for number in range(len(NAMES)))
     )
-    assert [reasons["path"] for reasons in told] == [
+    assert [reasons["path"] for reasons in result] == [
         f"{number}/{name}" for number, name in enumerate(NAMES)
     ]
     assert bash.files() == before
@@ -243,8 +243,8 @@ def test_in_bash_completed_file_names_reach_the_command_and_run_nothing(bash: Ba
 
 def test_in_bash_file_names_are_completed_beside_ids(bash: Bash) -> None:
     bash.file(f"day/{NAMES[0]}")
-    (told,) = bash.json("keystone-agent resync --json day/\t")
-    assert told["target"] == str(bash.folder / "day" / NAMES[0])
+    (result,) = bash.json("keystone-agent resync --json day/\t")
+    assert result["target"] == str(bash.folder / "day" / NAMES[0])
     assert bash.files() == ["day"]
 
 

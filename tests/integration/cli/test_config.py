@@ -54,9 +54,9 @@ def test_a_number_looks_alike_whoever_set_it(console: Console) -> None:
 
 def test_programs_get_every_fault_as_json(console: Console) -> None:
     console.configure("rescan_seconds = 0", "colour = 1")
-    told = console.run("config", "validate", "--json")
-    answer = json.loads(told.stdout)
-    assert (told.exit_code, answer["valid"]) == (2, False)
+    result = console.run("config", "validate", "--json")
+    answer = json.loads(result.stdout)
+    assert (result.exit_code, answer["valid"]) == (2, False)
     assert {fault["key"] for fault in answer["faults"]} == {"watch.rescan_seconds", "watch.colour"}
     assert all(
         fault["expected"] and fault["origin"] == str(console.config) for fault in answer["faults"]
@@ -64,17 +64,17 @@ def test_programs_get_every_fault_as_json(console: Console) -> None:
 
 
 def test_a_file_that_is_not_there_has_no_lines_to_mend() -> None:
-    told = command("status", "--config", "/nope")
-    assert told.returncode == 2
-    assert told.stderr.splitlines() == [
+    result = command("status", "--config", "/nope")
+    assert result.returncode == 2
+    assert result.stderr.splitlines() == [
         "/nope: there is no such file",
         "→ mend that file, or name another one with --config or KEYSTONE_AGENT_CONFIG",
     ]
 
 
 def test_a_device_id_that_images_share_is_a_wrong_configuration(console: Console) -> None:
-    told = command(
+    result = command(
         "run", "--config", str(console.config), KEYSTONE_AGENT_AGENT__DEVICE_ID="localhost"
     )
-    assert told.returncode == 2
-    assert "agent.device_id says 'localhost'" in told.stderr
+    assert result.returncode == 2
+    assert "agent.device_id says 'localhost'" in result.stderr

@@ -28,11 +28,11 @@ def environ(tmp_path: Path) -> dict[str, str]:
     return {**os.environ, "TMPDIR": str(tmp_path / "tmp")}
 
 
-def left(environ: dict[str, str]) -> list[str]:
+def leftover_files(environ: dict[str, str]) -> list[str]:
     return sorted(path.name for path in Path(environ["TMPDIR"]).iterdir())
 
 
-def relatives(folder: str) -> list[list[str]]:
+def processes_below(folder: str) -> list[list[str]]:
     """Return the command lines of the processes that work below ``folder``."""
     found = []
     for process in psutil.process_iter(["cmdline"]):
@@ -71,12 +71,12 @@ def test_a_demo_that_is_interrupted_leaves_nothing_behind(
         if line.startswith("recording"):
             break
     assert any("removed at the end" in line for line in said)
-    assert any("recorder" in " ".join(line) for line in relatives(environ["TMPDIR"]))
+    assert any("recorder" in " ".join(line) for line in processes_below(environ["TMPDIR"]))
     demo.send_signal(number)
     _, errors = demo.communicate(timeout=60)
     assert (demo.returncode, errors.strip()) == (1, "Aborted!")
-    assert left(environ) == []
-    assert relatives(environ["TMPDIR"]) == []
+    assert leftover_files(environ) == []
+    assert processes_below(environ["TMPDIR"]) == []
 
 
 def test_a_recording_may_be_large_and_short(tmp_path: Path) -> None:
@@ -93,52 +93,52 @@ def test_a_recording_may_be_large_and_short(tmp_path: Path) -> None:
 def test_a_port_that_is_taken_is_one_clear_line(option: str, environ: dict[str, str]) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = str(taken.getsockname()[1])
-        told = command(environ, "-m", "agent", "devcloud", option, port)
-    assert told.returncode == 1
-    assert told.stderr.splitlines()[-1].startswith("Error: the embedded cloud can't start:")
-    assert f"127.0.0.1:{port}" in told.stderr.splitlines()[-1]
-    assert "Traceback" not in told.stderr
-    assert left(environ) == []
+        result = command(environ, "-m", "agent", "devcloud", option, port)
+    assert result.returncode == 1
+    assert result.stderr.splitlines()[-1].startswith("Error: the embedded cloud can't start:")
+    assert f"127.0.0.1:{port}" in result.stderr.splitlines()[-1]
+    assert "Traceback" not in result.stderr
+    assert leftover_files(environ) == []
 
 
 def test_a_folder_that_can_not_be_one_is_one_clear_line(
     environ: dict[str, str], tmp_path: Path
 ) -> None:
     (tmp_path / "file").touch()
-    told = command(environ, "-m", "agent", "devcloud", "--folder", str(tmp_path / "file"))
-    assert (told.returncode, told.stderr) == (
+    result = command(environ, "-m", "agent", "devcloud", "--folder", str(tmp_path / "file"))
+    assert (result.returncode, result.stderr) == (
         1,
         f"Error: the embedded cloud can't start: {tmp_path}/file: File exists\n",
     )
 
 
 def test_a_store_that_is_not_there_leaves_no_folder(environ: dict[str, str]) -> None:
-    told = command(environ, "-m", "agent", "devcloud", "--store", "nonsense")
-    assert told.returncode == 1
+    result = command(environ, "-m", "agent", "devcloud", "--store", "nonsense")
+    assert result.returncode == 1
     assert (
-        told.stderr
+        result.stderr
         == "Error: the embedded cloud can't start: no program for the store 'nonsense' here\n"
     )
-    assert left(environ) == []
+    assert leftover_files(environ) == []
 
 
 @pytest.mark.parametrize("name", ["demo", "devcloud"])
 def test_without_any_s3_server_nothing_is_begun(name: str, environ: dict[str, str]) -> None:
     code = _HIDE.format(line="servers.rclone_program = servers.shutil.which = lambda *_: None")
-    told = command(environ, "-c", code, name)
-    assert told.returncode == 1
-    assert "install keystone-agent[devcloud]" in told.stderr
-    assert "Traceback" not in told.stderr
-    assert left(environ) == []
+    result = command(environ, "-c", code, name)
+    assert result.returncode == 1
+    assert "install keystone-agent[devcloud]" in result.stderr
+    assert "Traceback" not in result.stderr
+    assert leftover_files(environ) == []
 
 
 def test_without_its_extra_the_demo_says_what_to_install(environ: dict[str, str]) -> None:
-    told = command(environ, "-c", _HIDE.format(line="sys.modules['mcap'] = None"), "demo")
-    assert (told.returncode, told.stderr) == (
+    result = command(environ, "-c", _HIDE.format(line="sys.modules['mcap'] = None"), "demo")
+    assert (result.returncode, result.stderr) == (
         1,
         "Error: mcap is not installed: pip install 'keystone-agent[devcloud]'\n",
     )
-    assert left(environ) == []
+    assert leftover_files(environ) == []
 
 
 def test_a_cloud_says_where_it_stays_and_ends_in_order(environ: dict[str, str]) -> None:
@@ -157,6 +157,6 @@ def test_a_cloud_says_where_it_stays_and_ends_in_order(environ: dict[str, str]) 
     cloud.send_signal(signal.SIGTERM)
     cloud.communicate(timeout=60)
     assert cloud.returncode == 0
-    (folder,) = left(environ)
+    (folder,) = leftover_files(environ)
     assert any(folder in line and "stays there" in line for line in said)
-    assert relatives(environ["TMPDIR"]) == []
+    assert processes_below(environ["TMPDIR"]) == []

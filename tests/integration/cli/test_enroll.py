@@ -87,9 +87,9 @@ def test_a_rotation_in_mid_upload_drops_nothing(
         write_mcap(agent.root / "a.mcap", size=32 * MIB, seed=1)
         agent.wait(lambda logs: logs and logs[0].phase == "uploading")
         before = keys(cloud)
-        told = agent.command("enroll", "--rotate")
-        assert told.returncode == 0, told.stderr
-        assert "the old one has stopped working" in told.stdout
+        result = agent.command("enroll", "--rotate")
+        assert result.returncode == 0, result.stderr
+        assert "the old one has stopped working" in result.stdout
         assert agent.documents()[0].phase == "uploading"
         cloud.expire_tokens()
         write_mcap(agent.root / "b.mcap", seed=2)
@@ -138,13 +138,13 @@ def test_what_waiting_cannot_mend_ends_the_command_with_a_remedy(
     cloud: DevCloud, tmp_path: Path, profile: Path, settings: dict[str, str]
 ) -> None:
     agent = Agent(cloud, tmp_path, **settings)
-    told = agent.command("enroll", "--rotate")
-    assert (told.returncode, told.stdout) == (1, "")
-    assert "→ it was never enrolled" in told.stderr
+    result = agent.command("enroll", "--rotate")
+    assert (result.returncode, result.stdout) == (1, "")
+    assert "→ it was never enrolled" in result.stderr
     cloud.rules.enrol(ROBOT, {"site": "here"})
-    told = agent.command("enroll")
-    assert (told.returncode, told.stdout) == (1, "")
-    assert "keystone-agent enroll --rotate makes a new key" in told.stderr
+    result = agent.command("enroll")
+    assert (result.returncode, result.stdout) == (1, "")
+    assert "keystone-agent enroll --rotate makes a new key" in result.stderr
     assert agent.command("enroll", "--device-id", "ubuntu").returncode == 2
     profile.unlink()
     assert agent.command("enroll").returncode == 1
@@ -184,9 +184,9 @@ def test_a_platform_that_never_answers_keeps_nobody_who_wants_to_stop(
             connection, _ = silent.accept()
             with connection:
                 process.send_signal(signal.SIGINT)
-                _, told = process.communicate(timeout=10)
+                _, result = process.communicate(timeout=10)
     assert process.returncode == 1
-    assert f"stopped: device {ROBOT} is not enrolled" in told
+    assert f"stopped: device {ROBOT} is not enrolled" in result
 
 
 @pytest.mark.parametrize("step", range(1, 6))

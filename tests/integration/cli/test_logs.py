@@ -15,7 +15,8 @@ import pytest
 
 from tests.harness.console import Console
 
-MARCH, MAY = "2026-03-01T10:00:00.000Z", "2026-05-01T10:00:00.000Z"
+MARCH = "2026-03-01T10:00:00.000Z"
+MAY = "2026-05-01T10:00:00.000Z"
 
 
 @pytest.fixture
@@ -41,7 +42,7 @@ def line(message: str, **values: Any) -> str:
     return json.dumps(given) + "\n"
 
 
-def said(console: Console, *arguments: str) -> list[str]:
+def printed_lines(console: Console, *arguments: str) -> list[str]:
     return [
         shown["message"]
         for shown in map(json.loads, console.run("logs", "--json", *arguments).stdout.splitlines())
@@ -62,30 +63,32 @@ def test_lines_are_chosen_by_level_episode_time_and_number(console: Console, fil
         + line("warning", level="WARNING", episode_id="e")
         + line("error", level="ERROR")
     )
-    assert said(console) == ["old", "detail", "warning", "error"]
-    assert said(console, "--level", "warning") == ["warning", "error"]
-    assert said(console, "--episode", "e") == ["detail", "warning"]
-    assert said(console, "--since", "2026-04-01") == ["detail", "warning", "error"]
-    assert said(console, "--since", "2026-04-01", "-n", "1", "--level", "WARNING") == ["error"]
-    assert said(console, "-n", "2") == ["warning", "error"]
+    assert printed_lines(console) == ["old", "detail", "warning", "error"]
+    assert printed_lines(console, "--level", "warning") == ["warning", "error"]
+    assert printed_lines(console, "--episode", "e") == ["detail", "warning"]
+    assert printed_lines(console, "--since", "2026-04-01") == ["detail", "warning", "error"]
+    assert printed_lines(console, "--since", "2026-04-01", "-n", "1", "--level", "WARNING") == [
+        "error"
+    ]
+    assert printed_lines(console, "-n", "2") == ["warning", "error"]
 
 
 def test_a_hundred_lines_are_shown_unless_more_are_asked_for(console: Console, file: Path) -> None:
     file.write_text("".join(line(str(number)) for number in range(150)))
-    assert said(console) == [str(number) for number in range(50, 150)]
-    assert len(said(console, "--since", "2026-04-01")) == 150
+    assert printed_lines(console) == [str(number) for number in range(50, 150)]
+    assert len(printed_lines(console, "--since", "2026-04-01")) == 150
 
 
 def test_an_agent_that_logs_no_files_says_where_its_log_is(console: Console) -> None:
     console.configure("[log]", 'dir = ""')
-    told = console.run("logs")
-    assert told.exit_code == 1
-    assert "journalctl" in told.stderr
+    result = console.run("logs")
+    assert result.exit_code == 1
+    assert "journalctl" in result.stderr
 
 
 def test_no_log_yet_is_no_failure(console: Console) -> None:
-    told = console.run("logs")
-    assert (told.exit_code, told.stdout, told.stderr) == (0, "", "no log lines match\n")
+    result = console.run("logs")
+    assert (result.exit_code, result.stdout, result.stderr) == (0, "", "no log lines match\n")
 
 
 @pytest.fixture

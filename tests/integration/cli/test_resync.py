@@ -38,7 +38,7 @@ def agent(console: Console) -> Iterator[FakeOperator]:
     assert server.stop(5)
 
 
-def left(console: Console) -> list[dict[str, Any]]:
+def queued_requests(console: Console) -> list[dict[str, Any]]:
     """Return the requests on disk, in their order."""
     return [
         json.loads(path.read_bytes())
@@ -49,21 +49,21 @@ def left(console: Console) -> list[dict[str, Any]]:
 def test_each_target_has_a_line_and_one_that_is_unknown_fails_the_command(
     console: Console, agent: FakeOperator
 ) -> None:
-    told = console.run("resync", agent.PATH, "nobody", "--reason", "too dark")
-    assert told.exit_code == 1
-    assert told.stdout.splitlines() == [
+    result = console.run("resync", agent.PATH, "nobody", "--reason", "too dark")
+    assert result.exit_code == 1
+    assert result.stdout.splitlines() == [
         "accepted       /recordings/a.mcap  episode episode-1",
         "not_found      nobody  (nothing is known of nobody)",
     ]
-    assert told.stderr == "1 of 2 could not be done\n"
+    assert result.stderr == "1 of 2 could not be done\n"
     assert agent.asked == [(agent.PATH, "too dark")]
 
 
 def test_what_is_queued_already_counts_as_done(console: Console, agent: FakeOperator) -> None:
     assert console.run("resync", agent.EPISODE).exit_code == 0
-    told = console.run("resync", agent.EPISODE, "--json")
-    assert told.exit_code == 0
-    assert json.loads(told.stdout) == [
+    result = console.run("resync", agent.EPISODE, "--json")
+    assert result.exit_code == 0
+    assert json.loads(result.stdout) == [
         {
             "target": "episode-1",
             "episode_id": "episode-1",
@@ -80,8 +80,8 @@ def test_a_relative_path_is_one_from_where_the_caller_stands(
     monkeypatch.chdir(console.root)
     (console.root / "episode-1").touch()
     asked = ("episode-1", "./gone", "../x.mcap", "unknown")
-    told = json.loads(console.run("first", *asked, "--json").stdout)
-    assert [item["target"] for item in told] == [
+    result = json.loads(console.run("first", *asked, "--json").stdout)
+    assert [item["target"] for item in result] == [
         f"{console.root}/episode-1",
         f"{console.root}/gone",
         f"{console.root.parent}/x.mcap",
@@ -128,12 +128,12 @@ def test_status_is_live_where_the_agent_answers(console: Console, agent: FakeOpe
 def test_requests_are_left_for_the_next_agent(console: Console) -> None:
     recording = write_mcap(console.root / "a.mcap")
     console.remember("/elsewhere/b.mcap", episode="ep-b")
-    told = console.run(
+    result = console.run(
         "resync", recording, "ep-b", "nobody", console.root / "none", "--json", "--reason", "dark"
     )
-    assert told.exit_code == 1
+    assert result.exit_code == 1
     assert [
-        (item["target"], item["episode_id"], item["status"]) for item in json.loads(told.stdout)
+        (item["target"], item["episode_id"], item["status"]) for item in json.loads(result.stdout)
     ] == [
         (str(recording), "", "accepted"),
         ("ep-b", "ep-b", "accepted"),
@@ -141,7 +141,7 @@ def test_requests_are_left_for_the_next_agent(console: Console) -> None:
         (str(console.root / "none"), "", "not_found"),
     ]
     assert console.run("first", "ep-b").exit_code == 0
-    assert left(console) == [
+    assert queued_requests(console) == [
         {"ask": "resync", "target": str(recording), "reason": "dark"},
         {"ask": "resync", "target": "ep-b", "reason": "dark"},
         {"ask": "first", "target": "ep-b", "reason": ""},
@@ -169,12 +169,12 @@ def test_all_that_failed_is_left_recording_by_recording(console: Console) -> Non
     console.remember("/gone/d.mcap", status="failed", error=FAILED)
     console.remember("/gone/d.mcap", status="completed")
     assert console.run("resync", "--failed", "--code", "checksum").exit_code == 0
-    assert {request["target"] for request in left(console)} == {str(there), "ep-b"}
+    assert {request["target"] for request in queued_requests(console)} == {str(there), "ep-b"}
 
 
 def test_a_name_that_is_no_utf_8_is_left_as_it_is(console: Console) -> None:
     recording = write_mcap(console.root / "a.mcap").rename(console.root / "\udcff.mcap")
-    told = subprocess.run(
+    result = subprocess.run(
         [
             sys.executable,
             "-m",
@@ -189,11 +189,11 @@ def test_a_name_that_is_no_utf_8_is_left_as_it_is(console: Console) -> None:
         timeout=60,
         check=False,
     )
-    assert told.returncode == 0, told.stderr
-    assert [(item["target"], item["status"]) for item in json.loads(told.stdout)] == [
+    assert result.returncode == 0, result.stderr
+    assert [(item["target"], item["status"]) for item in json.loads(result.stdout)] == [
         (str(recording), "accepted")
     ]
-    assert [request["target"] for request in left(console)] == [str(recording)]
+    assert [request["target"] for request in queued_requests(console)] == [str(recording)]
 
 
 def test_pause_is_a_marker_that_stays(console: Console) -> None:
@@ -213,9 +213,9 @@ def test_pause_is_a_marker_that_stays(console: Console) -> None:
 def test_nothing_can_be_left_where_no_agent_ever_was(
     arguments: tuple[str, ...], console: Console
 ) -> None:
-    told = command(console, *arguments, AGENT__STATE_DIR=str(console.state / "none"))
-    assert (told.returncode, told.stdout) == (1, "")
-    assert told.stderr == f"{console.state / 'none'} is not there\n→ start the agent once\n"
+    result = command(console, *arguments, AGENT__STATE_DIR=str(console.state / "none"))
+    assert (result.returncode, result.stdout) == (1, "")
+    assert result.stderr == f"{console.state / 'none'} is not there\n→ start the agent once\n"
 
 
 def test_an_asset_is_set_here_and_now_by_the_same_rules(console: Console) -> None:
@@ -236,10 +236,10 @@ def test_an_asset_is_set_here_and_now_by_the_same_rules(console: Console) -> Non
 
 
 def test_where_the_profiles_can_not_be_seen_the_agent_is_to_judge(console: Console) -> None:
-    told = console.run("asset", "set", "arm-7", "asset-1")
-    assert told.exit_code == 0
-    assert "carried out when one starts" in told.stderr
-    assert left(console) == [{"ask": "asset", "robot": "arm-7", "asset": "asset-1"}]
+    result = console.run("asset", "set", "arm-7", "asset-1")
+    assert result.exit_code == 0
+    assert "carried out when one starts" in result.stderr
+    assert queued_requests(console) == [{"ask": "asset", "robot": "arm-7", "asset": "asset-1"}]
     assert not (console.state / "assets.json").exists()
 
 
@@ -281,9 +281,9 @@ def test_one_of_the_group_leaves_what_it_may_not_write(open_folder: Path) -> Non
             "--config",
             str(console.config),
         ]
-        told = subprocess.run(program, capture_output=True, text=True, timeout=60, check=False)
-        assert told.returncode == 0, told.stderr
-    assert left(console) == [
+        result = subprocess.run(program, capture_output=True, text=True, timeout=60, check=False)
+        assert result.returncode == 0, result.stderr
+    assert queued_requests(console) == [
         {"ask": "asset", "robot": "arm-7", "asset": None},
         {"ask": "first", "target": "ep-b", "reason": ""},
     ]

@@ -139,15 +139,15 @@ def test_a_full_disk_behind_standard_output_is_one_line(
     arguments: tuple[str, ...], console: Console
 ) -> None:
     with Path("/dev/full").open("w") as full:
-        told = command(console, *arguments, stdout=full)
-    assert (told.returncode, told.stderr) == (1, "keystone-agent: No space left on device\n")
+        result = command(console, *arguments, stdout=full)
+    assert (result.returncode, result.stderr) == (1, "keystone-agent: No space left on device\n")
 
 
 def test_a_reader_that_has_gone_is_no_bug(console: Console, closed_pipe: int) -> None:
-    told = command(console, "status", stdout=closed_pipe)
-    assert told.returncode == 1
-    assert "Traceback" not in told.stderr
-    assert told.stderr.count("\n") <= 1
+    result = command(console, "status", stdout=closed_pipe)
+    assert result.returncode == 1
+    assert "Traceback" not in result.stderr
+    assert result.stderr.count("\n") <= 1
 
 
 def test_a_name_can_neither_move_the_cursor_nor_forge_a_line(console: Console) -> None:

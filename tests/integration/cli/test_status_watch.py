@@ -37,7 +37,8 @@ from tests.harness.fakes.operator import FakeOperator
 from tests.harness.recorders import unfinished, write_mcap
 
 MIB = 1024 * 1024
-COLUMNS, LINES = 80, 24
+COLUMNS = 80
+LINES = 24
 
 
 class Terminal:
@@ -215,8 +216,8 @@ def test_the_socket_is_listened_to_until_the_agent_stops(tmp_path: Path) -> None
 
 
 def test_nothing_can_be_watched_where_no_agent_runs(tmp_path: Path) -> None:
-    told = Console(tmp_path).run("status", "--watch")
-    assert (told.exit_code, told.stderr) == (3, "the agent is not running\n")
+    result = Console(tmp_path).run("status", "--watch")
+    assert (result.exit_code, result.stderr) == (3, "the agent is not running\n")
 
 
 def answer(**agent: Any) -> dict[str, Any]:

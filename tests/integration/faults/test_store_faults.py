@@ -304,7 +304,7 @@ def test_store_that_says_no_to_everybody(testbed: Rig, fault: Fault, code: str) 
     testbed.completed(again=sent)
 
 
-def five(testbed: Rig) -> None:
+def find_five_recordings(testbed: Rig) -> None:
     """Let the agent find five recordings."""
     for number in range(4):
         write_mcap(testbed.recording.parent / f"{number}.mcap", size=3000, seed=number)
@@ -337,7 +337,7 @@ def test_five_recordings_before_a_port_that_is_no_store_wait_until_the_store_tak
     testbed: Rig, fault: Fault, code: str
 ) -> None:
     testbed.store.script.on(fault=fault, times=FOREVER)
-    five(testbed)
+    find_five_recordings(testbed)
     testbed.wait(
         lambda: (closed := testbed.app.gate.closed()) and closed.code == code and closed.probes > 5
     )
@@ -372,7 +372,7 @@ def test_without_descriptors_nothing_is_counted_and_the_robot_goes_on_by_itself(
 
     with monkeypatch.context() as patch:
         patch.setattr(Connection, "_connected", refuse)
-        five(testbed)
+        find_five_recordings(testbed)
         testbed.wait(lambda: (closed := testbed.app.gate.closed()) and closed.probes > 3)
         closed = testbed.app.gate.closed()
         assert closed is not None
@@ -396,7 +396,7 @@ def test_without_threads_nothing_is_counted_and_the_robot_goes_on_by_itself(
 
     with monkeypatch.context() as patch:
         patch.setattr(threading.Thread, "start", refuse)
-        five(testbed)
+        find_five_recordings(testbed)
         testbed.wait(lambda: (closed := testbed.app.gate.closed()) and closed.probes > 3)
         closed = testbed.app.gate.closed()
         assert closed is not None
