@@ -86,28 +86,28 @@ def table(*, full: bool) -> Table:
         for size, alike in itertools.groupby(
             settings, lambda setting: (setting.count, setting.mib)
         ):
-            made = make_recordings(folder / "made", *size)
+            recordings = make_recordings(folder / "made", *size)
             for setting in alike:
-                found[setting] = _measure(folder / "work", made, setting, full=full)
-                rows += _rows(setting, found[setting], size_of(made) / GIB)
-            shutil.rmtree(made)
+                found[setting] = _measure(folder / "work", recordings, setting, full=full)
+                rows += _rows(setting, found[setting], size_of(recordings) / GIB)
+            shutil.rmtree(recordings)
     return Table(1, _TITLE, COLUMNS, rows, _goals(found), [_NOTE])
 
 
-def _measure(folder: Path, made: Path, setting: Setting, *, full: bool) -> Costs:
+def _measure(folder: Path, recordings: Path, setting: Setting, *, full: bool) -> Costs:
     """Measure the costs of the agent and of each peer, in turns."""
     with (
         setting.serve(folder / "server") as bucket,
         resident(bucket.server, folder / "agent") as agent,
     ):
-        runs: dict[str, Callable[[], Cost]] = {AGENT: functools.partial(upload, agent, made)}
+        runs: dict[str, Callable[[], Cost]] = {AGENT: functools.partial(upload, agent, recordings)}
         for peer in setting.peers:
             if peer.installed:
                 runs[peer.name] = functools.partial(
-                    peer.upload, made, bucket.server, "peer", folder / "home"
+                    peer.upload, recordings, bucket.server, "peer", folder / "home"
                 )
         measures = {
-            name: functools.partial(_clean, run, bucket, made) for name, run in runs.items()
+            name: functools.partial(_clean, run, bucket, recordings) for name, run in runs.items()
         }
         found = take_turns(
             measures, rounds=5, within=float("inf") if full else 4 * len(measures), least=2
@@ -116,10 +116,10 @@ def _measure(folder: Path, made: Path, setting: Setting, *, full: bool) -> Costs
     return found
 
 
-def _clean(run: Callable[[], Cost], bucket: Bucket, made: Path) -> Cost:
+def _clean(run: Callable[[], Cost], bucket: Bucket, recordings: Path) -> Cost:
     """Run on an empty bucket, and check what was uploaded."""
     cost = run()
-    bucket.empty(size_of(made))
+    bucket.empty(size_of(recordings))
     return cost
 
 

@@ -27,8 +27,8 @@ def crowd(*, tls: bool, mib: int = 384) -> tuple[float, int]:
         cloud = DevCloud(folder / "cloud", tls=tls, bandwidth=60e6)
         with cloud, running(cloud, folder, UPLOAD__PART_CONCURRENCY="16") as agent:
             for number in range(2):
-                made = write_mcap(folder / f"{number}.mcap", size=mib * MIB, seed=number)
-                made.rename(agent.root / made.name)
+                recording = write_mcap(folder / f"{number}.mcap", size=mib * MIB, seed=number)
+                recording.rename(agent.root / recording.name)
             threads = [0]
             agent.wait(
                 lambda logs: (

@@ -39,8 +39,8 @@ def upload(
             bandwidth=bandwidth,
         )
         with cloud, running(cloud, folder) as agent:
-            made = write_mcap(folder / "made.mcap", size=mib * MIB)
-            file = made.rename(agent.root / "long.mcap")
+            recording = write_mcap(folder / "made.mcap", size=mib * MIB)
+            file = recording.rename(agent.root / "long.mcap")
             (log,) = agent.wait_completed(1, 900)
             assert cloud.object_sha256(log.object_key) == sha256(file), "other bytes in the bucket"
             return log, peak_mib(agent)

@@ -134,9 +134,11 @@ def table(*, full: bool) -> Table:
     mib = 384 if full else 64
     peers = [peer for peer in PEERS if peer.name == PEER]
     with stage.scratch(3 * AT_ONCE * mib * MIB) as folder:
-        made = stage.make_recordings(folder / "made", AT_ONCE, mib)
+        recordings = stage.make_recordings(folder / "made", AT_ONCE, mib)
         with stage.minio(folder / "server", tls=True) as bucket:
-            found = [_measure(link, bucket, made, peers, rounds=5 if full else 1) for link in LINKS]
+            found = [
+                _measure(link, bucket, recordings, peers, rounds=5 if full else 1) for link in LINKS
+            ]
     names = [RAW, AGENT, FIRST, *(peer.name for peer in peers)]
     rows = [[_named(name, peers), *(_cell(filled.get(name)) for filled in found)] for name in names]
     goals = [
@@ -153,18 +155,18 @@ def table(*, full: bool) -> Table:
 
 
 def _measure(
-    link: Link, bucket: stage.Bucket, made: Path, peers: Sequence[Peer], *, rounds: int
+    link: Link, bucket: stage.Bucket, recordings: Path, peers: Sequence[Peer], *, rounds: int
 ) -> Mapping[str, Sequence[Filled]]:
     """Measure all tools on one link, in turns; a tool that gave up has no result."""
-    size = stage.size_of(made)
+    size = stage.size_of(recordings)
     home = bucket.folder.parent / "home"
     with emulated(link, bucket.server.endpoint.partition("://")[2]) as near:
         server = dataclasses.replace(bucket.server, endpoint=f"https://{near.address}")
         with _agent(server, bucket.folder.parent / link.name) as upload:
-            first = _fill(functools.partial(upload, made), near, bucket, size)
-            runs = {AGENT: functools.partial(upload, made)}
+            first = _fill(functools.partial(upload, recordings), near, bucket, size)
+            runs = {AGENT: functools.partial(upload, recordings)}
             runs |= {
-                peer.name: functools.partial(peer.upload, made, server, "peer", home)
+                peer.name: functools.partial(peer.upload, recordings, server, "peer", home)
                 for peer in peers
                 if peer.installed
             }

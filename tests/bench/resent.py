@@ -51,22 +51,23 @@ def table(*, full: bool) -> Table:
         return Table(6, _TITLE, COLUMNS, [["no minio here: make servers", None, None, None]])
     mib, rate = (512, 100 * MIB) if full else (128, 80 * MIB)
     with stage.scratch(12 * mib * MIB) as folder:
-        made = stage.make_recordings(folder / "made", 1, mib)
+        recordings = stage.make_recordings(folder / "made", 1, mib)
         with (
             stage.minio(folder / "server", tls=False) as bucket,
             _behind(bucket.server, rate) as (link, server),
             stage.resident(server, folder / "agent") as agent,
         ):
             kills: dict[str, Callable[[], Loss]] = {
-                "agent": functools.partial(_agent, agent, made, link)
+                "agent": functools.partial(_agent, agent, recordings, link)
             }
             for peer in PEERS:
                 if peer.installed:
                     kills[peer.name] = functools.partial(
-                        _peer, peer, made, link, server, folder / "home"
+                        _peer, peer, recordings, link, server, folder / "home"
                     )
             measures = {
-                name: functools.partial(_clean, kill, bucket, made) for name, kill in kills.items()
+                name: functools.partial(_clean, kill, bucket, recordings)
+                for name, kill in kills.items()
             }
             found = take_turns(measures, rounds=5, within=float("inf") if full else 35, least=1)
     rows: list[list[Cell]] = []
@@ -97,14 +98,14 @@ def _behind(server: S3Server, rate: float) -> Iterator[tuple[SlowLink, S3Server]
         yield link, dataclasses.replace(server, endpoint=f"http://{link.address}")
 
 
-def _clean(kill: Callable[[], Loss], bucket: stage.Bucket, made: Path) -> Loss:
+def _clean(kill: Callable[[], Loss], bucket: stage.Bucket, recordings: Path) -> Loss:
     loss = kill()
-    bucket.empty(stage.size_of(made))
+    bucket.empty(stage.size_of(recordings))
     return loss
 
 
-def _agent(agent: Agent, made: Path, link: SlowLink) -> Loss:
-    (path,) = made.iterdir()
+def _agent(agent: Agent, recordings: Path, link: SlowLink) -> Loss:
+    (path,) = recordings.iterdir()
     stage.make_new(path)
     known, began = len(agent.documents()), link.passed
     path = path.rename(agent.root / path.name)
@@ -113,20 +114,20 @@ def _agent(agent: Agent, made: Path, link: SlowLink) -> Loss:
     before = _drained(link) - began
     agent.start()
     agent.wait(lambda logs: len(logs) > known and logs[-1].status == "completed", 120)
-    path = path.rename(made / path.name)
+    path = path.rename(recordings / path.name)
     return _loss(link.passed - began, path, before, connections)
 
 
-def _peer(peer: Peer, made: Path, link: SlowLink, server: S3Server, home: Path) -> Loss:
+def _peer(peer: Peer, recordings: Path, link: SlowLink, server: S3Server, home: Path) -> Loss:
     began = link.passed
-    with peer.start(made, server, "peer", home) as child:
-        _await_moment(link, began, stage.size_of(made))
+    with peer.start(recordings, server, "peer", home) as child:
+        _await_moment(link, began, stage.size_of(recordings))
         connections = link.busy
         assert child.poll() is None, f"{peer.name} was through before it was killed"
         os.killpg(child.pid, signal.SIGKILL)
     before = _drained(link) - began
-    peer.upload(made, server, "peer", home)
-    (path,) = made.iterdir()
+    peer.upload(recordings, server, "peer", home)
+    (path,) = recordings.iterdir()
     return _loss(link.passed - began, path, before, connections)
 
 

@@ -170,8 +170,12 @@ def serve(stream: socket.socket, contents: Contents) -> None:
             key = unquote(url.path).strip("/").partition("/")[2]
             request = Request(method, key, query, body, _stored(headers, size, contents))
             status, document, more = contents.answer(request)
-            said = {"Content-Length": str(len(document.encode())), "x-amz-request-id": "0", **more}
-            head = "".join(f"{name}: {text}\r\n" for name, text in said.items())
+            answer_headers = {
+                "Content-Length": str(len(document.encode())),
+                "x-amz-request-id": "0",
+                **more,
+            }
+            head = "".join(f"{name}: {text}\r\n" for name, text in answer_headers.items())
             text = "" if method == "HEAD" else document
             stream.sendall(f"HTTP/1.1 {status} {_PHRASES[status]}\r\n{head}\r\n{text}".encode())
 
@@ -193,12 +197,12 @@ def _body(
 
 
 def _discard(source: io.BufferedReader, size: int, block: memoryview) -> int:
-    left = size
-    while left:
-        got = source.readinto(block[: min(left, len(block))])
+    remaining = size
+    while remaining:
+        got = source.readinto(block[: min(remaining, len(block))])
         if not got:
             raise ConnectionResetError
-        left -= got
+        remaining -= got
     return size
 
 

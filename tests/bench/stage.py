@@ -113,7 +113,7 @@ def minio(folder: Path, *, tls: bool) -> Iterator[Bucket]:
 @contextlib.contextmanager
 def sink(folder: Path, *, tls: bool) -> Iterator[Bucket]:
     """Run a store that keeps nothing (``sink.py``) in its own process, while the block lasts."""
-    made = servers.certificate(folder / "certs") if tls else None
+    certificate = servers.certificate(folder / "certs") if tls else None
     command = [sys.executable, "-m", "tests.bench.sink", *([str(folder / "certs")] if tls else [])]
     with subprocess.Popen(
         command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
@@ -122,7 +122,10 @@ def sink(folder: Path, *, tls: bool) -> Iterator[Bucket]:
         assert child.stdout is not None
         try:
             endpoint = f"{'https' if tls else 'http'}://127.0.0.1:{int(child.stdout.readline())}"
-            yield Bucket(S3Server("sink", endpoint, ca_file=made.ca_file if made else None), folder)
+            yield Bucket(
+                S3Server("sink", endpoint, ca_file=certificate.ca_file if certificate else None),
+                folder,
+            )
         finally:
             child.stdin.close()
 

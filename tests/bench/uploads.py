@@ -124,10 +124,10 @@ def _drop(root: Path, outside: Path, number: int, size: int) -> Path:
         nested = root / f"day-{number}" / "shift" / "line"
         nested.mkdir(parents=True)
         return write_mcap(nested / name, size=size, seed=number)
-    made = write_mcap(outside / name, size=size, seed=number)
+    recording = write_mcap(outside / name, size=size, seed=number)
     if way == 2:
-        return made.rename(root / name)
-    os.link(made, root / name)
+        return recording.rename(root / name)
+    os.link(recording, root / name)
     return root / name
 
 

@@ -103,24 +103,24 @@ def test_the_cost_of_a_tool_is_its_own_and_not_that_of_who_started_it() -> None:
 def test_the_agent_is_measured_against_a_store_that_keeps_nothing(
     tmp_path: Path, tls: bool
 ) -> None:
-    made = stage.make_recordings(tmp_path / "made", 2, 9)
+    recordings = stage.make_recordings(tmp_path / "made", 2, 9)
     with (
         stage.sink(tmp_path / "sink", tls=tls) as bucket,
         stage.resident(bucket.server, tmp_path / "agent") as agent,
     ):
         # In the second round the recordings are others.
         for _ in range(2):
-            cost = stage.upload(agent, made)
-            bucket.empty(stage.size_of(made))
+            cost = stage.upload(agent, recordings)
+            bucket.empty(stage.size_of(recordings))
             assert cost.cpu > 0
             assert cost.wall > 0
             assert 20 < cost.peak < 120
-            assert len(list(made.iterdir())) == 2
+            assert len(list(recordings.iterdir())) == 2
     with (
         pytest.raises(AssertionError, match="0 bytes were uploaded"),
         stage.sink(tmp_path / "other", tls=tls) as other,
     ):
-        other.empty(stage.size_of(made))
+        other.empty(stage.size_of(recordings))
 
 
 def test_a_link_resets_a_connection_after_so_many_bytes_and_counts_what_has_passed() -> None:

@@ -193,7 +193,7 @@ else:
 """
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="only root can be somebody else")
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can switch to another user")
 @pytest.mark.parametrize(("groups", "answer"), [([], "not_permitted"), ([4711], "done")])
 @pytest.mark.parametrize("mode", [0o755, 0o750])
 def test_only_the_group_may_ask(groups: list[int], answer: str, mode: int) -> None:

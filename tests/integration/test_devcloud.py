@@ -726,8 +726,8 @@ def test_a_cloud_whose_process_is_killed_takes_its_store_along(tmp_path: Path, k
         family = psutil.Process(process.pid).children(recursive=True)
         assert len(family) == 2
         os.kill(process.pid, signal.SIGKILL)
-    left = psutil.wait_procs(family, timeout=20)[1]
-    assert [member for member in left if member.status() != psutil.STATUS_ZOMBIE] == []
+    survivors = psutil.wait_procs(family, timeout=20)[1]
+    assert [member for member in survivors if member.status() != psutil.STATUS_ZOMBIE] == []
 
 
 def test_the_files_for_an_agent_are_private_and_complete(cloud: DevCloud) -> None:

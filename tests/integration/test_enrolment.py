@@ -240,7 +240,7 @@ def test_where_nothing_says_where_to_enrol_nobody_is_held(robot: Robot) -> None:
         robot.enrol.once(robot.device)
 
 
-def test_a_second_asker_finds_what_the_first_one_got(robot: Robot, cloud: DevCloud) -> None:
+def test_a_second_enrolment_finds_what_the_first_one_got(robot: Robot, cloud: DevCloud) -> None:
     assert robot.enrol.once(robot.device)
     assert not Enrol(robot.gateway, ProfileFile(robot.path), lambda *_, **__: None).once(
         robot.device
@@ -312,7 +312,7 @@ def test_a_key_that_could_not_be_written_is_written_later_and_not_asked_for_agai
     assert robot.profiles.load()[robot.device].api_key == key_of(cloud, robot.device)
 
 
-def test_whoever_takes_the_place_of_an_asker_writes_what_that_one_could_not(
+def test_the_next_enrolment_writes_what_the_one_before_could_not(
     robot: Robot, cloud: DevCloud, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def full(_asset_id: str, _enrolled: Enrolled) -> None:

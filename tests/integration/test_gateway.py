@@ -358,9 +358,9 @@ def test_an_answer_that_does_not_come_in_time_is_a_deadline(script: Script) -> N
 
 
 def test_a_certificate_nobody_vouches_for_is_told_apart(tmp_path: Path) -> None:
-    made = servers.certificate(tmp_path)
+    certificate = servers.certificate(tmp_path)
     server = grpc.server(ThreadPoolExecutor(1))
-    pair = (made.key_file.read_bytes(), made.cert_file.read_bytes())
+    pair = (certificate.key_file.read_bytes(), certificate.cert_file.read_bytes())
     port = server.add_secure_port("127.0.0.1:0", grpc.ssl_server_credentials([pair]))
     server.start()
     stranger = GrpcGateway(timeout_seconds=5)

@@ -215,7 +215,7 @@ def test_kill_9_at_any_moment_leaves_a_recording_or_what_is_known_of_it_and_no_i
             assert writer.stdout.readline() == "open 0\n"
             given += [int(writer.stdout.readline()) for _ in range(seed.randrange(1, 60))]
             writer.send_signal(signal.SIGKILL)
-            given += [int(said) for said in writer.stdout if said.endswith("\n")]
+            given += [int(line) for line in writer.stdout if line.endswith("\n")]
         assert given == sorted(set(given))
         with opened(folder, read_only=True) as history:
             assert history.damage() == 0
@@ -241,8 +241,8 @@ def test_kill_9_at_any_moment_loses_nothing_that_was_acknowledged(folder: Path) 
             for _ in range(seed.randrange(1, 60)):
                 _note(promised, writer.stdout.readline())
             writer.send_signal(signal.SIGKILL)
-            for said in writer.stdout:
-                _note(promised, said)
+            for line in writer.stdout:
+                _note(promised, line)
         with opened(folder) as history:
             assert history.damage() == 0
             for id_, status in promised.items():
@@ -293,7 +293,7 @@ def test_kill_9_while_it_forgets_loses_no_fingerprint_and_brings_nothing_back(fo
             for _ in range(seed.randrange(8)):
                 gone.add(forgetter.stdout.readline().strip())
             forgetter.send_signal(signal.SIGKILL)
-            gone |= {said.strip() for said in forgetter.stdout if said.endswith("\n")}
+            gone |= {line.strip() for line in forgetter.stdout if line.endswith("\n")}
         with opened(folder) as history:
             assert history.damage() == 0
             there = [log.id for log in history.newest_first()]
@@ -306,7 +306,7 @@ def test_kill_9_while_it_forgets_loses_no_fingerprint_and_brings_nothing_back(fo
     assert len(gone) > 20
 
 
-def _note(promised: dict[int, str], said: str) -> None:
-    words = said.split()
-    if said.endswith("\n"):
+def _note(promised: dict[int, str], line: str) -> None:
+    words = line.split()
+    if line.endswith("\n"):
         promised |= {int(id_): status for id_, status in zip(words[::2], words[1::2], strict=True)}

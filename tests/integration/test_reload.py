@@ -112,7 +112,7 @@ def reload(cloud: DevCloud, environ: dict[str, str]) -> Iterator[Callable[..., A
         app.stop()
 
 
-def test_what_flies_keeps_its_route_which_is_let_go_of_after_that(
+def test_an_upload_in_flight_keeps_its_route_which_is_let_go_of_after_that(
     reload: Callable[..., App], cloud: DevCloud, tmp_path: Path
 ) -> None:
     app = reload(UPLOAD__BANDWIDTH_MBIT="1")

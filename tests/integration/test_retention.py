@@ -187,10 +187,10 @@ def test_a_disk_that_fills_up_loses_the_oldest_uploaded_ones_and_recording_goes_
                 contents[str(path)] = path.read_bytes()
                 agent.wait_completed(number + 1)
             wait_for(agent, lambda: free_on(agent.root) >= 20 * MIB)
-            left = sorted(path.name for path in agent.root.glob("*.mcap"))
+            remaining = sorted(path.name for path in agent.root.glob("*.mcap"))
         gone = [Path(line["path"]).name for line in logged_events(agent, "deleted")]
         assert gone == [f"{number}.mcap" for number in range(len(gone))], "the oldest first"
-        assert left == [*(f"{number}.mcap" for number in range(len(gone), 9)), "bad.mcap"]
+        assert remaining == [*(f"{number}.mcap" for number in range(len(gone), 9)), "bad.mcap"]
         assert len(gone) == 4, "no more than had to"
         for log in agent.documents()[1:]:
             assert cloud.read_object(log.object_key) == contents[log.path]

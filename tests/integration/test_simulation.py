@@ -493,8 +493,8 @@ class Simulation(RuleBasedStateMachine):
             # A marker without its recording is rejected.
             content = marker.with_suffix("").read_bytes()
             assert self.whole.get(_fingerprint(content)) != content, f"{marker} was never served"
-        left = [*self.robot.folder.rglob(".resync"), *self.robot.marked.glob("*.resync")]
-        assert left == []
+        leftover = [*self.robot.folder.rglob(".resync"), *self.robot.marked.glob("*.resync")]
+        assert leftover == []
         assert self.robot.history.markers == {}
         held = {multipart.place[1] for multipart in self.store.multiparts.values()} - self.excused
         assert not held, "multiparts left in the bucket"

@@ -65,12 +65,12 @@ def test_a_demo_that_is_interrupted_leaves_nothing_behind(
         text=True,
     )
     assert demo.stdout is not None
-    said = []
+    lines = []
     for line in demo.stdout:
-        said.append(line)
+        lines.append(line)
         if line.startswith("recording"):
             break
-    assert any("removed at the end" in line for line in said)
+    assert any("removed at the end" in line for line in lines)
     assert any("recorder" in " ".join(line) for line in processes_below(environ["TMPDIR"]))
     demo.send_signal(number)
     _, errors = demo.communicate(timeout=60)
@@ -149,14 +149,14 @@ def test_a_cloud_says_where_it_stays_and_ends_in_order(environ: dict[str, str]) 
         text=True,
     )
     assert cloud.stdout is not None
-    said = []
+    lines = []
     for line in cloud.stdout:
-        said.append(line)
+        lines.append(line)
         if line.startswith("[log]"):
             break
     cloud.send_signal(signal.SIGTERM)
     cloud.communicate(timeout=60)
     assert cloud.returncode == 0
     (folder,) = leftover_files(environ)
-    assert any(folder in line and "stays there" in line for line in said)
+    assert any(folder in line and "stays there" in line for line in lines)
     assert processes_below(environ["TMPDIR"]) == []

@@ -121,8 +121,8 @@ def test_the_command_follows_a_rotated_log_until_it_is_interrupted(
     assert json.loads(follower.stdout.readline())["message"] in ("first", "second")
     os.rename(file, file.with_name("agent.2026.jsonl"))  # noqa: PTH104
     file.write_text(line("third"))
-    heard = ""
-    while heard != "third":
-        heard = json.loads(follower.stdout.readline())["message"]
+    message = ""
+    while message != "third":
+        message = json.loads(follower.stdout.readline())["message"]
     follower.send_signal(signal.SIGINT)
     assert follower.wait(20) == 0

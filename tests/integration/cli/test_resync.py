@@ -261,7 +261,7 @@ main()
 """
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="only root can be somebody else")
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can switch to another user")
 def test_one_of_the_group_leaves_what_it_may_not_write(open_folder: Path) -> None:
     console = Console(open_folder)
     os.chown(console.state, 0, 4711)

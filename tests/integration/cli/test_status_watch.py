@@ -142,9 +142,9 @@ def test_without_a_terminal_each_change_is_a_block_of_plain_lines(agent: Agent) 
     )
     try:
         assert process.stdout is not None
-        heard = []
+        lines = []
         for line in process.stdout:
-            heard.append(line)
+            lines.append(line)
             if "1 completed" in line:
                 break
         assert agent.stop() == 0
@@ -154,11 +154,11 @@ def test_without_a_terminal_each_change_is_a_block_of_plain_lines(agent: Agent) 
         process.wait()
     assert process.returncode == 3
     assert errors == "the agent has stopped\n"
-    text = "".join(heard) + rest
+    text = "".join(lines) + rest
     assert "\x1b" not in text
     blocks = [block.partition("\n")[2] for block in text.split("\n\n")]
     assert all(first != second for first, second in itertools.pairwise(blocks))
-    assert any(re.search(r"^uploads   \[#+\.*\] +\d+% .*/run\.mcap$", line) for line in heard)
+    assert any(re.search(r"^uploads   \[#+\.*\] +\d+% .*/run\.mcap$", line) for line in lines)
 
 
 def test_programs_get_an_object_a_line(agent: Agent) -> None:
@@ -168,8 +168,8 @@ def test_programs_get_an_object_a_line(agent: Agent) -> None:
     try:
         assert process.stdout is not None
         document = json.loads(process.stdout.readline())
-        asked = json.loads(agent.command("status", "--json").stdout)
-        assert list(document) == list(asked)
+        answer = json.loads(agent.command("status", "--json").stdout)
+        assert list(document) == list(answer)
         process.send_signal(signal.SIGINT)
         assert process.wait(20) == 0
     finally:
@@ -205,13 +205,13 @@ def test_the_socket_is_listened_to_until_the_agent_stops(tmp_path: Path) -> None
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     try:
         assert process.stdout is not None
-        heard = [json.loads(process.stdout.readline()) for _ in range(2)]
+        objects = [json.loads(process.stdout.readline()) for _ in range(2)]
         server.stop(1)
         _, errors = process.communicate(timeout=30)
     finally:
         process.kill()
         process.wait()
-    assert [item["agent"]["looks"] for item in heard] == [1, 2]
+    assert [item["agent"]["looks"] for item in objects] == [1, 2]
     assert (process.returncode, errors) == (3, "the agent has stopped\n")
 
 

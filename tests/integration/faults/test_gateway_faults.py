@@ -84,9 +84,9 @@ def _drip(call: Call) -> bytes:
 @pytest.mark.parametrize("call", CALLS)
 @pytest.mark.parametrize("last_stream", [0, GRACEFUL])
 def test_goaway(testbed: Rig, call: str, last_stream: int) -> None:
-    def leave(asked: Call) -> bytes:
-        asked.link.go_away(last_stream)
-        return asked.forward() if last_stream else gateway_proxy.silence(asked)
+    def leave(call: Call) -> bytes:
+        call.link.go_away(last_stream)
+        return call.forward() if last_stream else gateway_proxy.silence(call)
 
     testbed.gateway.script.on(call, fault=leave)
     testbed.start()
