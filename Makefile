@@ -32,10 +32,10 @@ demo: $(STAMP)  ## upload a recording to a bucket, on this machine alone
 	$(BIN)/keystone-agent demo
 
 test: $(STAMP)  ## run all tests (those for MinIO and VersityGW need `make servers`)
-	PATH="$(SERVERS):$$PATH" $(BIN)/python -m pytest -n 2
+	PATH="$(SERVERS):$$PATH" $(BIN)/python -m pytest -n 2 --dist worksteal $(T)
 
 test-fast: $(STAMP)  ## run the tests that start no process, in a minute
-	$(BIN)/python -m pytest -n 2 --fast
+	$(BIN)/python -m pytest -n 2 --dist worksteal --fast
 
 check: $(STAMP)  ## check formatting, lint, types, imports between folders, and generated code
 	$(BIN)/ruff format --check .

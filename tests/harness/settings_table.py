@@ -16,7 +16,10 @@ from tests.harness.paths import REPOSITORY
 
 SETTINGS = REPOSITORY / "config" / "agent.toml"
 PAGE = REPOSITORY / "config" / "README.md"
-BEGIN = "<!-- settings: generated from config/agent.toml by `python -m tests.harness.settings_table` -->"
+BEGIN = (
+    "<!-- settings: generated from config/agent.toml "
+    "by `python -m tests.harness.settings_table` -->"
+)
 END = "<!-- end of the settings -->"
 
 

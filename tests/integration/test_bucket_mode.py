@@ -17,9 +17,12 @@ from minio.minioadmin import MinioAdmin
 from agent.model.sync_log import SyncLog
 from tests.harness import s3_servers as servers
 from tests.harness.agent_process import Agent, running
-from tests.harness.bucket_store import BUCKET, USER, Store
+from tests.harness.bucket_store import BUCKET, USER, Store, store
 from tests.harness.recorders import write_mcap, write_sidecar
 from tests.harness.s3_relay import Relay, relayed
+
+# The fixture comes from the harness.
+__all__ = ["store"]
 
 MIB = 1024 * 1024
 

@@ -126,7 +126,7 @@ def test_the_image_holds_one_python_s_agent_that_nobody_in_it_can_change(image: 
     assert {
         re.findall(r"\.cpython-(\d+)", path.name)[0] for path in libraries.rglob("*.cpython-*.so")
     } == {"311"}
-    assert (libraries / "common/agent/__pycache__/app.cpython-311.pyc").exists()
+    assert (libraries / "common/agent/assembly/__pycache__/app.cpython-311.pyc").exists()
     assert not (image.root / "usr/lib/systemd/system/keystone-agent.service").exists()
     theirs = [
         f"/{path.relative_to(image.root)}"
