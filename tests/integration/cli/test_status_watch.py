@@ -132,7 +132,6 @@ def test_two_uploads_can_be_watched_on_80_columns(agent: Agent) -> None:
 
 
 def test_without_a_terminal_each_change_is_a_block_of_plain_lines(agent: Agent) -> None:
-    write_mcap(agent.root / "run.mcap", size=12 * MIB)
     process = subprocess.Popen(
         watching(agent),
         env=agent.environ,
@@ -142,7 +141,9 @@ def test_without_a_terminal_each_change_is_a_block_of_plain_lines(agent: Agent) 
     )
     try:
         assert process.stdout is not None
-        lines = []
+        # The upload begins only when the command watches, however slowly the command starts.
+        lines = [process.stdout.readline()]
+        write_mcap(agent.root / "run.mcap", size=12 * MIB)
         for line in process.stdout:
             lines.append(line)
             if "1 completed" in line:
