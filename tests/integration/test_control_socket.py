@@ -501,7 +501,7 @@ def test_a_thread_that_is_lacking_behind_the_listener_stops_only_the_command_tha
             raise RuntimeError("can't start new thread")
         start(thread)
 
-    monkeypatch.setattr(client, "_STATUS_SECONDS", 1.0)
+    monkeypatch.setattr(client, "_STATUS_SECONDS", 5.0)
     monkeypatch.setattr(threading.Thread, "start", refuse_one)
     with served(tmp_path):
         with closing(Control(tmp_path)) as control, pytest.raises((AgentError, grpc.RpcError)):
