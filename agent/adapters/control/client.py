@@ -26,8 +26,14 @@ _CHANGE_SECONDS = 15.0
 # How long a request may take for which the agent may have to read all recordings.
 _RECORDINGS_SECONDS = 600.0
 
-# The answers of the agent may have any size, and a proxy is never used.
-_OPTIONS = (*KEEPALIVE, ("grpc.max_receive_message_length", -1), ("grpc.enable_http_proxy", 0))
+# The answers of the agent may have any size, and a proxy is never used. Without a pool of its own,
+# a new client would share the connection of an earlier one in this process, and fail with it.
+_OPTIONS = (
+    *KEEPALIVE,
+    ("grpc.max_receive_message_length", -1),
+    ("grpc.enable_http_proxy", 0),
+    ("grpc.use_local_subchannel_pool", 1),
+)
 
 # The numbers of AskStatus in control.proto.
 _REPLIES: Mapping[int, Reply] = {1: "accepted", 2: "already_queued", 3: "not_found", 4: "rejected"}
