@@ -197,7 +197,7 @@ class _FileList:
         if log.status == "completed":
             state, at, why = "synced", log.completed_at or "", ""
         elif log.status == "failed":
-            state = "damaged" if error and error.code == "damaged" else "failed"
+            state = "damaged" if error and error.means("damaged_file") else "failed"
             at = log.next_retry_at or ""
         else:
             state = "uploading" if log.id in self._uploading_ids else "queued"

@@ -82,7 +82,7 @@ class OfflineOperator:
         """
         answers = []
         for log in self._history.newest_first("failed"):
-            if self._is_newest(log) and log.error is not None and code in ("", log.error.code):
+            if self._is_newest(log) and log.has_error(code):
                 target = log.path if os.path.lexists(log.path) else log.episode_id
                 answers.append(self._leave_request("resync", target, reason))
         return answers

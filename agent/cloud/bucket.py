@@ -63,9 +63,6 @@ _MANIFEST_MAX_BYTES = 4 * _MIB
 # their first call and their session in the history.
 _CHOSEN_KEYS = 1000
 
-# Codes of a store that does not allow this request.
-_FORBIDDEN = frozenset({"AccessDenied", "HTTP_403", "MethodNotAllowed", "NotImplemented"})
-
 
 class BucketGateway:
     """Implements ``ports.Gateway`` on a bucket for which this robot has keys.
@@ -211,7 +208,7 @@ class BucketGateway:
                 with self._at(key, lease) as target:
                     found = target.stat()
             except CloudError as error:
-                if error.code not in _FORBIDDEN:
+                if not error.means("reading_refused"):
                     raise
                 # Where objects may not be read, no key is known to be free.
                 break
@@ -288,7 +285,7 @@ class BucketGateway:
             try:
                 stored = target.read(len(data) + 1)
             except CloudError as error:
-                if error.code not in _FORBIDDEN:
+                if not error.means("reading_refused"):
                     raise
                 stored = b""
             if stored is None:

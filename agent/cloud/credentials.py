@@ -208,7 +208,7 @@ class Credentials:
         try:
             return request(self.gateway, current)
         except CloudError as error:
-            if error.code != "UNAUTHENTICATED":
+            if not error.means("token_refused"):
                 raise
         return request(self.gateway, token.current(refused=current))
 

@@ -39,9 +39,7 @@ class FullDiskHold:
 
     def retry(self, retry_seconds: float) -> None:
         """Open the gate if it is time to try and the history has room; else wait once more."""
-        closed = self._gate.closed()
-        is_held = closed is not None and closed.code == _DISK_FULL
-        if not is_held or self._clock.monotonic() < self._retry_at:
+        if not self._gate.is_held_by(_DISK_FULL) or self._clock.monotonic() < self._retry_at:
             return
         if self._history.room():
             # The next write shows whether there really is room.

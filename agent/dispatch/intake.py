@@ -18,15 +18,6 @@ _log = logging.getLogger(__name__)
 
 _REASON_MAX_CHARACTERS = 1000
 
-# Errors that another sidecar or another file name may mend.
-_SIDECAR_CODES = frozenset({"sidecar_invalid", "sidecar_missing", "tag_conflict", "tag_limit"})
-
-# Errors of a file that has been replaced by what was found now.
-_FILE_CODES = frozenset({"gone", "replaced", "not_regular", "not_in_root"})
-
-# Errors that are over as soon as the recording is found again.
-_FOLDER_CODES = frozenset({"folder_missing", "compressing"})
-
 
 class Intake:
     """Decides whether a recording is new, and makes its document.
@@ -102,16 +93,16 @@ class Intake:
 
     def _retry_trigger(self, found: Recording, newest: SyncLog) -> Trigger | None:
         """Return what makes a finally failed recording worth another try; None for nothing."""
-        code = newest.error.code if newest.error else ""
+        error = newest.error
         if newest.status != "failed":
             return None
-        if code in _FILE_CODES:
+        if error is not None and error.means("file_replaced"):
             return "discovered"
         has_changed = (found.sidecar_sha256, str(found.path)) != (
             newest.sidecar_sha256,
             newest.path,
         )
-        if code in _SIDECAR_CODES and has_changed:
+        if error is not None and error.means("sidecar_faulty") and has_changed:
             return "cause-changed"
         return "upgrade" if newest.id in self._again else None
 
@@ -206,7 +197,7 @@ class Intake:
         A path gets one such document, even when the damaged file there goes on changing.
         """
         before = self._history.at_path(found.path)
-        if before and before[0].error is not None and before[0].error.code == "damaged":
+        if before and before[0].error is not None and before[0].error.means("damaged_file"):
             return None
         if self._history.newest(str(found.fingerprint)) is not None:
             return None
@@ -238,4 +229,4 @@ class Intake:
 
 def _waits_for_folder(log: SyncLog) -> bool:
     """Return whether an open document waits until its recording is found again."""
-    return log.status == "failed" and log.error is not None and log.error.code in _FOLDER_CODES
+    return log.status == "failed" and log.error is not None and log.error.means("folder_away")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from agent.model.error_table import Kind, Verdict
 from agent.model.errors import (
     AgentError,
     CloudError,
@@ -12,13 +13,12 @@ from agent.model.errors import (
     GateClosedError,
     RecordingError,
     SessionLostError,
-    Verdict,
     WaitingError,
     fault,
     judge,
 )
 from agent.model.states import Event
-from agent.model.sync_log import Fault, Kind
+from agent.model.sync_log import Fault
 from agent.model.unforeseen import understood
 
 # What an error means that is no CloudError; the first class that fits decides. All other errors
@@ -86,7 +86,7 @@ def outcome_of(
 def _is_session_lost(error: AgentError) -> bool:
     """Return whether the platform does not know the upload session any more."""
     if isinstance(error, CloudError):
-        return error.code == "UPLOAD_NOT_FOUND"
+        return error.means("session_unknown")
     return isinstance(error, SessionLostError)
 
 
@@ -95,11 +95,9 @@ def _of_cloud(error: CloudError, counted: Event, *, others_passed: bool) -> Outc
     verdict = judge(error)
     if verdict.kind == "final":
         return Outcome("gave_up", fault(error, "final"))
-    if error.code == "checksum":
+    if error.means("wrong_bytes"):
         return Outcome(counted, fault(error, "counted"))
-    # A recording may need more memory than others, for its sidecar for example. Every other lack on
-    # this robot is the same for all recordings.
-    if error.code == "out_of_memory" and others_passed:
+    if error.means("own_memory") and others_passed:
         return Outcome("blocked_alone", fault(error, "blocked"))
     # An answer that only this recording gets is its own fault, even one that says that the server
     # is in trouble.

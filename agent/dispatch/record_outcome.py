@@ -14,7 +14,6 @@ from agent.gate.gate import Gate
 from agent.model.errors import WHOLE, AgentError, CloudError, FileChangedError
 from agent.model.ports import Clock, History
 from agent.model.sync_log import Fault, SyncLog
-from agent.model.unforeseen import UNFORESEEN
 from agent.model.values import utc_text
 
 _log = logging.getLogger(__name__)
@@ -68,7 +67,7 @@ class OutcomeRecorder:
 
     def apply_to_gate(self, claim: Claim, outcome: Outcome, error: AgentError | None) -> bool:
         """Open or close the gate as the outcome says; return whether this closed an open gate."""
-        if outcome.code in UNFORESEEN:
+        if outcome.fault is not None and outcome.fault.means("unforeseen"):
             self._log_traceback(error)
         if outcome.event == "done":
             self._gate.passed(WHOLE, claim.log.id)

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from agent.model.errors import WHOLE, AgentError
+from agent.model.errors import AgentError
 from agent.model.unforeseen import shortage
 
 
@@ -24,7 +24,7 @@ def reading(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        if shortage(error, WHOLE):
+        if shortage(error):
             raise
         raise AgentError(
             f"{path} can't be read: {error.strerror or error}",

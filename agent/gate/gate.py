@@ -18,9 +18,9 @@ import threading
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from agent.model.errors import WHOLE, CloudError, GateClosedError, Verdict
+from agent.model.error_table import Kind, Verdict
+from agent.model.errors import WHOLE, CloudError, GateClosedError
 from agent.model.ports import Clock
-from agent.model.sync_log import Kind
 
 Cause = Literal["hold", "enrolment", "cloud"]
 
@@ -109,6 +109,11 @@ class Gate:
         """
         with self._lock:
             return next((hold for code, hold in self._holds.items() if code != but), self._cloud)
+
+    def is_held_by(self, code: str) -> bool:
+        """Return whether there is a hold with this ``code``."""
+        with self._lock:
+            return code in self._holds
 
     def check(self, *, probe: bool) -> None:
         """Raise GateClosedError where the next part must not be sent.

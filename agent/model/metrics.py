@@ -7,8 +7,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Literal, get_args
 
+from agent.model.error_table import Kind
 from agent.model.states import Event
-from agent.model.sync_log import Fault, Kind, Status
+from agent.model.sync_log import Fault, Status
 
 Ended = Literal["completed", "retried", "waiting", "put_back", "failed"]
 

@@ -6,10 +6,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
+from agent.model.error_table import Kind, Trait, has_trait
+
 Status = Literal["pending", "in_progress", "completed", "failed"]
 Phase = Literal["", "opening", "uploading", "stored", "completing"]
 Trigger = Literal["discovered", "marker", "cli", "cause-changed", "upgrade"]
-Kind = Literal["offline", "blocked", "counted", "final", "lease_lost"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,6 +21,10 @@ class Fault:
     code: str
     message: str
     hint: str
+
+    def means(self, trait: Trait) -> bool:
+        """Return whether the table of errors says that this error means what ``trait`` names."""
+        return has_trait(self.code, trait)
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,6 +149,10 @@ class SyncLog:
     def synced(self) -> bool:
         """Whether the document says that the recording is in the bucket."""
         return self.status == "completed"
+
+    def has_error(self, code: str) -> bool:
+        """Return whether the last error has this ``code``; "" stands for any code."""
+        return not code or (self.error is not None and self.error.code == code)
 
     def forget_session(self) -> SyncLog:
         """Return the same document without its upload session. The next claim opens a new one."""

@@ -21,9 +21,6 @@ SHORTAGES: Mapping[str, str] = {
     "out_of_space": "this robot's disk is full",
 }
 
-# The codes of unexpected errors. Only a traceback tells what happened.
-UNFORESEEN = frozenset({"bug", "unexpected_answer"})
-
 _BY_ERRNO: Mapping[int, str] = {
     errno.EMFILE: "out_of_descriptors",
     errno.ENFILE: "out_of_descriptors",
@@ -37,15 +34,17 @@ _BY_ERRNO: Mapping[int, str] = {
 _NO_THREAD = "can't start new thread"
 
 
-def shortage(error: BaseException, call: str) -> CloudError | None:
-    """Return the error of ``call`` that names a shortage, or None if ``error`` comes from none.
+def shortage(error: BaseException) -> str:
+    """Return the code of the shortage that ``error`` comes from, or "" if it comes from none.
 
     Libraries wrap such errors in their own. So all errors that led to ``error`` are examined.
     """
-    for each in _chain(error):
-        if code := _shortage_code(each):
-            return CloudError(call, code, SHORTAGES[code])
-    return None
+    return next(filter(None, map(_shortage_code, _chain(error))), "")
+
+
+def shortage_error(call: str, code: str) -> CloudError:
+    """Return the error of ``call`` for the shortage with this ``code``."""
+    return CloudError(call, code, SHORTAGES[code])
 
 
 def understood(error: Exception) -> AgentError:
@@ -57,10 +56,11 @@ def understood(error: Exception) -> AgentError:
     """
     if isinstance(error, (GateClosedError, HistoryFullError)):
         return error
-    known = shortage(error, WHOLE)
-    if known is None:
-        if isinstance(error, AgentError):
-            return error
+    if code := shortage(error):
+        known = shortage_error(WHOLE, code)
+    elif isinstance(error, AgentError):
+        return error
+    else:
         code = "io_error" if isinstance(error, OSError) else "bug"
         known = CloudError(WHOLE, code, f"{type(error).__name__}: {error}")
     known.__cause__ = error
@@ -80,10 +80,11 @@ def foreign(call: str) -> Iterator[None]:
     except AgentError:
         raise
     except Exception as error:
-        known = shortage(error, call)
-        if known is None and isinstance(error, OSError):
+        if code := shortage(error):
+            raise shortage_error(call, code) from error
+        if isinstance(error, OSError):
             raise
-        raise known or CloudError(call, "unexpected_answer", type(error).__name__) from error
+        raise CloudError(call, "unexpected_answer", type(error).__name__) from error
 
 
 def _chain(error: BaseException) -> Iterator[BaseException]:
@@ -101,7 +102,7 @@ def _chain(error: BaseException) -> Iterator[BaseException]:
 def _shortage_code(error: BaseException) -> str:
     """Return the code of the shortage that ``error`` itself names, or ""."""
     if isinstance(error, CloudError):
-        return error.code if error.code in SHORTAGES else ""
+        return error.code if error.means("shortage") else ""
     if isinstance(error, MemoryError):
         return "out_of_memory"
     if isinstance(error, OSError):

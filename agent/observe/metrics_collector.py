@@ -15,7 +15,7 @@ from agent.cloud.credentials import Credentials
 from agent.discovery.discover import Discover
 from agent.dispatch.dispatch import Dispatch
 from agent.gate.gate import Gate
-from agent.model.errors import TABLE
+from agent.model.error_table import TABLE
 from agent.model.metrics import HOLDS, MetricValues, Tally
 from agent.model.ports import Clock, History
 from agent.model.sync_log import SyncLog
@@ -138,9 +138,13 @@ class MetricsCollector:
         """Return for each code of the gate whether it closes the gate now."""
         reasons = dict.fromkeys(HOLDS, False)
         if closed := self._gate.closed():
-            is_known = closed.code in reasons or closed.code in TABLE
-            reasons[closed.code if is_known else "other"] = True
+            reasons[_reason_label(closed.code)] = True
         return reasons
+
+
+def _reason_label(code: str) -> str:
+    """Return the label for a ``code`` of the gate. Unknown codes of a store share one label."""
+    return code if code in HOLDS or code in TABLE else "other"
 
 
 def _free_bytes(folder: Path) -> int | None:

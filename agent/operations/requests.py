@@ -80,11 +80,7 @@ class Requests:
 
         The newest document of a recording decides.
         """
-        failed = (
-            log
-            for log in self._history.newest_first("failed")
-            if code in ("", log.error.code if log.error else "")
-        )
+        failed = (log for log in self._history.newest_first("failed") if log.has_error(code))
         answers: list[Answer] = []
         while batch := list(islice(failed, BATCH)):
             with self._history.transaction():

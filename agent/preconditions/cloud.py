@@ -15,7 +15,8 @@ from agent.adapters.device import known_device_id
 from agent.adapters.link import LinkWatch
 from agent.assembly import cloud_backend
 from agent.cloud.credentials import Credentials
-from agent.model.errors import TABLE, AgentError, CloudError, WaitingError, blame_clock, judge
+from agent.model.error_table import TABLE
+from agent.model.errors import AgentError, CloudError, WaitingError, blame_clock, judge
 from agent.model.hours import Hours
 from agent.model.mcap_tail import Tail
 from agent.model.ports import Clock, History, Target
@@ -35,9 +36,6 @@ _CALL_SECONDS = PATIENCE_SECONDS / 2
 _MAX_SKEW_SECONDS = 300.0
 
 _NETWORK_REMEDY = TABLE["timeout"].hint
-
-# Errors that say that the store does not accept the keys.
-_KEY_ERRORS = frozenset({"storage_keys", "SignatureDoesNotMatch", "InvalidClientTokenId"})
 
 
 class CloudChecks:
@@ -251,16 +249,11 @@ class CloudChecks:
 
         "gateway" stands for the store where there is no gateway.
         """
-        kind = judge(error).kind
-        if error.code in ("certificate", "tls"):
+        if error.means("tls"):
             return "tls"
-        if error.code == "no_http" or (error.code != "storage_keys" and kind == "offline"):
+        if error.means("no_store") or judge(error).kind == "offline":
             return "gateway"
-        if (
-            self._settings.cloud.mode == "platform"
-            or error.code in _KEY_ERRORS
-            or kind == "lease_lost"
-        ):
+        if self._settings.cloud.mode == "platform" or error.means("keys_refused"):
             return "credentials"
         return "bucket"
 

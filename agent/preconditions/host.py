@@ -22,7 +22,8 @@ from agent.adapters.status_file import StatusFile
 from agent.discovery.walk import NameFilter, WalkResult, tops, walk
 from agent.gate.gate import Closed, Delays, Gate
 from agent.gate.upload_policy import UploadPolicy
-from agent.model.errors import TABLE, AgentError, HistoryFullError
+from agent.model.error_table import TABLE
+from agent.model.errors import AgentError, HistoryFullError
 from agent.model.hours import Hours
 from agent.model.ports import Clock
 from agent.model.values import utc_seconds, utc_text

@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from agent.dispatch.outcome import outcome_of
-from agent.model.errors import WHOLE
 from agent.model.unforeseen import shortage
 
 # The longest time that one check may take.
@@ -112,11 +111,11 @@ def _check(precondition: Precondition) -> Finding:
 
 def _failure(precondition: Precondition, error: Exception) -> Finding:
     """Return the finding for an error, with the agent's own words for errors of uploads."""
-    if isinstance(error, OSError) and error.filename and not shortage(error, WHOLE):
+    if isinstance(error, OSError) and error.filename and not shortage(error):
         says = f"{error.filename}: {error.strerror}"
         return Finding(precondition.name, False, says, _REMEDY_OF_OS_ERROR)
     fault = outcome_of(error, attempts=1, max_attempts=2, others_passed=False).fault
     if fault is None:
         return Finding(precondition.name, False, str(error))
-    remedy = _REMEDY_OF_BUG if fault.code == "bug" else fault.hint
+    remedy = _REMEDY_OF_BUG if fault.means("bug") else fault.hint
     return Finding(precondition.name, False, fault.message, remedy)

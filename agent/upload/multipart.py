@@ -13,7 +13,6 @@ from agent.upload.part_uploader import PartUploader, again
 from agent.upload.verify import (
     check_source,
     find_object_if_allowed,
-    may_not_look,
     verified,
 )
 
@@ -63,9 +62,8 @@ class MultipartUpload:
         try:
             sent = sender.send(job.log.multipart_upload_id, missing, job.file)
         except CloudError as error:
-            # rclone's server does not replace a part that reached it damaged. Only a new multipart
-            # upload helps.
-            if error.code == "NotImplemented":
+            # Only a new multipart upload helps.
+            if error.means("part_not_replaced"):
                 self._drop()
             raise
         parts = sorted([*kept, *sent], key=lambda part: part.number)
@@ -85,10 +83,10 @@ class MultipartUpload:
         try:
             listed = self._sender.repeat("ListParts", lambda: target.parts(multipart))
         except CloudError as error:
-            if error.code == "NoSuchUpload":
+            if error.means("multipart_missing"):
                 job.amend(self._history, multipart_upload_id="")
                 return None
-            if not may_not_look(error):
+            if not error.means("reading_refused"):
                 raise
             self._drop()
             return []
@@ -121,7 +119,7 @@ class MultipartUpload:
             for stray in sender.call("ListMultipartUploads", target.multiparts):
                 sender.call("AbortMultipartUpload", partial(target.abort, stray))
         except CloudError as error:
-            if not may_not_look(error):
+            if not error.means("reading_refused"):
                 raise
         return sender.call("CreateMultipartUpload", target.begin)
 
@@ -149,7 +147,7 @@ class MultipartUpload:
                 "HeadObject", lambda: verified(completed, target.stat(), job.log.file_size)
             )
         except CloudError as error:
-            if not may_not_look(error):
+            if not error.means("reading_refused"):
                 raise
             # Where the store may not show the object, its answer to the completion is the proof.
             return completed

@@ -15,14 +15,8 @@ from agent.model.ports import Clock, History, ObjectStore, Target
 from agent.model.sync_log import Orphan, SyncLog
 from agent.model.values import DeviceProfile, utc_text
 from agent.upload.platform_calls import PlatformCalls
-from agent.upload.verify import may_not_look
 
 _log = logging.getLogger(__name__)
-
-# Errors by which the platform says that it gives no lease for a session any more.
-_NO_LEASE = frozenset(
-    {"UPLOAD_NOT_FOUND", "UPLOAD_NOT_OWNED", "UPLOAD_NOT_REFRESHABLE", "FAILED_PRECONDITION"}
-)
 
 
 class OrphanAborter:
@@ -98,7 +92,7 @@ class OrphanAborter:
                 if profile is not None:
                     self._abort(orphan, profile)
             except CloudError as error:
-                if error.code not in _NO_LEASE:
+                if not error.means("session_over"):
                     raise
             self._history.remove_orphan(orphan.id)
 
@@ -140,6 +134,6 @@ def _multiparts_of(target: Target, orphan: Orphan) -> Sequence[str]:
     try:
         return target.multiparts()
     except CloudError as error:
-        if not may_not_look(error):
+        if not error.means("reading_refused"):
             raise
         return []

@@ -28,19 +28,6 @@ _PAUSE_SECONDS = 0.5
 # The longest Retry-After that is waited for here. A longer one closes the gate.
 _LONGEST_PAUSE_SECONDS = 20.0
 
-# Errors that one connection may meet while others work.
-_CONNECTION_ERRORS = frozenset({"reset", "timeout", "no_http"})
-
-# Errors that an old, unused connection meets often. They say little about the cloud, so the second
-# attempt follows at once.
-_STALE_CONNECTION_ERRORS = frozenset({"reset", "no_http"})
-
-# Errors that are tried again here although they are no outage.
-_REPEATED_ERRORS = frozenset({"checksum", "no_http"})
-
-# Errors by which some stores also refuse a lease that has ended.
-_LEASE_ERRORS = frozenset({"AccessDenied", "HTTP_403"})
-
 
 def again(clock: Clock, ask: Callable[[], Answer]) -> Answer:
     """Make a call up to three times while the cloud is away, and return its answer.
@@ -59,10 +46,10 @@ def again(clock: Clock, ask: Callable[[], Answer]) -> Answer:
         try:
             return ask()
         except CloudError as error:
-            may_help = judge(error).kind == "offline" or error.code in _REPEATED_ERRORS
+            may_help = judge(error).kind == "offline" or error.means("repeatable")
             if not may_help or error.retry_after > _LONGEST_PAUSE_SECONDS:
                 raise
-            if attempt > 1 or error.code not in _STALE_CONNECTION_ERRORS:
+            if attempt > 1 or not error.means("stale_connection"):
                 clock.wait(max(_PAUSE_SECONDS * 2 ** (attempt - 1), error.retry_after))
     return ask()
 
@@ -126,7 +113,7 @@ class PartUploader:
         try:
             answer = ask()
         except CloudError as error:
-            if judge(error).kind != "lease_lost" and error.code not in _LEASE_ERRORS:
+            if not error.means("lease_refused"):
                 raise
             self._keys.renew(lease)
             answer = ask()
@@ -207,7 +194,8 @@ class PartUploader:
             try:
                 return self.repeat("UploadPart", ask)
             except CloudError as error:
-                if error.code not in _CONNECTION_ERRORS or self._proven_parts == proven_parts:
+                has_progress = self._proven_parts != proven_parts
+                if not (error.means("single_connection") and has_progress):
                     raise
 
     def _send_one(self, multipart_id: str, part: Part, source: SourceFile) -> SentPart:
@@ -222,10 +210,9 @@ class PartUploader:
                 source.check()
                 raise
             except CloudError as error:
-                if error.code == "checksum":
+                if error.means("wrong_bytes"):
                     source.check()
-                elif judge(error).kind == "offline" and error.code != "reset":
-                    # A reset is left out: it does not say that too many parts are in flight.
+                elif judge(error).kind == "offline" and not error.means("cut_connection"):
                     self._pace.failed(self._clock.monotonic())
                 raise
 

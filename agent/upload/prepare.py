@@ -16,7 +16,6 @@ from agent.discovery.examine import Examiner, NotYet
 from agent.files.reading import reading
 from agent.gate.gate import Gate
 from agent.model.errors import (
-    WHOLE,
     AgentError,
     CloudError,
     FileChangedError,
@@ -193,7 +192,7 @@ class Prepare:
             except FileNotFoundError:
                 continue
             except OSError as error:
-                if shortage(error, WHOLE) or _is_readable(path.parent):
+                if shortage(error) or _is_readable(path.parent):
                     raise
                 break
             except RecordingError as error:
@@ -293,6 +292,6 @@ def _is_readable(folder: Path) -> bool:
         with os.scandir(folder):
             return True
     except OSError as error:
-        if shortage(error, WHOLE):
+        if shortage(error):
             raise
         return False

@@ -11,15 +11,6 @@ from agent.model.transfer import SentPart, StoredObject
 from agent.upload.job import Job
 from agent.upload.part_uploader import PartUploader
 
-# Errors by which a store refuses to show an object or to list multipart uploads and parts. Keys
-# that may only write get them for good, so an upload must do without the answer.
-_MAY_NOT_LOOK = frozenset({"AccessDenied", "HTTP_403", "NotImplemented", "MethodNotAllowed"})
-
-
-def may_not_look(error: CloudError) -> bool:
-    """Return whether the store refuses for good to show what was asked for."""
-    return error.code in _MAY_NOT_LOOK
-
 
 def find_object(job: Job, sender: PartUploader) -> StoredObject | None:
     """Return the object, if it lies in the bucket with the bytes of the recording.
@@ -31,7 +22,7 @@ def find_object(job: Job, sender: PartUploader) -> StoredObject | None:
     try:
         found = sender.repeat("HeadObject", sender.target.stat)
     except CloudError as error:
-        if not may_not_look(error) or not job.log.etag:
+        if not error.means("reading_refused") or not job.log.etag:
             raise
         # The ETag was written down when the object was proven to be complete. That still holds.
         return StoredObject(job.log.file_size, job.log.etag, job.log.checksum)
@@ -50,7 +41,7 @@ def find_object_if_allowed(job: Job, sender: PartUploader) -> StoredObject | Non
     try:
         return find_object(job, sender)
     except CloudError as error:
-        if not may_not_look(error):
+        if not error.means("reading_refused"):
             raise
         return None
 

@@ -7,8 +7,9 @@ from pathlib import Path
 from agent.discovery.examine import Examiner
 from agent.dispatch.intake import Intake
 from agent.dispatch.upgrade_retry import note_version
+from agent.model.error_table import Kind
 from agent.model.ports import History
-from agent.model.sync_log import Fault, Kind, SyncLog
+from agent.model.sync_log import Fault, SyncLog
 from agent.model.values import Recording
 from tests.harness.fakes.clock import FakeClock
 

@@ -61,3 +61,54 @@ def test_no_test_file_is_imported_by_another_file(folder: str) -> None:
         for path in files
     }
     assert {path: names for path, names in importers.items() if names} == {}
+
+
+def compared_codes(tree: ast.AST) -> list[int]:
+    """Return the lines of the comparisons that have an attribute ``code`` in them.
+
+    ``error.code() == …`` is a call and no attribute that is compared: so gRPC's own errors are
+    asked. ``match error.code`` counts as a comparison.
+    """
+    lines = []
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Compare):
+            operands = [node.left, *node.comparators]
+        elif isinstance(node, ast.Match):
+            operands = [node.subject]
+        else:
+            continue
+        inner = [
+            part
+            for operand in operands
+            for part in (operand.elts if isinstance(operand, (ast.Tuple, ast.Set)) else [operand])
+        ]
+        if any(isinstance(part, ast.Attribute) and part.attr == "code" for part in inner):
+            lines.append(operands[0].lineno)
+    return lines
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        'error.code == "reset"',
+        'log.error.code not in {"gone"}',
+        'code in ("", log.error.code)',
+        'error and "reset" == error.code',
+        'match error.code:\n    case "reset":\n        pass',
+    ],
+)
+def test_a_comparison_of_a_code_is_seen(line: str) -> None:
+    assert compared_codes(ast.parse(line)) == [1]
+
+
+def test_the_code_of_an_error_is_compared_only_in_the_model() -> None:
+    places = [
+        f"{path.relative_to(REPOSITORY)}:{line}"
+        for path in MODULES
+        if path.parent != REPOSITORY / "agent" / "model"
+        for line in compared_codes(ast.parse(path.read_text(encoding="utf-8")))
+    ]
+    assert places == [], (
+        "what follows from a code stands in one table, so that a new code is added in one place: "
+        "give the code a trait in agent/model/error_table.py, and ask error.means(TRAIT)"
+    )

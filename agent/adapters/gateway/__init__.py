@@ -224,7 +224,7 @@ class GrpcGateway:
         try:
             recovery = self.recover(profile, token, log.logical_upload_id)
         except CloudError as error:
-            if error.code != "UPLOAD_NOT_FOUND":
+            if not error.means("session_unknown"):
                 raise
             return False
         return recovery.stage == "completed" and same_etag(recovery.etag, log.etag)

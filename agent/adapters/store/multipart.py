@@ -26,9 +26,6 @@ from agent.model.unforeseen import foreign
 # How many entries one page of a list has, as the parameter of a request.
 _PAGE_ENTRIES = "1000"
 
-# The codes of an answer that says that nothing lies under the key.
-_NOTHING_THERE = frozenset({"NoSuchKey", "HTTP_404"})
-
 # RFC 9110: range not satisfiable. The object is empty.
 _RANGE_STATUS = 416
 
@@ -104,7 +101,7 @@ class MultipartTarget:
             ]
         except CloudError as error:
             # rclone answers this where there is no multipart upload.
-            if error.code == "NoSuchUpload":
+            if error.means("multipart_missing"):
                 return []
             raise
 
@@ -211,7 +208,7 @@ class MultipartTarget:
         try:
             return self._requests.send("GetObject", "GET", {}, headers).data[:limit]
         except CloudError as error:
-            if error.code in _NOTHING_THERE:
+            if error.means("object_missing"):
                 return None
             if error.status == _RANGE_STATUS:
                 return b""
@@ -236,7 +233,7 @@ class MultipartTarget:
         try:
             self._requests.send("HeadObject", "GET", {}, {"Range": "bytes=0-0"})
         except CloudError as error:
-            if error.code not in _NOTHING_THERE:
+            if not error.means("object_missing"):
                 raise
             return True
         return False

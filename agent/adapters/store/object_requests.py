@@ -17,7 +17,7 @@ from urllib3.exceptions import HTTPError
 from agent.adapters.store.cancel_scope import CancelScope
 from agent.adapters.store.client import LeaseProvider, RefusedResponseError, S3Client
 from agent.adapters.store.part_body import PartBody
-from agent.adapters.store.responses import SKEWED, connection_error, response_error, says_error
+from agent.adapters.store.responses import connection_error, response_error, says_error
 from agent.adapters.store.xml_documents import decoded, text_of, xml
 from agent.model.errors import CloudError, GateClosedError
 from agent.model.values import UploadSession
@@ -150,7 +150,7 @@ class ObjectRequests:
             )
             if error.status >= 500:
                 self.close_idle()
-            if not (may_repeat and error.code == SKEWED and refusal.server_time is not None):
+            if not (may_repeat and error.means("clock_skew") and refusal.server_time is not None):
                 raise error from None
         except (HTTPError, OSError) as error:
             if self.cancel_scope.cancelled:

@@ -23,9 +23,6 @@ from agent.model.transfer import Part, SentPart, Transfer
 
 _CALL = "UploadPart"
 
-# How a connection may fail because an earlier request has used it.
-_REUSE_FAILURES = frozenset({"reset", "no_http"})
-
 
 class ProvenPartSender:
     """Sends parts of one recording, and returns only what the store has proven.
@@ -75,8 +72,8 @@ class ProvenPartSender:
             # This takes the part's bytes out of the upload's progress.
             body.seek(0)
             # When only this connection failed, those that had an answer in the meantime are good.
-            reuse_failed = isinstance(error, CloudError) and error.code in _REUSE_FAILURES
-            self._requests.close_idle(began if reuse_failed else math.inf)
+            is_stale = isinstance(error, CloudError) and error.means("stale_connection")
+            self._requests.close_idle(began if is_stale else math.inf)
             raise
         assert sent is not None  # noqa: S101 - once the ETags are known, an answer proves or refutes
         return sent
@@ -127,7 +124,7 @@ class ProvenPartSender:
                 _CALL, "PUT", _part_query(multipart_id, number), wrong, byte
             )
         except CloudError as error:
-            if error.code != "checksum":
+            if not error.means("wrong_bytes"):
                 raise
             self.etags = "opaque"
             return

@@ -33,7 +33,7 @@ from urllib3.exceptions import SSLError as Urllib3SSLError
 from urllib3.exceptions import TimeoutError as Urllib3TimeoutError
 
 from agent.model.errors import CloudError
-from agent.model.unforeseen import shortage
+from agent.model.unforeseen import shortage, shortage_error
 
 # The S3 code for a request whose time differs too much from the store's.
 SKEWED = "RequestTimeTooSkewed"
@@ -248,9 +248,8 @@ def connection_error(call: str, error: BaseException) -> CloudError:
         call: The S3 operation that was asked for.
         error: What the request raised.
     """
-    lack = shortage(error, call)
-    if lack is not None:
-        return lack
+    if code := shortage(error):
+        return shortage_error(call, code)
     causes = list(_causes(error))
     for cause in causes:
         if isinstance(cause, TooLongError):

@@ -20,15 +20,6 @@ from agent.cloud.enrol import Enrol, remedy
 from agent.gate.gate import Delays
 from agent.model.errors import AgentError, RefusedError, SetupError
 
-# Errors that another try does not cure.
-_PERMANENT_CODES = (
-    "profile_file",
-    "DEVICE_ALREADY_INITIALIZED",
-    "DEVICE_NOT_INITIALIZED",
-    "INVALID_ARGUMENT",
-    "profile_unwritable",
-)
-
 
 @click.command()
 @with_config
@@ -140,7 +131,7 @@ class _Enrolment:
             except AgentError as error:
                 if stop.is_set():
                     break
-                if isinstance(error, RefusedError) or error.code in _PERMANENT_CODES:
+                if isinstance(error, RefusedError) or error.means("enrolment_impossible"):
                     error.hint = remedy(error)
                     raise
                 message = error.message

@@ -21,7 +21,8 @@ import pytest
 from agent.adapters.clock import RealClock
 from agent.adapters.config import ConfigError
 from agent.adapters.store import MinioStore
-from agent.model.errors import TABLE, AgentError
+from agent.model.error_table import TABLE
+from agent.model.errors import AgentError
 from agent.model.unforeseen import SHORTAGES
 from agent.model.values import CredentialLease, UploadSession
 from agent.preconditions.table import Finding, Note, Precondition, findings

@@ -7,8 +7,8 @@ import errno
 import pytest
 
 from agent.dispatch.outcome import outcome_of
+from agent.model.error_table import TABLE
 from agent.model.errors import (
-    TABLE,
     AgentError,
     CloudError,
     FileChangedError,

@@ -20,7 +20,8 @@ from agent.devcloud.ledger import Session
 from agent.devcloud.platform_errors import PlatformError
 from agent.discovery.examine import Examiner
 from agent.dispatch.upgrade_retry import note_version
-from agent.model.sync_log import Fault, Kind, SyncLog, Upgrade
+from agent.model.error_table import Kind
+from agent.model.sync_log import Fault, SyncLog, Upgrade
 from agent.model.values import Recording
 from tests.contracts.history import document
 from tests.harness.agent_process import Agent, running

@@ -13,7 +13,7 @@ import os
 import socket
 import ssl
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any
+from typing import Any, get_args
 
 import grpc
 import pytest
@@ -25,12 +25,13 @@ from agent.adapters.gateway.grpc_errors import translated
 from agent.adapters.store.responses import connection_error, response_error
 from agent.dispatch.outcome import outcome_of
 from agent.model import errors
-from agent.model.errors import TABLE, CloudError, judge
-from agent.model.sync_log import Kind
+from agent.model.error_table import TABLE, TRAITS, Kind, Trait
+from agent.model.errors import CloudError, judge
 from agent.model.unforeseen import SHORTAGES, foreign
 from agent.pb.auth_pb2 import AuthErrorCode
 from agent.pb.common_pb2 import ErrorDetail
 from agent.pb.data_gateway_pb2 import DataGatewayErrorCode
+from tests.harness.paths import REPOSITORY
 
 Codes = Mapping[Kind, str]
 
@@ -621,6 +622,95 @@ def test_every_exception_of_urllib3_has_its_class_bare_and_wrapped(name: str) ->
         exceptions.ProxyError("no", make(getattr(exceptions, name))),
     ):
         judged(connection_error("UploadPart", form), _KINDS.get(code, "offline"), code)
+
+
+# The tests below cover the traits of single codes.
+
+# What each code means that has any trait at all.
+_TRAITS_OF: Mapping[str, str] = {
+    "reset": "cut_connection stale_connection single_connection",
+    "timeout": "single_connection",
+    "no_http": "stale_connection single_connection no_store repeatable",
+    "checksum": "repeatable wrong_bytes",
+    "certificate": "tls clock_suspected",
+    "tls": "tls",
+    "RequestTimeTooSkewed": "clock_skew clock_suspected",
+    "UNAUTHENTICATED": "token_refused",
+    "AccessDenied": "lease_refused reading_refused",
+    "HTTP_403": "lease_refused reading_refused",
+    "MethodNotAllowed": "reading_refused",
+    "NotImplemented": "reading_refused part_not_replaced",
+    "storage_keys": "keys_refused",
+    "SignatureDoesNotMatch": "keys_refused",
+    "InvalidClientTokenId": "keys_refused",
+    "NoSuchKey": "object_missing",
+    "HTTP_404": "object_missing",
+    "NoSuchUpload": "multipart_missing",
+    "UPLOAD_NOT_FOUND": "session_unknown session_over",
+    "UPLOAD_NOT_OWNED": "session_over",
+    "UPLOAD_NOT_REFRESHABLE": "session_over",
+    "FAILED_PRECONDITION": "session_over",
+    "out_of_memory": "shortage own_memory",
+    "out_of_threads": "shortage",
+    "out_of_descriptors": "shortage",
+    "out_of_space": "shortage",
+    "bug": "unforeseen bug",
+    "unexpected_answer": "unforeseen",
+    "profile_file": "enrolment_impossible",
+    "profile_unwritable": "enrolment_impossible",
+    "DEVICE_ALREADY_INITIALIZED": "enrolment_impossible",
+    "DEVICE_NOT_INITIALIZED": "enrolment_impossible",
+    "INVALID_ARGUMENT": "enrolment_impossible",
+    "damaged": "damaged_file",
+    "gone": "file_replaced",
+    "replaced": "file_replaced",
+    "not_regular": "file_replaced",
+    "not_in_root": "file_replaced",
+    "sidecar_invalid": "sidecar_faulty",
+    "sidecar_missing": "sidecar_faulty",
+    "tag_conflict": "sidecar_faulty",
+    "tag_limit": "sidecar_faulty",
+    "folder_missing": "folder_away",
+    "compressing": "folder_away",
+}
+
+
+def test_every_code_has_exactly_the_traits_of_the_list() -> None:
+    leases = {code for code, verdict in TABLE.items() if verdict.kind == "lease_lost"}
+    expected = {code: set(traits.split()) for code, traits in _TRAITS_OF.items()}
+    expected |= {code: {"lease_refused", "keys_refused"} for code in leases}
+    found: dict[str, set[str]] = {}
+    for trait, codes in TRAITS.items():
+        for code in codes:
+            found.setdefault(code, set()).add(trait)
+    assert found == expected
+
+
+def test_every_trait_is_explained_and_asked_for_somewhere() -> None:
+    modules = [path for path in (REPOSITORY / "agent").rglob("*.py") if "pb" not in path.parts]
+    source = "".join(path.read_text(encoding="utf-8") for path in modules)
+    assert set(get_args(Trait)) == set(TRAITS)
+    assert {trait for trait in TRAITS if f'means("{trait}")' not in source} == set()
+
+
+def test_a_code_with_a_trait_is_in_the_table_or_is_raised_by_the_agent() -> None:
+    table_file = REPOSITORY / "agent" / "model" / "error_table.py"
+    modules = [
+        path
+        for path in (REPOSITORY / "agent").rglob("*.py")
+        if "pb" not in path.parts and path != table_file
+    ]
+    source = "".join(path.read_text(encoding="utf-8") for path in modules)
+    codes = frozenset().union(*TRAITS.values())
+    assert {code for code in codes - set(TABLE) if f'"{code}"' not in source} == set()
+
+
+@pytest.mark.parametrize("code", ["AccessDenied", "NoSuchKey"])
+def test_an_error_and_the_fault_of_its_document_mean_the_same(code: str) -> None:
+    error = CloudError("HeadObject", code)
+    kept = errors.fault(error, "counted")
+    for trait in TRAITS:
+        assert error.means(trait) == kept.means(trait) == (trait in _TRAITS_OF[code].split())
 
 
 # The tests below cover what the agent does after an error.

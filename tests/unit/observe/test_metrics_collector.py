@@ -15,7 +15,8 @@ import pytest
 from agent.adapters.history import TinyHistory
 from agent.adapters.journal import JournalStorage
 from agent.adapters.metrics_endpoint.exposition import Exporter
-from agent.model.errors import TABLE, CloudError
+from agent.model.error_table import TABLE
+from agent.model.errors import CloudError
 from agent.model.metrics import HOLDS
 from agent.model.sync_log import Orphan
 from agent.model.values import utc_seconds
