@@ -87,7 +87,7 @@ class CloudConnection:
         return self.backend.store.offset
 
     def profile_fault(self) -> Mapping[str, str] | None:
-        """Return message and hint of what was wrong with profiles or keys at the last check."""
+        """Return code, message and hint of what was wrong with profiles or keys last time."""
         return self._profile_fault
 
     def addresses(self) -> set[str]:
@@ -117,7 +117,7 @@ class CloudConnection:
             self.backend.profiles.load()
         except CloudError as error:
             hint = judge(error).hint
-            self._profile_fault = {"message": error.message, "hint": hint}
+            self._profile_fault = {"code": error.code, "message": error.message, "hint": hint}
             _log.warning("%s (%s)", error.message, hint, extra={"event": error.code})
         try:
             self.assets.known()

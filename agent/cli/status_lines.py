@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import os
-import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from itertools import islice
@@ -23,12 +22,9 @@ _MAX_NAMED = 20
 
 _BAR_COLUMNS = 20
 
-# A time in UTC at the end of what the status document says of a file.
-_UNCHANGED_SINCE = re.compile(r"(?<=no change since )[\d-]+T[\d:.]+Z(?=\)$)")
-
 # Documents can wait, too, so files that wait have another label.
-_LABELS = {"waiting": "not yet"}
-_COUNT_LABELS = {"waiting": "not yet", "recording": "still recording"}
+_NOT_YET = "not yet"
+_COUNT_LABELS = {"waiting": _NOT_YET, "recording": "still recording"}
 
 _REMEDIES = {
     "unfinished": (
@@ -84,8 +80,7 @@ def status_lines(answer: Mapping[str, Any]) -> Iterator[StatusLine]:
     yield from _agent_details(agent or {})
     yield from _waiting(answer, stopped=agent is None)
     yield from _failed(answer)
-    for name, files in (agent or {}).get("files", {}).items():
-        yield from _files(name, files)
+    yield from _files(agent or {})
     yield from _not_deleted((agent or {}).get("not_deleted", ()))
     yield from _maintenance(answer)
 
@@ -207,7 +202,7 @@ def _agent_details(agent: Mapping[str, Any]) -> Iterator[StatusLine]:
             "nothing to do: it takes effect once the recording that it names is complete and found"
         )
     if agent.get("watcher_up") is False:
-        reason = "; ".join(agent.get("watch_failures", ())) or "it is being rebuilt"
+        reason = "; ".join(_folders(agent.get("unwatched_folders", ()))) or "it is being rebuilt"
         yield StatusLine("watcher", f"down: {reason}", "bad")
         yield _advice(REMEDIES["watcher"])
 
@@ -251,20 +246,46 @@ def _problem(
         yield _advice("; ".join(advice))
 
 
-def _files(name: str, files: Mapping[str, int] | Sequence[str]) -> Iterator[StatusLine]:
-    """Yield the lines for one group of files, of which the agent tells counts or paths."""
-    label = _LABELS.get(name, name)
-    if isinstance(files, Mapping):
+def _files(agent: Mapping[str, Any]) -> Iterator[StatusLine]:
+    """Yield the files that are no recordings, and how many files there are of each kind."""
+    named, held = agent.get("files", {}), agent.get("held_files", ())
+    in_progress = ("recording", "unfinished")
+    for state in in_progress:
+        yield from _group(state, _held(file for file in held if file["state"] == state))
+    yield from _group(_NOT_YET, _held(file for file in held if file["state"] not in in_progress))
+    yield from _group("skipped", named.get("skipped", ()))
+    yield from _group("copies", map(" = ".join, agent.get("copies", ())))
+    yield from _group("missing", named.get("missing", ()))
+    yield from _group("unreadable", _folders(agent.get("unreadable_folders", ())))
+    yield from _group("rejected", named.get("rejected", ()))
+    for label in ("files", "ignored", "unasked"):
         counts = [
-            f"{count} {_COUNT_LABELS.get(kind, kind)}" for kind, count in files.items() if count
+            f"{count} {_COUNT_LABELS.get(kind, kind)}"
+            for kind, count in named.get(label, {}).items()
+            if count
         ]
-        texts = [", ".join(counts)] if counts else []
-    else:
-        texts = [_UNCHANGED_SINCE.sub(lambda since: local_time(since[0]), file) for file in files]
-    for text in texts:
-        yield StatusLine(label, text)
-    if texts and name in _REMEDIES:
-        yield _advice(_REMEDIES[name])
+        yield from _group(label, [", ".join(counts)] if counts else ())
+
+
+def _held(files: Iterable[Mapping[str, str]]) -> Iterator[str]:
+    """Yield the text for each file that is no recording yet."""
+    for file in files:
+        since = local_time(file["since"])
+        yield f"{file['path']} ({file['message']}, no change since {since})"
+
+
+def _folders(folders: Iterable[Mapping[str, str]]) -> Iterator[str]:
+    """Yield the text for each folder with which something is wrong."""
+    for folder in folders:
+        yield f"{folder['path']} ({folder['message']})"
+
+
+def _group(label: str, texts: Iterable[str]) -> Iterator[StatusLine]:
+    """Yield a line for each text, and then what to do about all of them."""
+    lines = [StatusLine(label, text) for text in texts]
+    yield from lines
+    if lines and label in _REMEDIES:
+        yield _advice(_REMEDIES[label])
 
 
 def _not_deleted(kinds: Sequence[Mapping[str, Any]]) -> Iterator[StatusLine]:

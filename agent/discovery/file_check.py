@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 import math
 import os
@@ -72,7 +73,7 @@ class FileChecker:
             return self._check(folder, name, file)
         except Exception as error:  # noqa: BLE001 - the other files must be checked
             self._mistakes.log(os.path.join(folder, name), error)
-            file.state, file.why = "unreadable", MISTAKE
+            file.set_state("unreadable", MISTAKE, "bug")
             return None
         finally:
             self._tracker.changed()
@@ -103,9 +104,9 @@ class FileChecker:
             self._fail(path, file, error)
             return None
         if isinstance(result, Damaged):
-            file.state, file.why = "damaged", result.reason
+            file.set_state("damaged", result.reason)
         else:
-            file.state, file.why = "complete", ""
+            file.set_state("complete")
         file.mark = mark_of(str(result.fingerprint))
         return result
 
@@ -127,7 +128,7 @@ class FileChecker:
         Raises OSError where the file can't be read any more.
         """
         before = file.state
-        file.why = lacking.message
+        file.why, file.reason = lacking.message, lacking.why
         patience = self._rules.unfinished_seconds
         if lacking.why == "recording":
             file.state = self._recording_state(path, file, state.st_mtime)
@@ -167,9 +168,11 @@ class FileChecker:
         # No program of before the boot can still write to the file.
         if writer is False or (before_boot and writer is None):
             file.why = "no end, and no program writes to it: its recorder did not finish it"
+            file.reason = "no_writer"
             return "unfinished"
         if writer is None:
             file.why = "no end; whether a program still writes to it can't be seen"
+            file.reason = "writer_unknown"
         return "recording"
 
     def _fail(self, path: str, file: FileRow, error: OSError) -> None:
@@ -182,4 +185,4 @@ class FileChecker:
             _log.warning(
                 "can't read %s: %s", path, why, extra={"event": "unreadable", "path": path}
             )
-        file.state, file.why = "unreadable", why
+        file.set_state("unreadable", why, errno.errorcode.get(error.errno or 0, ""))

@@ -87,10 +87,17 @@ class FileRow:
     # Why the file is in this state, for people.
     why = _Column[str]()
 
+    # The same for programs, or "" where the state alone says it.
+    reason = _Column[str]()
+
     def __init__(self, columns: Mapping[str, Any], row: int) -> None:
         """View the row of this number in ``columns``."""
         self.columns = columns
         self.row = row
+
+    def set_state(self, state: State, why: str = "", reason: str = "") -> None:
+        """Set the state, and why the file is in this state: for people, and for programs."""
+        self.state, self.why, self.reason = state, why, reason
 
 
 class _States:
@@ -109,7 +116,7 @@ class _States:
         self.codes[row] = _CODES[state]
 
 
-class _Reasons(dict[int, str]):
+class _Texts(dict[int, str]):
     """A column of texts, nearly all of them empty. Only the others are stored."""
 
     def __missing__(self, row: int) -> str:
@@ -143,7 +150,8 @@ class FileTable:
         self._sinces = array("d")
         self._dues = array("d")
         self._states = _States()
-        self._reasons = _Reasons()
+        self._whys = _Texts()
+        self._reasons = _Texts()
         self._columns = {
             "stamp": self._stamps,
             "sidecar": self._sidecars,
@@ -151,7 +159,8 @@ class FileTable:
             "due": self._dues,
             "mark": self._marks,
             "state": self._states,
-            "why": self._reasons,
+            "why": self._whys,
+            "reason": self._reasons,
         }
 
     def find(self, folder: str, name: str) -> FileRow | None:
@@ -210,7 +219,8 @@ class FileTable:
             row = rows[name] = self._free.pop() if self._free else self._new_row()
         file = FileRow(self._columns, row)
         file.stamp, file.sidecar, file.since = stamp, sidecar, since
-        file.due, file.mark, file.state, file.why = math.inf, 0, "settling", ""
+        file.due, file.mark = math.inf, 0
+        file.set_state("settling")
         return file
 
     def files(self) -> Iterator[tuple[str, str, FileRow]]:

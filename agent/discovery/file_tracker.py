@@ -277,7 +277,7 @@ class FileTracker:
             file.state = "skipped"
             return None
         if before in ("settling", "recording", "unfinished"):
-            file.state, file.why = "recording", "it is being written to"
+            file.set_state("recording", "it is being written to", "changing")
         return file
 
     def _note_sidecar(self, file: FileRow, sidecar: int) -> FileRow | None:

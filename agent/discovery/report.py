@@ -1,4 +1,4 @@
-"""Describes the files below the watched folders for people and for the status document."""
+"""Lists the files below the watched folders, by what they still lack, for the status document."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from agent.discovery.file_table import FileTable
+from agent.discovery.file_table import FileRow, FileTable, State
 from agent.discovery.walk import WalkResult
 
 
@@ -15,11 +15,14 @@ from agent.discovery.walk import WalkResult
 class Held:
     """A file that is no recording yet.
 
-    ``quiet_seconds`` tells how long the file has been seen unchanged.
+    ``reason`` says why, for programs, and ``message`` says the same for people. ``quiet_seconds``
+    tells how long the file has been seen unchanged.
     """
 
     path: Path
-    why: str
+    state: State
+    reason: str
+    message: str
     quiet_seconds: float
 
 
@@ -76,7 +79,7 @@ def report_of(known: FileTable, survey: WalkResult, now: float, most: int) -> Di
         kind = "waiting" if file.state in ("settling", "unreadable") else file.state
         counts[kind] += 1
         if kind in held and len(held[kind]) < most:
-            held[kind].append(Held(Path(folder, name), file.why or file.state, now - file.since))
+            held[kind].append(_held(Path(folder, name), file, now))
     return DiskReport(
         counts=counts,
         recording=held["recording"],
@@ -91,3 +94,8 @@ def report_of(known: FileTable, survey: WalkResult, now: float, most: int) -> Di
         unreadable_folders={Path(folder): why for folder, why in survey.unreadable.items()},
         scan_seconds=survey.seconds,
     )
+
+
+def _held(path: Path, file: FileRow, now: float) -> Held:
+    state = file.state
+    return Held(path, state, file.reason or state, file.why or state, now - file.since)

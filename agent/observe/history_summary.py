@@ -10,6 +10,9 @@ from typing import Any
 from agent.model.ports import History
 from agent.model.sync_log import SyncLog
 
+STATUS_SCHEMA = 1
+"""The form of the status document. It changes when a key is removed or gets another meaning."""
+
 # The largest number of waiting documents that a status names.
 MAX_NAMED = 20
 
@@ -32,6 +35,7 @@ def summarize_history(history: History, named: int | None = None) -> dict[str, A
     failed = islice(_failed_for_good(history), _MAX_FAILED) if counts["failed"] else ()
     stuck_markers = [marker.path for marker in history.known_markers() if marker.through is None]
     return {
+        "schema": STATUS_SCHEMA,
         "recordings": dict(counts),
         "queue_length": len(open_logs),
         "backlog_bytes": sum(log.file_size for log in open_logs),

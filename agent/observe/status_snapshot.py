@@ -19,7 +19,7 @@ from agent.gate.gate import Gate
 from agent.model.ports import Clock, History
 from agent.model.sync_log import Upgrade
 from agent.model.values import utc_text
-from agent.observe.history_summary import MAX_NAMED, summarize_history
+from agent.observe.history_summary import MAX_NAMED, STATUS_SCHEMA, summarize_history
 
 # The largest number of files of one kind that the status names.
 _MAX_NAMED_FILES = 20
@@ -139,7 +139,7 @@ class StatusSnapshot:
         self._not_deleted = not_deleted
         self._rates = Rates(clock)
         self._lock = threading.Lock()
-        self._files: dict[str, Any] = {}
+        self._report: dict[str, Any] = {}
         # The state to which the report on the files belongs: the number of changes on the disk, and
         # the difference of the two clocks in minutes.
         self._files_state = (-1, 0)
@@ -154,7 +154,10 @@ class StatusSnapshot:
         with self._lock:
             claims = self._dispatch.in_flight()
             unasked = self._unasked()
+            failures = self._watch_failures()
+            report = self._report_now()
             return {
+                "schema": STATUS_SCHEMA,
                 "version": __version__,
                 "device_id": self._device_id,
                 "upgrade": self._upgraded(),
@@ -168,14 +171,16 @@ class StatusSnapshot:
                 "lease_remaining_seconds": self._credentials.shortest_lease(),
                 "last_error": self._last_error(),
                 "watcher_up": self._watcher_up(),
-                "watch_failures": [
-                    f"{root} ({why})" for root, why in self._watch_failures().items()
-                ],
+                "watch_failures": _in_words(failures),
+                "unwatched_folders": _as_json(failures),
                 "waiting_markers": [str(path) for path in self._waiting_markers(_MAX_NAMED_FILES)],
                 "files": {
-                    **self._files_now(),
+                    **report["files"],
                     "unasked": {"recordings": unasked} if unasked else {},
                 },
+                "held_files": report["held_files"],
+                "copies": report["copies"],
+                "unreadable_folders": report["unreadable_folders"],
                 "not_deleted": [dict(kept) for kept in self._not_deleted()],
                 "standing": self._summary_now(),
             }
@@ -228,7 +233,7 @@ class StatusSnapshot:
             self._summary_due = now + self._summary["queue_length"] / _SUMMARY_DOCUMENTS_PER_SECOND
         return self._summary
 
-    def _files_now(self) -> dict[str, Any]:
+    def _report_now(self) -> dict[str, Any]:
         now = self._clock.monotonic()
         # If the wall clock is set, all times of the report are wrong.
         clock_difference_minutes = round((self._clock.now() - now) / 60)
@@ -240,39 +245,68 @@ class StatusSnapshot:
             )
             self._files_state = state
             self._files_due = now + known / _REPORT_FILES_PER_SECOND
-            self._files = self._described(report)
-        return self._files
+            self._report = {
+                "files": self._named(report),
+                "held_files": [
+                    self._held(file)
+                    for files in (report.recording, report.unfinished, report.waiting)
+                    for file in files
+                ],
+                "copies": [[str(path) for path in paths] for paths in report.copies],
+                "unreadable_folders": _as_json(report.unreadable_folders),
+            }
+        return self._report
 
-    def _described(self, report: DiskReport) -> dict[str, Any]:
-        """Return the files that are no recordings, the first of each kind by name, and counts."""
+    def _held(self, file: Held) -> dict[str, Any]:
+        return {
+            "path": str(file.path),
+            "state": file.state,
+            "since": self._utc(self._clock.monotonic() - file.quiet_seconds),
+            "reason": file.reason,
+            "message": file.message,
+        }
+
+    def _named(self, report: DiskReport) -> dict[str, Any]:
+        """Return the files that are no recordings, the first of each kind by name, and counts.
+
+        The sentences stay until version 0.3. The other keys of the document have the same as
+        fields.
+        """
         ignored = dict(report.ignored)
         if report.links:
             ignored["links"] = report.links
         return {
-            "recording": self._named(report.recording),
-            "unfinished": self._named(report.unfinished),
-            "waiting": self._named(report.waiting),
+            "recording": self._held_in_words(report.recording),
+            "unfinished": self._held_in_words(report.unfinished),
+            "waiting": self._held_in_words(report.waiting),
             "skipped": [str(path) for path in report.skipped],
             "copies": [" = ".join(map(str, paths)) for paths in report.copies],
             "missing": [str(root) for root in report.missing_roots],
-            "unreadable": [
-                f"{folder} ({why})" for folder, why in report.unreadable_folders.items()
-            ],
+            "unreadable": _in_words(report.unreadable_folders),
             "rejected": [str(path) for path in report.rejected[:_MAX_NAMED_FILES]],
             "files": dict(report.counts),
             "ignored": ignored,
         }
 
-    def _named(self, held: Sequence[Held]) -> list[str]:
-        now = self._clock.monotonic()
+    def _held_in_words(self, files: Sequence[Held]) -> list[str]:
         return [
-            f"{file.path} ({file.why}, no change since {self._utc(now - file.quiet_seconds)})"
-            for file in held
+            "{path} ({message}, no change since {since})".format(**self._held(file))
+            for file in files
         ]
 
     def _utc(self, monotonic: float) -> str:
         # The text has whole seconds, because the two clocks are not read at the same instant.
         return utc_text(round(self._clock.now() + monotonic - self._clock.monotonic()))
+
+
+def _as_json(failures: Mapping[Path, str]) -> list[dict[str, str]]:
+    """Return folders with which something is wrong, and what it is."""
+    return [{"path": str(folder), "message": why} for folder, why in failures.items()]
+
+
+def _in_words(failures: Mapping[Path, str]) -> list[str]:
+    """Return the same as sentences, for the keys that stay until version 0.3."""
+    return [f"{folder} ({why})" for folder, why in failures.items()]
 
 
 def status_line(snapshot: Mapping[str, Any]) -> str:

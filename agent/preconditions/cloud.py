@@ -233,15 +233,14 @@ class CloudChecks:
                 raise
         return self._unless_failed("bucket", "writable: a test upload was started and aborted")
 
-    def _check_store_clock(self) -> str:
+    def _check_store_clock(self) -> str | Note:
         offset = self._backend.store.offset
         if offset is None:
             return "not known: only the time of a store that answers over TLS can be trusted"
         if abs(offset) > _MAX_SKEW_SECONDS:
             store_time = utc_text(self._clock.now() + offset)
-            raise AgentError(
-                f"the store says {store_time}", hint=TABLE["RequestTimeTooSkewed"].hint
-            )
+            hint = TABLE["RequestTimeTooSkewed"].hint
+            return Note(f"the store says {store_time}", hint, store_time, ok=False)
         return f"{abs(offset):.0f} s from this robot's"
 
     def _precondition_of(self, error: CloudError) -> str:

@@ -197,13 +197,13 @@ class HostChecks:
                 )
         return f"{self._folder_count} folders can be watched"
 
-    def _check_clock(self) -> str:
+    def _check_clock(self) -> Note:
         now = self._clock.now()
+        at = utc_text(now)
         if now < BUILD_SECONDS:
-            raise AgentError(
-                f"this robot's clock says {utc_text(now)}", hint=TABLE["RequestTimeTooSkewed"].hint
-            )
-        return utc_text(now)
+            hint = TABLE["RequestTimeTooSkewed"].hint
+            return Note(f"this robot's clock says {at}", hint, at, ok=False)
+        return Note(at, at=at)
 
     def _check_history(self) -> str:
         folder = self._state_dir / "history"
@@ -263,7 +263,7 @@ class HostChecks:
         if closed.next_probe is None:
             raise AgentError(closed.reason, hint=closed.hint)
         opens = utc_text(round(self._clock.now() + closed.next_probe - self._clock.monotonic()))
-        return Note(f"{closed.reason}, until {opens}", closed.hint)
+        return Note(f"{closed.reason}, until {opens}", closed.hint, opens)
 
 
 def full_disk(place: Path) -> str:

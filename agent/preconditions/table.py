@@ -22,19 +22,26 @@ _REMEDY_OF_BUG = "this is a mistake in the agent: report this line"
 
 
 class Note(NamedTuple):
-    """What a check returns where all is well, but the operator should know something."""
+    """What a check returns where a text alone does not say everything.
+
+    ``advice`` is what the operator should know or do, "" for nothing. ``at`` is a time in UTC that
+    ``says`` contains, so that the commands can show it in the robot's own zone.
+    """
 
     says: str
-    advice: str
+    advice: str = ""
+    at: str = ""
+    ok: bool = True
 
 
 @dataclass(frozen=True, slots=True)
 class Precondition:
     """One thing that must be so before a recording can be uploaded.
 
-    ``check`` returns what is so, and raises AgentError with a hint where uploads would fail. The
-    check runs on a thread of its own, and only where all preconditions that ``needs`` names were
-    ok. ``remedy_if_late`` is what to do where the check does not end in time.
+    ``check`` returns what is so. Where uploads would fail, it raises AgentError with a hint, or
+    returns a Note that is not ok. The check runs on a thread of its own, and only where all
+    preconditions that ``needs`` names were ok. ``remedy_if_late`` is what to do where the check
+    does not end in time.
     """
 
     name: str
@@ -48,13 +55,14 @@ class Finding:
     """What a check has found.
 
     ``remedy`` says what has to be done where the finding is not ok. Where the finding is ok,
-    ``remedy`` is empty or an advice.
+    ``remedy`` is empty or an advice. ``at`` is a time in UTC that ``says`` contains, "" for none.
     """
 
     name: str
     ok: bool
     says: str
     remedy: str = ""
+    at: str = ""
 
 
 def findings(
@@ -105,7 +113,7 @@ def _check(precondition: Precondition) -> Finding:
     except Exception as error:  # noqa: BLE001 - a line that says what is wrong beats a traceback
         return _failure(precondition, error)
     if isinstance(result, Note):
-        return Finding(precondition.name, True, result.says, result.advice)
+        return Finding(precondition.name, result.ok, result.says, result.advice, result.at)
     return Finding(precondition.name, True, result)
 
 

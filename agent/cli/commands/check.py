@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import os
-import re
 import sys
 from collections.abc import Iterator
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import click
@@ -23,8 +22,6 @@ from agent.cli.options import (
     with_json,
 )
 from agent.preconditions import Finding, become_owner, current_user, preconditions
-
-_UTC_TIME = re.compile(r"\b\d{4}-\d\d-\d\dT[\d:.]+Z")
 
 
 @click.command()
@@ -69,7 +66,7 @@ def _findings(config_path: Path | None) -> Iterator[Finding]:
     yield _configuration_finding(loaded, newer_version)
     for finding in preconditions(loaded.settings, os.environ, RealClock(), redactor.hide):
         says, remedy = redactor.redact(finding.says), redactor.redact(finding.remedy)
-        yield Finding(finding.name, finding.ok, says, remedy)
+        yield replace(finding, says=says, remedy=remedy)
 
 
 def _configuration_finding(loaded: Loaded, newer_version: str) -> Finding:
@@ -92,7 +89,7 @@ def _configuration_finding(loaded: Loaded, newer_version: str) -> Finding:
 
 
 def _print_finding(finding: Finding) -> None:
-    line = f"{'ok ' if finding.ok else 'NO '} {finding.name}: {finding.says}"
-    print_line(_UTC_TIME.sub(lambda time: local_time(time[0]), line))
+    says = finding.says.replace(finding.at, local_time(finding.at)) if finding.at else finding.says
+    print_line(f"{'ok ' if finding.ok else 'NO '} {finding.name}: {says}")
     if finding.remedy:
         print_line(f"    → {finding.remedy}")

@@ -11,8 +11,10 @@ import subprocess
 import sys
 import tempfile
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import ExitStack
+from datetime import datetime, timedelta
 from pathlib import Path
 
 import grpc
@@ -284,6 +286,25 @@ def test_an_authority_file_that_is_not_there_is_named(scene: Scene) -> None:
     assert not line.ok
     assert "ca.pem" in line.says
     assert "PEM" in line.remedy
+
+
+def test_a_time_is_a_field_in_json_and_local_for_people(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scene.write()
+    monkeypatch.setenv("TZ", "Asia/Tokyo")
+    time.tzset()
+    try:
+        line = found(scene, "clock")
+        shown = next(row for row in scene.run("check").stdout.splitlines() if "clock: " in row)
+    finally:
+        monkeypatch.undo()
+        time.tzset()
+    assert line.says == line.at
+    assert line.at.endswith("Z")
+    assert not shown.endswith("Z")
+    tokyo = datetime.fromisoformat(line.at.replace("Z", "+00:00")) + timedelta(hours=9)
+    assert f"{tokyo:%Y-%m-%d %H:}" in shown
 
 
 @pytest.mark.skipif(LIBRARY is None, reason="libfaketime is not installed")

@@ -94,8 +94,8 @@ def test_what_was_taken_up_again_is_no_failure_any_more(console: Console) -> Non
 
 def test_files_that_wait_are_labelled_otherwise_than_documents(console: Console) -> None:
     console.remember("/b.mcap", error=OFFLINE, status="failed", next_retry_at=QUEUED)
-    held = f"/a.mcap (settling, no change since {QUEUED})"
-    with console.running(files={"waiting": [held], "files": {"waiting": 1, "complete": 2}}):
+    held = {"path": "/a.mcap", "state": "settling", "since": QUEUED, "message": "settling"}
+    with console.running(held_files=[held], files={"files": {"waiting": 1, "complete": 2}}):
         lines = console.run("status").stdout.splitlines()
     assert [line.split("  ")[0] for line in lines if ".mcap" in line] == ["waits", "not yet"]
     assert "files     1 not yet, 2 complete" in lines

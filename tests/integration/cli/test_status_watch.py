@@ -242,10 +242,11 @@ def drawn(answer: dict[str, Any], width: int, height: int) -> list[str]:
 
 
 def test_what_does_not_fit_the_terminal_is_counted() -> None:
-    many = {
-        "waiting": [f"/{number}.mcap (settling, no change since {QUEUED})" for number in range(30)]
-    }
-    lines = drawn(answer(files=many), 80, 12)
+    many = [
+        {"path": f"/{number}.mcap", "state": "settling", "since": QUEUED, "message": "settling"}
+        for number in range(30)
+    ]
+    lines = drawn(answer(held_files=many), 80, 12)
     assert len(lines) == 12
     assert re.match(r"… \d+ more lines: keystone-agent status", lines[-1])
 

@@ -31,7 +31,13 @@ KEPT = {
     "paths": ["/data/k.mcap"],
     "hint": "compare it",
 }
-HELD = f"/data/a.mcap (no end, no change since {QUEUED})"
+HELD = {
+    "path": "/data/a.mcap",
+    "state": "unfinished",
+    "since": QUEUED,
+    "reason": "no_writer",
+    "message": "no end",
+}
 
 
 def told(agent: dict[str, Any] | None = None, **more: Any) -> list[str]:
@@ -59,23 +65,25 @@ def told(agent: dict[str, Any] | None = None, **more: Any) -> list[str]:
             "drop one",
         ),
         (
-            told({"watcher_up": False, "watch_failures": ["/data (No space left)"]}),
+            told(
+                {"watcher_up": False, "unwatched_folders": [{"path": "/data", "message": "full"}]}
+            ),
             "/data",
             "max_user_watches",
         ),
         (
-            told({"watcher_up": False, "watch_failures": []}),
+            told({"watcher_up": False, "unwatched_folders": []}),
             "down: it is being rebuilt",
             "max_user_watches",
         ),
         (told({"waiting_markers": ["/data/x/.resync"]}), "/data/x/.resync waits", "nothing to do"),
         (told({"files": {"missing": ["/data"]}}), "missing   /data", "watch.roots"),
         (
-            told({"files": {"unreadable": ["/data/x (Permission denied)"]}}),
+            told({"unreadable_folders": [{"path": "/data/x", "message": "not permitted"}]}),
             "/data/x",
             "right to read",
         ),
-        (told({"files": {"unfinished": [HELD]}}), "/data/a.mcap", "mcap recover"),
+        (told({"held_files": [HELD]}), "/data/a.mcap", "mcap recover"),
         (told({"files": {"skipped": ["/data/a.mcap"]}}), "/data/a.mcap", "newer_than"),
         (
             told({"settings": {"unknown_keys": ["watch.a", "new.b"]}}),

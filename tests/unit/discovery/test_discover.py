@@ -584,7 +584,8 @@ def test_an_unreadable_file_keeps_nobody_waiting(
     monkeypatch.setattr(finder.examiner, "look", failing)
     assert finder.names(180) == ["b.mcap"]
     [held] = finder.discover.report().waiting
-    assert (held.path, held.why) == (bad, "Input/output error")
+    assert (held.path, held.state, held.reason) == (bad, "unreadable", "EIO")
+    assert held.message == "Input/output error"
     assert len(caplog.records) == 1
     broken = False
     assert finder.names(60) == ["a.mcap"]
@@ -634,7 +635,9 @@ def test_an_optional_sidecar_is_waited_for_alongside_settling(tmp_path: Path) ->
     path = recorders.write_mcap(tmp_path / "a.mcap")
     finder.step()
     assert finder.step(2) == []
-    assert finder.discover.report().waiting[0].why == "waits for its sidecar a.json"
+    [held] = finder.discover.report().waiting
+    assert (held.state, held.reason) == ("waiting", "sidecar")
+    assert held.message == "waits for its sidecar a.json"
     assert finder.step(2.9) == []
     assert finder.step(0.1) == ["a.mcap"]
     assert finder.state(path) == "complete"
@@ -779,7 +782,8 @@ def test_a_file_without_end_and_writer_becomes_unfinished(
     assert (held.path, held.quiet_seconds) == (path, 599)
     finder.run(2)
     assert finder.discover.report().recording == []
-    assert [held.path for held in finder.discover.report().unfinished] == [path]
+    [unfinished] = finder.discover.report().unfinished
+    assert (unfinished.path, unfinished.reason) == (path, "no_writer")
     finder.run(600)
     assert len(caplog.records) == 1
 
@@ -809,7 +813,8 @@ def test_a_complete_file_with_a_writer_is_given_once_the_writer_has_closed_it(
         assert finder.run(300) == []
         assert finder.state(path) == "recording"
         [held] = finder.discover.report().recording
-        assert "open for writing" in held.why
+        assert held.reason == "writer"
+        assert "open for writing" in held.message
     finder.sight(path)
     assert finder.names(1) == ["a.mcap"]
 
@@ -868,7 +873,8 @@ def test_where_writers_can_t_be_seen_only_the_boot_says_unfinished(
     finder.run(1200)
     assert finder.state(path) == "recording"
     [held] = finder.discover.report().recording
-    assert "can't be seen" in held.why
+    assert held.reason == "writer_unknown"
+    assert "can't be seen" in held.message
     rebooted = Finder(tmp_path, boot_time=path.stat().st_mtime + 1)
     rebooted.run(3)
     assert rebooted.state(path) == "unfinished"

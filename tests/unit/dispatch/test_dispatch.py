@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from agent.discovery.examine import NotYet
-from agent.model.errors import CloudError, FileChangedError
+from agent.model.errors import CloudError, FileChangedError, HistoryFullError
 from agent.model.sync_log import SyncLog
 from agent.model.unforeseen import SHORTAGES
 from agent.model.values import Damaged, Recording, utc_text
@@ -217,6 +217,15 @@ def test_a_full_disk_closes_the_gate_and_opens_it_when_there_is_room(robot: Robo
     robot.history.full = False
     robot.advance(30)
     assert states(robot) == ["completed"]
+
+
+def test_a_full_disk_is_tried_again_also_while_uploads_are_paused(robot: Robot) -> None:
+    robot.gate.hold("pause", "paused")
+    robot.dispatch.disk_failed(HistoryFullError("no room"))
+    assert robot.gate.is_held_by("disk_full")
+    robot.advance(30)
+    assert not robot.gate.is_held_by("disk_full")
+    assert robot.gate.is_held_by("pause")
 
 
 def test_a_disk_that_fills_up_in_mid_upload_loses_nothing(robot: Robot) -> None:

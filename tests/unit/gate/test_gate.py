@@ -118,7 +118,9 @@ def test_a_hold_stops_probes_too_until_it_is_released(gate: Gate, clock: FakeClo
     assert not gate.begin_probe(1)
     with pytest.raises(GateClosedError, match="the disk is full"):
         gate.check(probe=True)
+    assert gate.is_held_by("disk_full")
     assert gate.release("disk_full")
+    assert not gate.is_held_by("disk_full")
     assert gate.begin_probe(1)
 
 

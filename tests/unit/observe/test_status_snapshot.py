@@ -13,8 +13,10 @@ from agent.dispatch.claim import Claim
 from agent.model.errors import CloudError
 from agent.model.sync_log import SyncLog
 from agent.model.transfer import Transfer
+from agent.model.values import utc_text
 from agent.observe.status_snapshot import Rates, StatusSnapshot, status_line
 from tests.harness.fakes.clock import FakeClock
+from tests.harness.paths import REPOSITORY
 from tests.harness.robot import WatchingRobot
 
 MIB = 1024 * 1024
@@ -67,6 +69,7 @@ def test_its_keys_are_promised(robot: WatchingRobot) -> None:
     robot.dispatch.tick()
     document = snapshot_as_json(robot)
     assert list(document) == [
+        "schema",
         "version",
         "device_id",
         "upgrade",
@@ -78,8 +81,12 @@ def test_its_keys_are_promised(robot: WatchingRobot) -> None:
         "last_error",
         "watcher_up",
         "watch_failures",
+        "unwatched_folders",
         "waiting_markers",
         "files",
+        "held_files",
+        "copies",
+        "unreadable_folders",
         "not_deleted",
         "standing",
     ]
@@ -94,6 +101,7 @@ def test_its_keys_are_promised(robot: WatchingRobot) -> None:
         "probe",
     ]
     assert list(document["standing"]) == [
+        "schema",
         "recordings",
         "queue_length",
         "backlog_bytes",
@@ -105,6 +113,13 @@ def test_its_keys_are_promised(robot: WatchingRobot) -> None:
         "stuck_markers",
         "damaged_lines",
     ]
+
+
+def test_the_page_for_operators_explains_every_key(robot: WatchingRobot) -> None:
+    page = (REPOSITORY / "deploy" / "README.md").read_text(encoding="utf-8")
+    document = snapshot_as_json(robot)
+    summary = document.pop("standing")
+    assert [key for key in (*document, *summary) if f"`{key}`" not in page] == []
 
 
 def test_the_last_error_and_the_gate_say_what_to_do(robot: WatchingRobot) -> None:
@@ -160,7 +175,47 @@ def test_what_lies_on_the_disk_is_walked_over_again_only_when_it_or_the_clock_ha
 def test_folders_that_cannot_be_watched_are_named(robot: WatchingRobot) -> None:
     document = snapshot(robot, {Path("/data"): "no space left on device"}).take()
     assert document["watcher_up"] is False
+    assert document["unwatched_folders"] == [
+        {"path": "/data", "message": "no space left on device"}
+    ]
+    # This key of version 0.1 stays until 0.3.
     assert document["watch_failures"] == ["/data (no space left on device)"]
+
+
+def test_a_file_that_is_no_recording_yet_has_its_time_and_reason_as_fields(
+    robot: WatchingRobot,
+) -> None:
+    robot.clock.advance(61)
+    path = robot.folder / "a.mcap"
+    path.write_bytes(b"\x89MCAP0\r\n")
+    robot.discover.step()
+    since = utc_text(round(robot.clock.now()))
+    robot.clock.advance(5)
+    document = snapshot_as_json(robot)
+    [held] = document["held_files"]
+    assert list(held) == ["path", "state", "since", "reason", "message"]
+    assert (held["path"], held["since"]) == (str(path), since)
+    assert (held["state"], held["reason"]) == ("settling", "settling")
+    # This key of version 0.1 stays until 0.3.
+    assert document["files"]["waiting"] == [f"{path} ({held['message']}, no change since {since})"]
+
+
+def test_copies_and_folders_that_cannot_be_read_are_paths(
+    robot: WatchingRobot, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    closed = Path("/data/closed")
+    report = DiskReport(
+        counts=dict.fromkeys(("complete", "damaged", "skipped", "recording"), 0),
+        copies=[[Path("/data/a.mcap"), Path("/data/b = c.mcap")]],
+        unreadable_folders={closed: "Permission denied"},
+    )
+    monkeypatch.setattr(robot.discover, "report", lambda _most: report)
+    robot.discover.step()
+    document = snapshot_as_json(robot)
+    assert document["copies"] == [["/data/a.mcap", "/data/b = c.mcap"]]
+    assert document["unreadable_folders"] == [{"path": str(closed), "message": "Permission denied"}]
+    assert document["files"]["copies"] == ["/data/a.mcap = /data/b = c.mcap"]
+    assert document["files"]["unreadable"] == [f"{closed} (Permission denied)"]
 
 
 def test_a_rate_is_of_the_last_seconds_not_of_the_whole_upload() -> None:
