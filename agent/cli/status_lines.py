@@ -111,7 +111,16 @@ def read_state_folder(state_dir: Path) -> dict[str, Any]:
 
     This part is right even where no agent runs, or where an agent could not write its status.
     """
-    return {"rejected_markers": _rejected_markers(state_dir), "disk_full": full_disk(state_dir)}
+    full = full_disk(state_dir)
+    fields = (
+        {"path": str(full.path), "lacks": full.lacks, "message": full.message} if full else None
+    )
+    return {
+        "rejected_markers": _rejected_markers(state_dir),
+        "full_disk": fields,
+        # This key has the sentence alone. It stays until version 0.3.
+        "disk_full": full.message if full else "",
+    }
 
 
 def _rejected_markers(state_dir: Path) -> list[str]:
@@ -304,8 +313,8 @@ def _not_deleted(kinds: Sequence[Mapping[str, Any]]) -> Iterator[StatusLine]:
 
 def _maintenance(answer: Mapping[str, Any]) -> Iterator[StatusLine]:
     """Yield what does not stop any upload now, but needs attention some day."""
-    if answer["disk_full"]:
-        yield StatusLine("disk", answer["disk_full"], "bad")
+    if answer["full_disk"]:
+        yield StatusLine("disk", answer["full_disk"]["message"], "bad")
         yield _advice(HistoryFullError.hint)
     if answer["damaged_lines"]:
         count = answer["damaged_lines"]

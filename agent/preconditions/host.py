@@ -9,9 +9,10 @@ import os
 import stat
 from collections.abc import Callable
 from contextlib import closing
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from agent import BUILD_DATE
 from agent.adapters.config import Settings
@@ -170,7 +171,7 @@ class HostChecks:
         texts = []
         for place in place_of_device.values():
             if full := full_disk(place):
-                raise AgentError(full, hint=HistoryFullError.hint)
+                raise AgentError(full.message, hint=HistoryFullError.hint)
             disk = os.statvfs(place)
             free_gib = disk.f_bavail * disk.f_frsize / _BYTES_PER_GIB
             texts.append(f"{free_gib:.1f} GiB free at {place}")
@@ -266,18 +267,31 @@ class HostChecks:
         return Note(f"{closed.reason}, until {opens}", closed.hint, opens)
 
 
-def full_disk(place: Path) -> str:
-    """Return a text that says that the disk below ``place`` is full, "" where it is not full.
+@dataclass(frozen=True, slots=True)
+class FullDisk:
+    """A disk that is full: a path on it, and what it has no room for."""
+
+    path: Path
+    lacks: Literal["bytes", "files"]
+
+    @property
+    def message(self) -> str:
+        """Return the same in words."""
+        return f"the disk of {self.path} has no room for more {self.lacks}"
+
+
+def full_disk(place: Path) -> FullDisk | None:
+    """Return the disk below ``place`` if it is full, else None.
 
     A disk is full where there is almost no space, or where there can be no more files.
     """
     disk = os.statvfs(_nearest_existing(place))
     if disk.f_bavail * disk.f_frsize < _MIN_FREE_BYTES:
-        return f"the disk of {place} has no room for more bytes"
+        return FullDisk(place, "bytes")
     # Some file systems have no limit for the number of files, and give 0 as the limit.
     if disk.f_files and not disk.f_favail:
-        return f"the disk of {place} has no room for more files"
-    return ""
+        return FullDisk(place, "files")
+    return None
 
 
 def closed_by_policy(

@@ -511,6 +511,7 @@ def test_a_second_agent_is_refused_by_name_and_both_show_the_first(scene: Scene)
         "ok": True,
         "says": f"running, process {os.getpid()}",
         "remedy": "",
+        "at": "",
     }
 
 

@@ -227,7 +227,7 @@ def answer(**agent: Any) -> dict[str, Any]:
         "agent": known,
         **summarize_history(MemoryHistory(FakeClock())),
         "rejected_markers": [],
-        "disk_full": "",
+        "full_disk": None,
     }
 
 

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import os
 import re
 from dataclasses import asdict
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
-from agent.cli.status_lines import status_lines, text_lines
+from agent.cli.status_lines import read_state_folder, status_lines, text_lines
 from agent.cli.units import rate_text, size_text, span_text
 from agent.model.sync_log import Fault, Marker, Orphan
 from agent.observe.history_summary import summarize_history
@@ -48,7 +50,7 @@ def told(agent: dict[str, Any] | None = None, **more: Any) -> list[str]:
                 "agent": document,
                 **summarize_history(MemoryHistory(FakeClock())),
                 "rejected_markers": [],
-                "disk_full": "",
+                "full_disk": None,
                 **more,
             }
         )
@@ -141,6 +143,31 @@ def test_markers_that_could_not_be_served_are_found_in_the_state_folder(tmp_path
     assert "ep.resync.rejected was rejected" in console.run("status").stdout
 
 
+@pytest.mark.parametrize(
+    ("bytes_left", "files_left", "lacks"), [(0, 100, "bytes"), (10**12, 0, "files")]
+)
+def test_a_full_disk_is_told_with_its_path_and_what_it_lacks(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    bytes_left: int,
+    files_left: int,
+    lacks: str,
+) -> None:
+    disk = SimpleNamespace(f_bavail=bytes_left, f_frsize=1, f_files=100, f_favail=files_left)
+    monkeypatch.setattr(os, "statvfs", lambda _path: disk)
+    answer = read_state_folder(tmp_path)
+    message = f"the disk of {tmp_path} has no room for more {lacks}"
+    assert answer["full_disk"] == {"path": str(tmp_path), "lacks": lacks, "message": message}
+    # This key of version 0.1 stays until 0.3.
+    assert answer["disk_full"] == message
+    assert f"disk      {message}" in told(full_disk=answer["full_disk"])
+
+
+def test_a_disk_with_room_is_not_told(tmp_path: Path) -> None:
+    answer = read_state_folder(tmp_path)
+    assert (answer["full_disk"], answer["disk_full"]) == (None, "")
+
+
 def test_the_history_tells_what_is_owed_and_what_could_not_be_removed() -> None:
     history = MemoryHistory(FakeClock())
     history.add_orphan(Orphan(0, "a", "l", "u", "m", "k", "why", QUEUED))
@@ -175,7 +202,7 @@ def test_the_first_thing_said_is_whether_the_agent_runs() -> None:
         "agent": None,
         **summarize_history(MemoryHistory(FakeClock())),
         "rejected_markers": [],
-        "disk_full": "",
+        "full_disk": None,
     }
     assert str(next(status_lines(stopped))) == "agent     stopped"
 
