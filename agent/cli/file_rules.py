@@ -250,7 +250,7 @@ class FileRules:
     def _upload_results(self, log: SyncLog) -> Iterator[RuleResult]:
         """Yield what keeps a recording with a document from being in the bucket."""
         if log.status == "completed":
-            place = f"{log.bucket}/{log.object_key}"
+            place = f"{log.session.bucket}/{log.object_key}" if log.session else ""
             yield RuleResult("uploaded", True, place, log.completed_at or "")
             return
         last_error = f": {log.error.message}" if log.error else ""

@@ -25,7 +25,7 @@ from agent.model.digests import same_etag
 from agent.model.errors import CloudError, RecordingError
 from agent.model.object_key import MANIFEST, is_spare, object_key, spare_key
 from agent.model.ports import Clock, History, ObjectStore, StorageKeys, Target
-from agent.model.sync_log import SyncLog
+from agent.model.sync_log import DocumentSession, SyncLog
 from agent.model.transfer import MAX_PARTS, StoredObject
 from agent.model.values import (
     AccessToken,
@@ -166,11 +166,16 @@ class BucketGateway:
     def stored(self, profile: DeviceProfile, token: AccessToken, log: SyncLog) -> bool:
         """Return whether the object is under its key now, as the document says."""
         del profile, token
+        session = log.session
+        if session is None:
+            return False
         with _called("HeadObject"):
-            key, lease = self._key_in(log.logical_upload_id, "HeadObject"), self._keys.lease()
-            with self._at(key, lease) as target:
+            key = self._key_in(session.logical_upload_id, "HeadObject")
+            with self._at(key, self._keys.lease()) as target:
                 found = target.stat()
-        return found is not None and found.size == log.file_size and same_etag(found.etag, log.etag)
+        if found is None or found.size != log.file_size:
+            return False
+        return same_etag(found.etag, session.etag)
 
     def rest(self) -> None:
         """Do nothing: the connections belong to the store."""
@@ -196,9 +201,11 @@ class BucketGateway:
                 f"the key has over {_KEY_MAX_BYTES} bytes",
             )
         before = [
-            old
+            old.session
             for old in self._history.of_episode(log.episode_id)
-            if old.fingerprint == log.fingerprint and old.bucket == self._name and old.object_key
+            if old.fingerprint == log.fingerprint
+            and old.session
+            and old.session.bucket == self._name
         ]
         earlier_keys = list(dict.fromkeys(old.object_key for old in before))
         for key in dict.fromkeys([*earlier_keys, wanted]):
@@ -241,7 +248,7 @@ class BucketGateway:
         found: StoredObject,
         key: str,
         log: SyncLog,
-        before: Sequence[SyncLog],
+        before: Sequence[DocumentSession],
         lease: CredentialLease,
     ) -> bool:
         """Return whether the object is this recording, by the history or by its manifest."""
@@ -353,13 +360,14 @@ def _grown(part_size: int, size: int) -> int:
 
 def _manifest(log: SyncLog, now: float) -> bytes:
     """Return the manifest of a stored recording, as JSON."""
+    session = log.require_session()
     manifest = {
         "schema": _MANIFEST_SCHEMA,
-        "key": log.object_key,
+        "key": session.object_key,
         "size": log.file_size,
-        "etag": log.etag,
-        "checksum": log.checksum,
-        "part_size_bytes": log.part_size_bytes,
+        "etag": session.etag,
+        "checksum": session.checksum,
+        "part_size_bytes": session.part_size_bytes,
         "fingerprint": log.fingerprint,
         "device_id": log.device_id,
         "asset_id": log.asset_id,

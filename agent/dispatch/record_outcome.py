@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import math
 from dataclasses import dataclass
-from typing import Any
 
 from agent.dispatch.claim import Claim
 from agent.dispatch.outcome import Outcome, outcome_of
@@ -13,7 +12,7 @@ from agent.dispatch.retry_dates import RetryDates
 from agent.gate.gate import Gate
 from agent.model.errors import WHOLE, AgentError, CloudError, FileChangedError
 from agent.model.ports import Clock, History
-from agent.model.sync_log import Fault, SyncLog
+from agent.model.sync_log import Fault, MoveChanges, SyncLog
 from agent.model.values import utc_text
 
 _log = logging.getLogger(__name__)
@@ -110,12 +109,12 @@ class OutcomeRecorder:
             self._traced = str(error)
             _log.error("unexpected error: %s", error, extra={"event": "bug"}, exc_info=error)
 
-    def _changes(self, claim: Claim, outcome: Outcome, error: Exception | None) -> dict[str, Any]:
+    def _changes(self, claim: Claim, outcome: Outcome, error: Exception | None) -> MoveChanges:
         """Return the fields of the document that change with the outcome, and let it wait."""
         log = self._history.get(claim.log.id)
         seconds = log.duration_seconds + self._clock.monotonic() - claim.began
         refreshes = claim.job.refreshes if claim.job else 0
-        changes: dict[str, Any] = {
+        changes: MoveChanges = {
             "bytes_sent": log.bytes_sent + claim.transfer.sent,
             "duration_seconds": round(seconds, 3),
             "credential_refreshes": log.credential_refreshes + refreshes,

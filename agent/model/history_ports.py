@@ -16,10 +16,22 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from agent.model.states import Event
-from agent.model.sync_log import Absences, Marker, Orphan, Status, SyncLog, Upgrade
+from agent.model.sync_log import (
+    Absences,
+    Marker,
+    MoveChanges,
+    Orphan,
+    Status,
+    SyncLog,
+    SyncLogChanges,
+    Upgrade,
+)
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
 
 
 class SyncLogReader(Protocol):
@@ -78,7 +90,7 @@ class SyncLogs(SyncLogReader, Protocol):
         """Write a new document and return it with its id. The ``id`` of ``log`` is ignored."""
         ...
 
-    def move(self, id_: int, event: Event, **changes: Any) -> SyncLog:
+    def move(self, id_: int, event: Event, **changes: Unpack[MoveChanges]) -> SyncLog:
         """Change a status through the state table, and return the document.
 
         ``changes`` are other fields to set. Raises IllegalMoveError for a move that
@@ -86,7 +98,7 @@ class SyncLogs(SyncLogReader, Protocol):
         """
         ...
 
-    def amend(self, id_: int, **changes: Any) -> SyncLog:
+    def amend(self, id_: int, **changes: Unpack[SyncLogChanges]) -> SyncLog:
         """Change fields other than the status of a document that has not ended, and return it.
 
         Raises IllegalMoveError if the document has ended.

@@ -7,9 +7,12 @@ README describes what each state means to people.
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
-from agent.model.sync_log import Status, SyncLog
+from agent.model.sync_log import MoveChanges, Status, SyncLog, SyncLogChanges
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
 
 # What can happen to a document:
 #
@@ -61,7 +64,7 @@ class IllegalMoveError(Exception):
     """A status was about to change in a way that the table forbids. This is a bug in the agent."""
 
 
-def move(log: SyncLog, event: Event, at: str, **changes: Any) -> SyncLog:
+def move(log: SyncLog, event: Event, at: str, **changes: Unpack[MoveChanges]) -> SyncLog:
     """Return ``log`` after ``event``, with ``changes`` to its other fields.
 
     ``at`` is the UTC time of the event. The function counts the attempt, and sets the fields that
@@ -82,8 +85,6 @@ def move(log: SyncLog, event: Event, at: str, **changes: Any) -> SyncLog:
     if event not in _DATED and has_date:
         message = f"document {log.id}: {event} has no retry date"
         raise IllegalMoveError(message)
-    if event == "session_lost":
-        log = log.forget_session()
     fields: dict[str, Any] = {"next_retry_at": None, **changes, "status": status}
     if event == "claimed":
         fields["attempt_count"] = log.attempt_count + 1
@@ -92,20 +93,19 @@ def move(log: SyncLog, event: Event, at: str, **changes: Any) -> SyncLog:
         fields["attempt_count"] = log.attempt_count - 1
     elif event == "asked":
         fields["attempt_count"] = 0
+    elif event == "session_lost":
+        fields["session"] = None
     elif event == "done":
         fields |= {"completed_at": at, "error": None}
     return replace(log, **fields)
 
 
-def amend(log: SyncLog, **changes: Any) -> SyncLog:
+def amend(log: SyncLog, **changes: Unpack[SyncLogChanges]) -> SyncLog:
     """Return ``log`` with other fields than its status changed.
 
-    Raises IllegalMoveError if the document has ended, and for fields that only a move may change.
+    Raises IllegalMoveError if the document has ended.
     """
     if not log.open:
         message = f"document {log.id} is {log.status} and never changes again"
-        raise IllegalMoveError(message)
-    if forbidden := {"id", "status", "attempt_count", "next_retry_at"} & changes.keys():
-        message = f"document {log.id}: only a move may change {', '.join(sorted(forbidden))}"
         raise IllegalMoveError(message)
     return replace(log, **changes)

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from typing import Any, Literal
+from dataclasses import dataclass, field
+from typing import Literal, TypedDict
 
 from agent.model.error_table import Kind, Trait, has_trait
 
@@ -88,11 +88,37 @@ class Upgrade:
 
 
 @dataclass(frozen=True, slots=True)
+class DocumentSession:
+    """The upload session of a document, and how far the upload has come in it.
+
+    A text is "" and a number is 0 until it is known. ``etag`` and ``checksum`` are those of the
+    stored object.
+    """
+
+    phase: Phase = ""
+    logical_upload_id: str = ""
+    upload_id: str = ""
+    multipart_upload_id: str = ""
+    bucket: str = ""
+    object_key: str = ""
+    etag: str = ""
+    checksum: str = ""
+    part_size_bytes: int = 0
+    part_count: int = 0
+
+    @property
+    def stored(self) -> bool:
+        """Whether the object is known to be in the bucket."""
+        return self.phase in ("stored", "completing")
+
+
+@dataclass(frozen=True, slots=True)
 class SyncLog:
     """One document of the history: all attempts to upload one recording.
 
     Times are text of :func:`agent.model.values.utc_text`. ``ahead`` is above 0 if an operator asked
-    for this recording to go before the others. The highest value goes first.
+    for this recording to go before the others. The highest value goes first. ``session`` is None
+    until the first session is opened, and after a session was given up.
 
     ``owner`` is the uid of the user whose file was sent. It is None in documents of 0.1.0, and
     where parts may come from files of several users.
@@ -109,7 +135,6 @@ class SyncLog:
     reason: str = ""
     resync: bool = False
     status: Status = "pending"
-    phase: Phase = ""
     attempt_count: int = 0
     queued_at: str = ""
     started_at: str | None = None
@@ -120,22 +145,13 @@ class SyncLog:
     asset_id: str = ""
     raw_tags: Mapping[str, str] = field(default_factory=dict)
     left_out_tags: Sequence[str] = ()
-    bucket: str = ""
-    object_key: str = ""
-    etag: str = ""
-    checksum: str = ""
-    logical_upload_id: str = ""
-    upload_id: str = ""
-    multipart_upload_id: str = ""
-    part_size_bytes: int = 0
-    part_count: int = 0
+    session: DocumentSession | None = None
     bytes_sent: int = 0
     duration_seconds: float = 0.0
     credential_refreshes: int = 0
     restarts: int = 0
     source_deleted: bool = False
     ahead: int = 0
-    # New fields stand behind all others, because 0.1.0 skips fields that it does not know.
     owner: int | None = None
 
     @property
@@ -154,21 +170,47 @@ class SyncLog:
         """Return whether the last error has this ``code``; "" stands for any code."""
         return not code or (self.error is not None and self.error.code == code)
 
-    def forget_session(self) -> SyncLog:
-        """Return the same document without its upload session. The next claim opens a new one."""
-        return replace(self, **NO_SESSION)
+    @property
+    def object_key(self) -> str:
+        """The key of the object in the bucket, "" where no session has chosen one."""
+        return self.session.object_key if self.session else ""
+
+    def require_session(self) -> DocumentSession:
+        """Return the upload session. Raises LookupError where the document has none."""
+        if self.session is None:
+            raise LookupError(f"document {self.id} has no upload session")
+        return self.session
 
 
-# The fields of a document that has no upload session.
-NO_SESSION: Mapping[str, Any] = {
-    "phase": "",
-    "logical_upload_id": "",
-    "upload_id": "",
-    "multipart_upload_id": "",
-    "bucket": "",
-    "object_key": "",
-    "etag": "",
-    "checksum": "",
-    "part_size_bytes": 0,
-    "part_count": 0,
-}
+class IdentityChanges(TypedDict, total=False):
+    """Fields of a document that are fixed when an upload session is opened."""
+
+    sidecar_sha256: str
+    asset_id: str
+    raw_tags: Mapping[str, str]
+    left_out_tags: Sequence[str]
+    owner: int | None
+
+
+class SyncLogChanges(IdentityChanges, total=False):
+    """Fields of a document that may change at any time before the document has ended.
+
+    The other fields either never change, or follow from a move in ``agent.model.states``.
+    """
+
+    episode_id: str
+    reason: str
+    error: Fault | None
+    session: DocumentSession | None
+    bytes_sent: int
+    duration_seconds: float
+    credential_refreshes: int
+    restarts: int
+    source_deleted: bool
+    ahead: int
+
+
+class MoveChanges(SyncLogChanges, total=False):
+    """Fields of a document that may change together with its status."""
+
+    next_retry_at: str | None

@@ -172,14 +172,17 @@ class Verify:
 
 def _digests_of(log: SyncLog) -> _Digests:
     """Return the digests that can be computed from the file: their parts are the document's."""
-    windows = -(-log.file_size // log.part_size_bytes) if log.part_size_bytes > 0 else 0
-    algorithm, parts = parts_in_checksum(log.checksum)
-    checksum = log.checksum if windows and parts == windows else ""
-    parts_joined = parts_in_etag(log.etag)
+    session = log.session
+    if session is None:
+        return _Digests(sha256="", etag="", crc32="")
+    windows = -(-log.file_size // session.part_size_bytes) if session.part_size_bytes > 0 else 0
+    algorithm, parts = parts_in_checksum(session.checksum)
+    checksum = session.checksum if windows and parts == windows else ""
+    parts_joined = parts_in_etag(session.etag)
     is_digest = parts_joined == 0 or (windows > 0 and parts_joined == windows)
     return _Digests(
         sha256=checksum if algorithm == "SHA256" else "",
-        etag=log.etag if is_digest else "",
+        etag=session.etag if is_digest else "",
         crc32=checksum if algorithm == "CRC32" else "",
     )
 
@@ -202,8 +205,8 @@ def _is_owner(log: SyncLog, owner: int) -> bool:
 def _compare(file: VerifiedFile, log: SyncLog, stopped: Callable[[], bool]) -> Finding | None:
     """Read the file once and compare it with the strongest digest; None when stopped."""
     digests = _digests_of(log)
-    size = log.file_size
-    parts = parts_of(size, log.part_size_bytes if log.part_size_bytes > 0 else max(size, 1))
+    size, part_size = log.file_size, log.require_session().part_size_bytes
+    parts = parts_of(size, part_size if part_size > 0 else max(size, 1))
     if not parts:
         return "no_digest"
     # The ETag of some stores is the MD5 of all bytes.

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING
 
 from agent.model.errors import AgentError, RecordingError
 from agent.model.ports import History
-from agent.model.sync_log import SyncLog
+from agent.model.sync_log import DocumentSession, IdentityChanges, SyncLog, SyncLogChanges
 from agent.model.transfer import MAX_PARTS, Part, Transfer, parts_of
 from agent.model.values import DeviceProfile
 from agent.upload.source_file import SourceFile
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
 
 
 @dataclass(slots=True)
@@ -36,7 +39,7 @@ class Job:
     probe: bool
 
     # Fields of the document that a new session fixes for its whole life.
-    identity: Mapping[str, Any] = field(default_factory=dict)
+    identity: IdentityChanges = field(default_factory=IdentityChanges)
 
     # How many times the lease was refreshed.
     refreshes: int = 0
@@ -56,7 +59,12 @@ class Job:
             raise self.source
         return self.source
 
-    def amend(self, history: History, **changes: Any) -> None:
+    @property
+    def session(self) -> DocumentSession:
+        """The upload session of the document. Raises LookupError until one is open."""
+        return self.log.require_session()
+
+    def amend(self, history: History, **changes: Unpack[SyncLogChanges]) -> None:
         """Change fields of the document durably."""
         self.log = history.amend(self.log.id, **changes)
 
@@ -67,7 +75,7 @@ def windows_of(log: SyncLog) -> Sequence[Part]:
     Raises:
         RecordingError: ``empty`` or ``too_many_parts``, the file can't be stored like this.
     """
-    size, part_size = log.file_size, log.part_size_bytes
+    size, part_size = log.file_size, log.require_session().part_size_bytes
     if size == 0:
         raise RecordingError("an empty file can't be stored", code="empty")
     count = -(-size // part_size)

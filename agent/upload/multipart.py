@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 
 from agent.model.errors import CloudError, judge
@@ -54,13 +55,13 @@ class MultipartUpload:
             if found is not None:
                 return found
             kept = []
-        if not job.log.multipart_upload_id:
+        if not job.session.multipart_upload_id:
             self._begin()
         numbers = {part.number for part in kept}
         missing = [part for part in job.windows if part.number not in numbers]
         job.transfer.kept = sum(part.size for part in kept)
         try:
-            sent = sender.send(job.log.multipart_upload_id, missing, job.file)
+            sent = sender.send(job.session.multipart_upload_id, missing, job.file)
         except CloudError as error:
             # Only a new multipart upload helps.
             if error.means("part_not_replaced"):
@@ -77,14 +78,14 @@ class MultipartUpload:
         begun does not exist any more.
         """
         job, target = self._job, self._sender.target
-        multipart = job.log.multipart_upload_id
+        multipart = job.session.multipart_upload_id
         if not multipart:
             return []
         try:
             listed = self._sender.repeat("ListParts", lambda: target.parts(multipart))
         except CloudError as error:
             if error.means("multipart_missing"):
-                job.amend(self._history, multipart_upload_id="")
+                self._forget()
                 return None
             if not error.means("reading_refused"):
                 raise
@@ -100,14 +101,21 @@ class MultipartUpload:
 
     def _drop(self) -> None:
         """Abort a multipart upload that is of no use, so that another one is begun."""
-        multipart = self._job.log.multipart_upload_id
+        multipart = self._job.session.multipart_upload_id
         self._sender.repeat("AbortMultipartUpload", partial(self._sender.target.abort, multipart))
-        self._job.amend(self._history, multipart_upload_id="")
+        self._forget()
+
+    def _forget(self) -> None:
+        """Note that the document has no multipart upload any more."""
+        job = self._job
+        job.amend(self._history, session=replace(job.session, multipart_upload_id=""))
 
     def _begin(self) -> None:
         """Begin a multipart upload. Its id is durable before the first part is sent."""
         multipart = again(self._clock, self._begin_alone)
-        self._job.amend(self._history, multipart_upload_id=multipart, phase="uploading")
+        job = self._job
+        begun = replace(job.session, multipart_upload_id=multipart, phase="uploading")
+        job.amend(self._history, session=begun)
 
     def _begin_alone(self) -> str:
         """Begin a multipart upload as the only one under this key, and return its id.
@@ -130,7 +138,7 @@ class MultipartUpload:
         object is looked for first.
         """
         job, sender, target = self._job, self._sender, self._sender.target
-        multipart = job.log.multipart_upload_id
+        multipart = job.session.multipart_upload_id
         try:
             completed = sender.call(
                 "CompleteMultipartUpload", lambda: target.complete(multipart, parts)

@@ -49,15 +49,16 @@ class OrphanAborter:
             reason: Why the session is given up, for the platform.
             restarting: Whether the platform keeps the session for another attempt.
         """
-        if not log.logical_upload_id:
+        session = log.session
+        if session is None:
             return
         orphan = Orphan(
             0,
             log.asset_id,
-            "" if restarting else log.logical_upload_id,
-            log.upload_id,
-            log.multipart_upload_id,
-            log.object_key,
+            "" if restarting else session.logical_upload_id,
+            session.upload_id,
+            session.multipart_upload_id,
+            session.object_key,
             reason,
             utc_text(self._clock.now()),
         )

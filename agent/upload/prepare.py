@@ -9,7 +9,6 @@ import logging
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 from agent.cloud.identity import raw_tags
 from agent.discovery.examine import Examiner, NotYet
@@ -23,7 +22,7 @@ from agent.model.errors import (
     WaitingError,
 )
 from agent.model.ports import Clock, History, Profiles
-from agent.model.sync_log import NO_SESSION, SyncLog
+from agent.model.sync_log import IdentityChanges, SyncLog
 from agent.model.transfer import Transfer
 from agent.model.unforeseen import shortage
 from agent.model.values import Damaged, DeviceProfile, Recording
@@ -114,7 +113,7 @@ class Prepare:
                 recording = self._locate(log)
         except AgentError as missing:
             profile = profiles.get(log.asset_id)
-            if log.phase not in ("stored", "completing") or profile is None:
+            if profile is None or log.session is None or not log.session.stored:
                 raise
             # An object that is stored already needs no file.
             return Job(log, profile, missing, transfer, probe)
@@ -123,8 +122,8 @@ class Prepare:
             log = self._leave_other_asset(log, asset_id, profiles)
             log = self._note_other_owner(log, recording)
             profile = profiles[asset_id]
-            identity: Mapping[str, Any] = {}
-            if not log.logical_upload_id:
+            identity: IdentityChanges = {}
+            if log.session is None:
                 identity = self._identity(log, recording, asset_id, profile)
         except RecordingError:
             # This is the sidecar with which the recording failed. A change of it is noticed later.
@@ -165,7 +164,7 @@ class Prepare:
             return self._asset_id(recording, log.asset_id, profiles)
         except RecordingError as error:
             # A session fixes the asset id. A sidecar that becomes wrong later changes nothing.
-            if log.logical_upload_id and log.asset_id in profiles:
+            if log.session and log.asset_id in profiles:
                 _log.warning("%s: %s", log.path, error.message, extra={"event": "sidecar_changed"})
                 return log.asset_id
             raise
@@ -221,10 +220,10 @@ class Prepare:
 
         Returns the document as it is then.
         """
-        if not log.logical_upload_id or asset_id == log.asset_id:
+        if log.session is None or asset_id == log.asset_id:
             return log
         self._upload.abandon(log, profiles.get(log.asset_id), "the asset id has changed")
-        return self._history.amend(log.id, **NO_SESSION)
+        return self._history.amend(log.id, session=None)
 
     def _note_other_owner(self, log: SyncLog, recording: Recording) -> SyncLog:
         """Forget the owner of a document where another user's file goes on with its session.
@@ -233,13 +232,13 @@ class Prepare:
         At some stores a part that was sent is recognised by its CRC-32 alone, which can be forged.
         Returns the document as it is then.
         """
-        if not log.logical_upload_id or log.owner in (None, recording.owner):
+        if log.session is None or log.owner in (None, recording.owner):
             return log
         return self._history.amend(log.id, owner=None)
 
     def _identity(
         self, log: SyncLog, recording: Recording, asset_id: str, profile: DeviceProfile
-    ) -> Mapping[str, Any]:
+    ) -> IdentityChanges:
         """Return the fields of the document that a new session fixes, whatever the sidecar becomes.
 
         Raises RecordingError.

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any
 
 from agent.cloud.credentials import refuse_other_place
 from agent.model.errors import SessionLostError
 from agent.model.ports import History
+from agent.model.sync_log import DocumentSession
 from agent.model.values import Grant, Recovery, UploadSession
 from agent.upload.job import Job
 from agent.upload.orphans import OrphanAborter
@@ -64,7 +63,7 @@ class SessionRecovery:
             raise SessionLostError(
                 f"it had to begin anew {log.restarts} times", code="too_many_restarts"
             )
-        if restart_from and log.multipart_upload_id:
+        if restart_from and log.session and log.session.multipart_upload_id:
             self._orphans.abandon(log, profile, "restart", restarting=True)
         identified = replace(log, **job.identity)
         grant = self._calls.once(
@@ -76,12 +75,7 @@ class SessionRecovery:
         job.amend(
             self._history,
             **job.identity,
-            **_session_fields(grant.session),
-            phase="opening",
-            multipart_upload_id="",
-            etag="",
-            checksum="",
-            part_count=0,
+            session=_opened(grant.session),
             restarts=log.restarts + bool(restart_from),
         )
         return grant
@@ -92,12 +86,12 @@ class SessionRecovery:
         Raises:
             CloudError: The platform failed.
         """
-        log, profile = job.log, job.profile
+        profile, logical_upload_id = job.profile, job.session.logical_upload_id
         return self._calls.repeat(
-            log.id,
+            job.log.id,
             profile,
             "GetUploadRecovery",
-            lambda gateway, token: gateway.recover(profile, token, log.logical_upload_id),
+            lambda gateway, token: gateway.recover(profile, token, logical_upload_id),
         )
 
     def resume(self, job: Job, known: Recovery) -> Grant:
@@ -124,24 +118,26 @@ class SessionRecovery:
             "ReissueUploadCredentials",
             lambda gateway, token: gateway.reissue(profile, token, known.upload_id),
         )
+        session, upload_id = job.session, grant.session.upload_id
         durable = replace(
             grant.session,
-            bucket=log.bucket,
-            object_key=log.object_key,
-            part_size_bytes=log.part_size_bytes,
+            bucket=session.bucket,
+            object_key=session.object_key,
+            part_size_bytes=session.part_size_bytes,
         )
         refuse_other_place(durable, grant.session)
-        if grant.session.upload_id != log.upload_id:
-            job.amend(self._history, upload_id=grant.session.upload_id)
+        if upload_id != session.upload_id:
+            job.amend(self._history, session=replace(session, upload_id=upload_id))
         return replace(grant, session=durable)
 
 
-def _session_fields(session: UploadSession) -> Mapping[str, Any]:
-    """Return the fields of a document that name its session."""
-    return {
-        "logical_upload_id": session.logical_upload_id,
-        "upload_id": session.upload_id,
-        "bucket": session.bucket,
-        "object_key": session.object_key,
-        "part_size_bytes": session.part_size_bytes,
-    }
+def _opened(session: UploadSession) -> DocumentSession:
+    """Return what a document holds of a session in which nothing was sent yet."""
+    return DocumentSession(
+        phase="opening",
+        logical_upload_id=session.logical_upload_id,
+        upload_id=session.upload_id,
+        bucket=session.bucket,
+        object_key=session.object_key,
+        part_size_bytes=session.part_size_bytes,
+    )

@@ -7,13 +7,14 @@ any point at which an earlier one ended.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 
 from agent.cloud.credentials import Credentials
 from agent.gate.gate import Gate
 from agent.model.digests import same_etag
 from agent.model.errors import SessionLostError
 from agent.model.ports import Clock, History, ObjectStore
-from agent.model.sync_log import SyncLog
+from agent.model.sync_log import DocumentSession, SyncLog
 from agent.model.transfer import StoredObject
 from agent.model.values import DeviceProfile, Grant, Recovery
 from agent.upload.concurrency import PartConcurrency
@@ -76,9 +77,9 @@ class Upload:
             AgentError: The upload can't go on now. Each kind of error that ``agent.model.errors``
                 knows may come. The document then holds all that a later claim needs.
         """
-        known = self._sessions.recover(job) if job.log.logical_upload_id else None
+        known = self._sessions.recover(job) if job.log.session else None
         if known is not None and known.stage == "completed":
-            if not same_etag(known.etag, job.log.etag):
+            if not same_etag(known.etag, job.session.etag):
                 raise SessionLostError("the platform completed this session with another object")
             return
         grant = self._sessions.open(job) if known is None else self._sessions.resume(job, known)
@@ -122,7 +123,7 @@ class Upload:
             )
             try:
                 job.windows = windows_of(job.log)
-                if _is_stored(job.log, known):
+                if _is_stored(job.session, known):
                     stored = find_object(job, sender)
                     if stored is None:
                         return grant.session.upload_id
@@ -139,20 +140,24 @@ class Upload:
         profile = job.profile
         job.amend(
             self._history,
-            phase="stored",
-            etag=stored.etag,
-            checksum=stored.checksum,
-            part_count=len(job.windows),
+            session=replace(
+                job.session,
+                phase="stored",
+                etag=stored.etag,
+                checksum=stored.checksum,
+                part_count=len(job.windows),
+            ),
             source_deleted=not isinstance(job.source, SourceFile) or job.source.deleted,
         )
-        repeated = {}
+        session = replace(job.session, phase="completing")
         if known is not None and known.action == "complete_only":
             # The platform wants its own values back.
-            repeated = {
-                "part_count": known.part_count or len(job.windows),
-                "etag": known.etag or stored.etag,
-            }
-        job.amend(self._history, phase="completing", **repeated)
+            session = replace(
+                session,
+                part_count=known.part_count or session.part_count,
+                etag=known.etag or session.etag,
+            )
+        job.amend(self._history, session=session)
         log = job.log
         self._calls.repeat(
             log.id,
@@ -162,8 +167,6 @@ class Upload:
         )
 
 
-def _is_stored(log: SyncLog, known: Recovery | None) -> bool:
+def _is_stored(session: DocumentSession, known: Recovery | None) -> bool:
     """Return whether the document or the platform says that the object is stored already."""
-    if log.phase in ("stored", "completing"):
-        return True
-    return known is not None and known.action == "complete_only"
+    return session.stored or (known is not None and known.action == "complete_only")

@@ -19,16 +19,17 @@ def find_object(job: Job, sender: PartUploader) -> StoredObject | None:
         CloudError: The store does not answer, or refuses to show an object whose ETag is not known.
         AgentError: The file is needed for a comparison and can't be opened.
     """
+    session = job.session
     try:
         found = sender.repeat("HeadObject", sender.target.stat)
     except CloudError as error:
-        if not error.means("reading_refused") or not job.log.etag:
+        if not error.means("reading_refused") or not session.etag:
             raise
         # The ETag was written down when the object was proven to be complete. That still holds.
-        return StoredObject(job.log.file_size, job.log.etag, job.log.checksum)
+        return StoredObject(job.log.file_size, session.etag, session.checksum)
     if found is None or found.size != job.log.file_size:
         return None
-    if job.log.etag and same_etag(found.etag, job.log.etag):
+    if session.etag and same_etag(found.etag, session.etag):
         return found
     return found if sender.target.holds(found, job.windows, job.file.descriptor) else None
 

@@ -100,7 +100,7 @@ def measure(folder: Path, count: int) -> dict[str, Figure]:
     delays: dict[str, list[float]] = {name: [] for name in (FIRST, FIRST_ALONE, END, END_ALONE)}
     for log in logs:
         delays[FIRST if log.sidecar_sha256 else FIRST_ALONE].append(
-            came[f"/{log.bucket}/{log.object_key}"] - closed[log.path]
+            came[f"/{log.require_session().bucket}/{log.object_key}"] - closed[log.path]
         )
         delays[END if log.sidecar_sha256 else END_ALONE].append(
             utc_seconds(log.completed_at or "") - closed[log.path]

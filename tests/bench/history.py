@@ -10,6 +10,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from tinydb import TinyDB
 
 from agent.adapters.history import TinyHistory, to_json
 from agent.model.states import Event
-from agent.model.sync_log import SyncLog
+from agent.model.sync_log import DocumentSession, SyncLog
 from tests.bench.figures import Cell, Goal, Table
 from tests.harness.fakes.clock import FakeClock
 
@@ -58,11 +59,13 @@ def recording(number: int) -> SyncLog:
         device_id="robot-0001",
         asset_id="asset-0001",
         raw_tags={f"tag_{index}": "a value of usual length" for index in range(10)},
-        bucket="recordings",
-        object_key=f"robot-0001/2026-09-21/{name}",
-        logical_upload_id=f"lu-{number:032x}",
-        upload_id=f"u-{number:032x}",
-        part_size_bytes=8 << 20,
+        session=DocumentSession(
+            bucket="recordings",
+            object_key=f"robot-0001/2026-09-21/{name}",
+            logical_upload_id=f"lu-{number:032x}",
+            upload_id=f"u-{number:032x}",
+            part_size_bytes=8 << 20,
+        ),
     )
 
 
@@ -81,14 +84,18 @@ def fill(folder: Path, documents: int) -> None:
 
 def complete(history: TinyHistory, log: SyncLog) -> None:
     """Fill every field that an upload fills."""
-    history.move(log.id, "claimed", phase="opening", multipart_upload_id=f"{log.id:096x}")
+    session = replace(log.require_session(), phase="opening", multipart_upload_id=f"{log.id:096x}")
+    history.move(log.id, "claimed", session=session)
     history.move(
         log.id,
         "done",
-        phase="completing",
-        etag='"0123456789abcdef0123456789abcdef-179"',
-        checksum="q83vEjRWeJCrze8SNFZ4kKvN7xI0VniQq83vEjRWeJA=-179",
-        part_count=179,
+        session=replace(
+            session,
+            phase="completing",
+            etag='"0123456789abcdef0123456789abcdef-179"',
+            checksum="q83vEjRWeJCrze8SNFZ4kKvN7xI0VniQq83vEjRWeJA=-179",
+            part_count=179,
+        ),
         bytes_sent=log.file_size,
         duration_seconds=187.25,
         credential_refreshes=1,

@@ -34,6 +34,7 @@ from agent.devcloud.servers import REGION
 from agent.model.sync_log import SyncLog
 from tests.bench.uploads import sha256
 from tests.harness.agent_process import Agent
+from tests.harness.phase import phase_of
 from tests.harness.recorders import write_mcap, write_sidecar
 
 MIB = 1024 * 1024
@@ -198,7 +199,9 @@ class KillBenchmark:
             agent.stop(signal.SIGKILL)
             self._quiet()
             phases: list[str] = [
-                log.phase or "claimed" for log in agent.documents() if log.status == "in_progress"
+                phase_of(log) or "claimed"
+                for log in agent.documents()
+                if log.status == "in_progress"
             ]
             tally.phases.update(phases or ["nothing"])
             tally.unsound += _damage(agent) > 0

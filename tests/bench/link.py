@@ -61,8 +61,8 @@ def main() -> int:
         print(
             f"  {'https' if tls else 'http ':5}  {options.mib} MiB in "
             f"{log.duration_seconds:.0f} s, "
-            f"{log.credential_refreshes} refreshes, {log.part_count} parts of "
-            f"{log.part_size_bytes // MIB} MiB, "
+            f"{log.credential_refreshes} refreshes, {log.require_session().part_count} parts of "
+            f"{log.require_session().part_size_bytes // MIB} MiB, "
             f"peak {memory:.1f} MiB, sent {log.bytes_sent / log.file_size:.3f} of its size"
         )
         good = good and log.credential_refreshes >= 2

@@ -52,12 +52,14 @@ def uploaded(state: Path, paths: Sequence[Path]) -> None:
         with history.transaction():
             for number, document in batch:
                 log = history.add(document)
-                history.move(
-                    log.id, "claimed", phase="opening", multipart_upload_id=f"{number:096x}"
+                session = replace(
+                    log.require_session(), phase="opening", multipart_upload_id=f"{number:096x}"
                 )
-                history.move(
-                    log.id, "done", phase="completing", etag=f'"{number:032x}-1"', part_count=1
+                history.move(log.id, "claimed", session=session)
+                session = replace(
+                    session, phase="completing", etag=f'"{number:032x}-1"', part_count=1
                 )
+                history.move(log.id, "done", session=session)
     history._storage.compact()
     history.close()
 

@@ -11,7 +11,7 @@ import pytest
 
 from agent.model.errors import CloudError, judge
 from agent.model.ports import Gateway, ObjectStore
-from agent.model.sync_log import SyncLog
+from agent.model.sync_log import DocumentSession, SyncLog
 from agent.model.transfer import Part, Transfer
 from agent.model.values import AccessToken, DeviceProfile, Grant
 
@@ -142,7 +142,11 @@ class GatewayContract:
         known = platform.gateway.recover(
             platform.profile, platform.token(), grant.session.logical_upload_id
         )
-        assert (known.action, known.part_count, known.etag) == ("complete_only", 1, log.etag)
+        assert (known.action, known.part_count, known.etag) == (
+            "complete_only",
+            1,
+            log.require_session().etag,
+        )
 
     def test_a_completed_session_says_so_and_accepts_the_same_document_again(
         self, platform: Platform, recording: Path
@@ -153,7 +157,11 @@ class GatewayContract:
         platform.gateway.complete(platform.profile, token, log)
         platform.gateway.complete(platform.profile, token, log)
         known = platform.gateway.recover(platform.profile, token, grant.session.logical_upload_id)
-        assert (known.stage, known.part_count, known.etag) == ("completed", 1, log.etag)
+        assert (known.stage, known.part_count, known.etag) == (
+            "completed",
+            1,
+            log.require_session().etag,
+        )
 
     def test_an_object_counts_as_stored_once_it_is_completed_with_the_same_etag(
         self, platform: Platform, recording: Path
@@ -163,10 +171,14 @@ class GatewayContract:
         assert not platform.gateway.stored(platform.profile, token, log)
         platform.gateway.complete(platform.profile, token, log)
         assert platform.gateway.stored(platform.profile, token, log)
-        assert not platform.gateway.stored(platform.profile, token, replace(log, etag='"0-1"'))
-        assert not platform.gateway.stored(
-            platform.profile, token, replace(log, logical_upload_id="nowhere")
-        )
+        session = log.require_session()
+        for other in (
+            replace(session, etag='"0-1"'),
+            replace(session, logical_upload_id="nowhere"),
+            None,
+        ):
+            changed = replace(log, session=other)
+            assert not platform.gateway.stored(platform.profile, token, changed)
 
     def test_a_document_of_something_that_is_not_stored_is_refused(
         self, platform: Platform
@@ -229,10 +241,12 @@ class GatewayContract:
 def _completing(grant: Grant, etag: str) -> SyncLog:
     return replace(
         LOG,
-        logical_upload_id=grant.session.logical_upload_id,
-        upload_id=grant.session.upload_id,
         raw_tags={ASSET_TAG: "robot-1", FILE_TAG: "a.mcap"},
-        part_count=1,
-        etag=etag,
-        part_size_bytes=grant.session.part_size_bytes,
+        session=DocumentSession(
+            logical_upload_id=grant.session.logical_upload_id,
+            upload_id=grant.session.upload_id,
+            part_count=1,
+            etag=etag,
+            part_size_bytes=grant.session.part_size_bytes,
+        ),
     )

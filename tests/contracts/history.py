@@ -12,10 +12,11 @@ import pytest
 
 from agent.model.ports import History
 from agent.model.states import Event, IllegalMoveError
-from agent.model.sync_log import Absences, Fault, Marker, Orphan, SyncLog, Upgrade
+from agent.model.sync_log import Absences, DocumentSession, Fault, Marker, Orphan, SyncLog, Upgrade
 from tests.harness.fakes.clock import FakeClock
 
 LATER = "2026-09-21T14:30:00.000Z"
+SESSION = DocumentSession(phase="opening", logical_upload_id="l", object_key="k")
 
 
 def document(name: str = "a", **fields: Any) -> SyncLog:
@@ -240,13 +241,23 @@ class HistoryContract:
                 reason="again,\nplease\0",
                 resync=True,
                 status="failed",
-                phase="uploading",
                 attempt_count=3,
                 next_retry_at=LATER,
                 error=Fault("counted", "INTERNAL", "it said: \u2028 no", "look"),
                 raw_tags={"scene": "Küche", "": "empty"},
                 left_out_tags=("long",),
-                part_size_bytes=8 << 20,
+                session=DocumentSession(
+                    phase="uploading",
+                    logical_upload_id="l",
+                    upload_id="u",
+                    multipart_upload_id="m",
+                    bucket="b",
+                    object_key="k",
+                    etag='"e"',
+                    checksum="c",
+                    part_size_bytes=8 << 20,
+                    part_count=3,
+                ),
                 duration_seconds=1.25,
                 source_deleted=True,
                 owner=1000,
@@ -270,11 +281,11 @@ class HistoryContract:
         self, history: History
     ) -> None:
         id_ = history.add(document()).id
-        claimed = history.move(id_, "claimed", phase="opening")
-        assert (claimed.status, claimed.attempt_count, claimed.phase) == (
+        claimed = history.move(id_, "claimed", session=SESSION)
+        assert (claimed.status, claimed.attempt_count, claimed.session) == (
             "in_progress",
             1,
-            "opening",
+            SESSION,
         )
         assert claimed.started_at == "2026-09-21T14:13:20.000Z"
         assert history.get(id_) == claimed
@@ -288,11 +299,12 @@ class HistoryContract:
 
     def test_an_amendment_changes_fields_of_an_open_document_only(self, history: History) -> None:
         id_ = history.add(document()).id
-        assert history.amend(id_, object_key="k", raw_tags={"a": "b"}).object_key == "k"
+        assert history.amend(id_, session=SESSION, raw_tags={"a": "b"}).session == SESSION
+        assert history.amend(id_, session=None).session is None
         history.move(id_, "claimed")
         ended = history.move(id_, "gave_up")
         with pytest.raises(IllegalMoveError):
-            history.amend(id_, object_key="other")
+            history.amend(id_, session=SESSION)
         assert history.get(id_) == ended
 
     def test_an_unknown_id_is_a_key_error(self, history: History) -> None:

@@ -16,6 +16,7 @@ from typing import Any, Protocol
 from agent.adapters.clock import RealClock
 from agent.adapters.history import TinyHistory
 from agent.model.sync_log import SyncLog
+from tests.harness.phase import phase_of
 
 # How often a waiting test reads the history.
 _POLL_SECONDS = 0.05
@@ -130,7 +131,7 @@ class Agent:
                 return documents
             pause.wait(every)
         shown = "\n".join(
-            f"{log.id} {log.status} {log.phase} {log.path} {log.error}" for log in documents
+            f"{log.id} {log.status} {phase_of(log)} {log.path} {log.error}" for log in documents
         )
         raise AssertionError(f"not within {seconds} s:\n{shown}\n{self.said()[-4000:]}")
 

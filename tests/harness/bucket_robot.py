@@ -77,4 +77,6 @@ class BucketRobot(Robot):
         )
 
     def manifest(self, log: SyncLog) -> Any:
-        return json.loads(self.store.content(log.bucket, log.object_key + ".manifest.json"))
+        return json.loads(
+            self.store.content(log.require_session().bucket, log.object_key + ".manifest.json")
+        )

@@ -193,7 +193,7 @@ class Robot:
 
     def stored(self, log: SyncLog) -> bytes:
         """Return the bytes of its object in the bucket."""
-        return self.store.content(log.bucket, log.object_key)
+        return self.store.content(log.require_session().bucket, log.object_key)
 
     def _names(self, fingerprint: str) -> list[Path]:
         names = []

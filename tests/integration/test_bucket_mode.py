@@ -18,6 +18,7 @@ from agent.model.sync_log import SyncLog
 from tests.harness import s3_servers as servers
 from tests.harness.agent_process import Agent, running
 from tests.harness.bucket_store import BUCKET, USER, Store, store
+from tests.harness.phase import phase_of
 from tests.harness.recorders import write_mcap, write_sidecar
 from tests.harness.s3_relay import Relay, relayed
 
@@ -42,15 +43,20 @@ def test_a_recording_reaches_the_bucket_and_its_manifest_announces_it(
         (log,) = agent.wait_completed(1)
         assert agent.stop() == 0
     key = key_of(log, "bag/bag_0.mcap")
-    assert (log.object_key, log.bucket, log.asset_id, log.part_count) == (key, BUCKET, "asset-3", 3)
+    assert (
+        log.object_key,
+        log.require_session().bucket,
+        log.asset_id,
+        log.require_session().part_count,
+    ) == (key, BUCKET, "asset-3", 3)
     assert store.read(key) == recording.read_bytes()
     manifest = json.loads(store.read(f"{key}.manifest.json"))
     assert manifest == {
         "schema": 1,
         "key": key,
         "size": recording.stat().st_size,
-        "etag": log.etag,
-        "checksum": log.checksum,
+        "etag": log.require_session().etag,
+        "checksum": log.require_session().checksum,
         "part_size_bytes": 5 * MIB,
         "fingerprint": log.fingerprint,
         "device_id": "robot-7",
@@ -60,7 +66,7 @@ def test_a_recording_reaches_the_bucket_and_its_manifest_announces_it(
         "uploaded_at": manifest["uploaded_at"],
     }
     assert manifest["tags"]["scene"] == "kitchen"
-    assert store.library.stat_object(BUCKET, key).etag == log.etag.strip('"')
+    assert store.library.stat_object(BUCKET, key).etag == log.require_session().etag.strip('"')
     assert store.keys() == {key, f"{key}.manifest.json", key_of(log, "bag/metadata.yaml")}
 
 
@@ -97,11 +103,14 @@ def test_an_upload_cut_off_by_a_kill_sends_only_what_is_missing(
         finally:
             agent.stop()
         sent = [one.part for one in relay.parts()]
-    assert (cut.phase, log.attempt_count) == ("uploading", 1)
-    assert (log.object_key, log.multipart_upload_id) == (cut.object_key, cut.multipart_upload_id)
-    assert len(before) < log.part_count
+    assert (phase_of(cut), log.attempt_count) == ("uploading", 1)
+    assert (log.object_key, log.require_session().multipart_upload_id) == (
+        cut.object_key,
+        cut.require_session().multipart_upload_id,
+    )
+    assert len(before) < log.require_session().part_count
     assert not set(before) & set(sent[len(before) :]), "what the store had was not sent again"
-    assert set(sent) == set(range(1, log.part_count + 1))
+    assert set(sent) == set(range(1, log.require_session().part_count + 1))
     assert store.read(log.object_key) == recording.read_bytes()
     assert store.multiparts() == []
 
@@ -188,9 +197,9 @@ def test_a_role_is_assumed_and_its_keys_are_replaced_in_mid_upload(
     assert len(used) >= 2, "the parts of one multipart went out under several keys"
     assert not used & set(USER)
     assert len({one.upload_id for one in parts}) == 1
-    assert sorted(one.part for one in parts) == list(range(1, log.part_count + 1)), (
-        "no part went twice"
-    )
+    assert sorted(one.part for one in parts) == list(
+        range(1, log.require_session().part_count + 1)
+    ), "no part went twice"
     assert log.credential_refreshes >= 1
     assert log.attempt_count == 1
     assert store.read(log.object_key) == recording.read_bytes()

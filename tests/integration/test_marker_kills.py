@@ -182,7 +182,7 @@ def test_a_marker_beside_a_recording_uploads_it_again_once(station: Station) -> 
         "marker",
     )
     assert (again.reason, again.resync) == ("scene was wrong", True)
-    assert again.logical_upload_id != logs[0].logical_upload_id
+    assert again.require_session().logical_upload_id != logs[0].require_session().logical_upload_id
     assert station.cloud.read_object(again.object_key) == station.a.read_bytes()
 
 

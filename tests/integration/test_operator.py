@@ -19,6 +19,7 @@ from agent.devcloud.cloud import DevCloud
 from agent.model.errors import NotRunningError
 from tests.harness.agent_process import Agent, running
 from tests.harness.eventually import eventually
+from tests.harness.phase import phase_of
 from tests.harness.recorders import write_mcap
 
 MIB = 1024 * 1024
@@ -94,15 +95,17 @@ def test_an_open_upload_keeps_its_session_unless_its_robot_became_another_asset(
         eventually((agent.state / "control.sock").exists)
         run_successfully(agent, "asset", "set", "arm-7", "robot-1")
         recording = write_mcap(agent.root / "a.mcap", size=40 * MIB)
-        agent.wait(lambda logs: logs and logs[0].phase == "uploading" and cloud.sessions())
+        agent.wait(lambda logs: logs and phase_of(logs[0]) == "uploading" and cloud.sessions())
         agent.stop(signal.SIGKILL)
         (before,) = agent.documents()
-        assert (before.phase, before.asset_id) == ("uploading", "robot-1")
+        assert (phase_of(before), before.asset_id) == ("uploading", "robot-1")
         run_successfully(agent, "asset", "set", "arm-7", bound)
     with running(cloud, tmp_path, AGENT__DEVICE_ID="arm-7") as agent:
         (log,) = agent.wait_completed(1)
     assert log.asset_id == bound
-    assert (log.logical_upload_id == before.logical_upload_id) is (bound == "robot-1")
+    assert (
+        log.require_session().logical_upload_id == before.require_session().logical_upload_id
+    ) is (bound == "robot-1")
     assert cloud.read_object(log.object_key) == recording.read_bytes()
     ends = {session.device_id: session.status for session in cloud.sessions()}
     assert ends == (

@@ -24,6 +24,7 @@ from agent.dispatch.dispatch import Dispatch
 from agent.pb.data_gateway_pb2 import InitDeviceRequest, InitDeviceResponse
 from tests.harness.agent_process import Agent, running
 from tests.harness.eventually import eventually
+from tests.harness.phase import phase_of
 from tests.harness.prometheus import fetch
 from tests.harness.recorders import unfinished, write_mcap
 
@@ -330,7 +331,7 @@ def test_a_reload_takes_effect_while_an_upload_goes_on_and_a_wrong_file_changes_
     try:
         # This upload takes about three minutes.
         recording = write_mcap(agent.root / "a.mcap", size=20 * MIB)
-        (begun,) = agent.wait(lambda logs: logs and logs[0].phase == "uploading")
+        (begun,) = agent.wait(lambda logs: logs and phase_of(logs[0]) == "uploading")
 
         new_logs = tmp_path / "logs-2"
         second = {**first, "watch": {"roots": [str(other)]}, "log": {"dir": str(new_logs)}}
@@ -341,7 +342,10 @@ def test_a_reload_takes_effect_while_an_upload_goes_on_and_a_wrong_file_changes_
         write_mcap(agent.root / "c.mcap", seed=3)
         logs = agent.wait_completed(2)
         assert [log.path for log in logs] == [str(recording), str(elsewhere)]
-        assert (logs[0].logical_upload_id, logs[0].attempt_count) == (begun.logical_upload_id, 1)
+        assert (logs[0].require_session().logical_upload_id, logs[0].attempt_count) == (
+            begun.require_session().logical_upload_id,
+            1,
+        )
         assert logs[0].bytes_sent == recording.stat().st_size, "nothing was sent twice"
         assert cloud.read_object(logs[0].object_key) == recording.read_bytes()
         assert "completed" in (new_logs / "agent.log").read_text()

@@ -626,20 +626,22 @@ class Simulation(RuleBasedStateMachine):
 
     def _open_sessions(self) -> Iterator[SyncLog]:
         for log in self.robot.history.open():
-            kept = self.robot.gateway.sessions.get(log.logical_upload_id)
-            if kept is not None and kept.stage == "active":
+            kept = log.session and self.robot.gateway.sessions.get(log.session.logical_upload_id)
+            if kept and kept.stage == "active":
                 yield log
 
     def _lose_object(self) -> None:
         """Let the platform find out that a stored object is gone."""
         for log in self._open_sessions():
-            if self.store.objects.pop((log.bucket, log.object_key), None):
-                self.robot.gateway.sessions[log.logical_upload_id].stage = "completing"
+            if self.store.objects.pop((log.require_session().bucket, log.object_key), None):
+                self.robot.gateway.sessions[
+                    log.require_session().logical_upload_id
+                ].stage = "completing"
                 return
 
     def _end_session(self) -> None:
         for log in self._open_sessions():
-            self.robot.gateway.sessions[log.logical_upload_id].stage = "terminal"
+            self.robot.gateway.sessions[log.require_session().logical_upload_id].stage = "terminal"
             self.excused.add(log.object_key)
             return
 

@@ -15,6 +15,7 @@ from agent.devcloud.ledger import IssuedLease, IssuedToken
 from agent.model.sync_log import SyncLog
 from tests.harness import s3_servers as servers
 from tests.harness.agent_process import Agent, running
+from tests.harness.phase import phase_of
 from tests.harness.recorders import damaged, unfinished, write_mcap, write_sidecar
 from tests.harness.slow_link import Wire, slow_link
 
@@ -50,7 +51,7 @@ def test_a_recording_reaches_the_bucket_byte_for_byte(cloud: DevCloud, tmp_path:
         assert stored_bytes(cloud, log) == recording.read_bytes()
         shown = agent.command("history", "--json")
         assert agent.stop() == 0
-    assert (log.episode_id, log.attempt_count, log.phase, log.part_count) == (
+    assert (log.episode_id, log.attempt_count, phase_of(log), log.require_session().part_count) == (
         "ep-1",
         1,
         "completing",
@@ -121,7 +122,7 @@ def test_a_recording_renamed_while_it_uploads_is_sent_once(tmp_path: Path) -> No
     ):
         recording = write_mcap(agent.root / "a.mcap", size=24 * MIB)
         content = recording.read_bytes()
-        agent.wait(lambda logs: logs and logs[0].phase == "uploading")
+        agent.wait(lambda logs: logs and phase_of(logs[0]) == "uploading")
         recording.rename(agent.root / "b.mcap")
         agent.wait_completed(1)
         (agent.root / "late.mcap").hardlink_to(agent.root / "b.mcap")
@@ -137,8 +138,8 @@ def test_an_outage_costs_no_attempt_and_the_half_done_upload_goes_on(tmp_path: P
         running(cloud, tmp_path) as agent,
     ):
         first = write_mcap(agent.root / "a.mcap", size=40 * MIB, seed=1)
-        agent.wait(lambda logs: logs and logs[0].phase == "uploading")
-        session = agent.documents()[0].logical_upload_id
+        agent.wait(lambda logs: logs and phase_of(logs[0]) == "uploading")
+        session = agent.documents()[0].require_session().logical_upload_id
         write_mcap(agent.root / "b.mcap", seed=2)
         cloud.stop_gateway()
         cloud.stop_store()
@@ -153,7 +154,7 @@ def test_an_outage_costs_no_attempt_and_the_half_done_upload_goes_on(tmp_path: P
         logs = agent.wait_completed(3)
         assert stored_bytes(cloud, logs[0]) == first.read_bytes()
     assert [log.attempt_count for log in logs] == [1, 1, 1]
-    assert logs[0].logical_upload_id == session
+    assert logs[0].require_session().logical_upload_id == session
     # rclone forgets its multipart uploads when it stops.
     if cloud.store_kind == "minio":
         assert logs[0].bytes_sent < first.stat().st_size + 5 * 8 * MIB
@@ -176,7 +177,7 @@ def test_a_stop_gets_through_a_dead_link_and_the_next_start_goes_on(tmp_path: Pa
             assert link.stalled.wait(30)
             assert agent.stop() == 0
             (log,) = agent.documents()
-            assert (log.status, log.phase, log.attempt_count) == ("pending", "uploading", 0)
+            assert (log.status, phase_of(log), log.attempt_count) == ("pending", "uploading", 0)
             agent.start()
             (log,) = agent.wait_completed(1)
         assert log.attempt_count == 1

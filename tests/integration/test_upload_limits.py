@@ -14,6 +14,7 @@ import pytest
 
 from agent.devcloud.cloud import DevCloud
 from tests.harness.agent_process import Agent, running
+from tests.harness.phase import phase_of
 from tests.harness.recorders import write_mcap
 
 MIB = 1024 * 1024
@@ -106,7 +107,7 @@ def test_a_stop_in_a_throttled_upload_is_in_time_and_loses_nothing(
     """A part takes a minute at this rate. The agent drops it when its ten seconds are over."""
     with running(cloud, tmp_path, UPLOAD__BANDWIDTH_MBIT="1") as agent:
         recording = write_mcap(agent.root / "a.mcap", size=24 * MIB)
-        agent.wait(lambda logs: logs and logs[0].phase == "uploading")
+        agent.wait(lambda logs: logs and phase_of(logs[0]) == "uploading")
         begun = time.monotonic()
         assert agent.stop() == 0
         assert time.monotonic() - begun < 14

@@ -157,7 +157,7 @@ def test_the_compose_files_robot_enrols_uploads_and_stops_in_order(
         (log,) = eventually(
             lambda: completed(pod.volume("state")), lambda: pod.log("robot") + pod.log("devcloud")
         )
-        stored = pod.volume("objects") / log.bucket / log.object_key
+        stored = pod.volume("objects") / log.require_session().bucket / log.object_key
         assert log.device_id == "robot-7"
         assert stored.read_bytes() == recording.read_bytes()
 

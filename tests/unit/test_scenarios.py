@@ -129,7 +129,7 @@ def test_a_day_without_store_costs_no_more_than_a_sessions_ids_a_probe(
     changed = [log for log in logs(robot) if log != before[log.id]]
     assert 0 < probes < 100
     assert len(writes) == len(changed) <= probes
-    assert all(log.logical_upload_id and log.status == "pending" for log in changed)
+    assert all(log.session and log.status == "pending" for log in changed)
     robot.store.mend()
     assert_all_complete_at_the_first_attempt(robot)
 

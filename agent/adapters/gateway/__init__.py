@@ -205,29 +205,31 @@ class GrpcGateway:
     @foreign("CompleteUpload")
     def complete(self, profile: DeviceProfile, token: AccessToken, log: SyncLog) -> None:
         """Tell the platform that the recording is stored as ``log`` describes it."""
-        call = "CompleteUpload"
+        call, session = "CompleteUpload", log.require_session()
         request = _built(
             call,
             CompleteUploadRequest,
-            upload_id=log.upload_id,
+            upload_id=session.upload_id,
             file_size=log.file_size,
             raw_tags=dict(log.raw_tags),
-            completed_part_count=log.part_count,
-            oss_object_etag=log.etag,
-            part_size_bytes=log.part_size_bytes,
+            completed_part_count=session.part_count,
+            oss_object_etag=session.etag,
+            part_size_bytes=session.part_size_bytes,
         )
         self._call(profile, token, call, request)
 
     @foreign("GetUploadRecovery")
     def stored(self, profile: DeviceProfile, token: AccessToken, log: SyncLog) -> bool:
         """Return whether the platform has the upload as completed, with the object of ``log``."""
+        if log.session is None:
+            return False
         try:
-            recovery = self.recover(profile, token, log.logical_upload_id)
+            recovery = self.recover(profile, token, log.session.logical_upload_id)
         except CloudError as error:
             if not error.means("session_unknown"):
                 raise
             return False
-        return recovery.stage == "completed" and same_etag(recovery.etag, log.etag)
+        return recovery.stage == "completed" and same_etag(recovery.etag, log.session.etag)
 
     def rest(self) -> None:
         """Close the connections after a minute without a call.

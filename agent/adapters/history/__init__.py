@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from tinydb.table import Document
 
@@ -23,8 +23,20 @@ from agent.adapters.journal import RESERVE, JournalDB, JournalStorage
 from agent.model import states
 from agent.model.ports import Clock
 from agent.model.states import Event
-from agent.model.sync_log import Absences, Marker, Orphan, Status, SyncLog, Upgrade
+from agent.model.sync_log import (
+    Absences,
+    Marker,
+    MoveChanges,
+    Orphan,
+    Status,
+    SyncLog,
+    SyncLogChanges,
+    Upgrade,
+)
 from agent.model.values import utc_text
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
 
 __all__ = ["TABLE", "TinyHistory", "from_json", "to_json"]
 
@@ -88,7 +100,7 @@ class TinyHistory:
             self._note(None, log)
             return log
 
-    def move(self, id_: int, event: Event, **changes: Any) -> SyncLog:
+    def move(self, id_: int, event: Event, **changes: Unpack[MoveChanges]) -> SyncLog:
         """Change a document's status through the state table, and return the document."""
 
         def moved(log: SyncLog) -> SyncLog:
@@ -96,7 +108,7 @@ class TinyHistory:
 
         return self._change(id_, moved)
 
-    def amend(self, id_: int, **changes: Any) -> SyncLog:
+    def amend(self, id_: int, **changes: Unpack[SyncLogChanges]) -> SyncLog:
         """Change other fields of an open document, and return the document."""
 
         def amended(log: SyncLog) -> SyncLog:

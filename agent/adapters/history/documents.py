@@ -4,17 +4,31 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import asdict, fields
+from dataclasses import asdict, fields, replace
 from operator import attrgetter
 from typing import Any
 
-from agent.model.sync_log import Fault, SyncLog
+from agent.model.sync_log import DocumentSession, Fault, SyncLog
 
 # The fields of a document, in the order in which they are stored and shown.
-FIELDS = tuple(field.name for field in fields(SyncLog))
+# New fields stand behind all others, because 0.1.0 skips fields that it does not know.
+FIELDS = (
+    "id", "episode_id", "path", "file_size", "mtime", "fingerprint", "sidecar_sha256", "trigger",
+    "reason", "resync", "status", "phase", "attempt_count", "queued_at", "started_at",
+    "completed_at", "next_retry_at", "error", "device_id", "asset_id", "raw_tags", "left_out_tags",
+    "bucket", "object_key", "etag", "checksum", "logical_upload_id", "upload_id",
+    "multipart_upload_id", "part_size_bytes", "part_count", "bytes_sent", "duration_seconds",
+    "credential_refreshes", "restarts", "source_deleted", "ahead", "owner",
+)  # fmt: skip
 
 _FIELD_SET = frozenset(FIELDS)
-_values = attrgetter(*FIELDS)
+
+# In JSON the fields of the session stand among the others. They are blank where there is none.
+_SESSION_FIELDS = tuple(field.name for field in fields(DocumentSession))
+_BLANK_SESSION = DocumentSession()
+_BLANKS = attrgetter(*_SESSION_FIELDS)(_BLANK_SESSION)
+
+_values = attrgetter(*(f"session.{name}" if name in _SESSION_FIELDS else name for name in FIELDS))
 
 _TEXT = r'"[^"\\]*"'
 
@@ -47,7 +61,9 @@ def completed_texts(text: str) -> IndexedTexts | None:
 
 
 def to_json(log: SyncLog) -> dict[str, Any]:
-    """Return a document as it is stored and shown, its fields in the order of :class:`SyncLog`."""
+    """Return a document as it is stored and shown, its fields in the order of ``FIELDS``."""
+    if log.session is None:
+        log = replace(log, session=_BLANK_SESSION)
     document = dict(zip(FIELDS, _values(log), strict=True))
     document["error"] = asdict(log.error) if log.error else None
     document["raw_tags"] = dict(log.raw_tags)
@@ -61,8 +77,11 @@ def from_json(document: Mapping[str, Any]) -> SyncLog:
     Fields that only a newer version of the agent knows are left out.
     """
     # Most documents have no other fields. Copying them whole is faster than picking single ones.
-    whole = document.keys() <= _FIELD_SET
-    known = dict(document) if whole else known_fields(document, SyncLog)
+    known = dict(document)
+    if not known.keys() <= _FIELD_SET:
+        known = {name: value for name, value in known.items() if name in _FIELD_SET}
+    session = tuple(map(known.pop, _SESSION_FIELDS, _BLANKS))
+    known["session"] = DocumentSession(*session) if any(session) else None
     error = known.get("error")
     known["error"] = Fault(**known_fields(error, Fault)) if error else None
     known["left_out_tags"] = tuple(known.get("left_out_tags", ()))

@@ -195,7 +195,7 @@ def _print_proof(cloud: DevCloud, file: Path, log: SyncLog) -> None:
         )
     stored, recorded = cloud.object_sha256(log.object_key), _sha256(file)
     verdict = "the same bytes" if stored == recorded else "OTHER BYTES"
-    click.echo(f"object    {cloud.store_url}/{log.bucket}/{log.object_key}")
+    click.echo(f"object    {cloud.store_url}/{log.require_session().bucket}/{log.object_key}")
     click.echo(f"recorded  sha256 {recorded}, {log.file_size} bytes")
     click.echo(f"stored    sha256 {stored}: {verdict}")
     click.echo("history")

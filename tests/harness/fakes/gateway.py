@@ -170,7 +170,8 @@ class FakeGateway:
         )
         stored = self.store.objects.get((kept.session.bucket, kept.session.object_key))
         if kept.reported is not None:
-            return replace(known, part_count=kept.reported.part_count, etag=kept.reported.etag)
+            reported = kept.reported.require_session()
+            return replace(known, part_count=reported.part_count, etag=reported.etag)
         if kept.stage == "terminal":
             return replace(known, action="abort")
         if stored is not None:
@@ -195,7 +196,9 @@ class FakeGateway:
         """Complete a session if the store holds what the device reports."""
         call = "CompleteUpload"
         done = self._enter(call)
-        kept = self._by_upload(call, log.upload_id, self._device(call, profile, token))
+        kept = self._by_upload(
+            call, log.require_session().upload_id, self._device(call, profile, token)
+        )
         if kept.reported is None:
             self._check(call, kept, log)
             kept.stage, kept.reported = "completed", log
@@ -205,13 +208,15 @@ class FakeGateway:
 
     def stored(self, profile: DeviceProfile, token: AccessToken, log: SyncLog) -> bool:
         """Return whether the upload was completed with this ETag."""
+        if log.session is None:
+            return False
         try:
-            known = self.recover(profile, token, log.logical_upload_id)
+            known = self.recover(profile, token, log.session.logical_upload_id)
         except CloudError as error:
             if error.code != "UPLOAD_NOT_FOUND":
                 raise
             return False
-        return known.stage == "completed" and same_etag(known.etag, log.etag)
+        return known.stage == "completed" and same_etag(known.etag, log.session.etag)
 
     def rest(self) -> None:
         """Do nothing, because there are no connections."""
@@ -220,7 +225,8 @@ class FakeGateway:
         """Do nothing, because there are no connections."""
 
     def _check(self, call: str, kept: FakeSession, log: SyncLog) -> None:
-        if log.part_count <= 0 or log.file_size <= 0 or not log.etag.startswith('"'):
+        session = log.require_session()
+        if session.part_count <= 0 or log.file_size <= 0 or not session.etag.startswith('"'):
             raise CloudError(call, "INVALID_ARGUMENT")
         _, stored = self.store.objects.get(
             (kept.session.bucket, kept.session.object_key), (b"", None)
@@ -229,8 +235,8 @@ class FakeGateway:
             kept.stage == "terminal"
             or stored is None
             or stored.size != log.file_size
-            or not same_etag(stored.etag, log.etag)
-            or log.part_size_bytes != kept.session.part_size_bytes
+            or not same_etag(stored.etag, session.etag)
+            or session.part_size_bytes != kept.session.part_size_bytes
         ):
             raise CloudError(call, "FAILED_PRECONDITION")
 
@@ -280,7 +286,15 @@ class FakeGateway:
 
 def _receipt(log: SyncLog) -> tuple[object, ...]:
     """Return what a device reports to the platform about a stored object."""
-    return log.upload_id, log.file_size, log.raw_tags, log.part_count, log.etag, log.part_size_bytes
+    session = log.require_session()
+    return (
+        session.upload_id,
+        log.file_size,
+        log.raw_tags,
+        session.part_count,
+        session.etag,
+        session.part_size_bytes,
+    )
 
 
 def _raise(error: Exception) -> None:

@@ -7,14 +7,26 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, get_args
+from typing import TYPE_CHECKING, get_args
 
 from agent.model import states
 from agent.model.errors import HistoryFullError
 from agent.model.ports import Clock
 from agent.model.states import Event
-from agent.model.sync_log import Absences, Marker, Orphan, Status, SyncLog, Upgrade
+from agent.model.sync_log import (
+    Absences,
+    Marker,
+    MoveChanges,
+    Orphan,
+    Status,
+    SyncLog,
+    SyncLogChanges,
+    Upgrade,
+)
 from agent.model.values import utc_text
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
 
 _State = tuple[dict[int, SyncLog], dict[str, Marker], set[str], Absences, Upgrade | None]
 
@@ -56,13 +68,13 @@ class MemoryHistory:
             self.documents[self.last_id] = replace(log, id=self.last_id)
             return self.documents[self.last_id]
 
-    def move(self, id_: int, event: Event, **changes: Any) -> SyncLog:
+    def move(self, id_: int, event: Event, **changes: Unpack[MoveChanges]) -> SyncLog:
         """Change a document by the state table."""
         return self._change(
             id_, lambda log: states.move(log, event, utc_text(self._clock.now()), **changes)
         )
 
-    def amend(self, id_: int, **changes: Any) -> SyncLog:
+    def amend(self, id_: int, **changes: Unpack[SyncLogChanges]) -> SyncLog:
         """Change fields that the state table does not guard."""
         return self._change(id_, lambda log: states.amend(log, **changes))
 

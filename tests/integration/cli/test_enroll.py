@@ -15,6 +15,7 @@ import pytest
 
 from agent.devcloud.cloud import DevCloud
 from tests.harness.agent_process import Agent, running
+from tests.harness.phase import phase_of
 from tests.harness.recorders import write_mcap
 
 MIB = 1024 * 1024
@@ -85,12 +86,12 @@ def test_a_rotation_in_mid_upload_drops_nothing(
 ) -> None:
     with running(cloud, tmp_path, **settings) as agent:
         write_mcap(agent.root / "a.mcap", size=32 * MIB, seed=1)
-        agent.wait(lambda logs: logs and logs[0].phase == "uploading")
+        agent.wait(lambda logs: logs and phase_of(logs[0]) == "uploading")
         before = keys(cloud)
         result = agent.command("enroll", "--rotate")
         assert result.returncode == 0, result.stderr
         assert "the old one has stopped working" in result.stdout
-        assert agent.documents()[0].phase == "uploading"
+        assert phase_of(agent.documents()[0]) == "uploading"
         cloud.expire_tokens()
         write_mcap(agent.root / "b.mcap", seed=2)
         logs = agent.wait_completed(2)

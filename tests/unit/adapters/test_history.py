@@ -25,7 +25,7 @@ from agent.adapters.journal import JournalDB, JournalStorage
 from agent.adapters.journal.lines import line
 from agent.model.errors import AgentError, HistoryFullError, HistoryLockedError
 from agent.model.ports import History
-from agent.model.sync_log import Fault, Marker, SyncLog
+from agent.model.sync_log import DocumentSession, Fault, Marker, SyncLog
 from tests.contracts.history import LATER, HistoryContract, document
 from tests.harness.fakes.clock import FakeClock
 from tests.harness.fakes.history import MemoryHistory
@@ -42,8 +42,9 @@ CONTRACT_FIELDS = [
 TYPICAL: dict[str, Any] = {
     "sidecar_sha256": "5" * 64,
     "raw_tags": {f"tag_{number}": "a value of usual length" for number in range(16)},
-    "object_key": "robot-0001/2026-09-21/session/episode_0001.mcap",
-    "checksum": "q1w2e3==-12",
+    "session": DocumentSession(
+        object_key="robot-0001/2026-09-21/session/episode_0001.mcap", checksum="q1w2e3==-12"
+    ),
 }
 
 
@@ -445,7 +446,7 @@ def test_work_on_one_document_costs_the_same_among_50_and_among_5000(
     cost = _Cost(monkeypatch)
     works: dict[str, Callable[[TinyHistory], object]] = {
         "move": lambda history: history.move(10, "claimed"),
-        "amend": lambda history: history.amend(10, object_key="k"),
+        "amend": lambda history: history.amend(10, reason="r"),
         "newest": lambda history: history.newest("1000-000011"),
         "at_path": lambda history: history.at_path(Path("/data/000012.mcap")),
         "of_episode": lambda history: history.of_episode("episode-000013"),

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from agent.adapters.history import TinyHistory
-from agent.model.sync_log import Fault, Status
+from agent.model.sync_log import DocumentSession, Fault, Status
 from tests.contracts.history import document
 from tests.harness.console import Console
 from tests.harness.recorders import write_mcap
@@ -61,7 +61,7 @@ def test_a_summary_judges_an_episode_by_its_newest_document(console: Console) ->
         status="completed",
         queued_at=MARCH,
         completed_at=MARCH,
-        object_key="k",
+        session=DocumentSession(object_key="k"),
     )
     console.remember("/a.mcap", episode="a", status="failed", queued_at=MAY, attempt_count=5)
     console.remember(
@@ -70,7 +70,7 @@ def test_a_summary_judges_an_episode_by_its_newest_document(console: Console) ->
         status="completed",
         queued_at=MARCH,
         completed_at=MARCH,
-        object_key="l",
+        session=DocumentSession(object_key="l"),
     )
     completed = console.json("history", "--summary", "--status", "completed")
     assert [row["episode_id"] for row in completed] == ["b"]

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from agent.cli.file_rules import HISTORY_EXPIRED
-from agent.model.sync_log import Fault
+from agent.model.sync_log import DocumentSession, Fault
 from tests.harness.console import QUEUED, Console
 from tests.harness.recorders import axon_steps, damaged, unfinished, write_mcap
 
@@ -39,13 +39,16 @@ def age(path: Path, seconds: float) -> None:
     os.utime(path, (then, then))
 
 
+SESSION = DocumentSession(bucket="b", object_key="k")
+
+
 def last(rules: list[dict[str, Any]]) -> tuple[str, bool, str]:
     return rules[-1]["rule"], rules[-1]["ok"], rules[-1]["says"]
 
 
 def test_a_recording_in_the_bucket_waits_for_no_sidecar(console: Console) -> None:
     path = write_mcap(console.root / "a.mcap")
-    console.remember(path, status="completed", bucket="b", object_key="k", completed_at=QUEUED)
+    console.remember(path, status="completed", session=SESSION, completed_at=QUEUED)
     rules = console.why(path)
     assert last(rules) == ("uploaded", True, "b/k")
     assert all(rule["ok"] for rule in rules)
@@ -68,7 +71,7 @@ def test_a_recording_of_axon_in_the_bucket_waits_for_nothing(console: Console) -
     next(steps)
     next(steps)
     assert last(console.why(path))[:2] == ("complete", False)
-    console.remember(path, status="completed", bucket="b", object_key="k", completed_at=QUEUED)
+    console.remember(path, status="completed", session=SESSION, completed_at=QUEUED)
     assert last(console.why(path)) == ("uploaded", True, "b/k")
 
 
@@ -86,7 +89,7 @@ def test_settings_that_came_later_hide_nothing_that_is_in_the_bucket(console: Co
     age(path, 3600)
     console.configure('newer_than = "1m"')
     assert last(console.why(path))[:2] == ("age", False)
-    console.remember(path, status="completed", bucket="b", object_key="k", completed_at=QUEUED)
+    console.remember(path, status="completed", session=SESSION, completed_at=QUEUED)
     assert last(console.why(path)) == ("uploaded", True, "b/k")
 
 

@@ -16,10 +16,11 @@ from agent.cloud import bucket as bucket_module
 from agent.cloud.no_profiles import AnyAsset
 from agent.files import bag_metadata
 from agent.model.errors import CloudError
-from agent.model.sync_log import SyncLog
+from agent.model.sync_log import DocumentSession, SyncLog
 from agent.model.values import DeviceProfile
 from tests.harness.bucket_robot import NAME, BucketRobot
 from tests.harness.fakes.store import FakeStore
+from tests.harness.phase import phase_of
 
 MIB = 1024 * 1024
 EMPTY_PROFILE = DeviceProfile("", "", {}, "", "")
@@ -56,13 +57,17 @@ def finish(robot: BucketRobot, id_: int = 1) -> SyncLog:
 def test_a_recording_lies_under_its_key_and_its_manifest_announces_it(robot: BucketRobot) -> None:
     robot.record()
     log = finish(robot)
-    assert (log.bucket, log.object_key, log.attempt_count) == (NAME, key_of(log), 1)
+    assert (log.require_session().bucket, log.object_key, log.attempt_count) == (
+        NAME,
+        key_of(log),
+        1,
+    )
     assert robot.manifest(log) == {
         "schema": 1,
         "key": log.object_key,
         "size": log.file_size,
-        "etag": log.etag,
-        "checksum": log.checksum,
+        "etag": log.require_session().etag,
+        "checksum": log.require_session().checksum,
         "part_size_bytes": 1024,
         "fingerprint": log.fingerprint,
         "device_id": "robot",
@@ -87,7 +92,7 @@ def test_an_object_is_never_announced_before_it_is_whole(robot: BucketRobot) -> 
     robot.store.fail("UploadPart", error=CloudError("UploadPart", "reset"), times=3)
     robot.record()
     robot.run()
-    assert robot.log().phase == "uploading"
+    assert phase_of(robot.log()) == "uploading"
     assert robot.store.objects == {}
 
 
@@ -208,7 +213,7 @@ def test_a_resync_cut_off_in_its_middle_goes_on_and_is_not_taken_for_done(
     robot.store.before = lambda call: _cut_parts(call) if len(robot.store.sent_parts) >= 2 else None
     robot.run()
     robot.store.before = lambda _call: None
-    assert robot.log(2).phase == "uploading"
+    assert phase_of(robot.log(2)) == "uploading"
     robot.restart()
     finish(robot, 2)
     assert robot.store.sent_parts == [1, 2, 3, 4, 5, 6]
@@ -264,7 +269,7 @@ def test_an_object_that_vanished_before_it_was_announced_is_sent_again_under_its
     robot.store.fail("PutObject", times=3)
     log = robot.record()
     robot.run()
-    assert robot.log().phase == "completing"
+    assert phase_of(robot.log()) == "completing"
     robot.store.objects.clear()
     assert finish(robot).object_key == key_of(log)
 
@@ -277,7 +282,7 @@ def test_a_session_of_another_bucket_is_forgotten(robot: BucketRobot) -> None:
     robot.store.multiparts.clear()
     robot.bucket_name = "another"
     robot.restart()
-    assert finish(robot).bucket == "another"
+    assert finish(robot).require_session().bucket == "another"
 
 
 def test_a_recording_given_up_leaves_no_multipart(robot: BucketRobot) -> None:
@@ -385,7 +390,8 @@ def test_metadata_behind_a_link_is_not_sent_unless_links_are_followed(
         (robot.folder / "bag" / "a.mcap").rename(secret.with_name("a.mcap"))
         (robot.folder / "bag").rmdir()
         (robot.folder / "bag").symlink_to(secret.parent)
-    stored = replace(log, phase="completing", bucket=NAME, object_key="bag/a.mcap", etag='"e"')
+    session = DocumentSession("completing", bucket=NAME, object_key="bag/a.mcap", etag='"e"')
+    stored = replace(log, session=session)
     robot.bucket.complete(EMPTY_PROFILE, robot.bucket.exchange(EMPTY_PROFILE), stored)
     assert [key for _, key in robot.store.objects] == ["bag/a.mcap.manifest.json"]
     assert "metadata.yaml is not sent" in caplog.text

@@ -17,6 +17,7 @@ from agent.model.sync_log import SyncLog
 from agent.model.unforeseen import SHORTAGES
 from agent.model.values import Damaged, Recording, utc_text
 from tests.harness.fakes.gateway import PROFILE
+from tests.harness.phase import phase_of
 from tests.harness.recorders import write_mcap, write_sidecar
 from tests.harness.robot import Robot
 from tests.harness.shortages import no_descriptors
@@ -200,7 +201,7 @@ def test_a_stop_puts_back_what_is_in_flight_and_starts_nothing(robot: Robot) -> 
     robot.run()
     assert states(robot) == ["pending", "pending"]
     assert robot.log().attempt_count == 0
-    assert robot.log().multipart_upload_id
+    assert robot.log().require_session().multipart_upload_id
     robot.store.before = lambda _call: None
     robot.restart()
     robot.run()
@@ -272,7 +273,7 @@ def test_an_open_session_is_given_up_when_the_asset_id_changes(robot: Robot) -> 
     robot.store.fail("UploadPart", times=3)
     robot.record()
     robot.run()
-    assert robot.log().logical_upload_id
+    assert robot.log().session
     robot.assets["robot"] = "robot-2"
     robot.advance(1800)
     assert robot.log().status == "completed"
@@ -565,7 +566,7 @@ def test_what_is_stored_is_reported_though_its_file_is_gone(robot: Robot) -> Non
     robot.gateway.fail("CompleteUpload", times=3)
     robot.record()
     robot.run()
-    assert robot.log().phase == "completing"
+    assert phase_of(robot.log()) == "completing"
     (robot.folder / "a.mcap").unlink()
     robot.advance(1800)
     assert states(robot) == ["completed"]

@@ -195,7 +195,7 @@ def test_a_resync_of_what_is_uploaded_is_a_new_document_and_the_old_one_stays(
     assert history.get(1) == before
     log = history.get(2)
     assert (log.resync, log.reason, log.path, log.attempt_count) == (True, "too dark", str(path), 0)
-    assert (log.logical_upload_id, log.object_key, log.error) == ("", "", None)
+    assert (log.session, log.error) == (None, None)
 
 
 def test_a_second_resync_adds_nothing_while_the_first_one_waits_or_runs(

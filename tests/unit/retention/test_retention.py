@@ -468,12 +468,13 @@ def test_what_can_be_compared_with_nothing_stays_and_nobody_is_asked_about_it(
 ) -> None:
     logs = bucket.send("a.mcap", "b.mcap", "c.mcap")
     for log in logs[:2]:
-        content, stored = bucket.store.objects[log.bucket, log.object_key]
-        bucket.store.objects[log.bucket, log.object_key] = (
+        content, stored = bucket.store.objects[log.require_session().bucket, log.object_key]
+        bucket.store.objects[log.require_session().bucket, log.object_key] = (
             content,
             replace(stored, etag='"opaque"', checksum=""),
         )
-        bucket.history.documents[log.id] = replace(log, etag='"opaque"', checksum="")
+        session = replace(log.require_session(), etag='"opaque"', checksum="")
+        bucket.history.documents[log.id] = replace(log, session=session)
     before = bucket.asked()
     for _ in range(3):
         bucket.retention.delete_due()
@@ -574,7 +575,7 @@ def test_an_object_the_platform_has_no_more_keeps_the_recording_and_is_said_once
     robot: RetainingRobot, caplog: pytest.LogCaptureFixture
 ) -> None:
     (log,) = robot.send("a.mcap")
-    robot.gateway.sessions[log.logical_upload_id].stage = "terminal"
+    robot.gateway.sessions[log.require_session().logical_upload_id].stage = "terminal"
     for _ in range(23):
         robot.retention.delete_due()
         robot.clock.advance(HOUR)
@@ -593,7 +594,7 @@ def test_an_object_that_is_gone_from_the_bucket_or_another_keeps_the_recording(
     bucket: RetainingBucketRobot, caplog: pytest.LogCaptureFixture, change: str
 ) -> None:
     (log,) = bucket.send("a.mcap")
-    place = log.bucket, log.object_key
+    place = log.require_session().bucket, log.object_key
     content, stored = bucket.store.objects[place]
     if change == "gone":
         del bucket.store.objects[place]
@@ -663,7 +664,7 @@ def test_a_recording_of_another_device_or_bucket_keeps_no_other(
     robot: RetainingRobot, caplog: pytest.LogCaptureFixture
 ) -> None:
     first, _, third = robot.send("a.mcap", "b.mcap", "c.mcap")
-    robot.gateway.sessions[first.logical_upload_id].asset_id = "robot-2"
+    robot.gateway.sessions[first.require_session().logical_upload_id].asset_id = "robot-2"
     robot.history.documents[third.id] = replace(third, asset_id="robot-3")
     robot.retention.delete_due()
     robot.send("d.mcap")

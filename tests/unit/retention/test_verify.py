@@ -16,12 +16,13 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from agent.files.fingerprint import fingerprint
 from agent.model.digests import b64, composite_checksum, composite_etags, md5
-from agent.model.sync_log import SyncLog
+from agent.model.sync_log import DocumentSession, SyncLog
 from agent.model.transfer import parts_of
 from agent.model.values import utc_text
 from agent.retention import verify as verify_module
@@ -65,16 +66,18 @@ def reads(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     return counts
 
 
-def document(path: Path, **fields: object) -> SyncLog:
+def document(path: Path, *, owner: int | None = None, **fields: Any) -> SyncLog:
     """Return a document that was completed with the file at ``path``.
 
-    It holds only the digests in ``fields``.
+    Its session holds only the digests in ``fields``.
     """
     with path.open("rb") as file:
         mark = str(fingerprint(file.fileno(), SIZE))
     mtime = utc_text(path.stat().st_mtime_ns / 1e9)
-    log = SyncLog(1, "ep", str(path), SIZE, mtime, mark, status="completed", part_size_bytes=PART)
-    return replace(log, **fields)  # type: ignore[arg-type] # the test names them
+    session = DocumentSession(**{"part_size_bytes": PART, **fields})
+    return SyncLog(
+        1, "ep", str(path), SIZE, mtime, mark, status="completed", owner=owner, session=session
+    )
 
 
 @contextmanager
@@ -128,7 +131,7 @@ def change(path: Path, at: int = 200_000, pattern: bytes = b"\xff") -> None:
     ],
 )
 def test_all_bytes_are_compared_with_the_strongest_digest_that_is_known(
-    path: Path, fields: dict[str, object], otherwise: Finding
+    path: Path, fields: dict[str, Any], otherwise: Finding
 ) -> None:
     log = document(path, **fields)
     assert found(path, log) == "same"
@@ -166,7 +169,8 @@ def test_a_forged_crc_proves_nothing_for_another_owner(path: Path) -> None:
     assert path.read_bytes() != CONTENT
     assert found(path, log) == "same", "the test forges the CRC-32"
     assert found(path, replace(log, owner=OWNER + 1)) == "other_owner"
-    assert found(path, replace(log, etag=S3_ETAG, checksum="")) == "unclear"
+    session = replace(log.require_session(), etag=S3_ETAG, checksum="")
+    assert found(path, replace(log, session=session)) == "unclear"
 
 
 @pytest.mark.parametrize(
@@ -185,7 +189,7 @@ def test_a_forged_crc_proves_nothing_for_another_owner(path: Path) -> None:
     ],
 )
 def test_where_nothing_is_left_to_compare_with_nothing_is_read(
-    path: Path, reads: list[int], fields: dict[str, object]
+    path: Path, reads: list[int], fields: dict[str, Any]
 ) -> None:
     assert found(path, document(path, **fields)) == "no_digest"
     assert reads == []

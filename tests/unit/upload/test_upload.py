@@ -12,6 +12,7 @@ import pytest
 from agent.model.errors import CloudError
 from agent.model.values import Recovery
 from tests.harness.fakes.store import FakeStore
+from tests.harness.phase import phase_of
 from tests.harness.robot import Robot
 
 CUT = CloudError("UploadPart", "reset")
@@ -43,7 +44,10 @@ def test_a_recording_is_stored_verified_and_reported(robot: Robot) -> None:
     log = robot.log()
     (session,) = robot.gateway.sessions.values()
     assert session.reported is not None
-    assert (session.reported.part_count, session.reported.etag) == (log.part_count, log.etag)
+    assert (
+        session.reported.require_session().part_count,
+        session.reported.require_session().etag,
+    ) == (log.require_session().part_count, log.require_session().etag)
     assert session.reported.raw_tags == log.raw_tags
     assert session.opened_for.raw_tags == log.raw_tags
     assert (log.attempt_count, log.bytes_sent, log.error) == (1, log.file_size, None)
@@ -53,7 +57,7 @@ def test_a_multipart_that_takes_a_part_no_more_is_given_up_and_begun_again(robot
     robot.store.fail("UploadPart", error=CloudError("UploadPart", "NotImplemented", status=501))
     robot.record()
     robot.run()
-    assert robot.log().multipart_upload_id == ""
+    assert robot.log().require_session().multipart_upload_id == ""
     assert robot.store.multiparts == {}
     run_until_done(robot)
     assert (len(robot.gateway.sessions), robot.log().attempt_count) == (1, 1)
@@ -64,9 +68,8 @@ def test_ids_are_durable_before_what_they_name_is_used(robot: Robot) -> None:
 
     def note(call: str) -> None:
         log = robot.log()
-        seen.setdefault(
-            call, (log.phase, bool(log.logical_upload_id), bool(log.multipart_upload_id))
-        )
+        has_multipart = log.session is not None and log.session.multipart_upload_id != ""
+        seen.setdefault(call, (phase_of(log), log.session is not None, has_multipart))
 
     robot.store.before = robot.gateway.before = note
     robot.record()
@@ -247,8 +250,8 @@ def test_the_part_size_stays_whatever_a_reissued_lease_says(robot: Robot) -> Non
     robot.record(size=5000)
     robot.store.before = lambda call: robot.clock.advance(21) if call == "UploadPart" else None
     run_until_done(robot)
-    assert robot.log().part_size_bytes == 1024
-    assert robot.log().part_count == 6
+    assert robot.log().require_session().part_size_bytes == 1024
+    assert robot.log().require_session().part_count == 6
 
 
 def test_a_lease_for_another_place_is_refused(robot: Robot) -> None:
@@ -326,8 +329,16 @@ def half_done(robot: Robot) -> Recovery:
     robot.run()
     robot.store.before = lambda _call: None
     log = robot.log()
-    assert log.phase == "uploading"
-    return Recovery(log.logical_upload_id, log.upload_id, "active", "continue", 0, "", "")
+    assert phase_of(log) == "uploading"
+    return Recovery(
+        log.require_session().logical_upload_id,
+        log.require_session().upload_id,
+        "active",
+        "continue",
+        0,
+        "",
+        "",
+    )
 
 
 def test_restart_opens_a_new_session_from_the_old_one(robot: Robot) -> None:
@@ -358,7 +369,7 @@ def test_other_errors_of_recovery_keep_the_session(robot: Robot) -> None:
     known = half_done(robot)
     robot.gateway.fail("GetUploadRecovery", times=3)
     robot.advance(1800)
-    assert robot.log().logical_upload_id == known.logical_upload_id
+    assert robot.log().require_session().logical_upload_id == known.logical_upload_id
     run_until_done(robot)
     assert len(robot.gateway.sessions) == 1
 
@@ -367,7 +378,7 @@ def test_an_object_that_vanished_before_it_was_reported_is_sent_again(robot: Rob
     robot.gateway.fail("CompleteUpload", times=3)
     robot.record()
     robot.run()
-    assert robot.log().phase == "completing"
+    assert phase_of(robot.log()) == "completing"
     robot.store.objects.clear()
     run_until_done(robot)
     assert robot.log().restarts == 1
@@ -381,8 +392,16 @@ def test_restarts_without_end_cost_attempts_and_end(robot: Robot) -> None:
     def always_restart(call: str) -> None:
         log = robot.log()
         if call == "GetUploadRecovery":
-            known = Recovery(log.logical_upload_id, log.upload_id, "active", "restart", 0, "", "")
-            robot.gateway.advice[log.logical_upload_id] = known
+            known = Recovery(
+                log.require_session().logical_upload_id,
+                log.require_session().upload_id,
+                "active",
+                "restart",
+                0,
+                "",
+                "",
+            )
+            robot.gateway.advice[log.require_session().logical_upload_id] = known
 
     robot.gateway.before = always_restart
     for _ in range(60):
@@ -463,9 +482,12 @@ def test_a_file_that_is_only_touched_settles_and_goes_on_in_its_session(robot: R
     robot.store.before = touch_once
     robot.run()
     assert (robot.log().status, robot.log().attempt_count) == ("pending", 0)
-    session = robot.log().logical_upload_id
+    session = robot.log().require_session().logical_upload_id
     robot.advance(2)
-    assert (robot.log(log.id).status, robot.log().logical_upload_id) == ("completed", session)
+    assert (robot.log(log.id).status, robot.log().require_session().logical_upload_id) == (
+        "completed",
+        session,
+    )
 
 
 def test_a_file_deleted_while_it_uploads_is_read_to_its_end(robot: Robot) -> None:
@@ -544,7 +566,7 @@ def test_parts_of_files_of_several_owners_belong_to_nobody(robot: Robot, owner: 
     log = robot.record()
     robot.store.fail("CompleteMultipartUpload")
     robot.run()
-    assert robot.log().logical_upload_id
+    assert robot.log().session
     robot.history.amend(log.id, owner=owner)
     robot.advance(3600)
     assert (robot.log().status, robot.log().owner) == ("completed", None)
