@@ -2,5 +2,6 @@
 
 __version__ = "0.1.1"
 
-# A clock that shows an earlier time than this is wrong.
-BUILD_DATE = "2026-11-28T00:00:00Z"
+# A clock that shows an earlier time than this is wrong. A build writes the date of its commit here
+# (deploy/debian/commit_date.py). The source itself has the date of the first commit.
+BUILD_DATE = "2026-11-23T03:36:04Z"

@@ -15,10 +15,10 @@ import subprocess
 import sys
 import tempfile
 import zipfile
-from datetime import datetime
 from email.utils import formatdate
 from pathlib import Path
 
+from commit_date import commit_seconds
 from wheels import MACHINES, PYTHONS, REPOSITORY, gather
 
 HERE = Path(__file__).resolve().parent
@@ -81,16 +81,17 @@ def build(architecture: str, version: str, folder: Path, *, level: int = 9) -> P
         subprocess.CalledProcessError: pip or dpkg-deb has failed, and has printed why.
     """
     version = version or _version()
-    os.environ["SOURCE_DATE_EPOCH"] = str(_epoch())
+    epoch = commit_seconds(REPOSITORY)
+    os.environ["SOURCE_DATE_EPOCH"] = str(epoch)
     folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory() as name:
         work, root = Path(name), Path(name, "root")
         _copy_files(root)
         _unpack_libraries(root / _LIBRARIES, work / "wheels", architecture)
         _unpack(_build_agent(work, version), root / _LIBRARIES / "common")
-        _write_changelogs(root / "usr/share/doc/keystone-agent", version)
+        _write_changelogs(root / "usr/share/doc/keystone-agent", version, epoch)
         _write_control(root, architecture, version)
-        _normalize(root)
+        _normalize(root, epoch)
         package = folder / f"keystone-agent_{version}_{architecture}.deb"
         command = [
             "dpkg-deb",
@@ -112,21 +113,6 @@ def build(architecture: str, version: str, folder: Path, *, level: int = 9) -> P
 
 def _version() -> str:
     return _match_in(INIT, r'^__version__ = "(.+)"$')
-
-
-def _epoch() -> int:
-    """Return the time of this build in seconds since 1970.
-
-    It is the time of the commit, where git knows it, so that each build gives the same bytes.
-    """
-    if given := os.environ.get("SOURCE_DATE_EPOCH"):
-        return int(given)
-    command = ["git", "-C", str(REPOSITORY), "log", "-1", "--format=%ct"]
-    committed = subprocess.run(command, check=False, capture_output=True, text=True).stdout
-    return int(
-        committed
-        or datetime.fromisoformat(_match_in(INIT, r'^BUILD_DATE = "(.+)Z"') + "+00:00").timestamp()
-    )
 
 
 def _copy_files(root: Path) -> None:
@@ -190,7 +176,8 @@ def _build_agent(work: Path, version: str) -> Path:
         REPOSITORY / "agent", source / "agent", ignore=shutil.ignore_patterns("__pycache__")
     )
     shutil.copytree(REPOSITORY / "config", source / "config")
-    for name in ("pyproject.toml", "README.md", "LICENSE"):
+    for name in ("pyproject.toml", "README.md", "LICENSE", "deploy/debian/commit_date.py"):
+        (source / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(REPOSITORY / name, source / name)
     init = source / "agent/__init__.py"
     init.write_text(
@@ -210,12 +197,12 @@ def _build_agent(work: Path, version: str) -> Path:
     return next((work / "agent").glob("*.whl"))
 
 
-def _write_changelogs(documents: Path, version: str) -> None:
+def _write_changelogs(documents: Path, version: str, epoch: int) -> None:
     """Write the changelog for people, and one in Debian's form, which refers to it."""
     changes = (REPOSITORY / "CHANGELOG.md").read_bytes()
     debian = (
         f"keystone-agent ({version}) unstable; urgency=medium\n\n  * See CHANGELOG.md.gz.\n\n"
-        f" -- {_match_in(HERE / 'control', '^Maintainer: (.+)$')}  {formatdate(_epoch())}\n"
+        f" -- {_match_in(HERE / 'control', '^Maintainer: (.+)$')}  {formatdate(epoch)}\n"
     )
     for name, content in (("CHANGELOG.md.gz", changes), ("changelog.gz", debian.encode())):
         (documents / name).write_bytes(gzip.compress(content, mtime=0))
@@ -248,14 +235,14 @@ def _write_control(root: Path, architecture: str, version: str) -> None:
         (control / script).chmod(0o755)
 
 
-def _normalize(root: Path) -> None:
-    """Give all files modes and times that do not depend on this machine."""
+def _normalize(root: Path, epoch: int) -> None:
+    """Give all files modes that do not depend on this machine, and the time ``epoch``."""
     for path in sorted(root.rglob("*"), reverse=True):
         if not path.is_symlink():
             path.chmod(0o755 if path.is_dir() or path.stat().st_mode & 0o100 else 0o644)
-        os.utime(path, (_epoch(), _epoch()), follow_symlinks=False)
+        os.utime(path, (epoch, epoch), follow_symlinks=False)
     root.chmod(0o755)
-    os.utime(root, (_epoch(), _epoch()))
+    os.utime(root, (epoch, epoch))
 
 
 def main() -> None:
