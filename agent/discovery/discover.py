@@ -5,8 +5,8 @@ one place looked at sooner; a scan is the truth. A file must look the same at tw
 ``settle_seconds`` apart on the monotonic clock, before it is examined.
 
 This module puts the parts together: `scan_schedule` says when to scan, `scanner` sees what lies on
-the disk, `file_tracker` notes what has changed, `file_check` decides the state of a file, and
-`file_queries` answers the rest of the agent.
+the disk, `file_tracker` notes what has changed, `file_check` checks files that have settled, and
+`file_queries` answers the rest of the agent. The rules are in `name_rules` and `state_rules`.
 """
 
 # Paths are plain text here: a scan goes over 100,000 files, and a Path for each would cost most.
@@ -25,12 +25,13 @@ from agent.discovery.examine import Examiner
 from agent.discovery.file_check import FileChecker
 from agent.discovery.file_queries import FileQueries
 from agent.discovery.file_table import State
-from agent.discovery.file_tracker import FileTracker, WaitingRules
+from agent.discovery.file_tracker import FileTracker
+from agent.discovery.name_rules import NameFilter
 from agent.discovery.report import DiskReport, report_of
 from agent.discovery.scan_schedule import FullScanTicket, ScanSchedule
 from agent.discovery.scanner import Scanner
 from agent.discovery.sidecar import SidecarRule
-from agent.discovery.walk import NameFilter
+from agent.discovery.state_rules import StateRules, WaitingRules
 from agent.model.ports import Clock
 from agent.model.values import Damaged, Recording, Sighting
 
@@ -90,7 +91,7 @@ class Discover:
         names = NameFilter(
             include, exclude, follow_symlinks=follow_symlinks, sidecars=sidecar != "ignore"
         )
-        rules = WaitingRules(
+        waits = WaitingRules(
             settle_seconds=settle_seconds,
             rescan_seconds=rescan_seconds,
             sidecar_wait_seconds=sidecar_wait_seconds,
@@ -103,7 +104,7 @@ class Discover:
             clock,
             self._lock,
             names,
-            rules,
+            waits,
             newer_than=newer_than if callable(newer_than) else lambda: newer_than,
             mistakes=self._mistakes,
         )
@@ -118,15 +119,13 @@ class Discover:
         )
         self._checker = FileChecker(
             self._tracker,
-            examiner,
+            StateRules(examiner, waits, boot_time),
             clock,
-            rules,
             self._mistakes,
             follow_symlinks=follow_symlinks,
-            boot_time=boot_time,
         )
         self._queries = FileQueries(
-            self._tracker, rules, self._add_hint, follow_symlinks=follow_symlinks
+            self._tracker, waits, self._add_hint, follow_symlinks=follow_symlinks
         )
 
     # -- the finder's thread

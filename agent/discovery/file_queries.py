@@ -11,7 +11,8 @@ from contextlib import suppress
 from pathlib import Path
 
 from agent.discovery.file_table import State, mark_of, stamp_of
-from agent.discovery.file_tracker import FileTracker, WaitingRules
+from agent.discovery.file_tracker import FileTracker
+from agent.discovery.state_rules import WaitingRules
 from agent.discovery.walk import GONE
 
 

@@ -6,48 +6,22 @@
 from __future__ import annotations
 
 import os
-import stat
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 from agent.discovery.error_log import Mistakes
 from agent.discovery.file_names import COMPRESSED, sidecar_name
 from agent.discovery.file_table import QUIET, FileRow, FileTable, stamp_of
+from agent.discovery.name_rules import NameFilter
+from agent.discovery.state_rules import WaitingRules, is_too_old, may_be_recording
 from agent.discovery.timer_queue import Batch, TimerQueue
-from agent.discovery.walk import NameFilter, WalkEntry
+from agent.discovery.walk import WalkEntry
 from agent.model.ports import Clock
-
-# How long a compressed file settles at least. A compressor writes no end that could be checked.
-_SETTLE_COMPRESSED_SECONDS = 60.0
 
 # How many files one step checks, so that the first of very many files are uploaded soon. Files with
 # the same times stay together.
 _CHECKS_PER_STEP = 256
-
-
-@dataclass(frozen=True, slots=True)
-class WaitingRules:
-    """How long discovery waits for what, in seconds."""
-
-    # How long a file must stay unchanged before it is examined.
-    settle_seconds: float
-
-    # The time from one scan to the next. A file that keeps growing is checked no more rarely.
-    rescan_seconds: float
-
-    # How long a complete recording waits for its sidecar.
-    sidecar_wait_seconds: float
-
-    # How long an unchanged file is waited for: for its end, its writer or its done marker.
-    unfinished_seconds: float
-
-    def settling_seconds(self, name: str) -> float:
-        """Return how long the file ``name`` must stay unchanged before it is examined."""
-        if name.endswith(COMPRESSED):
-            return max(self.settle_seconds, _SETTLE_COMPRESSED_SECONDS)
-        return self.settle_seconds
 
 
 class FileTracker:
@@ -257,7 +231,7 @@ class FileTracker:
 
         The caller holds the lock.
         """
-        if not stat.S_ISREG(state.st_mode):
+        if not may_be_recording(state):
             self.forget(os.path.join(folder, name))
             return None
         stamp = stamp_of(state)
@@ -273,7 +247,7 @@ class FileTracker:
             return self._note_sidecar(file, sidecar)
         before = "skipped" if file is None else file.state
         file = self.table.add(folder, name, stamp, sidecar, now)
-        if before == "skipped" and self._is_too_old(state):
+        if before == "skipped" and is_too_old(state, self._newer_than()):
             file.state = "skipped"
             return None
         if before in ("settling", "recording", "unfinished"):
@@ -287,7 +261,3 @@ class FileTracker:
             return None
         file.state = "settling"
         return file
-
-    def _is_too_old(self, state: os.stat_result) -> bool:
-        limit = self._newer_than()
-        return limit is not None and state.st_mtime < limit

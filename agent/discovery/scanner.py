@@ -1,7 +1,7 @@
 """Scans the watched folders, and looks where a hint says that something happened."""
 
 # Paths are plain text here: a scan goes over 100,000 files, and a Path for each would cost most.
-# ruff: noqa: PTH112, PTH114, PTH116, PTH118
+# ruff: noqa: PTH112, PTH116, PTH118
 
 from __future__ import annotations
 
@@ -12,9 +12,10 @@ from collections.abc import Sequence
 from agent.discovery.error_log import Mistakes
 from agent.discovery.file_names import is_below, related
 from agent.discovery.file_tracker import FileTracker
+from agent.discovery.name_rules import NameFilter
 from agent.discovery.scan_schedule import ScanRun, ScanSchedule
 from agent.discovery.timer_queue import Batch
-from agent.discovery.walk import NameFilter, WalkResult, log_changes, tops, walk
+from agent.discovery.walk import WalkResult, log_changes, tops, walk
 from agent.model.ports import Clock
 
 
@@ -93,28 +94,29 @@ class Scanner:
 
     def follow_hint(self, path: str) -> None:
         """See what has happened at ``path``, which may be a file or a folder."""
-        top = next((top for top in self._tops if is_below(path, top)), None)
+        # The innermost one may lie in a folder that a walk from the others does not enter.
+        top = max((top for top in self._tops if is_below(path, top)), key=len, default=None)
         if top is None or path == top:
             self._schedule.request()
             return
         folder, name = os.path.split(path)
-        if not self._names.reaches(top, folder):
+        if not self._may_enter(top, folder):
             return
         is_folder = os.path.isdir(path)
         if self._names.is_marker(name) and not is_folder:
             with self._lock:
                 self._markers.add(path)
             return
-        if is_folder and self._names.reaches(top, path) and self._may_enter(path):
+        if is_folder and self._may_enter(top, path):
             self._walk(path, WalkResult(), None)
         elif not os.path.lexists(path):
             self._tracker.forget(path)
         for base in filter(self._names.wanted, related(name)):
             self._see_file(folder, base)
 
-    def _may_enter(self, folder: str) -> bool:
-        """Return whether a walk may enter this folder, which may be a link."""
-        return self._names.follow or not os.path.islink(folder)
+    def _may_enter(self, top: str, folder: str) -> bool:
+        """Return whether a walk from ``top`` comes to this folder."""
+        return self._names.reaches(top, folder) and not self._names.first_link(top, folder)
 
     def _see_file(self, folder: str, name: str) -> None:
         path = os.path.join(folder, name)

@@ -1,25 +1,23 @@
-"""Walks over the watched folders and tells by name which files may become recordings.
+"""Walks over the watched folders and finds the files that may become recordings by their names.
 
 Files that are passed over are counted here, too, and marker files are collected.
 """
 
 # Paths are plain text here: a scan goes over 100,000 files, and a Path for each would cost most.
-# ruff: noqa: PTH112, PTH116, PTH118, PTH122, PTH206
+# ruff: noqa: PTH112, PTH116, PTH118
 
 from __future__ import annotations
 
 import errno
-import fnmatch
 import logging
 import os
-import re
 from collections import Counter
-from collections.abc import Callable, Container, Iterable, Iterator, Sequence
+from collections.abc import Callable, Container, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from agent.discovery.file_names import DONE, SIDECAR, is_below, sidecar_name
-from agent.model.touch_files import FIRST, REJECTED, RESYNC, is_rejected, target_of
+from agent.discovery.file_names import SIDECAR, sidecar_name
+from agent.discovery.name_rules import NameFilter, foreign
 
 _log = logging.getLogger(__name__)
 
@@ -28,64 +26,6 @@ GONE = (errno.ENOENT, errno.ENOTDIR)
 
 # The reason that people see for a file or folder that an unexpected error kept from being read.
 MISTAKE = "a mistake in the agent; see the log"
-
-# Suffixes of files that belong to a recording. They are not counted as ignored recordings.
-_OWN_SUFFIXES = (DONE, RESYNC, FIRST, REJECTED)
-
-
-class NameFilter:
-    """Decides by name which files may become recordings, and which folders are walked into.
-
-    ``include`` and ``exclude`` are shell patterns for base names. The patterns of ``exclude`` hold
-    for folders, too.
-
-    Does not change once it is made, so any thread may use it.
-    """
-
-    def __init__(
-        self,
-        include: Iterable[str],
-        exclude: Iterable[str],
-        *,
-        follow_symlinks: bool = False,
-        sidecars: bool = True,
-    ) -> None:
-        """Judge names by these patterns.
-
-        Args:
-            include: Patterns for the names of recordings.
-            exclude: Patterns for the names of files and folders that are passed over.
-            follow_symlinks: Whether links are followed.
-            sidecars: Whether sidecars count.
-        """
-        self._included = _matcher(include)
-        self.excluded = _matcher(exclude)
-        self.follow = follow_symlinks
-        self.sidecars = sidecars
-
-    def wanted(self, name: str) -> bool:
-        """Return whether a file of this base name may become a recording."""
-        return self._included(name) and not self.excluded(name)
-
-    def is_marker(self, name: str) -> bool:
-        """Return whether a file of this base name is a marker file.
-
-        A marker file is for its folder, or for a file that may be meant as a recording.
-        """
-        target = target_of(name)
-        if target is None:
-            return False
-        return not target or self._included(target) or bool(foreign(target))
-
-    def reaches(self, top: str, path: str) -> bool:
-        """Return whether a walk from ``top`` comes to ``path``."""
-        if not is_below(path, top):
-            return False
-        return not any(
-            self.excluded(part)
-            for part in os.path.relpath(path, top).split(os.sep)
-            if part != os.curdir
-        )
 
 
 class WalkEntry(NamedTuple):
@@ -188,7 +128,7 @@ def walk(
     while folders:
         folder = folders.pop()
         try:
-            if rules.follow and not _is_first_visit(folder, survey):
+            if rules.follow and not first_visit(os.stat(folder), survey.identities):
                 continue
             files, spared, below = _listed(folder, rules, survey, memory_of(folder))
         except OSError as error:
@@ -225,14 +165,6 @@ def log_changes(before: WalkResult, after: WalkResult) -> None:
         text = "%d symbolic links are skipped; watch.follow_symlinks would follow them"
         _log.info(text, after.links, extra={"event": "links_skipped"})
     after.links_logged = before.links_logged or after.links > 0
-
-
-def foreign(name: str) -> str:
-    """Return the suffix under which an ignored recording is counted; "" for any other file."""
-    _, suffix = os.path.splitext(name)
-    if suffix in (".db3", ".bag"):
-        return suffix
-    return f".mcap{suffix}" if ".mcap." in name and suffix not in _OWN_SUFFIXES else ""
 
 
 def _listed(
@@ -294,32 +226,26 @@ def _candidate(
     if not rules.follow and entry.is_symlink():
         survey.links += not rules.excluded(entry.name)
         return None
-    if rules.is_marker(entry.name):
+    kind = rules.kind(entry.name)
+    if kind == "recording":
+        return entry.stat()
+    if kind == "marker":
         survey.markers.append(os.path.join(folder, entry.name))
-        return None
-    if is_rejected(entry.name):
+    elif kind == "rejected":
         survey.rejected.append(os.path.join(folder, entry.name))
-        return None
-    if not rules.wanted(entry.name):
-        if suffix := foreign(entry.name):
-            survey.ignored[suffix] += 1
-        return None
-    return entry.stat()
+    elif suffix := foreign(entry.name):
+        survey.ignored[suffix] += 1
+    return None
 
 
-def _matcher(patterns: Iterable[str]) -> Callable[[str], bool]:
-    """Return a function that tells whether a name matches any of the shell patterns."""
-    alternatives = "|".join(fnmatch.translate(pattern) for pattern in patterns)
-    # An empty alternative would match each name. (?!) matches none.
-    matches = re.compile(alternatives or r"(?!)").match
-    return lambda name: matches(name) is not None
+def first_visit(state: os.stat_result, visited: set[tuple[int, int]]) -> bool:
+    """Return whether the folder with this state is not among the ``visited`` ones, and add it.
 
-
-def _is_first_visit(folder: str, survey: WalkResult) -> bool:
-    """Return whether this walk has not been in ``folder`` before, under whatever name."""
-    state = os.stat(folder)
+    Where links are followed, one folder has several names, and a link may lead to a folder above
+    itself. So a folder is listed only under the name by which a walk first comes to it.
+    """
     identity = state.st_dev, state.st_ino
-    if identity in survey.identities:
+    if identity in visited:
         return False
-    survey.identities.add(identity)
+    visited.add(identity)
     return True

@@ -20,7 +20,8 @@ from agent.adapters.device import known_device_id
 from agent.adapters.history import TinyHistory
 from agent.adapters.journal import RESERVE
 from agent.adapters.status_file import StatusFile
-from agent.discovery.walk import NameFilter, WalkResult, tops, walk
+from agent.discovery.name_rules import NameFilter
+from agent.discovery.walk import WalkResult, tops, walk
 from agent.gate.gate import Closed, Delays, Gate
 from agent.gate.upload_policy import UploadPolicy
 from agent.model.error_table import TABLE

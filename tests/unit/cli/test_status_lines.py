@@ -37,7 +37,7 @@ HELD = {
     "path": "/data/a.mcap",
     "state": "unfinished",
     "since": QUEUED,
-    "reason": "no_writer",
+    "reason": "no_end",
     "message": "no end",
 }
 

@@ -19,7 +19,7 @@ from typing import Any
 
 import pytest
 
-from agent.discovery import file_check, file_table, file_tracker, scanner
+from agent.discovery import file_table, file_tracker, scanner, state_rules
 from agent.discovery import walk as walk_module
 from agent.discovery.discover import Discover
 from agent.discovery.examine import Examiner
@@ -783,7 +783,7 @@ def test_a_file_without_end_and_writer_becomes_unfinished(
     finder.run(2)
     assert finder.discover.report().recording == []
     [unfinished] = finder.discover.report().unfinished
-    assert (unfinished.path, unfinished.reason) == (path, "no_writer")
+    assert (unfinished.path, unfinished.reason) == (path, "no_end")
     finder.run(600)
     assert len(caplog.records) == 1
 
@@ -867,7 +867,7 @@ def test_a_file_from_before_this_boot_is_unfinished_at_once(tmp_path: Path) -> N
 def test_where_writers_can_t_be_seen_only_the_boot_says_unfinished(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(file_check, "has_writer", lambda _: None)
+    monkeypatch.setattr(state_rules, "has_writer", lambda _: None)
     path = recorders.unfinished(tmp_path / "a.mcap")
     finder = Finder(tmp_path)
     finder.run(1200)
