@@ -12,9 +12,8 @@ from collections.abc import Callable, Container
 
 from agent.adapters.config import Settings
 from agent.adapters.watch import FolderWatcher
-from agent.assembly.feature_settings import oldest_wanted
+from agent.assembly.feature_settings import examiner_of, oldest_wanted
 from agent.discovery.discover import Discover
-from agent.discovery.examine import Examiner
 from agent.dispatch.discovery_loop import DiscoveryLoop
 from agent.dispatch.dispatch import Dispatch
 from agent.dispatch.intake import Intake
@@ -66,12 +65,7 @@ class DiscoveryService:
         self.watcher = FolderWatcher(
             watch.roots, self._sightings.put, exclude=watch.exclude, polling=watch.polling
         )
-        self.examiner = Examiner(
-            watch.roots,
-            watch.sidecar,
-            follow_symlinks=watch.follow_symlinks,
-            send_unfinished=watch.unfinished == "upload",
-        )
+        self.examiner = examiner_of(watch)
         self.discover = Discover(
             self.examiner,
             clock,

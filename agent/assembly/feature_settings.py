@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from datetime import datetime
 
-from agent.adapters.config import Settings
+from agent.adapters.config import Settings, WatchSettings
 from agent.adapters.config.kinds import newer_than
+from agent.discovery.examine import Examiner
 from agent.gate.gate import Delays, Gate
 from agent.gate.upload_policy import UploadPolicy
 from agent.model.hours import Hours
@@ -28,6 +29,16 @@ def oldest_wanted(settings: Settings, clock: Clock) -> Callable[[], float] | Non
         return limit.timestamp
     max_age_seconds = limit.total_seconds()
     return lambda: clock.now() - max_age_seconds
+
+
+def examiner_of(watch: WatchSettings) -> Examiner:
+    """Return the examiner of files for the settings' section ``watch``."""
+    return Examiner(
+        watch.roots,
+        watch.sidecar,
+        follow_symlinks=watch.follow_symlinks,
+        send_unfinished=watch.unfinished == "upload",
+    )
 
 
 def upload_policy(settings: Settings, gate: Gate, clock: Clock, built: float) -> UploadPolicy:

@@ -24,7 +24,8 @@ from agent.cli.options import (
     print_line,
 )
 from agent.cli.units import size_text
-from agent.discovery.walk import NameFilter, WalkResult, foreign, tops
+from agent.discovery.name_rules import foreign
+from agent.discovery.walk import WalkResult, first_visit, tops
 from agent.model.ports import History
 from agent.model.sync_log import SyncLog
 from agent.model.values import utc_text
@@ -97,13 +98,12 @@ class _FileList:
         """Create a list for these settings. ``agent`` is as for ``FileRules``."""
         watch = settings.watch
         self._roots = [str(root) for root in watch.roots]
-        self._include = NameFilter(watch.include, ())
-        self._names = NameFilter(
-            watch.include, watch.exclude, follow_symlinks=watch.follow_symlinks
-        )
         self._rules = FileRules(settings, history, RealClock(), agent)
+        self._names = self._rules.names
         self._history = history
         self._opener = Opener(watch)
+        # Device and inode of each folder that was listed. They detect loops of links.
+        self._visited: set[tuple[int, int]] = set()
         self._uploading_ids = {upload["id"] for upload in (agent or {}).get("uploads", ())}
 
     def everything(self) -> Iterator[ListedFile]:
@@ -129,6 +129,8 @@ class _FileList:
             with ExitStack() as stack:
                 try:
                     descriptor = stack.enter_context(self._opener.folder(Path(folder)))
+                    if self._names.follow and not first_visit(os.fstat(descriptor), self._visited):
+                        continue
                     with os.scandir(descriptor) as listing:
                         entries = sorted(listing, key=lambda entry: entry.name)
                 except OSError as error:
@@ -155,9 +157,10 @@ class _FileList:
     def _file(self, path: str, entry: os.DirEntry[str]) -> Iterator[ListedFile]:
         """Yield the row of a file, and none for a file that is no recording of any kind."""
         try:
-            if self._include.wanted(entry.name):
+            kind = self._names.kind(entry.name)
+            if kind in ("recording", "excluded"):
                 yield self._row(path, entry.stat(follow_symlinks=self._names.follow))
-            elif foreign(entry.name):
+            elif kind == "other" and foreign(entry.name):
                 state = entry.stat(follow_symlinks=False)
                 mtime = utc_text(state.st_mtime_ns / 1e9)
                 text = "watch.include does not name it"

@@ -1,26 +1,37 @@
-"""Explains which rule a file fails on its way into the bucket, for `why`, `ls` and `scan`."""
+"""Explains why a file is not in the bucket yet, for `why`, `ls` and `scan`.
+
+The rules themselves are those of discovery. This module only finds words and remedies for them.
+"""
 
 from __future__ import annotations
 
-import fnmatch
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 from agent.adapters.config import Settings
-from agent.adapters.config.kinds import newer_than
+from agent.assembly.feature_settings import examiner_of, oldest_wanted
 from agent.cli.opening import Opener
 from agent.cli.options import fingerprint_at
-from agent.discovery.examine import Examiner, NotYet
-from agent.files.writers import has_writer
+from agent.discovery.file_names import sidecar_path
+from agent.discovery.name_rules import NameFilter
+from agent.discovery.state_rules import (
+    Decision,
+    StateRules,
+    Unchanged,
+    WaitingRules,
+    is_too_old,
+    may_be_recording,
+)
+from agent.discovery.walk import GONE
+from agent.files.below_root import root_of
 from agent.model.errors import FileChangedError, RecordingError
 from agent.model.ports import Clock, History
 from agent.model.sync_log import SyncLog
-from agent.model.values import Damaged
 
+# What to do about a file that is not complete, by the reason of the decision.
 _REMEDIES = {
     "recording": "nothing to do: it is uploaded once its recorder has closed it",
     "writer": (
@@ -30,7 +41,13 @@ _REMEDIES = {
     "sidecar": "nothing to do: after watch.sidecar_wait_seconds it is uploaded without a sidecar",
     "done_marker": "nothing to do: it is uploaded once its recorder has written the rest",
     "compressing": "nothing to do: the compressed file is uploaded in its place",
+    "no_end": "repair the file with `mcap recover`, or set watch.unfinished",
+    "damaged": "repair the file with `mcap recover`, or delete it",
 }
+
+_REQUIRED_SIDECAR_REMEDY = (
+    "write its sidecar: watch.sidecar requires it, and without it the upload fails"
+)
 
 # What is said of a recording whose upload is remembered, but whose documents have expired.
 HISTORY_EXPIRED = (
@@ -83,7 +100,17 @@ class FileRules:
         self._agent = agent
         watch = settings.watch
         self._opener = Opener(watch)
-        self._examiner = Examiner(watch.roots, watch.sidecar, follow_symlinks=watch.follow_symlinks)
+        self.names = NameFilter(watch.include, watch.exclude, follow_symlinks=watch.follow_symlinks)
+        self._oldest = oldest_wanted(settings, clock)
+        waits = WaitingRules(
+            settle_seconds=watch.settle_seconds,
+            rescan_seconds=watch.rescan_seconds,
+            sidecar_wait_seconds=watch.sidecar_wait_seconds,
+            unfinished_seconds=watch.unfinished_minutes * 60,
+        )
+        self._states = StateRules(
+            examiner_of(watch), waits, boot_time=clock.now() - clock.monotonic()
+        )
 
     def results(self, path: Path) -> Sequence[RuleResult]:
         """Return the results for the absolute ``path``, up to the first rule that is not passed."""
@@ -100,35 +127,29 @@ class FileRules:
         The last rule is never passed: it says why a file that could be queued is not queued yet.
         Results after the first rule that is not passed have no meaning.
         """
-        watch = self._settings.watch
-        root, relative = _locate(path, watch.roots)
+        root, path = _located(path, self._settings.watch.roots)
         place = f"below {root}" if root else "below no watched folder"
         yield _result(
             "root", root is not None, place, "add its folder to watch.roots", state="outside"
         )
         if root is None:
             return
-        yield _result(
-            "include",
-            any(fnmatch.fnmatchcase(path.name, glob) for glob in watch.include),
-            ", ".join(watch.include),
-            "rename it, or set watch.include",
-            state="ignored",
-        )
-        excluded_by = _excluded_by(relative, watch.exclude)
+        yield self._include_result(path.name)
+        exclusion = self.names.exclusion(str(root), str(path))
         yield _result(
             "exclude",
-            not excluded_by,
-            excluded_by or "not excluded",
+            exclusion is None,
+            "{} matches {}".format(*exclusion) if exclusion else "not excluded",
             "rename it, or set watch.exclude",
             state="excluded",
         )
         try:
-            yield from self._file_results(root, relative)
-        except FileNotFoundError:
-            remedy = f"its history says more: keystone-agent history {path}"
-            yield _result("file", False, "it is not there", remedy, state="gone")
+            yield from self._file_results(root, path)
         except OSError as error:
+            if error.errno in GONE:
+                remedy = f"its history says more: keystone-agent history {path}"
+                yield _result("file", False, "it is not there", remedy, state="gone")
+                return
             says = f"it can't be read: {error.strerror}"
             remedy = "give the agent's user the right to read it"
             yield _result("file", False, says, remedy, state="unreadable")
@@ -152,100 +173,95 @@ class FileRules:
             yield RuleResult("queued", True, says)
             yield from self._upload_results(log)
 
-    def _file_results(self, root: Path, relative: Path) -> Iterator[RuleResult]:
+    def _include_result(self, name: str) -> RuleResult:
+        kind = self.names.kind(name)
+        if kind in ("marker", "rejected"):
+            says = "it is a marker file, or the answer to one"
+            remedy = "rename it if it is a recording"
+            return _result("include", False, says, remedy, state="ignored")
+        return _result(
+            "include",
+            kind != "other",
+            ", ".join(self._settings.watch.include),
+            "rename it, or set watch.include",
+            state="ignored",
+        )
+
+    def _file_results(self, root: Path, path: Path) -> Iterator[RuleResult]:
         """Yield the results of the rules for which the file itself must be there."""
-        path = root / relative
-        state = path.lstat()
-        link = _first_link(root, relative)
-        if link and not self._settings.watch.follow_symlinks:
+        if link := self.names.first_link(str(root), str(path)):
             remedy = "set watch.follow_symlinks, or watch the folder that the link leads to"
             yield _result("file", False, f"{link} is a symbolic link", remedy, state="ignored")
+            return
+        state = path.stat(follow_symlinks=self.names.follow)
+        if not may_be_recording(state):
+            remedy = "only regular files are uploaded"
+            yield _result("file", False, "it is no regular file", remedy, state="ignored")
+            return
         yield RuleResult("file", True, f"{state.st_size} bytes")
-        yield self._age_result(state.st_mtime)
-        yield self._completeness_result(path, state)
+        yield self._age_result(state)
+        yield self._state_result(path, state)
         if not self._settings.watch.auto:
             remedy = f"touch {path}.resync, or run keystone-agent resync {path}"
             says = "watch.auto is false: it waits until it is asked for"
             yield _result("auto", False, says, remedy, state="held")
-        yield self._queue_result(state.st_mtime)
+        yield self._queue_result()
 
-    def _queue_result(self, mtime: float) -> RuleResult:
+    def _queue_result(self) -> RuleResult:
         """Return why a file that passes all rules for finished recordings has no document yet."""
         if self._agent is None:
             return _result("queued", False, "it is not queued yet", "start the agent", state="new")
-        if self._clock.now() - mtime < self._settings.watch.settle_seconds:
-            says = "it was changed just now"
-            remedy = "nothing to do: it is queued after watch.settle_seconds without a change"
-        else:
-            says = "it is not found yet"
-            remedy = "nothing to do: the next scan finds it"
-        return _result("queued", False, says, remedy, state="settling")
+        remedy = "nothing to do: the next scan finds it"
+        return _result("queued", False, "it is not found yet", remedy, state="settling")
 
-    def _age_result(self, mtime: float) -> RuleResult:
-        setting = self._settings.watch.newer_than
-        limit = newer_than(setting)
-        if limit is None:
+    def _age_result(self, state: os.stat_result) -> RuleResult:
+        if self._oldest is None:
             return RuleResult("age", True, "any age")
-        if isinstance(limit, datetime):
-            oldest = limit.timestamp()
-        else:
-            oldest = self._clock.now() - limit.total_seconds()
-        says = f"watch.newer_than = {setting}"
+        says = f"watch.newer_than = {self._settings.watch.newer_than}"
         remedy = "set watch.newer_than to an earlier time"
-        return _result("age", mtime >= oldest, says, remedy, state="skipped")
+        is_wanted = not is_too_old(state, self._oldest())
+        return _result("age", is_wanted, says, remedy, state="skipped")
 
-    def _completeness_result(self, path: Path, state: os.stat_result) -> RuleResult:
-        """Return whether the file is a complete recording.
-
-        The agent measures its waits from the time at which it first saw the file. A command does
-        not know that time, and uses the age of the file.
-        """
-        watch = self._settings.watch
-        age = self._clock.now() - state.st_mtime
+    def _state_result(self, path: Path, state: os.stat_result) -> RuleResult:
+        """Return whether the file is a complete recording that has settled."""
         try:
-            found = self._examiner.look(
-                path,
-                sidecar_overdue=age >= watch.sidecar_wait_seconds,
-                writer_overdue=age >= watch.unfinished_minutes * 60,
-                done_overdue=age >= watch.unfinished_minutes * 60,
-            )
+            decision = self._states.judge(path, state, self._unchanged(path, state))
         except FileChangedError:
-            return _still_recording("it is being written to")
+            decision = Decision("recording", "recording", "it is being written to")
         except RecordingError as error:
             return _result("complete", False, error.message, error.hint, state="ignored")
-        if isinstance(found, Damaged):
-            remedy = "repair the file with `mcap recover`, or delete it"
-            return _result("complete", False, found.reason, remedy, state="damaged")
-        if not isinstance(found, NotYet):
-            return RuleResult("complete", True, "a complete recording")
-        if found.why == "recording":
-            return self._missing_end_result(path, state, found)
-        file_state = "recording" if found.why == "writer" else "waiting"
-        return _result("complete", False, found.message, _REMEDIES[found.why], state=file_state)
-
-    def _missing_end_result(self, path: Path, state: os.stat_result, found: NotYet) -> RuleResult:
-        """Return whether a file without an end is still recorded, or was left unfinished.
-
-        These are the signs by which the agent itself decides.
-        """
-        watch = self._settings.watch
-        older_than_boot = state.st_mtime < self._clock.now() - self._clock.monotonic()
-        quiet = self._clock.now() - state.st_mtime >= watch.unfinished_minutes * 60
-        if not (older_than_boot or quiet):
-            return _still_recording(found.message)
-        writer = has_writer(path)
-        if writer:
-            return _still_recording("no end; a program has it open for writing")
-        if writer is None and not older_than_boot:
-            return _still_recording("no end; this user can't see whether a program still writes")
-        if watch.unfinished == "upload" and state.st_size:
-            return RuleResult("complete", True, "unfinished, sent as it is (watch.unfinished)")
-        if state.st_size:
-            remedy = "repair the file with `mcap recover`, or set watch.unfinished"
-        else:
+        if decision.state == "complete":
+            is_whole = decision.reason != "no_end"
+            unfinished = "unfinished, sent as it is (watch.unfinished)"
+            return RuleResult("complete", True, "a complete recording" if is_whole else unfinished)
+        if decision.state == "settling":
+            remedy = "nothing to do: it is queued after watch.settle_seconds without a change"
+            return _result("queued", False, decision.message, remedy, state="settling")
+        remedy = _REMEDIES[decision.reason]
+        if decision.reason == "sidecar" and self._settings.watch.sidecar == "required":
+            remedy = _REQUIRED_SIDECAR_REMEDY
+        if decision.reason == "no_end" and not state.st_size:
             remedy = "delete the file: it is empty"
-        says = "no end, and no program writes to it: it is unfinished"
-        return _result("complete", False, says, remedy, state="unfinished")
+        return _result("complete", False, decision.message, remedy, state=decision.state)
+
+    def _unchanged(self, path: Path, state: os.stat_result) -> Unchanged:
+        """Return since when the file is unchanged, by the date of its last change.
+
+        The agent measures from the time at which it first saw the file as it is. A command does
+        not know that time.
+        """
+        now = self._clock.now()
+        since = _last_change(state, now)
+        settling_since = since
+        if self._settings.watch.sidecar != "ignore":
+            try:
+                sidecar = sidecar_path(path).stat()
+                settling_since = max(since, _last_change(sidecar, now))
+            except OSError:
+                # There is no sidecar, or none that can be read, and so none that settles.
+                pass
+        settle_seconds = self._states.waits.settling_seconds(path.name)
+        return Unchanged(since, now, Unchanged(settling_since, now).has_lasted(settle_seconds))
 
     def _upload_results(self, log: SyncLog) -> Iterator[RuleResult]:
         """Yield what keeps a recording with a document from being in the bucket."""
@@ -284,10 +300,6 @@ def _result(
     return RuleResult(rule, ok, says, at) if ok else RuleResult(rule, ok, says, at, remedy, state)
 
 
-def _still_recording(says: str) -> RuleResult:
-    return _result("complete", False, says, _REMEDIES["recording"], state="recording")
-
-
 def _gate_result(gate: Mapping[str, Any]) -> RuleResult:
     """Return the result for a closed gate."""
     says = gate["reason"]
@@ -296,36 +308,26 @@ def _gate_result(gate: Mapping[str, Any]) -> RuleResult:
     return _result("gate", False, says, gate["hint"], gate["next_probe"] or "")
 
 
-def _locate(path: Path, roots: Sequence[Path]) -> tuple[Path | None, Path]:
-    """Return the watched folder above ``path``, and the path relative to that folder.
+def _last_change(state: os.stat_result, now: float) -> float:
+    """Return when a file with this state was last changed, in seconds since 1970.
 
-    Where there is no such folder, None and ``path`` are returned.
+    A date in the future comes from another clock. A date that is far ahead can't be that of a
+    change a moment ago, so it counts as just as long ago.
     """
-    for root in roots:
-        if path.is_relative_to(root):
-            return root, path.relative_to(root)
+    return now - abs(now - state.st_mtime)
+
+
+def _located(path: Path, roots: Sequence[Path]) -> tuple[Path | None, Path]:
+    """Return the innermost watched folder above ``path``, and the path below that folder.
+
+    The walk from the innermost one passes the fewest names and links. Where there is no watched
+    folder, None and ``path`` are returned.
+    """
+    if root := root_of(path, roots):
+        return root, path
     # In a watched folder that is reached by a link, the shell may know the real path instead.
     real_path = path.parent.resolve() / path.name
-    for root in roots:
-        real_root = root.resolve()
-        if real_path.is_relative_to(real_root):
-            return root, real_path.relative_to(real_root)
+    names = {root.resolve(): root for root in reversed(roots)}
+    if real_root := root_of(real_path, list(names)):
+        return names[real_root], names[real_root] / real_path.relative_to(real_root)
     return None, path
-
-
-def _excluded_by(relative: Path, globs: Sequence[str]) -> str:
-    """Return which part of the path matches which pattern, "" where none does."""
-    for part in relative.parts:
-        for glob in globs:
-            if fnmatch.fnmatchcase(part, glob):
-                return f"{part} matches {glob}"
-    return ""
-
-
-def _first_link(root: Path, relative: Path) -> Path | None:
-    """Return the first symbolic link between ``root`` and the file, the file included."""
-    places = [root / relative, *(root / folder for folder in relative.parents)]
-    for place in reversed(places):
-        if place != root and place.is_symlink():
-            return place
-    return None

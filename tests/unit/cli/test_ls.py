@@ -94,7 +94,7 @@ def test_every_state_has_its_word(console: Console) -> None:
     recording(console, "fresh.mcap", seed=6, age=0)
     unfinished(console.root / "open.mcap")
     os.utime(unfinished(console.root / "left.mcap", seed=7), (0, 0))
-    damaged(console.root / "broken.mcap")
+    os.utime(damaged(console.root / "broken.mcap"), (0, 0))
     (console.root / "x.mcap.tmp").touch()
     recording(console, ".hidden.mcap", seed=8)
     (console.root / "old.db3").touch()
@@ -108,7 +108,7 @@ def test_every_state_has_its_word(console: Console) -> None:
         "again.mcap": "queued",
         "failed.mcap": "failed",
         "found.mcap": "new",
-        "fresh.mcap": "waiting",
+        "fresh.mcap": "settling",
         "open.mcap": "recording",
         "left.mcap": "unfinished",
         "broken.mcap": "damaged",
@@ -142,6 +142,18 @@ def test_a_folder_and_a_time_narrow_it_down(console: Console) -> None:
     assert list(states(console, console.root / "x" / "c.mcap")) == ["x/c.mcap"]
     assert list(states(console, "--since", "yesterday")) == ["a.mcap", "x/b.mcap"]
     assert console.run("ls", console.root / "nosuch").exit_code == 2
+
+
+def test_a_folder_with_several_names_is_listed_once_and_loops_of_links_end(
+    console: Console,
+) -> None:
+    console.configure("follow_symlinks = true")
+    (console.root / "day").mkdir()
+    recording(console, "day/a.mcap", seed=1)
+    (console.root / "loop").symlink_to(console.root)
+    (console.root / "same").symlink_to(console.root / "day")
+    told = console.run("ls", "--json").stdout.splitlines()
+    assert [json.loads(line)["path"] for line in told] == [f"{console.root}/day/a.mcap"]
 
 
 def test_what_is_being_sent_is_told_from_what_waits(console: Console) -> None:

@@ -70,6 +70,7 @@ def test_a_recording_of_axon_in_the_bucket_waits_for_nothing(console: Console) -
     steps = axon_steps(path)
     next(steps)
     next(steps)
+    age(path, 10)
     assert last(console.why(path))[:2] == ("complete", False)
     console.remember(path, status="completed", session=SESSION, completed_at=QUEUED)
     assert last(console.why(path)) == ("uploaded", True, "b/k")
@@ -77,6 +78,8 @@ def test_a_recording_of_axon_in_the_bucket_waits_for_nothing(console: Console) -
 
 def test_without_a_document_a_sidecar_is_awaited_until_its_time_is_over(console: Console) -> None:
     path = write_mcap(console.root / "a.mcap")
+    assert last(console.why(path)) == ("queued", False, "it was changed just now")
+    age(path, 10)
     rule, ok, says = last(console.why(path))
     assert (rule, ok) == ("complete", False)
     assert "sidecar" in says
@@ -91,6 +94,24 @@ def test_settings_that_came_later_hide_nothing_that_is_in_the_bucket(console: Co
     assert last(console.why(path))[:2] == ("age", False)
     console.remember(path, status="completed", session=SESSION, completed_at=QUEUED)
     assert last(console.why(path)) == ("uploaded", True, "b/k")
+
+
+def test_a_required_sidecar_has_to_be_written(console: Console) -> None:
+    path = write_mcap(console.root / "a.mcap")
+    age(path, 10)
+    assert "uploaded without a sidecar" in console.why(path)[-1]["remedy"]
+    console.configure("sidecar_wait_seconds = 60", 'sidecar = "required"')
+    assert "write its sidecar" in console.why(path)[-1]["remedy"]
+
+
+def test_a_marker_file_is_no_recording_whatever_include_says(console: Console) -> None:
+    console.configure('include = ["*"]')
+    marker = console.root / "a.mcap.resync"
+    marker.touch()
+    rule, ok, says = last(console.why(marker))
+    assert (rule, ok) == ("include", False)
+    assert "marker file" in says
+    assert console.run("ls").stdout == ""
 
 
 def test_a_file_without_an_end_is_still_being_recorded(console: Console) -> None:
@@ -119,6 +140,7 @@ def test_a_file_from_before_the_boot_is_unfinished_at_once(console: Console) -> 
 
 def test_what_is_ok_needs_no_remedy(console: Console) -> None:
     path = damaged(console.root / "a.mcap")
+    age(path, 10)
     *passed, failed = console.why(path)
     assert [rule["remedy"] for rule in passed] == [""] * len(passed)
     assert len(passed) >= 4

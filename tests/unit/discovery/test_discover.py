@@ -481,6 +481,41 @@ def test_a_root_inside_an_excluded_folder_of_another_is_its_own(tmp_path: Path) 
     assert Finder(tmp_path, hidden).names(5) == ["a.mcap"]
 
 
+def test_hints_below_a_root_inside_an_excluded_folder_of_another_are_followed(
+    tmp_path: Path,
+) -> None:
+    hidden = tmp_path / ".cache"
+    hidden.mkdir()
+    finder = Finder(tmp_path, hidden)
+    finder.step()
+    finder.sight(recorders.write_mcap(hidden / "a.mcap"))
+    assert finder.names(3) == ["a.mcap"]
+
+
+def test_a_hint_leads_through_no_link(tmp_path: Path) -> None:
+    root, outside = tmp_path / "root", tmp_path / "outside"
+    root.mkdir()
+    (outside / "day").mkdir(parents=True)
+    recorders.write_mcap(outside / "day" / "a.mcap")
+    (root / "link").symlink_to(outside)
+    finder = Finder(root)
+    finder.step()
+    for place in ("link/day", "link/day/a.mcap"):
+        finder.sight(root / place)
+    finder.step()
+    assert finder.state(root / "link" / "day" / "a.mcap") == "unknown"
+
+
+def test_an_answer_to_a_marker_file_is_no_recording_when_a_hint_names_it(tmp_path: Path) -> None:
+    finder = Finder(tmp_path, include=["*"])
+    finder.step()
+    answer = tmp_path / "a.mcap.resync.rejected"
+    answer.touch()
+    finder.sight(answer)
+    finder.step()
+    assert finder.state(answer) == "unknown"
+
+
 def test_a_root_may_be_a_link(tmp_path: Path) -> None:
     (tmp_path / "real").mkdir()
     link = tmp_path / "link"
@@ -855,6 +890,17 @@ def test_an_unfinished_file_is_given_once_as_it_is_where_that_is_wanted(tmp_path
         None,
     )
     assert finder.run(10_000) == []
+
+
+def test_an_unfinished_file_that_waits_for_its_sidecar_is_said_once(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = recorders.unfinished(tmp_path / "a.mcap")
+    finder = Finder(tmp_path, send_unfinished=True, sidecar="optional", sidecar_wait_seconds=1200.0)
+    assert finder.run(1199) == []
+    assert finder.state(path) == "waiting"
+    assert finder.names(2) == ["a.mcap"]
+    assert [record.event for record in caplog.records] == ["unfinished"]  # type: ignore[attr-defined]
 
 
 def test_a_file_from_before_this_boot_is_unfinished_at_once(tmp_path: Path) -> None:
