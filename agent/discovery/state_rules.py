@@ -12,7 +12,7 @@ import stat
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from agent.discovery.examine import Examiner, NotYet
 from agent.discovery.examine import Reason as Lack
@@ -55,8 +55,7 @@ class WaitingRules:
         return self.settle_seconds
 
 
-@dataclass(frozen=True, slots=True)
-class Unchanged:
+class Unchanged(NamedTuple):
     """Since when a file is unchanged, and what time it is now, in seconds of one clock.
 
     The running agent knows when it first saw the file as it is, by the monotonic clock, and
@@ -75,8 +74,7 @@ class Unchanged:
         return self.now >= self.since + seconds
 
 
-@dataclass(frozen=True, slots=True)
-class Decision:
+class Decision(NamedTuple):
     """The state of a file, and why the file has this state.
 
     ``reason`` is for decisions, ``message`` is for people. ``check_at`` is the time at which the
@@ -91,6 +89,9 @@ class Decision:
 
     # What the file is, if it is complete or damaged.
     found: Recording | Damaged | None = None
+
+
+_SETTLING = Decision("settling", "settling", "it was changed just now")
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,10 +114,9 @@ class StateRules:
             OSError: The file can't be read now; FileNotFoundError when it is gone.
         """
         decision = self._examined(path, state, unchanged, end_overdue=False)
-        sent_as_it_is = self.examiner.send_unfinished and state.st_size > 0
-        if decision.state == "unfinished" and sent_as_it_is:
-            return self._examined(path, state, unchanged, end_overdue=True)
-        return decision
+        if decision.state != "unfinished" or not self.examiner.send_unfinished or not state.st_size:
+            return decision
+        return self._examined(path, state, unchanged, end_overdue=True)
 
     def _examined(
         self, path: Path, state: os.stat_result, unchanged: Unchanged, *, end_overdue: bool
@@ -175,21 +175,34 @@ def decide(
     Raises:
         OSError: The file can't be read any more.
     """
-    if isinstance(found, NotYet) and found.why == "recording":
-        return _without_end(found, unchanged, waits, before_boot=before_boot, writer=writer)
-    if isinstance(found, NotYet) and found.why == "writer":
-        check_at = _end_of_wait(unchanged, waits.unfinished_seconds)
-        return Decision("recording", found.why, found.message, check_at)
-    if not unchanged.settled:
-        return Decision("settling", "settling", "it was changed just now")
     if isinstance(found, NotYet):
-        is_sidecar = found.why == "sidecar"
-        wait = waits.sidecar_wait_seconds if is_sidecar else waits.unfinished_seconds
-        return Decision("waiting", found.why, found.message, _end_of_wait(unchanged, wait))
+        return _lacking(found, unchanged, waits, before_boot=before_boot, writer=writer)
+    if not unchanged.settled:
+        return _SETTLING
     if isinstance(found, Damaged):
         return Decision("damaged", "damaged", found.reason, found=found)
     has_end = found.own_tags.get("mcap_complete") != "false"
     return Decision("complete", "" if has_end else "no_end", found=found)
+
+
+def _lacking(
+    lacking: NotYet,
+    unchanged: Unchanged,
+    waits: WaitingRules,
+    *,
+    before_boot: bool,
+    writer: Callable[[], bool | None],
+) -> Decision:
+    """Return the state of a file that still lacks something."""
+    if lacking.why == "recording":
+        return _without_end(lacking, unchanged, waits, before_boot=before_boot, writer=writer)
+    wait = waits.sidecar_wait_seconds if lacking.why == "sidecar" else waits.unfinished_seconds
+    check_at = _end_of_wait(unchanged, wait)
+    if lacking.why == "writer":
+        return Decision("recording", lacking.why, lacking.message, check_at)
+    if not unchanged.settled:
+        return _SETTLING
+    return Decision("waiting", lacking.why, lacking.message, check_at)
 
 
 def _without_end(
