@@ -179,10 +179,10 @@ FILES: Sequence[tuple[str, Maker, Sequence[str], dict[float, str]]] = [
 ]
 
 
-@pytest.mark.parametrize(("name", "make", "settings", "states"), FILES)
-def test_the_commands_and_the_agent_give_a_file_the_same_state(
+def assert_states(
     tmp_path: Path, name: str, make: Maker, settings: Sequence[str], states: dict[float, str]
 ) -> None:
+    """Make a file, and check its state by agent and command after so many seconds."""
     robot = Robot(tmp_path, *settings)
     path = robot.root / name
     path.parent.mkdir(exist_ok=True)
@@ -203,6 +203,13 @@ def test_the_commands_and_the_agent_give_a_file_the_same_state(
     assert told == {moment: (state, state) for moment, state in states.items()}
 
 
+@pytest.mark.parametrize(("name", "make", "settings", "states"), FILES)
+def test_the_commands_and_the_agent_give_a_file_the_same_state(
+    tmp_path: Path, name: str, make: Maker, settings: Sequence[str], states: dict[float, str]
+) -> None:
+    assert_states(tmp_path, name, make, settings, states)
+
+
 @pytest.mark.parametrize(
     ("writer", "make", "states"),
     [
@@ -219,9 +226,7 @@ def test_both_judge_alike_by_a_writer_that_is_seen_or_can_t_be_seen(
     states: dict[float, str],
 ) -> None:
     monkeypatch.setattr(state_rules, "has_writer", lambda _: writer)
-    test_the_commands_and_the_agent_give_a_file_the_same_state(
-        tmp_path, "a.mcap", make, NO_SIDECAR, states
-    )
+    assert_states(tmp_path, "a.mcap", make, NO_SIDECAR, states)
 
 
 def test_both_wait_alike_for_the_writer_of_a_complete_file(tmp_path: Path) -> None:
