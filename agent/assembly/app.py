@@ -3,24 +3,24 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 
 from agent import __version__
 from agent.adapters.config import Settings
 from agent.adapters.control import ControlServer
-from agent.adapters.history import TinyHistory
 from agent.adapters.status_file import StatusFile
-from agent.adapters.systemd import SystemdNotifier
 from agent.assembly.cloud_connection import CloudConnection, ConnectionSet
 from agent.assembly.engine import Engine, build_first_engine
 from agent.assembly.feature_settings import bytes_per_second, delays, upload_policy
 from agent.assembly.jobs import ScheduledJobs
+from agent.assembly.ports import AgentPorts
 from agent.assembly.reload import AskedQueue, Change, change
-from agent.assembly.shared_parts import BUILT_SECONDS, open_shared_parts
+from agent.assembly.shared_parts import build_shared_parts
 from agent.dispatch.dispatch import Dispatch
 from agent.gate.gate import Gate
 from agent.gate.upload_policy import UploadPolicy
 from agent.model.errors import AgentError
+from agent.model.ports import History
 from agent.operations.operator_requests import OperatorRequests
 
 _log = logging.getLogger(__name__)
@@ -55,18 +55,16 @@ class App:
     def __init__(
         self,
         settings: Settings,
-        environ: Mapping[str, str],
+        ports: AgentPorts,
         *,
-        hide: Callable[..., None],
         unknown_keys: Sequence[str] = (),
     ) -> None:
-        """Open the history and build every part. Nothing is started. Raises AgentError.
+        """Build every part on ``ports``. Nothing is started. Raises AgentError.
 
-        ``hide`` is called with each secret, so that no log shows it. ``unknown_keys`` are keys of
-        the configuration that are ignored, and that the status shows.
+        ``unknown_keys`` are keys of the configuration that are ignored, and that the status shows.
         """
-        self._notifier = SystemdNotifier(environ)
-        self.shared = open_shared_parts(settings, environ, hide=hide, unknown_keys=unknown_keys)
+        self.shared = build_shared_parts(settings, ports, unknown_keys=unknown_keys)
+        self._notifier = ports.notifier
         self.connections = ConnectionSet(CloudConnection(settings, self.shared))
         self.engine = build_first_engine(settings, self.shared, self.connections)
         self._policy = self._build_policy(settings)
@@ -78,7 +76,6 @@ class App:
             self._policy,
             shared=self.shared,
             connections=self.connections,
-            notifier=self._notifier,
             status_file=self._status_file,
         )
         self._control = ControlServer(self.shared.state_dir, self._operator(self.engine))
@@ -89,7 +86,7 @@ class App:
         return self.engine.settings
 
     @property
-    def history(self) -> TinyHistory:
+    def history(self) -> History:
         """The history of the recordings."""
         return self.shared.history
 
@@ -115,7 +112,7 @@ class App:
                 break
             if request == "reload":
                 reload()
-            self.shared.scheduler.pull_back()
+            self.shared.ports.scheduler.pull_back()
             self.engine.health.check()
             if not self.engine.health.needs_restart():
                 self._notifier.alive()
@@ -128,7 +125,7 @@ class App:
         _log.info(
             "agent %s of robot %s watches %s",
             __version__,
-            self.shared.robot,
+            self.shared.ports.robot,
             ", ".join(str(root) for root in self.settings.watch.roots),
             extra={"event": "started"},
         )
@@ -138,15 +135,15 @@ class App:
                 damage,
                 extra={"event": "damage"},
             )
-        self._prepare()
+        self.prepare()
         engine.discovery.watcher.start()
         self._start_control()
         self._notifier.ready()
         # The operator may have corrected something while no agent ran.
         engine.dispatch.cause_changed()
         engine.discovery.start(engine.dispatch)
-        self.shared.scheduler.set(self.jobs.periods())
-        self.shared.scheduler.start()
+        self.shared.ports.scheduler.set(self.jobs.periods())
+        self.shared.ports.scheduler.start()
 
     def reload(self, read: Callable[[], Settings]) -> bool:
         """Work by the configuration that ``read`` returns, and return whether it is accepted.
@@ -215,12 +212,12 @@ class App:
         self.shared.configuration.restart_for = changed.restart_for
         self._control.operator = self._operator(new)
 
-        self._prepare()
+        self.prepare()
         new.dispatch.terms = new.terms
         if is_search_new:
             new.discovery.watcher.start()
             new.discovery.start(new.dispatch)
-        self.shared.scheduler.set(self.jobs.periods())
+        self.shared.ports.scheduler.set(self.jobs.periods())
         new.discovery.rescan()
         new.dispatch.cause_changed()
         _log_reload(changed)
@@ -236,8 +233,8 @@ class App:
         engine.discovery.request_stop()
         self.shared.clock.stop()
         engine.dispatch.stop(_GRACE_SECONDS, _END_SECONDS)
-        if self.shared.scheduler.running:
-            self.shared.scheduler.stop()
+        if self.shared.ports.scheduler.running:
+            self.shared.ports.scheduler.stop()
         self.connections.close(_END_SECONDS)
         discovery_ended = engine.discovery.stop(_END_SECONDS)
         upkeep_ended = engine.stop_upkeep(_END_SECONDS)
@@ -251,7 +248,7 @@ class App:
 
     def _build_policy(self, settings: Settings) -> UploadPolicy:
         """Build the policy, which holds or releases the gate at once."""
-        return upload_policy(settings, self.gate, self.shared.clock, BUILT_SECONDS)
+        return upload_policy(settings, self.gate, self.shared.clock, self.shared.ports.built)
 
     def _operator(self, engine: Engine) -> OperatorRequests:
         """Return what answers the commands of operators."""
@@ -266,8 +263,8 @@ class App:
             check_causes=self.jobs.check_causes,
         )
 
-    def _prepare(self) -> None:
-        """Determine what must be known before anything can be claimed."""
+    def prepare(self) -> None:
+        """Determine what must be known before anything can be claimed. A start begins with this."""
         connection = self.engine.connection
         connection.check()
         self._policy.look_at_clock()

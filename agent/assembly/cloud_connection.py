@@ -20,7 +20,7 @@ from agent.model.errors import AgentError, CloudError, WaitingError, judge
 from agent.model.ports import History
 from agent.model.values import Recording
 from agent.operations.asset_binding import Bindings
-from agent.upload.concurrency import MOST_IN_ALL, PartConcurrency
+from agent.upload.concurrency import PartConcurrency
 from agent.upload.upload import Upload
 
 _log = logging.getLogger(__name__)
@@ -50,25 +50,24 @@ class CloudConnection:
         self.assets = AssetFile(settings.agent.state_dir, settings.assets.map)
         self.backend = cloud_backend.build(
             settings,
-            shared.environ,
-            robot=shared.robot,
+            shared.ports.cloud,
+            robot=shared.ports.robot,
             assets=self.assets,
             history=shared.history,
             clock=shared.clock,
-            hide=shared.hide,
-            connections=MOST_IN_ALL,
+            hide=shared.ports.hide,
         )
         is_platform = settings.cloud.mode == "platform"
         self.bindings = Bindings(self.assets, self.backend.profiles if is_platform else None)
         self.enrolling: Enrolling | None = None
         if self.backend.enrol is not None:
             self.enrolling = Enrolling(
-                self.backend.enrol, shared.robot, shared.gate, shared.clock, delays(settings)
+                self.backend.enrol, shared.ports.robot, shared.gate, shared.clock, delays(settings)
             )
             if before is not None and before.enrolling is not None:
                 self.enrolling.take_over(before.enrolling)
         self.credentials = Credentials(
-            self.backend.gateway, shared.clock, shared.hide, self.store_offset
+            self.backend.gateway, shared.clock, shared.ports.hide, self.store_offset
         )
         self.upload = Upload(
             store=self.backend.store,

@@ -122,20 +122,7 @@ class DiscoveryService:
             self._thread.join(seconds)
         return not self.alive
 
-    def _wake(self) -> None:
-        self._sightings.put(None)
-
-    def _run(self, dispatch: Dispatch) -> None:
-        while not self._stopping.is_set():
-            try:
-                self._run_once(dispatch)
-            except Exception:  # noqa: BLE001 - an unexpected error must not end the search
-                _log.exception(
-                    "the search for recordings failed and is tried again", extra={"event": "bug"}
-                )
-                self._stopping.wait(_PAUSE_AFTER_ERROR_SECONDS)
-
-    def _run_once(self, dispatch: Dispatch) -> None:
+    def run_once(self, dispatch: Dispatch) -> None:
         """Take in what is due, and call ``dispatch``.
 
         The errors of both are raised, except that of a full disk.
@@ -145,3 +132,16 @@ class DiscoveryService:
                 dispatch.tick()
         except HistoryFullError as error:
             dispatch.disk_failed(error)
+
+    def _wake(self) -> None:
+        self._sightings.put(None)
+
+    def _run(self, dispatch: Dispatch) -> None:
+        while not self._stopping.is_set():
+            try:
+                self.run_once(dispatch)
+            except Exception:  # noqa: BLE001 - an unexpected error must not end the search
+                _log.exception(
+                    "the search for recordings failed and is tried again", extra={"event": "bug"}
+                )
+                self._stopping.wait(_PAUSE_AFTER_ERROR_SECONDS)

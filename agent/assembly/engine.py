@@ -13,11 +13,10 @@ from agent.assembly.discovery_service import DiscoveryService
 from agent.assembly.feature_settings import delays
 from agent.assembly.observers import build_health, build_metrics_endpoint, build_snapshot
 from agent.assembly.reload import Change
-from agent.assembly.shared_parts import BUILT_SECONDS, SharedParts
+from agent.assembly.shared_parts import SharedParts
 from agent.assembly.upkeep import build_history_expiry, build_retention
 from agent.dispatch.claim import UploadTerms
 from agent.dispatch.dispatch import Dispatch
-from agent.model.threads import Threads
 from agent.operations.markers import Markers
 from agent.operations.requests import Requests
 from agent.upload.prepare import Prepare
@@ -51,9 +50,9 @@ class Engine:
             history=shared.history,
             gate=shared.gate,
             clock=shared.clock,
-            executor=Threads("upload"),
+            executor=shared.ports.executor,
             terms=self.terms,
-            built=BUILT_SECONDS,
+            built=shared.ports.built,
             bandwidth=shared.bandwidth,
         )
         self.link_watch = LinkWatch(shared.clock, metered=settings.upload.metered == "pause")
@@ -141,7 +140,7 @@ def build_discovery(
         settings,
         history=shared.history,
         clock=shared.clock,
-        robot=shared.robot,
+        robot=shared.ports.robot,
         snapshot=connections.asset_when_found,
         again=shared.upgrade.again,
     )

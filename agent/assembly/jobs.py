@@ -8,10 +8,9 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from agent.adapters.status_file import StatusFile
-from agent.adapters.systemd import SystemdNotifier
 from agent.assembly.cloud_connection import ConnectionSet
 from agent.assembly.engine import Engine
-from agent.assembly.shared_parts import BUILT_SECONDS, SharedParts
+from agent.assembly.shared_parts import SharedParts
 from agent.gate.upload_policy import UploadPolicy
 from agent.model.errors import HistoryFullError
 from agent.observe.status_snapshot import status_line
@@ -67,13 +66,11 @@ class ScheduledJobs:
         *,
         shared: SharedParts,
         connections: ConnectionSet,
-        notifier: SystemdNotifier,
         status_file: StatusFile,
     ) -> None:
         """Begin with ``engine`` and ``policy``. No job runs before the scheduler gets the list."""
         self._shared = shared
         self._connections = connections
-        self._notifier = notifier
         self._status_file = status_file
         self.use(engine, policy)
 
@@ -148,7 +145,7 @@ class ScheduledJobs:
 
     def _cause_stamp(self) -> object:
         """Return a value that changes when a cause of refusals or of waiting changes here."""
-        is_clock_plausible = self._shared.clock.now() >= BUILT_SECONDS
+        is_clock_plausible = self._shared.clock.now() >= self._shared.ports.built
         return self._engine.connection.backend.stamp(), is_clock_plausible
 
     def check_hours(self) -> None:
@@ -167,7 +164,7 @@ class ScheduledJobs:
     def publish(self) -> None:
         """Write the status for `keystone-agent status` and the service manager, if it changed."""
         status = self._engine.snapshot.take()
-        self._notifier.status(status_line(status))
+        self._shared.ports.notifier.status(status_line(status))
         try:
             self._status_file.write(status)
         except OSError as error:

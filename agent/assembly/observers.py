@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from agent.adapters.config import Settings
 from agent.assembly.cloud_connection import CloudConnection
 from agent.assembly.discovery_service import DiscoveryService
-from agent.assembly.shared_parts import BUILT_SECONDS, SharedParts
+from agent.assembly.shared_parts import SharedParts
 from agent.dispatch.dispatch import Dispatch
 from agent.observe.health import Health, HealthFault, ProgressCheck, StateCheck
 from agent.observe.metrics_collector import MetricsCollector
@@ -41,7 +41,7 @@ def build_health(
                 HealthFault(
                     "scheduler_stopped", "the scheduler has stopped: restart the agent", "restart"
                 ),
-                lambda: shared.scheduler.running,
+                lambda: shared.ports.scheduler.running,
             ),
             StateCheck(
                 HealthFault(
@@ -107,7 +107,7 @@ def build_snapshot(
         return retention.kept() if retention is not None else ()
 
     return StatusSnapshot(
-        device_id=shared.robot,
+        device_id=shared.ports.robot,
         history=shared.history,
         gate=shared.gate,
         dispatch=dispatch,
@@ -148,7 +148,7 @@ def build_metrics_endpoint(
         discover=discovery.discover,
         watcher_up=lambda: discovery.watcher.alive,
         clock=shared.clock,
-        built=BUILT_SECONDS,
+        built=shared.ports.built,
         folders=[*settings.watch.roots, shared.state_dir],
     )
     return MetricsEndpoint(listen, textfile, collector.take, health.messages)

@@ -6,7 +6,7 @@ from agent.adapters.config import Settings
 from agent.assembly.cloud_connection import CloudConnection
 from agent.assembly.discovery_service import DiscoveryService
 from agent.assembly.feature_settings import delays
-from agent.assembly.shared_parts import BUILT_SECONDS, SharedParts
+from agent.assembly.shared_parts import SharedParts
 from agent.dispatch.dispatch import Dispatch
 from agent.retention.clock_safe_age import ClockSafeAge
 from agent.retention.confirm import Confirm
@@ -28,7 +28,7 @@ def build_history_expiry(
         roots=settings.watch.roots,
         may_lie=discovery.discover.may_lie,
         keep_days=settings.history.keep_days,
-        built=BUILT_SECONDS,
+        built=shared.ports.built,
     )
 
 
@@ -62,7 +62,7 @@ def build_retention(
         history=shared.history,
         confirm=confirm,
         deletion=Deletion(settings.watch.roots, with_sidecar=settings.watch.sidecar != "ignore"),
-        age=ClockSafeAge(shared.clock, built=BUILT_SECONDS, offset=connection.store_offset),
+        age=ClockSafeAge(shared.clock, built=shared.ports.built, offset=connection.store_offset),
         clock=shared.clock,
         names=discovery.discover.names,
         there=discovery.discover.there,
@@ -70,4 +70,5 @@ def build_retention(
         roots=settings.watch.roots,
         keep_seconds=keep_seconds,
         min_free=retention.min_free_gib * _BYTES_PER_GIB,
+        free=shared.ports.free_space,
     )

@@ -192,6 +192,15 @@ class HistoryFiles(Protocol):
         """Return how many damaged lines were set aside when the history was opened."""
         ...
 
+    def tidy(self) -> None:
+        """Make the files smaller if this is worth its cost. Raises HistoryFullError."""
+        ...
+
+    @property
+    def closed(self) -> bool:
+        """Whether the files are closed."""
+        ...
+
     def close(self) -> None:
-        """Close the files. No other method may be called afterwards."""
+        """Close the files. No other method may be called afterwards, but ``closed`` may be read."""
         ...

@@ -7,7 +7,7 @@ fake and on every real part. Any thread may call any method.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from typing import Any, Protocol
 
@@ -46,6 +46,39 @@ class Clock(Protocol):
 
     def wait(self, seconds: float) -> None:
         """Wait ``seconds``. Only for the short pauses between the tries within one upload."""
+        ...
+
+    def stop(self) -> None:
+        """End all waiting. After this :meth:`wait` returns at once."""
+        ...
+
+
+class JobScheduler(Protocol):
+    """Runs jobs again and again."""
+
+    @property
+    def running(self) -> bool:
+        """Whether the scheduler runs jobs."""
+        ...
+
+    def set(self, jobs: Iterable[tuple[Callable[[], Any], float]]) -> None:
+        """Run these jobs from now on, and no others.
+
+        ``jobs`` are functions with the seconds between their runs. No job runs beside itself. A job
+        that replaces another one of the same qualified name does not run beside that one.
+        """
+        ...
+
+    def start(self) -> None:
+        """Begin to run the jobs."""
+        ...
+
+    def stop(self) -> None:
+        """Run no more jobs. A job that is running is not waited for."""
+        ...
+
+    def pull_back(self) -> None:
+        """Run those jobs now whose next run lies too far ahead because the clock was set back."""
         ...
 
 
@@ -192,15 +225,33 @@ class StorageKeys(Protocol):
         """
         ...
 
+    def stamp(self) -> object:
+        """Return a value that changes when the file of the keys changes; None for no file."""
+        ...
+
 
 class ObjectStore(Protocol):
     """S3-compatible storage."""
+
+    @property
+    def endpoint(self) -> str:
+        """The address of the store that was used last, or "" before the first use."""
+        ...
+
+    @property
+    def offset(self) -> float | None:
+        """By how many seconds the store's clock is ahead of the local one, or None if unknown."""
+        ...
 
     def at(self, session: UploadSession, lease: Callable[[], CredentialLease]) -> Target:
         """Return the target of one recording.
 
         ``lease`` is called before each request, so the keys may change at any time.
         """
+        ...
+
+    def close(self) -> None:
+        """Close all connections."""
         ...
 
 

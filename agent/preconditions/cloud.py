@@ -14,6 +14,7 @@ from agent.adapters.config import Settings, profile_path
 from agent.adapters.device import known_device_id
 from agent.adapters.link import LinkWatch
 from agent.assembly import cloud_backend
+from agent.assembly.cloud_adapters import CloudAdapters
 from agent.cloud.credentials import Credentials
 from agent.model.error_table import TABLE
 from agent.model.errors import AgentError, CloudError, WaitingError, blame_clock, judge
@@ -110,14 +111,14 @@ class CloudChecks:
             self._robot = known_device_id(agent.device_id, agent.state_dir)
         self._backend = cloud_backend.build(
             self._settings,
-            self._environ,
+            CloudAdapters(
+                self._environ, self._clock, self._hide, connections=1, patience=_CALL_SECONDS
+            ),
             robot=self._robot,
             assets=AssetFile(self._settings.agent.state_dir, self._settings.assets.map),
             history=cast("History", _NoHistory()),
             clock=self._clock,
             hide=self._hide,
-            connections=1,
-            patience=_CALL_SECONDS,
         )
         self._credentials = Credentials(
             self._backend.gateway, self._clock, self._hide, lambda: self._backend.store.offset

@@ -31,30 +31,21 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from agent import __version__
-from agent.adapters.assets import AssetFile
 from agent.adapters.clock import RealClock
 from agent.adapters.config import Settings
 from agent.adapters.history import TinyHistory
-from agent.assembly import cloud_backend
-from agent.assembly.feature_settings import delays
-from agent.cloud.credentials import Credentials
-from agent.cloud.enrol import Enrolling
+from agent.adapters.store import MinioStore
+from agent.adapters.systemd import SystemdNotifier
+from agent.assembly.app import App
+from agent.assembly.cloud_adapters import CloudAdapters
+from agent.assembly.ports import AgentPorts
 from agent.devcloud.cloud import DevCloud
-from agent.discovery.examine import Examiner
-from agent.dispatch.claim import UploadTerms
-from agent.dispatch.dispatch import Dispatch
-from agent.dispatch.intake import Intake
-from agent.gate.boot_jitter import BootJitter
-from agent.gate.gate import Gate
+from agent.model.ports import Clock
 from agent.model.sync_log import SyncLog
 from agent.model.values import Recording
-from agent.upload.concurrency import PartConcurrency
-from agent.upload.prepare import Prepare
-from agent.upload.upload import Upload
 from tests.harness import s3_servers as servers
 from tests.harness.recorders import write_mcap
-from tests.harness.robot import Later
+from tests.harness.robot import Later, StillScheduler
 
 KIB = 1024
 
@@ -101,8 +92,25 @@ class RobotOutcome:
     object_key: str
 
 
+class _OpenedCloud(CloudAdapters):
+    """The adapters of the cloud, with a store that was opened before the power comes."""
+
+    def __init__(self, settings: Settings, clock: Clock) -> None:
+        super().__init__({}, clock, _hide, connections=2)
+        self._opened_store = super().store(settings)
+
+    def store(self, settings: Settings) -> MinioStore:
+        del settings
+        return self._opened_store
+
+
+def _hide(*_secrets: str, lasting: bool = False) -> None:
+    """Hide nothing, because the keys of this fleet are no secrets."""
+    del lasting
+
+
 class Robot:
-    """One agent's features, connected as `app` connects them.
+    """One agent, built by the assembly of the running agent.
 
     One thread does in turns what the scheduler does in the real agent.
     """
@@ -113,97 +121,55 @@ class Robot:
         root = folder / "recordings"
         self.file = write_mcap(root / f"{number}.mcap", size=16 * KIB, seed=hash((self.id, number)))
         state = folder / "state"
-        self._settings = settings = Settings.model_validate(
+        self._settings = Settings.model_validate(
             {
                 "agent": {"state_dir": state, "device_id": self.id},
                 "watch": {"roots": [root]},
                 "cloud": {"dp_config": state / "dp-config.json"},
+                "upload": {"max_concurrent": 1, "part_concurrency": 1},
                 "retry": {"jitter_seconds": jitter},
             },
             context={"home": str(folder)},
         )
         self._clock = UpTime()
-        self._history = TinyHistory(state / "history", self._clock, reserve=16 * KIB)
-        self._cloud = cloud_backend.build(
-            settings,
-            {},
+        self._later = Later()
+        self._ports = AgentPorts(
             robot=self.id,
-            assets=AssetFile(state, {}),
-            history=self._history,
             clock=self._clock,
-            hide=lambda *_, **__: None,
-            connections=2,
+            history=TinyHistory(state / "history", self._clock, reserve=16 * KIB),
+            cloud=_OpenedCloud(self._settings, self._clock),
+            executor=self._later,
+            scheduler=StillScheduler(),
+            notifier=SystemdNotifier({}),
+            hide=_hide,
         )
 
     def live(self) -> RobotOutcome:
         """Run from the power-on until the recording is uploaded or the time is over."""
-        settings, clock, later = self._settings, self._clock, Later()
-        history, away = self._history, self._cloud
+        clock = self._clock
         clock.switch_on()
-        waits = delays(settings)
-        gate = Gate(clock, waits)
-        power_on = BootJitter(gate, clock, waits)
-        assert away.enrol is not None
-        enrolling = Enrolling(away.enrol, self.id, gate, clock, waits)
-        credentials = Credentials(
-            away.gateway, clock, lambda *_, **__: None, lambda: away.store.offset
-        )
-        upload = Upload(
-            store=away.store,
-            credentials=credentials,
-            history=history,
-            gate=gate,
-            clock=clock,
-            max_restarts=3,
-            pace=PartConcurrency(1),
-        )
-        examiner = Examiner(settings.watch.roots, "optional")
-        prepare = Prepare(
-            history=history,
-            gate=gate,
-            upload=upload,
-            examiner=examiner,
-            names=lambda _: [],
-            asset_id=away.asset_id,
-            profiles=away.profiles,
-            clock=clock,
-            unfinished_minutes=10,
-            sidecar_required=False,
-            agent_version=__version__,
-        )
-        terms = UploadTerms(
-            prepare=prepare,
-            upload=upload,
-            delays=waits,
-            max_concurrent=1,
-            max_attempts=settings.retry.max_attempts,
-            settle_seconds=settings.watch.settle_seconds,
-        )
-        dispatch = Dispatch(history=history, gate=gate, clock=clock, executor=later, terms=terms)
-        enrolling.prepare(power_on.until)
-        power_on.look()
-        found = examiner.look(self.file, sidecar_overdue=True)
+        app = App(self._settings, self._ports)
+        app.prepare()
+        connection, discovery = app.engine.connection, app.engine.discovery
+        assert connection.enrolling is not None
+        found = discovery.examiner.look(self.file, sidecar_overdue=True)
         assert isinstance(found, Recording)
-        queued = Intake(
-            history=history, clock=clock, device_id=self.id, snapshot=lambda _: ""
-        ).accept(found)
+        queued = discovery.intake.accept(found)
         assert queued is not None
         log: SyncLog = queued
         nap = threading.Event()
         while log.open and clock.monotonic() < PATIENCE:
-            closed = gate.closed()
+            closed = app.gate.closed()
             date = closed.next_probe if closed else None
             nap.wait(TICK if date is None else max(0.01, min(date - clock.monotonic(), PATIENCE)))
-            power_on.look()
-            enrolling.enrol_if_due()
-            dispatch.tick()
-            while later.waiting:
-                later.waiting.popleft()()
-            log = history.get(queued.id)
-        enrolled = self.id in away.profiles.load()
-        away.gateway.close()
-        away.store.close()
-        history.close()
+            connection.enrolling.enrol_if_due()
+            app.jobs.tick()
+            while self._later.waiting:
+                self._later.waiting.popleft()()
+            log = app.history.get(queued.id)
+        enrolled = self.id in connection.backend.profiles.load()
+        connection.close()
+        app.history.close()
         return RobotOutcome(self.id, enrolled, self.file, log.object_key if log.synced else "")
 
 

@@ -5,15 +5,12 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 from agent.cloud.bucket import BucketGateway
-from agent.cloud.identity import named_asset
-from agent.cloud.no_profiles import NoProfiles
-from agent.model.ports import Gateway, Profiles
 from agent.model.sync_log import SyncLog
-from agent.model.values import DeviceProfile, Recording
-from tests.harness.fakes.keys import FakeKeys
+from tests.harness.fakes.store import FakeStore
 from tests.harness.robot import Robot
 
 NAME = "recordings"
@@ -22,41 +19,21 @@ NAME = "recordings"
 class BucketRobot(Robot):
     """A robot that uploads to a bucket without a platform."""
 
-    template = "{device_id}/{date}/{relpath}"
+    # The settings allow no parts as small as the tests' recordings need.
     part_size = 1024
-    bucket_name = NAME
 
-    def seam(self) -> Gateway:
-        self.keys = FakeKeys(self.clock)
-        self.bucket = BucketGateway(
-            store=self.store,
-            keys=self.keys,
-            history=self.history,
-            clock=self.clock,
-            endpoint="memory",
-            name=self.bucket_name,
-            region="",
-            template=self.template,
-            part_size=self.part_size,
-            roots=[self.folder],
-        )
-        return self.bucket
+    def __init__(
+        self, folder: Path, *, store: FakeStore | None = None, **changes: Mapping[str, Any]
+    ) -> None:
+        bucket = {"endpoint": "memory", "name": NAME, **changes.pop("bucket", {})}
+        super().__init__(folder, store=store, cloud={"mode": "bucket"}, bucket=bucket, **changes)
 
-    def known_profiles(self) -> Profiles:
-        return NoProfiles()
-
-    def _asset_id(
-        self, recording: Recording, snapshot: str, profiles: Mapping[str, DeviceProfile]
-    ) -> str:
-        del profiles
-        return named_asset(
-            recording,
-            robot="robot",
-            known=self.assets,
-            snapshot=snapshot,
-            default="",
-            required="asset_id" in self.template,
-        )
+    def restart(self, **changes: Mapping[str, Any]) -> None:
+        super().restart(**changes)
+        gateway = self.app.engine.connection.backend.gateway
+        assert isinstance(gateway, BucketGateway)
+        gateway._part_size = self.part_size
+        self.bucket = gateway
 
     def resync(self) -> SyncLog:
         """Request that the newest recording is uploaded again, and return its new document."""

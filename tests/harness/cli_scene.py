@@ -16,6 +16,7 @@ from click.testing import CliRunner, Result
 
 from agent.adapters.config import load
 from agent.assembly.app import App
+from agent.assembly.ports import open_ports
 from agent.cli import cli
 from agent.devcloud.cloud import DevCloud
 from tests.harness.faults.gateway_proxy import GatewayProxy
@@ -114,7 +115,8 @@ class Scene:
     @contextmanager
     def agent(self) -> Iterator[App]:
         """Run an agent during the block."""
-        agent = App(load(self.config, {}).settings, {}, hide=lambda *_, **__: None)
+        settings = load(self.config, {}).settings
+        agent = App(settings, open_ports(settings, {}, hide=lambda *_, **__: None))
         try:
             agent.start()
             yield agent

@@ -1,51 +1,40 @@
-"""The features of one agent joined on fakes.
+"""The agent of one robot, built by the assembly of the running agent, on fakes.
 
 Time stands still, and work runs only when the test says so.
 """
 
 from __future__ import annotations
 
-import contextlib
-import queue
-import threading
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, MutableMapping
 from concurrent.futures import Executor, Future
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from agent.adapters.assets import AssetFile
-from agent.cloud.credentials import Credentials
-from agent.cloud.identity import asset_id
-from agent.discovery.discover import Discover
-from agent.discovery.examine import Examiner
-from agent.dispatch.claim import UploadTerms
-from agent.dispatch.discovery_loop import DiscoveryLoop
-from agent.dispatch.dispatch import Dispatch
-from agent.dispatch.intake import Intake
-from agent.gate.gate import Delays, Gate
-from agent.model.errors import CloudError, HistoryFullError
-from agent.model.ports import Gateway, Profiles
+from agent.adapters.config import Settings
+from agent.adapters.systemd import SystemdNotifier
+from agent.assembly.app import App
+from agent.assembly.ports import AgentPorts
+from agent.assembly.upkeep import build_retention
+from agent.model.errors import CloudError
 from agent.model.sync_log import SyncLog
-from agent.model.values import DeviceProfile, Recording
-from agent.operations.asset_binding import Bindings
-from agent.operations.markers import Markers
-from agent.operations.requests import Requests
-from agent.retention.clock_safe_age import ClockSafeAge
-from agent.retention.confirm import Confirm
-from agent.retention.deletion import Deletion
+from agent.model.values import DeviceProfile, Enrolled, Recording
 from agent.retention.retention import Free, Retention, free_space
-from agent.upload.concurrency import PartConcurrency
-from agent.upload.prepare import Prepare
-from agent.upload.upload import Upload
 from tests.harness.fakes.clock import FakeClock
 from tests.harness.fakes.gateway import PROFILE, FakeGateway
 from tests.harness.fakes.history import MemoryHistory
+from tests.harness.fakes.keys import FakeKeys
 from tests.harness.fakes.store import FakeStore
 from tests.harness.recorders import write_mcap
 
 # The agent's build date in seconds since 1970. A correct clock is never before it.
 BUILT = 1_700_000_000
+
+_BYTES_PER_GIB = 1024**3
+_SECONDS_PER_HOUR = 3600
 
 
 class Later(Executor):
@@ -63,8 +52,29 @@ class Later(Executor):
         return Future()
 
 
+class StillScheduler:
+    """Implements ``ports.JobScheduler``, and runs no job. A test calls the jobs itself."""
+
+    def __init__(self) -> None:
+        # The seconds between two runs of each job, by the qualified name of its function.
+        self.periods: dict[str, float] = {}
+        self.running = False
+
+    def set(self, jobs: Iterable[tuple[Callable[[], Any], float]]) -> None:
+        self.periods = {job.__qualname__: seconds for job, seconds in jobs}
+
+    def start(self) -> None:
+        self.running = True
+
+    def stop(self) -> None:
+        self.running = False
+
+    def pull_back(self) -> None:
+        """Do nothing, because no job has a date."""
+
+
 class FakeProfiles:
-    """Implements ``ports.Profiles`` with profiles that a test may change."""
+    """Implements ``FoundProfiles`` with profiles that a test may change."""
 
     def __init__(self) -> None:
         self.profiles: dict[str, DeviceProfile] = {PROFILE.asset_id: PROFILE}
@@ -75,91 +85,152 @@ class FakeProfiles:
             raise self.error
         return self.profiles
 
+    def device_init(self) -> str:
+        """Return "", because no device of the tests needs to enrol."""
+        return ""
+
+    def stamp(self) -> object:
+        return self.error, tuple(self.profiles.items())
+
+    def changing(self) -> AbstractContextManager[None]:
+        return nullcontext()
+
+    def put(self, asset_id: str, enrolled: Enrolled) -> None:
+        raise NotImplementedError
+
+    def find(self) -> None:
+        """Do nothing, because there is no file."""
+
+
+@dataclass(frozen=True)
+class FakeCloud:
+    """Implements ``CloudPorts`` with fakes, which stay the same whatever the settings are."""
+
+    fake_store: FakeStore
+    fake_gateway: FakeGateway
+    fake_profiles: FakeProfiles
+    fake_keys: FakeKeys
+
+    def store(self, settings: Settings) -> FakeStore:
+        del settings
+        return self.fake_store
+
+    def gateway(self, settings: Settings) -> FakeGateway:
+        del settings
+        return self.fake_gateway
+
+    def profiles(self, settings: Settings) -> FakeProfiles:
+        del settings
+        return self.fake_profiles
+
+    def keys(self, settings: Settings) -> FakeKeys:
+        del settings
+        return self.fake_keys
+
+
+class AssetEntries(MutableMapping[str, str]):
+    """The entries of a robot's asset file, which tests change as an operator does."""
+
+    def __init__(self, file: AssetFile) -> None:
+        self._file = file
+
+    def __getitem__(self, robot: str) -> str:
+        return self._file.known()[robot]
+
+    def __setitem__(self, robot: str, asset: str) -> None:
+        with self._file.change() as entries:
+            entries[robot] = asset
+
+    def __delitem__(self, robot: str) -> None:
+        with self._file.change() as entries:
+            del entries[robot]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._file.known())
+
+    def __len__(self) -> int:
+        return len(self._file.known())
+
 
 class Robot:
     """One robot with its agent. ``restart`` does what a new start of the agent does."""
 
     def __init__(
-        self, folder: Path, *, store: FakeStore | None = None, max_concurrent: int = 1
+        self, folder: Path, *, store: FakeStore | None = None, **changes: Mapping[str, Any]
     ) -> None:
+        """Build the agent, which watches ``folder``.
+
+        ``changes`` are settings by section and key.
+        """
         self.folder = folder
+        self.state_dir = folder.parent / f"{folder.name}-state"
         folder.mkdir(exist_ok=True)
+        self.state_dir.mkdir(exist_ok=True)
         self.clock = FakeClock()
         self.store = store or FakeStore()
         self.gateway = FakeGateway(self.store, self.clock)
         self.profiles = FakeProfiles()
         self.history = MemoryHistory(self.clock)
-        self.assets: dict[str, str] = {}
-        self.sidecar_required = False
-        self.newest_first = False
-        self.secrets: set[str] = set()
-        # By how many seconds the cloud's clock is ahead; None while that is not known.
-        self.offset: float | None = None
-        self._max_concurrent = max_concurrent
-        self.restart()
+        self.assets = AssetEntries(AssetFile(self.state_dir, {}))
+        # The names of the jobs that are running.
+        self._running: set[str] = set()
+        self._sections: dict[str, dict[str, Any]] = {
+            "agent": {"state_dir": self.state_dir, "device_id": "robot"},
+            "watch": {"roots": [folder]},
+            "upload": {"max_concurrent": 1, "part_concurrency": 1},
+            "retry": {"jitter_seconds": 0},
+            "retention": {"delete_after_upload": True, "keep_hours": 0},
+        }
+        self.restart(**changes)
 
-    def restart(self) -> None:
-        """Build all features again, on the history as it is."""
+    def restart(self, **changes: Mapping[str, Any]) -> None:
+        """Build the agent again, on the history as it is.
+
+        ``changes`` are settings by section and key. They stay in force.
+        """
+        for section, values in changes.items():
+            self._sections.setdefault(section, {}).update(values)
         self.history = self.history.reopened()
+        self.keys = FakeKeys(self.clock)
         self.later = Later()
-        delays = Delays(base=30, maximum=1800, jitter=0)
-        self.gate = Gate(self.clock, delays)
-        self.credentials = Credentials(self.seam(), self.clock, self.hidden)
-        self.upload = Upload(
-            store=self.store,
-            credentials=self.credentials,
-            history=self.history,
-            gate=self.gate,
-            clock=self.clock,
-            max_restarts=3,
-            pace=PartConcurrency(1),
+        self.app = App(self.settings(), self.ports())
+        self.app.prepare()
+        self.gate, engine = self.app.gate, self.app.engine
+        self.dispatch, self.requests, self.markers = (
+            engine.dispatch,
+            engine.requests,
+            engine.markers,
         )
-        self.examiner = Examiner([self.folder], "optional")
-        self.intake = Intake(
-            history=self.history, clock=self.clock, device_id="robot", snapshot=lambda _: ""
+        self.upload, self.credentials = engine.connection.upload, engine.connection.credentials
+        self.examiner, self.discover, self.intake = (
+            engine.discovery.examiner,
+            engine.discovery.discover,
+            engine.discovery.intake,
         )
-        prepare = Prepare(
-            history=self.history,
-            gate=self.gate,
-            upload=self.upload,
-            examiner=self.examiner,
-            names=self._names,
-            asset_id=self._asset_id,
-            profiles=self.known_profiles(),
+        self.retention = self.retaining(keep_seconds=0)
+
+    def settings(self) -> Settings:
+        """Return the settings with which the agent starts."""
+        return Settings.model_validate(self._sections, context={"home": str(self.state_dir)})
+
+    def ports(self) -> AgentPorts:
+        """Return the ports on which the agent is built."""
+        return AgentPorts(
+            robot="robot",
             clock=self.clock,
-            unfinished_minutes=10,
-            sidecar_required=self.sidecar_required,
-            agent_version="0",
-        )
-        self.dispatch = Dispatch(
             history=self.history,
-            gate=self.gate,
-            clock=self.clock,
+            cloud=FakeCloud(self.store, self.gateway, self.profiles, self.keys),
             executor=self.later,
-            terms=UploadTerms(
-                prepare=prepare,
-                upload=self.upload,
-                delays=delays,
-                max_concurrent=self._max_concurrent,
-                max_attempts=5,
-                settle_seconds=2,
-                newest_first=self.newest_first,
-            ),
+            scheduler=StillScheduler(),
+            notifier=SystemdNotifier({}),
+            hide=lambda *_, **__: None,
             built=BUILT,
         )
 
-    def known_profiles(self) -> Profiles:
-        """Return the profiles with which the robot was enrolled."""
-        return self.profiles
-
-    def seam(self) -> Gateway:
-        """Return the gateway that opens upload sessions."""
-        return self.gateway
-
-    def hidden(self, *secrets: str, lasting: bool = False) -> None:
-        """Remember secrets that must not be logged."""
-        del lasting
-        self.secrets |= set(secrets)
+    @property
+    def marked(self) -> Path:
+        """The folder for markers that belong to no watched folder."""
+        return self.state_dir / "markers"
 
     def record(self, name: str = "a.mcap", *, size: int = 3000, seed: int = 0) -> SyncLog:
         """Write a recording, queue it, and return its document."""
@@ -176,7 +247,7 @@ class Robot:
 
     def run(self, most: int = 100) -> None:
         """Tick once, and then run submitted work until there is none, at most ``most`` calls."""
-        self.dispatch.tick()
+        self.app.jobs.tick()
         for _ in range(most):
             if not self.later.waiting:
                 return
@@ -187,6 +258,59 @@ class Robot:
         self.clock.advance(seconds)
         self.run()
 
+    def look(self) -> None:
+        """Let discovery and markers do all work that is due."""
+        while self.discover.next_step() <= self.clock.monotonic():
+            self.app.engine.discovery.run_once(self.dispatch)
+        self.app.jobs.handle_markers()
+
+    def find_names(self) -> None:
+        """Let discovery see and examine the files that lie on the disk now. Nothing is sent."""
+        self.discover.rescan()
+        # A recording that may get a sidecar is examined twice.
+        for _ in range(4):
+            self.look()
+            self.clock.advance(3)
+
+    def turn(self) -> None:
+        """Run once all that works by itself: discovery, leases, dispatch, uploads, orphans."""
+        self.look()
+        self._run_job(self.app.jobs.refresh)
+        self.run()
+        self._run_job(self.app.engine.connection.abort_orphans)
+
+    def pass_time(self, seconds: float, turns: int = 4) -> None:
+        """Let ``seconds`` pass in ``turns`` steps, and let the agent work after each."""
+        for _ in range(turns):
+            self.clock.advance(seconds / turns)
+            self.turn()
+
+    def settle(self) -> None:
+        """Let enough time pass that every recording is found and uploaded."""
+        self.discover.rescan()
+        self.pass_time(20, turns=10)
+
+    def retaining(
+        self, *, keep_seconds: float | None = None, min_free: float = 0, free: Free = free_space
+    ) -> Retention:
+        """Return the retention with these rules, as it is after a start of the agent."""
+        engine, shared = self.app.engine, self.app.shared
+        rules = {
+            "delete_after_upload": keep_seconds is not None,
+            "keep_hours": (keep_seconds or 0) / _SECONDS_PER_HOUR,
+            "min_free_gib": min_free / _BYTES_PER_GIB,
+        }
+        section = engine.settings.retention.model_copy(update=rules)
+        retention = build_retention(
+            engine.settings.model_copy(update={"retention": section}),
+            replace(shared, ports=replace(shared.ports, free_space=free)),
+            engine.connection,
+            engine.discovery,
+            engine.dispatch,
+        )
+        assert retention is not None
+        return retention
+
     def log(self, id_: int = 1) -> SyncLog:
         """Return a document in its present state."""
         return self.history.get(id_)
@@ -195,149 +319,18 @@ class Robot:
         """Return the bytes of its object in the bucket."""
         return self.store.content(log.require_session().bucket, log.object_key)
 
-    def _names(self, fingerprint: str) -> list[Path]:
-        names = []
-        for path in sorted(self.folder.rglob("*.mcap")):
-            if path.is_symlink():
-                continue
-            found = self.examiner.look(path, sidecar_overdue=True, done_overdue=True)
-            if isinstance(found, Recording) and str(found.fingerprint) == fingerprint:
-                names.append(path)
-        return names
-
-    def _asset_id(
-        self, recording: Recording, snapshot: str, profiles: Mapping[str, DeviceProfile]
-    ) -> str:
-        return asset_id(
-            recording,
-            robot="robot",
-            known=self.assets,
-            snapshot=snapshot,
-            profiles=profiles,
-            default="",
-        )
-
-
-class WatchingRobot(Robot):
-    """A robot that also finds recordings as the agent does, and runs all timed work."""
-
-    def restart(self) -> None:
-        super().restart()
-        self.discover = Discover(
-            self.examiner,
-            self.clock,
-            roots=self.roots,
-            include=["*.mcap"],
-            exclude=[".*", "*.tmp"],
-            settle_seconds=2,
-            rescan_seconds=60,
-            sidecar="optional",
-            sidecar_wait_seconds=5,
-            unfinished_minutes=10,
-        )
-        self.requests = Requests(
-            history=self.history,
-            intake=self.intake,
-            examiner=self.examiner,
-            state=self.discover.stands,
-            below=self.discover.below,
-            names=self.discover.names,
-        )
-        self.markers = Markers(
-            folder=self.marked,
-            history=self.history,
-            requests=self.requests,
-            discover=self.discover,
-            gate=self.gate,
-            clock=self.clock,
-            rescan=self.discover.rescan,
-            bindings=Bindings(AssetFile(self.marked.parent, {}), self.known_profiles()),
-        )
-        self.markers.prepare()
-        self.markers.check_pause()
-        # The scheduler never runs one job twice at the same time, so this class does not, either.
-        self._aborting_orphans = threading.Lock()
-        self.finder = DiscoveryLoop(self.discover, self.intake, queue.Queue(), self.clock)
-        self.deletion = Deletion(self.roots, with_sidecar=True)
-        self.retention = self.retaining(keep_seconds=0)
-
-    @property
-    def marked(self) -> Path:
-        """The folder for markers that belong to no watched folder."""
-        return self.folder.parent / f"{self.folder.name}-state" / "markers"
-
-    @property
-    def roots(self) -> list[Path]:
-        """The watched folders."""
-        return [self.folder]
-
-    def retaining(
-        self, *, keep_seconds: float | None = None, min_free: float = 0, free: Free = free_space
-    ) -> Retention:
-        """Return the retention with these rules, as it is after a start of the agent."""
-        confirm = Confirm(
-            history=self.history,
-            gate=self.gate,
-            credentials=self.credentials,
-            profiles=self.known_profiles(),
-            clock=self.clock,
-            delays=Delays(base=30, maximum=1800, jitter=0),
-        )
-        return Retention(
-            history=self.history,
-            confirm=confirm,
-            deletion=self.deletion,
-            age=ClockSafeAge(self.clock, built=BUILT, offset=lambda: self.offset),
-            clock=self.clock,
-            names=self.discover.names,
-            there=self.discover.there,
-            busy=lambda fingerprint: any(
-                claim.log.fingerprint == fingerprint for claim in self.dispatch.in_flight()
-            ),
-            roots=self.roots,
-            keep_seconds=keep_seconds,
-            min_free=min_free,
-            free=free,
-        )
-
-    def look(self) -> None:
-        """Let discovery and markers do all work that is due."""
-        while self.discover.next_step() <= self.clock.monotonic():
-            try:
-                self.finder.once()
-            except HistoryFullError as error:
-                self.dispatch.disk_failed(error)
+    def _run_job(self, job: Callable[[], Any]) -> None:
+        """Run a job unless it runs already: the scheduler never runs a job beside itself."""
+        if job.__qualname__ in self._running:
+            return
+        self._running.add(job.__qualname__)
         try:
-            self.markers.handle_due()
-        except HistoryFullError as error:
-            self.dispatch.disk_failed(error)
-
-    def turn(self) -> None:
-        """Run once all that works by itself: discovery, leases, dispatch, uploads, orphans."""
-        self.look()
-        self.credentials.refresh_due()
-        self.run()
-        closed = self.gate.closed()
-        no_probe_waits = closed is not None and closed.cause == "cloud" and not self.history.open()
-        if (closed is None or no_probe_waits) and self._aborting_orphans.acquire(blocking=False):
-            try:
-                # After an error the next turn tries again.
-                with contextlib.suppress(CloudError):
-                    self.upload.abort_orphans(self.profiles.load())
-            finally:
-                self._aborting_orphans.release()
-
-    def pass_time(self, seconds: float, turns: int = 4) -> None:
-        """Let ``seconds`` pass in ``turns`` steps, and let the agent work after each."""
-        for _ in range(turns):
-            self.clock.advance(seconds / turns)
-            self.turn()
-
-    def _names(self, fingerprint: str) -> list[Path]:
-        return list(self.discover.names(fingerprint))
+            job()
+        finally:
+            self._running.remove(job.__qualname__)
 
 
-class UploadedRobot(WatchingRobot):
+class UploadedRobot(Robot):
     """A robot that has uploaded some recordings."""
 
     def __init__(self, folder: Path, *names: str) -> None:
@@ -348,8 +341,3 @@ class UploadedRobot(WatchingRobot):
             write_mcap(folder / name, size=1000, seed=seed)
         self.settle()
         assert [log.status for log in self.history.documents.values()] == ["completed"] * len(names)
-
-    def settle(self) -> None:
-        """Let enough time pass that every recording is found and uploaded."""
-        self.discover.rescan()
-        self.pass_time(20, turns=10)

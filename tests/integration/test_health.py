@@ -17,6 +17,7 @@ import pytest
 from agent.adapters.config import PREFIX, load
 from agent.assembly import jobs
 from agent.assembly.app import App
+from agent.assembly.ports import open_ports
 from agent.devcloud.cloud import DevCloud
 from agent.devcloud.servers import free_port
 from agent.observe.health import Cure, Health, HealthFault, ProgressCheck, StateCheck
@@ -38,7 +39,8 @@ def app(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[App]:
             PREFIX + "METRICS__LISTEN": f"127.0.0.1:{free_port()}",
         }
         (tmp_path / "state").mkdir()
-        app = App(load(cloud.config_path, named).settings, named, hide=lambda *_, **__: None)
+        settings = load(cloud.config_path, named).settings
+        app = App(settings, open_ports(settings, named, hide=lambda *_, **__: None))
         app.start()
         try:
             wait(app, lambda answer: answer == (200, "ok\n"))
@@ -68,7 +70,7 @@ def wait(app: App, until: Callable[[tuple[int, str]], bool]) -> tuple[int, str]:
 
 
 def test_a_scheduler_that_has_ended_is_no_health(app: App) -> None:
-    app.shared.scheduler.stop()
+    app.shared.ports.scheduler.stop()
     assert healthz(app) == (503, "the scheduler has stopped: restart the agent\n")
 
 

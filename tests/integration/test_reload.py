@@ -17,6 +17,7 @@ import pytest
 from agent.adapters.config import KEYS, PREFIX, Settings, load
 from agent.assembly.app import App
 from agent.assembly.discovery_service import DiscoveryService
+from agent.assembly.ports import open_ports
 from agent.assembly.reload import NEEDS_RESTART, change
 from agent.devcloud.cloud import DevCloud
 from agent.devcloud.servers import free_port
@@ -104,7 +105,8 @@ def reload(cloud: DevCloud, environ: dict[str, str]) -> Iterator[Callable[..., A
         if apps:
             apps[0].reload(lambda: settings)
         else:
-            apps.append(App(settings, environ, hide=lambda *_, **__: None))
+            ports = open_ports(settings, environ, hide=lambda *_, **__: None)
+            apps.append(App(settings, ports))
             apps[0].start()
         return apps[0]
 
@@ -140,7 +142,7 @@ def test_an_upload_in_flight_keeps_its_route_which_is_let_go_of_after_that(
 def test_a_route_that_claims_are_still_made_for_is_kept(reload: Callable[..., App]) -> None:
     app = reload()
     # While the scheduler is stopped, the connections are not refreshed.
-    app.shared.scheduler.stop()
+    app.shared.ports.scheduler.stop()
     before = app.connections.current
     new = app.engine.successor(change(app.settings, app.settings), app.shared, app.connections)
     app.connections.replace(new.connection)

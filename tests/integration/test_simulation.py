@@ -1,7 +1,7 @@
 """What the design promises holds after every step, for any order of events.
 
-The events concern files, cloud, clock, disk and process. The features are connected as ``app``
-connects them, on a clock that is moved by hand and on faulty fakes. Hypothesis chooses what happens
+The events concern files, cloud, clock, disk and process. The agent is built by the assembly of the
+running agent, on a clock that is moved by hand and on faulty fakes. Hypothesis chooses what happens
 next. ``make soak`` runs many more steps with a seed of its own.
 """
 
@@ -41,7 +41,7 @@ from tests.harness.fakes.clock import FakeClock
 from tests.harness.fakes.gateway import GATEWAY_CALLS, PROFILE
 from tests.harness.fakes.store import STORE_CALLS, FakeStore
 from tests.harness.recorders import write_mcap
-from tests.harness.robot import WatchingRobot
+from tests.harness.robot import Robot
 
 SOAK = int(os.environ.get("SOAK_RUNS", "0"))
 RUNS = SOAK or 300
@@ -160,7 +160,9 @@ class Simulation(RuleBasedStateMachine):
         super().__init__()
         self.place = Path(tempfile.mkdtemp(prefix="simulation-"))
         self.store = WatchedStore()
-        self.robot = WatchingRobot(self.place / "recordings", store=self.store, max_concurrent=2)
+        self.robot = Robot(
+            self.place / "recordings", store=self.store, upload={"max_concurrent": 2}
+        )
         self.store.robot, self.store.true = self.robot.clock, TrueClock(self.robot.clock)
         self.robot.gateway.clock = self.store.true
         self.robot.gateway.profiles[OTHER.api_key] = OTHER
@@ -575,9 +577,10 @@ class Simulation(RuleBasedStateMachine):
     def _witness(self) -> None:
         """Record what discovery offers and what retention deletes; space is always short."""
         self.robot.retention = self.robot.retaining(keep_seconds=0, min_free=1e18)
+        deletion = self.robot.retention._recordings._deletion
         step = self.robot.discover.step
         self.robot.discover.step = lambda: self._check_offer(step())  # type: ignore[method-assign] # the simulation watches it
-        verified_file = self.robot.deletion.verified_file
+        verified_file = deletion.verified_file
 
         @contextmanager
         def witnessed(path: Path, wanted: str, mtime: str) -> Iterator[VerifiedFile]:
@@ -587,7 +590,7 @@ class Simulation(RuleBasedStateMachine):
             if not path.exists():
                 self._check_deletion(path, content)
 
-        self.robot.deletion.verified_file = witnessed  # type: ignore[method-assign] # the simulation watches it
+        deletion.verified_file = witnessed  # type: ignore[method-assign] # the simulation watches it
 
     def _run_planned_events(self, call: str, *, at_store: bool = False) -> None:
         """Before a call, let the planned events happen."""

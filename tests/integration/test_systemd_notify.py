@@ -21,6 +21,7 @@ from agent.adapters.config import PREFIX, load
 from agent.adapters.control import Control
 from agent.adapters.systemd import SystemdNotifier
 from agent.assembly.app import App
+from agent.assembly.ports import open_ports
 from agent.assembly.reload import AskedQueue
 from agent.devcloud.cloud import DevCloud
 from agent.model.errors import NotRunningError
@@ -163,7 +164,8 @@ def agent(tmp_path: Path, manager: Manager) -> Iterator[App]:
             "NOTIFY_SOCKET": manager.address,
             "WATCHDOG_USEC": str(int(_BEAT_SECONDS * 2e6)),
         }
-        app = App(settings, {**environ, **notified}, hide=lambda *_, **__: None)
+        ports = open_ports(settings, {**environ, **notified}, hide=lambda *_, **__: None)
+        app = App(settings, ports)
         asked = AskedQueue()
         main = threading.Thread(target=app.run, args=(asked, lambda: app.reload(lambda: settings)))
         main.start()

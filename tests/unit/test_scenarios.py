@@ -72,7 +72,7 @@ def assert_all_complete_at_the_first_attempt(robot: Robot) -> None:
 
 @pytest.fixture
 def robot(tmp_path: Path) -> Robot:
-    return Robot(tmp_path / "recordings", max_concurrent=2)
+    return Robot(tmp_path / "recordings", upload={"max_concurrent": 2})
 
 
 @pytest.fixture
@@ -137,7 +137,7 @@ def test_a_day_without_store_costs_no_more_than_a_sessions_ids_a_probe(
 def test_a_recording_that_always_fails_alone_keeps_nobody_waiting_and_ends_with_its_reason(
     tmp_path: Path,
 ) -> None:
-    robot = Robot(tmp_path / "recordings", store=StoreWithOneBadKey(), max_concurrent=2)
+    robot = Robot(tmp_path / "recordings", store=StoreWithOneBadKey(), upload={"max_concurrent": 2})
     record_many(robot, 51)
     pass_time(robot, 3 * MINUTE, step=10)
     bad, *good = logs(robot)

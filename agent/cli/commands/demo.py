@@ -18,6 +18,7 @@ from agent.adapters import logs
 from agent.adapters.config import load
 from agent.adapters.history import to_json
 from agent.assembly.app import App
+from agent.assembly.ports import open_ports
 from agent.cli.embedded_cloud import start_errors_explained
 from agent.cli.options import print_json
 from agent.model.sync_log import SyncLog
@@ -94,7 +95,7 @@ def _start_agent(cloud: DevCloud, stack: ExitStack) -> App:
     log = settings.log
     redactor = logs.start("INFO", log.dir, log.max_mib, log.files, console=False)
     stack.callback(logs.stop)
-    app = App(settings, environ, hide=redactor.hide)
+    app = App(settings, open_ports(settings, environ, hide=redactor.hide))
     app.start()
     stack.callback(app.stop)
     return app

@@ -17,6 +17,7 @@ from agent.adapters import logs
 from agent.adapters.accepted import AcceptedConfigurations
 from agent.adapters.config import Loaded, Settings, load
 from agent.assembly.app import App
+from agent.assembly.ports import open_ports
 from agent.assembly.reload import AskedQueue
 from agent.cli.options import configuration_at_start, with_config
 
@@ -49,7 +50,8 @@ def run(config_path: Path | None) -> None:
             text = "version %s does not know and ignores %s: version %s accepted this configuration"
             names = ", ".join(loaded.unknown_keys)
             _log.warning(text, __version__, names, newer_version, extra={"event": "unknown_keys"})
-        app = App(settings, os.environ, hide=redactor.hide, unknown_keys=loaded.unknown_keys)
+        ports = open_ports(settings, os.environ, hide=redactor.hide)
+        app = App(settings, ports, unknown_keys=loaded.unknown_keys)
         _note_accepted(settings, loaded)
         app.run(asked, partial(_reload, app, config_path, redactor))
     finally:

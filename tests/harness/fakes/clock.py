@@ -32,6 +32,9 @@ class FakeClock:
         """Move both clocks by ``seconds``, and return at once."""
         self.advance(seconds)
 
+    def stop(self) -> None:
+        """Do nothing, because nothing ever waits."""
+
     def advance(self, seconds: float) -> None:
         """Move both clocks by ``seconds``."""
         with self._lock:

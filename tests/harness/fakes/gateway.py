@@ -14,6 +14,7 @@ from agent.model.values import (
     AccessToken,
     CredentialLease,
     DeviceProfile,
+    Enrolled,
     Grant,
     Recovery,
     Stage,
@@ -217,6 +218,11 @@ class FakeGateway:
                 raise
             return False
         return known.stage == "completed" and same_etag(known.etag, log.session.etag)
+
+    def enrol(self, endpoint: str, device_id: str, *, rotate: bool) -> Enrolled:
+        """Refuse every device, because all devices of the tests have profiles."""
+        del endpoint, device_id, rotate
+        raise CloudError("InitDevice", "PERMISSION_DENIED")
 
     def rest(self) -> None:
         """Do nothing, because there are no connections."""

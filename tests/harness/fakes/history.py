@@ -39,6 +39,7 @@ class MemoryHistory:
     ) -> None:
         """Begin with ``documents`` and ``last_id`` of another history, or with nothing."""
         self.full = False
+        self.closed = False
         self.documents = {} if documents is None else documents
         self.last_id = last_id
         self.aborts: dict[int, Orphan] = {}
@@ -214,8 +215,12 @@ class MemoryHistory:
         """Return 0, because nothing is ever damaged."""
         return 0
 
+    def tidy(self) -> None:
+        """Do nothing, because there are no files."""
+
     def close(self) -> None:
-        """Do nothing, because no file is open."""
+        """Note that the history is closed."""
+        self.closed = True
 
     def _state(self) -> _State:
         return (

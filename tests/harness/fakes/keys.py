@@ -20,6 +20,9 @@ class FakeKeys:
         self._clock = clock
         self._ids = itertools.count(1)
 
+    def stamp(self) -> object:
+        """Return None, because there is no file."""
+
     def lease(self) -> CredentialLease:
         """Return a new lease."""
         self.before()

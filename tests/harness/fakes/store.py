@@ -75,6 +75,8 @@ class FakeStore:
                 something unknown.
             algorithm: The algorithm of the checksums.
         """
+        self.endpoint = ""
+        self.offset: float | None = None
         self.checksums = checksums
         self.etags = etags
         self.algorithm = algorithm

@@ -21,6 +21,7 @@ from agent.adapters.config import PREFIX, load
 from agent.adapters.store import MinioStore
 from agent.assembly import jobs
 from agent.assembly.app import App
+from agent.assembly.ports import open_ports
 from agent.devcloud.cloud import DevCloud
 from agent.gate.gate import Closed
 from agent.model.sync_log import SyncLog
@@ -99,9 +100,8 @@ class Rig:
         }
         named = {PREFIX + name: text for name, text in environ.items()}
         (folder / "state").mkdir()
-        self.app = App(
-            load(self.cloud.config_path, named).settings, named, hide=lambda *_, **__: None
-        )
+        settings = load(self.cloud.config_path, named).settings
+        self.app = App(settings, open_ports(settings, named, hide=lambda *_, **__: None))
 
     def start(self) -> None:
         """Start the agent."""

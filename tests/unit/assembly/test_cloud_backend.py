@@ -7,8 +7,13 @@ from pathlib import Path
 from agent.adapters.assets import AssetFile
 from agent.adapters.config import Settings
 from agent.assembly import cloud_backend
+from agent.assembly.cloud_adapters import CloudAdapters
 from tests.harness.fakes.clock import FakeClock
 from tests.harness.fakes.history import MemoryHistory
+
+
+def hide(*_secrets: str, **_options: bool) -> None:
+    """Hide nothing, because nothing is logged here."""
 
 
 def test_only_find_files_takes_a_profile_file_at_another_path(tmp_path: Path) -> None:
@@ -18,13 +23,12 @@ def test_only_find_files_takes_a_profile_file_at_another_path(tmp_path: Path) ->
     )
     backend = cloud_backend.build(
         settings,
-        {"HOME": str(tmp_path)},
+        CloudAdapters({"HOME": str(tmp_path)}, clock, hide, connections=1),
         robot="robot-1",
         assets=AssetFile(tmp_path, {}),
         history=MemoryHistory(clock),
         clock=clock,
-        hide=lambda *_secrets, **_options: None,
-        connections=1,
+        hide=hide,
     )
     before = backend.stamp()
     file = tmp_path / ".archebase" / "config.json"

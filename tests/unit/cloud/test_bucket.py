@@ -111,9 +111,8 @@ def test_a_key_that_holds_other_bytes_is_left_alone(robot: BucketRobot) -> None:
 
 
 def test_two_recordings_of_one_name_under_way_at_once_get_two_keys(tmp_path: Path) -> None:
-    robot = BucketRobot(tmp_path / "recordings", max_concurrent=2)
-    robot.template = "{name}"
-    robot.restart()
+    robot = BucketRobot(tmp_path / "recordings", upload={"max_concurrent": 2})
+    robot.restart(bucket={"key": "{name}"})
     for number, folder in enumerate(("x", "y")):
         (robot.folder / folder).mkdir()
         robot.record(f"{folder}/run.mcap", seed=number)
@@ -123,8 +122,7 @@ def test_two_recordings_of_one_name_under_way_at_once_get_two_keys(tmp_path: Pat
 
 
 def test_the_key_of_an_upload_put_back_before_a_restart_is_still_taken(robot: BucketRobot) -> None:
-    robot.template = "{name}"
-    robot.restart()
+    robot.restart(bucket={"key": "{name}"})
     (robot.folder / "x").mkdir()
     robot.record("x/run.mcap", size=5000, seed=1)
     robot.store.before = _cut_parts
@@ -280,8 +278,7 @@ def test_a_session_of_another_bucket_is_forgotten(robot: BucketRobot) -> None:
     robot.run()
     robot.store.before = lambda _call: None
     robot.store.multiparts.clear()
-    robot.bucket_name = "another"
-    robot.restart()
+    robot.restart(bucket={"name": "another"})
     assert finish(robot).require_session().bucket == "another"
 
 
@@ -357,8 +354,7 @@ def test_a_bags_metadata_goes_beside_its_splits_once(robot: BucketRobot) -> None
 
 
 def test_metadata_of_another_bag_under_the_same_key_is_left_alone(robot: BucketRobot) -> None:
-    robot.template = "{name}"
-    robot.restart()
+    robot.restart(bucket={"key": "{name}"})
     robot.store.objects[NAME, "metadata.yaml"] = (b"other", _foreign_object(robot, b"other"))
     (robot.folder / "metadata.yaml").write_bytes(b"version: 9\n")
     robot.record()
@@ -452,8 +448,7 @@ def test_parts_are_larger_where_they_are_many_and_grow_so_that_ten_thousand_suff
 
 
 def test_a_recording_waits_for_an_asset_id_only_where_the_key_needs_one(robot: BucketRobot) -> None:
-    robot.template = "{asset_id}/{name}"
-    robot.restart()
+    robot.restart(bucket={"key": "{asset_id}/{name}"})
     robot.record()
     robot.run()
     error = robot.log().error
@@ -474,8 +469,7 @@ def test_an_unbound_robot_waits_in_bucket_mode_too(robot: BucketRobot) -> None:
 
 
 def test_a_key_too_long_for_s3_is_the_recordings_own_fault(robot: BucketRobot) -> None:
-    robot.template = "{name}/" + "x" * 1000
-    robot.restart()
+    robot.restart(bucket={"key": "{name}/" + "x" * 1000})
     robot.record()
     robot.run()
     assert (robot.log().status, robot.log().next_retry_at) == ("failed", None)

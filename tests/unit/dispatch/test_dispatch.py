@@ -33,7 +33,7 @@ def states(robot: Robot) -> list[str]:
 
 
 def test_the_oldest_document_goes_first_and_no_more_than_allowed_at_once(tmp_path: Path) -> None:
-    robot = Robot(tmp_path / "recordings", max_concurrent=2)
+    robot = Robot(tmp_path / "recordings", upload={"max_concurrent": 2})
     for number in range(5):
         robot.record(f"{number}.mcap", seed=number)
     robot.dispatch.tick()
@@ -311,8 +311,7 @@ def test_a_sidecar_that_can_not_be_used_is_final_before_any_session(
 def test_a_required_sidecar_that_is_missing_is_final_and_its_coming_begins_a_new_chain(
     robot: Robot,
 ) -> None:
-    robot.sidecar_required = True
-    robot.restart()
+    robot.restart(watch={"sidecar": "required"})
     robot.record()
     robot.run()
     assert states(robot) == ["failed"]
@@ -545,6 +544,7 @@ def test_a_recording_moved_away_from_under_a_link_is_found_where_it_lies(robot: 
     (robot.folder / "archive").mkdir()
     (robot.folder / "a.mcap").rename(robot.folder / "archive" / "a.mcap")
     (robot.folder / "a.mcap").symlink_to("archive/a.mcap")
+    robot.find_names()
     robot.run()
     assert states(robot) == ["completed"]
 
@@ -595,7 +595,7 @@ def test_a_file_that_can_not_be_read_is_counted_with_its_reason(robot: Robot) ->
 
 
 def test_a_mended_profile_file_opens_the_gate_for_all(tmp_path: Path) -> None:
-    robot = Robot(tmp_path / "recordings", max_concurrent=2)
+    robot = Robot(tmp_path / "recordings", upload={"max_concurrent": 2})
     robot.profiles.error = CloudError("DeviceProfiles", "profile_file", "there is no such file")
     robot.record("a.mcap", seed=1)
     robot.record("b.mcap", seed=2)
@@ -743,8 +743,7 @@ def test_a_sidecar_that_went_bad_after_the_recording_was_queued_is_noted_as_the_
 def test_what_was_put_ahead_goes_before_the_queue_the_last_one_first(
     robot: Robot, newest_first: bool, expected: list[int]
 ) -> None:
-    robot.newest_first = newest_first
-    robot.restart()
+    robot.restart(upload={"order": "newest" if newest_first else "oldest"})
     for number in range(4):
         robot.record(f"{number}.mcap", seed=number)
     for ahead, id_ in enumerate((2, 3), start=1):

@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import contextlib
 import shutil
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -22,18 +24,18 @@ from agent.model.sync_log import Orphan
 from agent.model.values import utc_seconds
 from agent.observe.metrics_collector import MetricsCollector
 from tests.harness.recorders import write_mcap, write_sidecar
-from tests.harness.robot import WatchingRobot
+from tests.harness.robot import Robot
 
 # The date of the build is 2026-01-01.
 BUILT = 1_767_225_600.0
 DAY_SECONDS = 86400.0
 
 
-class MeasuredRobot(WatchingRobot):
+class MeasuredRobot(Robot):
     """A robot with a collector of metrics."""
 
-    def restart(self) -> None:
-        super().restart()
+    def restart(self, **changes: Mapping[str, Any]) -> None:
+        super().restart(**changes)
         self.watcher_up = True
         self.take = self.measure().take
 

@@ -17,17 +17,17 @@ from agent.model.values import utc_text
 from agent.observe.status_snapshot import Rates, StatusSnapshot, status_line
 from tests.harness.fakes.clock import FakeClock
 from tests.harness.paths import REPOSITORY
-from tests.harness.robot import WatchingRobot
+from tests.harness.robot import Robot
 
 MIB = 1024 * 1024
 
 
 @pytest.fixture
-def robot(tmp_path: Path) -> WatchingRobot:
-    return WatchingRobot(tmp_path / "robot")
+def robot(tmp_path: Path) -> Robot:
+    return Robot(tmp_path / "robot")
 
 
-def snapshot(robot: WatchingRobot, failures: dict[Path, str] | None = None) -> StatusSnapshot:
+def snapshot(robot: Robot, failures: dict[Path, str] | None = None) -> StatusSnapshot:
     return StatusSnapshot(
         device_id="robot",
         history=robot.history,
@@ -45,7 +45,7 @@ def snapshot(robot: WatchingRobot, failures: dict[Path, str] | None = None) -> S
     )
 
 
-def snapshot_as_json(robot: WatchingRobot) -> dict[str, Any]:
+def snapshot_as_json(robot: Robot) -> dict[str, Any]:
     """Return the document as programs read it."""
     document: dict[str, Any] = json.loads(json.dumps(snapshot(robot).take()))
     return document
@@ -64,7 +64,7 @@ def claim(sent: int = 0, *, began: float = 1000.0) -> Claim:
     return Claim(log, _TERMS, transfer, probe=False, durable=True, began=began, causes=0)
 
 
-def test_its_keys_are_promised(robot: WatchingRobot) -> None:
+def test_its_keys_are_promised(robot: Robot) -> None:
     robot.record()
     robot.dispatch.tick()
     document = snapshot_as_json(robot)
@@ -115,14 +115,14 @@ def test_its_keys_are_promised(robot: WatchingRobot) -> None:
     ]
 
 
-def test_the_page_for_operators_explains_every_key(robot: WatchingRobot) -> None:
+def test_the_page_for_operators_explains_every_key(robot: Robot) -> None:
     page = (REPOSITORY / "deploy" / "README.md").read_text(encoding="utf-8")
     document = snapshot_as_json(robot)
     summary = document.pop("standing")
     assert [key for key in (*document, *summary) if f"`{key}`" not in page] == []
 
 
-def test_the_last_error_and_the_gate_say_what_to_do(robot: WatchingRobot) -> None:
+def test_the_last_error_and_the_gate_say_what_to_do(robot: Robot) -> None:
     robot.profiles.error = CloudError("LoadProfiles", "profile_file", "there is none")
     log = robot.record()
     robot.run()
@@ -136,7 +136,7 @@ def test_the_last_error_and_the_gate_say_what_to_do(robot: WatchingRobot) -> Non
     assert document["standing"]["queue_length"] == 1
 
 
-def test_what_failed_for_good_is_named_until_it_is_tried_anew(robot: WatchingRobot) -> None:
+def test_what_failed_for_good_is_named_until_it_is_tried_anew(robot: Robot) -> None:
     log = robot.record()
     robot.history.move(log.id, "claimed")
     robot.history.move(log.id, "gave_up")
@@ -146,7 +146,7 @@ def test_what_failed_for_good_is_named_until_it_is_tried_anew(robot: WatchingRob
 
 
 def test_what_lies_on_the_disk_is_walked_over_again_only_when_it_or_the_clock_has_changed(
-    robot: WatchingRobot, monkeypatch: pytest.MonkeyPatch
+    robot: Robot, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     walks: list[float] = []
     report = robot.discover.report
@@ -172,7 +172,7 @@ def test_what_lies_on_the_disk_is_walked_over_again_only_when_it_or_the_clock_ha
     assert "2033" in picture.take()["files"]["waiting"][0]
 
 
-def test_folders_that_cannot_be_watched_are_named(robot: WatchingRobot) -> None:
+def test_folders_that_cannot_be_watched_are_named(robot: Robot) -> None:
     document = snapshot(robot, {Path("/data"): "no space left on device"}).take()
     assert document["watcher_up"] is False
     assert document["unwatched_folders"] == [
@@ -183,7 +183,7 @@ def test_folders_that_cannot_be_watched_are_named(robot: WatchingRobot) -> None:
 
 
 def test_a_file_that_is_no_recording_yet_has_its_time_and_reason_as_fields(
-    robot: WatchingRobot,
+    robot: Robot,
 ) -> None:
     robot.clock.advance(61)
     path = robot.folder / "a.mcap"
@@ -201,7 +201,7 @@ def test_a_file_that_is_no_recording_yet_has_its_time_and_reason_as_fields(
 
 
 def test_copies_and_folders_that_cannot_be_read_are_paths(
-    robot: WatchingRobot, monkeypatch: pytest.MonkeyPatch
+    robot: Robot, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     closed = Path("/data/closed")
     report = DiskReport(

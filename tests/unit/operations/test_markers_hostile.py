@@ -11,7 +11,7 @@ import shutil
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +25,7 @@ from agent.operations.marker_file import MarkerRejectedError
 from agent.operations.requests import BATCH
 from tests.harness.fakes.clock import FakeClock
 from tests.harness.recorders import write_mcap, write_sidecar
-from tests.harness.robot import WatchingRobot
+from tests.harness.robot import Robot
 
 # The user and group id of the user "nobody".
 _NOBODY = 65534
@@ -49,7 +49,7 @@ class RealHistory(TinyHistory):
         return RealHistory(self._folder, self._fake)
 
 
-class RealHistoryRobot(WatchingRobot):
+class RealHistoryRobot(Robot):
     """A robot with the real history, whose recordings are uploaded."""
 
     history: Any
@@ -64,20 +64,15 @@ class RealHistoryRobot(WatchingRobot):
         assert self.history.counts()["completed"] == len(names)
         self.gate.hold("test", "the test says so")
 
-    def restart(self) -> None:
+    def restart(self, **changes: Mapping[str, Any]) -> None:
         if not isinstance(self.history, RealHistory):
             self.history = RealHistory(self.journal, self.clock)
-        super().restart()
+        super().restart(**changes)
 
     def again(self) -> None:
         """Start the robot again, while the gate is held."""
         self.restart()
         self.gate.hold("test", "the test says so")
-
-    def settle(self) -> None:
-        """Let so much time pass that discovery has examined every file."""
-        self.discover.rescan()
-        self.pass_time(20, turns=10)
 
     def touch(self, path: Path, text: str | bytes = b"") -> Path:
         """Drop a marker and report it to discovery."""
@@ -416,7 +411,7 @@ def test_a_thousand_markers_that_can_not_be_removed_cost_few_transactions(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.CRITICAL, "agent")
-    robot = WatchingRobot(tmp_path / "recordings")
+    robot = Robot(tmp_path / "recordings")
     path = write_mcap(robot.folder / "a.mcap", size=1000)
     for number in range(1000):
         (robot.folder / f"{number}.mcap").hardlink_to(path)

@@ -13,7 +13,7 @@ from agent.operations.operator_requests import OperatorRequests
 from tests.contracts.operator import OperatorContract, OperatorSetup
 from tests.harness.fakes.gateway import PROFILE
 from tests.harness.recorders import write_mcap
-from tests.harness.robot import WatchingRobot
+from tests.harness.robot import Robot
 
 
 class OperatorRequestsSetup:
@@ -27,14 +27,14 @@ class OperatorRequestsSetup:
         self.state = folder / "state"
         self.markers = self.state / "markers"
         self.markers.mkdir(parents=True)
-        self.robot = robot = WatchingRobot(folder / "recordings")
+        self.robot = robot = Robot(folder / "recordings")
         self.path = write_mcap(folder / "recordings" / "a.mcap")
         while not robot.history.counts()["completed"]:
             robot.pass_time(1)
         self.operator_requests = OperatorRequests(
             snapshot=lambda: {"version": "0", "gate": None, "uploads": []},
             requests=robot.requests,
-            bindings=Bindings(AssetFile(self.state, {}), robot.known_profiles()),
+            bindings=Bindings(AssetFile(self.state, {}), robot.profiles),
             markers=self.markers,
             check_pause=lambda: self.did.append("look at pause"),
             tick=lambda: self.did.append("tick"),

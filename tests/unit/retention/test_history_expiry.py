@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
@@ -12,32 +12,27 @@ import pytest
 from agent.model.sync_log import Fault, Orphan, Status, SyncLog
 from agent.model.values import Answer, Damaged, Recording
 from agent.retention import history_expiry
-from agent.retention.history_expiry import HistoryExpiry
 from tests.contracts.history import document
 from tests.harness.recorders import damaged, write_mcap
-from tests.harness.robot import BUILT, WatchingRobot
+from tests.harness.robot import Robot
 
 DAY = 86400.0
 KEEP = 3
 
 
-class ExpiringRobot(WatchingRobot):
+class ExpiringRobot(Robot):
     """A robot whose documents expire after three days.
 
     A second folder with a note keeps the watched folder from being empty.
     """
 
-    def restart(self) -> None:
-        super().restart()
-        (self.folder / "notes").mkdir(exist_ok=True)
-        self.expiry = HistoryExpiry(
-            history=self.history,
-            clock=self.clock,
-            roots=self.roots,
-            may_lie=self.discover.may_lie,
-            keep_days=KEEP,
-            built=BUILT,
-        )
+    def __init__(self, folder: Path) -> None:
+        super().__init__(folder, history={"keep_days": KEEP})
+        (self.folder / "notes").mkdir()
+
+    def restart(self, **changes: Mapping[str, Any]) -> None:
+        super().restart(**changes)
+        self.expiry = self.app.engine.history_expiry
 
     def days(self, number: int) -> None:
         """Let days pass. The agent scans several times on each of them."""
@@ -46,10 +41,6 @@ class ExpiringRobot(WatchingRobot):
             for _ in range(3):
                 self.pass_time(5, turns=5)
                 self.expiry.expire()
-
-    def settle(self) -> None:
-        self.discover.rescan()
-        self.pass_time(20, turns=10)
 
     def uploaded(self, name: str = "a.mcap", *, seed: int = 0) -> Path:
         path = write_mcap(self.folder / name, seed=seed)

@@ -27,13 +27,13 @@ from tests.harness.bucket_robot import BucketRobot
 from tests.harness.fakes.gateway import PROFILE
 from tests.harness.fakes.store import FakeStore
 from tests.harness.recorders import write_mcap, write_sidecar
-from tests.harness.robot import BUILT, WatchingRobot
+from tests.harness.robot import BUILT, Robot
 
 HOUR, DAY, YEAR = 3600.0, 86_400.0, 365 * 86_400.0
 ASKED = "GetUploadRecovery"
 
 
-class RetainingRobot(WatchingRobot):
+class RetainingRobot(Robot):
     """A robot that deletes nothing before the test tells it to."""
 
     def send(self, *names: str, size: int = 3000) -> list[SyncLog]:
@@ -828,13 +828,13 @@ def test_the_clouds_time_decides_where_it_is_known(robot: RetainingRobot) -> Non
     robot.send("a.mcap")
     right = robot.clock.now()
     robot.clock.set_now(right + YEAR)
-    robot.offset = -YEAR
+    robot.store.offset = -YEAR
     # A new retention has not seen the jump of the clock.
     retention = robot.retaining(keep_seconds=24 * HOUR)
     retention.delete_due()
     assert robot.left() == ["a.mcap"]
     robot.clock.set_now(1000)
-    robot.offset = right + 25 * HOUR - 1000
+    robot.store.offset = right + 25 * HOUR - 1000
     robot.clock.advance(11)
     retention.delete_due()
     assert robot.left() == []

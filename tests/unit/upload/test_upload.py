@@ -505,6 +505,7 @@ def test_a_file_renamed_before_its_turn_is_found_under_its_new_name(robot: Robot
     robot.record()
     content = (robot.folder / "a.mcap").read_bytes()
     (robot.folder / "a.mcap").rename(robot.folder / "b.mcap")
+    robot.find_names()
     robot.run()
     assert robot.stored(robot.log()) == content
 
