@@ -56,12 +56,12 @@ class StillScheduler:
     """Implements ``ports.JobScheduler``, and runs no job. A test calls the jobs itself."""
 
     def __init__(self) -> None:
-        # The seconds between two runs of each job, by the qualified name of its function.
-        self.periods: dict[str, float] = {}
+        # The jobs by the qualified name of their function.
+        self.jobs: dict[str, Any] = {}
         self.running = False
 
     def set(self, jobs: Iterable[tuple[Callable[[], Any], float]]) -> None:
-        self.periods = {job.__qualname__: seconds for job, seconds in jobs}
+        self.jobs = {job.__qualname__: job for job, _ in jobs}
 
     def start(self) -> None:
         self.running = True
