@@ -34,6 +34,7 @@ from agent.model.sync_log import SyncLog
 # What to do about a file that is not complete, by the reason of the decision.
 _REMEDIES = {
     "recording": "nothing to do: it is uploaded once its recorder has closed it",
+    "writer_unknown": "nothing to do: it is uploaded once its recorder has closed it",
     "writer": (
         "nothing to do: it is uploaded once it is closed, "
         "or watch.unfinished_minutes after its last change"
