@@ -5,8 +5,6 @@ from __future__ import annotations
 import ast
 import json
 import re
-import subprocess
-import sys
 import textwrap
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -253,35 +251,6 @@ def test_every_picture_is_there_and_needs_no_network() -> None:
             re.search(r"""(url\(|href=|src=)["']?https?:""", picture.read_text(encoding="utf-8"))
             is None
         )
-
-
-def test_a_python_that_is_too_old_is_refused_before_anything_is_made(tmp_path: Path) -> None:
-    old = tmp_path / "old-python"
-    patched = "import sys; sys.version_info = (3, 9, 18); exec(sys.argv[1])"
-    old.write_text(f"#!/bin/sh\nexec {sys.executable} -c '{patched}' \"$2\"\n")
-    old.chmod(0o755)
-    venv = tmp_path / "venv"
-    told = subprocess.run(
-        [
-            "make",
-            "--no-print-directory",
-            "-C",
-            str(REPOSITORY),
-            "demo",
-            f"PYTHON={old}",
-            f"VENV={venv}",
-        ],
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
-    assert told.returncode == 2
-    assert (
-        f"Python 3.10 or newer is needed; {old} is 3.9. Name another one, as in: make demo"
-        in told.stderr
-    )
-    assert not venv.exists()
 
 
 def test_robots_get_the_versions_that_were_tested() -> None:

@@ -5,8 +5,6 @@ from __future__ import annotations
 import json
 import os
 import stat
-import subprocess
-import sys
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -95,26 +93,6 @@ def test_a_pipe_in_the_files_place_keeps_nobody_waiting(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "assets.json")
     with pytest.raises(WaitingError, match="no regular file"):
         AssetFile(tmp_path, {}).known()
-
-
-BIND = """
-import sys
-from pathlib import Path
-from agent.adapters.assets import AssetFile
-from agent.operations.asset_binding import Bindings
-bindings = Bindings(AssetFile(Path(sys.argv[1]), {}), None)
-for number in range(25):
-    bindings.bind(f"robot-{sys.argv[2]}-{number}", f"asset-{sys.argv[2]}-{number}")
-"""
-
-
-def test_commands_at_once_lose_nothing(tmp_path: Path) -> None:
-    binders = [
-        subprocess.Popen([sys.executable, "-c", BIND, str(tmp_path), str(number)])
-        for number in range(4)
-    ]
-    assert [binder.wait(60) for binder in binders] == [0] * 4
-    assert len(written(tmp_path)) == 100
 
 
 def test_the_same_asset_may_be_set_again_whatever_became_of_its_profile(

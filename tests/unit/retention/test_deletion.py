@@ -6,7 +6,6 @@ Nothing else is deleted, even where a file or folder is swapped or linked at the
 from __future__ import annotations
 
 import os
-import subprocess
 from pathlib import Path
 
 import pytest
@@ -15,6 +14,7 @@ from agent.files.fingerprint import fingerprint
 from agent.model.values import utc_text
 from agent.retention import deletion as deletion_module
 from agent.retention.deletion import Deletion, NotDeletableError
+from tests.harness.file_systems import mounted
 from tests.harness.recorders import write_mcap, write_sidecar
 
 
@@ -328,16 +328,10 @@ def test_only_the_last_name_gives_the_bytes_back(root: Path) -> None:
 
 def test_a_mounted_folder_stays(root: Path) -> None:
     (root / "bag").mkdir()
-    if subprocess.run(
-        ["mount", "-t", "tmpfs", "tmpfs", root / "bag"], capture_output=True, check=False
-    ).returncode:
-        pytest.skip("can't mount a tmpfs")
-    try:
+    with mounted(root / "bag"):
         (root / "bag" / "metadata.yaml").touch()
         delete(write_mcap(root / "bag" / "a.mcap"), root)
         assert names(root / "bag") == ["metadata.yaml"]
-    finally:
-        subprocess.run(["umount", root / "bag"], check=True)
 
 
 def test_a_name_that_was_written_to_since_its_upload_stays_though_no_window_shows_it(

@@ -8,7 +8,6 @@ from __future__ import annotations
 import logging
 import os
 import shutil
-import subprocess
 from collections.abc import Callable
 from dataclasses import replace
 from itertools import pairwise
@@ -26,6 +25,7 @@ from agent.retention.deletion import Deletion
 from tests.harness.bucket_robot import BucketRobot
 from tests.harness.fakes.gateway import PROFILE
 from tests.harness.fakes.store import FakeStore
+from tests.harness.file_systems import immutable, mounted
 from tests.harness.recorders import write_mcap, write_sidecar
 from tests.harness.robot import BUILT, Robot
 
@@ -303,16 +303,10 @@ def test_a_folder_that_is_sealed_is_said_once(
     robot: RetainingRobot, caplog: pytest.LogCaptureFixture
 ) -> None:
     robot.send("day/a.mcap")
-    if subprocess.run(
-        ["chattr", "+i", robot.folder / "day"], capture_output=True, check=False
-    ).returncode:
-        pytest.skip("can't seal a folder here")
-    try:
+    with immutable(robot.folder / "day"):
         for _ in range(3):
             robot.retention.delete_due()
             robot.clock.advance(900)
-    finally:
-        subprocess.run(["chattr", "-i", robot.folder / "day"], check=True)
     assert robot.left() == ["day/a.mcap"]
     assert len(said(caplog, "undeletable")) == 1
 
@@ -916,12 +910,7 @@ def test_an_unsynced_recording_never_goes_and_what_holds_it_up_is_said_once(
 def test_a_recording_on_another_file_system_does_not_go_for_want_of_space(tmp_path: Path) -> None:
     robot = RetainingRobot(tmp_path / "recordings")
     (robot.folder / "disk").mkdir()
-    mounted = subprocess.run(
-        ["mount", "-t", "tmpfs", "tmpfs", robot.folder / "disk"], capture_output=True, check=False
-    )
-    if mounted.returncode:
-        pytest.skip("can't mount a tmpfs")
-    try:
+    with mounted(robot.folder / "disk"):
         robot.send("disk/a.mcap", "b.mcap", "disk/c.mcap", size=100_000)
         shutil.copy2(robot.folder / "b.mcap", robot.folder / "disk" / "copy-of-b.mcap")
         robot.discover.rescan()
@@ -931,8 +920,6 @@ def test_a_recording_on_another_file_system_does_not_go_for_want_of_space(tmp_pa
             retention.delete_due()
             robot.clock.advance(900)
         assert robot.left() == ["disk/a.mcap", "disk/c.mcap", "disk/copy-of-b.mcap"]
-    finally:
-        subprocess.run(["umount", robot.folder / "disk"], check=True)
 
 
 def test_a_recording_whose_bytes_would_stay_does_not_go_for_want_of_space(

@@ -9,8 +9,7 @@ import base64
 import hashlib
 import os
 import random
-import subprocess
-import sys
+import threading
 import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -255,20 +254,25 @@ def test_a_program_that_wants_to_write_does_not_wait_until_all_is_read(
     path: Path, reads: list[int]
 ) -> None:
     log = document(path, checksum=SHA256)
-    writers: list[subprocess.Popen[bytes]] = []
-    write = [sys.executable, "-c", f"open({str(path)!r}, 'r+b').write(b'new')"]
+    writers: list[threading.Thread] = []
+
+    def write() -> None:
+        # This open breaks the lease, and waits until the lease is released.
+        with path.open("r+b") as file:
+            file.write(b"new")
 
     def begin() -> bool:
         if not writers:
             with pytest.raises(BlockingIOError):
                 os.open(path, os.O_WRONLY | os.O_NONBLOCK)
-            writers.append(subprocess.Popen(write))
+            writers.append(threading.Thread(target=write))
+            writers[0].start()
         return False
 
     with pytest.raises(NotDeletableError, match="wants to write"):
         found(path, log, None, begin)
     assert len(reads) == 1
-    assert writers[0].wait(timeout=30) == 0
+    writers[0].join(timeout=30)
     assert path.read_bytes()[:3] == b"new"
 
 
