@@ -9,6 +9,8 @@ VENV := .venv-$(or $(shell $(PYTHON) -c 'import sys; print("%d.%d" % sys.version
 endif
 BIN := $(VENV)/bin
 SERVERS := $(CURDIR)/.servers
+# Tests for MinIO and VersityGW are left out unless `make servers` has built these.
+PYTEST = PATH="$(SERVERS):$$PATH" $(BIN)/python -m pytest -n 2 --dist worksteal
 STAMP := $(VENV)/.installed
 PB := agent/pb
 PROTOS := $(wildcard proto/*.proto)
@@ -17,7 +19,7 @@ VERSION ?=
 SEED := $(or $(SEED),$(shell date +%s))
 export PYTHONDONTWRITEBYTECODE = 1
 
-.PHONY: help demo test test-fast check format bench bench-full soak picture servers peers proto deb lock clean
+.PHONY: help demo test test-all test-fast check format bench bench-full soak picture servers peers proto deb lock clean
 help:  ## list all commands
 	@grep -E '^[a-z-]+:.*##' Makefile | sed 's/:.*##/\t/' | expand -t 12
 
@@ -31,11 +33,14 @@ $(STAMP): pyproject.toml requirements.lock
 demo: $(STAMP)  ## upload a recording to a bucket, on this machine alone
 	$(BIN)/keystone-agent demo
 
-test: $(STAMP)  ## run all tests (those for MinIO and VersityGW need `make servers`)
-	PATH="$(SERVERS):$$PATH" $(BIN)/python -m pytest -n 2 --dist worksteal $(T)
+test: $(STAMP)  ## run all tests but the slow ones, in 8 minutes; T=PATH runs one file or folder, slow tests included
+	$(PYTEST) $(or $(T),-m "not slow")
 
-test-fast: $(STAMP)  ## run the tests that start no process, in a minute
-	$(BIN)/python -m pytest -n 2 --dist worksteal --fast
+test-all: $(STAMP)  ## run all tests
+	$(PYTEST)
+
+test-fast: $(STAMP)  ## run the unit tests, which start no process, in a minute
+	$(PYTEST) -m "not slow" tests/unit
 
 check: $(STAMP)  ## check formatting, lint, types, imports between folders, and generated code
 	$(BIN)/ruff format --check .
@@ -59,7 +64,7 @@ soak: $(STAMP)  ## run stress tests, kills and the simulation for an hour; SEED=
 	@echo "SEED=$(SEED)"
 	for stress in uploads link crowd; do PATH="$(SERVERS):$$PATH" $(BIN)/python -m tests.bench.$$stress || exit 1; done
 	PATH="$(SERVERS):$$PATH" $(BIN)/python -m tests.bench.kills --kills 200 --seed $(SEED)
-	SOAK_RUNS=10000 $(BIN)/python -m pytest tests/integration/test_simulation.py --timeout=0 --hypothesis-seed=$(SEED)
+	SOAK_RUNS=10000 $(BIN)/python -m pytest tests/integration/test_simulation.py -m slow --timeout=0 --hypothesis-seed=$(SEED)
 
 picture: $(STAMP)  ## draw the picture of `status --watch` for the README (needs tmux)
 	$(BIN)/python -m tests.harness.pictures.record

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 import tempfile
 from collections.abc import Generator, Iterator
 from pathlib import Path
@@ -15,7 +16,10 @@ from agent import __version__
 from tests.harness import debian
 from tests.harness.debian import OLD, Debian
 
-pytest_plugins = ["tests.harness.fast"]
+# Processes that tests start share their compiled modules in a folder of the environment. Without
+# it each of them compiles the whole agent again, which takes more than half of its time.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+os.environ["PYTHONPYCACHEPREFIX"] = str(Path(sys.prefix, "pycache"))
 
 # A busy machine is slow. Its slowness must not fail a test, so hypothesis has no deadline.
 settings.register_profile(

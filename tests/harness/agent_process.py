@@ -34,11 +34,13 @@ class Configured(Protocol):
 class Agent:
     """`keystone-agent run` with a configuration of its own below ``folder``."""
 
-    def __init__(self, cloud: Configured, folder: Path, **settings: str) -> None:
+    def __init__(
+        self, cloud: Configured, folder: Path, *, program: str = "agent", **settings: str
+    ) -> None:
         """Prepare folders and settings; ``start`` starts the process.
 
-        ``settings`` are environment variables without their prefix, for example
-        ``WATCH__SETTLE_SECONDS="0.2"``.
+        ``program`` is the module that runs the agent. ``settings`` are environment variables
+        without their prefix, for example ``WATCH__SETTLE_SECONDS="0.2"``.
         """
         self.state = folder / "state"
         self.root = folder / "recordings"
@@ -66,6 +68,7 @@ class Agent:
             **{f"KEYSTONE_AGENT_{name}": text for name, text in quick.items()},
         }
         self.config = str(cloud.config_path)
+        self._program = program
         # A test of an upgrade sets the folder of another version's package here.
         self.home: Path | None = None
         self.process: subprocess.Popen[bytes] | None = None
@@ -73,7 +76,7 @@ class Agent:
 
     def start(self) -> None:
         """Start the process."""
-        command = [sys.executable, "-m", "agent", "run", "--config", self.config]
+        command = [sys.executable, "-m", self._program, "run", "--config", self.config]
         with self._errors.open("ab") as errors:
             self.process = subprocess.Popen(
                 command, env=self.environ, stderr=errors, stdout=errors, cwd=self.home
@@ -143,9 +146,11 @@ class Agent:
 
 
 @contextmanager
-def running(cloud: Configured, folder: Path, **settings: str) -> Iterator[Agent]:
-    """Run an agent during the block."""
-    agent = Agent(cloud, folder, **settings)
+def running(
+    cloud: Configured, folder: Path, *, program: str = "agent", **settings: str
+) -> Iterator[Agent]:
+    """Run an agent during the block. The arguments are those of :class:`Agent`."""
+    agent = Agent(cloud, folder, program=program, **settings)
     agent.start()
     try:
         yield agent

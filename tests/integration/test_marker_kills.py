@@ -13,7 +13,6 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -23,6 +22,7 @@ from agent.adapters.history import TinyHistory
 from agent.devcloud.cloud import DevCloud
 from agent.model.sync_log import SyncLog
 from tests.harness.agent_process import Agent
+from tests.harness.file_systems import mounted
 from tests.harness.recorders import write_mcap, write_sidecar
 
 _MOST_STEPS = 60
@@ -128,14 +128,29 @@ def station(shared_station: Station) -> Iterator[Station]:
     shared_station.cloud.start_gateway()
 
 
+@pytest.fixture(
+    params=[
+        pytest.param(7, id="some"),
+        pytest.param(1, id="all", marks=[pytest.mark.slow, pytest.mark.timeout(300)]),
+    ]
+)
+def steps(request: pytest.FixtureRequest) -> Iterator[int]:
+    """The steps before which the agent is killed: the second and then every seventh, or all."""
+    stride: int = request.param
+    return itertools.count(min(stride, 2), stride)
+
+
 def each_step(
-    station: Station, ask: Callable[[], list[Path]], served: Callable[[list[SyncLog]], bool]
+    station: Station,
+    steps: Iterator[int],
+    ask: Callable[[], list[Path]],
+    served: Callable[[list[SyncLog]], bool],
 ) -> list[SyncLog]:
     """Request, kill at a step, start again, and see that the request is handled once.
 
-    This is done for every step. At last the agent runs to its end.
+    This is done for each of ``steps``. At last the agent runs to its end.
     """
-    for step in itertools.count(1):
+    for step in steps:
         assert step < _MOST_STEPS
         station.reset()
         markers = ask()
@@ -167,10 +182,13 @@ def touch_marker(path: Path, text: str = "") -> list[Path]:
     return [path]
 
 
-def test_a_marker_beside_a_recording_uploads_it_again_once(station: Station) -> None:
+def test_a_marker_beside_a_recording_uploads_it_again_once(
+    station: Station, steps: Iterator[int]
+) -> None:
     marker = Path(f"{station.a}.resync")
     logs = each_step(
         station,
+        steps,
         lambda: touch_marker(marker, "scene was wrong"),
         lambda logs: [log.resync for log in logs[2:]] == [True],
     )
@@ -186,9 +204,9 @@ def test_a_marker_beside_a_recording_uploads_it_again_once(station: Station) -> 
     assert station.cloud.read_object(again.object_key) == station.a.read_bytes()
 
 
-def test_a_marker_by_episode_uploads_it_again_once(station: Station) -> None:
+def test_a_marker_by_episode_uploads_it_again_once(station: Station, steps: Iterator[int]) -> None:
     marker = station.markers / "ep-a.resync"
-    logs = each_step(station, lambda: touch_marker(marker), lambda logs: len(logs) == 3)
+    logs = each_step(station, steps, lambda: touch_marker(marker), lambda logs: len(logs) == 3)
     assert logs[:2] == station.synced
     assert (logs[2].fingerprint, logs[2].resync, logs[2].trigger) == (
         logs[0].fingerprint,
@@ -198,16 +216,18 @@ def test_a_marker_by_episode_uploads_it_again_once(station: Station) -> None:
 
 
 def test_a_marker_in_a_folder_uploads_everything_in_it_and_below_again_once(
-    station: Station,
+    station: Station, steps: Iterator[int]
 ) -> None:
     marker = station.agent.root / ".resync"
-    logs = each_step(station, lambda: touch_marker(marker), lambda logs: len(logs) == 4)
+    logs = each_step(station, steps, lambda: touch_marker(marker), lambda logs: len(logs) == 4)
     assert logs[:2] == station.synced
     assert [log.fingerprint for log in logs[2:]] == [log.fingerprint for log in logs[:2]]
     assert all(log.resync for log in logs[2:])
 
 
-def test_a_marker_puts_a_recording_ahead_of_the_queue(station: Station) -> None:
+def test_a_marker_puts_a_recording_ahead_of_the_queue(
+    station: Station, steps: Iterator[int]
+) -> None:
     late = station.agent.root / "late.mcap"
 
     def ask() -> list[Path]:
@@ -216,7 +236,7 @@ def test_a_marker_puts_a_recording_ahead_of_the_queue(station: Station) -> None:
         write_mcap(late, seed=20)
         return touch_marker(Path(f"{late}.first"))
 
-    logs = each_step(station, ask, lambda logs: len(logs) == 6 and logs[-1].ahead > 0)
+    logs = each_step(station, steps, ask, lambda logs: len(logs) == 6 and logs[-1].ahead > 0)
     assert [log.path for log in logs if log.ahead] == [str(late)]
     done = sorted(logs[2:], key=lambda log: log.completed_at or "")
     # Two recordings are uploaded at once.
@@ -242,9 +262,11 @@ def test_the_pause_marker_holds_everything_back_until_it_is_gone(station: Statio
     station.cloud.stop_gateway()
 
 
-def test_the_rescan_marker_is_gone_once_everything_was_looked_at(station: Station) -> None:
+def test_the_rescan_marker_is_gone_once_everything_was_looked_at(
+    station: Station, steps: Iterator[int]
+) -> None:
     marker = station.markers / "rescan"
-    for step in itertools.count(1):
+    for step in steps:
         station.reset()
         touch_marker(marker)
         if station.survives(step, lambda _: not marker.exists()):
@@ -255,10 +277,12 @@ def test_the_rescan_marker_is_gone_once_everything_was_looked_at(station: Statio
     assert station.agent.documents() == station.synced
 
 
-def test_a_marker_without_its_recording_says_why_it_is_rejected(station: Station) -> None:
+def test_a_marker_without_its_recording_says_why_it_is_rejected(
+    station: Station, steps: Iterator[int]
+) -> None:
     for marker in (station.agent.root / "never.mcap.resync", station.markers / "never.resync"):
         rejected = Path(f"{marker}.rejected")
-        for step in itertools.count(1):
+        for step in steps:
             station.reset()
             touch_marker(marker)
 
@@ -275,9 +299,11 @@ def test_a_marker_without_its_recording_says_why_it_is_rejected(station: Station
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root may mount")
-def test_a_marker_in_a_read_only_folder_is_served_once_and_said_once(station: Station) -> None:
+def test_a_marker_in_a_read_only_folder_is_served_once_and_said_once(
+    station: Station, steps: Iterator[int]
+) -> None:
     folder = station.agent.root / "disk"
-    for step in itertools.count(1):
+    for step in steps:
         assert step < _MOST_STEPS
         station.reset()
         folder.mkdir()
@@ -303,17 +329,3 @@ def test_a_marker_in_a_read_only_folder_is_served_once_and_said_once(station: St
             assert len(station.agent.documents()) == 3
         if survived:
             break
-
-
-@contextmanager
-def mounted(folder: Path) -> Iterator[None]:
-    """Mount a file system of its own at ``folder``, which must exist."""
-    made = subprocess.run(
-        ["mount", "-t", "tmpfs", "tmpfs", folder], capture_output=True, text=True, check=False
-    )
-    if made.returncode:
-        pytest.skip(f"can't mount here: {made.stderr.strip()}")
-    try:
-        yield
-    finally:
-        subprocess.run(["umount", folder], check=True)

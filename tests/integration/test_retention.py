@@ -8,25 +8,25 @@ from __future__ import annotations
 import json
 import os
 import signal
-import subprocess
-import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
-
-import pytest
 
 from agent.devcloud.cloud import DevCloud
 from tests.harness.agent_process import Agent, running
 from tests.harness.bucket_store import BUCKET, Store, store
+from tests.harness.file_systems import mounted
 from tests.harness.recorders import write_mcap, write_sidecar
 
 # The fixture is used by its name alone.
 __all__ = ["store"]
 
 MIB = 1024 * 1024
+QUICK = "tests.harness.quick_retention"
 AT_ONCE = {"RETENTION__DELETE_AFTER_UPLOAD": "true", "RETENTION__KEEP_HOURS": "0"}
+
+running_quickly = partial(running, program=QUICK)
 
 
 def wait_for(agent: Agent, until: Callable[[], Any], seconds: float = 60) -> None:
@@ -48,7 +48,7 @@ def test_uploaded_recordings_disappear_once_the_platform_confirms_them_again(
     tmp_path: Path,
 ) -> None:
     with DevCloud(tmp_path / "cloud") as cloud:
-        with running(cloud, tmp_path) as agent:
+        with running_quickly(cloud, tmp_path) as agent:
             (agent.root / "bag").mkdir()
             recordings = [
                 write_mcap(agent.root / "bag" / f"bag_{number}.mcap", seed=number)
@@ -59,7 +59,7 @@ def test_uploaded_recordings_disappear_once_the_platform_confirms_them_again(
             contents = {path.read_bytes() for path in recordings}
             logs = agent.wait_completed(3)
         cloud.stop_gateway()
-        agent = Agent(cloud, tmp_path, **AT_ONCE)
+        agent = Agent(cloud, tmp_path, program=QUICK, **AT_ONCE)
         unfinished = agent.root / "unfinished.mcap"
         unfinished.write_bytes(recordings[0].read_bytes()[:1000])
         agent.start()
@@ -84,19 +84,22 @@ def test_uploaded_recordings_disappear_once_the_platform_confirms_them_again(
 def test_without_a_setting_nothing_is_ever_deleted(tmp_path: Path) -> None:
     with (
         DevCloud(tmp_path / "cloud") as cloud,
-        running(cloud, tmp_path, LOG__LEVEL="DEBUG") as agent,
+        running_quickly(cloud, tmp_path, LOG__LEVEL="DEBUG") as agent,
     ):
         recording = write_mcap(agent.root / "a.mcap")
         agent.wait_completed(1)
-        # Retention runs every ten seconds where it is enabled.
-        threading.Event().wait(12)
+        # A marker file is handled once a second. Where retention is enabled it runs more often.
+        rescan = agent.state / "markers" / "rescan"
+        for _ in range(2):
+            rescan.touch()
+            wait_for(agent, lambda: not rescan.exists())
         assert recording.exists()
 
 
 def test_what_somebody_removed_from_the_bucket_stays_on_the_robot(
     store: Store, tmp_path: Path
 ) -> None:
-    with running(store, tmp_path, **store.settings()) as agent:
+    with running_quickly(store, tmp_path, **store.settings()) as agent:
         lost, kept = (
             write_mcap(agent.root / "a.mcap", seed=1),
             write_mcap(agent.root / "b.mcap", seed=2),
@@ -105,7 +108,7 @@ def test_what_somebody_removed_from_the_bucket_stays_on_the_robot(
         agent.wait_completed(2)
         (log,) = [log for log in agent.documents() if log.path == str(lost)]
     store.library.remove_object(BUCKET, log.object_key)
-    with running(store, tmp_path, **store.settings(**AT_ONCE)) as agent:
+    with running_quickly(store, tmp_path, **store.settings(**AT_ONCE)) as agent:
         wait_for(agent, lambda: logged_events(agent, "object_missing") and not kept.exists())
         agent.stop(signal.SIGKILL)
         agent.start()
@@ -124,7 +127,7 @@ def test_a_recording_that_was_changed_in_place_stays_until_it_is_uploaded_again(
     No window of the fingerprint covers them, and no file time shows the change.
     """
     with DevCloud(tmp_path / "cloud") as cloud:
-        with running(cloud, tmp_path) as agent:
+        with running_quickly(cloud, tmp_path) as agent:
             changed, sound = agent.root / "changed.mcap", agent.root / "sound.mcap"
             for seed, path in enumerate((changed, sound)):
                 write_mcap(path, size=6_000_000, messages=60, chunked=False, seed=seed)
@@ -135,7 +138,7 @@ def test_a_recording_that_was_changed_in_place_stays_until_it_is_uploaded_again(
             file.write(bytes(300_000))
         os.utime(changed, ns=(before.st_atime_ns, before.st_mtime_ns))
         content = changed.read_bytes()
-        with running(cloud, tmp_path, **AT_ONCE) as agent:
+        with running_quickly(cloud, tmp_path, **AT_ONCE) as agent:
             wait_for(agent, lambda: logged_events(agent, "not_deleted") and not sound.exists())
             wait_for(
                 agent,
@@ -158,24 +161,12 @@ def test_a_recording_that_was_changed_in_place_stays_until_it_is_uploaded_again(
         assert cloud.read_object(log.object_key) == content
 
 
-@contextmanager
-def small_disk(folder: Path, mib: int) -> Iterator[None]:
-    folder.mkdir(parents=True)
-    mount = ["mount", "-t", "tmpfs", "-o", f"size={mib}m", "tmpfs", str(folder)]
-    mounted = subprocess.run(mount, capture_output=True, check=False)
-    if mounted.returncode != 0:
-        pytest.skip(f"can't mount a tmpfs: {mounted.stderr.decode().strip()}")
-    try:
-        yield
-    finally:
-        subprocess.run(["umount", folder], check=True)
-
-
 def test_a_disk_that_fills_up_loses_the_oldest_uploaded_ones_and_recording_goes_on(
     tmp_path: Path,
 ) -> None:
-    with DevCloud(tmp_path / "cloud") as cloud, small_disk(tmp_path / "recordings", 64):
-        with running(cloud, tmp_path, RETENTION__MIN_FREE_GIB=str(20 / 1024)) as agent:
+    (tmp_path / "recordings").mkdir()
+    with DevCloud(tmp_path / "cloud") as cloud, mounted(tmp_path / "recordings", 64):
+        with running_quickly(cloud, tmp_path, RETENTION__MIN_FREE_GIB=str(20 / 1024)) as agent:
             unsynced = write_mcap(agent.root / "bad.mcap", size=MIB, seed=99)
             unsynced.with_suffix(".json").write_text("[1")
             agent.wait(lambda logs: logs and logs[0].status == "failed")

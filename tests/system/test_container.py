@@ -110,7 +110,6 @@ def completed(state: Path) -> list[SyncLog]:
 
 
 @built
-@pytest.mark.timeout(600)
 def test_the_image_holds_one_python_s_agent_that_nobody_in_it_can_change(image: Image) -> None:
     user, _, group = image.user.partition(":")
     assert user == group
@@ -137,7 +136,6 @@ def test_the_image_holds_one_python_s_agent_that_nobody_in_it_can_change(image: 
 
 
 @built
-@pytest.mark.timeout(600)
 def test_the_compose_files_robot_enrols_uploads_and_stops_in_order(
     image: Image, tmp_path: Path
 ) -> None:

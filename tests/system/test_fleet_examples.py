@@ -14,11 +14,11 @@ import shutil
 import ssl
 import subprocess
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import pytest
 import trustme
@@ -43,20 +43,7 @@ def endpoints(url: str) -> dict[str, Any]:
 
 ENDPOINTS = endpoints("https://gateway.example.org")
 KEY = "k3y-that-nobody-may-see"
-T = TypeVar("T", bound=Callable[..., None])
-
-
-def on_a_debian(test: T) -> T:
-    """Skip the test where no Debian can be made.
-
-    The first test of all makes the Debian, which takes minutes.
-    """
-    for mark in (
-        pytest.mark.timeout(600),
-        pytest.mark.skipif(bool(debian.CANT), reason=debian.CANT),
-    ):
-        test = mark(test)
-    return test
+on_a_debian = pytest.mark.skipif(bool(debian.CANT), reason=debian.CANT)
 
 
 def with_key(device: str) -> str:

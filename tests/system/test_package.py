@@ -28,7 +28,7 @@ from tests.harness.eventually import eventually
 from tests.harness.paths import REPOSITORY
 from tests.harness.recorders import write_mcap
 
-pytestmark = [pytest.mark.skipif(bool(debian.CANT), reason=debian.CANT), pytest.mark.timeout(600)]
+pytestmark = pytest.mark.skipif(bool(debian.CANT), reason=debian.CANT)
 
 MIB = 1024 * 1024
 PART = 5 * MIB

@@ -96,7 +96,9 @@ def test_an_upload_with_many_parts_in_flight_gets_no_more_than_one_with_a_single
     for thread in threads:
         thread.join(30)
     share = narrow.sent / (wide.sent + narrow.sent)
-    assert 0.35 < share < 0.65
+    # One of nine threads would have a share of 0.11 if threads shared the bandwidth. On a busy
+    # machine a thread may come too late for its turn, so the share is not exactly a half.
+    assert 0.25 < share < 0.75
 
 
 def test_a_stop_ends_every_wait_at_once() -> None:

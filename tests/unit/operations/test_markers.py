@@ -756,13 +756,15 @@ def test_whenever_the_power_fails_a_rejected_marker_leaves_its_reason(
 # The tests below cover very many markers.
 
 
-@pytest.mark.slow
-def test_a_storm_of_ten_thousand_markers_costs_few_transactions_and_little_memory(
-    robot: MarkerRobot, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+@pytest.mark.parametrize("count", [1000, pytest.param(10_000, marks=pytest.mark.slow)])
+def test_a_storm_of_markers_costs_few_transactions_and_little_memory(
+    robot: MarkerRobot,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    count: int,
 ) -> None:
     # The log records that pytest keeps must not count as memory of the agent.
     caplog.set_level(logging.CRITICAL, "agent")
-    count = 10_000
     for number in range(count):
         (robot.marked / f"{robot.log(1).episode_id}.resync").touch()
         (robot.folder / f"a-{number}.mcap.resync").touch()

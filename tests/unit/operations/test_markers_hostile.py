@@ -538,12 +538,14 @@ def failing(monkeypatch: pytest.MonkeyPatch, fails_at: int) -> list[int]:
     return made
 
 
-@pytest.mark.slow
-def test_ten_thousand_markers_are_served_on_the_real_history_in_seconds(
-    robot: RealHistoryRobot, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+@pytest.mark.parametrize("count", [1000, pytest.param(10_000, marks=pytest.mark.slow)])
+def test_thousands_of_markers_are_served_on_the_real_history_in_seconds(
+    robot: RealHistoryRobot,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    count: int,
 ) -> None:
     caplog.set_level(logging.CRITICAL, "agent")
-    count = 10_000
     for number in range(count):
         write_mcap(robot.folder / f"{number}.mcap", size=64, seed=number + 10)
     # This test does not measure how found recordings are written.
