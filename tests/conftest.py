@@ -71,8 +71,7 @@ def shared(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> Path:
             folder.chmod(0o755)
             (folder / "failed").write_text(debian.bootstrap(folder / "base"))
             if not (folder / "failed").read_text():
-                debian.build_package(folder)
-                debian.build_old_package(folder)
+                debian.make_old_package(debian.build_package(folder))
     if failed := (folder / "failed").read_text():
         pytest.skip(failed)
     return folder

@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
+from agent import __version__
 from tests.harness.paths import REPOSITORY
 
 _MISSING = [
@@ -32,8 +33,8 @@ def _obstacle() -> str:
 
 CANT = _obstacle()
 
-# The first release. Its package is built from this tree, but with the layout and the scripts of
-# that release.
+# The first release. Its package is made of this tree's package, but with the layout and the scripts
+# of that release.
 OLD = "0.1.0"
 _SCRIPTS_OF_OLD = REPOSITORY / "tests/data/debian-0.1.0"
 _CLONE_NEWNET = 0x40000000
@@ -112,38 +113,49 @@ def bootstrap(folder: Path) -> str:
     return f"debootstrap: {made.stdout[-500:]}{made.stderr[-500:]}" if made.returncode else ""
 
 
-def build_package(folder: Path, version: str = "") -> Path:
+def build_package(folder: Path) -> Path:
     """Build the package without compression, which is much faster, and return its path."""
-    command = [
-        sys.executable,
-        str(REPOSITORY / "deploy/debian/build.py"),
-        "--level=0",
-        f"--folder={folder}",
-    ]
-    subprocess.run([*command, f"--version={version}"], check=True, timeout=600)
-    (package,) = folder.glob(f"*_{version}_*.deb" if version else "*.deb")
+    program = REPOSITORY / "deploy/debian/build.py"
+    command = [sys.executable, str(program), "--level=0", f"--folder={folder}"]
+    subprocess.run(command, check=True, timeout=600)
+    (package,) = folder.glob("*.deb")
     return package
 
 
-def build_old_package(folder: Path) -> Path:
-    """Build the package of the first release, in which agent.toml is a conffile."""
-    package = build_package(folder, OLD)
+def make_old_package(package: Path) -> Path:
+    """Make the package of the first release of ``package``, in the same folder.
+
+    It has the code of ``package``, but the number of the first release, its scripts, and agent.toml
+    as a conffile.
+    """
 
     def as_it_was(root: Path) -> None:
+        control, init = (
+            root / "DEBIAN/control",
+            root / "opt/keystone-agent/lib/common/agent/__init__.py",
+        )
+        for file in (control, init):
+            file.write_text(file.read_text().replace(__version__, OLD))
         configuration = root / "etc/keystone-agent/agent.toml"
         (root / "usr/share/keystone-agent/agent.toml").rename(configuration)
         (root / "usr/share/keystone-agent").rmdir()
         # The text differs from that of the new package, so that a test can tell them apart.
         configuration.write_text(f"# Of version {OLD}.\n{configuration.read_text()}")
         sums = root / "DEBIAN/md5sums"
-        kept = [line for line in sums.read_text().splitlines() if not line.endswith("/agent.toml")]
-        digest = hashlib.md5(configuration.read_bytes(), usedforsecurity=False).hexdigest()
-        sums.write_text("\n".join([*kept, f"{digest}  etc/keystone-agent/agent.toml"]) + "\n")
+        changed = ("agent/__init__.py", "/agent.toml")
+        kept = [line for line in sums.read_text().splitlines() if not line.endswith(changed)]
+        kept += [f"{_md5(path)}  {path.relative_to(root)}" for path in (init, configuration)]
+        sums.write_text("\n".join(kept) + "\n")
         (root / "DEBIAN/conffiles").write_text("/etc/keystone-agent/agent.toml\n")
         for script in ("postinst", "prerm", "postrm"):
             shutil.copyfile(_SCRIPTS_OF_OLD / script, root / "DEBIAN" / script)
 
-    return rebuild_package(package, package, as_it_was)
+    target = package.with_name(package.name.replace(__version__, OLD))
+    return rebuild_package(package, target, as_it_was)
+
+
+def _md5(path: Path) -> str:
+    return hashlib.md5(path.read_bytes(), usedforsecurity=False).hexdigest()
 
 
 def rebuild_package(package: Path, target: Path, change: Callable[[Path], None]) -> Path:

@@ -109,6 +109,7 @@ def completed(state: Path) -> list[SyncLog]:
         history.close()
 
 
+@pytest.mark.slow
 @built
 def test_the_image_holds_one_python_s_agent_that_nobody_in_it_can_change(image: Image) -> None:
     user, _, group = image.user.partition(":")
@@ -135,6 +136,7 @@ def test_the_image_holds_one_python_s_agent_that_nobody_in_it_can_change(image: 
     assert sorted(theirs) == sorted(image.volumes) == [RECORDINGS, STATE]
 
 
+@pytest.mark.slow
 @built
 def test_the_compose_files_robot_enrols_uploads_and_stops_in_order(
     image: Image, tmp_path: Path

@@ -135,6 +135,7 @@ class Installer:
         return self.robot.run("sh", "/srv/install.sh", *given, *arguments, code=code)
 
 
+@pytest.mark.slow
 @on_a_debian
 def test_one_robot_is_installed_again_and_again_and_keeps_its_key(
     robot: Debian, package: Path, tmp_path: Path
@@ -412,6 +413,7 @@ class Fleet:
         }
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(shutil.which("ansible-playbook") is None, reason="no ansible-playbook here")
 @on_a_debian
 def test_ansible_rolls_out_to_robots_of_which_it_knows_the_names_alone(

@@ -125,6 +125,7 @@ def test_a_robot_installs_it_without_a_network_enrols_and_uploads(
         stop(agent, robot)
 
 
+@pytest.mark.slow
 def test_an_upgrade_in_mid_upload_goes_on_where_the_old_one_stood(
     robot: Debian, package: Path, older: Path, tmp_path: Path
 ) -> None:
@@ -209,6 +210,7 @@ def content(path: Path) -> bytes | None:
     return path.read_bytes() if path.exists() else None
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("left", [edited, unedited, deleted])
 def test_the_configuration_stays_as_its_operator_left_it_and_nobody_is_asked(
     robot: Debian, package: Path, older: Path, left: Callable[[Path], bytes | None]
@@ -235,6 +237,7 @@ def test_the_configuration_stays_as_its_operator_left_it_and_nobody_is_asked(
     assert not robot.path(CONFIG).exists()
 
 
+@pytest.mark.slow
 def test_a_configuration_that_is_there_before_the_package_stays(
     robot: Debian, package: Path
 ) -> None:
@@ -307,6 +310,7 @@ def repair(robot: Debian, *commands: str) -> None:
         robot.path(f"/usr/local/bin/{command}").unlink()
 
 
+@pytest.mark.slow
 def test_an_upgrade_that_fails_starts_the_agent_again(
     robot: Debian, package: Path, tmp_path: Path
 ) -> None:
@@ -330,6 +334,7 @@ def test_an_upgrade_that_fails_starts_the_agent_again(
     assert robot.service_runs()
 
 
+@pytest.mark.slow
 def test_an_upgrade_that_can_not_be_configured_starts_the_agent_all_the_same(
     robot: Debian, package: Path, older: Path
 ) -> None:
@@ -343,6 +348,7 @@ def test_an_upgrade_that_can_not_be_configured_starts_the_agent_all_the_same(
     assert robot.service_runs()
 
 
+@pytest.mark.slow
 def test_a_removal_that_fails_starts_the_agent_again(robot: Debian, package: Path) -> None:
     robot.manage_service()
     robot.install(package)
@@ -354,6 +360,7 @@ def test_a_removal_that_fails_starts_the_agent_again(robot: Debian, package: Pat
     assert not robot.service_runs()
 
 
+@pytest.mark.slow
 def test_the_first_release_is_upgraded_in_mid_upload_and_the_upload_goes_on(
     robot: Debian, package: Path, older: Path, tmp_path: Path
 ) -> None:
@@ -381,6 +388,7 @@ def test_the_first_release_is_upgraded_in_mid_upload_and_the_upload_goes_on(
         robot.run("systemctl", "stop", "keystone-agent.service")
 
 
+@pytest.mark.slow
 def test_a_robot_that_is_rolled_back_uploads_with_a_newer_versions_configuration(
     robot: Debian, package: Path, tmp_path: Path
 ) -> None:
@@ -538,5 +546,6 @@ def test_a_robot_with_another_python_is_told_which_ones_it_is_for(
     )
 
 
+@pytest.mark.slow
 def test_the_same_sources_make_the_same_package(package: Path, tmp_path: Path) -> None:
     assert debian.build_package(tmp_path).read_bytes() == package.read_bytes()
