@@ -399,10 +399,10 @@ def test_stopping_does_not_wait_for_a_store_that_never_answers(
         sender.start()
         waiting, _ = silent.accept()
         with waiting:
-            begun = time.monotonic()
             proxied.close()
-            sender.join(timeout=5)
-            assert time.monotonic() - begun < 5
+            # Without the stop the silent store would keep the request for a minute.
+            sender.join(timeout=30)
+            assert not sender.is_alive()
     assert len(failures) == 1
 
 
@@ -418,7 +418,7 @@ def test_a_paced_link_is_shared_by_all_connections(store: servers.S3Server, tmp_
             sender.start()
         for sender in senders:
             sender.join()
-        assert 0.4 < time.monotonic() - begun < 2
+        assert time.monotonic() - begun > 0.4
         assert proxied.root.head(KEY) is not None
 
 

@@ -84,6 +84,10 @@ def test_the_first_start_enrols_and_uploads(
 def test_a_rotation_in_mid_upload_drops_nothing(
     cloud: DevCloud, tmp_path: Path, profile: Path, settings: dict[str, str]
 ) -> None:
+    front = cloud._store_proxy
+    assert front is not None
+    # The link is so slow that the upload lasts longer than the command, on any machine.
+    front.pace.bytes_per_second = MIB / 4
     with running(cloud, tmp_path, **settings) as agent:
         write_mcap(agent.root / "a.mcap", size=32 * MIB, seed=1)
         agent.wait(lambda logs: logs and phase_of(logs[0]) == "uploading")
@@ -92,6 +96,7 @@ def test_a_rotation_in_mid_upload_drops_nothing(
         assert result.returncode == 0, result.stderr
         assert "the old one has stopped working" in result.stdout
         assert phase_of(agent.documents()[0]) == "uploading"
+        front.pace.bytes_per_second = 64 * MIB
         cloud.expire_tokens()
         write_mcap(agent.root / "b.mcap", seed=2)
         logs = agent.wait_completed(2)
