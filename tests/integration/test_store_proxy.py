@@ -400,7 +400,7 @@ def test_stopping_does_not_wait_for_a_store_that_never_answers(
         waiting, _ = silent.accept()
         with waiting:
             proxied.close()
-            # Without the stop the silent store would keep the request for a minute.
+            # Without the stop the silent store would keep the request for two minutes.
             sender.join(timeout=30)
             assert not sender.is_alive()
     assert len(failures) == 1
