@@ -54,8 +54,8 @@ format: $(STAMP)  ## format the code and fix simple lint errors
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-bench: $(STAMP)  ## run a short benchmark (MinIO and the peers take part if they were built)
-	PATH="$(SERVERS):$$PATH" $(BIN)/python -m tests.bench
+bench: $(STAMP)  ## run a short benchmark (MinIO and the peers take part if they were built); AGAINST=REV compares with a commit
+	PATH="$(SERVERS):$$PATH" $(BIN)/python -m tests.bench $(AGAINST:%=--against=%) $(ONLY:%=--only=%) $(ROUNDS:%=--rounds=%)
 
 bench-full: $(STAMP)  ## run the full benchmark for over an hour; writes BENCHMARKS.md and bench.json
 	PATH="$(SERVERS):$$PATH" $(BIN)/python -m tests.bench --full --json bench.json --markdown BENCHMARKS.md

@@ -3,6 +3,10 @@
 Usage: ``python -m tests.bench [--full] [--only 1,6] [--json FILE] [--markdown FILE]``.
 
 The exit code is 1 where a goal is missed and no explanation says why.
+
+``python -m tests.bench --against REV [--only 1,6] [--rounds 3] [--full]`` compares the figures with
+those that the commit REV measures on this machine, in turns. The exit code is then 1 where a figure
+is worse beyond its spread.
 """
 
 from __future__ import annotations
@@ -17,6 +21,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import cast
 
+from tests.bench.against import run_against
 from tests.bench.figures import Table
 from tests.bench.machine import machine
 
@@ -30,6 +35,9 @@ TABLES = {
     6: "tests.bench.resent",
     7: "tests.bench.scan",
 }
+
+# The number of rounds that a comparison needs at least: one value has no spread.
+_LEAST_ROUNDS = 2
 BELOW = "<!-- What `make bench-full` measured; everything below this line is written by it. -->"
 
 
@@ -49,7 +57,7 @@ def write_page(page: Path, where: Mapping[str, str], tables: Sequence[Table]) ->
 
 
 def main() -> int:
-    """Print each table when it is measured, and write the files that the options name."""
+    """Measure the tables that the options name, or compare them with those of a commit."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument(
         "--full", action="store_true", help="large files, many rounds: for an hour or more"
@@ -59,11 +67,29 @@ def main() -> int:
     )
     parser.add_argument("--json", type=Path)
     parser.add_argument("--markdown", type=Path)
+    parser.add_argument(
+        "--against", metavar="REV", help="compare with this commit, in turns; writes no file"
+    )
+    parser.add_argument(
+        "--rounds", type=int, default=3, help="turns of each version with --against, at least 2"
+    )
     options = parser.parse_args()
+    numbers = [int(number) for number in options.only.split(",")]
+    if not options.against:
+        return measure(numbers, options)
+    if options.json or options.markdown:
+        parser.error("--against writes no file")
+    if options.rounds < _LEAST_ROUNDS:
+        parser.error(f"--rounds: without {_LEAST_ROUNDS} rounds there is no spread")
+    return run_against(options.against, numbers, rounds=options.rounds, full=options.full)
+
+
+def measure(numbers: Sequence[int], options: argparse.Namespace) -> int:
+    """Print each table when it is measured, and write the files that the options name."""
     where = {"run": "full" if options.full else "short", **machine()}
     print("\n".join(f"{name:10} {said}" for name, said in where.items()), end="\n\n", flush=True)
     tables = []
-    for number in map(int, options.only.split(",")):
+    for number in numbers:
         tables.append(run(number, full=options.full))
         tables[-1].print()
         sys.stdout.flush()

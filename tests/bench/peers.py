@@ -28,6 +28,9 @@ PYTHON = SERVERS / "peers" / "bin" / "python"
 # The name of the store for the tools that want one.
 ALIAS = "bench"
 
+# While this environment variable is set, no tool counts as installed.
+NO_PEERS = "KEYSTONE_BENCH_NO_PEERS"
+
 
 @dataclass(frozen=True, slots=True)
 class Cost:
@@ -54,8 +57,8 @@ class Peer:
 
     @property
     def installed(self) -> bool:
-        """Whether the tool can run here."""
-        return self.program.exists()
+        """Whether the tool can run here, and takes part."""
+        return NO_PEERS not in os.environ and self.program.exists()
 
     def start(
         self, folder: Path, server: S3Server, prefix: str, home: Path
