@@ -1,25 +1,21 @@
-"""The embedded cloud as a whole: gateway and store in one folder.
-
-Also writes the profile file and the configuration with which an agent uses this cloud.
-"""
+"""The embedded cloud as a whole: gateway and store in one folder."""
 
 from __future__ import annotations
 
-import json
 import logging
-import secrets
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
-from typing import Any
 
 from agent.devcloud import servers
+from agent.devcloud.agent_files import AgentFiles
 from agent.devcloud.bucket import DevBucket, StoreAwayError, Stored
 from agent.devcloud.certificates import certificates
 from agent.devcloud.gateway import Details, GatewayServicer
-from agent.devcloud.ledger import Device, IssuedLease, IssuedToken, Ledger, Session, write_private
+from agent.devcloud.kept_addresses import KeptAddresses
+from agent.devcloud.ledger import Device, IssuedLease, IssuedToken, Ledger, Session
 from agent.devcloud.platform import Platform, PlatformTerms
 from agent.devcloud.servers import LOOPBACK, RunningStore
 from agent.devcloud.store_proxy import StoreProxy
@@ -84,18 +80,14 @@ class DevCloud:
         self.folder = folder.resolve()
         self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         self.bucket = "recordings"
-        self.recordings = self.folder / "recordings"
-        self.profile_path = self.folder / "device-profiles.json"
-        self.config_path = self.folder / "agent.toml"
         self.terms = PlatformTerms(lease_seconds, token_seconds, part_size_bytes)
-        self._settings = self.folder / "cloud.json"
-        stored = json.loads(self._settings.read_text()) if self._settings.exists() else {}
-        self._store_kind = servers.choose(stored.get("store", store) if store == "auto" else store)
-        self._keys = tuple(
-            stored.get("store_keys") or (secrets.token_hex(8), secrets.token_hex(16))
+        self._agent_files = AgentFiles(self.folder)
+        self._kept = KeptAddresses(
+            self.folder / "cloud.json",
+            store=store,
+            gateway_port=gateway_port,
+            store_port=store_port,
         )
-        self._gateway_port = gateway_port or stored.get("gateway_port", 0)
-        self._store_port = store_port or stored.get("store_port", 0)
         self._host = host
         self._listen = LOOPBACK if host == LOOPBACK else "0.0.0.0"  # noqa: S104 - other machines are to reach it
         self._certificates = certificates(self.folder, host) if tls else None
@@ -135,6 +127,21 @@ class DevCloud:
         self.stop()
 
     @property
+    def recordings(self) -> Path:
+        """The folder that an agent of this cloud watches."""
+        return self._agent_files.recordings
+
+    @property
+    def profile_path(self) -> Path:
+        """The file of device profiles for an agent of this cloud."""
+        return self._agent_files.profile_path
+
+    @property
+    def config_path(self) -> Path:
+        """The configuration file for an agent of this cloud."""
+        return self._agent_files.config_path
+
+    @property
     def ca_file(self) -> Path | None:
         """The file of the certificate authority that clients must trust, or None without TLS."""
         return self._certificates.ca_file if self._certificates else None
@@ -142,27 +149,27 @@ class DevCloud:
     @property
     def gateway_url(self) -> str:
         """The URL of the platform's services."""
-        return self._url(self._gateway_port)
+        return self._url(self._kept.gateway_port)
 
     @property
     def store_url(self) -> str:
         """The URL of the store for devices."""
-        return self._url(self._store_port)
+        return self._url(self._kept.store_port)
 
     @property
     def gateway_port(self) -> int:
         """The port on which the gateway listens; it stays the same after the first start."""
-        return self._gateway_port
+        return self._kept.gateway_port
 
     @property
     def store_port(self) -> int:
         """The port on which the store listens; it stays the same after the first start."""
-        return self._store_port
+        return self._kept.store_port
 
     @property
     def store_kind(self) -> str:
         """``rclone``, ``minio``, or ``host:port`` of a server that was not started here."""
-        return self._store_kind.rpartition("@")[2]
+        return self._kept.store_kind.rpartition("@")[2]
 
     # Running
 
@@ -179,10 +186,8 @@ class DevCloud:
         except BaseException:
             self.stop()
             raise
-        self._write_settings()
-        self.recordings.mkdir(exist_ok=True)
-        write_private(self.profile_path, json.dumps(self._profiles(), indent=2) + "\n")
-        write_private(self.config_path, self._agent_config())
+        self._kept.save()
+        self._agent_files.write(self.devices(), self.gateway_url, self.ca_file)
 
     def stop(self) -> None:
         """Stop gateway and store. Harmless when nothing runs."""
@@ -196,11 +201,11 @@ class DevCloud:
             self._gateway = GatewayServicer(
                 self.rules,
                 address=self._listen,
-                port=self._gateway_port,
+                port=self._kept.gateway_port,
                 tls=tls,
                 details=self._details,
             )
-            self._gateway_port = self._gateway.port
+            self._kept.gateway_port = self._gateway.port
 
     def stop_gateway(self) -> None:
         """Cut the gateway's calls and close its port. Harmless when it does not run."""
@@ -212,9 +217,7 @@ class DevCloud:
         """Start the S3 server, and its proxy on the port of the last start, unless they run."""
         if self._store_proxy is not None:
             return
-        self._store = servers.start(
-            self._store_kind, self.folder, keys=(self._keys[0], self._keys[1])
-        )
+        self._store = servers.start(self._kept.store_kind, self.folder, keys=self._kept.store_keys)
         self._dev_bucket = DevBucket(self._store.endpoint, self.bucket)
         self._dev_bucket.ensure()
         tls = self._certificates.context() if self._certificates else None
@@ -223,11 +226,11 @@ class DevCloud:
             self._store.endpoint,
             now=self._now,
             address=self._listen,
-            port=self._store_port,
+            port=self._kept.store_port,
             tls=tls,
             bandwidth=self._bandwidth,
         )
-        self._store_port = self._store_proxy.port
+        self._kept.store_port = self._store_proxy.port
 
     def stop_store(self) -> None:
         """Cut all connections to the store, close its port and end its process."""
@@ -319,55 +322,3 @@ class DevCloud:
     def _store_endpoint(self) -> str:
         """Return the store's address as the platform sends it: https has no scheme there."""
         return (self._advertised_store_url or self.store_url).removeprefix("https://")
-
-    def _write_settings(self) -> None:
-        settings = {
-            "gateway_port": self._gateway_port,
-            "store_port": self._store_port,
-            "store": self._store_kind,
-            "store_keys": self._keys,
-        }
-        write_private(self._settings, json.dumps(settings))
-
-    def _profiles(self) -> dict[str, Any]:
-        return {
-            "version": 3,
-            "endpoints": {
-                "auth": self.gateway_url,
-                "gateway": self.gateway_url,
-                "deviceInit": self.gateway_url,
-            },
-            "devices": [
-                {"deviceId": device.id, "apiKey": device.api_key, "tags": dict(device.tags)}
-                for device in self.devices()
-            ],
-        }
-
-    def _agent_config(self) -> str:
-        devices = self.devices()
-        lines = [
-            "# With these settings an agent uses the embedded cloud of this folder.",
-            "# The cloud writes this file at each start.",
-            "# Put changes into agent.toml.d/*.toml beside it.",
-            "[agent]",
-            f"state_dir = {_quoted(self.folder / 'state')}",
-            f"device_id = {_quoted(devices[0].id if devices else 'robot-1')}",
-            "[watch]",
-            f"roots = [{_quoted(self.recordings)}]",
-            "[cloud]",
-            f"dp_config = {_quoted(self.profile_path)}",
-            *([f"tls_ca_file = {_quoted(self.ca_file)}"] if self.ca_file else []),
-            # With several profiles the agent must know to which one a recording belongs.
-            *(["[assets]", f"default = {_quoted(devices[0].id)}"] if len(devices) > 1 else []),
-            "[retry]",
-            "# Jitter spreads the requests of many robots. One robot does not need it.",
-            "jitter_seconds = 0",
-            "[log]",
-            f"dir = {_quoted(self.folder / 'log')}",
-        ]
-        return "\n".join(lines) + "\n"
-
-
-def _quoted(value: object) -> str:
-    """Return ``value`` as a TOML basic string. TOML accepts all escapes of JSON."""
-    return json.dumps(str(value), ensure_ascii=False)

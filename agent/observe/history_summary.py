@@ -7,7 +7,7 @@ from dataclasses import asdict
 from itertools import islice
 from typing import Any
 
-from agent.model.ports import History
+from agent.model.ports import Clock, History
 from agent.model.sync_log import SyncLog
 
 STATUS_SCHEMA = 1
@@ -16,11 +16,43 @@ STATUS_SCHEMA = 1
 # The largest number of waiting documents that a status names.
 MAX_NAMED = 20
 
+# The history is summarized anew after one second for so many open documents.
+_SUMMARY_DOCUMENTS_PER_SECOND = 10_000
+
 # How many documents that failed for good a status names. They are the newest ones.
 _MAX_FAILED = 5
 
 # How many failed documents are read to find these.
 _MAX_FAILED_READ = 100
+
+
+class KeptSummary:
+    """The summary of the history for the status document of the running agent.
+
+    It keeps the summary until the history has changed and some time has passed, because a summary
+    of many documents takes long.
+
+    It must be used by one thread at a time.
+    """
+
+    def __init__(self, history: History, clock: Clock) -> None:
+        """Begin without a summary."""
+        self._history = history
+        self._clock = clock
+        self._summary: dict[str, Any] = {}
+        # The number of changes of the history to which the summary belongs.
+        self._changes = -1
+        self._due = 0.0
+
+    def take(self) -> dict[str, Any]:
+        """Return the summary as JSON, with a part of the documents that wait."""
+        now = self._clock.monotonic()
+        changes = self._history.changes()
+        if changes != self._changes and now >= self._due:
+            self._changes = changes
+            self._summary = summarize_history(self._history, MAX_NAMED)
+            self._due = now + self._summary["queue_length"] / _SUMMARY_DOCUMENTS_PER_SECOND
+        return self._summary
 
 
 def summarize_history(history: History, named: int | None = None) -> dict[str, Any]:

@@ -12,24 +12,16 @@ from typing import Any
 from agent import __version__
 from agent.cloud.credentials import Credentials
 from agent.discovery.discover import Discover
-from agent.discovery.report import DiskReport, Held
 from agent.dispatch.claim import Claim
 from agent.dispatch.dispatch import Dispatch
 from agent.gate.gate import Gate
 from agent.model.ports import Clock, History
 from agent.model.sync_log import Upgrade
-from agent.model.values import utc_text
-from agent.observe.history_summary import MAX_NAMED, STATUS_SCHEMA, summarize_history
+from agent.observe.files_status import FilesStatus, failures_as_json, failures_in_words, utc_at
+from agent.observe.history_summary import STATUS_SCHEMA, KeptSummary
 
-# The largest number of files of one kind that the status names.
-_MAX_NAMED_FILES = 20
-
-# The report on the files is made anew after one second for so many known files. So a report on
-# 100,000 files is made at most every 100 seconds.
-_REPORT_FILES_PER_SECOND = 1000
-
-# The history is summarized anew after one second for so many open documents.
-_SUMMARY_DOCUMENTS_PER_SECOND = 10_000
+# The largest number of markers that the status names.
+_MAX_NAMED_MARKERS = 20
 
 # The time over which the rate of an upload is measured.
 _RATE_WINDOW_SECONDS = 10.0
@@ -77,9 +69,6 @@ def _key(claim: Claim) -> tuple[int, float]:
 class StatusSnapshot:
     """Makes the status document of the running agent.
 
-    It keeps the report on the files and the summary of the history until something has changed and
-    some time has passed, because both take long if there are many files or documents.
-
     ``take`` may be called from any thread.
     """
 
@@ -123,10 +112,10 @@ class StatusSnapshot:
                 some paths, why, and the remedy.
         """
         self._device_id = device_id
-        self._history = history
+        self._summary = KeptSummary(history, clock)
         self._gate = gate
         self._dispatch = dispatch
-        self._discover = discover
+        self._files = FilesStatus(discover, clock)
         self._credentials = credentials
         self._watcher_up = watcher_up
         self._watch_failures = watch_failures
@@ -139,15 +128,6 @@ class StatusSnapshot:
         self._not_deleted = not_deleted
         self._rates = Rates(clock)
         self._lock = threading.Lock()
-        self._report: dict[str, Any] = {}
-        # The state to which the report on the files belongs: the number of changes on the disk, and
-        # the difference of the two clocks in minutes.
-        self._files_state = (-1, 0)
-        self._files_due = 0.0
-        self._summary: dict[str, Any] = {}
-        # The number of changes of the history to which the summary belongs.
-        self._summary_changes = -1
-        self._summary_due = 0.0
 
     def take(self) -> dict[str, Any]:
         """Return the status as JSON. Times are UTC."""
@@ -155,7 +135,7 @@ class StatusSnapshot:
             claims = self._dispatch.in_flight()
             unasked = self._unasked()
             failures = self._watch_failures()
-            report = self._report_now()
+            report = self._files.take()
             return {
                 "schema": STATUS_SCHEMA,
                 "version": __version__,
@@ -171,9 +151,11 @@ class StatusSnapshot:
                 "lease_remaining_seconds": self._credentials.shortest_lease(),
                 "last_error": self._last_error(),
                 "watcher_up": self._watcher_up(),
-                "watch_failures": _in_words(failures),
-                "unwatched_folders": _as_json(failures),
-                "waiting_markers": [str(path) for path in self._waiting_markers(_MAX_NAMED_FILES)],
+                "watch_failures": failures_in_words(failures),
+                "unwatched_folders": failures_as_json(failures),
+                "waiting_markers": [
+                    str(path) for path in self._waiting_markers(_MAX_NAMED_MARKERS)
+                ],
                 "files": {
                     **report["files"],
                     "unasked": {"recordings": unasked} if unasked else {},
@@ -182,7 +164,7 @@ class StatusSnapshot:
                 "copies": report["copies"],
                 "unreadable_folders": report["unreadable_folders"],
                 "not_deleted": [dict(kept) for kept in self._not_deleted()],
-                "standing": self._summary_now(),
+                "standing": self._summary.take(),
             }
 
     def _gate_now(self) -> dict[str, Any] | None:
@@ -194,8 +176,10 @@ class StatusSnapshot:
             "reason": closed.reason,
             "code": closed.code,
             "hint": closed.hint,
-            "since": self._utc(closed.since),
-            "next_probe": None if closed.next_probe is None else self._utc(closed.next_probe),
+            "since": utc_at(self._clock, closed.since),
+            "next_probe": None
+            if closed.next_probe is None
+            else utc_at(self._clock, closed.next_probe),
         }
 
     def _upgraded(self) -> dict[str, Any] | None:
@@ -222,91 +206,11 @@ class StatusSnapshot:
         failure = self._dispatch.last_failure
         if failure is None:
             return None
-        return {"at": self._utc(failure.at), "path": failure.path, **asdict(failure.fault)}
-
-    def _summary_now(self) -> dict[str, Any]:
-        now = self._clock.monotonic()
-        changes = self._history.changes()
-        if changes != self._summary_changes and now >= self._summary_due:
-            self._summary_changes = changes
-            self._summary = summarize_history(self._history, MAX_NAMED)
-            self._summary_due = now + self._summary["queue_length"] / _SUMMARY_DOCUMENTS_PER_SECOND
-        return self._summary
-
-    def _report_now(self) -> dict[str, Any]:
-        now = self._clock.monotonic()
-        # If the wall clock is set, all times of the report are wrong.
-        clock_difference_minutes = round((self._clock.now() - now) / 60)
-        state = (self._discover.changes, clock_difference_minutes)
-        if state != self._files_state and now >= self._files_due:
-            report = self._discover.report(_MAX_NAMED_FILES)
-            known = sum(
-                report.counts[kind] for kind in ("complete", "damaged", "skipped", "recording")
-            )
-            self._files_state = state
-            self._files_due = now + known / _REPORT_FILES_PER_SECOND
-            self._report = {
-                "files": self._named(report),
-                "held_files": [
-                    self._held(file)
-                    for files in (report.recording, report.unfinished, report.waiting)
-                    for file in files
-                ],
-                "copies": [[str(path) for path in paths] for paths in report.copies],
-                "unreadable_folders": _as_json(report.unreadable_folders),
-            }
-        return self._report
-
-    def _held(self, file: Held) -> dict[str, Any]:
         return {
-            "path": str(file.path),
-            "state": file.state,
-            "since": self._utc(self._clock.monotonic() - file.quiet_seconds),
-            "reason": file.reason,
-            "message": file.message,
+            "at": utc_at(self._clock, failure.at),
+            "path": failure.path,
+            **asdict(failure.fault),
         }
-
-    def _named(self, report: DiskReport) -> dict[str, Any]:
-        """Return the files that are no recordings, the first of each kind by name, and counts.
-
-        The sentences stay until version 0.3. The other keys of the document have the same as
-        fields.
-        """
-        ignored = dict(report.ignored)
-        if report.links:
-            ignored["links"] = report.links
-        return {
-            "recording": self._held_in_words(report.recording),
-            "unfinished": self._held_in_words(report.unfinished),
-            "waiting": self._held_in_words(report.waiting),
-            "skipped": [str(path) for path in report.skipped],
-            "copies": [" = ".join(map(str, paths)) for paths in report.copies],
-            "missing": [str(root) for root in report.missing_roots],
-            "unreadable": _in_words(report.unreadable_folders),
-            "rejected": [str(path) for path in report.rejected[:_MAX_NAMED_FILES]],
-            "files": dict(report.counts),
-            "ignored": ignored,
-        }
-
-    def _held_in_words(self, files: Sequence[Held]) -> list[str]:
-        return [
-            "{path} ({message}, no change since {since})".format(**self._held(file))
-            for file in files
-        ]
-
-    def _utc(self, monotonic: float) -> str:
-        # The text has whole seconds, because the two clocks are not read at the same instant.
-        return utc_text(round(self._clock.now() + monotonic - self._clock.monotonic()))
-
-
-def _as_json(failures: Mapping[Path, str]) -> list[dict[str, str]]:
-    """Return folders with which something is wrong, and what it is."""
-    return [{"path": str(folder), "message": why} for folder, why in failures.items()]
-
-
-def _in_words(failures: Mapping[Path, str]) -> list[str]:
-    """Return the same as sentences, for the keys that stay until version 0.3."""
-    return [f"{folder} ({why})" for folder, why in failures.items()]
 
 
 def status_line(snapshot: Mapping[str, Any]) -> str:

@@ -57,11 +57,9 @@ def multiparts(world: World, key: str) -> list[str]:
     """Return the multipart uploads begun under a key of the bucket, as its owner sees them."""
     store = MinioStore(clock=RealClock())
     assert world.cloud._store is not None
-    access, secret = world.cloud._keys
-    lease = CredentialLease(access, secret, "", 0.0)
-    place = UploadSession(
-        "", "", world.cloud.bucket, world.cloud._store.endpoint.url, key, "us-east-1", 1
-    )
+    endpoint = world.cloud._store.endpoint
+    lease = CredentialLease(endpoint.access_key, endpoint.secret_key, "", 0.0)
+    place = UploadSession("", "", world.cloud.bucket, endpoint.url, key, "us-east-1", 1)
     try:
         return list(store.at(place, lambda: lease).multiparts())
     finally:
