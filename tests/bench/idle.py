@@ -52,7 +52,7 @@ _DEFAULTS = {
 
 
 @dataclass(frozen=True, slots=True)
-class Scene:
+class IdleScene:
     """The files that an agent finds, and how to see that the agent knows all of them."""
 
     name: str
@@ -62,7 +62,7 @@ class Scene:
 
 
 @dataclass(frozen=True, slots=True)
-class Cost:
+class IdleCost:
     """The cost of one agent.
 
     ``share`` is the share of one core, with scans as often as by default. Memory is in MiB.
@@ -79,15 +79,15 @@ class Cost:
 def table(*, full: bool) -> Table:
     """Measure all scenes at once."""
     scenes = [
-        Scene("nothing", lambda _: None, lambda agent: bool(last_status(agent))),
-        Scene("a recorder at 100 MB/s", lambda _: None, lambda agent: bool(last_status(agent))),
+        IdleScene("nothing", lambda _: None, lambda agent: bool(last_status(agent))),
+        IdleScene("a recorder at 100 MB/s", lambda _: None, lambda agent: bool(last_status(agent))),
         known_recordings(10_000),
-        Scene(
+        IdleScene(
             "10,000 queued, paused",
             _queued,
             lambda agent: last_status(agent)["standing"]["queue_length"] == 10_000,
         ),
-        Scene(
+        IdleScene(
             "10,000 markers that wait",
             _marked,
             lambda agent: len(last_status(agent).get("waiting_markers", ())) == 20,
@@ -136,9 +136,9 @@ def table(*, full: bool) -> Table:
     return Table(4, "What idling costs", columns, rows, goals, notes)
 
 
-def known_recordings(count: int) -> Scene:
+def known_recordings(count: int) -> IdleScene:
     """Return a scene of ``count`` uploaded recordings; with metrics where they are very many."""
-    return Scene(
+    return IdleScene(
         f"{count:,} known files",
         lambda agent: uploaded(agent.state, recordings(agent.root, count)),
         lambda agent: files_of(agent) == count,
@@ -147,8 +147,8 @@ def known_recordings(count: int) -> Scene:
 
 
 def measure(
-    cloud: DevCloud, folder: Path, scenes: Sequence[Scene], *, full: bool
-) -> dict[str, Cost]:
+    cloud: DevCloud, folder: Path, scenes: Sequence[IdleScene], *, full: bool
+) -> dict[str, IdleCost]:
     """Prepare the agents one after the other, then let all of them run and come to rest."""
     period = str(_PERIOD if full else 3600)
     agents = {}
@@ -171,17 +171,17 @@ def measure(
         )
 
 
-def _over_scans(agent: Agent) -> Cost:
+def _over_scans(agent: Agent) -> IdleCost:
     """Measure over two periods, including their scans."""
     pid = pid_of(agent)
     before = process_usage(pid)
     time.sleep(2 * _PERIOD)
     spent = process_usage(pid) - before
     quiet = spent.cpu / (2 * _PERIOD)
-    return Cost(quiet, _a_scan(agent, quiet), spent.wakeups / (2 * _PERIOD), *_memory(pid))
+    return IdleCost(quiet, _a_scan(agent, quiet), spent.wakeups / (2 * _PERIOD), *_memory(pid))
 
 
-def _scan_apart(agent: Agent) -> Cost:
+def _scan_apart(agent: Agent) -> IdleCost:
     """Measure the idle time and one scan, each alone."""
     pid = pid_of(agent)
     before = process_usage(pid)
@@ -189,7 +189,7 @@ def _scan_apart(agent: Agent) -> Cost:
     spent = process_usage(pid) - before
     quiet = spent.cpu / _IDLE
     scan = _a_scan(agent, quiet)
-    return Cost(quiet + scan / _PERIOD, scan, spent.wakeups / _IDLE, *_memory(pid))
+    return IdleCost(quiet + scan / _PERIOD, scan, spent.wakeups / _IDLE, *_memory(pid))
 
 
 def _a_scan(agent: Agent, quiet: float) -> float:

@@ -88,7 +88,7 @@ class _Meter(ByteRate):
 
 
 @dataclass
-class Tally:
+class KillResults:
     """The results of all kills."""
 
     store: str
@@ -160,7 +160,7 @@ class KillBenchmark:
         self._files: list[Path] = []
         (folder / "aside").mkdir()
 
-    def run(self, kills: int) -> Tally:
+    def run(self, kills: int) -> KillResults:
         """Kill the agent ``kills`` times, let it finish undisturbed, and compare."""
         with self.cloud:
             front = self.cloud._store_proxy
@@ -173,7 +173,7 @@ class KillBenchmark:
                 UPLOAD__MAX_CONCURRENT=str(RECORDINGS),
                 UPLOAD__PART_CONCURRENCY=str(PARTS),
             )
-            tally = Tally(self.cloud.store_kind)
+            tally = KillResults(self.cloud.store_kind)
             try:
                 self._kill(agent, tally, kills)
                 agent.start()
@@ -190,7 +190,7 @@ class KillBenchmark:
             self._compare(agent, tally)
         return tally
 
-    def _kill(self, agent: Agent, tally: Tally, kills: int) -> None:
+    def _kill(self, agent: Agent, tally: KillResults, kills: int) -> None:
         gone = 0
         for _ in range(kills):
             self._keep_coming(agent)
@@ -301,7 +301,7 @@ class KillBenchmark:
 
         return after_a_round_trip
 
-    def _compare(self, agent: Agent, tally: Tally) -> None:
+    def _compare(self, agent: Agent, tally: KillResults) -> None:
         logs = agent.documents()
         completed = [log for log in logs if log.status == "completed"]
         by_path = {Path(log.path): log for log in completed}

@@ -60,7 +60,7 @@ _TITLE = "Share of an emulated link that an upload fills, %"
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class Link:
+class LinkProperties:
     """The properties of an emulated link."""
 
     name: str
@@ -70,10 +70,10 @@ class Link:
 
 
 LINKS = (
-    Link("5 ms", 0.005),
-    Link("50 ms", 0.05),
-    Link("200 ms", 0.2),
-    Link("50 ms, resets", 0.05, 6 * MIB),
+    LinkProperties("5 ms", 0.005),
+    LinkProperties("50 ms", 0.05),
+    LinkProperties("200 ms", 0.2),
+    LinkProperties("50 ms, resets", 0.05, 6 * MIB),
 )
 
 
@@ -97,7 +97,7 @@ class Emulated:
 
 
 @contextlib.contextmanager
-def emulated(link: Link, target: str) -> Iterator[Emulated]:
+def emulated(link: LinkProperties, target: str) -> Iterator[Emulated]:
     """Run that link to ``target`` in a process of its own, while the block lasts."""
     options = ["--round-trip", str(link.round_trip), "--each", str(EACH), "--all", str(ALL)]
     options += ["--reset-after", str(link.reset_after)] if link.reset_after else []
@@ -155,7 +155,12 @@ def table(*, full: bool) -> Table:
 
 
 def _measure(
-    link: Link, bucket: stage.Bucket, recordings: Path, peers: Sequence[Peer], *, rounds: int
+    link: LinkProperties,
+    bucket: stage.Bucket,
+    recordings: Path,
+    peers: Sequence[Peer],
+    *,
+    rounds: int,
 ) -> Mapping[str, Sequence[Filled]]:
     """Measure all tools on one link, in turns; a tool that gave up has no result."""
     size = stage.size_of(recordings)
@@ -201,7 +206,7 @@ def _fill(
     return Filled(100 * size / cost.wall / ALL, 100 * sent / cost.wall / ALL, cost.wall)
 
 
-def _raw(link: Link, size: int) -> float:
+def _raw(link: LinkProperties, size: int) -> float:
     """Return what plain streams fill where no connection is reset."""
     with socket.create_server(("127.0.0.1", 0), backlog=STREAMS) as server:
         target = f"127.0.0.1:{server.getsockname()[1]}"
@@ -248,7 +253,7 @@ def _cell(filled: Sequence[Filled] | None) -> Cell:
     return Figure.of(one.share for one in filled) if filled else "gave up"
 
 
-def _goals(link: Link, found: Mapping[str, Sequence[Filled]]) -> list[Goal]:
+def _goals(link: LinkProperties, found: Mapping[str, Sequence[Filled]]) -> list[Goal]:
     shares = {
         name: Figure.of(one.share for one in filled).median
         for name, filled in found.items()

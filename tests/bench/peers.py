@@ -34,10 +34,10 @@ NO_PEERS = "KEYSTONE_BENCH_NO_PEERS"
 
 @dataclass(frozen=True, slots=True)
 class Cost:
-    """What a whole process and all its children cost."""
+    """What a whole process and all its children cost. CPU is user and system time."""
 
     wall: float  # seconds
-    cpu: float  # seconds, user and system
+    cpu: float  # seconds
     peak: float  # MiB
 
 

@@ -25,7 +25,9 @@ from tests.harness.s3_servers import S3Server
 from tests.harness.slow_link import SlowLink, slow_link
 
 MIB = 1024 * 1024
-PART = 8  # MiB, the agent's default
+
+# The agent's default.
+PART = 8  # MiB
 
 # The share of the recording after which the tool is killed. At exactly half, parts that began
 # together would also have ended together.

@@ -109,7 +109,7 @@ def _hide(*_secrets: str, lasting: bool = False) -> None:
     del lasting
 
 
-class Robot:
+class FleetRobot:
     """One agent, built by the assembly of the running agent.
 
     One thread does in turns what the scheduler does in the real agent.
@@ -197,10 +197,10 @@ def run_robots(
     os.environ["SSL_CERT_FILE"] = os.devnull
     collector = _WarningCollector()
     logging.getLogger("agent").addHandler(collector)
-    robots = [Robot(folder, jitter, number) for folder in folders]
+    robots = [FleetRobot(folder, jitter, number) for folder in folders]
     on = threading.Barrier(len(robots) + 1)
 
-    def one(robot: Robot) -> RobotOutcome:
+    def one(robot: FleetRobot) -> RobotOutcome:
         on.wait()
         return robot.live()
 
@@ -246,7 +246,7 @@ class CallRecorder:
 
 
 @dataclass(frozen=True, slots=True)
-class Outcome:
+class FleetResult:
     """The results of one power-on of the fleet."""
 
     robots: int
@@ -284,7 +284,7 @@ class Outcome:
         )
 
 
-class Fleet:
+class RobotFleet:
     """The robots, and the cloud that they share."""
 
     def __init__(
@@ -299,7 +299,7 @@ class Fleet:
             (each / "recordings").mkdir()
             (each / "state" / "dp-config.json").write_text(json.dumps({"endpoints": places}))
 
-    def power_on(self, recorder: CallRecorder, number: int) -> Outcome:
+    def power_on(self, recorder: CallRecorder, number: int) -> FleetResult:
         """Switch all robots on at once, each with its recording of that ``number``."""
         shares = [self._folders[first :: self._processes] for first in range(self._processes)]
         # gRPC does not survive a fork.
@@ -315,7 +315,7 @@ class Fleet:
             seconds = time.monotonic() - began
         outcomes: list[RobotOutcome] = list(itertools.chain(*results))
         first, calls, busiest = recorder.since(began)
-        return Outcome(
+        return FleetResult(
             robots=len(self._folders),
             enrolled=sum(outcome.enrolled for outcome in outcomes),
             uploaded=sum(bool(outcome.object_key) for outcome in outcomes),
@@ -335,13 +335,13 @@ class Fleet:
 @contextmanager
 def switched_on(
     robots: int, *, jitter: float, store: str = "auto", processes: int = 2
-) -> Iterator[Iterator[Outcome]]:
+) -> Iterator[Iterator[FleetResult]]:
     """Run a fleet's power-ons, one after the other."""
     with tempfile.TemporaryDirectory(prefix="bench-robots-") as name:
         platform = DevCloud(Path(name) / "cloud", store=store, devices=())
         recorder = CallRecorder(platform)
         with platform:
-            fleet = Fleet(
+            fleet = RobotFleet(
                 Path(name), platform, robots, jitter=jitter, processes=min(processes, robots)
             )
             yield (fleet.power_on(recorder, number) for number in itertools.count(1))

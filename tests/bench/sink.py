@@ -30,7 +30,7 @@ _CHECKSUM = re.compile(r"x-amz-checksum-(crc32|crc32c|crc64nvme|sha1|sha256)")
 _PHRASES = {200: "OK", 204: "No Content", 404: "Not Found"}
 
 
-class Stored(NamedTuple):
+class SinkObject(NamedTuple):
     """All that is kept of a part or an object."""
 
     size: int
@@ -38,7 +38,7 @@ class Stored(NamedTuple):
     checksums: Mapping[str, str]
 
 
-class Request(NamedTuple):
+class SinkRequest(NamedTuple):
     """One request that has been read; a body that is not small has been thrown away."""
 
     method: str
@@ -46,18 +46,18 @@ class Request(NamedTuple):
     key: str
     query: Mapping[str, str]
     body: bytes
-    stored: Stored
+    stored: SinkObject
 
 
 @dataclass
 class Contents:
     """What the store would hold."""
 
-    objects: dict[str, Stored] = field(default_factory=dict)
-    uploads: dict[str, tuple[str, dict[int, Stored]]] = field(default_factory=dict)
+    objects: dict[str, SinkObject] = field(default_factory=dict)
+    uploads: dict[str, tuple[str, dict[int, SinkObject]]] = field(default_factory=dict)
     numbers: itertools.count[int] = field(default_factory=lambda: itertools.count(1))
 
-    def answer(self, request: Request) -> tuple[int, str, Mapping[str, str]]:
+    def answer(self, request: SinkRequest) -> tuple[int, str, Mapping[str, str]]:
         """Return status, document and headers of the answer."""
         if request.method == "PUT" and request.key:
             return self._put(request)
@@ -69,7 +69,7 @@ class Contents:
             return 204, "", {}
         return self._get(request) if request.key else self._about_the_bucket(request)
 
-    def _put(self, request: Request) -> tuple[int, str, Mapping[str, str]]:
+    def _put(self, request: SinkRequest) -> tuple[int, str, Mapping[str, str]]:
         if upload := self.uploads.get(request.query.get("uploadId", "")):
             upload[1][int(request.query["partNumber"])] = request.stored
         elif "uploadId" in request.query:
@@ -78,7 +78,7 @@ class Contents:
             self.objects[request.key] = request.stored
         return 200, "", {"ETag": f'"{request.stored.etag}"', **request.stored.checksums}
 
-    def _post(self, request: Request) -> tuple[int, str, Mapping[str, str]]:
+    def _post(self, request: SinkRequest) -> tuple[int, str, Mapping[str, str]]:
         if "uploads" in request.query:
             upload = f"upload-{next(self.numbers)}"
             self.uploads[upload] = (request.key, {})
@@ -99,7 +99,7 @@ class Contents:
         _, parts = self.uploads.pop(request.query["uploadId"])
         digests = b"".join(bytes.fromhex(parts[number].etag) for number in sorted(parts))
         etag = f"{hashlib.md5(digests, usedforsecurity=False).hexdigest()}-{len(parts)}"
-        self.objects[request.key] = Stored(sum(part.size for part in parts.values()), etag, {})
+        self.objects[request.key] = SinkObject(sum(part.size for part in parts.values()), etag, {})
         return (
             200,
             _document(
@@ -108,7 +108,7 @@ class Contents:
             {},
         )
 
-    def _get(self, request: Request) -> tuple[int, str, Mapping[str, str]]:
+    def _get(self, request: SinkRequest) -> tuple[int, str, Mapping[str, str]]:
         if request.key not in self.objects:
             return 404, _error("NoSuchKey"), {}
         found = self.objects[request.key]
@@ -122,7 +122,7 @@ class Contents:
             },
         )
 
-    def _about_the_bucket(self, request: Request) -> tuple[int, str, Mapping[str, str]]:
+    def _about_the_bucket(self, request: SinkRequest) -> tuple[int, str, Mapping[str, str]]:
         if "location" in request.query:
             return 200, "<LocationConstraint></LocationConstraint>", {}
         if "uploads" in request.query:
@@ -168,7 +168,7 @@ def serve(stream: socket.socket, contents: Contents) -> None:
             }
             body, size = _body(source, headers, block, kept=method == "POST")
             key = unquote(url.path).strip("/").partition("/")[2]
-            request = Request(method, key, query, body, _stored(headers, size, contents))
+            request = SinkRequest(method, key, query, body, _stored(headers, size, contents))
             status, document, more = contents.answer(request)
             answer_headers = {
                 "Content-Length": str(len(document.encode())),
@@ -206,11 +206,11 @@ def _discard(source: io.BufferedReader, size: int, block: memoryview) -> int:
     return size
 
 
-def _stored(headers: Mapping[str, str], size: int, contents: Contents) -> Stored:
+def _stored(headers: Mapping[str, str], size: int, contents: Contents) -> SinkObject:
     digest = headers.get("content-md5", "")
     etag = base64.b64decode(digest).hex() if digest else f"{next(contents.numbers):032x}"
     checksums = {name: text for name, text in headers.items() if _CHECKSUM.fullmatch(name)}
-    return Stored(int(headers.get("x-amz-decoded-content-length") or size), etag, checksums)
+    return SinkObject(int(headers.get("x-amz-decoded-content-length") or size), etag, checksums)
 
 
 def main() -> None:

@@ -24,7 +24,7 @@ LOG = SyncLog(
 
 
 @dataclass
-class Platform:
+class PlatformUnderTest:
     """A gateway, the store for its leases, and what only the platform's operators can do."""
 
     gateway: Gateway
@@ -47,7 +47,7 @@ class GatewayContract:
     """The tests. A subclass provides the fixture ``platform``."""
 
     @pytest.fixture
-    def platform(self) -> Platform:
+    def platform(self) -> PlatformUnderTest:
         raise NotImplementedError
 
     @pytest.fixture
@@ -56,16 +56,18 @@ class GatewayContract:
         path.write_bytes(os.urandom(SIZE))
         return path
 
-    def test_a_key_is_traded_for_a_token_that_calls_accept(self, platform: Platform) -> None:
+    def test_a_key_is_traded_for_a_token_that_calls_accept(
+        self, platform: PlatformUnderTest
+    ) -> None:
         token = platform.token()
         assert platform.gateway.create(platform.profile, token, LOG).session.upload_id
 
-    def test_spaces_around_a_key_do_not_matter(self, platform: Platform) -> None:
+    def test_spaces_around_a_key_do_not_matter(self, platform: PlatformUnderTest) -> None:
         assert platform.token(
             replace(platform.profile, api_key=f" {platform.profile.api_key}\n")
         ).value
 
-    def test_an_unknown_key_is_invalid(self, platform: Platform) -> None:
+    def test_an_unknown_key_is_invalid(self, platform: PlatformUnderTest) -> None:
         with pytest.raises(CloudError) as raised:
             platform.token(replace(platform.profile, api_key="no-such-key"))
         assert (raised.value.call, raised.value.code) == (
@@ -74,7 +76,7 @@ class GatewayContract:
         )
         assert "no-such-key" not in str(raised.value)
 
-    def test_a_token_that_has_ended_is_unauthenticated(self, platform: Platform) -> None:
+    def test_a_token_that_has_ended_is_unauthenticated(self, platform: PlatformUnderTest) -> None:
         token = platform.token()
         platform.expire_tokens()
         with pytest.raises(CloudError) as raised:
@@ -82,21 +84,25 @@ class GatewayContract:
         assert (raised.value.call, raised.value.code) == ("CreateLogicalUpload", "UNAUTHENTICATED")
         assert token.value not in str(raised.value)
 
-    def test_a_session_says_where_and_in_what_parts(self, platform: Platform) -> None:
+    def test_a_session_says_where_and_in_what_parts(self, platform: PlatformUnderTest) -> None:
         session = platform.create().session
         assert all((session.logical_upload_id, session.upload_id, session.bucket, session.endpoint))
         assert session.object_key
         assert session.part_size_bytes > 0
 
-    def test_each_session_is_a_new_one(self, platform: Platform) -> None:
+    def test_each_session_is_a_new_one(self, platform: PlatformUnderTest) -> None:
         assert platform.create().session.upload_id != platform.create().session.upload_id
 
-    def test_a_document_without_episode_is_an_invalid_argument(self, platform: Platform) -> None:
+    def test_a_document_without_episode_is_an_invalid_argument(
+        self, platform: PlatformUnderTest
+    ) -> None:
         with pytest.raises(CloudError) as raised:
             platform.gateway.create(platform.profile, platform.token(), replace(LOG, episode_id=""))
         assert raised.value.code == "INVALID_ARGUMENT"
 
-    def test_a_reissued_lease_is_another_one_for_the_same_place(self, platform: Platform) -> None:
+    def test_a_reissued_lease_is_another_one_for_the_same_place(
+        self, platform: PlatformUnderTest
+    ) -> None:
         first = platform.create()
         again = platform.gateway.reissue(
             platform.profile, platform.token(), first.session.upload_id
@@ -104,7 +110,7 @@ class GatewayContract:
         assert again.session == first.session
         assert again.lease.access_key_id != first.lease.access_key_id
 
-    def test_an_unknown_session_is_not_found(self, platform: Platform) -> None:
+    def test_an_unknown_session_is_not_found(self, platform: PlatformUnderTest) -> None:
         token = platform.token()
         for call in (
             lambda: platform.gateway.recover(platform.profile, token, "nothing"),
@@ -115,7 +121,7 @@ class GatewayContract:
                 call()
             assert raised.value.code == "UPLOAD_NOT_FOUND"
 
-    def test_a_session_of_another_device_is_not_ours(self, platform: Platform) -> None:
+    def test_a_session_of_another_device_is_not_ours(self, platform: PlatformUnderTest) -> None:
         session = platform.create().session
         with pytest.raises(CloudError) as raised:
             platform.gateway.recover(
@@ -123,7 +129,7 @@ class GatewayContract:
             )
         assert raised.value.code == "UPLOAD_NOT_OWNED"
 
-    def test_recovery_goes_on_while_nothing_is_stored(self, platform: Platform) -> None:
+    def test_recovery_goes_on_while_nothing_is_stored(self, platform: PlatformUnderTest) -> None:
         session = platform.create().session
         known = platform.gateway.recover(
             platform.profile, platform.token(), session.logical_upload_id
@@ -135,7 +141,7 @@ class GatewayContract:
         )
 
     def test_recovery_asks_to_complete_once_the_object_is_stored(
-        self, platform: Platform, recording: Path
+        self, platform: PlatformUnderTest, recording: Path
     ) -> None:
         grant = platform.create()
         log = self._store(platform, grant, recording)
@@ -149,7 +155,7 @@ class GatewayContract:
         )
 
     def test_a_completed_session_says_so_and_accepts_the_same_document_again(
-        self, platform: Platform, recording: Path
+        self, platform: PlatformUnderTest, recording: Path
     ) -> None:
         grant = platform.create()
         log = self._store(platform, grant, recording)
@@ -164,7 +170,7 @@ class GatewayContract:
         )
 
     def test_an_object_counts_as_stored_once_it_is_completed_with_the_same_etag(
-        self, platform: Platform, recording: Path
+        self, platform: PlatformUnderTest, recording: Path
     ) -> None:
         log = self._store(platform, platform.create(), recording)
         token = platform.token()
@@ -181,7 +187,7 @@ class GatewayContract:
             assert not platform.gateway.stored(platform.profile, token, changed)
 
     def test_a_document_of_something_that_is_not_stored_is_refused(
-        self, platform: Platform
+        self, platform: PlatformUnderTest
     ) -> None:
         grant = platform.create()
         with pytest.raises(CloudError) as raised:
@@ -191,7 +197,7 @@ class GatewayContract:
         assert (raised.value.call, raised.value.code) == ("CompleteUpload", "FAILED_PRECONDITION")
 
     def test_an_aborted_session_is_over_and_aborting_it_again_is_no_error(
-        self, platform: Platform
+        self, platform: PlatformUnderTest
     ) -> None:
         session = platform.create().session
         token = platform.token()
@@ -203,7 +209,7 @@ class GatewayContract:
             platform.gateway.reissue(platform.profile, token, session.upload_id)
         assert raised.value.code == "UPLOAD_NOT_REFRESHABLE"
 
-    def test_a_restart_ends_the_session_before(self, platform: Platform) -> None:
+    def test_a_restart_ends_the_session_before(self, platform: PlatformUnderTest) -> None:
         old = platform.create().session
         new = platform.create(old.upload_id).session
         assert new.upload_id != old.upload_id
@@ -211,7 +217,7 @@ class GatewayContract:
         assert known.stage == "terminal"
 
     def test_a_lease_that_has_ended_is_refused_by_the_store_and_a_fresh_one_is_not(
-        self, platform: Platform
+        self, platform: PlatformUnderTest
     ) -> None:
         grant = platform.create()
         platform.expire_leases()
@@ -224,7 +230,7 @@ class GatewayContract:
         assert platform.store.at(grant.session, lambda: fresh.lease).begin()
 
     @staticmethod
-    def _store(platform: Platform, grant: Grant, recording: Path) -> SyncLog:
+    def _store(platform: PlatformUnderTest, grant: Grant, recording: Path) -> SyncLog:
         target = platform.store.at(grant.session, lambda: grant.lease)
         multipart = target.begin()
         descriptor = os.open(recording, os.O_RDONLY)

@@ -20,7 +20,7 @@ from agent.assembly.ports import open_ports
 from agent.cli import cli
 from agent.devcloud.cloud import DevCloud
 from tests.harness.faults.gateway_proxy import GatewayProxy
-from tests.harness.faults.store_proxy import StoreProxy
+from tests.harness.faults.store_proxy import FaultyStoreProxy
 
 _QUICK = {
     "watch.settle_seconds": 0.05,
@@ -44,7 +44,7 @@ class World:
         self.cloud = stack.enter_context(DevCloud(folder / "cloud", store="rclone"))
         self.gateway = GatewayProxy(self.cloud.gateway_port)
         stack.callback(self.gateway.stop)
-        self.store = StoreProxy(self.cloud.store_port)
+        self.store = FaultyStoreProxy(self.cloud.store_port)
         stack.callback(self.store.stop)
         self.cloud.advertise_store(self.store.url)
 

@@ -17,7 +17,7 @@ _BLOCK = 64 * 1024
 
 
 @dataclass
-class Passed:
+class ProxiedRequest:
     """A request that came to the proxy, with its target as the client named it."""
 
     method: str
@@ -31,7 +31,7 @@ class HttpProxy:
 
     user: str = ""
     password: str = field(default="", repr=False)
-    passed: list[Passed] = field(default_factory=list)
+    passed: list[ProxiedRequest] = field(default_factory=list)
 
     def __enter__(self) -> HttpProxy:  # noqa: PYI034 - Self is not in Python 3.10
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), self._handler())
@@ -66,7 +66,7 @@ class HttpProxy:
         return not self.user or header == f"Basic {who}"
 
     def _handler(proxy) -> type[BaseHTTPRequestHandler]:  # noqa: N805 - the class inside has self
-        class Handler(BaseHTTPRequestHandler):
+        class ProxyHandler(BaseHTTPRequestHandler):
             def do_CONNECT(self) -> None:
                 if self._refused():
                     return
@@ -110,7 +110,7 @@ class HttpProxy:
 
             def _refused(self) -> bool:
                 admitted = proxy._admits(self.headers.get("proxy-authorization", ""))
-                proxy.passed.append(Passed(self.command, self.path, admitted))
+                proxy.passed.append(ProxiedRequest(self.command, self.path, admitted))
                 if not admitted:
                     self.send_response(407, "Proxy Authentication Required")
                     self.send_header("Proxy-Authenticate", 'Basic realm="test"')
@@ -123,7 +123,7 @@ class HttpProxy:
             def log_message(self, *_: Any) -> None:
                 """Print nothing."""
 
-        return Handler
+        return ProxyHandler
 
 
 def _hop_by_hop(name: str) -> bool:

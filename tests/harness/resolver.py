@@ -14,7 +14,7 @@ import pytest
 import trustme
 
 from agent.devcloud import sigv4
-from tests.harness.scripted_http_server import Oracle, Request
+from tests.harness.scripted_http_server import Oracle, ReceivedRequest
 
 
 @dataclass(frozen=True)
@@ -63,7 +63,7 @@ def every_name_leads_to_one_server(
         oracle.stop()
 
 
-def signed_region(request: Request, secret_key: str) -> str:
+def signed_region(request: ReceivedRequest, secret_key: str) -> str:
     """Return the region that a recorded request is signed for, after its signature was checked."""
     claim = sigv4.read(request.headers["authorization"])
     assert claim is not None

@@ -21,7 +21,7 @@ _DROPPED = {"transfer-encoding", "content-length", "connection"}
 
 
 @dataclass(frozen=True, slots=True)
-class Passed:
+class RelayedRequest:
     """A request that was answered."""
 
     method: str
@@ -51,7 +51,7 @@ class Relay:
 
         ``rate`` is in bytes per second, for the request bodies of each connection.
         """
-        self.passed: list[Passed] = []
+        self.passed: list[RelayedRequest] = []
         self.rewrite: Callable[[bytes], bytes] = lambda body: body
         self._server = server
         self._rate = rate
@@ -64,7 +64,7 @@ class Relay:
         )
         self._thread.start()
 
-    def parts(self) -> list[Passed]:
+    def parts(self) -> list[RelayedRequest]:
         """Return the parts that the server accepted, in the order in which they ended."""
         return [
             one
@@ -82,7 +82,7 @@ class Relay:
     def _handler(self) -> type[BaseHTTPRequestHandler]:
         relay = self
 
-        class Handler(BaseHTTPRequestHandler):
+        class RelayHandler(BaseHTTPRequestHandler):
             protocol_version = "HTTP/1.1"
 
             def pass_on(self) -> None:
@@ -106,7 +106,9 @@ class Relay:
                     body = relay.rewrite(answer.read())
                     key = _KEY.search(self.headers.get("authorization", ""))
                     relay.passed.append(
-                        Passed(self.command, self.path, key[1] if key else "", answer.status)
+                        RelayedRequest(
+                            self.command, self.path, key[1] if key else "", answer.status
+                        )
                     )
                     self._say(answer, body)
                 except OSError:
@@ -133,7 +135,7 @@ class Relay:
             def log_message(self, format: str, *args: Any) -> None:  # noqa: A002 - http.server has it
                 pass
 
-        return Handler
+        return RelayHandler
 
 
 @contextmanager

@@ -23,7 +23,7 @@ LEASE = CredentialLease(servers.ACCESS_KEY, servers.SECRET_KEY, "", 0.0)
 
 
 @dataclass
-class Answer:
+class ScriptedAnswer:
     """The answer to a request."""
 
     status: int = 200
@@ -32,7 +32,7 @@ class Answer:
 
 
 @dataclass
-class Request:
+class ReceivedRequest:
     """A request as it was received."""
 
     method: str
@@ -45,8 +45,8 @@ class Oracle:
     """A running server that answers each request by ``say``, and keeps the request in ``seen``."""
 
     def __init__(self, context: ssl.SSLContext | None = None) -> None:
-        self.seen: list[Request] = []
-        self.say: Callable[[Request], Answer] = lambda _request: Answer()
+        self.seen: list[ReceivedRequest] = []
+        self.say: Callable[[ReceivedRequest], ScriptedAnswer] = lambda _request: ScriptedAnswer()
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), self._handler())
         self._server.daemon_threads = True
         if context:
@@ -67,11 +67,11 @@ class Oracle:
     def _handler(self) -> type[BaseHTTPRequestHandler]:
         oracle = self
 
-        class Handler(BaseHTTPRequestHandler):
+        class ScriptedHandler(BaseHTTPRequestHandler):
             def answer(self) -> None:
                 body = self.rfile.read(int(self.headers.get("content-length", 0)))
                 headers = {name.lower(): value for name, value in self.headers.items()}
-                request = Request(self.command, self.path, headers, body)
+                request = ReceivedRequest(self.command, self.path, headers, body)
                 oracle.seen.append(request)
                 answer = oracle.say(request)
                 self.send_response_only(answer.status)
@@ -89,7 +89,7 @@ class Oracle:
             def log_message(self, format: str, *args: Any) -> None:  # noqa: A002 - http.server has it
                 pass
 
-        return Handler
+        return ScriptedHandler
 
 
 def session_at(endpoint: str, region: str = "us-east-1") -> UploadSession:

@@ -211,7 +211,7 @@ def test_only_the_group_may_ask(groups: list[int], answer: str, mode: int) -> No
     assert answer == "done" or "join the group keystone-agent" in result
 
 
-class Watched:
+class FollowedStatus:
     """A status stream that a thread of its own follows."""
 
     def __init__(self, state: Path) -> None:
@@ -240,7 +240,7 @@ class Watched:
 
 def test_two_watch_while_a_third_one_asks(tmp_path: Path) -> None:
     with connected(tmp_path) as control:
-        watchers = [Watched(tmp_path) for _ in range(2)]
+        watchers = [FollowedStatus(tmp_path) for _ in range(2)]
         assert [watcher.next()["paused"] for watcher in watchers] == [False, False]
         control.pause()
         for watcher in watchers:
@@ -274,7 +274,7 @@ def test_who_hangs_up_leaves_room_for_the_next_one(tmp_path: Path) -> None:
 
 def test_too_many_watchers_are_refused_and_keep_nobody_from_asking(tmp_path: Path) -> None:
     with connected(tmp_path) as control:
-        watchers = [Watched(tmp_path) for _ in range(8)]
+        watchers = [FollowedStatus(tmp_path) for _ in range(8)]
         for watcher in watchers:
             watcher.next()
         with pytest.raises(AgentError, match="8 others watch"):

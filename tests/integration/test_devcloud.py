@@ -53,7 +53,7 @@ COMPLETED = 3
 TERMINAL = 4
 
 
-class Clock:
+class PlatformClock:
     """The platform's wall clock, moved by hand."""
 
     def __init__(self) -> None:
@@ -63,7 +63,7 @@ class Clock:
         return self.now
 
 
-class Device:
+class PlatformClient:
     """A plain client of the platform, for one device of the profile file."""
 
     def __init__(self, cloud: DevCloud, number: int = 0) -> None:
@@ -175,12 +175,12 @@ def kind(request: pytest.FixtureRequest) -> str:
 
 
 @pytest.fixture
-def clock() -> Clock:
-    return Clock()
+def clock() -> PlatformClock:
+    return PlatformClock()
 
 
 @pytest.fixture
-def cloud(tmp_path: Path, kind: str, clock: Clock) -> Iterator[DevCloud]:
+def cloud(tmp_path: Path, kind: str, clock: PlatformClock) -> Iterator[DevCloud]:
     with DevCloud(
         tmp_path / "cloud", store=kind, devices=("robot-1", "robot-2"), now=clock
     ) as running:
@@ -188,15 +188,15 @@ def cloud(tmp_path: Path, kind: str, clock: Clock) -> Iterator[DevCloud]:
 
 
 @pytest.fixture
-def device(cloud: DevCloud) -> Iterator[Device]:
-    made = Device(cloud)
+def device(cloud: DevCloud) -> Iterator[PlatformClient]:
+    made = PlatformClient(cloud)
     with contextlib.closing(made.channel):
         yield made
 
 
 @pytest.fixture
-def stranger(cloud: DevCloud) -> Iterator[Device]:
-    made = Device(cloud, 1)
+def stranger(cloud: DevCloud) -> Iterator[PlatformClient]:
+    made = PlatformClient(cloud, 1)
     with contextlib.closing(made.channel):
         yield made
 
@@ -262,7 +262,7 @@ def test_error_details_travel_inside_a_status_bare_or_not_at_all(tmp_path: Path)
     for form in ("wrapped", "raw", "none"):
         with (
             DevCloud(tmp_path / form, store="rclone", details=form) as cloud,
-            contextlib.closing(Device(cloud).channel) as channel,
+            contextlib.closing(PlatformClient(cloud).channel) as channel,
         ):
             stub = auth_pb2_grpc.AuthServiceStub(channel)  # type: ignore[no-untyped-call] # generated code
             error: Any = refused(
@@ -301,7 +301,7 @@ def status_of(wrapped: Any) -> tuple[int, str, bytes]:
 
 
 def test_a_key_becomes_a_token_with_the_chosen_life(
-    cloud: DevCloud, device: Device, clock: Clock
+    cloud: DevCloud, device: PlatformClient, clock: PlatformClock
 ) -> None:
     cloud.terms.token_seconds = 7
     answer = device.exchange(f"  {device.api_key}\n")
@@ -315,7 +315,7 @@ def test_a_key_becomes_a_token_with_the_chosen_life(
     refused(device.create, "UNAUTHENTICATED", "DATA_GATEWAY_ERROR_CODE_UNAUTHENTICATED")
 
 
-def test_every_upload_call_wants_a_bearer(device: Device) -> None:
+def test_every_upload_call_wants_a_bearer(device: PlatformClient) -> None:
     for name in (
         "CreateLogicalUpload",
         "GetUploadRecovery",
@@ -347,7 +347,7 @@ def test_every_upload_call_wants_a_bearer(device: Device) -> None:
     ],
 )
 def test_a_refused_key_says_why_until_it_is_accepted_again(
-    cloud: DevCloud, device: Device, code: str, status: str
+    cloud: DevCloud, device: PlatformClient, code: str, status: str
 ) -> None:
     cloud.disable_key(device.id, code)
     error = refused(device.exchange, status, f"AUTH_ERROR_CODE_{code}")
@@ -356,7 +356,7 @@ def test_a_refused_key_says_why_until_it_is_accepted_again(
     assert device.exchange().access_token
 
 
-def test_enrolment_gives_a_key_once_and_rotation_ends_the_old_one(device: Device) -> None:
+def test_enrolment_gives_a_key_once_and_rotation_ends_the_old_one(device: PlatformClient) -> None:
     init, reinit = data_gateway_pb2.InitDeviceRequest, data_gateway_pb2.ReinitDeviceRequest
     new = {"device_id": "robot-9", "sdk_version": "1", "platform": "linux"}
     refused(
@@ -391,7 +391,7 @@ def test_enrolment_gives_a_key_once_and_rotation_ends_the_old_one(device: Device
 
 
 def test_a_session_names_its_place_its_keys_and_its_part_size(
-    cloud: DevCloud, device: Device, clock: Clock
+    cloud: DevCloud, device: PlatformClient, clock: PlatformClock
 ) -> None:
     session = device.create()
     place = session.credentials
@@ -413,7 +413,7 @@ def test_a_session_names_its_place_its_keys_and_its_part_size(
 @pytest.mark.parametrize(
     "hints", [{}, {"episode_id": "e"}, {"source": "s"}, {"episode_id": "", "source": "s"}]
 )
-def test_a_session_needs_its_hints(device: Device, hints: dict[str, str]) -> None:
+def test_a_session_needs_its_hints(device: PlatformClient, hints: dict[str, str]) -> None:
     refused(
         lambda: device.create(client_hints=hints),
         "INVALID_ARGUMENT",
@@ -421,7 +421,9 @@ def test_a_session_needs_its_hints(device: Device, hints: dict[str, str]) -> Non
     )
 
 
-def test_a_session_belongs_to_its_device_alone(device: Device, stranger: Device) -> None:
+def test_a_session_belongs_to_its_device_alone(
+    device: PlatformClient, stranger: PlatformClient
+) -> None:
     session = device.create()
     for call in (
         lambda: stranger.recovery(session),
@@ -434,7 +436,7 @@ def test_a_session_belongs_to_its_device_alone(device: Device, stranger: Device)
     assert device.recovery(session).next_action == CONTINUE
 
 
-def test_a_session_that_never_was_is_not_found(device: Device) -> None:
+def test_a_session_that_never_was_is_not_found(device: PlatformClient) -> None:
     for call in (
         lambda: device.call("GetUploadRecovery", logical_upload_id="no"),
         lambda: device.call("ReissueUploadCredentials", upload_id="no"),
@@ -446,7 +448,7 @@ def test_a_session_that_never_was_is_not_found(device: Device) -> None:
 
 
 def test_a_restart_ends_the_old_session_and_takes_the_part_size_of_its_own(
-    cloud: DevCloud, device: Device
+    cloud: DevCloud, device: PlatformClient
 ) -> None:
     old = device.create()
     cloud.terms.part_size_bytes = 5 * MIB
@@ -462,7 +464,7 @@ def test_a_restart_ends_the_old_session_and_takes_the_part_size_of_its_own(
     )
 
 
-def test_an_aborted_session_gives_no_more_leases_and_says_why(device: Device) -> None:
+def test_an_aborted_session_gives_no_more_leases_and_says_why(device: PlatformClient) -> None:
     session = device.create()
     for _ in range(2):
         answer = device.call(
@@ -484,7 +486,9 @@ def test_an_aborted_session_gives_no_more_leases_and_says_why(device: Device) ->
     )
 
 
-def test_a_session_ends_by_itself_after_a_week(device: Device, clock: Clock) -> None:
+def test_a_session_ends_by_itself_after_a_week(
+    device: PlatformClient, clock: PlatformClock
+) -> None:
     session = device.create()
     clock.now = device.recovery(session).session_expire_at_unix
     device.exchange()
@@ -493,7 +497,7 @@ def test_a_session_ends_by_itself_after_a_week(device: Device, clock: Clock) -> 
 
 
 def test_a_reissued_lease_opens_the_same_place_and_is_counted(
-    cloud: DevCloud, device: Device
+    cloud: DevCloud, device: PlatformClient
 ) -> None:
     session = device.create()
     cloud.expire_leases()
@@ -517,7 +521,7 @@ def test_a_lease_of_one_second_is_refused_when_it_is_over_and_a_fresh_one_is_not
     tmp_path: Path,
 ) -> None:
     with DevCloud(tmp_path / "cloud", store="rclone", lease_seconds=1) as cloud:
-        device = Device(cloud)
+        device = PlatformClient(cloud)
         with contextlib.closing(device.channel):
             session = device.create()
             assert session.credentials.sts_expire_at_unix - time.time() <= 2
@@ -535,7 +539,7 @@ def test_a_lease_of_one_second_is_refused_when_it_is_over_and_a_fresh_one_is_not
 
 
 def test_a_stored_object_is_completed_once_and_the_same_words_again_change_nothing(
-    cloud: DevCloud, device: Device
+    cloud: DevCloud, device: PlatformClient
 ) -> None:
     session = device.create()
     etag = upload(session, b"bytes")
@@ -564,7 +568,9 @@ def test_a_stored_object_is_completed_once_and_the_same_words_again_change_nothi
         refused(call, "FAILED_PRECONDITION", "DATA_GATEWAY_ERROR_CODE_FAILED_PRECONDITION")
 
 
-def test_a_missing_object_is_refused_and_recovery_asks_for_a_restart(device: Device) -> None:
+def test_a_missing_object_is_refused_and_recovery_asks_for_a_restart(
+    device: PlatformClient,
+) -> None:
     session = device.create()
     refused(
         lambda: device.complete(session, 5, '"x-1"'),
@@ -576,7 +582,7 @@ def test_a_missing_object_is_refused_and_recovery_asks_for_a_restart(device: Dev
     assert device.create(restart_from_upload_id=session.upload_id).upload_id != session.upload_id
 
 
-def test_whatever_differs_from_the_stored_object_is_refused(device: Device) -> None:
+def test_whatever_differs_from_the_stored_object_is_refused(device: PlatformClient) -> None:
     session = device.create()
     etag = upload(session, b"bytes")
     for wrong in (
@@ -618,7 +624,7 @@ WRONG_WORDS: dict[str, dict[str, Any]] = {
 
 
 def test_words_that_break_a_limit_are_refused_before_the_store_is_asked(
-    cloud: DevCloud, device: Device
+    cloud: DevCloud, device: PlatformClient
 ) -> None:
     session = device.create()
     for name, wrong in WRONG_WORDS.items():
@@ -630,7 +636,7 @@ def test_words_that_break_a_limit_are_refused_before_the_store_is_asked(
     assert cloud.sessions()[0].status == "ACTIVE"
 
 
-def test_tags_just_within_the_limits_are_taken(device: Device) -> None:
+def test_tags_just_within_the_limits_are_taken(device: PlatformClient) -> None:
     session = device.create()
     etag = upload(session, b"bytes")
     tags = RIGHT | {"é" * 32: "é" * 1024} | {f"k{number}": "" for number in range(253)}
@@ -640,7 +646,9 @@ def test_tags_just_within_the_limits_are_taken(device: Device) -> None:
 # These tests check starts and stops.
 
 
-def test_gateway_and_store_come_back_where_they_were(cloud: DevCloud, device: Device) -> None:
+def test_gateway_and_store_come_back_where_they_were(
+    cloud: DevCloud, device: PlatformClient
+) -> None:
     session = device.create()
     urls = cloud.gateway_url, cloud.store_url
     cloud.stop_gateway()
@@ -651,7 +659,7 @@ def test_gateway_and_store_come_back_where_they_were(cloud: DevCloud, device: De
     cloud.stop_store()
     with pytest.raises(urllib3.exceptions.HTTPError):
         upload(session, b"bytes")
-    other = Device(cloud)
+    other = PlatformClient(cloud)
     with contextlib.closing(other.channel):
         refused(
             lambda: other.recovery(session),
@@ -668,7 +676,7 @@ def test_a_restart_of_the_folder_keeps_ports_keys_sessions_leases_and_objects(
 ) -> None:
     folder = tmp_path / "cloud"
     with DevCloud(folder, store=kind) as first:
-        device = Device(first)
+        device = PlatformClient(first)
         with contextlib.closing(device.channel):
             session = device.create()
             etag = upload(session, b"bytes")
@@ -684,7 +692,7 @@ def test_a_restart_of_the_folder_keeps_ports_keys_sessions_leases_and_objects(
             .size
             == 5
         )
-        again = Device(second)
+        again = PlatformClient(second)
         again.token = device.token
         with contextlib.closing(again.channel):
             again.complete(session, 5, etag)
@@ -755,7 +763,7 @@ def test_over_tls_gateway_and_store_are_trusted_by_the_folders_own_authority(
     with DevCloud(tmp_path / "cloud", store="rclone", tls=True) as cloud:
         assert cloud.ca_file is not None
         assert f'tls_ca_file = "{cloud.ca_file}"' in cloud.config_path.read_text()
-        device = Device(cloud)
+        device = PlatformClient(cloud)
         with contextlib.closing(device.channel):
             session = device.create()
             assert "://" not in session.credentials.endpoint
@@ -768,7 +776,7 @@ def test_over_tls_gateway_and_store_are_trusted_by_the_folders_own_authority(
 
 def test_any_s3_server_can_stand_behind_the_gateway(tmp_path: Path) -> None:
     with servers.moto() as store, DevCloud(tmp_path / "cloud", store=store.with_keys) as cloud:
-        device = Device(cloud)
+        device = PlatformClient(cloud)
         with contextlib.closing(device.channel):
             session = device.create()
             etag = upload(session, b"bytes")
@@ -783,7 +791,7 @@ def test_a_cloud_with_a_name_is_reached_from_everywhere_and_others_from_this_mac
 ) -> None:
     elsewhere = "127.0.0.2"
     with DevCloud(tmp_path / "open", store="rclone", tls=True, host="localhost") as cloud:
-        device = Device(cloud)
+        device = PlatformClient(cloud)
         with contextlib.closing(device.channel):
             session = device.create()
             assert session.credentials.endpoint == cloud.store_url.removeprefix("https://")

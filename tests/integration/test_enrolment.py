@@ -40,7 +40,7 @@ def cloud(
     cloud.stop()
 
 
-class Robot:
+class EnrollingRobot:
     """The part of an agent that enrols, with a profile file of its own."""
 
     def __init__(self, folder: Path, cloud: DevCloud, device: str) -> None:
@@ -71,9 +71,11 @@ class Robot:
 
 
 @pytest.fixture
-def robot(tmp_path: Path, cloud: DevCloud, request: pytest.FixtureRequest) -> Iterator[Robot]:
+def robot(
+    tmp_path: Path, cloud: DevCloud, request: pytest.FixtureRequest
+) -> Iterator[EnrollingRobot]:
     # The device of each test is new to the platform.
-    robot = Robot(tmp_path, cloud, request.node.name[-90:])
+    robot = EnrollingRobot(tmp_path, cloud, request.node.name[-90:])
     yield robot
     robot.gateway.close()
 
@@ -83,7 +85,7 @@ def key_of(cloud: DevCloud, device: str) -> str:
 
 
 def test_a_file_with_endpoints_alone_gets_the_key_and_the_gate_opens(
-    robot: Robot, cloud: DevCloud
+    robot: EnrollingRobot, cloud: DevCloud
 ) -> None:
     robot.enrolling.prepare()
     assert f"{robot.device} is not enrolled yet" in robot.held().reason
@@ -98,7 +100,7 @@ def test_a_file_with_endpoints_alone_gets_the_key_and_the_gate_opens(
 
 
 def test_a_robot_that_was_just_switched_on_asks_at_its_own_moment_and_says_when(
-    robot: Robot,
+    robot: EnrollingRobot,
 ) -> None:
     robot.enrolling.prepare(robot.clock.monotonic() + 17)
     assert robot.held().reason.endswith("the platform is asked in 17 s")
@@ -113,7 +115,7 @@ def test_a_robot_that_was_just_switched_on_asks_at_its_own_moment_and_says_when(
     assert robot.profiles.load()[robot.device].ready
 
 
-def test_a_file_that_is_mended_meanwhile_is_tried_at_once(robot: Robot) -> None:
+def test_a_file_that_is_mended_meanwhile_is_tried_at_once(robot: EnrollingRobot) -> None:
     robot.enrolling.prepare(robot.clock.monotonic() + 17)
     robot.endpoints["later"] = "x"
     robot.write(endpoints=robot.endpoints)
@@ -121,7 +123,7 @@ def test_a_file_that_is_mended_meanwhile_is_tried_at_once(robot: Robot) -> None:
     assert robot.profiles.load()[robot.device].ready
 
 
-def test_other_devices_and_unknown_keys_survive(robot: Robot) -> None:
+def test_other_devices_and_unknown_keys_survive(robot: EnrollingRobot) -> None:
     other = {
         "deviceId": "other",
         "apiKey": "key-of-other",
@@ -148,7 +150,7 @@ def test_other_devices_and_unknown_keys_survive(robot: Robot) -> None:
 
 
 def test_a_gateway_that_is_away_is_asked_again_until_it_is_back(
-    robot: Robot, cloud: DevCloud
+    robot: EnrollingRobot, cloud: DevCloud
 ) -> None:
     cloud.stop_gateway()
     try:
@@ -176,7 +178,7 @@ def test_a_gateway_that_is_away_is_asked_again_until_it_is_back(
 
 
 def test_a_key_that_exists_elsewhere_is_explained_and_never_replaced_by_itself(
-    robot: Robot, cloud: DevCloud
+    robot: EnrollingRobot, cloud: DevCloud
 ) -> None:
     cloud.rules.enrol(robot.device, {"site": "here"})
     before = key_of(cloud, robot.device)
@@ -190,7 +192,7 @@ def test_a_key_that_exists_elsewhere_is_explained_and_never_replaced_by_itself(
     assert key_of(cloud, robot.device) == before
 
 
-def test_a_restored_file_opens_the_gate_at_once(robot: Robot, cloud: DevCloud) -> None:
+def test_a_restored_file_opens_the_gate_at_once(robot: EnrollingRobot, cloud: DevCloud) -> None:
     cloud.rules.enrol(robot.device, {"site": "here"})
     robot.enrolling.enrol_if_due()
     assert robot.held()
@@ -204,7 +206,7 @@ def test_a_restored_file_opens_the_gate_at_once(robot: Robot, cloud: DevCloud) -
     assert robot.gate.closed() is None
 
 
-def test_a_mended_file_is_tried_at_once(robot: Robot, cloud: DevCloud) -> None:
+def test_a_mended_file_is_tried_at_once(robot: EnrollingRobot, cloud: DevCloud) -> None:
     robot.write(endpoints={**robot.endpoints, "deviceInit": "http://127.0.0.1:1"})
     robot.enrolling.enrol_if_due()
     assert robot.held()
@@ -218,7 +220,7 @@ def test_a_mended_file_is_tried_at_once(robot: Robot, cloud: DevCloud) -> None:
     "devices", [[{"deviceId": "another"}], [{"deviceId": "another", "apiKey": "k", "tags": {}}]]
 )
 def test_where_a_device_is_named_nobody_enrols_by_itself(
-    robot: Robot, devices: list[Any], cloud: DevCloud
+    robot: EnrollingRobot, devices: list[Any], cloud: DevCloud
 ) -> None:
     robot.write(0o600, endpoints=robot.endpoints, devices=devices)
     robot.enrolling.prepare()
@@ -227,7 +229,7 @@ def test_where_a_device_is_named_nobody_enrols_by_itself(
     assert robot.device not in [known.id for known in cloud.devices()]
 
 
-def test_where_nothing_says_where_to_enrol_nobody_is_held(robot: Robot) -> None:
+def test_where_nothing_says_where_to_enrol_nobody_is_held(robot: EnrollingRobot) -> None:
     del robot.endpoints["deviceInit"]
     robot.write(endpoints=robot.endpoints)
     robot.enrolling.prepare()
@@ -240,7 +242,9 @@ def test_where_nothing_says_where_to_enrol_nobody_is_held(robot: Robot) -> None:
         robot.enrol.once(robot.device)
 
 
-def test_a_second_enrolment_finds_what_the_first_one_got(robot: Robot, cloud: DevCloud) -> None:
+def test_a_second_enrolment_finds_what_the_first_one_got(
+    robot: EnrollingRobot, cloud: DevCloud
+) -> None:
     assert robot.enrol.once(robot.device)
     assert not Enrol(robot.gateway, ProfileFile(robot.path), lambda *_, **__: None).once(
         robot.device
@@ -248,7 +252,9 @@ def test_a_second_enrolment_finds_what_the_first_one_got(robot: Robot, cloud: De
     assert robot.profiles.load()[robot.device].api_key == key_of(cloud, robot.device)
 
 
-def test_rotation_swaps_the_key_and_the_old_one_ends(robot: Robot, cloud: DevCloud) -> None:
+def test_rotation_swaps_the_key_and_the_old_one_ends(
+    robot: EnrollingRobot, cloud: DevCloud
+) -> None:
     robot.enrol.once(robot.device)
     old = robot.profiles.load()[robot.device]
     assert robot.enrol.once(robot.device, rotate=True)
@@ -260,14 +266,14 @@ def test_rotation_swaps_the_key_and_the_old_one_ends(robot: Robot, cloud: DevClo
         robot.gateway.exchange(old)
 
 
-def test_rotating_what_was_never_enrolled_is_told(robot: Robot) -> None:
+def test_rotating_what_was_never_enrolled_is_told(robot: EnrollingRobot) -> None:
     with pytest.raises(CloudError) as raised:
         robot.enrol.once(robot.device, rotate=True)
     assert raised.value.code == "DEVICE_NOT_INITIALIZED"
 
 
 def test_where_the_key_could_not_be_kept_it_is_not_asked_for(
-    robot: Robot, cloud: DevCloud, monkeypatch: pytest.MonkeyPatch
+    robot: EnrollingRobot, cloud: DevCloud, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # No user can write to this folder.
     monkeypatch.setattr(robot.profiles, "path", Path("/proc/self") / robot.path.name)
@@ -279,7 +285,7 @@ def test_where_the_key_could_not_be_kept_it_is_not_asked_for(
 
 
 def test_a_key_for_a_file_that_somebody_breaks_meanwhile_is_kept_until_it_is_mended(
-    robot: Robot, cloud: DevCloud, monkeypatch: pytest.MonkeyPatch
+    robot: EnrollingRobot, cloud: DevCloud, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     ask = robot.gateway.enrol
 
@@ -297,7 +303,7 @@ def test_a_key_for_a_file_that_somebody_breaks_meanwhile_is_kept_until_it_is_men
 
 
 def test_a_key_that_could_not_be_written_is_written_later_and_not_asked_for_again(
-    robot: Robot, cloud: DevCloud, monkeypatch: pytest.MonkeyPatch
+    robot: EnrollingRobot, cloud: DevCloud, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def full(_asset_id: str, _enrolled: Enrolled) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
@@ -313,7 +319,7 @@ def test_a_key_that_could_not_be_written_is_written_later_and_not_asked_for_agai
 
 
 def test_the_next_enrolment_writes_what_the_one_before_could_not(
-    robot: Robot, cloud: DevCloud, monkeypatch: pytest.MonkeyPatch
+    robot: EnrollingRobot, cloud: DevCloud, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def full(_asset_id: str, _enrolled: Enrolled) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))

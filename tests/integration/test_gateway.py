@@ -26,7 +26,7 @@ from agent.model.errors import CloudError, judge
 from agent.model.transfer import DEFAULT_PART_SIZE
 from agent.model.values import AccessToken, DeviceProfile
 from agent.pb import auth_pb2, auth_pb2_grpc, common_pb2, data_gateway_pb2, data_gateway_pb2_grpc
-from tests.contracts.gateway import LOG, GatewayContract, Platform
+from tests.contracts.gateway import LOG, GatewayContract, PlatformUnderTest
 from tests.harness import s3_servers as servers
 from tests.harness.fakes.clock import FakeClock
 from tests.harness.fakes.gateway import PROFILE, FakeGateway
@@ -38,11 +38,11 @@ TOKEN = AccessToken("token-of-this-device", 0.0)
 
 class TestFakeGateway(GatewayContract):
     @pytest.fixture
-    def platform(self) -> Platform:
+    def platform(self) -> PlatformUnderTest:
         store = FakeStore()
         other = DeviceProfile("robot-2", "api-key-2", {"site": "here"}, "", "")
         gateway = FakeGateway(store, FakeClock(), PROFILE, other)
-        return Platform(
+        return PlatformUnderTest(
             gateway, store, PROFILE, other, gateway.expire_tokens, gateway.expire_leases
         )
 
@@ -50,7 +50,7 @@ class TestFakeGateway(GatewayContract):
 @pytest.fixture(scope="module", params=["wrapped", "raw", "none", "tls"])
 def cloud(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[Platform]:
+) -> Iterator[PlatformUnderTest]:
     kind = request.param
     folder = tmp_path_factory.mktemp("cloud")
     options: dict[str, Any] = {"tls": True} if kind == "tls" else {"details": kind}
@@ -59,7 +59,7 @@ def cloud(
         gateway = GrpcGateway(timeout_seconds=10, ca_file=ca_file)
         store = MinioStore(clock=RealClock(), ca_file=ca_file)
         profiles = ProfileFile(running.profile_path).load()
-        yield Platform(
+        yield PlatformUnderTest(
             gateway,
             store,
             profiles["robot-1"],
@@ -73,11 +73,11 @@ def cloud(
 
 class TestGrpcGateway(GatewayContract):
     @pytest.fixture
-    def platform(self, cloud: Platform) -> Platform:
+    def platform(self, cloud: PlatformUnderTest) -> PlatformUnderTest:
         return cloud
 
 
-class Script:
+class ScriptedGateway:
     """A gateway server whose every answer is set by the test."""
 
     def __init__(self) -> None:
@@ -103,8 +103,8 @@ class Script:
 
 
 @pytest.fixture
-def script() -> Iterator[Script]:
-    script = Script()
+def script() -> Iterator[ScriptedGateway]:
+    script = ScriptedGateway()
     yield script
     script.stop()
 
@@ -120,12 +120,12 @@ def at(endpoint: str) -> DeviceProfile:
     return DeviceProfile("robot-1", "the-api-key", {"a": "b"}, endpoint, endpoint)
 
 
-def at_script(script: Script) -> DeviceProfile:
+def at_script(script: ScriptedGateway) -> DeviceProfile:
     return at(f"127.0.0.1:{script.port}")
 
 
 def test_a_call_carries_the_bearer_token_and_what_is_asked(
-    script: Script, gateway: GrpcGateway
+    script: ScriptedGateway, gateway: GrpcGateway
 ) -> None:
     script.answer = lambda _request, _context: data_gateway_pb2.AbortUploadResponse()
     gateway.abort(at_script(script), TOKEN, "logical", "why")
@@ -134,7 +134,9 @@ def test_a_call_carries_the_bearer_token_and_what_is_asked(
     assert (request.logical_upload_id, request.reason) == ("logical", "why")
 
 
-def test_the_token_service_gets_no_metadata_of_ours(script: Script, gateway: GrpcGateway) -> None:
+def test_the_token_service_gets_no_metadata_of_ours(
+    script: ScriptedGateway, gateway: GrpcGateway
+) -> None:
     script.answer = lambda _request, _context: auth_pb2.ExchangeCredentialResponse(
         access_token="t",  # noqa: S106 - a test's token
         expires_at_unix=5,
@@ -147,7 +149,7 @@ def test_the_token_service_gets_no_metadata_of_ours(script: Script, gateway: Grp
 @pytest.mark.parametrize("name", ["DATA_GATEWAY_ERROR_CODE_UPLOAD_NOT_OWNED", "UPLOAD_NOT_OWNED"])
 @pytest.mark.parametrize("form", ["wrapped", "raw", "message"])
 def test_the_platforms_code_is_found_in_each_form(
-    script: Script, gateway: GrpcGateway, name: str, form: str
+    script: ScriptedGateway, gateway: GrpcGateway, name: str, form: str
 ) -> None:
     def answer(_request: Any, context: grpc.ServicerContext) -> Any:
         detail = common_pb2.ErrorDetail(code=name, message="no")
@@ -175,7 +177,7 @@ def test_the_platforms_code_is_found_in_each_form(
     "status", [status for status in grpc.StatusCode if status is not grpc.StatusCode.OK]
 )
 def test_without_a_code_of_the_platform_grpcs_own_is_the_code(
-    script: Script, gateway: GrpcGateway, status: grpc.StatusCode
+    script: ScriptedGateway, gateway: GrpcGateway, status: grpc.StatusCode
 ) -> None:
     script.answer = lambda _request, context: context.abort(
         status, "stream closed with INTERNAL_ERROR"
@@ -188,7 +190,7 @@ def test_without_a_code_of_the_platform_grpcs_own_is_the_code(
 
 @pytest.mark.parametrize("raw", [b"\xff\xff", b"", b"\x1a\x02\xff\xff", b"\x0a\x02\xff\xfe"])
 def test_details_that_are_rubbish_leave_grpcs_own_code(
-    script: Script, gateway: GrpcGateway, raw: bytes
+    script: ScriptedGateway, gateway: GrpcGateway, raw: bytes
 ) -> None:
     def answer(_request: Any, context: grpc.ServicerContext) -> Any:
         context.set_trailing_metadata([("grpc-status-details-bin", raw)])
@@ -201,7 +203,7 @@ def test_details_that_are_rubbish_leave_grpcs_own_code(
 
 
 def test_secrets_that_a_server_repeats_stay_out_of_the_error(
-    script: Script, gateway: GrpcGateway
+    script: ScriptedGateway, gateway: GrpcGateway
 ) -> None:
     script.answer = lambda _request, context: context.abort(
         grpc.StatusCode.UNAUTHENTICATED, f"bad {TOKEN.value} the-api-key"
@@ -245,7 +247,7 @@ def _full_grant(**changes: Any) -> data_gateway_pb2.CreateLogicalUploadResponse:
     ],
 )
 def test_an_answer_without_something_needed_is_a_lie(
-    script: Script, gateway: GrpcGateway, missing: str
+    script: ScriptedGateway, gateway: GrpcGateway, missing: str
 ) -> None:
     script.answer = lambda _request, _context: _full_grant(**{missing: ""})
     with pytest.raises(CloudError) as raised:
@@ -255,7 +257,7 @@ def test_an_answer_without_something_needed_is_a_lie(
 
 
 def test_a_session_is_asked_for_with_the_episode_and_who_uploads(
-    script: Script, gateway: GrpcGateway
+    script: ScriptedGateway, gateway: GrpcGateway
 ) -> None:
     script.answer = lambda _request, _context: _full_grant()
     gateway.create(at_script(script), TOKEN, LOG, "upload-before")
@@ -268,14 +270,14 @@ def test_a_session_is_asked_for_with_the_episode_and_who_uploads(
     ("told", "means"), [(0, DEFAULT_PART_SIZE), (-1, DEFAULT_PART_SIZE), (5, 5)]
 )
 def test_a_part_size_that_is_none_means_eight_mebibytes(
-    script: Script, gateway: GrpcGateway, told: int, means: int
+    script: ScriptedGateway, gateway: GrpcGateway, told: int, means: int
 ) -> None:
     script.answer = lambda _request, _context: _full_grant(part_size_bytes=told)
     assert gateway.create(at_script(script), TOKEN, LOG).session.part_size_bytes == means
 
 
 def test_numbers_that_the_platform_adds_later_are_unspecified(
-    script: Script, gateway: GrpcGateway
+    script: ScriptedGateway, gateway: GrpcGateway
 ) -> None:
     # These bytes hold enums of the value 99, and an unknown field 111.
     later = b"\x0a\x07logical" + b"\x10\x63" + b"\x60\x63" + b"\xfa\x06\x01x"
@@ -286,7 +288,9 @@ def test_numbers_that_the_platform_adds_later_are_unspecified(
     assert (known.stage, known.action) == ("unspecified", "unspecified")
 
 
-def test_an_answer_about_another_session_is_a_lie(script: Script, gateway: GrpcGateway) -> None:
+def test_an_answer_about_another_session_is_a_lie(
+    script: ScriptedGateway, gateway: GrpcGateway
+) -> None:
     script.answer = lambda _request, _context: data_gateway_pb2.GetUploadRecoveryResponse(
         logical_upload_id="other"
     )
@@ -295,7 +299,9 @@ def test_an_answer_about_another_session_is_a_lie(script: Script, gateway: GrpcG
     assert raised.value.code == "lying_server"
 
 
-def test_a_token_that_no_header_can_carry_is_a_lie(script: Script, gateway: GrpcGateway) -> None:
+def test_a_token_that_no_header_can_carry_is_a_lie(
+    script: ScriptedGateway, gateway: GrpcGateway
+) -> None:
     script.answer = lambda _request, _context: auth_pb2.ExchangeCredentialResponse(
         access_token="a\nb"  # noqa: S106 - a test's token
     )
@@ -305,7 +311,7 @@ def test_a_token_that_no_header_can_carry_is_a_lie(script: Script, gateway: Grpc
 
 
 def test_an_answer_of_more_than_a_mebibyte_is_not_taken(
-    script: Script, gateway: GrpcGateway
+    script: ScriptedGateway, gateway: GrpcGateway
 ) -> None:
     def of(size: int) -> None:
         answer = auth_pb2.ExchangeCredentialResponse(access_token="t" * size)
@@ -341,7 +347,7 @@ def test_a_name_that_does_not_resolve_is_dns(gateway: GrpcGateway) -> None:
     assert raised.value.code == "dns"
 
 
-def test_an_answer_that_does_not_come_in_time_is_a_deadline(script: Script) -> None:
+def test_an_answer_that_does_not_come_in_time_is_a_deadline(script: ScriptedGateway) -> None:
     given_up = threading.Event()
 
     def answer(_request: Any, context: grpc.ServicerContext) -> Any:
@@ -371,7 +377,7 @@ def test_a_certificate_nobody_vouches_for_is_told_apart(tmp_path: Path) -> None:
     assert raised.value.code == "certificate"
 
 
-def test_after_close_a_call_is_cancelled(script: Script, gateway: GrpcGateway) -> None:
+def test_after_close_a_call_is_cancelled(script: ScriptedGateway, gateway: GrpcGateway) -> None:
     script.answer = lambda _request, _context: data_gateway_pb2.AbortUploadResponse()
     gateway.abort(at_script(script), TOKEN, "logical", "why")
     gateway.close()
@@ -381,7 +387,7 @@ def test_after_close_a_call_is_cancelled(script: Script, gateway: GrpcGateway) -
 
 
 def test_a_proxy_in_the_environment_is_not_asked(
-    script: Script, gateway: GrpcGateway, monkeypatch: pytest.MonkeyPatch
+    script: ScriptedGateway, gateway: GrpcGateway, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("http_proxy", "http://127.0.0.1:1")
     monkeypatch.setenv("no_proxy", "")
@@ -391,7 +397,7 @@ def test_a_proxy_in_the_environment_is_not_asked(
 
 
 def test_after_a_minute_without_a_call_it_hangs_up_and_the_next_call_connects_anew(
-    script: Script, gateway: GrpcGateway, monkeypatch: pytest.MonkeyPatch
+    script: ScriptedGateway, gateway: GrpcGateway, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     script.answer = lambda *_: data_gateway_pb2.AbortUploadResponse()
     gateway.abort(at_script(script), TOKEN, "logical", "why")
@@ -406,7 +412,7 @@ def test_after_a_minute_without_a_call_it_hangs_up_and_the_next_call_connects_an
 
 
 def test_it_does_not_hang_up_on_a_call_that_lasts(
-    script: Script, gateway: GrpcGateway, monkeypatch: pytest.MonkeyPatch
+    script: ScriptedGateway, gateway: GrpcGateway, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def answer(_request: Any, _context: grpc.ServicerContext) -> Any:
         gateway.rest()
@@ -419,7 +425,7 @@ def test_it_does_not_hang_up_on_a_call_that_lasts(
 
 
 def test_once_closed_it_connects_no_more_though_it_had_hung_up(
-    script: Script, gateway: GrpcGateway, monkeypatch: pytest.MonkeyPatch
+    script: ScriptedGateway, gateway: GrpcGateway, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("agent.adapters.gateway._IDLE_SECONDS", -1.0)
     gateway.rest()
@@ -430,7 +436,7 @@ def test_once_closed_it_connects_no_more_though_it_had_hung_up(
 
 
 def test_what_nobody_foresaw_in_a_call_is_an_error_of_that_call_without_a_secret(
-    script: Script, gateway: GrpcGateway, monkeypatch: pytest.MonkeyPatch
+    script: ScriptedGateway, gateway: GrpcGateway, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def surprise(*_arguments: object) -> CloudError:
         raise LookupError(f"nobody foresaw {TOKEN.value}")
@@ -444,7 +450,7 @@ def test_what_nobody_foresaw_in_a_call_is_an_error_of_that_call_without_a_secret
 
 
 def test_a_robot_without_descriptors_says_so_and_goes_on_when_it_has_some(
-    script: Script, gateway: GrpcGateway
+    script: ScriptedGateway, gateway: GrpcGateway
 ) -> None:
     script.answer = lambda _request, _context: data_gateway_pb2.AbortUploadResponse()
     with pytest.raises(CloudError) as raised, no_descriptors():

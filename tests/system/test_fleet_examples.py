@@ -354,7 +354,7 @@ env SYSTEMD_OFFLINE=1 sh -c "$2"
 """
 
 
-class Fleet:
+class AnsibleFleet:
     """Robots that Ansible reaches by its own ssh connection plugin, without a real ssh."""
 
     def __init__(self, folder: Path, robots: dict[str, Debian]) -> None:
@@ -425,7 +425,7 @@ def test_ansible_rolls_out_to_robots_of_which_it_knows_the_names_alone(
     )
     robots = dict(zip(names, (robot, other), strict=True))
     try:
-        fleet = Fleet(tmp_path / "fleet", robots)
+        fleet = AnsibleFleet(tmp_path / "fleet", robots)
         with DevCloud(tmp_path / "cloud", devices=()) as cloud:
             fleet.endpoints(endpoints(cloud.gateway_url))
             for one in robots.values():

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import ast
+import re
+import tokenize
 from collections import defaultdict
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -12,6 +15,12 @@ from tests.harness.paths import REPOSITORY
 
 MODULES = sorted(path for path in (REPOSITORY / "agent").rglob("*.py") if "pb" not in path.parts)
 TESTS = sorted((REPOSITORY / "tests").rglob("*.py"))
+SOURCES = [*MODULES, *TESTS, *sorted((REPOSITORY / "deploy").rglob("*.py"))]
+
+# The comments that may stand behind code: a word for a tool with its reason, or a unit.
+COMMENT_BEHIND_CODE = re.compile(
+    r"# (noqa\b|type: ignore|pragma:|fmt: |(CPU seconds|seconds|bytes|MiB)$)"
+)
 
 
 def imported_by(path: Path) -> set[str]:
@@ -32,13 +41,44 @@ def imported_by(path: Path) -> set[str]:
     return names
 
 
+def nodes(path: Path) -> Iterator[ast.AST]:
+    """Yield all nodes of a file's syntax tree."""
+    return ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+
+
+def place(path: Path, line: int) -> str:
+    """Return a line of a file as people name it."""
+    return f"{path.relative_to(REPOSITORY)}:{line}"
+
+
+def is_frozen(class_: ast.ClassDef) -> bool:
+    """Return whether a class is a frozen dataclass, which holds no state."""
+    return any("frozen=True" in ast.unparse(decorator) for decorator in class_.decorator_list)
+
+
+def attributes_of(class_: ast.ClassDef) -> set[str]:
+    """Return the fields that a class declares, and the attributes that its methods set."""
+    fields = {
+        node.target.id
+        for node in class_.body
+        if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name)
+    }
+    return fields | {
+        node.attr
+        for node in ast.walk(class_)
+        if isinstance(node, ast.Attribute)
+        and isinstance(node.ctx, ast.Store)
+        and ast.unparse(node.value) == "self"
+    }
+
+
 def test_no_class_name_occurs_twice() -> None:
     places = defaultdict(list)
-    for path in MODULES:
-        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+    for path in (*MODULES, *TESTS):
+        for node in nodes(path):
             if isinstance(node, ast.ClassDef):
-                places[node.name].append(f"{path.relative_to(REPOSITORY)}:{node.lineno}")
-    assert len(places) > 150
+                places[node.name].append(place(path, node.lineno))
+    assert len(places) > 250
     assert {name: where for name, where in places.items() if len(where) > 1} == {}
 
 
@@ -48,6 +88,33 @@ def test_no_module_has_more_than_400_lines() -> None:
         for path in MODULES
     }
     assert {path: lines for path, lines in sizes.items() if lines > 400} == {}
+
+
+def test_no_class_that_holds_state_has_more_than_20_attributes() -> None:
+    sizes = {
+        f"{place(path, node.lineno)} {node.name}": len(attributes_of(node))
+        for path in MODULES
+        for node in nodes(path)
+        if isinstance(node, ast.ClassDef) and not is_frozen(node)
+    }
+    # Settings are one frozen value, whose base class freezes them.
+    state = {name: size for name, size in sizes.items() if not name.endswith("Settings")}
+    assert {name: size for name, size in state.items() if size > 20} == {}
+
+
+def test_no_comment_stands_behind_code_but_for_a_unit_or_a_tool() -> None:
+    behind = []
+    for path in SOURCES:
+        with tokenize.open(path) as file:
+            for token in tokenize.generate_tokens(file.readline):
+                follows_code = token.line[: token.start[1]].strip()
+                if (
+                    token.type == tokenize.COMMENT
+                    and follows_code
+                    and not COMMENT_BEHIND_CODE.match(token.string)
+                ):
+                    behind.append(f"{place(path, token.start[0])} {token.string}")
+    assert behind == []
 
 
 @pytest.mark.parametrize("folder", ["unit", "integration", "system", "contracts", "harness"])

@@ -21,7 +21,7 @@ from agent.model.values import (
     UploadSession,
 )
 from tests.harness.fakes.clock import FakeClock
-from tests.harness.fakes.store import FakeStore, Fault
+from tests.harness.fakes.store import FakeStore, StoreFault
 
 GATEWAY_CALLS = (
     "ExchangeCredential",
@@ -76,7 +76,7 @@ class FakeGateway:
         self.calls: list[str] = []
         self.before: Callable[[str], None] = lambda _call: None
         self._tokens: dict[str, DeviceProfile] = {}
-        self._faults: dict[str, list[Fault]] = {}
+        self._faults: dict[str, list[StoreFault]] = {}
         self._ids = itertools.count(1)
         self._lock = threading.RLock()
 
@@ -87,7 +87,7 @@ class FakeGateway:
 
         With ``lost`` they raise it only after they have taken effect.
         """
-        fault = Fault(error or CloudError(call, "UNAVAILABLE"), times, lost)
+        fault = StoreFault(error or CloudError(call, "UNAVAILABLE"), times, lost)
         self._faults.setdefault(call, []).append(fault)
 
     def mend(self) -> None:

@@ -38,7 +38,7 @@ _BLOCK_BYTES = 64 * 1024
 
 
 @dataclass
-class Fault:
+class StoreFault:
     """An error that a call raises. With ``lost`` the call takes effect before it."""
 
     error: Exception
@@ -86,7 +86,7 @@ class FakeStore:
         self.keys_used: list[str] = []
         self.sent_parts: list[int] = []
         self.before: Callable[[str], None] = lambda _call: None
-        self._faults: dict[str, list[Fault]] = {}
+        self._faults: dict[str, list[StoreFault]] = {}
         self._expired: set[str] = set()
         self._flips = 0
         self._ids = itertools.count(1)
@@ -99,7 +99,7 @@ class FakeStore:
 
         With ``lost`` they raise it only after they have taken effect.
         """
-        fault = Fault(error or CloudError(call, "ServiceUnavailable", status=503), times, lost)
+        fault = StoreFault(error or CloudError(call, "ServiceUnavailable", status=503), times, lost)
         self._faults.setdefault(call, []).append(fault)
 
     def mend(self) -> None:

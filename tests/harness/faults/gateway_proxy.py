@@ -13,7 +13,7 @@ import grpc
 from google.protobuf.message import Message
 
 from tests.harness.faults.script import Script
-from tests.harness.faults.tcp_faults import Link
+from tests.harness.faults.tcp_faults import GrpcLink
 
 _Answer = TypeVar("_Answer", bound=Message)
 _OURS = ("authorization",)
@@ -29,7 +29,7 @@ class Call:
     name: str
     forward: Callable[[], bytes]
     context: grpc.ServicerContext
-    link: Link
+    link: GrpcLink
 
 
 Fault = Callable[[Call], bytes]
@@ -46,7 +46,7 @@ class GatewayProxy(grpc.GenericRpcHandler):  # type: ignore[misc]  # grpc has no
         )
         self._pool = ThreadPoolExecutor(16)
         self._server = grpc.server(self._pool, [self], options=[("grpc.so_reuseport", 0)])
-        self.link = Link(self._server.add_insecure_port("127.0.0.1:0"))
+        self.link = GrpcLink(self._server.add_insecure_port("127.0.0.1:0"))
         self._server.start()
         self.url = f"http://127.0.0.1:{self.link.port.number}"
 

@@ -28,7 +28,7 @@ from agent.model.sync_log import SyncLog
 from agent.model.values import CredentialLease, UploadSession
 from agent.upload import part_uploader as sender
 from tests.harness.faults.gateway_proxy import GatewayProxy
-from tests.harness.faults.store_proxy import StoreProxy
+from tests.harness.faults.store_proxy import FaultyStoreProxy
 from tests.harness.s3_servers import Certificate, S3Server
 
 MIB = 1024 * 1024
@@ -83,7 +83,7 @@ class Rig:
         if tls is not None:
             context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
             context.load_cert_chain(tls.cert_file, tls.key_file)
-        self.store = StoreProxy(self.cloud.store_port, context)
+        self.store = FaultyStoreProxy(self.cloud.store_port, context)
         self.gateway = GatewayProxy(self.cloud.gateway_port)
         self.cloud.advertise_store(self.store.url)
         self.recording = folder / "recordings" / "a.mcap"

@@ -20,7 +20,7 @@ from tests.harness.faults.tcp_faults import Port, abort
 
 
 @dataclass
-class Request:
+class StoreRequest:
     """A request: its S3 operation, its head, and how many bytes of its body were read."""
 
     operation: str
@@ -32,7 +32,7 @@ class Request:
 
 
 @dataclass
-class Answer:
+class StoreAnswer:
     """An answer to the client. Answers to HEAD have a length and no body."""
 
     status: int
@@ -55,7 +55,11 @@ class Exchange:
     """One request and its connection, on which a fault acts."""
 
     def __init__(
-        self, proxy: StoreProxy, client: socket.socket, reader: BinaryIO, request: Request
+        self,
+        proxy: FaultyStoreProxy,
+        client: socket.socket,
+        reader: BinaryIO,
+        request: StoreRequest,
     ) -> None:
         self.request = request
         self.proxy = proxy
@@ -72,7 +76,7 @@ class Exchange:
             raise ConnectionResetError("the client closed the connection within the body")
         return body
 
-    def forward(self, body: bytes) -> Answer:
+    def forward(self, body: bytes) -> StoreAnswer:
         """Send this request with that body to the store, and return the store's answer."""
         with contextlib.closing(
             socket.create_connection(("127.0.0.1", self.proxy.store_port), timeout=30)
@@ -88,13 +92,13 @@ class Exchange:
                 for name, value in answer.getheaders()
                 if name.lower() != "transfer-encoding"
             }
-            return Answer(answer.status, headers, content)
+            return StoreAnswer(answer.status, headers, content)
 
-    def answer(self, answer: Answer) -> None:
+    def answer(self, answer: StoreAnswer) -> None:
         """Send the answer to the client."""
         self._client.sendall(answer.raw(self.request.method))
 
-    def drip(self, answer: Answer, pause: float) -> None:
+    def drip(self, answer: StoreAnswer, pause: float) -> None:
         """Send the answer byte by byte, with a pause of so many seconds after each."""
         for byte in answer.raw(self.request.method):
             self._client.sendall(bytes([byte]))
@@ -113,7 +117,7 @@ class Exchange:
 Fault = Callable[[Exchange], None]
 
 
-class StoreProxy:
+class FaultyStoreProxy:
     """A running proxy in front of the store at ``store_port``.
 
     With a certificate clients must use TLS. The proxy always uses plain HTTP to the store.
@@ -122,7 +126,7 @@ class StoreProxy:
     def __init__(self, store_port: int, certificate: ssl.SSLContext | None = None) -> None:
         self.store_port = store_port
         self.script: Script[Fault] = Script()
-        self.seen: list[Request] = []
+        self.seen: list[StoreRequest] = []
         self._lock = threading.Lock()
         self.port = Port(self._serve, certificate)
         self.url = f"{'https' if certificate else 'http'}://127.0.0.1:{self.port.number}"
@@ -168,14 +172,14 @@ def _head(reader: BinaryIO) -> bytes:
     return b""
 
 
-def _request(head: bytes) -> Request:
+def _request(head: bytes) -> StoreRequest:
     first, *rest = head.decode("latin-1").split("\r\n")
     method, target, _ = first.split(" ")
     headers = {
         name.lower(): value.strip() for name, _, value in (line.partition(":") for line in rest)
     }
     query = parse_qs(urlsplit(target).query, keep_blank_values=True)
-    return Request(
+    return StoreRequest(
         _operation(method, set(query)),
         int(query.get("partNumber", ["0"])[0]),
         method,
@@ -222,7 +226,7 @@ def page(status: int, text: str, content_type: str = "text/html", **headers: str
 
     def act(exchange: Exchange) -> None:
         exchange.take()
-        exchange.answer(Answer(status, all_headers, text.encode()))
+        exchange.answer(StoreAnswer(status, all_headers, text.encode()))
 
     return act
 
@@ -307,7 +311,7 @@ def slow_answer(pause: float) -> Fault:
             for name, value in answer.headers.items()
             if "checksum" in name or name.lower() == "etag"
         }
-        exchange.drip(Answer(answer.status, headers, answer.body), pause)
+        exchange.drip(StoreAnswer(answer.status, headers, answer.body), pause)
 
     return act
 

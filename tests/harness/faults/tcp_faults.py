@@ -110,7 +110,7 @@ def abort(connection: socket.socket) -> None:
         socket.socket.shutdown(connection, socket.SHUT_RD)
 
 
-class Link:
+class GrpcLink:
     """All connections between clients and one gRPC server."""
 
     def __init__(self, server_port: int) -> None:

@@ -17,7 +17,7 @@ from agent.adapters.store import MinioStore
 from agent.adapters.store.regions import StoreHost, store_host, token_service_region
 from agent.model.errors import CloudError, judge
 from tests.harness.resolver import every_name_leads_to_one_server, signed_region
-from tests.harness.scripted_http_server import LEASE, XML, Answer, session_at
+from tests.harness.scripted_http_server import LEASE, XML, ScriptedAnswer, session_at
 
 COM, CHINA, EUROPE = "amazonaws.com", "amazonaws.com.cn", "amazonaws.eu"
 
@@ -234,7 +234,9 @@ def _send(
     """
     session = replace(session_at(f"https://{host}", region), bucket=bucket)
     with every_name_leads_to_one_server(expected, folder, patch) as internet:
-        internet.oracle.say = lambda _request: Answer(200, XML, b"<R><UploadId>m</UploadId></R>")
+        internet.oracle.say = lambda _request: ScriptedAnswer(
+            200, XML, b"<R><UploadId>m</UploadId></R>"
+        )
         with closing(
             MinioStore(clock=RealClock(), ca_file=str(internet.ca_file), addressing=addressing)
         ) as store:

@@ -18,7 +18,7 @@ from agent.adapters.clock import RealClock
 from agent.adapters.store.keys import ProviderKeys, Source
 from agent.model.errors import CloudError, judge
 from tests.harness.resolver import every_name_leads_to_one_server
-from tests.harness.scripted_http_server import Answer, Oracle, Request
+from tests.harness.scripted_http_server import Oracle, ReceivedRequest, ScriptedAnswer
 
 ENDS = datetime(2031, 5, 6, 7, 8, 9, tzinfo=timezone.utc)
 VARIABLES = (
@@ -69,7 +69,7 @@ def private(path: Path, text: str) -> Path:
     return path
 
 
-def granted(action: str, number: int = 1) -> Answer:
+def granted(action: str, number: int = 1) -> ScriptedAnswer:
     body = f"""<{action}Response xmlns="https://sts.amazonaws.com/doc/2011-06-15/">
     <{action}Result><Credentials>
       <AccessKeyId>session-{number}</AccessKeyId>
@@ -77,7 +77,7 @@ def granted(action: str, number: int = 1) -> Answer:
       <SessionToken>session-token-{number}</SessionToken>
       <Expiration>{ENDS:%Y-%m-%dT%H:%M:%SZ}</Expiration>
     </Credentials></{action}Result></{action}Response>"""
-    return Answer(body=body.encode())
+    return ScriptedAnswer(body=body.encode())
 
 
 def refusal(make: ProviderKeys) -> CloudError:
@@ -220,7 +220,7 @@ def test_an_instance_asks_the_service_that_it_was_told_of(
         "Token": "c",
         "Expiration": f"{ENDS:%Y-%m-%dT%H:%M:%SZ}",
     }
-    oracle.say = lambda _request: Answer(body=json.dumps(document).encode())
+    oracle.say = lambda _request: ScriptedAnswer(body=json.dumps(document).encode())
     monkeypatch.setenv("AWS_CONTAINER_CREDENTIALS_FULL_URI", f"{oracle.endpoint}/keys")
     lease = make("instance").lease()
     assert (lease.access_key_id, lease.session_token, lease.expires_at) == (
@@ -241,27 +241,27 @@ def user(monkeypatch: pytest.MonkeyPatch) -> None:
     ("answer", "code", "kind"),
     [
         (
-            Answer(403, body=b"<E><Error><Code>AccessDenied</Code></Error></E>"),
+            ScriptedAnswer(403, body=b"<E><Error><Code>AccessDenied</Code></Error></E>"),
             "AccessDenied",
             "blocked",
         ),
         (
-            Answer(403, body=b"<E><Code>InvalidClientTokenId</Code></E>"),
+            ScriptedAnswer(403, body=b"<E><Code>InvalidClientTokenId</Code></E>"),
             "InvalidClientTokenId",
             "blocked",
         ),
-        (Answer(503), "HTTP_503", "offline"),
-        (Answer(200, body=b"<Something/>"), "storage_keys", "blocked"),
+        (ScriptedAnswer(503), "HTTP_503", "offline"),
+        (ScriptedAnswer(200, body=b"<Something/>"), "storage_keys", "blocked"),
         (
-            Answer(200, body=b'<?xml version="1.0" encoding="klingon"?><R/>'),
+            ScriptedAnswer(200, body=b'<?xml version="1.0" encoding="klingon"?><R/>'),
             "storage_keys",
             "blocked",
         ),
-        (Answer(302, {"Location": "http://portal"}), "portal", "offline"),
+        (ScriptedAnswer(302, {"Location": "http://portal"}), "portal", "offline"),
     ],
 )
 def test_what_the_token_service_refuses_is_judged_by_the_table(
-    make: Make, oracle: Oracle, answer: Answer, code: str, kind: str
+    make: Make, oracle: Oracle, answer: ScriptedAnswer, code: str, kind: str
 ) -> None:
     oracle.say = lambda _request: answer
     error = refusal(make("assume-role", sts_endpoint=oracle.endpoint))
@@ -274,8 +274,8 @@ def test_an_answer_that_quotes_a_secret_is_told_without_it(
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", "user")
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "hunter2!")
 
-    def say(_request: Request) -> Answer:
-        return Answer(
+    def say(_request: ReceivedRequest) -> ScriptedAnswer:
+        return ScriptedAnswer(
             403, body=b"<E><Code>AccessDenied</Code><Message>hunter2! is wrong</Message></E>"
         )
 

@@ -23,7 +23,15 @@ from agent.model.transfer import Part, Transfer
 from tests.contracts.store import Meddler
 from tests.harness import s3_servers as servers
 from tests.harness.fakes.clock import FakeClock
-from tests.harness.scripted_http_server import XML, Answer, Oracle, Request, opened, target_at, xml
+from tests.harness.scripted_http_server import (
+    XML,
+    Oracle,
+    ReceivedRequest,
+    ScriptedAnswer,
+    opened,
+    target_at,
+    xml,
+)
 
 
 @pytest.fixture
@@ -65,21 +73,21 @@ class StoreBehaviour:
     ) -> None:
         self.echoes, self.checks_md5, self.etags = echoes, checks_md5, etags
         self.damage = 0
-        self.taken: list[Request] = []
+        self.taken: list[ReceivedRequest] = []
 
-    def __call__(self, request: Request) -> Answer:
+    def __call__(self, request: ReceivedRequest) -> ScriptedAnswer:
         body = request.body
         if self.damage and len(body) > 1:
             self.damage -= 1
             body = bytes([body[0] ^ 1]) + body[1:]
         checksum = b64(hashlib.sha256(body).digest())
         if self.echoes and request.headers.get("x-amz-checksum-sha256", checksum) != checksum:
-            return Answer(400, XML, xml("XAmzContentChecksumMismatch"))
+            return ScriptedAnswer(400, XML, xml("XAmzContentChecksumMismatch"))
         if self.checks_md5 and request.headers.get("content-md5", b64(md5(body))) != b64(md5(body)):
-            return Answer(400, XML, xml("BadDigest"))
+            return ScriptedAnswer(400, XML, xml("BadDigest"))
         self.taken.append(replace(request, body=body))
         etag = {"digests": md5(body), "opaque": md5(b"k" + body)}.get(self.etags, b"x").hex()
-        return Answer(
+        return ScriptedAnswer(
             200,
             {"etag": quoted(etag)} | ({"x-amz-checksum-sha256": checksum} if self.echoes else {}),
         )
@@ -137,7 +145,9 @@ def test_a_store_that_proves_nothing_takes_no_part(
 def test_an_echo_of_another_checksum_is_noticed(
     oracle: Oracle, store: MinioStore, tmp_path: Path
 ) -> None:
-    oracle.say = lambda _request: Answer(200, {"etag": '"e"', "x-amz-checksum-sha256": "AAAA"})
+    oracle.say = lambda _request: ScriptedAnswer(
+        200, {"etag": '"e"', "x-amz-checksum-sha256": "AAAA"}
+    )
     with opened(tmp_path, b"0123456789") as file, pytest.raises(CloudError) as raised:
         target_at(store, oracle.endpoint).send("m", Part(1, 0, 10), file, Transfer(10))
     assert raised.value.code == "checksum"
@@ -162,7 +172,7 @@ def test_over_https_crc32_is_the_checksum_and_the_payload_unsigned(
     oracle, ca_file = secure
     crc = hasher("CRC32")
     crc.update(b"23456")
-    oracle.say = lambda _request: Answer(
+    oracle.say = lambda _request: ScriptedAnswer(
         200, {"etag": '"e"', "x-amz-checksum-crc32": b64(crc.digest())}
     )
     store = MinioStore(clock=RealClock(), ca_file=ca_file)
@@ -194,7 +204,7 @@ def _dated(seconds: float) -> dict[str, str]:
     return {"date": email.utils.formatdate(seconds, usegmt=True)}
 
 
-def _signed_at(request: Request) -> str:
+def _signed_at(request: ReceivedRequest) -> str:
     return request.headers["x-amz-date"]
 
 
@@ -206,10 +216,10 @@ def test_over_tls_a_wrong_clock_is_set_right_by_the_stores_answer(
     store = MinioStore(clock=clock, ca_file=ca_file)
     true_time = clock.now() + 3600
 
-    def say(request: Request) -> Answer:
+    def say(request: ReceivedRequest) -> ScriptedAnswer:
         if _signed_at(request) == "20260921T141320Z":
-            return Answer(403, XML | _dated(true_time), xml("RequestTimeTooSkewed"))
-        return Answer(200, XML | _dated(true_time), b"<R><UploadId>m</UploadId></R>")
+            return ScriptedAnswer(403, XML | _dated(true_time), xml("RequestTimeTooSkewed"))
+        return ScriptedAnswer(200, XML | _dated(true_time), b"<R><UploadId>m</UploadId></R>")
 
     oracle.say = say
     assert store.offset is None
@@ -226,7 +236,7 @@ def test_over_tls_a_wrong_clock_is_set_right_by_the_stores_answer(
 def test_a_refusal_for_time_is_tried_again_once_only(secure: tuple[Oracle, str]) -> None:
     oracle, ca_file = secure
     store = MinioStore(clock=FakeClock(), ca_file=ca_file)
-    oracle.say = lambda _request: Answer(403, XML | _dated(0), xml("RequestTimeTooSkewed"))
+    oracle.say = lambda _request: ScriptedAnswer(403, XML | _dated(0), xml("RequestTimeTooSkewed"))
     with pytest.raises(CloudError) as raised:
         target_at(store, oracle.endpoint).begin()
     store.close()
@@ -243,7 +253,7 @@ def test_over_http_a_bare_refusal_far_from_our_time_blames_the_clock_and_teaches
 ) -> None:
     clock = FakeClock()
     store = MinioStore(clock=clock)
-    oracle.say = lambda _request: Answer(403, _dated(clock.now() + off))
+    oracle.say = lambda _request: ScriptedAnswer(403, _dated(clock.now() + off))
     with pytest.raises(CloudError) as raised:
         target_at(store, oracle.endpoint).begin()
     store.close()
@@ -256,7 +266,9 @@ def test_over_http_a_bare_refusal_far_from_our_time_blames_the_clock_and_teaches
 def test_an_ended_lease_is_not_blamed_on_the_clock(oracle: Oracle) -> None:
     clock = FakeClock()
     store = MinioStore(clock=clock)
-    oracle.say = lambda _request: Answer(400, XML | _dated(clock.now() + 4000), xml("ExpiredToken"))
+    oracle.say = lambda _request: ScriptedAnswer(
+        400, XML | _dated(clock.now() + 4000), xml("ExpiredToken")
+    )
     with pytest.raises(CloudError) as raised:
         target_at(store, oracle.endpoint).begin()
     store.close()

@@ -31,8 +31,8 @@ from tests.harness.scripted_http_server import (
     LEASE,
     PAGE,
     XML,
-    Answer,
     Oracle,
+    ScriptedAnswer,
     opened,
     raw_server,
     session_at,
@@ -69,44 +69,47 @@ def store() -> Iterator[MinioStore]:
 @pytest.mark.parametrize(
     ("answer", "code"),
     [
-        (Answer(403, XML, xml("ExpiredToken")), "ExpiredToken"),
-        (Answer(403, XML, xml("AccessDenied")), "AccessDenied"),
-        (Answer(503, XML, xml("SlowDown")), "SlowDown"),
-        (Answer(404, {"content-type": "text/xml; charset=utf-8"}, xml("NoSuchUpload")),
+        (ScriptedAnswer(403, XML, xml("ExpiredToken")), "ExpiredToken"),
+        (ScriptedAnswer(403, XML, xml("AccessDenied")), "AccessDenied"),
+        (ScriptedAnswer(503, XML, xml("SlowDown")), "SlowDown"),
+        (ScriptedAnswer(404, {"content-type": "text/xml; charset=utf-8"}, xml("NoSuchUpload")),
          "NoSuchUpload"),
-        (Answer(400, {"content-type": "text/plain"}, xml("InvalidPart")), "InvalidPart"),
-        (Answer(400, XML, xml("BadDigest")), "checksum"),
-        (Answer(400, XML, xml("XAmzContentChecksumMismatch")), "checksum"),
-        (Answer(400, XML, b"<Error><Co"), "HTTP_400"),
-        (Answer(403), "HTTP_403"),
-        (Answer(500, HTML, PAGE), "HTTP_500"),
-        (Answer(502, HTML, PAGE), "HTTP_502"),
-        (Answer(413, HTML, PAGE), "HTTP_413"),
-        (Answer(404, HTML, PAGE), "portal"),
-        (Answer(403, HTML | {"x-amz-request-id": "1"}, PAGE), "HTTP_403"),
-        (Answer(511, HTML, PAGE), "portal"),
-        (Answer(407, HTML, PAGE), "proxy"),
-        (Answer(200, HTML, PAGE), "portal"),
-        (Answer(200, {}, b"<html><p>not even xml"), "portal"),
-        (Answer(200, XML, xml("SlowDown")), "SlowDown"),
-        (Answer(200, XML, b"<other/>"), "InvalidResponse"),
-        (Answer(200, XML, b""), "InvalidResponse"),
-        (Answer(200, XML, b'<?xml version="1.0" encoding="klingon"?><R/>'), "InvalidResponse"),
-        (Answer(200, XML, b'<?xml version="1.0" encoding="utf-7"?><R/>'), "InvalidResponse"),
-        (Answer(200, XML, b'<?xml version="1.0" encoding="shift_jis"?><R/>'), "InvalidResponse"),
-        (Answer(200, XML, b"<a>" * 100_000), "InvalidResponse"),
-        (Answer(200, XML, b'<?xml version="1.0"?><!DOCTYPE r [<!ENTITY a "a">]><r>&a;</r>'),
+        (ScriptedAnswer(400, {"content-type": "text/plain"}, xml("InvalidPart")), "InvalidPart"),
+        (ScriptedAnswer(400, XML, xml("BadDigest")), "checksum"),
+        (ScriptedAnswer(400, XML, xml("XAmzContentChecksumMismatch")), "checksum"),
+        (ScriptedAnswer(400, XML, b"<Error><Co"), "HTTP_400"),
+        (ScriptedAnswer(403), "HTTP_403"),
+        (ScriptedAnswer(500, HTML, PAGE), "HTTP_500"),
+        (ScriptedAnswer(502, HTML, PAGE), "HTTP_502"),
+        (ScriptedAnswer(413, HTML, PAGE), "HTTP_413"),
+        (ScriptedAnswer(404, HTML, PAGE), "portal"),
+        (ScriptedAnswer(403, HTML | {"x-amz-request-id": "1"}, PAGE), "HTTP_403"),
+        (ScriptedAnswer(511, HTML, PAGE), "portal"),
+        (ScriptedAnswer(407, HTML, PAGE), "proxy"),
+        (ScriptedAnswer(200, HTML, PAGE), "portal"),
+        (ScriptedAnswer(200, {}, b"<html><p>not even xml"), "portal"),
+        (ScriptedAnswer(200, XML, xml("SlowDown")), "SlowDown"),
+        (ScriptedAnswer(200, XML, b"<other/>"), "InvalidResponse"),
+        (ScriptedAnswer(200, XML, b""), "InvalidResponse"),
+        (ScriptedAnswer(200, XML, b'<?xml version="1.0" encoding="klingon"?><R/>'),
          "InvalidResponse"),
-        (Answer(400, XML, b"<Error><Message>&#" + b"9" * 5000 + b";</Message></Error>"),
+        (ScriptedAnswer(200, XML, b'<?xml version="1.0" encoding="utf-7"?><R/>'),
+         "InvalidResponse"),
+        (ScriptedAnswer(200, XML, b'<?xml version="1.0" encoding="shift_jis"?><R/>'),
+         "InvalidResponse"),
+        (ScriptedAnswer(200, XML, b"<a>" * 100_000), "InvalidResponse"),
+        (ScriptedAnswer(200, XML, b'<?xml version="1.0"?><!DOCTYPE r [<!ENTITY a "a">]><r>&a;</r>'),
+         "InvalidResponse"),
+        (ScriptedAnswer(400, XML, b"<Error><Message>&#" + b"9" * 5000 + b";</Message></Error>"),
          "HTTP_400"),
-        (Answer(302, {"location": "http://portal.example/"}), "portal"),
-        (Answer(301, {"x-amz-bucket-region": "eu-west-1"}), "PermanentRedirect"),
-        (Answer(307, XML, xml("TemporaryRedirect")), "TemporaryRedirect"),
-        (Answer(418, {}, b"\xff\xfe"), "HTTP_418"),
+        (ScriptedAnswer(302, {"location": "http://portal.example/"}), "portal"),
+        (ScriptedAnswer(301, {"x-amz-bucket-region": "eu-west-1"}), "PermanentRedirect"),
+        (ScriptedAnswer(307, XML, xml("TemporaryRedirect")), "TemporaryRedirect"),
+        (ScriptedAnswer(418, {}, b"\xff\xfe"), "HTTP_418"),
     ],
 )  # fmt: skip
 def test_each_answer_becomes_its_code(
-    oracle: Oracle, store: MinioStore, answer: Answer, code: str
+    oracle: Oracle, store: MinioStore, answer: ScriptedAnswer, code: str
 ) -> None:
     oracle.say = lambda _request: answer
     with pytest.raises(CloudError) as raised:
@@ -138,7 +141,7 @@ def test_each_operation_names_itself_in_its_errors(
     call: str,
     act: Callable[[Target, int], object],
 ) -> None:
-    oracle.say = lambda _request: Answer(503, XML | {"retry-after": "7"}, xml("SlowDown"))
+    oracle.say = lambda _request: ScriptedAnswer(503, XML | {"retry-after": "7"}, xml("SlowDown"))
     with opened(tmp_path, b"x" * 10) as file, pytest.raises(CloudError) as raised:
         act(target_at(store, oracle.endpoint), file)
     assert raised.value.call == call
@@ -229,7 +232,7 @@ PARTS = "<R><Part><PartNumber>{}</PartNumber><Size>{}</Size><ETag>e</ETag></Part
 def test_a_part_whose_number_is_none_is_no_answer_of_a_store(
     oracle: Oracle, store: MinioStore, number: str, size: str
 ) -> None:
-    oracle.say = lambda _request: Answer(200, XML, PARTS.format(number, size).encode())
+    oracle.say = lambda _request: ScriptedAnswer(200, XML, PARTS.format(number, size).encode())
     with pytest.raises(CloudError) as raised:
         target_at(store, oracle.endpoint).parts("m")
     assert (raised.value.call, raised.value.code) == ("ListParts", "InvalidResponse")
@@ -256,7 +259,7 @@ def test_a_date_that_can_not_be_teaches_nothing_and_breaks_nothing(
     try:
         # The second request is signed with the time that the first answer told.
         for _ in range(2):
-            oracle.say = lambda _request: Answer(503, told, xml("SlowDown"))
+            oracle.say = lambda _request: ScriptedAnswer(503, told, xml("SlowDown"))
             with pytest.raises(CloudError) as raised:
                 target_at(store, oracle.endpoint).begin()
             assert (raised.value.code, raised.value.retry_after) == ("SlowDown", 0)
@@ -266,7 +269,9 @@ def test_a_date_that_can_not_be_teaches_nothing_and_breaks_nothing(
 
 
 def test_a_retry_after_that_is_too_large_is_only_long(oracle: Oracle, store: MinioStore) -> None:
-    oracle.say = lambda _request: Answer(503, XML | {"retry-after": "9" * 5000}, xml("SlowDown"))
+    oracle.say = lambda _request: ScriptedAnswer(
+        503, XML | {"retry-after": "9" * 5000}, xml("SlowDown")
+    )
     with pytest.raises(CloudError) as raised:
         target_at(store, oracle.endpoint).begin()
     assert raised.value.retry_after > 1e9
@@ -401,14 +406,14 @@ def test_plain_text_where_tls_was_expected_is_a_cut_handshake(
 def test_an_error_inside_a_success_of_complete_is_that_error(
     oracle: Oracle, store: MinioStore
 ) -> None:
-    oracle.say = lambda _request: Answer(200, XML, b"\n\n" + xml("InternalError"))
+    oracle.say = lambda _request: ScriptedAnswer(200, XML, b"\n\n" + xml("InternalError"))
     with pytest.raises(CloudError) as raised:
         target_at(store, oracle.endpoint).complete("m", [SentPart(1, 10, '"e"')])
     assert raised.value.code == "InternalError"
 
 
 def test_a_complete_that_names_no_etag_is_no_success(oracle: Oracle, store: MinioStore) -> None:
-    oracle.say = lambda _request: Answer(200, XML, b"<CompleteMultipartUploadResult/>")
+    oracle.say = lambda _request: ScriptedAnswer(200, XML, b"<CompleteMultipartUploadResult/>")
     with pytest.raises(CloudError) as raised:
         target_at(store, oracle.endpoint).complete("m", [SentPart(1, 10, '"e"')])
     assert raised.value.code == "InvalidResponse"
@@ -418,7 +423,7 @@ def test_a_whole_that_is_not_its_parts_is_a_checksum_error(
     oracle: Oracle, store: MinioStore
 ) -> None:
     etag = f"{md5(b'other').hex()}-1"
-    oracle.say = lambda _request: Answer(
+    oracle.say = lambda _request: ScriptedAnswer(
         200, XML, f"<R><ETag>&quot;{etag}&quot;</ETag></R>".encode()
     )
     with pytest.raises(CloudError) as raised:
@@ -431,7 +436,7 @@ def test_a_whole_that_is_not_its_parts_is_a_checksum_error(
 def test_checksums_that_were_echoed_are_said_again_at_complete(
     oracle: Oracle, store: MinioStore
 ) -> None:
-    oracle.say = lambda _request: Answer(200, XML, b"<R><ETag>e</ETag></R>")
+    oracle.say = lambda _request: ScriptedAnswer(200, XML, b"<R><ETag>e</ETag></R>")
     stored = target_at(store, oracle.endpoint).complete(
         "m", [SentPart(1, 10, '"a&b"', "c3Vt", "SHA256")]
     )
@@ -441,14 +446,16 @@ def test_checksums_that_were_echoed_are_said_again_at_complete(
 
 
 def test_stat_keeps_the_etags_letters_and_quotes(oracle: Oracle, store: MinioStore) -> None:
-    oracle.say = lambda _request: Answer(200, {"etag": '"ABCdef-2"', "content-length": "12"})
+    oracle.say = lambda _request: ScriptedAnswer(
+        200, {"etag": '"ABCdef-2"', "content-length": "12"}
+    )
     assert target_at(store, oracle.endpoint).stat() == StoredObject(12, '"ABCdef-2"')
 
 
 def test_a_success_of_head_without_etag_is_not_the_stores(
     oracle: Oracle, store: MinioStore
 ) -> None:
-    oracle.say = lambda _request: Answer(200, HTML | {"content-length": "61"})
+    oracle.say = lambda _request: ScriptedAnswer(200, HTML | {"content-length": "61"})
     with pytest.raises(CloudError) as raised:
         target_at(store, oracle.endpoint).stat()
     assert raised.value.code == "portal"
@@ -457,7 +464,7 @@ def test_a_success_of_head_without_etag_is_not_the_stores(
 def test_a_success_of_a_part_without_etag_is_not_the_stores(
     oracle: Oracle, store: MinioStore, tmp_path: Path
 ) -> None:
-    oracle.say = lambda _request: Answer(200, HTML, PAGE)
+    oracle.say = lambda _request: ScriptedAnswer(200, HTML, PAGE)
     with opened(tmp_path, b"x" * 10) as file, pytest.raises(CloudError) as raised:
         target_at(store, oracle.endpoint).send("m", Part(1, 0, 10), file, Transfer(10))
     assert raised.value.code == "portal"
@@ -468,9 +475,9 @@ def test_a_refused_head_is_asked_again_for_its_reason(
     oracle: Oracle, store: MinioStore, status: int
 ) -> None:
     oracle.say = lambda request: (
-        Answer(status)
+        ScriptedAnswer(status)
         if request.method == "HEAD"
-        else Answer(403, XML, xml("TokenRefreshRequired"))
+        else ScriptedAnswer(403, XML, xml("TokenRefreshRequired"))
     )
     with pytest.raises(CloudError) as raised:
         target_at(store, oracle.endpoint).stat()
@@ -482,7 +489,9 @@ def test_a_missing_bucket_is_not_taken_for_a_missing_object(
     oracle: Oracle, store: MinioStore
 ) -> None:
     oracle.say = lambda request: (
-        Answer(404) if request.method == "HEAD" else Answer(404, XML, xml("NoSuchBucket"))
+        ScriptedAnswer(404)
+        if request.method == "HEAD"
+        else ScriptedAnswer(404, XML, xml("NoSuchBucket"))
     )
     with pytest.raises(CloudError) as raised:
         target_at(store, oracle.endpoint).stat()
@@ -492,7 +501,9 @@ def test_a_missing_bucket_is_not_taken_for_a_missing_object(
 def test_a_head_that_is_refused_where_reading_is_allowed_stays_refused(
     oracle: Oracle, store: MinioStore
 ) -> None:
-    oracle.say = lambda request: Answer(403) if request.method == "HEAD" else Answer(206, body=b"x")
+    oracle.say = lambda request: (
+        ScriptedAnswer(403) if request.method == "HEAD" else ScriptedAnswer(206, body=b"x")
+    )
     with pytest.raises(CloudError) as raised:
         target_at(store, oracle.endpoint).stat()
     assert raised.value.code == "HTTP_403"
@@ -500,7 +511,7 @@ def test_a_head_that_is_refused_where_reading_is_allowed_stays_refused(
 
 def test_no_key_of_the_lease_is_ever_in_an_error(oracle: Oracle, store: MinioStore) -> None:
     lease = CredentialLease("the-access-key", "the-secret-key", "the-session-token", 0.0)
-    oracle.say = lambda _request: Answer(
+    oracle.say = lambda _request: ScriptedAnswer(
         403, XML, xml("SignatureDoesNotMatch", "the-access-key the-secret-key the-session-token")
     )
     with pytest.raises(CloudError) as raised:
@@ -532,7 +543,7 @@ def test_an_error_of_the_lease_comes_through_as_it_is(oracle: Oracle, store: Min
 
 def test_keys_change_in_the_middle_of_an_upload(oracle: Oracle, store: MinioStore) -> None:
     leases = iter([LEASE, replace(LEASE, access_key_id="second-key", session_token="second")])  # noqa: S106 - a key of the test
-    oracle.say = lambda _request: Answer(200, XML, b"<R><UploadId>m</UploadId></R>")
+    oracle.say = lambda _request: ScriptedAnswer(200, XML, b"<R><UploadId>m</UploadId></R>")
     target = store.at(session_at(oracle.endpoint), lambda: next(leases))
     target.begin()
     target.begin()

@@ -220,7 +220,7 @@ def flat(codes: Codes) -> list[tuple[str, Kind]]:
 # The tests below cover errors of gRPC.
 
 
-class Failure(grpc.RpcError):  # type: ignore[misc]  # grpc has no types
+class StubError(grpc.RpcError):  # type: ignore[misc]  # grpc has no types
     """The error that a gRPC stub raises."""
 
     def __init__(self, status: grpc.StatusCode, text: str = "", details: bytes = b"") -> None:
@@ -243,7 +243,7 @@ def test_every_grpc_code_is_in_the_list() -> None:
 @pytest.mark.parametrize("call", ["ExchangeCredential", "CreateLogicalUpload", "CompleteUpload"])
 @pytest.mark.parametrize(("name", "kind"), flat(GRPC))
 def test_every_grpc_code_has_its_class(name: str, kind: Kind, call: str) -> None:
-    judged(translated(call, Failure(grpc.StatusCode[name], "no"), ""), kind)
+    judged(translated(call, StubError(grpc.StatusCode[name], "no"), ""), kind)
 
 
 def test_every_code_of_the_platform_is_in_the_list() -> None:
@@ -279,7 +279,7 @@ def test_every_code_of_the_platform_has_its_class(name: str, kind: Kind, form: s
     text = f"{name}: no" if form == "bare" else "no"
     judged(
         translated(
-            "CreateLogicalUpload", Failure(grpc.StatusCode.UNKNOWN, text, details[form]), ""
+            "CreateLogicalUpload", StubError(grpc.StatusCode.UNKNOWN, text, details[form]), ""
         ),
         kind,
     )
@@ -316,7 +316,7 @@ def test_every_code_of_the_platform_has_its_class(name: str, kind: Kind, form: s
     ],
 )
 def test_what_grpc_calls_unavailable_is_told_apart(text: str, code: str) -> None:
-    error = translated("CompleteUpload", Failure(grpc.StatusCode.UNAVAILABLE, text), "")
+    error = translated("CompleteUpload", StubError(grpc.StatusCode.UNAVAILABLE, text), "")
     assert error.code == code
     judged(error, "blocked" if code == "certificate" else "offline")
 

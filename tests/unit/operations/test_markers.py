@@ -23,6 +23,7 @@ from agent.operations import marker_file
 from agent.operations import markers as markers_module
 from agent.operations.requests import BATCH
 from tests.harness.fakes.gateway import PROFILE
+from tests.harness.power_failure import PowerFailure
 from tests.harness.recorders import damaged, dated, write_mcap, write_sidecar
 from tests.harness.robot import UploadedRobot
 
@@ -644,10 +645,6 @@ def test_a_marker_behind_a_folder_that_was_closed_keeps_no_other_waiting(
 
 
 # The tests below cover crashes.
-
-
-class PowerFailure(BaseException):
-    """The power fails. No handler of the agent catches this exception."""
 
 
 class CountedWrites:

@@ -24,15 +24,12 @@ from agent.operations import markers as markers_module
 from agent.operations.marker_file import MarkerRejectedError
 from agent.operations.requests import BATCH
 from tests.harness.fakes.clock import FakeClock
+from tests.harness.power_failure import PowerFailure
 from tests.harness.recorders import write_mcap, write_sidecar
 from tests.harness.robot import Robot
 
 # The user and group id of the user "nobody".
 _NOBODY = 65534
-
-
-class PowerFailure(BaseException):
-    """The power fails. No handler of the agent catches this exception."""
 
 
 class RealHistory(TinyHistory):
