@@ -200,13 +200,7 @@ class BucketGateway:
                 "INVALID_ARGUMENT",
                 f"the key has over {_KEY_MAX_BYTES} bytes",
             )
-        before = [
-            old.session
-            for old in self._history.of_episode(log.episode_id)
-            if old.fingerprint == log.fingerprint
-            and old.session
-            and old.session.bucket == self._name
-        ]
+        before = self._earlier_sessions(log)
         earlier_keys = list(dict.fromkeys(old.object_key for old in before))
         for key in dict.fromkeys([*earlier_keys, wanted]):
             if not self._reserve(key, log):
@@ -221,10 +215,19 @@ class BucketGateway:
                 break
             if found is None or self._is_own(found, key, log, before, lease):
                 return key
-        for key in earlier_keys:
-            if is_spare(key, fingerprint8):
-                return key
-        return spare_key(wanted, fingerprint8)
+        spare_keys = (key for key in earlier_keys if is_spare(key, fingerprint8))
+        return next(spare_keys, spare_key(wanted, fingerprint8))
+
+    def _earlier_sessions(self, log: SyncLog) -> list[DocumentSession]:
+        """Return the upload sessions that the recording had in this bucket."""
+        return [
+            old.session
+            for old in self._history.of_episode(log.episode_id)
+            if old.fingerprint == log.fingerprint
+            and old.session
+            and old.session.bucket == self._name
+            and old.session.object_key
+        ]
 
     def _reserve(self, key: str, log: SyncLog) -> bool:
         """Reserve the key; False where another recording of this robot is on its way to it."""

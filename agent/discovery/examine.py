@@ -19,7 +19,7 @@ from agent.files.fingerprint import fingerprint
 from agent.files.writers import is_open_for_writing
 from agent.model.errors import FileChangedError, RecordingError
 from agent.model.mcap_tail import DamagedError, NoTailError, Tail, read_tail
-from agent.model.values import Damaged, Fingerprint, Recording
+from agent.model.values import Damaged, Fingerprint, Recording, Sidecar
 
 Reason = Literal["recording", "writer", "sidecar", "done_marker", "compressing", "unknown"]
 
@@ -108,13 +108,7 @@ class Examiner:
             FileChangedError: The file became shorter while it was read.
             OSError: The file can't be read now; FileNotFoundError when it is gone.
         """
-        root = root_of(path, self._roots)
-        if root is None:
-            raise RecordingError(
-                f"{path} lies in none of the watched folders",
-                code="not_in_root",
-                hint="see watch.roots",
-            )
+        root = self._root_of(path)
         # The recording and all files that belong to it are opened in this one open folder. So they
         # lie together even if the path of the folder leads to another one by now.
         with (
@@ -124,10 +118,9 @@ class Examiner:
             if reason := compressing(path, folder):
                 return reason
             content = self._content(path, descriptor, before)
-            own_tags = {"compression": "zstd"} if path.name.endswith(COMPRESSED) else {}
-            if content is None and end_overdue and self.send_unfinished and before.st_size > 0:
-                content = _Content(fingerprint(descriptor, before.st_size), Tail())
-                own_tags = {"mcap_complete": "false"}
+            own_tags = _own_tags(path, has_end=content is not None)
+            if content is None and end_overdue:
+                content = self._content_without_end(descriptor, before.st_size)
             # The name is asked and not the descriptor: the name may belong to another file by now.
             after = os.stat(path.name, dir_fd=folder, follow_symlinks=self.follow_symlinks)
             if content is None or _key(before) != _key(after):
@@ -139,11 +132,7 @@ class Examiner:
                 return reason
             if content.damage:
                 return Damaged(path, content.fingerprint, before.st_mtime_ns, content.damage)
-            sidecar = None
-            if self._sidecar != "ignore":
-                sidecar = read_sidecar(
-                    sidecar_path(path), folder, follow_symlinks=self.follow_symlinks
-                )
+            sidecar = self._read_sidecar(path, folder)
         if sidecar is None and self._sidecar != "ignore" and not sidecar_overdue:
             return NotYet(path, "sidecar", f"waits for its sidecar {sidecar_path(path).name}")
         return Recording(
@@ -158,6 +147,22 @@ class Examiner:
             own_tags=own_tags,
             owner=before.st_uid,
         )
+
+    def _root_of(self, path: Path) -> Path:
+        root = root_of(path, self._roots)
+        if root is None:
+            raise RecordingError(
+                f"{path} lies in none of the watched folders",
+                code="not_in_root",
+                hint="see watch.roots",
+            )
+        return root
+
+    def _read_sidecar(self, path: Path, folder: int) -> Sidecar | None:
+        """Return the recording's sidecar, or None where there is none or it does not matter."""
+        if self._sidecar == "ignore":
+            return None
+        return read_sidecar(sidecar_path(path), folder, follow_symlinks=self.follow_symlinks)
 
     @contextmanager
     def _opened(self, path: Path, folder: int) -> Iterator[tuple[int, os.stat_result]]:
@@ -188,6 +193,12 @@ class Examiner:
                 while len(self._contents) > _CACHED_FILES:
                     self._contents.popitem(last=False)
         return content
+
+    def _content_without_end(self, descriptor: int, size: int) -> _Content | None:
+        """Return the content of a file that was never finished, where such files are sent."""
+        if not self.send_unfinished or size == 0:
+            return None
+        return _Content(fingerprint(descriptor, size), Tail())
 
     def _unfinished_by_axon(
         self, path: Path, folder: int, tail: Tail, state: os.stat_result
@@ -245,6 +256,13 @@ def _unfinished_by_writer(path: Path, descriptor: int) -> NotYet | None:
     if not is_open_for_writing(descriptor):
         return None
     return NotYet(path, "writer", "it has an end, but a program has it open for writing")
+
+
+def _own_tags(path: Path, *, has_end: bool) -> dict[str, str]:
+    """Return the tags that tell what is special about the file itself."""
+    if not has_end:
+        return {"mcap_complete": "false"}
+    return {"compression": "zstd"} if path.name.endswith(COMPRESSED) else {}
 
 
 def _key(state: os.stat_result) -> tuple[int, int, int, int]:

@@ -93,8 +93,7 @@ class RecordingDeletion:
         if self._is_in_flight(log.fingerprint):
             return DeletionResult(0, is_gone=False)
         names = everywhere if device is None else _freeing(everywhere, device)
-        names = [path for path in names if self._is_writable(path.parent)]
-        names = [path for path in names if self._may_be_deleted(path, log, recording)]
+        names = self._deletable(names, log, recording)
         # The cloud is asked only when a file can be deleted.
         if not names:
             return DeletionResult(0, is_gone=False)
@@ -115,6 +114,13 @@ class RecordingDeletion:
             if newest is not None and newest.id == id_ and newest.synced:
                 return log
         return None
+
+    def _deletable(
+        self, names: Sequence[Path], log: SyncLog, recording: UploadedRecording
+    ) -> list[Path]:
+        """Return those of the recording's names that can be deleted now."""
+        writable = [path for path in names if self._is_writable(path.parent)]
+        return [path for path in writable if self._may_be_deleted(path, log, recording)]
 
     def _may_be_deleted(self, path: Path, log: SyncLog, recording: UploadedRecording) -> bool:
         """Return whether nothing speaks against deleting the file, and all its bytes were uploaded.

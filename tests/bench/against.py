@@ -111,7 +111,8 @@ def run_against(
                 rounds=rounds,
             )
             compared = compare(found["before"], found["now"])
-            comparison_table(found["now"][0]["title"], number, compared).print()
+            seconds = sum(table["seconds"] for tables in found.values() for table in tables)
+            comparison_table(found["now"][0]["title"], number, compared, seconds).print()
             figures += compared
     return _conclude(revision, figures)
 

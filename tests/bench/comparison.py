@@ -95,8 +95,10 @@ def compare(
     ]
 
 
-def comparison_table(title: str, number: int, compared: Iterable[ComparedFigure]) -> Table:
-    """Return the comparison as a table for people."""
+def comparison_table(
+    title: str, number: int, compared: Iterable[ComparedFigure], seconds: float = 0
+) -> Table:
+    """Return the comparison, which took so many seconds, as a table for people."""
     rows: list[Sequence[Cell]] = [
         [
             figure.row,
@@ -110,7 +112,7 @@ def comparison_table(title: str, number: int, compared: Iterable[ComparedFigure]
         ]
         for figure in compared
     ]
-    return Table(number, title, COLUMNS, rows)
+    return Table(number, title, COLUMNS, rows, seconds=seconds)
 
 
 def _figures(documents: Iterable[Mapping[str, Any]]) -> dict[tuple[str, str], Figure]:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from agent.adapters.history import TinyHistory
 from agent.model.errors import HistoryLockedError
 from tests.contracts.history import document
 from tests.harness.history_on_disk import opened
@@ -275,39 +276,50 @@ with opened(Path(sys.argv[1])) as history:
 """
 
 
+def add_ended_documents(history: TinyHistory, count: int) -> None:
+    """Add documents of which those with an odd id are completed, and the others have failed."""
+    for number in range(1, count + 1):
+        history.add(document(str(number)))
+        history.move(number, "claimed")
+        history.move(number, "done" if number % 2 else "gave_up")
+
+
+def forget_until_killed(folder: Path, count: int) -> set[str]:
+    """Kill a process that forgets recordings, after ``count`` of them.
+
+    Return the fingerprints that the process said it had forgotten.
+    """
+    with subprocess.Popen(
+        [sys.executable, "-c", FORGETTER, folder],
+        stdout=subprocess.PIPE,
+        text=True,
+        cwd=REPOSITORY,
+    ) as forgetter:
+        assert forgetter.stdout is not None
+        assert forgetter.stdout.readline() == "open\n"
+        forgotten = {forgetter.stdout.readline().strip() for _ in range(count)}
+        forgetter.send_signal(signal.SIGKILL)
+        return forgotten | {line.strip() for line in forgetter.stdout if line.endswith("\n")}
+
+
 @pytest.mark.parametrize("kills", [4, pytest.param(12, marks=pytest.mark.slow)])
 def test_kill_9_while_it_forgets_loses_no_fingerprint_and_brings_nothing_back(
     folder: Path, kills: int
 ) -> None:
     seed = random.Random(5)
     with opened(folder) as history:
-        for number in range(1, 101):
-            history.add(document(str(number)))
-            history.move(number, "claimed")
-            history.move(number, "done" if number % 2 else "gave_up")
+        add_ended_documents(history, 100)
     gone: set[str] = set()
     for _ in range(kills):
-        with subprocess.Popen(
-            [sys.executable, "-c", FORGETTER, folder],
-            stdout=subprocess.PIPE,
-            text=True,
-            cwd=REPOSITORY,
-        ) as forgetter:
-            assert forgetter.stdout is not None
-            assert forgetter.stdout.readline() == "open\n"
-            for _ in range(seed.randrange(8)):
-                gone.add(forgetter.stdout.readline().strip())
-            forgetter.send_signal(signal.SIGKILL)
-            gone |= {line.strip() for line in forgetter.stdout if line.endswith("\n")}
+        gone |= forget_until_killed(folder, seed.randrange(8))
         with opened(folder) as history:
             assert history.damage() == 0
             there = [log.id for log in history.newest_first()]
             assert not {f"1000-{id_}" for id_ in there} & gone
             assert there == list(range(100, 100 - len(there), -1))
             assert history.absences().day == 100 - len(there)
-            assert all(
-                history.synced(f"1000-{number}") == bool(number % 2) for number in range(1, 101)
-            )
+            synced = [number for number in range(1, 101) if history.synced(f"1000-{number}")]
+            assert synced == list(range(1, 101, 2))
     assert len(gone) > kills
 
 

@@ -310,73 +310,85 @@ def send_sighup(agent: Agent, until: str) -> None:
     eventually(lambda: agent.said().count(until) > before)
 
 
-def test_a_reload_takes_effect_while_an_upload_goes_on_and_a_wrong_file_changes_nothing(
-    cloud: DevCloud, tmp_path: Path
-) -> None:
+@pytest.fixture
+def agent(cloud: DevCloud, tmp_path: Path) -> Iterator[Agent]:
+    """An agent that is not started yet, and gets no folder from its environment."""
     agent = Agent(cloud, tmp_path)
     # Variables of the environment would win over the file.
-    for key in (
-        "WATCH__ROOTS",
-        "AGENT__STATE_DIR",
-        "LOG__DIR",
-    ):
+    for key in ("WATCH__ROOTS", "AGENT__STATE_DIR", "LOG__DIR"):
         del agent.environ[PREFIX + key]
-    other = tmp_path / "other"
-    other.mkdir()
-    first: dict[str, Mapping[str, Any]] = {
+    yield agent
+    if agent.process is not None:
+        agent.stop()
+
+
+def folders(agent: Agent, root: Path, logs: Path) -> dict[str, Mapping[str, Any]]:
+    """Return settings by which the agent watches ``root`` and writes its log below ``logs``."""
+    return {
         "agent": {"state_dir": str(agent.state)},
-        "watch": {"roots": [str(agent.root)]},
-        "log": {"dir": str(agent.logs)},
+        "watch": {"roots": [str(root)]},
+        "log": {"dir": str(logs)},
     }
-    configure(agent, **first, upload={"bandwidth_mbit": 1})
+
+
+def test_a_reload_takes_effect_while_an_upload_goes_on(
+    cloud: DevCloud, agent: Agent, tmp_path: Path
+) -> None:
+    other, new_logs = tmp_path / "other", tmp_path / "logs-2"
+    other.mkdir()
+    configure(agent, **folders(agent, agent.root, agent.logs), upload={"bandwidth_mbit": 1})
     agent.start()
-    try:
-        # This upload takes about three minutes.
-        recording = write_mcap(agent.root / "a.mcap", size=20 * MIB)
-        (begun,) = agent.wait(lambda logs: logs and phase_of(logs[0]) == "uploading")
+    # This upload takes about three minutes.
+    recording = write_mcap(agent.root / "a.mcap", size=20 * MIB)
+    (begun,) = agent.wait(lambda logs: logs and phase_of(logs[0]) == "uploading")
 
-        new_logs = tmp_path / "logs-2"
-        second = {**first, "watch": {"roots": [str(other)]}, "log": {"dir": str(new_logs)}}
-        configure(agent, **second)
-        send_sighup(agent, "settings reloaded: log.dir, upload.bandwidth_mbit, watch.roots")
-        elsewhere = write_mcap(other / "b.mcap", seed=2)
-        # The agent no longer watches this folder.
-        write_mcap(agent.root / "c.mcap", seed=3)
-        logs = agent.wait_completed(2)
-        assert [log.path for log in logs] == [str(recording), str(elsewhere)]
-        assert (logs[0].require_session().logical_upload_id, logs[0].attempt_count) == (
-            begun.require_session().logical_upload_id,
-            1,
-        )
-        assert logs[0].bytes_sent == recording.stat().st_size, "nothing was sent twice"
-        assert cloud.read_object(logs[0].object_key) == recording.read_bytes()
-        assert "completed" in (new_logs / "agent.log").read_text()
+    configure(agent, **folders(agent, other, new_logs))
+    send_sighup(agent, "settings reloaded: log.dir, upload.bandwidth_mbit, watch.roots")
+    elsewhere = write_mcap(other / "b.mcap", seed=2)
+    # The agent no longer watches this folder.
+    write_mcap(agent.root / "c.mcap", seed=3)
+    logs = agent.wait_completed(2)
+    assert [log.path for log in logs] == [str(recording), str(elsewhere)]
+    upload_ids = [log.require_session().logical_upload_id for log in (logs[0], begun)]
+    assert upload_ids[0] == upload_ids[1]
+    assert logs[0].attempt_count == 1
+    assert logs[0].bytes_sent == recording.stat().st_size, "nothing was sent twice"
+    assert cloud.read_object(logs[0].object_key) == recording.read_bytes()
+    assert "completed" in (new_logs / "agent.log").read_text()
+    assert agent.stop() == 0
 
-        configure(agent, **second, upload={"order": "best", "colour": "red"})
-        send_sighup(agent, "the configuration is refused, and the old one stays")
-        refusal = agent.said().splitlines()[-1]
-        assert "upload.order" in refusal
-        assert "upload.colour" in refusal
-        configure(agent, **second)
-        told = agent.command("status").stdout
-        assert "the new configuration was refused, the old one stays" in told
-        write_mcap(other / "d.mcap", seed=4)
-        agent.wait_completed(3)
 
-        configure(agent, **second, bucket={"name": "another"})
-        send_sighup(agent, "restart the agent for bucket.name")
-        told = agent.command("status").stdout
-        assert "restart for bucket.name" in told
-        assert "refused" not in told
-        configure(agent, **{**second, "agent": {"state_dir": str(tmp_path / "state-2")}})
-        send_sighup(agent, "restart the agent for agent.state_dir")
-        assert not (tmp_path / "state-2").exists()
-        write_mcap(other / "e.mcap", seed=5)
-        agent.wait_completed(4)
-        assert agent.stop() == 0
-    finally:
-        if agent.process is not None:
-            agent.stop()
+def test_a_wrong_file_changes_nothing_and_some_settings_need_a_restart(
+    agent: Agent, tmp_path: Path
+) -> None:
+    settings = folders(agent, agent.root, agent.logs)
+    configure(agent, **settings)
+    agent.start()
+    write_mcap(agent.root / "a.mcap", seed=1)
+    agent.wait_completed(1)
+
+    configure(agent, **settings, upload={"order": "best", "colour": "red"})
+    send_sighup(agent, "the configuration is refused, and the old one stays")
+    refusal = agent.said().splitlines()[-1]
+    assert "upload.order" in refusal
+    assert "upload.colour" in refusal
+    configure(agent, **settings)
+    told = agent.command("status").stdout
+    assert "the new configuration was refused, the old one stays" in told
+    write_mcap(agent.root / "b.mcap", seed=2)
+    agent.wait_completed(2)
+
+    configure(agent, **settings, bucket={"name": "another"})
+    send_sighup(agent, "restart the agent for bucket.name")
+    told = agent.command("status").stdout
+    assert "restart for bucket.name" in told
+    assert "refused" not in told
+    configure(agent, **{**settings, "agent": {"state_dir": str(tmp_path / "state-2")}})
+    send_sighup(agent, "restart the agent for agent.state_dir")
+    assert not (tmp_path / "state-2").exists()
+    write_mcap(agent.root / "c.mcap", seed=3)
+    agent.wait_completed(3)
+    assert agent.stop() == 0
 
 
 def test_a_storm_of_signals_is_one_reload_and_a_stop_gets_through(

@@ -481,6 +481,14 @@ class Simulation(RuleBasedStateMachine):
 
     def _check_the_end(self) -> None:
         assert list(self.robot.history.open()) == []
+        self._check_that_each_recording_ended()
+        self._check_that_no_marker_is_left()
+        held = {multipart.place[1] for multipart in self.store.multiparts.values()} - self.excused
+        assert not held, "multiparts left in the bucket"
+        assert list(self.robot.history.orphans()) == []
+        self._check_that_nothing_is_stored_twice()
+
+    def _check_that_each_recording_ended(self) -> None:
         for path in sorted(self.robot.folder.rglob("*.mcap")):
             content = path.read_bytes()
             name = _fingerprint(content)
@@ -489,6 +497,8 @@ class Simulation(RuleBasedStateMachine):
             log = self.robot.history.newest(name)
             assert log is not None, f"{path} was never queued: {self.robot.discover.state(path)}"
             assert log.status == "completed" or self._rightly_failed(log, content), log
+
+    def _check_that_no_marker_is_left(self) -> None:
         for marker in (
             *self.robot.folder.rglob("*.mcap.resync"),
             *self.robot.folder.rglob("*.mcap.first"),
@@ -499,30 +509,25 @@ class Simulation(RuleBasedStateMachine):
         leftover = [*self.robot.folder.rglob(".resync"), *self.robot.marked.glob("*.resync")]
         assert leftover == []
         assert self.robot.history.markers == {}
-        held = {multipart.place[1] for multipart in self.store.multiparts.values()} - self.excused
-        assert not held, "multiparts left in the bucket"
-        assert list(self.robot.history.orphans()) == []
+
+    def _check_that_nothing_is_stored_twice(self) -> None:
+        """Find at most one object for each document that is completed or failed with a key."""
         keys = {log.object_key for log in self.robot.history.documents.values()}
         contents = Counter(
             _fingerprint(content)
             for (_, key), (content, _) in self.store.objects.items()
             if key in keys
         )
-        for log in self.ended.values():
-            others = [
-                other
-                for other in self.ended.values()
-                if other.fingerprint == log.fingerprint
-                and other.status == "failed"
-                and other.object_key
-            ]
-            if log.status == "completed":
-                completed = [
-                    other
-                    for other in self.ended.values()
-                    if other.fingerprint == log.fingerprint and other.status == "completed"
-                ]
-                assert contents[log.fingerprint] <= len(completed) + len(others), "stored twice"
+        completed = Counter(
+            log.fingerprint for log in self.ended.values() if log.status == "completed"
+        )
+        failed = Counter(
+            log.fingerprint
+            for log in self.ended.values()
+            if log.status == "failed" and log.object_key
+        )
+        for name, count in completed.items():
+            assert contents[name] <= count + failed[name], "stored twice"
 
     def _check_what_is_kept(self) -> None:
         """Delete what is uploaded, and nothing else.

@@ -192,36 +192,46 @@ def store_command(result: dict[str, Any]) -> list[str]:
     return [rclone_program() or "rclone", "serve", "s3", f"--addr=127.0.0.1{port}", folder]
 
 
-def test_what_the_compose_file_names_is_in_the_image_and_in_the_settings() -> None:
-    result, file = composed(), CONTAINERFILE.read_text()
+def own_services(composition: dict[str, Any]) -> dict[str, Any]:
+    """Return the services of a compose file that run this project's image."""
+    services = composition["services"]
+    return {name: own for name, own in services.items() if own["image"] == "keystone-agent"}
+
+
+def test_each_variable_that_image_and_compose_file_set_is_a_setting() -> None:
     variables = {f"KEYSTONE_AGENT_{key.replace('.', '__').upper()}" for key in KEYS}
-    assert set(re.findall(r"\bKEYSTONE_AGENT_\w+", file + COMPOSE.read_text())) - variables == set()
-    own = {
-        name: service
-        for name, service in result["services"].items()
-        if service["image"] == "keystone-agent"
-    }
+    text = CONTAINERFILE.read_text() + COMPOSE.read_text()
+    assert set(re.findall(r"\bKEYSTONE_AGENT_\w+", text)) - variables == set()
+
+
+def test_the_services_of_the_compose_file_run_the_image_without_rights() -> None:
+    own = own_services(composed())
     assert set(own) == {"devcloud", "endpoints", "robot"}
     for service in own.values():
-        assert (
-            COMPOSE.parent / service["build"]["context"] / service["build"]["dockerfile"]
-        ).samefile(CONTAINERFILE)
+        build = service["build"]
+        assert (COMPOSE.parent / build["context"] / build["dockerfile"]).samefile(CONTAINERFILE)
         assert service["read_only"] is True
         assert service["cap_drop"] == ["ALL"]
         assert not service.get("privileged")
-    volumes = json.loads(re.findall(r"^VOLUME (.+)$", file, re.MULTILINE)[0])
-    mounted = [volume.split(":") for volume in own["robot"]["volumes"]]
-    assert (
-        {target for _, target, *options in mounted if options != ["ro"]}
-        == set(volumes)
-        == {STATE, RECORDINGS}
-    )
+
+
+def test_the_compose_file_mounts_the_volumes_of_the_image_and_no_other() -> None:
+    result = composed()
+    volumes = json.loads(re.findall(r"^VOLUME (.+)$", CONTAINERFILE.read_text(), re.MULTILINE)[0])
+    robot = [volume.split(":") for volume in own_services(result)["robot"]["volumes"]]
+    writable = {target for _, target, *options in robot if options != ["ro"]}
+    assert writable == set(volumes) == {STATE, RECORDINGS}
     named = {
         volume.split(":")[0]
         for service in result["services"].values()
         for volume in service.get("volumes", [])
     }
     assert {name for name in named if not name.startswith((".", "/"))} == set(result["volumes"])
+
+
+def test_the_services_of_the_compose_file_find_each_other() -> None:
+    result = composed()
+    own = own_services(result)
     # The robot has the address of the platform, and the platform the address of the store.
     endpoints = json.loads((COMPOSE.parent / "endpoints.json").read_text())["endpoints"]
     command = own["devcloud"]["command"]
@@ -231,8 +241,12 @@ def test_what_the_compose_file_names_is_in_the_image_and_in_the_settings() -> No
     store_port = result["services"]["store"]["command"][1]
     where = f"{keys['ROOT_ACCESS_KEY']}:{keys['ROOT_SECRET_KEY']}@store{store_port}"
     assert f"--store=http://{where}" in command
-    (probe,) = re.findall(r"^HEALTHCHECK .*\\\n +CMD (.+)$", file, re.MULTILINE)
-    assert json.loads(probe) == own["robot"]["healthcheck"]["test"][1:]
+
+
+def test_the_robot_of_the_compose_file_is_healthy_by_the_image_s_own_check() -> None:
+    check = re.findall(r"^HEALTHCHECK .*\\\n +CMD (.+)$", CONTAINERFILE.read_text(), re.MULTILINE)
+    (command,) = check
+    assert json.loads(command) == own_services(composed())["robot"]["healthcheck"]["test"][1:]
 
 
 def test_docker_takes_the_compose_file() -> None:

@@ -14,7 +14,7 @@ import shutil
 import ssl
 import subprocess
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -141,63 +141,85 @@ def test_one_robot_is_installed_again_and_again_and_keeps_its_key(
     robot: Debian, package: Path, tmp_path: Path
 ) -> None:
     installer = Installer(robot, package)
-    profile = robot.path(PROFILE)
+    empty_package(tmp_path, robot.path("/srv/older.deb"), Version="0.0.9")
+    check_that_another_sum_changes_nothing(installer)
+    check_the_first_installation(installer)
+    check_that_a_second_installation_changes_nothing(installer)
+    check_that_endpoints_are_replaced_until_there_is_a_key(installer)
+    check_that_a_key_stays_and_is_never_open_to_others(installer)
+    assert f"{__version__} is installed, which is newer than 0.0.9" in installer.run(
+        package="/srv/older.deb", code=1
+    )
+    check_that_wrong_files_are_refused(installer)
 
+
+def check_that_another_sum_changes_nothing(installer: Installer) -> None:
     assert "is not what --sha256 says: nothing was changed" in installer.run(
         "--sha256", "0" * 64, code=1
     )
-    assert not robot.path("/usr/bin/keystone-agent").is_symlink()
-    empty_package(tmp_path, robot.path("/srv/older.deb"), Version="0.0.9")
+    assert not installer.robot.path("/usr/bin/keystone-agent").is_symlink()
+
+
+def check_the_first_installation(installer: Installer) -> None:
+    """Install an older version without endpoints, and then the package with endpoints."""
+    profile = installer.robot.path(PROFILE)
     assert "keystone-agent 0.0.9 is installed" in installer.run(
         package="/srv/older.deb", endpoints=""
     )
     assert not profile.exists()
-
     said = installer.run("--sha256", installer.sum)
     assert f"keystone-agent {__version__} is installed\nendpoints: {PROFILE}\n" in said
     assert "names no device yet: this robot is not enrolled" in said
     assert "agent     stopped" in said
     assert json.loads(profile.read_text()) == ENDPOINTS
-    assert robot.run("stat", "-c", "%a %U:%G", PROFILE) == "600 keystone-agent:keystone-agent\n"
-    before = robot.files()
+    rights = installer.robot.run("stat", "-c", "%a %U:%G", PROFILE)
+    assert rights == "600 keystone-agent:keystone-agent\n"
+
+
+def check_that_a_second_installation_changes_nothing(installer: Installer) -> None:
+    before = installer.robot.files()
     again = installer.run("--sha256", installer.sum)
     assert (
         f"keystone-agent {__version__} is installed already\nendpoints: {PROFILE} has them "
         "already\n" in again
     )
-    assert robot.files() == before
+    assert installer.robot.files() == before
 
-    # The endpoints of another platform are accepted until there is a key. Addresses do as well as a
-    # file.
-    said = installer.run(
-        "--gateway", "https://other.example.org", "--auth", "https://auth.example.org", endpoints=""
-    )
-    assert f"endpoints: {PROFILE}\n" in said
+
+def check_that_endpoints_are_replaced_until_there_is_a_key(installer: Installer) -> None:
+    """Give the endpoints of another platform. Addresses do as well as a file."""
     other = "https://other.example.org"
-    assert json.loads(profile.read_text())["endpoints"] == {
+    said = installer.run("--gateway", other, "--auth", "https://auth.example.org", endpoints="")
+    assert f"endpoints: {PROFILE}\n" in said
+    assert json.loads(installer.robot.path(PROFILE).read_text())["endpoints"] == {
         "auth": "https://auth.example.org",
         "gateway": other,
         "deviceInit": other,
     }
+
+
+def check_that_a_key_stays_and_is_never_open_to_others(installer: Installer) -> None:
+    robot = installer.robot
     # What the installer writes as the agent's user must be unreadable for other users at all times,
     # because it may hold keys.
-    looks = robot.path("/usr/local/sbin/runuser")
-    looks.write_text(
+    runuser = robot.path("/usr/local/sbin/runuser")
+    runuser.write_text(
         '#!/bin/sh\nfind /tmp -perm -o=x -name "tmp.*" >>/srv/open\nexec /usr/sbin/runuser "$@"\n'
     )
-    looks.chmod(0o755)
+    runuser.chmod(0o755)
     installer.endpoints(with_key("robot-7"))
     assert KEY not in installer.run()
     assert robot.path("/srv/open").read_text() == ""
     said = installer.run()
     assert f"this robot has a key already: {PROFILE} stays as it is" in said
-    assert json.loads(profile.read_text()) == json.loads(with_key("robot-7"))
+    assert json.loads(robot.path(PROFILE).read_text()) == json.loads(with_key("robot-7"))
     assert KEY not in said
 
-    assert f"{__version__} is installed, which is newer than 0.0.9" in installer.run(
-        package="/srv/older.deb", code=1
-    )
 
+def check_that_wrong_files_are_refused(installer: Installer) -> None:
+    """Install with endpoints, a device profile file and a configuration that can't be used."""
+    robot = installer.robot
+    profile = robot.path(PROFILE)
     profile.unlink()
     for content, why in (
         ("{", "is no JSON of the kind"),
@@ -413,6 +435,25 @@ class AnsibleFleet:
         }
 
 
+def check_a_rollout(one: Debian, name: str, roots: Sequence[str]) -> None:
+    """Check that the playbook installed the old version with its settings on this robot."""
+    assert OLD in one.run("keystone-agent", "--version")
+    assert one.run("systemctl", "is-enabled", "keystone-agent").startswith("enabled")
+    assert one.run("stat", "-c", "%a %U", PROFILE) == "600 keystone-agent\n"
+    assert one.path(UNIT).read_text().splitlines()[1:] == [
+        "[Service]",
+        "ReadWritePaths=-/data/recordings",
+        "ReadWritePaths=-/srv/bags",
+    ]
+    assert one.run("id", "-nG", "keystone-agent").split() == [
+        "keystone-agent",
+        "recorder",
+    ]
+    shown = json.loads(one.run("keystone-agent", "config", "show", "--json"))
+    assert shown["watch"]["roots"] == roots
+    assert f"ok  device id: {name}" in one.run("keystone-agent", "check", code=1)
+
+
 @pytest.mark.slow
 @pytest.mark.skipif(shutil.which("ansible-playbook") is None, reason="no ansible-playbook here")
 @on_a_debian
@@ -437,21 +478,7 @@ def test_ansible_rolls_out_to_robots_of_which_it_knows_the_names_alone(
             assert all(changed > 5 for changed in fleet.play(older, **settings).values())
             assert fleet.play(older, **settings) == dict.fromkeys(names, 0)
             for name, one in robots.items():
-                assert OLD in one.run("keystone-agent", "--version")
-                assert one.run("systemctl", "is-enabled", "keystone-agent").startswith("enabled")
-                assert one.run("stat", "-c", "%a %U", PROFILE) == "600 keystone-agent\n"
-                assert one.path(UNIT).read_text().splitlines()[1:] == [
-                    "[Service]",
-                    "ReadWritePaths=-/data/recordings",
-                    "ReadWritePaths=-/srv/bags",
-                ]
-                assert one.run("id", "-nG", "keystone-agent").split() == [
-                    "keystone-agent",
-                    "recorder",
-                ]
-                shown = json.loads(one.run("keystone-agent", "config", "show", "--json"))
-                assert shown["watch"]["roots"] == settings["keystone_agent_roots"]
-                assert f"ok  device id: {name}" in one.run("keystone-agent", "check", code=1)
+                check_a_rollout(one, name, settings["keystone_agent_roots"])
             # The robot enrols under the name of the inventory. Then the next version comes, and the
             # key stays.
             robot.run(*robot.as_service("enroll"))

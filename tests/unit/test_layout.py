@@ -22,6 +22,10 @@ COMMENT_BEHIND_CODE = re.compile(
     r"# (noqa\b|type: ignore|pragma:|fmt: |(CPU seconds|seconds|bytes|MiB)$)"
 )
 
+# The nodes that are one more way through a function, as radon counts them.
+BRANCHES = (ast.If, ast.IfExp, ast.For, ast.AsyncFor, ast.While, ast.comprehension)
+Function = ast.FunctionDef | ast.AsyncFunctionDef
+
 
 def imported_by(path: Path) -> set[str]:
     """Return the modules that a file imports.
@@ -72,6 +76,35 @@ def attributes_of(class_: ast.ClassDef) -> set[str]:
     }
 
 
+def complexity(function: Function) -> int:
+    """Return the cyclomatic complexity of a function, counted as radon counts it.
+
+    The functions inside of it are counted for themselves.
+    """
+    return 1 + sum(map(ways, function.body))
+
+
+def ways(node: ast.AST) -> int:
+    """Return how many more ways through a function there are by this node and those below it."""
+    if isinstance(node, Function | ast.ClassDef):
+        return 0
+    if isinstance(node, ast.Assert):
+        return 1
+    count = sum(map(ways, ast.iter_child_nodes(node)))
+    count += isinstance(node, BRANCHES)
+    if isinstance(node, ast.BoolOp):
+        count += len(node.values) - 1
+    elif isinstance(node, ast.comprehension):
+        count += len(node.ifs)
+    elif isinstance(node, ast.Try):
+        count += len(node.handlers) + bool(node.orelse)
+    elif isinstance(node, ast.For | ast.AsyncFor | ast.While):
+        count += bool(node.orelse)
+    elif isinstance(node, ast.match_case):
+        count += 1
+    return count
+
+
 def test_no_class_name_occurs_twice() -> None:
     places = defaultdict(list)
     for path in (*MODULES, *TESTS):
@@ -115,6 +148,16 @@ def test_no_comment_stands_behind_code_but_for_a_unit_or_a_tool() -> None:
                 ):
                     behind.append(f"{place(path, token.start[0])} {token.string}")
     assert behind == []
+
+
+def test_no_function_has_a_complexity_of_15_or_more() -> None:
+    found = {
+        f"{place(path, node.lineno)} {node.name}": complexity(node)
+        for path in SOURCES
+        for node in nodes(path)
+        if isinstance(node, Function)
+    }
+    assert {name: size for name, size in found.items() if size >= 15} == {}
 
 
 @pytest.mark.parametrize("folder", ["unit", "integration", "system", "contracts", "harness"])

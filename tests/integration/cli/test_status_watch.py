@@ -17,7 +17,7 @@ import subprocess
 import sys
 import termios
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -107,18 +107,22 @@ def agent(tmp_path: Path) -> Iterator[Agent]:
         yield agent
 
 
+def upload_rows(lines: Sequence[str]) -> list[str]:
+    """Return the lines of the screen that show an upload with its progress, rate and time left."""
+    row = re.compile(r"/run-\d\.mcap +\S+ +([1-9]\d?)% +[1-9][\d.]* [kM]B/s +\d.* left$")
+    return [line for line in lines if row.search(line)]
+
+
 def test_two_uploads_can_be_watched_on_80_columns(agent: Agent) -> None:
     for number in range(3):
         write_mcap(agent.root / f"run-{number}.mcap", size=40 * MIB, seed=number)
     unfinished(agent.root / "growing.mcap")
     terminal = Terminal(watching(agent), agent.environ)
     try:
-        rows = re.compile(r"/run-\d\.mcap +\S+ +([1-9]\d?)% +[1-9][\d.]* [kM]B/s +\d.* left$")
-        lines = terminal.wait(lambda lines: sum(bool(rows.search(line)) for line in lines) == 2)
-        uploads = [line for line in lines if rows.search(line)]
+        lines = terminal.wait(lambda lines: len(upload_rows(lines)) == 2)
+        uploads = upload_rows(lines)
         assert [re.findall(r"run-\d", line)[0] for line in uploads] == ["run-0", "run-1"]
-        assert lines[0].startswith("keystone-agent ")
-        assert re.search(r" \d\d:\d\d:\d\d$", lines[0])
+        assert re.fullmatch(r"keystone-agent .* \d\d:\d\d:\d\d", lines[0])
         assert {len(line) for line in uploads} == {COLUMNS}
         labels = [line[:9].strip() for line in lines[4:] if line and not line.startswith(" ")]
         assert labels == ["agent", "gate", "documents", "queue", "lease", "recording", "files"]

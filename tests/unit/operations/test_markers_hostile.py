@@ -449,6 +449,19 @@ def by_request(robot: RealHistoryRobot) -> Path:
     return robot.touch(robot.marked / "1.request", json.dumps(asked))
 
 
+def upload_two(robot: RealHistoryRobot) -> None:
+    """Let the robot upload two recordings, and close its gate then."""
+    (robot.folder / "day").mkdir()
+    for seed, name in enumerate(("a", "b")):
+        write_sidecar(
+            write_mcap(robot.folder / "day" / f"{name}.mcap", size=1000, seed=seed),
+            {"episode_id": f"ep-{name}"},
+        )
+    robot.gate.release("test")
+    robot.settle()
+    robot.gate.hold("test", "the test says so")
+
+
 def in_vain(robot: RealHistoryRobot) -> Path:
     return robot.touch(robot.folder / "day" / "typo.mcap.resync", "why")
 
@@ -472,15 +485,7 @@ def test_whenever_the_power_fails_the_real_history_knows_what_is_served(
     monkeypatch.setattr(markers_module, "BATCH", 1)
     for fails_at in range(1, 100):
         robot = RealHistoryRobot(tmp_path / str(fails_at))
-        for seed, name in enumerate(("a", "b")):
-            (robot.folder / "day").mkdir(exist_ok=True)
-            write_sidecar(
-                write_mcap(robot.folder / "day" / f"{name}.mcap", size=1000, seed=seed),
-                {"episode_id": f"ep-{name}"},
-            )
-        robot.gate.release("test")
-        robot.settle()
-        robot.gate.hold("test", "the test says so")
+        upload_two(robot)
         before = list(robot.history.newest_first("completed"))
         marker = drop(robot)
         reason = marker.with_name(f"{marker.name}.rejected")
