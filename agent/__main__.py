@@ -14,6 +14,7 @@ import click
 from agent.adapters.config import ConfigError
 from agent.cli import cli
 from agent.model.errors import AgentError, SetupError
+from agent.model.printable import printable, printable_lines, shell_word
 
 
 def main() -> None:
@@ -21,16 +22,16 @@ def main() -> None:
     try:
         cli.main(prog_name="keystone-agent")
     except AgentError as error:
-        click.echo(error.message, err=True)
+        click.echo(printable_lines(error.message), err=True)
         if error.hint:
-            click.echo(f"→ {error.hint}", err=True)
+            click.echo(f"→ {printable(error.hint)}", err=True)
         sys.exit(2 if isinstance(error, (ConfigError, SetupError)) else 1)
     except OSError as error:
         # Most of these errors come from the disk behind standard output. A closed pipe does not
         # arrive here, because click handles it.
         _discard_output()
-        where = f"{error.filename}: " if error.filename else ""
-        click.echo(f"keystone-agent: {where}{error.strerror or error}", err=True)
+        where = f"{shell_word(str(error.filename))}: " if error.filename else ""
+        click.echo(printable(f"keystone-agent: {where}{error.strerror or error}"), err=True)
         sys.exit(1)
 
 

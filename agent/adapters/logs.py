@@ -26,6 +26,8 @@ from urllib.parse import quote
 
 from loguru import logger
 
+from agent.model.printable import field, json_text, printable, printable_lines
+
 if TYPE_CHECKING:
     from loguru import Message, Record
 
@@ -68,11 +70,6 @@ _PATTERNS = tuple(
 
 # AWS key ids and JSON web tokens.
 _KEY_ID = re.compile(r"\b(?:AKIA|ASIA)[A-Z0-9]{12,}\b|\beyJ[\w-]{8,}\.[\w-]+\.[\w-]+")
-
-# Control characters are written as escapes. In a text from outside they could forge a log line,
-# or control the terminal of a reader.
-_CONTROLS = {code: f"\\x{code:02x}" for code in [*range(0x20), *range(0x7F, 0xA0)]}
-_CONTROLS_BUT_NEWLINE = {code: text for code, text in _CONTROLS.items() if chr(code) != "\n"}
 
 # What every record has. All other attributes are the fields of a message.
 _STANDARD = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
@@ -175,7 +172,7 @@ class _Intercept(logging.Handler):
                 self._failing = True
                 text = f"log files can't be written: {type(error).__name__}: {error}"
                 with suppress(OSError, ValueError):
-                    print(text, file=sys.stderr)  # noqa: T201 - logging is what has failed
+                    print(printable(text), file=sys.stderr)  # noqa: T201 - logging is what has failed
 
 
 def start(
@@ -320,7 +317,7 @@ def _format(
 
 def _short(record: Record, redactor: Redactor) -> str:
     """Return a record as the console shows it."""
-    message = redactor.redact(record["message"]).translate(_CONTROLS)
+    message = printable(redactor.redact(record["message"]))
     head = f"{record['time']:HH:mm:ss} {record['level'].name:<7}"
     return f"{head} {message}{_trace(record, redactor)}"
 
@@ -329,11 +326,10 @@ def _long(record: Record, redactor: Redactor) -> str:
     """Return a record as the file for people has it."""
     facts = redactor.clean(record["extra"]["log"])
     event = facts.pop("event")
-    rest = "".join(f" {key}={_text(value)}" for key, value in facts.items())
+    rest = "".join(f" {field(key, value)}" for key, value in facts.items())
     message = redactor.redact(record["message"])
     head = f"{record['time']:YYYY-MM-DD HH:mm:ss.SSSZZ} {record['level'].name:<7}"
-    line = f"{head} {event}: {message}{rest}"
-    return line.translate(_CONTROLS) + _trace(record, redactor)
+    return f"{head} {printable(f'{event}: {message}')}{rest}{_trace(record, redactor)}"
 
 
 def _json(record: Record, redactor: Redactor) -> str:
@@ -350,14 +346,7 @@ def _json(record: Record, redactor: Redactor) -> str:
     if trace := _trace(record, redactor):
         facts["exception"] = trace.strip()
     # The fields of the line come first, and no field of a message takes their place.
-    return json.dumps({**line, **facts, **line}, ensure_ascii=False)
-
-
-def _text(value: Any) -> str:
-    """Return the value of a field; a text without spaces needs no quotes."""
-    if isinstance(value, str) and " " not in value:
-        return value
-    return json.dumps(value, ensure_ascii=False)
+    return json_text({**line, **facts, **line})
 
 
 def _trace(record: Record, redactor: Redactor) -> str:
@@ -366,4 +355,4 @@ def _trace(record: Record, redactor: Redactor) -> str:
     if exception is None or exception.value is None:
         return ""
     lines = traceback.format_exception(exception.type, exception.value, exception.traceback)
-    return "\n" + redactor.redact("".join(lines).rstrip()).translate(_CONTROLS_BUT_NEWLINE)
+    return "\n" + printable_lines(redactor.redact("".join(lines).rstrip()))

@@ -8,6 +8,8 @@ import socket
 import time
 from collections.abc import Mapping
 
+from agent.model.printable import printable
+
 _log = logging.getLogger(__name__)
 
 # How long a datagram may wait for a service manager that does not read.
@@ -58,7 +60,7 @@ class SystemdNotifier:
         It is sent only when it has changed.
         """
         # A second line would be another message to systemd.
-        line = " ".join(text.split())[:_STATUS_MAX_CHARACTERS]
+        line = printable(" ".join(text.split()))[:_STATUS_MAX_CHARACTERS]
         if line != self._status:
             self._status = line
             self._send(f"STATUS={line}")

@@ -27,6 +27,7 @@ from agent.cli.units import size_text
 from agent.discovery.name_rules import foreign
 from agent.discovery.walk import WalkResult, first_visit, tops
 from agent.model.ports import History
+from agent.model.printable import shell_word
 from agent.model.sync_log import SyncLog
 from agent.model.values import utc_text
 
@@ -80,7 +81,7 @@ def print_row(row: ListedFile, *, as_json: bool) -> None:
     size_and_time = " " * 30
     if row.mtime:
         size_and_time = f"{size_text(row.size):>9}  {local_time(row.mtime)}"
-    line = f"{row.state:<10} {size_and_time}  {row.path}"
+    line = f"{row.state:<10} {size_and_time}  {shell_word(row.path)}"
     if notes:
         line += f"  ({'; '.join(notes)})"
     print_line(line)

@@ -29,6 +29,7 @@ from agent.discovery.walk import GONE
 from agent.files.below_root import root_of
 from agent.model.errors import FileChangedError, RecordingError
 from agent.model.ports import Clock, History
+from agent.model.printable import shell_word
 from agent.model.sync_log import SyncLog
 
 # What to do about a file that is not complete, by the reason of the decision.
@@ -148,7 +149,7 @@ class FileRules:
             yield from self._file_results(root, path)
         except OSError as error:
             if error.errno in GONE:
-                remedy = f"its history says more: keystone-agent history {path}"
+                remedy = f"its history says more: keystone-agent history {shell_word(str(path))}"
                 yield _result("file", False, "it is not there", remedy, state="gone")
                 return
             says = f"it can't be read: {error.strerror}"
@@ -203,7 +204,10 @@ class FileRules:
         yield self._age_result(state)
         yield self._state_result(path, state)
         if not self._settings.watch.auto:
-            remedy = f"touch {path}.resync, or run keystone-agent resync {path}"
+            remedy = (
+                f"touch {shell_word(f'{path}.resync')}, "
+                f"or run keystone-agent resync {shell_word(str(path))}"
+            )
             says = "watch.auto is false: it waits until it is asked for"
             yield _result("auto", False, says, remedy, state="held")
         yield self._queue_result()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import closing, contextmanager, suppress
@@ -24,6 +23,7 @@ from agent.adapters.status_file import StatusFile
 from agent.cli.opening import Opener
 from agent.files.fingerprint import fingerprint
 from agent.model.errors import AgentError, FileChangedError, RecordingError
+from agent.model.printable import json_text, printable
 from agent.model.values import utc_text
 
 # How many rows of a JSON list are held in memory and printed at once.
@@ -168,12 +168,8 @@ def fingerprint_at(path: Path, opener: Opener) -> str:
 
 
 def print_json(value: Any, *, indent: int | None = 2) -> None:
-    """Print one JSON document.
-
-    In a file name that is not UTF-8, the other bytes are escaped, because JSON can't carry them.
-    """
-    text = json.dumps(value, ensure_ascii=False, indent=indent)
-    click.echo(text.encode("utf-8", "backslashreplace").decode())
+    """Print one JSON document, with escapes for what is not printable."""
+    click.echo(json_text(value, indent=indent))
 
 
 def print_json_rows(rows: Iterable[Any]) -> int:
@@ -181,12 +177,10 @@ def print_json_rows(rows: Iterable[Any]) -> int:
 
     Only some of the rows are in memory at a time.
     """
-    encode = json.JSONEncoder(ensure_ascii=False).encode
-    lines = (encode(row) for row in rows)
+    lines = map(json_text, rows)
     printed = 0
     while batch := list(islice(lines, _JSON_ROWS_AT_ONCE)):
-        text = ",\n".join(batch).encode("utf-8", "backslashreplace").decode()
-        click.echo(("," if printed else "[") + "\n" + text, nl=False)
+        click.echo(("," if printed else "[") + "\n" + ",\n".join(batch), nl=False)
         printed += len(batch)
     click.echo("\n]" if printed else "[]")
     return printed
@@ -199,17 +193,6 @@ def local_time(text: str) -> str:
     with suppress(OverflowError):
         moment = moment.astimezone()
     return moment.strftime("%Y-%m-%d %H:%M:%S")
-
-
-def printable(text: str) -> str:
-    """Return ``text`` with its control characters escaped.
-
-    File names and the texts of servers come from others, and must not move the cursor.
-    """
-    return "".join(
-        letter if letter.isprintable() else letter.encode("unicode_escape").decode()
-        for letter in text
-    )
 
 
 def print_line(text: str) -> None:

@@ -13,6 +13,7 @@ from typing import Any, Literal
 from agent.cli.options import local_time
 from agent.cli.units import rate_text, size_text, span_text
 from agent.model.errors import HistoryFullError
+from agent.model.printable import shell_word
 from agent.preconditions import REMEDIES, full_disk
 
 Tone = Literal["", "good", "bad", "advice"]
@@ -96,7 +97,9 @@ def text_lines(answer: Mapping[str, Any]) -> Iterator[str]:
         pace = rate_text(upload["bytes_per_second"])
         if left is not None:
             pace += f", {span_text(left)} left"
-        yield str(StatusLine("uploads", f"[{bar}] {share:4.0%} {pace}  {upload['path']}"))
+        yield str(
+            StatusLine("uploads", f"[{bar}] {share:4.0%} {pace}  {shell_word(upload['path'])}")
+        )
     yield from map(str, lines)
 
 
@@ -202,10 +205,10 @@ def _agent_details(agent: Mapping[str, Any]) -> Iterator[StatusLine]:
     if lease is not None:
         yield StatusLine("lease", f"{span_text(lease)} left")
     if error := agent.get("last_error"):
-        yield StatusLine("error", f"{local_time(error['at'])} {error['path']}")
+        yield StatusLine("error", f"{local_time(error['at'])} {shell_word(error['path'])}")
         yield StatusLine("", error["message"])
     for path in agent.get("waiting_markers", ()):
-        yield StatusLine("marker", f"{path} waits")
+        yield StatusLine("marker", f"{shell_word(path)} waits")
     if agent.get("waiting_markers"):
         yield _advice(
             "nothing to do: it takes effect once the recording that it names is complete and found"
@@ -244,7 +247,7 @@ def _failed(answer: Mapping[str, Any]) -> Iterator[StatusLine]:
 def _problem(
     label: str, path: str, error: Mapping[str, Any] | None, until: str | None = None
 ) -> Iterator[StatusLine]:
-    yield StatusLine(label, path)
+    yield StatusLine(label, shell_word(path))
     if error is None:
         return
     yield StatusLine("", error["message"], "bad")
@@ -262,11 +265,11 @@ def _files(agent: Mapping[str, Any]) -> Iterator[StatusLine]:
     for state in in_progress:
         yield from _group(state, _held(file for file in held if file["state"] == state))
     yield from _group(_NOT_YET, _held(file for file in held if file["state"] not in in_progress))
-    yield from _group("skipped", named.get("skipped", ()))
-    yield from _group("copies", map(" = ".join, agent.get("copies", ())))
-    yield from _group("missing", named.get("missing", ()))
+    yield from _group("skipped", map(shell_word, named.get("skipped", ())))
+    yield from _group("copies", _copies(agent.get("copies", ())))
+    yield from _group("missing", map(shell_word, named.get("missing", ())))
     yield from _group("unreadable", _folders(agent.get("unreadable_folders", ())))
-    yield from _group("rejected", named.get("rejected", ()))
+    yield from _group("rejected", map(shell_word, named.get("rejected", ())))
     for label in ("files", "ignored", "unasked"):
         counts = [
             f"{count} {_COUNT_LABELS.get(kind, kind)}"
@@ -280,13 +283,19 @@ def _held(files: Iterable[Mapping[str, str]]) -> Iterator[str]:
     """Yield the text for each file that is no recording yet."""
     for file in files:
         since = local_time(file["since"])
-        yield f"{file['path']} ({file['message']}, no change since {since})"
+        yield f"{shell_word(file['path'])} ({file['message']}, no change since {since})"
+
+
+def _copies(copies: Iterable[Iterable[str]]) -> Iterator[str]:
+    """Yield the text for each recording that lies at several paths."""
+    for paths in copies:
+        yield " = ".join(map(shell_word, paths))
 
 
 def _folders(folders: Iterable[Mapping[str, str]]) -> Iterator[str]:
     """Yield the text for each folder with which something is wrong."""
     for folder in folders:
-        yield f"{folder['path']} ({folder['message']})"
+        yield f"{shell_word(folder['path'])} ({folder['message']})"
 
 
 def _group(label: str, texts: Iterable[str]) -> Iterator[StatusLine]:
@@ -305,7 +314,7 @@ def _not_deleted(kinds: Sequence[Mapping[str, Any]]) -> Iterator[StatusLine]:
         yield StatusLine("kept", f"{count} uploaded file{are} not deleted by retention:", "bad")
         yield StatusLine("", kind["message"], "bad")
         for path in kind["paths"]:
-            yield StatusLine("", path)
+            yield StatusLine("", shell_word(path))
         if count > len(kind["paths"]):
             yield StatusLine("", f"{count - len(kind['paths'])} more")
         yield _advice(kind["hint"])
@@ -329,8 +338,10 @@ def _maintenance(answer: Mapping[str, Any]) -> Iterator[StatusLine]:
             "or else by the bucket's lifecycle rule"
         )
     for path in answer["rejected_markers"]:
-        yield StatusLine("marker", f"{path} was rejected", "bad")
+        yield StatusLine("marker", f"{shell_word(path)} was rejected", "bad")
         yield _advice(_REMEDIES["rejected"])
     for path in answer["stuck_markers"]:
-        yield StatusLine("marker", f"{path} has taken effect but can't be removed", "bad")
+        yield StatusLine(
+            "marker", f"{shell_word(path)} has taken effect but can't be removed", "bad"
+        )
         yield _advice("remove it, or let the agent's user write to its folder")

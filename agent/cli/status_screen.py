@@ -13,9 +13,9 @@ from rich.segment import Segment
 from rich.table import Table
 from rich.text import Text
 
-from agent.cli.options import printable
 from agent.cli.status_lines import status_lines, upload_share
 from agent.cli.units import rate_text, span_text
+from agent.model.printable import printable, shell_word
 
 _STYLES = {"": "", "good": "green", "bad": "red", "advice": "cyan"}
 _LABEL_COLUMNS = 9
@@ -68,7 +68,7 @@ class _Path:
     """A path that is shortened at its beginning, because its end says more."""
 
     def __init__(self, path: str) -> None:
-        self._text = Text(printable(path))
+        self._text = Text(shell_word(path))
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         text = self._text

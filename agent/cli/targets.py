@@ -10,6 +10,7 @@ from pathlib import Path
 import click
 
 from agent.cli.options import absolute, print_json, print_line
+from agent.model.printable import shell_word
 from agent.model.values import Answer
 
 _JSON_KEYS = ("target", "episode_id", "status", "message")
@@ -39,9 +40,9 @@ def print_answers(answers: Sequence[Answer], *, as_json: bool) -> None:
 
 
 def _answer_line(answer: Answer) -> str:
-    line = f"{answer.status:<14} {answer.target}"
+    line = f"{answer.status:<14} {shell_word(answer.target)}"
     if answer.episode_id not in ("", answer.target):
-        line += f"  episode {answer.episode_id}"
+        line += f"  episode {shell_word(answer.episode_id)}"
     if answer.message:
         line += f"  ({answer.message})"
     return line

@@ -20,6 +20,7 @@ from agent.cloud.sidecar_values import (
     utf8_text,
 )
 from agent.model.errors import RecordingError, WaitingError
+from agent.model.printable import shell_word
 from agent.model.values import DeviceProfile, Recording
 
 # The platform's limits on raw tags.
@@ -162,7 +163,7 @@ def named_asset(
             raise WaitingError(
                 f"robot {its_robot} is bound to no asset",
                 code="unbound_robot",
-                hint=f"bind it: keystone-agent asset set {its_robot} ASSET",
+                hint=f"bind it: keystone-agent asset set {shell_word(its_robot)} ASSET",
             )
         return asset
     asset = _sidecar_asset(content) or snapshot or default
@@ -170,7 +171,8 @@ def named_asset(
         raise WaitingError(
             f"nothing names the asset of robot {its_robot}",
             code="no_asset_id",
-            hint=f"bind it: keystone-agent asset set {its_robot} ASSET, or set assets.default",
+            hint=f"bind it: keystone-agent asset set {shell_word(its_robot)} ASSET, "
+            "or set assets.default",
         )
     return asset
 

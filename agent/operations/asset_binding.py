@@ -8,6 +8,7 @@ from collections.abc import Mapping
 
 from agent.model.errors import CloudError, RefusedError, judge
 from agent.model.ports import Assets, Profiles
+from agent.model.printable import shell_word
 
 _log = logging.getLogger(__name__)
 
@@ -54,7 +55,8 @@ class Bindings:
                     if its_asset == asset:
                         raise RefusedError(
                             f"asset {asset} belongs to robot {other}",
-                            hint=f"keystone-agent asset unset {other}, if it does not any more",
+                            hint=f"keystone-agent asset unset {shell_word(other)}, "
+                            "if it does not any more",
                         )
             own[robot] = asset
         _log.info("robot %s is asset %s", robot, asset, extra={"event": "asset_set"})

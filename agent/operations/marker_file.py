@@ -17,6 +17,7 @@ from typing import Any
 
 from agent.files.writers import has_writer
 from agent.model.atomic_file import put, sync_folder
+from agent.model.printable import printable_lines
 from agent.model.sync_log import Marker, Trigger
 from agent.model.touch_files import rejected
 from agent.model.values import Ask
@@ -122,7 +123,8 @@ def is_synced(folder: Path) -> bool:
 
 def leave_reason(path: Path, why: str) -> None:
     """Write beside a marker why it was rejected; durable on return. Raises OSError."""
-    put(rejected(path), f"{why}\n".encode("utf-8", "replace"), owner=path.parent, mode=0o644)
+    # An operator shows the file on a terminal, and the reason may quote another file.
+    put(rejected(path), f"{printable_lines(why)}\n".encode(), owner=path.parent, mode=0o644)
 
 
 def _text(path: Path) -> str:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from agent.gate.gate import Gate
 from agent.model.atomic_file import put, sync_folder
+from agent.model.printable import shell_word
 from agent.model.touch_files import PAUSE
 
 _log = logging.getLogger(__name__)
@@ -17,7 +18,7 @@ def hold_while_paused(markers: Path, gate: Gate) -> None:
     """Hold the gate if the marker is in the folder ``markers``, else release the gate."""
     path = markers / PAUSE
     if os.path.lexists(path):
-        hint = f"remove {path}, or keystone-agent resume"
+        hint = f"remove {shell_word(str(path))}, or keystone-agent resume"
         if gate.hold(PAUSE, "an operator paused the agent", hint):
             _log.info("uploads are paused: %s is there", path, extra={"event": "pause"})
     elif gate.release(PAUSE):

@@ -28,6 +28,7 @@ from agent.model.error_table import TABLE
 from agent.model.errors import AgentError, HistoryFullError
 from agent.model.hours import Hours
 from agent.model.ports import Clock
+from agent.model.printable import shell_word
 from agent.model.values import utc_seconds, utc_text
 from agent.preconditions.table import Note, Precondition
 from agent.preconditions.user import current_user, user_name
@@ -107,7 +108,7 @@ class HostChecks:
             if not os.access(parent, os.W_OK | os.X_OK):
                 raise AgentError(
                     f"{folder} is not there, and {user} can't make it in {parent}",
-                    hint=f"as root: install -d -o {user} {folder}",
+                    hint=f"as root: install -d -o {user} {shell_word(str(folder))}",
                 ) from None
             return f"{folder}: not there yet, the agent makes it"
         if not stat.S_ISDIR(state.st_mode):
@@ -117,10 +118,12 @@ class HostChecks:
             raise AgentError(
                 f"{folder} belongs to {owner}, and {user} can't write to it",
                 hint=f"run the check as root or as {owner}; "
-                f"only if {user} is to run the agent: chown -R {user} {folder}",
+                f"only if {user} is to run the agent: chown -R {user} {shell_word(str(folder))}",
             )
         if state.st_mode & stat.S_IWOTH:
-            raise AgentError(f"everybody can write to {folder}", hint=f"chmod o-w {folder}")
+            raise AgentError(
+                f"everybody can write to {folder}", hint=f"chmod o-w {shell_word(str(folder))}"
+            )
         return f"{folder}: belongs to {owner}, writable"
 
     def _check_device_id(self) -> str:
@@ -236,7 +239,7 @@ class HostChecks:
             user = current_user()
             raise AgentError(
                 f"{user} can't write to {unwritable[0]}, so the log goes to standard error only",
-                hint=f"as root: install -d -o {user} {folder}; or set log.dir",
+                hint=f"as root: install -d -o {user} {shell_word(str(folder))}; or set log.dir",
             )
         return f"{folder}: writable"
 

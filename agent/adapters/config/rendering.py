@@ -71,5 +71,8 @@ def toml_text(value: Any) -> str:
         )
         return f"{{ {pairs} }}" if pairs else "{}"
     text = "" if value is None else str(value).encode("utf-8", "replace").decode("utf-8")
-    # JSON's escapes are those of TOML, but TOML wants the character DEL escaped, too.
-    return json.dumps(text, ensure_ascii=False).replace("\x7f", "\\u007f")
+    # JSON's escapes are those of TOML, except for characters beyond 16 bits.
+    return "".join(
+        letter if letter.isprintable() else f"\\U{ord(letter):08x}"
+        for letter in json.dumps(text, ensure_ascii=False)
+    )

@@ -14,6 +14,7 @@ from pathlib import Path
 from agent.adapters.metrics_endpoint.exposition import CONTENT_TYPE, Exporter, replace_textfile
 from agent.adapters.metrics_endpoint.http_server import HttpServer, Page
 from agent.model.metrics import MetricValues
+from agent.model.printable import printable
 
 _log = logging.getLogger(__name__)
 
@@ -104,7 +105,7 @@ class MetricsEndpoint:
     def _health(self) -> Page:
         faults = self._faults()
         if faults:
-            return Page("".join(f"{fault}\n" for fault in faults).encode(), 503)
+            return Page("".join(f"{printable(fault)}\n" for fault in faults).encode(), 503)
         return Page(b"ok\n")
 
     def _try(self, setting: str, value: str, act: Callable[[], None]) -> None:

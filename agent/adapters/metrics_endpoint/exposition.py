@@ -15,6 +15,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metri
 from prometheus_client.registry import Collector
 
 from agent.model.metrics import MetricValues
+from agent.model.printable import printable
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
@@ -126,7 +127,7 @@ def _gauges(name: str, about: str, label: str, values: Iterable[tuple[str, float
     """Return a gauge with a value for each value of its label."""
     family = GaugeMetricFamily(_PREFIX + name, about, labels=[label])
     for label_value, value in values:
-        family.add_metric([label_value], value)
+        family.add_metric([printable(label_value)], value)
     return family
 
 
@@ -134,7 +135,7 @@ def _counters(name: str, about: str, label: str, values: Iterable[tuple[str, flo
     """Return a counter with a value for each value of its label."""
     family = CounterMetricFamily(_PREFIX + name, about, labels=[label])
     for label_value, value in values:
-        family.add_metric([label_value], value)
+        family.add_metric([printable(label_value)], value)
     return family
 
 

@@ -8,6 +8,7 @@ import click
 
 from agent.cli.offline_operator import operator
 from agent.cli.options import print_json, print_line, settings_of, with_config, with_json
+from agent.model.printable import shell_word
 
 
 @click.group()
@@ -26,7 +27,7 @@ def list_(config_path: Path | None, as_json: bool) -> None:
         print_json(bindings)
         return
     for robot, asset_id in bindings.items():
-        print_line(f"{robot}  {asset_id or 'bound to no asset: its recordings wait'}")
+        print_line(f"{shell_word(robot)}  {asset_id or 'bound to no asset: its recordings wait'}")
 
 
 @asset.command("set")

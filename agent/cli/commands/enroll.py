@@ -15,10 +15,11 @@ from agent.adapters.config import Settings, profile_path
 from agent.adapters.device import device_id, own_id
 from agent.adapters.gateway import GrpcGateway
 from agent.adapters.profiles import ProfileFile
-from agent.cli.options import print_line, printable, settings_of, with_config
+from agent.cli.options import print_line, settings_of, with_config
 from agent.cloud.enrol import Enrol, remedy
 from agent.gate.gate import Delays
 from agent.model.errors import AgentError, RefusedError, SetupError
+from agent.model.printable import printable
 
 
 @click.command()

@@ -24,6 +24,7 @@ from agent.cli.options import (
     with_config,
     with_json,
 )
+from agent.model.printable import shell_word
 from agent.model.sync_log import Status, SyncLog
 
 
@@ -146,9 +147,10 @@ def _summary(newest: SyncLog) -> dict[str, Any]:
 def _document_line(document: dict[str, Any]) -> str:
     error = document["error"]
     time = local_time(document["completed_at"] or document["queued_at"])
-    line = f"{document['id']:>6}  {time}  {document['status']:<11}  {document['path']}"
+    line = f"{document['id']:>6}  {time}  {document['status']:<11}  "
+    line += shell_word(document["path"])
     if document["object_key"]:
-        line += f"  {document['object_key']}"
+        line += f"  {shell_word(document['object_key'])}"
     if error and document["status"] != "completed":
         line += f"  {error['message']}"
     return line
@@ -156,6 +158,6 @@ def _document_line(document: dict[str, Any]) -> str:
 
 def _summary_line(row: dict[str, Any]) -> str:
     synced = f"synced {local_time(row['synced_at'])}" if row["synced"] else "not synced"
-    key = f"  {row['object_key']}" if row["object_key"] else ""
+    key = f"  {shell_word(row['object_key'])}" if row["object_key"] else ""
     count = f"{row['documents']} document{'s' if row['documents'] > 1 else ''}"
-    return f"{row['episode_id']}  {row['status']}  {synced}{key}  {count}"
+    return f"{shell_word(row['episode_id'])}  {row['status']}  {synced}{key}  {count}"

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import json
 import signal
 from collections.abc import Iterator
 from contextlib import closing, suppress
 from pathlib import Path
-from typing import Any
 
 import click
 
@@ -22,6 +20,7 @@ from agent.cli.options import (
     with_config,
     with_json,
 )
+from agent.model.printable import escaped_json, field
 
 _LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL")
 
@@ -105,16 +104,15 @@ def _lines(
 
 def _print_log_line(line: LogLine, *, as_json: bool) -> None:
     if as_json:
-        click.echo(line.text)
+        # Earlier versions wrote some characters into the file that a terminal obeys.
+        click.echo(escaped_json(line.text))
         return
     fields = dict(line.values)
     time, level, event, message = (
         str(fields.pop(name, "")) for name in ("time", "level", "event", "message")
     )
     traceback = str(fields.pop("exception", ""))
-    rest = "".join(
-        f" {name}={_field_text(value)}" for name, value in fields.items() if value is not None
-    )
+    rest = "".join(f" {field(name, value)}" for name, value in fields.items() if value is not None)
     print_line(f"{_time_text(time)} {level:<7} {event}: {message}{rest}")
     for traceback_line in traceback.splitlines():
         print_line(f"    {traceback_line}")
@@ -126,10 +124,3 @@ def _time_text(time: str) -> str:
         return local_time(time)
     except ValueError:
         return time
-
-
-def _field_text(value: Any) -> str:
-    """Return a field's value, as JSON where it is not a single word."""
-    if isinstance(value, str) and " " not in value:
-        return value
-    return json.dumps(value, ensure_ascii=False)

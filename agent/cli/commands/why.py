@@ -20,6 +20,7 @@ from agent.cli.options import (
     with_config,
     with_json,
 )
+from agent.model.printable import shell_word
 
 
 @click.command()
@@ -41,7 +42,7 @@ def why(config_path: Path | None, as_json: bool, paths: Sequence[Path]) -> None:
         )
         return
     for path, results in results_by_path.items():
-        print_line(path)
+        print_line(shell_word(path))
         for result in results:
             _print_result(result)
 

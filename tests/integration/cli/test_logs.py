@@ -52,7 +52,7 @@ def printed_lines(console: Console, *arguments: str) -> list[str]:
 def test_a_line_has_the_local_time_and_what_belongs_to_it(console: Console, file: Path) -> None:
     file.write_text(line("queued\x1b[2J", path="/a b.mcap", document=3, exception="one\ntwo"))
     shown = console.run("logs").stdout.splitlines()
-    assert shown[0].endswith(' INFO    queued: queued\\x1b[2J path="/a b.mcap" document=3')
+    assert shown[0].endswith(" INFO    queued: queued\\x1b[2J path='/a b.mcap' document=3")
     assert shown[1:] == ["    one", "    two"]
 
 

@@ -153,5 +153,19 @@ def test_a_reader_that_has_gone_is_no_bug(console: Console, closed_pipe: int) ->
 def test_a_name_can_neither_move_the_cursor_nor_forge_a_line(console: Console) -> None:
     console.remember("/evil\x1b[2J\nforged.mcap")
     shown = console.run("history").stdout
-    assert "\\x1b[2J\\nforged.mcap" in shown
+    assert "$'/evil\\033[2J\\012forged.mcap'" in shown
     assert len(shown.splitlines()) == 1
+
+
+def test_no_command_prints_a_character_that_acts_on_a_terminal(console: Console) -> None:
+    name = "\x1b[2J\x7f\x9b1m\u202e\u2028$(id).mcap"
+    path = console.root / name
+    path.write_bytes(b"")
+    console.remember(path, episode=name, status="failed", object_key=name)
+    (console.state / "markers").mkdir()
+    (console.state / "markers" / f"{name}.rejected").write_text("")
+    for arguments in (["status"], ["ls"], ["scan"], ["why", path], ["history"]):
+        for json in ([], ["--json"]):
+            shown = console.run(*arguments, *json).output
+            assert shown.replace("\n", "").isprintable(), (arguments, shown)
+            assert json or "$'" in shown or arguments == ["scan"]

@@ -62,7 +62,7 @@ def test_one_message_is_a_line_for_people_and_an_object_for_programs(tmp_path: P
     }
     text = (tmp_path / "agent.log").read_text()
     assert text.count("\n") == 1
-    assert 'INFO    part_sent: sent a.mcap episode_id=ep-1 part=3 path="/d/a b"' in text
+    assert "INFO    part_sent: sent a.mcap episode_id=ep-1 part=3 path='/d/a b'" in text
 
 
 def test_the_console_has_a_short_line(capsys: pytest.CaptureFixture[str]) -> None:
@@ -158,6 +158,25 @@ def test_a_message_of_several_lines_forges_none(tmp_path: Path) -> None:
     log.info("a\nb\x1b[31m\udcff", extra={"event": "e", "path": "x\ny"})
     assert (tmp_path / "agent.log").read_text().count("\n") == 1
     assert "\x1b" not in (tmp_path / "agent.log").read_text()
+
+
+def test_no_log_has_a_character_that_acts_on_a_terminal(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    started(tmp_path)
+    text = "\x1b[2J\x7f\x9b\u202e\u2066\u2028\udcff"
+    extra = {"event": "e", "path": text, "list": [text], text: 1}
+    log.error("%s", text, extra=extra, exc_info=ValueError(text))
+    console = capsys.readouterr().err
+    for file in ("agent.log", "json/agent.jsonl"):
+        written = (tmp_path / file).read_text("utf-8")
+        assert (written + console).replace("\n", "").isprintable()
+    assert lines(tmp_path)[0]["path"] == text
+
+
+def test_a_message_of_several_lines_is_one_object(tmp_path: Path) -> None:
+    started(tmp_path)
+    log.info("a\nb\x1b[31m\udcff", extra={"event": "e", "path": "x\ny"})
     assert lines(tmp_path)[0]["message"] == "a\nb\x1b[31m\udcff"
 
 

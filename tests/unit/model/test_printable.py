@@ -1,0 +1,67 @@
+"""Tests that nothing that is shown can act on a terminal, a log or a shell."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+
+import pytest
+
+from agent.model.printable import (
+    escaped_json,
+    field,
+    json_text,
+    printable,
+    printable_lines,
+    shell_word,
+)
+
+# One of each kind: C0, DEL, C1, marks of direction, separators, a tag, a byte that is no UTF-8.
+ACTING = [
+    *("\0", "\a", "\t", "\n", "\r", "\x1b", "\x7f", "\x85", "\x9b"),
+    *("\u061c", "\u200e", "\u202e", "\u2066", "\u2069", "\ufeff", "\u2028", "\u2029"),
+    *("\U000e0001", "\udcff"),
+]
+
+
+@pytest.mark.parametrize("letter", ACTING)
+def test_a_character_that_acts_is_shown_as_an_escape(letter: str) -> None:
+    text = f"a{letter}b"
+    shown = [printable(text), json_text([text]), field("name", text), shell_word(text)]
+    assert [one for one in shown if not one.isprintable()] == []
+    assert json.loads(json_text([text], indent=2)) == [text]
+    assert printable_lines(text).replace("\n", "").isprintable()
+
+
+def test_letters_of_all_languages_stay_as_they_are() -> None:
+    text = "Prüfstand 録音 تسجيل 😀 \\"
+    assert printable(text) == text
+    assert json_text(text) == '"Prüfstand 録音 تسجيل 😀 \\\\"'
+
+
+def test_a_json_document_keeps_its_lines_and_its_meaning() -> None:
+    document = '{\n  "a": "\x9b\u202e"\n}'
+    assert escaped_json(document) == '{\n  "a": "\\u009b\\u202e"\n}'
+    assert json.loads(escaped_json(document)) == json.loads(document)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("plain.mcap", "a b", "$(id)", "`id`", "it's", "~", "", "a\nb\\", "'\x1b[2J'", "\x9b1"),
+        os.fsdecode(b"\xff1.mcap"),
+        "\u202e録音'",
+    ],
+)
+def test_a_path_that_is_pasted_into_a_shell_is_that_path(name: str) -> None:
+    script = f"printf %s {shell_word(name)}"
+    shell = subprocess.run(["bash", "-c", script], capture_output=True, check=True, timeout=30)
+    assert shell.stdout == os.fsencode(name)
+
+
+def test_a_path_in_a_log_line_can_be_pasted_and_other_fields_are_json() -> None:
+    assert field("path", "/a b.mcap") == "path='/a b.mcap'"
+    assert field("path", "/a.mcap") == "path=/a.mcap"
+    assert field("what", "a b") == 'what="a b"'
+    assert field("count", 3) == "count=3"
