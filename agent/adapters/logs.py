@@ -27,6 +27,7 @@ from urllib.parse import quote
 from loguru import logger
 
 from agent.model.printable import field, json_text, printable, printable_lines
+from agent.model.standard_error import is_journal, with_priority
 
 if TYPE_CHECKING:
     from loguru import Message, Record
@@ -255,7 +256,7 @@ def _level(number: int) -> str:
 
 def _add_console(redactor: Redactor) -> None:
     # The console comes before the files: when a file fails, loguru skips the sinks after it.
-    line = _format("console", redactor, _short)
+    line = _format("console", redactor, _for_journal if is_journal(os.environ) else _short)
     logger.add(_to_stderr, format=line, level=0, catch=False, diagnose=False, backtrace=False)
 
 
@@ -320,6 +321,13 @@ def _short(record: Record, redactor: Redactor) -> str:
     message = printable(redactor.redact(record["message"]))
     head = f"{record['time']:HH:mm:ss} {record['level'].name:<7}"
     return f"{head} {message}{_trace(record, redactor)}"
+
+
+def _for_journal(record: Record, redactor: Redactor) -> str:
+    """Return a record for systemd's journal, which has a time and a priority of its own."""
+    message = printable(redactor.redact(record["message"]))
+    line = f"{record['level'].name:<7} {message}{_trace(record, redactor)}"
+    return with_priority(line, record["level"].no)
 
 
 def _long(record: Record, redactor: Redactor) -> str:

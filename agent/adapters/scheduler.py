@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 import threading
+import time
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime, timedelta, timezone
@@ -23,6 +24,9 @@ _SECOND = timedelta(seconds=1)
 
 # Some jobs may hang for a while, in the network or at a disk. The others must run nevertheless.
 _THREADS = 6
+
+# How long the library's warnings are left out after one of them.
+_WARNING_INTERVAL_SECONDS = 3600.0
 
 
 class Every(BaseTrigger):  # type: ignore[misc] # apscheduler has no types
@@ -45,6 +49,32 @@ class Every(BaseTrigger):  # type: ignore[misc] # apscheduler has no types
             return now
         due = now + self.period
         return due.replace(microsecond=0) if self.period >= _SECOND else due
+
+
+class OncePerHour(logging.Filter):
+    """Lets one warning pass in an hour, and all records that are no warnings.
+
+    The library warns each time that a job is due while it still runs. Some jobs may take long,
+    such as the reading of whole files before retention deletes them.
+
+    Any thread may log through it. Two threads at the same moment may both pass.
+    """
+
+    def __init__(self, monotonic: Callable[[], float]) -> None:
+        """``monotonic`` returns the time in seconds."""
+        super().__init__()
+        self._monotonic = monotonic
+        self._quiet_until = float("-inf")
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Return whether this record is logged."""
+        if record.levelno != logging.WARNING:
+            return True
+        now = self._monotonic()
+        if now < self._quiet_until:
+            return False
+        self._quiet_until = now + _WARNING_INTERVAL_SECONDS
+        return True
 
 
 class _ThreadsFromTheStart(BasePoolExecutor):  # type: ignore[misc] # apscheduler has no types
@@ -87,9 +117,10 @@ class Scheduler:
         Raises:
             RuntimeError: The system refuses a thread.
         """
-        # The library warns each time that a job is due while it still runs. Some jobs may take
-        # long, such as the reading of whole files before retention deletes them.
-        logging.getLogger("apscheduler.scheduler").setLevel(logging.ERROR)
+        logger = logging.getLogger("apscheduler.scheduler")
+        # The logger outlives a scheduler.
+        if not any(isinstance(each, OncePerHour) for each in logger.filters):
+            logger.addFilter(OncePerHour(time.monotonic))
         self._scheduler = BackgroundScheduler(
             executors={"default": _ThreadsFromTheStart()},
             job_defaults={"misfire_grace_time": None, "coalesce": True, "max_instances": 1},

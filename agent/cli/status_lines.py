@@ -68,6 +68,9 @@ def status_lines(answer: Mapping[str, Any]) -> Iterator[StatusLine]:
     agent = answer["agent"]
     if agent is None:
         yield StatusLine("agent", "stopped", "bad")
+        if failure := answer.get("agent_failure"):
+            text = f"since {local_time(failure['at'])}: {failure['message']}"
+            yield StatusLine("", text, "bad")
     else:
         pid = f", process {agent['pid']}" if agent.get("pid") else ""
         yield StatusLine("agent", f"running{pid}", "good")

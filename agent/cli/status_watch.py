@@ -1,10 +1,12 @@
 """`status --watch`: shows the status again and again while the agent runs.
 
-A terminal gets one screen that is drawn again in place. Anything else gets blocks of lines.
+A terminal gets one screen that is drawn again in place. Anything else gets blocks of lines, and
+so does a terminal that can only print lines (TERM=dumb).
 """
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
 from collections.abc import Iterator, Mapping
@@ -25,6 +27,9 @@ from agent.model.errors import AgentError
 _INTERVAL_SECONDS = 1.0
 _EXIT_CODE_NOT_RUNNING = 3
 
+# The values of TERM for terminals that only print one line after the other.
+_DUMB_TERMINALS = ("", "dumb", "unknown")
+
 
 def watch(state_dir: Path, *, as_json: bool) -> None:
     """Show the status until Ctrl-C.
@@ -38,12 +43,17 @@ def watch(state_dir: Path, *, as_json: bool) -> None:
         answers = _answers(state_dir)
         if as_json:
             shown = _print_json_lines(answers)
-        elif sys.stdout.isatty():
+        elif _can_draw():
             shown = _draw(answers)
         else:
             shown = _print_blocks(answers)
         click.echo("the agent has stopped" if shown else "the agent is not running", err=True)
         sys.exit(_EXIT_CODE_NOT_RUNNING)
+
+
+def _can_draw() -> bool:
+    """Return whether standard output is a terminal that can move its cursor."""
+    return sys.stdout.isatty() and os.environ.get("TERM", "dumb") not in _DUMB_TERMINALS
 
 
 def _answers(state_dir: Path) -> Iterator[dict[str, Any]]:

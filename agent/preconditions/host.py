@@ -19,6 +19,7 @@ from agent.adapters.config import Settings
 from agent.adapters.device import known_device_id
 from agent.adapters.history import TinyHistory
 from agent.adapters.journal import RESERVE
+from agent.adapters.logtail import last_failure
 from agent.adapters.status_file import StatusFile
 from agent.discovery.name_rules import NameFilter
 from agent.discovery.walk import WalkResult, tops, walk
@@ -30,6 +31,7 @@ from agent.model.hours import Hours
 from agent.model.ports import Clock
 from agent.model.printable import shell_word
 from agent.model.values import utc_seconds, utc_text
+from agent.preconditions.systemd_unit import UNIT, is_expected_to_run
 from agent.preconditions.table import Note, Precondition
 from agent.preconditions.user import current_user, user_name
 
@@ -246,7 +248,15 @@ class HostChecks:
     def _check_agent(self) -> str:
         status = StatusFile(self._state_dir).read()
         if status is None:
-            return "not running"
+            failure = last_failure(self._settings.log.dir)
+            says = f"not running since {failure['at']}: {failure['message']}" if failure else ""
+            if is_expected_to_run(self._state_dir):
+                raise AgentError(
+                    says or "not running",
+                    hint=f"systemctl status {UNIT} and keystone-agent logs say why; "
+                    f"systemctl start {UNIT} starts it",
+                )
+            return says or "not running"
         return f"running, process {status['pid']}" if "pid" in status else "running"
 
     def _check_pause(self) -> str:

@@ -15,11 +15,14 @@ import click
 from agent import __version__
 from agent.adapters import logs
 from agent.adapters.accepted import AcceptedConfigurations
-from agent.adapters.config import Loaded, Settings, load
+from agent.adapters.config import ConfigError, Loaded, Settings, load
+from agent.adapters.config.sections import LogSettings
+from agent.adapters.logtail import FAILURE_EVENT
 from agent.assembly.app import App
 from agent.assembly.ports import open_ports
 from agent.assembly.reload import AskedQueue
 from agent.cli.options import configuration_at_start, with_config
+from agent.model.errors import AgentError
 
 _log = logging.getLogger(__name__)
 
@@ -42,7 +45,13 @@ def run(config_path: Path | None) -> None:
         signal.signal(number, lambda *_: asked.put("stop"))
     # A terminal that is closed sends SIGHUP as well, and does not stop the agent.
     signal.signal(signal.SIGHUP, lambda *_: asked.put("reload"))
-    loaded, newer_version = configuration_at_start(config_path)
+    try:
+        loaded, newer_version = configuration_at_start(config_path)
+    except ConfigError as error:
+        if config_path is None:
+            # Where this robot's log lies is part of the configuration that can't be used.
+            _log_failure(error, LogSettings(), logs.Redactor())
+        raise
     settings = loaded.settings
     redactor = _start_logs(settings)
     try:
@@ -54,6 +63,9 @@ def run(config_path: Path | None) -> None:
         app = App(settings, ports, unknown_keys=loaded.unknown_keys)
         _note_accepted(settings, loaded)
         app.run(asked, partial(_reload, app, config_path, redactor))
+    except Exception as error:
+        _log_failure(error, settings.log, redactor)
+        raise
     finally:
         logs.stop()
     # Threads may still wait for the network, and Python would wait for them. All that they did is
@@ -102,6 +114,32 @@ def _limit_heap() -> None:
     if hasattr(libc := ctypes.CDLL(None), "mallopt"):
         libc.mallopt(_M_ARENA_MAX, 1)
         libc.mallopt(_M_MMAP_THRESHOLD, _MMAP_THRESHOLD_BYTES)
+
+
+def _log_failure(error: Exception, log: LogSettings, redactor: logs.Redactor) -> None:
+    """Write into the log files that the agent ends because of ``error``.
+
+    Standard error gets the error from the caller, who prints what ends the process. Nothing is
+    written into the folder of another user, who could not go on with files of this one.
+    """
+    try:
+        if log.dir is None or log.dir.stat().st_uid != os.geteuid():
+            return
+    except OSError:
+        return
+    logs.start(log.level, log.dir, log.max_mib, log.files, console=False, redactor=redactor)
+    reason, hint = str(error) or type(error).__name__, ""
+    if isinstance(error, AgentError):
+        reason = "; ".join(error.message.splitlines())
+        hint = f" ({error.hint})" if error.hint else ""
+    _log.critical(
+        "the agent has ended: %s%s",
+        reason,
+        hint,
+        extra={"event": FAILURE_EVENT},
+        exc_info=None if isinstance(error, AgentError) else error,
+    )
+    logs.stop()
 
 
 def _start_logs(settings: Settings, redactor: logs.Redactor | None = None) -> logs.Redactor:

@@ -8,6 +8,7 @@ from typing import Any
 import click
 
 from agent.adapters.config import Settings
+from agent.adapters.logtail import last_failure
 from agent.cli.options import (
     agent_status,
     opened_history,
@@ -57,4 +58,5 @@ def _answer(settings: Settings) -> dict[str, Any]:
             "agent": agent,
             **summarize_history(documents),
             **read_state_folder(settings.agent.state_dir),
+            "agent_failure": last_failure(settings.log.dir) if agent is None else None,
         }

@@ -72,6 +72,17 @@ def test_the_console_has_a_short_line(capsys: pytest.CaptureFixture[str]) -> Non
     assert text.split(" ", 1)[1] == "WARNING the gate is closed\n"
 
 
+def test_a_line_in_the_journal_has_its_priority_and_no_time(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(logs, "is_journal", lambda _: True)
+    logs.start("INFO", None, 1, 3)
+    log.info("a\nb")
+    log.error("bad", exc_info=ValueError("one\ntwo"))
+    shown = capsys.readouterr().err.splitlines()
+    assert shown == ["<6>INFO    a\\nb", "<3>ERROR   bad", "<3>ValueError: one", "<3>two"]
+
+
 def test_the_agent_is_heard_from_its_level_on_and_libraries_from_warning_on(tmp_path: Path) -> None:
     started(tmp_path, "DEBUG")
     log.debug("detail")

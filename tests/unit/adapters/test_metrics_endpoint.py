@@ -228,7 +228,7 @@ def test_what_is_stopped_while_it_begins_leaves_neither_port_nor_textfile(
 def test_no_page_and_no_label_has_a_character_that_acts_on_a_terminal(
     served: EndpointOfTest, address: str
 ) -> None:
-    served.now = replace(NOW, version="1\x1b[2J\x9b", errors={"a\u202eb": 1})
+    served.now = replace(NOW, version="1\x1b[2J\x9b", errors={"a\u202eb": 1})  # type: ignore[dict-item]
     served.faults = ["/data/\x1b[2J hangs\n/forged"]
     metrics, health = fetch(address, "/metrics")[2], fetch(address, "/healthz")[2]
     assert (metrics + health).replace("\n", "").isprintable()

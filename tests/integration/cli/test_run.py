@@ -1,0 +1,126 @@
+"""Tests of how `run` ends when it can't go on, and of output in foreign locales and the journal."""
+
+from __future__ import annotations
+
+import json
+import os
+import pty
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from agent.adapters.config import ConfigError
+from agent.adapters.config.sections import LogSettings
+from agent.cli.commands.run import run
+from tests.harness.console import Console
+
+
+def command(
+    console: Console, *arguments: str | Path, **environ: str
+) -> subprocess.CompletedProcess[bytes]:
+    words = [sys.executable, "-m", "agent", *map(str, arguments), "--config", str(console.config)]
+    return subprocess.run(
+        words, capture_output=True, env={**os.environ, **environ}, check=False, timeout=60
+    )
+
+
+@pytest.fixture
+def console(tmp_path: Path) -> Console:
+    console = Console(tmp_path)
+    log = tmp_path / "log"
+    log.mkdir()
+    console.configure("[log]", f"dir = {json.dumps(str(log))}")
+    return console
+
+
+def test_an_error_at_the_start_is_in_the_log_and_in_the_status(console: Console) -> None:
+    console.state.chmod(0o777)
+    with console.running():
+        ended = command(console, "run")
+    assert ended.returncode != 0
+    reason = ended.stderr.decode().splitlines()[-2]
+    (line,) = console.run("logs", "--level", "error", "--json").stdout.splitlines()
+    assert json.loads(line)["event"] == "agent_failed"
+    assert reason in json.loads(line)["message"]
+    assert ended.stderr.decode().count(reason) == 1
+    assert reason in console.run("status").stdout
+    assert reason in console.json("status")["agent_failure"]["message"]
+
+
+def test_a_wrong_configuration_is_in_the_default_log(
+    console: Console, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = LogSettings(dir=tmp_path / "log")
+    monkeypatch.setattr("agent.cli.commands.run.LogSettings", lambda: settings)
+    monkeypatch.setenv("KEYSTONE_AGENT_CONFIG", str(console.config))
+    console.config.write_text("[nonsense]\n")
+    with pytest.raises(ConfigError):
+        run.callback(None)  # type: ignore[misc] # click's own function
+    assert "nonsense" in (tmp_path / "log" / "agent.log").read_text()
+
+
+def test_all_output_is_utf_8_whatever_the_locale_is(console: Console) -> None:
+    name = "Prüfstand 録音.mcap"
+    (console.root / name).write_bytes(b"")
+    locale = {
+        "LC_ALL": "C",
+        "PYTHONCOERCECLOCALE": "0",
+        "PYTHONUTF8": "0",
+        "PYTHONIOENCODING": "iso-8859-1",
+    }
+    (console.state.parent / "log" / "json").mkdir()
+    (console.state.parent / "log" / "json" / "agent.jsonl").write_text(
+        json.dumps({"message": name}, ensure_ascii=False) + "\n", encoding="utf-8"
+    )
+    for arguments in (["ls"], ["ls", "--json"], ["why", console.root / name], ["logs"]):
+        shown = command(console, *arguments, **locale)
+        assert shown.stderr == b""
+        assert name in shown.stdout.decode("utf-8")
+    checked = command(console, "check", **locale)
+    assert "→" in checked.stdout.decode("utf-8")
+    assert b"Traceback" not in checked.stderr
+
+
+def test_an_error_in_the_journal_has_its_priority(console: Console, tmp_path: Path) -> None:
+    console.config.write_text("[nonsense]\n")
+    words = [sys.executable, "-m", "agent", "run", "--config", str(console.config)]
+    with (tmp_path / "journal").open("w+b") as journal:
+        state = os.fstat(journal.fileno())
+        environ = {**os.environ, "JOURNAL_STREAM": f"{state.st_dev}:{state.st_ino}"}
+        subprocess.run(words, stderr=journal, env=environ, check=False, timeout=60)
+        journal.seek(0)
+        lines = journal.read().decode().splitlines()
+    assert lines
+    assert [line for line in lines if not line.startswith("<3>")] == []
+
+
+def test_a_dumb_terminal_gets_plain_lines(console: Console) -> None:
+    standing = {
+        "recordings": {"pending": 0},
+        "queue_length": 0,
+        "waiting": [],
+        "waiting_count": 0,
+        "failed": [],
+        "damaged_lines": 0,
+        "orphaned_uploads": 0,
+        "stuck_markers": [],
+    }
+    ours, theirs = pty.openpty()
+    words = [sys.executable, "-m", "agent", "status", "--watch", "--config", str(console.config)]
+    with console.running(standing=standing, version="1", device_id="robot"):
+        process = subprocess.Popen(
+            words, stdout=theirs, stderr=subprocess.DEVNULL, env={**os.environ, "TERM": "dumb"}
+        )
+        os.close(theirs)
+        shown = b""
+        try:
+            while b"queue" not in shown:
+                shown += os.read(ours, 4096)
+        finally:
+            process.kill()
+            process.wait()
+            os.close(ours)
+    assert b"\x1b" not in shown
+    assert b"agent     running" in shown
