@@ -281,13 +281,18 @@ def _flatten(content: Mapping[str, Any], prefix: str, depth: int, tags: dict[str
     """Add the members of ``content`` to ``tags``, with ``prefix`` before their names."""
     check_depth(depth)
     for name, value in content.items():
-        key = prefix + key_text(name)
+        whole_key = prefix + key_text(name)
+        # The keys of a small sidecar can be very long together, because each has the names of all
+        # objects around it. A key that is too long for a tag is only named, and has no value.
+        key = _shortened(whole_key)
         if isinstance(value, Mapping):
             _flatten(value, key + ".", depth + 1, tags)
-        elif isinstance(value, (list, tuple)):
-            _merge(tags, {key: json_text(value, depth)})
+            continue
+        if isinstance(value, (list, tuple)):
+            text = json_text(value, depth, MAX_VALUE_BYTES)
         else:
-            _merge(tags, {key: scalar_text(value)})
+            text = scalar_text(value)
+        _merge(tags, {key: text if key == whole_key else ""})
 
 
 def _merge(tags: dict[str, str], more: Mapping[str, str]) -> None:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from decimal import Decimal
 from math import isfinite
 from typing import Any
@@ -73,26 +73,48 @@ def scalar_text(value: Any) -> str:
     return utf8_text(str(value))
 
 
-def json_text(value: Any, depth: int) -> str:
+def json_text(value: Any, depth: int, max_characters: int) -> str:
     """Return compact JSON with sorted keys; numbers are written as outside of arrays.
+
+    A short sidecar can become a very long text, because 1e308 has 309 digits. So a text that is
+    longer than ``max_characters`` is cut off somewhere after them.
 
     ``depth`` is how deep ``value`` is nested. Raises RecordingError("sidecar_invalid").
     """
+    pieces = []
+    length = 0
+    # All of it is looked at, because the rest may be invalid.
+    for piece in _json_pieces(value, depth):
+        if length <= max_characters:
+            pieces.append(piece)
+            length += len(piece)
+    return "".join(pieces)
+
+
+def _json_pieces(value: Any, depth: int) -> Iterator[str]:
+    """Yield the text of :func:`json_text` in pieces."""
     check_depth(depth)
     if isinstance(value, Mapping):
         names = {key_text(name): item for name, item in value.items()}
-        pairs = (
-            f"{json.dumps(name, ensure_ascii=False)}:{json_text(names[name], depth + 1)}"
-            for name in sorted(names)
-        )
-        return "{" + ",".join(pairs) + "}"
-    if isinstance(value, (list, tuple)):
-        return "[" + ",".join(json_text(item, depth + 1) for item in value) + "]"
-    if value is None:
-        return "null"
-    if isinstance(value, str):
-        return json.dumps(utf8_text(value), ensure_ascii=False)
-    return scalar_text(value)
+        before = "{"
+        for name in sorted(names):
+            yield f"{before}{json.dumps(name, ensure_ascii=False)}:"
+            yield from _json_pieces(names[name], depth + 1)
+            before = ","
+        yield "}" if names else "{}"
+    elif isinstance(value, (list, tuple)):
+        before = "["
+        for item in value:
+            yield before
+            yield from _json_pieces(item, depth + 1)
+            before = ","
+        yield "]" if value else "[]"
+    elif value is None:
+        yield "null"
+    elif isinstance(value, str):
+        yield json.dumps(utf8_text(value), ensure_ascii=False)
+    else:
+        yield scalar_text(value)
 
 
 def check_depth(depth: int) -> None:

@@ -26,6 +26,12 @@ _MAX_BYTES = 1024 * 1024
 # and Python limits recursion.
 _MAX_DEPTH = 100
 
+# How many members, objects and arrays a sidecar may have. Each of them takes up to 350 bytes of
+# memory, here and as a tag. They are counted by these bytes before the sidecar is parsed, and so
+# those inside of strings count, too.
+_MAX_MEMBERS = 20_000
+_MEMBER_MARKS = (b":", b"{", b"[")
+
 # The longest whole number that Python reads, from 3.11 on. The same limit holds on each version.
 _MAX_DIGITS = 4300
 
@@ -95,6 +101,8 @@ def _parse(raw: bytes) -> dict[str, Any]:
     """
     if len(raw) > _MAX_BYTES:
         raise ValueError(f"it is larger than {_MAX_BYTES >> 20} MiB")
+    if any(raw.count(mark) > _MAX_MEMBERS for mark in _MEMBER_MARKS):
+        raise ValueError(f"it has more than {_MAX_MEMBERS} members, objects or arrays")
     try:
         content = json.loads(
             # From bytes json.loads would also read UTF-16. From text it refuses a byte order mark.

@@ -118,7 +118,7 @@ class Deletion:
             OSError: The file can't be read.
         """
         with self._opened_folder(path) as folder:
-            if _exists(path.name + RESYNC, folder):
+            if _is_marker(path.name + RESYNC, folder):
                 raise NotDeletableError("a marker asks for its resync")
             if reason := compressing(path, folder):
                 raise NotDeletableError(reason.message)
@@ -219,17 +219,16 @@ class Deletion:
 
 def _refuse_resync(folder: int) -> None:
     """Raise NotDeletableError where a marker asks for the resync of an open folder."""
-    if _exists(RESYNC, folder):
+    if _is_marker(RESYNC, folder):
         raise NotDeletableError("a marker asks for the resync of its folder")
 
 
-def _exists(name: str, folder: int) -> bool:
-    """Return whether anything, a link included, has this name in an open folder."""
+def _is_marker(name: str, folder: int) -> bool:
+    """Return whether anything but a folder, a link included, has this name in an open folder."""
     try:
-        os.stat(name, dir_fd=folder, follow_symlinks=False)
+        return not stat.S_ISDIR(os.stat(name, dir_fd=folder, follow_symlinks=False).st_mode)
     except FileNotFoundError:
         return False
-    return True
 
 
 def _unlink_file(name: str, folder: int) -> bool:

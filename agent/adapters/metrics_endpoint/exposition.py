@@ -149,8 +149,11 @@ def replace_textfile(path: Path, text: bytes) -> None:
         OSError: The file can't be written.
     """
     temporary = path.with_name(f".{path.name}.tmp")
+    # Other users may write to the folder, too. A pipe of theirs would block this thread, so only a
+    # new file is opened.
+    temporary.unlink(missing_ok=True)
     descriptor = os.open(
-        temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW, 0o644
+        temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW, 0o644
     )
     with os.fdopen(descriptor, "wb") as file:
         os.fchmod(descriptor, 0o644)

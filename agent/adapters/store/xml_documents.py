@@ -19,6 +19,11 @@ _MAX_DIGITS = 18
 # may cost a deeper stack.
 _MAX_DEPTH = 50
 
+# How often each of these bytes may stand in an answer. A page with 1,000 keys has about 30,000 of
+# "<". Each of them makes the parser take memory: for an element, an attribute, or a piece of text.
+_MEMORY_MARKS = (b"<", b"=", b"&", b"\n", b"\r")
+_MAX_MARKS = 60_000
+
 _NAMESPACE = "http://s3.amazonaws.com/doc/2006-03-01/"
 
 
@@ -57,6 +62,9 @@ def xml(answer: urllib3.BaseHTTPResponse, call: str) -> ET.Element:
         CloudError: The answer is no XML.
     """
     try:
+        # The parser goes on after an error, and would take the memory for all that follows.
+        if any(answer.data.count(mark) > _MAX_MARKS for mark in _MEMORY_MARKS):
+            raise ValueError("it has too many elements")  # noqa: TRY301 - all faults are one
         return ET.fromstring(answer.data.strip(), ET.XMLParser(target=_Tree()))  # noqa: S314 - _Tree takes no entities
     # An encoding that Python does not know is a LookupError, and one that the parser does not know
     # is a ValueError.

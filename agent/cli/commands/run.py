@@ -5,8 +5,10 @@ from __future__ import annotations
 import ctypes
 import logging
 import os
+import resource
 import signal
 import sys
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 
@@ -39,6 +41,7 @@ _MMAP_THRESHOLD_BYTES = 256 * 1024
 def run(config_path: Path | None) -> None:
     """Watch, upload and report until SIGTERM or SIGINT; SIGHUP reloads the configuration."""
     _limit_heap()
+    _leave_no_core_dumps()
     asked = AskedQueue()
     signal.set_wakeup_fd(asked.fileno(), warn_on_full_buffer=False)
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -114,6 +117,17 @@ def _limit_heap() -> None:
     if hasattr(libc := ctypes.CDLL(None), "mallopt"):
         libc.mallopt(_M_ARENA_MAX, 1)
         libc.mallopt(_M_MMAP_THRESHOLD, _MMAP_THRESHOLD_BYTES)
+
+
+def _leave_no_core_dumps() -> None:
+    """Let a crash leave no core dump, which would hold keys and parts of recordings.
+
+    The hard limit stays, so an operator can ask for core dumps while the agent runs (prlimit).
+    """
+    # The unit forbids the calls, and has the limit already.
+    with suppress(OSError, ValueError):
+        _, hard = resource.getrlimit(resource.RLIMIT_CORE)
+        resource.setrlimit(resource.RLIMIT_CORE, (0, hard))
 
 
 def _log_failure(error: Exception, log: LogSettings, redactor: logs.Redactor) -> None:

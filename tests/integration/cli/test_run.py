@@ -11,9 +11,6 @@ from pathlib import Path
 
 import pytest
 
-from agent.adapters.config import ConfigError
-from agent.adapters.config.sections import LogSettings
-from agent.cli.commands.run import run
 from tests.harness.console import Console
 
 
@@ -49,16 +46,34 @@ def test_an_error_at_the_start_is_in_the_log_and_in_the_status(console: Console)
     assert reason in console.json("status")["agent_failure"]["message"]
 
 
-def test_a_wrong_configuration_is_in_the_default_log(
-    console: Console, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    settings = LogSettings(dir=tmp_path / "log")
-    monkeypatch.setattr("agent.cli.commands.run.LogSettings", lambda: settings)
-    monkeypatch.setenv("KEYSTONE_AGENT_CONFIG", str(console.config))
+def test_a_wrong_configuration_is_in_the_default_log(console: Console, tmp_path: Path) -> None:
     console.config.write_text("[nonsense]\n")
-    with pytest.raises(ConfigError):
-        run.callback(None)  # type: ignore[misc] # click's own function
+    script = (
+        "import sys\n"
+        "from agent.adapters.config.sections import LogSettings\n"
+        "from agent.cli.commands import run\n"
+        "run.LogSettings = lambda: LogSettings(dir=sys.argv[1])\n"
+        "run.run.main([])\n"
+    )
+    subprocess.run(
+        [sys.executable, "-c", script, tmp_path / "log"],
+        env={**os.environ, "KEYSTONE_AGENT_CONFIG": str(console.config)},
+        check=False,
+        timeout=60,
+    )
     assert "nonsense" in (tmp_path / "log" / "agent.log").read_text()
+
+
+def test_the_agent_leaves_no_core_dump() -> None:
+    script = (
+        "import resource\n"
+        "from agent.cli.commands.run import _leave_no_core_dumps\n"
+        "hard = resource.getrlimit(resource.RLIMIT_CORE)[1]\n"
+        "resource.setrlimit(resource.RLIMIT_CORE, (hard, hard))\n"
+        "_leave_no_core_dumps()\n"
+        "assert resource.getrlimit(resource.RLIMIT_CORE) == (0, hard)\n"
+    )
+    subprocess.run([sys.executable, "-c", script], check=True, timeout=60)
 
 
 def test_all_output_is_utf_8_whatever_the_locale_is(console: Console) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import logging
 import os
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -149,6 +149,20 @@ def test_nobody_ever_reads_half_a_textfile(tmp_path: Path) -> None:
     done.set()
     reader.join()
     assert seen == {whole}
+
+
+@pytest.mark.parametrize("make", [os.mkfifo, lambda path: path.symlink_to("elsewhere"), Path.touch])
+def test_whatever_has_the_name_of_the_file_beside_the_textfile_is_replaced(
+    tmp_path: Path, make: Callable[[Path], None]
+) -> None:
+    path = tmp_path / "keystone-agent.prom"
+    make(tmp_path / ".keystone-agent.prom.tmp")
+    writer = threading.Thread(target=EndpointOfTest(textfile=path).tend, daemon=True)
+    writer.start()
+    writer.join(30)
+    assert not writer.is_alive()
+    assert BACKLOG in path.read_text()
+    assert list(tmp_path.iterdir()) == [path]
 
 
 def test_a_write_that_fails_leaves_the_old_textfile_whole(

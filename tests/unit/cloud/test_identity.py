@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import tracemalloc
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -377,6 +378,28 @@ def test_an_array_stays_the_json_it_was(value: Any) -> None:
         return
     # The shortest decimal may be another whole number than the float. It reads as the same float.
     assert json.loads(text, parse_int=float) == json.loads(json.dumps([value]), parse_int=float)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        {"a": [1e308] * 170_000},
+        {"a": [[1e308, {"b": 1e308}]] * 40_000},
+        {"p" * 500_000: {str(number): 1 for number in range(20_000)}},
+        {"p" * 500_000: {"q": {str(number): [number] for number in range(20_000)}}},
+    ],
+    ids=["numbers", "arrays", "a long prefix", "a long prefix of arrays"],
+)
+def test_a_short_sidecar_takes_no_long_text(content: Mapping[str, Any]) -> None:
+    tracemalloc.start()
+    try:
+        result = tags_of(recording(content))
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert peak < 20 * 1024 * 1024
+    assert len(result.left_out) == 1
+    assert len(result.left_out[0]) <= 81
 
 
 def test_a_flood_of_tags_that_are_left_out_is_named_in_bounds() -> None:

@@ -247,6 +247,18 @@ def test_a_recording_stays_while_a_marker_asks_for_its_resync(root: Path, marker
     assert "resync" in refusal(path, root, wanted=fingerprint_text(path))
 
 
+@pytest.mark.parametrize("name", ["day/a.mcap.resync", "day/.resync", ".resync"])
+def test_a_folder_with_the_name_of_a_marker_keeps_no_recording(root: Path, name: str) -> None:
+    (root / "day").mkdir()
+    path = write_mcap(root / "day" / "a.mcap")
+    (root / name).mkdir()
+    with Deletion([root], with_sidecar=True).verified_file(
+        path, fingerprint_text(path), mtime_of(path)
+    ) as verified:
+        verified.unlink()
+    assert not path.exists()
+
+
 # In the tests below, files are swapped between the check and the deletion.
 
 

@@ -1,0 +1,50 @@
+"""Tests that a sidecar takes little memory, whatever is in it."""
+
+from __future__ import annotations
+
+import os
+import tracemalloc
+from pathlib import Path
+
+import pytest
+
+from agent.discovery.sidecar import read_sidecar
+from agent.model.values import Sidecar
+
+MIB = 1024 * 1024
+
+
+def read(folder: Path, content: bytes) -> Sidecar:
+    (folder / "a.json").write_bytes(content)
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        found = read_sidecar(folder / "a.json", descriptor, follow_symlinks=False)
+    finally:
+        os.close(descriptor)
+    assert found is not None
+    return found
+
+
+@pytest.mark.parametrize(
+    "item",
+    ["1e308", "[]", "{}", '{"a":1}', "[[[[0]]]]", "7", '"ab"', '{"a":{"b":[{}]}}', '"\\u0100"'],
+)
+def test_a_full_sidecar_takes_little_memory(tmp_path: Path, item: str) -> None:
+    count = (MIB - 20) // (len(item) + 1)
+    content = f'{{"a":[{",".join([item] * count)}]}}'.encode()
+    tracemalloc.start()
+    try:
+        sidecar = read(tmp_path, content)
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert peak < 20 * MIB
+    assert sidecar.content is not None or "more than 20000" in sidecar.fault
+
+
+def test_an_array_of_many_numbers_and_many_members_are_read(tmp_path: Path) -> None:
+    members = ",".join(f'"{number}":{number}' for number in range(9000))
+    numbers = ",".join(map(str, range(100_000)))
+    content = read(tmp_path, f'{{"numbers":[{numbers}],{members}}}'.encode()).content
+    assert content is not None
+    assert len(content) == 9001
