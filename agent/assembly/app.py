@@ -68,7 +68,7 @@ class App:
         self.connections = ConnectionSet(CloudConnection(settings, self.shared))
         self.engine = build_first_engine(settings, self.shared, self.connections)
         self._policy = self._build_policy(settings)
-        self._status_file = StatusFile(self.shared.state_dir)
+        self._status_file = StatusFile(self.shared.state_dir, ports.runtime_dir)
         # An agent that was killed could not remove its file.
         self._status_file.remove()
         self.jobs = ScheduledJobs(

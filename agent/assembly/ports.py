@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from concurrent.futures import Executor
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Protocol
 
 from agent import BUILD_DATE
@@ -16,6 +17,7 @@ from agent.adapters.config import Settings
 from agent.adapters.device import device_id
 from agent.adapters.history import TinyHistory
 from agent.adapters.scheduler import Scheduler
+from agent.adapters.status_file import runtime_directory
 from agent.adapters.systemd import SystemdNotifier
 from agent.assembly.cloud_adapters import CloudAdapters
 from agent.model.ports import (
@@ -76,7 +78,8 @@ class AgentPorts:
 
     ``robot`` is the robot's own id. ``executor`` runs one call for each recording that is uploaded.
     ``free_space`` measures a file system. ``hide`` is called with each secret, so that no log shows
-    it. ``built`` is the date of the build in seconds since 1970. A wall clock that is earlier is
+    it. ``runtime_dir`` is the folder in memory that the service manager gave to the agent, or None.
+    ``built`` is the date of the build in seconds since 1970. A wall clock that is earlier is
     wrong.
     """
 
@@ -89,6 +92,7 @@ class AgentPorts:
     notifier: SystemdNotifier
     hide: Callable[..., None]
     free_space: Free = free_space
+    runtime_dir: Path | None = None
     built: float = utc_seconds(BUILD_DATE)
 
 
@@ -112,4 +116,5 @@ def open_ports(
         scheduler=Scheduler(),
         notifier=SystemdNotifier(environ),
         hide=hide,
+        runtime_dir=runtime_directory(environ),
     )

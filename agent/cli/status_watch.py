@@ -63,7 +63,12 @@ def _answers(state_dir: Path) -> Iterator[dict[str, Any]]:
         # An agent that has only just started does not publish the state of its history yet.
         standing = document.pop("standing", None)
         if standing is not None:
-            yield {"agent": document, **standing, **read_state_folder(state_dir)}
+            yield {
+                "agent": document,
+                **standing,
+                **read_state_folder(state_dir),
+                "agent_failure": None,
+            }
 
 
 def _agent_documents(state_dir: Path) -> Iterator[Mapping[str, Any]]:

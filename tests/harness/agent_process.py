@@ -45,7 +45,9 @@ class Agent:
         self.state = folder / "state"
         self.root = folder / "recordings"
         self.logs = folder / "logs"
-        self.root.mkdir(parents=True, exist_ok=True)
+        runtime = folder / "run"
+        for made in (self.root, runtime):
+            made.mkdir(parents=True, exist_ok=True)
         quick = {
             "AGENT__STATE_DIR": str(self.state),
             "WATCH__ROOTS": json.dumps([str(self.root)]),
@@ -66,6 +68,8 @@ class Agent:
         self.environ = {
             **inherited,
             **{f"KEYSTONE_AGENT_{name}": text for name, text in quick.items()},
+            # As systemd gives it to the service. Without it the status is written once a minute.
+            "RUNTIME_DIRECTORY": str(runtime),
         }
         self.config = str(cloud.config_path)
         self._program = program
