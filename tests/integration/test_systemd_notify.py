@@ -112,7 +112,7 @@ def test_a_status_is_one_short_line_and_said_once(manager: Manager) -> None:
     notifier.status("no network\nWATCHDOG=1 \udcff" + "x" * 1000)
     notifier.status("no network\nWATCHDOG=1 \udcff" + "x" * 1000)
     (line,) = manager.rest()
-    assert line.startswith("STATUS=no network WATCHDOG=1 ?xxx")
+    assert line.startswith("STATUS=no network WATCHDOG=1 \\udcffxxx")
     assert "\n" not in line
     assert len(line) < 250
 
