@@ -161,7 +161,7 @@ def test_no_command_prints_a_character_that_acts_on_a_terminal(console: Console)
     name = "\x1b[2J\x7f\x9b1m\u202e\u2028$(id).mcap"
     path = console.root / name
     path.write_bytes(b"")
-    console.remember(path, episode=name, status="failed", object_key=name)
+    console.remember(path, episode=name, status="failed")
     (console.state / "markers").mkdir()
     (console.state / "markers" / f"{name}.rejected").write_text("")
     for arguments in (["status"], ["ls"], ["scan"], ["why", path], ["history"]):
