@@ -280,12 +280,15 @@ class FileRules:
             then = "; next try" if log.next_retry_at else "; it is not tried again"
             says = f"it failed{last_error}{then}"
             yield _result("uploaded", False, says, hint, log.next_retry_at or "")
-            return
-        if self._agent is None:
+        elif self._agent is None:
             says = f"it waits for the agent{last_error}"
             yield _result("uploaded", False, says, "start the agent")
-            return
-        if gate := self._agent.get("gate"):
+        else:
+            yield from self._queue_results(log, self._agent.get("gate"))
+
+    def _queue_results(self, log: SyncLog, gate: Mapping[str, Any] | None) -> Iterator[RuleResult]:
+        """Yield what keeps a recording in the queue of the running agent."""
+        if gate:
             yield _gate_result(gate)
         yield RuleResult("gate", True, "open")
         if log.status == "in_progress":
@@ -293,6 +296,8 @@ class FileRules:
         ahead = sum(
             other.id < log.id and other.status != "failed" for other in self._history.open()
         )
+        last_error = f": {log.error.message}" if log.error else ""
+        hint = log.error.hint if log.error else ""
         says = f"it is queued behind {ahead}{last_error}"
         remedy = hint or "nothing to do: it is uploaded after those before it"
         yield _result("uploaded", False, says, remedy)

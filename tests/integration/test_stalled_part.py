@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, cast
+from typing import cast
 
 import pytest
 from minio import Minio
@@ -20,29 +20,9 @@ from agent.upload.concurrency import PartConcurrency
 from agent.upload.part_uploader import PartUploader
 from agent.upload.source_file import SourceFile
 from tests.harness import s3_servers as servers
+from tests.harness.fakes.upload_parts import SameKeys, UnchangedFile
 from tests.harness.scripted_http_server import LEASE
 from tests.harness.slow_link import Wire, slow_link
-
-
-class SameKeys:
-    """Session keys that never expire."""
-
-    def current(self) -> Any:
-        return LEASE
-
-    def renew(self, _refused: Any) -> None:
-        raise AssertionError("they never end")
-
-
-class UnchangedFile:
-    """An open file that never changes."""
-
-    def __init__(self, descriptor: int) -> None:
-        self.descriptor = descriptor
-
-    def check(self) -> None:
-        pass
-
 
 PART = 300 * 1024
 

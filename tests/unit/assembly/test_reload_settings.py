@@ -52,7 +52,7 @@ BUCKET = {
 }
 
 
-class Scene:
+class ReloadScene:
     """An agent that is not started: the real adapters of the cloud, and fakes for all else."""
 
     def __init__(self, folder: Path, monkeypatch: pytest.MonkeyPatch, mode: dict[str, str]) -> None:
@@ -223,40 +223,40 @@ class Case:
     key: str
     text: str
     expected: Any
-    read: Callable[[Scene], Any]
+    read: Callable[[ReloadScene], Any]
 
 
-def _policy(scene: Scene) -> Any:
+def _policy(scene: ReloadScene) -> Any:
     assert scene.app.jobs._policy is scene.app._policy
     return scene.app._policy
 
 
-def _retention(scene: Scene) -> Any:
+def _retention(scene: ReloadScene) -> Any:
     assert scene.job("Retention.delete_due") is scene.app.engine.retention
     return scene.app.engine.retention
 
 
-def _endpoint(scene: Scene) -> Any:
+def _endpoint(scene: ReloadScene) -> Any:
     assert scene.job("MetricsEndpoint.tend") is scene.app.engine.metrics_endpoint
     return scene.app.engine.metrics_endpoint
 
 
-def _gateway(scene: Scene) -> Any:
+def _gateway(scene: ReloadScene) -> Any:
     return scene.connection.backend.gateway
 
 
-def _profiles(scene: Scene) -> Any:
+def _profiles(scene: ReloadScene) -> Any:
     return scene.connection.backend.profiles
 
 
-def _pools(scene: Scene) -> Any:
+def _pools(scene: ReloadScene) -> Any:
     """Return the options of the store's connections."""
     store: Any = scene.connection.backend.store
     return store._connections.connection_pool_kw
 
 
 CASES = (
-    Case("watch.roots", f'["{FOLDER}/other"]', {"other"}, Scene.watched),
+    Case("watch.roots", f'["{FOLDER}/other"]', {"other"}, ReloadScene.watched),
     Case("watch.roots", f'["{FOLDER}/other"]', 5, lambda at: at.find("a.mcap", root="other")),
     Case("watch.include", '["*.bag"]', 5, lambda at: at.find("a.bag")),
     Case("watch.exclude", '["*-no.mcap"]', None, lambda at: at.find("no.mcap")),
@@ -270,7 +270,7 @@ CASES = (
     Case("watch.newer_than", "2100-01-01", None, lambda at: at.find("a.mcap")),
     Case("watch.settle_seconds", "7", 7, lambda at: at.find("a.mcap")),
     Case("watch.settle_seconds", "7", 7, lambda at: at.app.dispatch.terms.settle_seconds),
-    Case("watch.rescan_seconds", "77", 77, Scene.seconds_until_scan),
+    Case("watch.rescan_seconds", "77", 77, ReloadScene.seconds_until_scan),
     Case(
         "watch.rescan_seconds",
         "77",
@@ -291,7 +291,7 @@ CASES = (
         lambda at: _retention(at)._recordings._deletion._with_sidecar,
     ),
     Case("watch.sidecar_wait_seconds", "9", 9, lambda at: at.find("a.mcap")),
-    Case("watch.unfinished_minutes", "3", 3, Scene.minutes_until_unfinished),
+    Case("watch.unfinished_minutes", "3", 3, ReloadScene.minutes_until_unfinished),
     Case(
         "watch.unfinished_minutes",
         "3",
@@ -338,8 +338,8 @@ CASES = (
         True,
         lambda at: "proxy.example.org" in str(_pools(at).get("_proxy")),
     ),
-    Case("assets.default", "asset-2", "asset-2", Scene.asset_id),
-    Case("assets.map", '{"robot": "asset-1"}', "asset-1", Scene.asset_id),
+    Case("assets.default", "asset-2", "asset-2", ReloadScene.asset_id),
+    Case("assets.map", '{"robot": "asset-1"}', "asset-1", ReloadScene.asset_id),
     Case("upload.order", "newest", True, lambda at: at.app.dispatch.terms.newest_first),
     Case("upload.max_concurrent", "7", 7, lambda at: at.app.dispatch.terms.max_concurrent),
     Case("upload.part_concurrency", "3", 3, lambda at: at.connection.upload._pace._fixed),
@@ -417,7 +417,7 @@ def test_the_part_that_uses_a_setting_takes_its_new_value(
 ) -> None:
     # Only a bucket asks this robot for the size of a part.
     mode = BUCKET if case.key == "upload.part_size_mib" else PLATFORM
-    scene = Scene(tmp_path, monkeypatch, mode)
+    scene = ReloadScene(tmp_path, monkeypatch, mode)
     try:
         assert case.read(scene) != case.expected, "the case proves nothing"
         scene.configure(**{case.key.upper().replace(".", "__"): case.text})

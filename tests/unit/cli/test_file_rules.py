@@ -22,7 +22,7 @@ from tests.harness.recorders import axon_steps, damaged, unfinished, write_mcap,
 UNKNOWN = ("outside", "ignored", "excluded", "gone")
 
 
-class Robot:
+class CommandScene:
     """A watched folder, the discovery of an agent, and the rules of a command, on one clock."""
 
     def __init__(self, folder: Path, *settings: str) -> None:
@@ -183,7 +183,7 @@ def assert_states(
     tmp_path: Path, name: str, make: Maker, settings: Sequence[str], states: dict[float, str]
 ) -> None:
     """Make a file, and check its state by agent and command after so many seconds."""
-    robot = Robot(tmp_path, *settings)
+    robot = CommandScene(tmp_path, *settings)
     path = robot.root / name
     path.parent.mkdir(exist_ok=True)
     make(path)
@@ -230,7 +230,7 @@ def test_both_judge_alike_by_a_writer_that_is_seen_or_can_t_be_seen(
 
 
 def test_both_wait_alike_for_the_writer_of_a_complete_file(tmp_path: Path) -> None:
-    robot = Robot(tmp_path, *NO_SIDECAR)
+    robot = CommandScene(tmp_path, *NO_SIDECAR)
     path = write_mcap(robot.root / "a.mcap")
     robot.dated(path)
     with path.open("r+b"):
@@ -246,7 +246,7 @@ def test_both_take_a_file_of_before_the_boot_as_unfinished_at_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, sends: bool, writer: bool | None
 ) -> None:
     monkeypatch.setattr(state_rules, "has_writer", lambda _: writer)
-    robot = Robot(tmp_path, *NO_SIDECAR, *(['unfinished = "upload"'] if sends else []))
+    robot = CommandScene(tmp_path, *NO_SIDECAR, *(['unfinished = "upload"'] if sends else []))
     path = unfinished(robot.root / "a.mcap")
     robot.dated(path, ago=robot.clock.monotonic() + 1)
     robot.start()
@@ -256,7 +256,7 @@ def test_both_take_a_file_of_before_the_boot_as_unfinished_at_once(
 
 
 def test_both_have_waited_for_a_file_whose_date_is_far_ahead(tmp_path: Path) -> None:
-    robot = Robot(tmp_path, *WAITS)
+    robot = CommandScene(tmp_path, *WAITS)
     path = write_mcap(robot.root / "a.mcap")
     robot.dated(path, ago=-86_400)
     robot.start()
@@ -265,7 +265,7 @@ def test_both_have_waited_for_a_file_whose_date_is_far_ahead(tmp_path: Path) -> 
 
 
 def test_both_have_a_sidecar_settle_too(tmp_path: Path) -> None:
-    robot = Robot(tmp_path, *WAITS)
+    robot = CommandScene(tmp_path, *WAITS)
     path = write_mcap(robot.root / "a.mcap")
     robot.dated(path)
     robot.start()
@@ -280,7 +280,7 @@ def test_both_have_a_sidecar_settle_too(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("follow", [False, True])
 def test_both_follow_links_only_where_that_is_configured(tmp_path: Path, follow: bool) -> None:
-    robot = Robot(tmp_path, *WAITS, f"follow_symlinks = {str(follow).lower()}")
+    robot = CommandScene(tmp_path, *WAITS, f"follow_symlinks = {str(follow).lower()}")
     outside = tmp_path / "outside"
     outside.mkdir()
     files = {
@@ -316,7 +316,7 @@ def test_both_follow_links_only_where_that_is_configured(tmp_path: Path, follow:
 
 
 def test_both_find_a_watched_folder_that_another_one_reaches_by_a_link(tmp_path: Path) -> None:
-    robot = Robot(tmp_path, 'roots = ["ROOT", "ROOT/day"]', *NO_SIDECAR)
+    robot = CommandScene(tmp_path, 'roots = ["ROOT", "ROOT/day"]', *NO_SIDECAR)
     (tmp_path / "disk").mkdir()
     (robot.root / "day").symlink_to(tmp_path / "disk")
     path = write_mcap(robot.root / "day" / "a.mcap")
@@ -329,7 +329,7 @@ def test_both_find_a_watched_folder_that_another_one_reaches_by_a_link(tmp_path:
 
 
 def test_both_forget_a_file_whose_folder_became_a_file(tmp_path: Path) -> None:
-    robot = Robot(tmp_path, *NO_SIDECAR)
+    robot = CommandScene(tmp_path, *NO_SIDECAR)
     folder = robot.root / "day"
     folder.mkdir()
     path = write_mcap(folder / "a.mcap")

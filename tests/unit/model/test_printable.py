@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
 
 import pytest
 
@@ -44,20 +42,6 @@ def test_a_json_document_keeps_its_lines_and_its_meaning() -> None:
     document = '{\n  "a": "\x9b\u202e"\n}'
     assert escaped_json(document) == '{\n  "a": "\\u009b\\u202e"\n}'
     assert json.loads(escaped_json(document)) == json.loads(document)
-
-
-@pytest.mark.parametrize(
-    "name",
-    [
-        *("plain.mcap", "a b", "$(id)", "`id`", "it's", "~", "", "a\nb\\", "'\x1b[2J'", "\x9b1"),
-        os.fsdecode(b"\xff1.mcap"),
-        "\u202e録音'",
-    ],
-)
-def test_a_path_that_is_pasted_into_a_shell_is_that_path(name: str) -> None:
-    script = f"printf %s {shell_word(name)}"
-    shell = subprocess.run(["bash", "-c", script], capture_output=True, check=True, timeout=30)
-    assert shell.stdout == os.fsencode(name)
 
 
 def test_a_path_in_a_log_line_can_be_pasted_and_other_fields_are_json() -> None:

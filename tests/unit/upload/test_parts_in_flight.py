@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
-from typing import Any, cast
+from typing import cast
 
 import pytest
 
@@ -17,7 +17,7 @@ from agent.upload.concurrency import PartConcurrency
 from agent.upload.part_uploader import PartUploader
 from agent.upload.source_file import SourceFile
 from tests.harness.fakes.clock import FakeClock
-from tests.harness.scripted_http_server import LEASE
+from tests.harness.fakes.upload_parts import SameKeys, UnchangedFile
 
 
 class FixedConcurrency(PartConcurrency):
@@ -55,25 +55,6 @@ class CountingTarget:
             with self._lock:
                 self._flying -= 1
         return SentPart(part.number, part.size, '"0"')
-
-
-class SameKeys:
-    """Session keys that never expire."""
-
-    def current(self) -> Any:
-        return LEASE
-
-    def renew(self, _refused: Any) -> None:
-        raise AssertionError("they never end")
-
-
-class UnchangedFile:
-    """An open file that never changes."""
-
-    descriptor = -1
-
-    def check(self) -> None:
-        pass
 
 
 def send(target: object, pace: PartConcurrency, count: int) -> list[int]:
