@@ -33,7 +33,7 @@ from agent.model.ports import (
 from agent.model.threads import Threads
 from agent.model.values import utc_seconds
 from agent.retention.retention import Free, free_space
-from agent.upload.concurrency import MOST_IN_ALL
+from agent.upload.concurrency import MAX_PARTS_IN_FLIGHT
 
 
 class PlatformGateway(Gateway, DeviceInit, Protocol):
@@ -111,7 +111,7 @@ def open_ports(
         robot=robot,
         clock=clock,
         history=TinyHistory(state_dir / "history", clock),
-        cloud=CloudAdapters(environ, clock, hide, connections=MOST_IN_ALL),
+        cloud=CloudAdapters(environ, clock, hide, connections=MAX_PARTS_IN_FLIGHT),
         executor=Threads("upload"),
         scheduler=Scheduler(),
         notifier=SystemdNotifier(environ),

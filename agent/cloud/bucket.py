@@ -26,7 +26,7 @@ from agent.model.errors import CloudError, RecordingError
 from agent.model.object_key import MANIFEST, is_spare, object_key, spare_key
 from agent.model.ports import Clock, History, ObjectStore, StorageKeys, Target
 from agent.model.sync_log import DocumentSession, SyncLog
-from agent.model.transfer import MAX_PARTS, StoredObject
+from agent.model.transfer import S3_MAX_PARTS, StoredObject
 from agent.model.values import (
     AccessToken,
     CredentialLease,
@@ -351,13 +351,13 @@ def _grown(part_size: int, size: int) -> int:
     """Return the size of the parts of a file of ``size`` bytes.
 
     ``part_size`` is doubled while there would be many parts. Where this is not enough, the size is
-    the next whole MiB with which MAX_PARTS parts suffice.
+    the next whole MiB with which S3_MAX_PARTS parts suffice.
     """
     wanted = part_size
     for _ in range(_DOUBLINGS):
         if size >= _MANY_PARTS * wanted:
             wanted = min(2 * wanted, _PART_MAX_BYTES)
-    least = -(-size // MAX_PARTS)
+    least = -(-size // S3_MAX_PARTS)
     return wanted if wanted >= least else -(-least // _MIB) * _MIB
 
 

@@ -152,7 +152,7 @@ class ServedMarkers(Protocol):
 class Expiry(Protocol):
     """The removal of documents whose recordings have been gone from the disk for a long time."""
 
-    def forget(self, fingerprints: Sequence[str]) -> int:
+    def expire(self, fingerprints: Sequence[str]) -> int:
         """Remove all documents of these recordings, and return how many were removed.
 
         :meth:`SyncLogReader.synced` still knows what was uploaded. A recording with an open

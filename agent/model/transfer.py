@@ -12,7 +12,7 @@ from agent.model.bandwidth import Bandwidth
 DEFAULT_PART_SIZE = 8 * 1024 * 1024
 
 # S3 allows at most this number of parts in one multipart upload.
-MAX_PARTS = 10_000
+S3_MAX_PARTS = 10_000
 
 
 @dataclass(frozen=True, slots=True)

@@ -146,7 +146,7 @@ class HistoryExpiry:
         while batch := list(islice(left, _BATCH)):
             # Within the transaction no operator can ask for one of the recordings.
             with self._history.transaction():
-                documents += self._history.forget(
+                documents += self._history.expire(
                     [one.fingerprint for one in batch if self._is_newest(one.id, one.fingerprint)]
                 )
         if documents:

@@ -1,4 +1,4 @@
-"""Decides how many parts are sent at one time, for all uploads of the agent together.
+"""Decides how many parts of each recording are sent at one time, and how many in all.
 
 The right number depends on the network, so it is found by measuring: a search over powers of two.
 The *width* is the number of parts that one recording has in flight. The throughput of a width is
@@ -16,10 +16,10 @@ from dataclasses import dataclass
 from typing import Literal
 
 # The most parts of one recording in flight.
-MOST = 16
+MAX_PARTS_PER_UPLOAD = 16
 
 # The most parts of all recordings in flight. Each costs a thread, a block and a connection.
-MOST_IN_ALL = 32
+MAX_PARTS_IN_FLIGHT = 32
 
 # The width before anything was measured.
 _FIRST_WIDTH = 4
@@ -174,7 +174,7 @@ class PartConcurrency:
 
     def _share(self) -> int:
         """Return the width, less where all uploads together would have too many parts."""
-        return max(1, min(self._width, MOST_IN_ALL // max(1, len(self._runs))))
+        return max(1, min(self._width, MAX_PARTS_IN_FLIGHT // max(1, len(self._runs))))
 
     def _forget(self) -> None:
         """Forget what was measured, because later measurements can't be compared with it.
@@ -219,7 +219,7 @@ class PartConcurrency:
     def _begin_trial(self, now: float) -> None:
         """Try the next width in the direction of the search, unless there is none."""
         other = self._width * 2 if self._direction == "up" else self._width // 2
-        if 1 <= other <= MOST:
+        if 1 <= other <= MAX_PARTS_PER_UPLOAD:
             self._width_before, self._width = self._width, other
         else:
             self._turn(now)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from agent.model.errors import AgentError, RecordingError
 from agent.model.ports import History
 from agent.model.sync_log import DocumentSession, IdentityChanges, SyncLog, SyncLogChanges
-from agent.model.transfer import MAX_PARTS, Part, Transfer, parts_of
+from agent.model.transfer import S3_MAX_PARTS, Part, Transfer, parts_of
 from agent.model.values import DeviceProfile
 from agent.upload.source_file import SourceFile
 
@@ -79,9 +79,9 @@ def windows_of(log: SyncLog) -> Sequence[Part]:
     if size == 0:
         raise RecordingError("an empty file can't be stored", code="empty")
     count = -(-size // part_size)
-    if count > MAX_PARTS:
+    if count > S3_MAX_PARTS:
         raise RecordingError(
-            f"{size} bytes in parts of {part_size} are {count} parts; {MAX_PARTS} are allowed",
+            f"{size} bytes in parts of {part_size} are {count} parts; {S3_MAX_PARTS} are allowed",
             code="too_many_parts",
             hint="ask the platform's administrator for a larger part size",
         )

@@ -12,7 +12,7 @@ from agent.gate.gate import Gate
 from agent.model.errors import AgentError, CloudError, FileChangedError, GateClosedError, judge
 from agent.model.ports import Clock, Target
 from agent.model.transfer import Part, SentPart, Transfer
-from agent.upload.concurrency import MOST, PartConcurrency
+from agent.upload.concurrency import MAX_PARTS_PER_UPLOAD, PartConcurrency
 from agent.upload.source_file import SourceFile
 
 Answer = TypeVar("Answer")
@@ -155,7 +155,7 @@ class PartUploader:
 
         run = self._pace.begin(lambda: self._transfer.passed)
         try:
-            with ThreadPoolExecutor(MOST, thread_name_prefix="part") as pool:
+            with ThreadPoolExecutor(MAX_PARTS_PER_UPLOAD, thread_name_prefix="part") as pool:
                 while waiting or flying:
                     while waiting and len(flying) < self._pace.width:
                         try:

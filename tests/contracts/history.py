@@ -114,7 +114,7 @@ class HistoryContract:
                 history.get(again)
             assert [history.synced(f"1000-{name}") for name in "abcd"] == [True, False, True, False]
 
-        assert history.forget(["1000-a", "1000-b", "1000-a", "1000-unknown"]) == 3
+        assert history.expire(["1000-a", "1000-b", "1000-a", "1000-unknown"]) == 3
         check_forgotten()
         history = reopen(history)
         check_forgotten()
@@ -123,11 +123,11 @@ class HistoryContract:
         self, history: History, reopen: Callable[[History], History]
     ) -> None:
         ended(history, "a")
-        history.forget(["1000-a"])
+        history.expire(["1000-a"])
         assert history.add(document("b")).id == 2
         history.move(2, "claimed")
         history.move(2, "done")
-        history.forget(["1000-b"])
+        history.expire(["1000-b"])
         assert reopen(history).add(document("a")).id == 3
 
     def test_a_recording_to_which_something_may_still_happen_is_not_forgotten(
@@ -138,7 +138,7 @@ class HistoryContract:
             history.add(document(name, resync=True))
         history.move(4, "claimed")
         history.move(4, "counted", next_retry_at=LATER)
-        assert history.forget(["1000-a", "1000-b"]) == 0
+        assert history.expire(["1000-a", "1000-b"]) == 0
         assert [log.id for log in history.newest_first()] == [4, 3, 2, 1]
 
     def test_every_write_is_told_by_another_number_of_changes_and_reading_is_not(
@@ -166,7 +166,7 @@ class HistoryContract:
         ended(history, "a")
         history.add_orphan(orphan("a"))
         history.mark_served(Marker("/data/a.mcap.resync", 7, 1))
-        history.forget(["1000-a"])
+        history.expire(["1000-a"])
         history = reopen(history)
         assert [owed.logical_upload_id for owed in history.orphans()] == ["logical-a"]
         assert history.marker("/data/a.mcap.resync") is not None
@@ -177,7 +177,7 @@ class HistoryContract:
         for _ in range(2):
             ended(history, "a")
             assert history.newest("1000-a") is not None
-            history.forget(["1000-a"])
+            history.expire(["1000-a"])
         assert history.newest("1000-a") is None
         assert reopen(history).synced("1000-a")
 
@@ -190,7 +190,7 @@ class HistoryContract:
 
         def work() -> None:
             with history.transaction():
-                history.forget(["1000-a", "1000-b"])
+                history.expire(["1000-a", "1000-b"])
                 assert history.newest("1000-a") is None
                 assert history.synced("1000-a")
                 history.note_absences(Absences(1, "2026-09-21", {1: 1}))

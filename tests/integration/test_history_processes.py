@@ -148,7 +148,7 @@ def test_a_reader_knows_each_recording_while_the_agent_writes_forgets_and_compac
                 history.move(number, "claimed")
                 history.move(number, "done")
                 if number % 10 == 0:
-                    assert history.forget(
+                    assert history.expire(
                         [f"1000-{id_}" for id_ in range(number - 19, number - 9)]
                     ) == 10 * (number > 10)
                 if number % 40 == 0:
@@ -194,7 +194,7 @@ with opened(Path(sys.argv[1])) as history:
         for event in ("claimed", "done"):
             history.move(log.id, event)
         if log.id % 5 == 0:
-            history.forget([f"1000-{id_}" for id_ in range(log.id - 4, log.id + 1)])
+            history.expire([f"1000-{id_}" for id_ in range(log.id - 4, log.id + 1)])
         if log.id % 20 == 0:
             history._storage.compact()
 """
@@ -268,7 +268,7 @@ with opened(Path(sys.argv[1])) as history:
     print("open", flush=True)
     for log in list(history.newest_first())[::-1]:
         with history.transaction():
-            history.forget([log.fingerprint])
+            history.expire([log.fingerprint])
             history.note_absences(Absences(log.id, "2026-09-21", {log.id: log.id}))
         print(log.fingerprint, flush=True)
         if log.id % 7 == 0:

@@ -212,7 +212,8 @@ def test_every_touch_file_is_in_the_readme() -> None:
 def test_every_module_is_on_the_map() -> None:
     modules = [
         path
-        for path in (REPOSITORY / "agent").glob("*/*.py")
+        for pattern in ("*/*.py", "*/*/*.py")
+        for path in (REPOSITORY / "agent").glob(pattern)
         if path.name != "__init__.py" and path.parent.name != "pb"
     ]
     map_ = (REPOSITORY / "ARCHITECTURE.md").read_text(encoding="utf-8")

@@ -17,7 +17,7 @@ from tinydb.table import Document
 
 from agent.adapters.history.catalog import DocumentCatalog, IndexedField
 from agent.adapters.history.documents import FIELDS, from_json, known_fields, to_json
-from agent.adapters.history.forgotten import Forgotten
+from agent.adapters.history.fingerprints_and_absences import FingerprintsAndAbsences
 from agent.adapters.history.served_markers import ServedMarkerTable
 from agent.adapters.journal import RESERVE, JournalDB, JournalStorage
 from agent.model import states
@@ -79,7 +79,7 @@ class TinyHistory:
         self._orphans = self.db.table(ABORTS)
         self._upgrades = self.db.table(UPGRADE)
         self._markers = ServedMarkerTable(self.db)
-        self._forgotten = Forgotten(self.db)
+        self._outliving = FingerprintsAndAbsences(self.db)
         # The documents that the transaction under way has removed.
         self._removed: list[SyncLog] = []
         # What the transaction under way has changed: ids, and the documents as they were before.
@@ -154,7 +154,7 @@ class TinyHistory:
         with self.transaction():
             self._markers.remove(path)
 
-    def forget(self, fingerprints: Sequence[str]) -> int:
+    def expire(self, fingerprints: Sequence[str]) -> int:
         """Remove all documents of these recordings, and return how many were removed.
 
         A recording with an open document keeps all of its documents. What was uploaded is
@@ -166,7 +166,7 @@ class TinyHistory:
                 logs = list(self._search("fingerprint", fingerprint))
                 if not any(log.open for log in logs):
                     removed += logs
-            self._forgotten.add(log.fingerprint for log in removed if log.synced)
+            self._outliving.add(log.fingerprint for log in removed if log.synced)
             self._table.remove(doc_ids=[log.id for log in removed])
             for log in removed:
                 self._note_removed(log)
@@ -175,12 +175,12 @@ class TinyHistory:
     def absences(self) -> Absences:
         """Return which recordings are no longer on the disk, as noted last."""
         with self._lock:
-            return self._forgotten.absences()
+            return self._outliving.absences()
 
     def note_absences(self, absences: Absences) -> None:
         """Note ``absences`` in the place of those noted before."""
         with self.transaction():
-            self._forgotten.note_absences(absences)
+            self._outliving.note_absences(absences)
 
     def upgrade(self) -> Upgrade | None:
         """Return the version that runs on this history, as noted last, or None."""
@@ -250,7 +250,7 @@ class TinyHistory:
         with self._lock:
             if any(log.synced for log in self._search("fingerprint", fingerprint)):
                 return True
-            return fingerprint in self._forgotten
+            return fingerprint in self._outliving
 
     def open(self) -> Sequence[SyncLog]:
         """Return the documents that may still change, oldest id first."""

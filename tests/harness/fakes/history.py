@@ -119,7 +119,7 @@ class MemoryHistory:
         with self.transaction():
             self.markers.pop(path, None)
 
-    def forget(self, fingerprints: Sequence[str]) -> int:
+    def expire(self, fingerprints: Sequence[str]) -> int:
         """Remove documents. Of uploaded recordings only the fingerprint is kept."""
         with self.transaction():
             gone = []

@@ -227,7 +227,7 @@ def test_forgetting_makes_a_journal_that_is_worth_compacting(folder: Path) -> No
                 history.move(number + 1, "done")
         history._storage.compact()
         assert not history._storage.wasteful
-        history.forget([f"1000-{number}" for number in range(1800)])
+        history.expire([f"1000-{number}" for number in range(1800)])
         size = history._storage.size
         history.tidy()
         assert history._storage.size < size / 5
@@ -249,7 +249,7 @@ def test_a_list_goes_on_when_the_journal_is_compacted_under_it(folder: Path) -> 
             if log.id == 300:
                 history.move(200, "claimed")
                 history.move(200, "gave_up")
-                history.forget(["1000-200"])
+                history.expire(["1000-200"])
                 history._storage.compact()
             if log.id == 100:
                 history._storage.compact()
@@ -267,7 +267,7 @@ def test_a_reader_sees_the_history_as_it_was_opened_whatever_the_writer_does(fol
             for number in range(1, 101):
                 history.move(number, "claimed")
                 history.move(number, "done")
-            history.forget([f"1000-{number}" for number in range(1, 51)])
+            history.expire([f"1000-{number}" for number in range(1, 51)])
             history._storage.compact()
             history.add(document("new"))
             assert [*seen, *listed] == list(reader.newest_first()) == before

@@ -59,7 +59,7 @@ def test_what_was_uploaded_and_forgotten_waits_for_nothing(console: Console) -> 
     assert console.run("scan", "--dry-run", "--json").stdout.count("\n") == 1
     log = console.remember(path, status="completed", completed_at=QUEUED)
     with console._writer() as history:
-        history.forget([log.fingerprint])
+        history.expire([log.fingerprint])
     assert last(console.why(path)) == ("uploaded", True, HISTORY_EXPIRED)
     assert console.json("ls")["state"] == "synced"
     assert console.run("scan", "--dry-run", "--json").stdout == ""

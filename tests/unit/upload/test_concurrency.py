@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from agent.upload.concurrency import MOST, MOST_IN_ALL, PartConcurrency, Run
+from agent.upload.concurrency import MAX_PARTS_IN_FLIGHT, MAX_PARTS_PER_UPLOAD, PartConcurrency, Run
 
 MBIT = 1e6 / 8
 MEASURE_INTERVAL_SECONDS = 0.5
@@ -57,7 +57,10 @@ def capped(connection: float, link: float) -> Link:
 
 
 def test_a_far_store_with_slow_connections_gets_all_that_are_allowed_within_half_a_minute() -> None:
-    assert SimulatedUploads(PartConcurrency(), capped(20 * MBIT, 1000 * MBIT)).run_for(30) == MOST
+    assert (
+        SimulatedUploads(PartConcurrency(), capped(20 * MBIT, 1000 * MBIT)).run_for(30)
+        == MAX_PARTS_PER_UPLOAD
+    )
 
 
 def test_a_link_that_one_connection_fills_ends_with_one() -> None:
@@ -91,7 +94,7 @@ def test_what_one_upload_found_serves_the_next() -> None:
     uploads_on_link.run_for(30)
     uploads_on_link.end(uploads_on_link.runs[0])
     uploads_on_link.begin()
-    assert uploads_on_link.pace.width == MOST
+    assert uploads_on_link.pace.width == MAX_PARTS_PER_UPLOAD
 
 
 def test_two_uploads_measure_together() -> None:
@@ -129,19 +132,19 @@ def test_a_trial_that_an_upload_breaks_off_by_ending_is_undone() -> None:
 def test_failures_halve_the_width_once_for_each_fault() -> None:
     uploads_on_link = SimulatedUploads(PartConcurrency(), capped(20 * MBIT, 1000 * MBIT))
     uploads_on_link.run_for(30)
-    for _ in range(MOST):
+    for _ in range(MAX_PARTS_PER_UPLOAD):
         uploads_on_link.pace.failed(uploads_on_link.now)
-    assert uploads_on_link.pace.width == MOST // 2
+    assert uploads_on_link.pace.width == MAX_PARTS_PER_UPLOAD // 2
     uploads_on_link.pace.failed(uploads_on_link.now + 60)
-    assert uploads_on_link.pace.width == MOST // 4
+    assert uploads_on_link.pace.width == MAX_PARTS_PER_UPLOAD // 4
 
 
 def test_after_a_failure_it_rests_and_then_finds_its_way_back() -> None:
     uploads_on_link = SimulatedUploads(PartConcurrency(), capped(20 * MBIT, 1000 * MBIT))
     uploads_on_link.run_for(30)
     uploads_on_link.pace.failed(uploads_on_link.now)
-    assert uploads_on_link.run_for(50) == MOST // 2
-    assert uploads_on_link.run_for(30) == MOST
+    assert uploads_on_link.run_for(50) == MAX_PARTS_PER_UPLOAD // 2
+    assert uploads_on_link.run_for(30) == MAX_PARTS_PER_UPLOAD
 
 
 def test_at_a_crawl_it_judges_by_enough_bytes_not_by_seconds() -> None:
@@ -150,7 +153,7 @@ def test_at_a_crawl_it_judges_by_enough_bytes_not_by_seconds() -> None:
     assert set(uploads_on_link.widths) == {4}
 
 
-@pytest.mark.parametrize("fixed", [1, 7, MOST])
+@pytest.mark.parametrize("fixed", [1, 7, MAX_PARTS_PER_UPLOAD])
 def test_a_number_in_the_settings_is_the_width(fixed: int) -> None:
     uploads_on_link = SimulatedUploads(PartConcurrency(fixed), capped(20 * MBIT, 1000 * MBIT))
     uploads_on_link.run_for(300)
@@ -158,15 +161,15 @@ def test_a_number_in_the_settings_is_the_width(fixed: int) -> None:
     assert (set(uploads_on_link.widths), uploads_on_link.pace.width) == ({fixed}, fixed)
 
 
-@given(uploads=st.integers(1, 100), fixed=st.sampled_from([0, 1, 10, MOST]))
+@given(uploads=st.integers(1, 100), fixed=st.sampled_from([0, 1, 10, MAX_PARTS_PER_UPLOAD]))
 def test_many_uploads_share_what_the_agent_may_have_and_each_has_one(
     uploads: int, fixed: int
 ) -> None:
     pace = PartConcurrency(fixed)
     for _ in range(uploads):
         pace.begin(lambda: 0)
-    assert pace.width == 1 or pace.width * uploads <= MOST_IN_ALL
-    assert 1 <= pace.width <= MOST
+    assert pace.width == 1 or pace.width * uploads <= MAX_PARTS_IN_FLIGHT
+    assert 1 <= pace.width <= MAX_PARTS_PER_UPLOAD
 
 
 # The factors keep away from the thresholds, where rounding would decide.
@@ -207,7 +210,7 @@ def test_it_converges_on_a_width_that_no_neighbour_beats(
     late = uploads_on_link.widths[len(uploads_on_link.widths) // 2 :]
     settled = max(set(late), key=late.count)
     assert late.count(settled) > 0.9 * len(late)
-    assert settled == MOST or link(settled * 2) < link(settled) * 1.12
+    assert settled == MAX_PARTS_PER_UPLOAD or link(settled * 2) < link(settled) * 1.12
     assert settled == 1 or link(settled // 2) < link(settled) * 0.97
 
 
@@ -239,7 +242,7 @@ def test_whatever_happens_the_width_stays_between_one_and_sixteen(
             uploads_on_link.sent *= 0.5
         else:
             uploads_on_link.run_for(seconds / 10, more=step != "idle")
-        assert 1 <= uploads_on_link.pace.width <= MOST
+        assert 1 <= uploads_on_link.pace.width <= MAX_PARTS_PER_UPLOAD
         assert uploads_on_link.pace.width * len(uploads_on_link.runs) <= max(
-            MOST_IN_ALL, len(uploads_on_link.runs)
+            MAX_PARTS_IN_FLIGHT, len(uploads_on_link.runs)
         )

@@ -1,4 +1,4 @@
-"""Keeps two things beside the sync log: what outlives its documents, and which may be deleted.
+"""Keeps what outlives documents: fingerprints of uploaded recordings, and absences from the disk.
 
 The fingerprints of uploaded recordings outlive their documents, so that no recording is uploaded
 a second time. The absences say since when recordings are no longer on the disk, which decides
@@ -15,7 +15,8 @@ from agent.adapters.history.index import Index
 from agent.adapters.journal import JournalDB
 from agent.model.sync_log import Absences
 
-FORGOTTEN = "forgotten"
+# The table keeps the name that it has in the journals of version 0.1.
+UPLOADED = "forgotten"
 ABSENCES = "absences"
 DAYS = "days"
 
@@ -24,7 +25,7 @@ DAYS = "days"
 _IDS_PER_ROW = 1000
 
 
-class Forgotten:
+class FingerprintsAndAbsences:
     """Small tables beside the sync log: fingerprints that stay, and absences.
 
     Many fingerprints or ids share a row, so that 100,000 of them take few MiB on the disk. Memory
@@ -36,7 +37,7 @@ class Forgotten:
 
     def __init__(self, db: JournalDB) -> None:
         """Read from ``db`` which fingerprints are remembered."""
-        self._fingerprints = db.table(FORGOTTEN)
+        self._fingerprints = db.table(UPLOADED)
         self._absences = db.table(ABSENCES)
         self._days = db.table(DAYS)
         self._index = Index()
