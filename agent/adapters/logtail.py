@@ -20,9 +20,6 @@ class LogLine:
     values: dict[str, Any]
 
 
-# The event of the log line with which an agent ends that can't go on.
-FAILURE_EVENT = "agent_failed"
-
 Wanted = Callable[[LogLine], bool]
 
 
@@ -138,30 +135,6 @@ class LogTail:
             with suppress(FileNotFoundError):
                 found.append((path, path.stat()))
         return sorted(found, key=lambda item: (item[1].st_mtime_ns, item[0]))
-
-
-def last_failure(folder: Path | None) -> dict[str, str] | None:
-    """Return the error with which the agent ended last, as ``at`` and ``message``.
-
-    None where the agent ended in order, runs, or has no log that this user may read.
-
-    Args:
-        folder: The setting log.dir.
-    """
-    if folder is None:
-        return None
-    tail = LogTail(folder / "json" / "agent.jsonl")
-    try:
-        newest = tail.last(1, lambda _: True)
-    except OSError:
-        return None
-    finally:
-        tail.close()
-    # An agent that ends by an error writes nothing after it.
-    if not newest or newest[0].values.get("event") != FAILURE_EVENT:
-        return None
-    at, message = newest[0].values.get("time"), newest[0].values.get("message")
-    return {"at": at, "message": message} if at and message else None
 
 
 def _opened(path: Path) -> BinaryIO | None:

@@ -18,6 +18,10 @@ from typing import Any
 
 _NAME = "status.json"
 
+# The name in the runtime directory. Another service that starts the agent hands down its own
+# directory, in which it may have a file of the first name.
+_RUNTIME_NAME = "keystone-agent-status.json"
+
 # How often the file is written at most where it lies on a disk.
 _DISK_INTERVAL_SECONDS = 60.0
 
@@ -59,7 +63,7 @@ class StatusFile:
         """
         self._path = state_dir / _NAME
         # The file itself. At its path in the state folder may be a link.
-        self._target = (runtime_dir or state_dir) / _NAME
+        self._target = runtime_dir / _RUNTIME_NAME if runtime_dir else self._path
         self._monotonic = monotonic
         self._next_write = float("-inf")
         self._lock = state_dir / _LOCK

@@ -17,9 +17,9 @@ from typing import Any, Literal
 from agent import BUILD_DATE
 from agent.adapters.config import Settings
 from agent.adapters.device import known_device_id
+from agent.adapters.failure_file import FailureFile
 from agent.adapters.history import TinyHistory
 from agent.adapters.journal import RESERVE
-from agent.adapters.logtail import last_failure
 from agent.adapters.status_file import StatusFile
 from agent.discovery.name_rules import NameFilter
 from agent.discovery.walk import WalkResult, tops, walk
@@ -245,19 +245,21 @@ class HostChecks:
             )
         return f"{folder}: writable"
 
-    def _check_agent(self) -> str:
+    def _check_agent(self) -> str | Note:
         status = StatusFile(self._state_dir).read()
-        if status is None:
-            failure = last_failure(self._settings.log.dir)
-            says = f"not running since {failure['at']}: {failure['message']}" if failure else ""
-            if is_expected_to_run(self._state_dir):
-                raise AgentError(
-                    says or "not running",
-                    hint=f"systemctl status {UNIT} and keystone-agent logs say why; "
-                    f"systemctl start {UNIT} starts it",
-                )
-            return says or "not running"
-        return f"running, process {status['pid']}" if "pid" in status else "running"
+        if status is not None:
+            return f"running, process {status['pid']}" if "pid" in status else "running"
+        at, says = "", "not running"
+        if failure := FailureFile(self._state_dir).read():
+            at = failure["at"]
+            says = f"not running since {at}: {failure['message']}"
+        if not is_expected_to_run(self._state_dir):
+            return Note(says, at=at)
+        advice = (
+            f"systemctl status {UNIT} and keystone-agent logs say why; "
+            f"systemctl start {UNIT} starts it"
+        )
+        return Note(says, advice, at, ok=False)
 
     def _check_pause(self) -> str:
         marker = self._state_dir / _PAUSE_MARKER

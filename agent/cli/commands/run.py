@@ -8,6 +8,7 @@ import os
 import resource
 import signal
 import sys
+import time
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
@@ -18,13 +19,14 @@ from agent import __version__
 from agent.adapters import logs
 from agent.adapters.accepted import AcceptedConfigurations
 from agent.adapters.config import ConfigError, Loaded, Settings, load
-from agent.adapters.config.sections import LogSettings
-from agent.adapters.logtail import FAILURE_EVENT
+from agent.adapters.config.sections import AgentSettings, LogSettings
+from agent.adapters.failure_file import FailureFile
 from agent.assembly.app import App
 from agent.assembly.ports import open_ports
 from agent.assembly.reload import AskedQueue
 from agent.cli.options import configuration_at_start, with_config
-from agent.model.errors import AgentError
+from agent.model.errors import AgentError, HistoryLockedError
+from agent.model.values import utc_text
 
 _log = logging.getLogger(__name__)
 
@@ -52,22 +54,32 @@ def run(config_path: Path | None) -> None:
         loaded, newer_version = configuration_at_start(config_path)
     except ConfigError as error:
         if config_path is None:
-            # Where this robot's log lies is part of the configuration that can't be used.
-            _log_failure(error, LogSettings(), logs.Redactor())
+            # Which folders this robot uses is part of the configuration that can't be used.
+            state_dir = AgentSettings().state_dir
+            _record_failure(error, LogSettings(), state_dir, logs.Redactor())
         raise
     settings = loaded.settings
     redactor = _start_logs(settings)
+    app: App | None = None
     try:
         if newer_version:
             text = "version %s does not know and ignores %s: version %s accepted this configuration"
             names = ", ".join(loaded.unknown_keys)
             _log.warning(text, __version__, names, newer_version, extra={"event": "unknown_keys"})
         ports = open_ports(settings, os.environ, hide=redactor.hide)
+        # From here on this process is the only agent with this state folder.
+        with suppress(OSError):
+            FailureFile(settings.agent.state_dir).remove()
         app = App(settings, ports, unknown_keys=loaded.unknown_keys)
         _note_accepted(settings, loaded)
         app.run(asked, partial(_reload, app, config_path, redactor))
+    except HistoryLockedError:
+        # The log and the state folder belong to the agent that runs already.
+        raise
     except Exception as error:
-        _log_failure(error, settings.log, redactor)
+        # A reload may have changed where the log lies.
+        log = app.settings.log if app else settings.log
+        _record_failure(error, log, settings.agent.state_dir, redactor)
         raise
     finally:
         logs.stop()
@@ -130,30 +142,39 @@ def _leave_no_core_dumps() -> None:
         resource.setrlimit(resource.RLIMIT_CORE, (0, hard))
 
 
-def _log_failure(error: Exception, log: LogSettings, redactor: logs.Redactor) -> None:
-    """Write into the log files that the agent ends because of ``error``.
+def _record_failure(
+    error: Exception, log: LogSettings, state_dir: Path, redactor: logs.Redactor
+) -> None:
+    """Write into the log files and the state folder that the agent ends because of ``error``.
 
     Standard error gets the error from the caller, who prints what ends the process. Nothing is
     written into the folder of another user, who could not go on with files of this one.
     """
-    try:
-        if log.dir is None or log.dir.stat().st_uid != os.geteuid():
-            return
-    except OSError:
+    reason = str(error) or type(error).__name__
+    if isinstance(error, AgentError):
+        hint = f" ({error.hint})" if error.hint else ""
+        reason = "; ".join(error.message.splitlines()) + hint
+    if _is_own_folder(state_dir):
+        # A disk that is full or broken may be the very error.
+        with suppress(OSError):
+            FailureFile(state_dir).note(utc_text(time.time()), redactor.redact(reason))
+    if log.dir is None or not _is_own_folder(log.dir):
         return
     logs.start(log.level, log.dir, log.max_mib, log.files, console=False, redactor=redactor)
-    reason, hint = str(error) or type(error).__name__, ""
-    if isinstance(error, AgentError):
-        reason = "; ".join(error.message.splitlines())
-        hint = f" ({error.hint})" if error.hint else ""
     _log.critical(
-        "the agent has ended: %s%s",
+        "the agent has ended: %s",
         reason,
-        hint,
-        extra={"event": FAILURE_EVENT},
+        extra={"event": "agent_failed"},
         exc_info=None if isinstance(error, AgentError) else error,
     )
     logs.stop()
+
+
+def _is_own_folder(folder: Path) -> bool:
+    """Return whether the folder exists and belongs to the user of this process."""
+    with suppress(OSError):
+        return folder.stat().st_uid == os.geteuid()
+    return False
 
 
 def _start_logs(settings: Settings, redactor: logs.Redactor | None = None) -> logs.Redactor:

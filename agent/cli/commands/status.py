@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from agent.adapters.config import Settings
-from agent.adapters.logtail import last_failure
+from agent.adapters.failure_file import FailureFile
 from agent.cli.options import (
     agent_status,
     opened_history,
@@ -54,9 +54,10 @@ def _answer(settings: Settings) -> dict[str, Any]:
             # The agent's summary of the history names only some documents. The history on the
             # disk is complete.
             agent = {key: value for key, value in agent.items() if key != "standing"}
+        failure = FailureFile(settings.agent.state_dir).read() if agent is None else None
         return {
             "agent": agent,
             **summarize_history(documents),
             **read_state_folder(settings.agent.state_dir),
-            "agent_failure": last_failure(settings.log.dir) if agent is None else None,
+            "agent_failure": failure,
         }

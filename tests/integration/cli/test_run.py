@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from tests.harness.console import Console
+from tests.harness.eventually import eventually
 
 
 def command(
@@ -32,18 +33,41 @@ def console(tmp_path: Path) -> Console:
     return console
 
 
-def test_an_error_at_the_start_is_in_the_log_and_in_the_status(console: Console) -> None:
-    console.state.chmod(0o777)
-    with console.running():
-        ended = command(console, "run")
+@pytest.mark.parametrize("level", ["INFO", "ERROR"])
+def test_an_error_at_the_start_is_in_the_log_and_in_the_status_until_a_start_succeeds(
+    console: Console, level: str
+) -> None:
+    console.configure("[log]", f"level = {level!r}", f"dir = {str(console.state.parent / 'log')!r}")
+    # A file lies where the history must be a folder.
+    (console.state / "history").write_text("")
+    ended = command(console, "run")
     assert ended.returncode != 0
     reason = ended.stderr.decode().splitlines()[-2]
     (line,) = console.run("logs", "--level", "error", "--json").stdout.splitlines()
     assert json.loads(line)["event"] == "agent_failed"
     assert reason in json.loads(line)["message"]
     assert ended.stderr.decode().count(reason) == 1
+    (console.state / "history").unlink()
     assert reason in console.run("status").stdout
     assert reason in console.json("status")["agent_failure"]["message"]
+    assert any(reason in line for line in console.run("check").stdout.splitlines())
+
+    words = [sys.executable, "-m", "agent", "run", "--config", str(console.config)]
+    with subprocess.Popen(words, stderr=subprocess.DEVNULL) as agent:
+        eventually((console.state / "status.json").exists)
+        agent.terminate()
+        assert agent.wait(30) == 0
+    assert console.json("status")["agent_failure"] is None
+
+
+def test_a_second_agent_that_is_refused_says_nothing_in_the_name_of_the_first(
+    console: Console,
+) -> None:
+    with console.running():
+        ended = command(console, "run")
+    assert ended.returncode != 0
+    assert console.run("logs", "--level", "error").stdout == ""
+    assert console.json("status")["agent_failure"] is None
 
 
 def test_a_wrong_configuration_is_in_the_default_log(console: Console, tmp_path: Path) -> None:

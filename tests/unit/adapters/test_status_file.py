@@ -41,7 +41,7 @@ def test_in_the_runtime_directory_each_change_is_written_and_the_state_folder_st
         assert shown(state) == number
     assert state.stat().st_mtime_ns == before
     assert [path.is_symlink() for path in state.iterdir()] == [True]
-    assert (runtime / "status.json").stat().st_mode & 0o777 == 0o640
+    assert (runtime / "keystone-agent-status.json").stat().st_mode & 0o777 == 0o640
 
 
 def test_in_the_state_folder_changes_are_written_once_a_minute(state: Path) -> None:
@@ -84,7 +84,7 @@ def test_an_agent_of_an_earlier_version_puts_its_file_in_the_place_of_the_link(
 def test_a_link_that_a_killed_agent_left_half_made_is_not_followed(
     state: Path, runtime: Path
 ) -> None:
-    (state / "status.tmp").symlink_to(runtime / "status.json")
+    (state / "status.tmp").symlink_to(runtime / "keystone-agent-status.json")
     StatusFile(state).write({"number": 1})
     assert not (state / "status.json").is_symlink()
     assert list(runtime.iterdir()) == []

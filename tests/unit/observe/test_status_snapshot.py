@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from agent.cli.status_lines import read_state_folder
 from agent.discovery.report import DiskReport
 from agent.dispatch.claim import Claim
 from agent.model.errors import CloudError
@@ -119,7 +120,9 @@ def test_the_page_for_operators_explains_every_key(robot: Robot) -> None:
     page = (REPOSITORY / "deploy" / "README.md").read_text(encoding="utf-8")
     document = snapshot_as_json(robot)
     summary = document.pop("standing")
-    assert [key for key in (*document, *summary) if f"`{key}`" not in page] == []
+    beside = read_state_folder(robot.folder)
+    promised = (*document, *summary, *beside, "agent_failure")
+    assert [key for key in promised if f"`{key}`" not in page] == []
 
 
 def test_the_last_error_and_the_gate_say_what_to_do(robot: Robot) -> None:
