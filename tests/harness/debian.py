@@ -109,7 +109,11 @@ def bootstrap(folder: Path) -> str:
     # Ansible needs the last two packages.
     more = "--include=ca-certificates,python3,python3-apt,systemd"
     command = ["debootstrap", "--variant=minbase", more, "bookworm", str(folder)]
-    made = subprocess.run(command, capture_output=True, text=True, timeout=600, check=False)
+    # Python must keep its compiled modules where it does on a robot.
+    environ = {name: os.environ[name] for name in os.environ if not name.startswith("PYTHON")}
+    made = subprocess.run(
+        command, env=environ, capture_output=True, text=True, timeout=600, check=False
+    )
     return f"debootstrap: {made.stdout[-500:]}{made.stderr[-500:]}" if made.returncode else ""
 
 

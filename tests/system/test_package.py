@@ -96,7 +96,10 @@ def test_a_robot_installs_it_without_a_network_enrols_and_uploads(
     assert (
         "ok  state folder: /var/lib/keystone-agent: belongs to keystone-agent, writable" in output
     )
-    assert re.findall(r"^NO  (\S+): (?!not tried)", output, re.MULTILINE) == ["profiles"]
+    assert re.findall(r"^NO  (\S+): (?!not tried)", output, re.MULTILINE) == [
+        "agent",
+        "profiles",
+    ]
     with cloud(tmp_path) as platform:
         configure(robot, platform)
         recording = write_mcap(robot.recordings / "first.mcap", size=2 * MIB)
