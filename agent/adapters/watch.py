@@ -37,6 +37,7 @@ from watchdog.observers.api import BaseObserver
 from watchdog.observers.inotify import InotifyObserver
 from watchdog.observers.polling import PollingObserver
 
+from agent.model.system_folders import SYSTEM_FOLDERS
 from agent.model.touch_files import is_marker
 from agent.model.values import Sighting
 
@@ -129,13 +130,14 @@ class FolderWatcher:
             roots: The watched folders.
             sight: Called with each sighting, from several threads.
             exclude: Shell patterns for the names of files and folders that are not reported.
+                Folders of the system are never reported.
             polling: Whether roots are compared again and again instead of asking the kernel. "auto"
                 does so where the file system needs it.
         """
         self._roots = list(dict.fromkeys(roots))
         self._sight = sight
         self._excluded = re.compile(
-            "|".join(fnmatch.translate(pattern) for pattern in exclude) or r"(?!)"
+            "|".join(fnmatch.translate(pattern) for pattern in (*exclude, *SYSTEM_FOLDERS))
         )
         self._polling = polling
         self._watched_roots: dict[Path, _WatchedRoot] = {}

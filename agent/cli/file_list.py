@@ -143,7 +143,9 @@ class _FileList:
                     if not entry.is_dir(follow_symlinks=self._names.follow):
                         yield from self._file(path, entry)
                     elif self._names.excluded(entry.name):
-                        yield ListedFile(path, "excluded", why="a folder; watch.exclude")
+                        yield ListedFile(
+                            path, "excluded", why="a folder that is not searched; watch.exclude"
+                        )
                     else:
                         inner_folders.append(path)
                 folders += reversed(inner_folders)

@@ -142,7 +142,7 @@ class FileRules:
             "exclude",
             exclusion is None,
             "{} matches {}".format(*exclusion) if exclusion else "not excluded",
-            "rename it, or set watch.exclude",
+            "move or rename it, or set watch.exclude; folders of the system are never searched",
             state="excluded",
         )
         try:

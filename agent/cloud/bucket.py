@@ -54,9 +54,6 @@ _PART_MAX_BYTES = 5 * 1024 * _MIB
 
 _MANIFEST_SCHEMA = 1
 
-# S3 allows 1024 bytes. The names of the manifest and of a spare key must fit, too.
-_KEY_MAX_BYTES = 1024 - len(MANIFEST) - len("-01234567")
-
 _MANIFEST_MAX_BYTES = 4 * _MIB
 
 # How many keys that were just chosen are remembered. It is more than there can be uploads between
@@ -194,12 +191,6 @@ class BucketGateway:
         """
         fingerprint8 = log.fingerprint.partition("-")[2][:8]
         wanted = object_key(self._template, log, self._roots)
-        if len(wanted.encode()) > _KEY_MAX_BYTES:
-            raise CloudError(
-                "CreateLogicalUpload",
-                "INVALID_ARGUMENT",
-                f"the key has over {_KEY_MAX_BYTES} bytes",
-            )
         before = self._earlier_sessions(log)
         earlier_keys = list(dict.fromkeys(old.object_key for old in before))
         for key in dict.fromkeys([*earlier_keys, wanted]):

@@ -20,6 +20,7 @@ from agent.cloud.sidecar_values import (
     utf8_text,
 )
 from agent.model.errors import RecordingError, WaitingError
+from agent.model.percent_encoding import percent_encoded
 from agent.model.printable import shell_word
 from agent.model.values import DeviceProfile, Recording
 
@@ -82,7 +83,7 @@ def episode_id(recording: Recording) -> str:
             return name
     # The stem of NAME.mcap.zstd still has a suffix.
     stem = recording.path.stem.removesuffix(".mcap")
-    return f"{file_name_text(stem)}-{recording.fingerprint.short}"
+    return f"{percent_encoded(file_name_text(stem))}-{recording.fingerprint.short}"
 
 
 def robot_id(recording: Recording, robot: str) -> str:
@@ -204,7 +205,7 @@ def raw_tags(
         fixed,
         {
             **({DEVICE_KEY: asset_id} if asset_id else {}),
-            RAW_FILE_KEY: file_name_text(recording.path.name),
+            RAW_FILE_KEY: percent_encoded(recording.path.name),
         },
     )
     for key, value in fixed.items():
@@ -212,7 +213,7 @@ def raw_tags(
             raise RecordingError(
                 f"tag {key[:MAX_KEY_BYTES]!r} {fault}",
                 code="tag_limit",
-                hint="shorten the tag in the device profile file, or rename the recording",
+                hint="shorten the tag in the device profile file",
             )
     if len(fixed) > MAX_TAGS:
         raise RecordingError(

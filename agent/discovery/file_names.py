@@ -17,7 +17,7 @@ DONE = ".done"
 # The suffix of a sidecar, which has the stem of its recording.
 SIDECAR = ".json"
 
-_RECORDING = ".mcap"
+_RECORDINGS = (".mcap", ".MCAP")
 
 
 def sidecar_name(name: str) -> str:
@@ -36,9 +36,10 @@ def related(name: str) -> set[str]:
     A new sidecar or done marker, for example, may complete the recording of the same stem.
     """
     stem = name
-    for suffix in (COMPRESSED, DONE, _RECORDING, SIDECAR):
+    for suffix in (COMPRESSED, DONE, *_RECORDINGS, SIDECAR):
         stem = stem.removesuffix(suffix)
-    return {name, stem + _RECORDING, stem + _RECORDING + COMPRESSED}
+    recordings = {stem + suffix for suffix in _RECORDINGS}
+    return {name, *recordings, *(recording + COMPRESSED for recording in recordings)}
 
 
 def is_below(path: str, folder: str) -> bool:

@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Literal
 
 from agent.discovery.file_names import DONE, is_below
+from agent.model.system_folders import SYSTEM_FOLDERS
 from agent.model.touch_files import FIRST, REJECTED, RESYNC, is_rejected, target_of
 
 NameKind = Literal["recording", "excluded", "marker", "rejected", "other"]
@@ -31,7 +32,7 @@ class NameFilter:
     """Decides by name which files may become recordings, and which folders are walked into.
 
     ``include`` and ``exclude`` are shell patterns for base names. The patterns of ``exclude`` hold
-    for folders, too.
+    for folders, too. Folders of the system, such as recycle bins, are excluded in any case.
 
     Does not change once it is made, so any thread may use it.
     """
@@ -52,7 +53,7 @@ class NameFilter:
             follow_symlinks: Whether links are followed.
             sidecars: Whether sidecars count.
         """
-        self._exclude = tuple(exclude)
+        self._exclude = (*exclude, *SYSTEM_FOLDERS)
         self._included = _matcher(include)
         self.excluded = _matcher(self._exclude)
         self.follow = follow_symlinks

@@ -64,7 +64,7 @@ class WatchSettings(_Section):
     include: Annotated[
         Globs,
         Field(min_length=1, description="a list of one or more globs for base names, without a /"),
-    ] = ("*.mcap",)
+    ] = ("*.mcap", "*.MCAP")
     exclude: Globs = (".*", "*.active", "*.tmp", "*.part")
     auto: Switch = True
     newer_than: DateOrAge = ""

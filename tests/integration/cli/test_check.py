@@ -345,6 +345,7 @@ def test_root_judges_as_the_user_whose_state_folder_it_is(
         folder = Path(name)
         folder.chmod(0o755)
         scene = Scene(folder, world, monkeypatch)
+        (scene.root / "lost+found").mkdir(mode=0o700)
         (scene.root / "closed").mkdir(mode=0o700)
         scene.settings["retention.delete_after_upload"] = retention
         scene.write()

@@ -514,3 +514,7 @@ def _as_toml(value: Any) -> str:
     if isinstance(value, int) and abs(value) > sys.maxsize:
         return hex(abs(value))
     return repr(value).lower()
+
+
+def test_the_default_includes_both_cases_of_the_suffix() -> None:
+    assert Settings().watch.include == ("*.mcap", "*.MCAP")

@@ -150,7 +150,9 @@ FILES: Sequence[tuple[str, Maker, Sequence[str], dict[float, str]]] = [
     ("a.mcap.zstd", empty, COMPRESSED, {61: "recording", 601: "unfinished"}),
     ("a.mcap.zstd", zstd, WAITS, {100: "unknown"}),
     # Patterns, also for folders and with letters of another case.
-    ("A.MCAP", write_mcap, NO_SIDECAR, {3: "unknown"}),
+    ("A.MCAP", write_mcap, NO_SIDECAR, {3: "complete"}),
+    ("A.Mcap", write_mcap, NO_SIDECAR, {3: "unknown"}),
+    ("#recycle/a.mcap", write_mcap, NO_SIDECAR, {3: "unknown"}),
     ("day/a.mcap", write_mcap, NO_SIDECAR, {3: "complete"}),
     ("day.active/a.mcap", write_mcap, NO_SIDECAR, {3: "unknown"}),
     (".day/a.mcap", write_mcap, NO_SIDECAR, {3: "unknown"}),

@@ -226,3 +226,11 @@ def test_a_queued_recording_waits_for_the_agent_the_gate_or_its_turn(console: Co
     )
     with console.running():
         assert last(console.why(path))[2].startswith("it is queued behind 1")
+
+
+def test_a_recording_in_a_recycle_bin_is_excluded_with_the_reason(console: Console) -> None:
+    (console.root / "#recycle").mkdir()
+    path = write_mcap(console.root / "#recycle" / "a.mcap")
+    rule, ok, says = last(console.why(path))
+    assert (rule, ok) == ("exclude", False)
+    assert "#recycle" in says

@@ -407,3 +407,12 @@ def test_a_flood_of_tags_that_are_left_out_is_named_in_bounds() -> None:
     assert len(result.left_out) == 257
     assert result.left_out[-1] == "… and 1744 more"
     assert max(map(len, result.left_out)) <= 81
+
+
+def test_a_name_that_tags_can_not_hold_is_percent_encoded() -> None:
+    it = recording(path="/data/b\ta\ng/run\x7f\udce9.mcap")
+    tags = tags_of(it).tags
+    assert tags[RAW_FILE_KEY] == "run%7F%E9.mcap"
+    assert tags["relative_path"] == "b%09a%0Ag/run%7F%E9.mcap"
+    assert tags["bag"] == "b%09a%0Ag"
+    assert episode_id(it) == "run%7F\ufffd-deadbeef"

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from agent.model.object_key import is_spare, object_key, placeholders, spare_key
+from agent.model.object_key import KEY_MAX_BYTES, is_spare, object_key, placeholders, spare_key
 from agent.model.sync_log import SyncLog
 
 ROOT = Path("/data/recordings")
@@ -83,3 +83,45 @@ def test_a_spare_key_has_the_fingerprint_before_its_suffix(key: str, spare: str)
 def test_a_template_that_says_more_than_names_is_none(template: str) -> None:
     with pytest.raises(ValueError, match=r"."):
         placeholders(template)
+
+
+def at(*parts: str) -> SyncLog:
+    return replace(LOG, path=str(ROOT.joinpath(*parts)))
+
+
+def test_what_tags_can_not_hold_of_a_path_is_percent_encoded() -> None:
+    log = at("a\tb", "c\nd\x7f\x85\udcff.mcap")
+    assert object_key("{relpath}", log, [ROOT]) == "a%09b/c%0Ad%7F%C2%85%FF.mcap"
+    assert object_key("{name}|{stem}", at("a\n.mcap"), [ROOT]) == "a%0A.mcap|a%0A"
+
+
+def test_a_name_that_is_too_long_for_stores_that_keep_files_is_cut_and_stays_different() -> None:
+    names = ["ä" * 120 + end + ".mcap.zstd" for end in "ab"]
+    keys = {object_key("{relpath}", at("day", name), [ROOT]) for name in names}
+    assert len(keys) == 2
+    for key in keys:
+        assert key.startswith("day/ä")
+        assert key.endswith(".mcap.zstd")
+        assert len((spare_key(key, "01234567") + ".manifest.json").encode()) - len("day/") <= 255
+
+
+def test_a_key_that_is_too_long_keeps_the_name_and_one_folder_for_each_folder() -> None:
+    folders = ["ä" * 100] * 8
+    first, second, other = (
+        object_key("{relpath}", log, [ROOT])
+        for log in (
+            at(*folders, "one.mcap"),
+            at(*folders, "two.mcap"),
+            at(*folders, "other", "two.mcap"),
+        )
+    )
+    assert first.endswith("/one.mcap")
+    assert first.rpartition("/")[0] == second.rpartition("/")[0] != other.rpartition("/")[0]
+    assert max(len(key.encode()) for key in (first, second, other)) <= KEY_MAX_BYTES
+
+
+@pytest.mark.parametrize("name", ["x" * 255, "." + "y" * 254, "\x01" * 250 + ".mcap", "a" * 232])
+def test_no_segment_of_any_name_is_too_long(name: str) -> None:
+    key = object_key("{device_id}/{relpath}", at(name, name), [ROOT])
+    assert max(len(segment.encode()) for segment in key.split("/")) <= 255
+    assert len(key.rpartition("/")[2].encode()) <= 232
