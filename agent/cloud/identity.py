@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from agent.cloud.axon_metadata import axon_content
 from agent.cloud.sidecar_values import (
     MEND_SIDECAR,
     check_depth,
@@ -189,8 +190,9 @@ def raw_tags(
     """Return the tags that the platform gets with the recording, sorted by key.
 
     The tags of the profile and the reserved ones are always sent. The agent's own tags fill in what
-    the others do not say. ``start_time`` and ``end_time`` are nanoseconds of the recording's clock
-    as decimal text; ``bag`` is the name of the folder below the root.
+    the others do not say, and so do the facts that Axon writes into an MCAP without a sidecar.
+    ``start_time`` and ``end_time`` are nanoseconds of the recording's clock as decimal text;
+    ``bag`` is the name of the folder below the root.
 
     Tags of the sidecar and the agent that are over a limit are left out and named. Where there are
     too many, the keys that the agent would add itself are kept first, then the least nested ones,
@@ -224,7 +226,10 @@ def raw_tags(
         )
     sidecar = flatten(content_of(recording))
     _merge(dict(fixed), sidecar)
-    own = _own_tags(recording, episode_id, agent_version)
+    own = dict(_own_tags(recording, episode_id, agent_version))
+    if recording.sidecar is None:
+        for key, value in flatten(axon_content(recording.tail.metadata)).items():
+            own.setdefault(key, value)
     tags, left_out = fixed, []
     ordered = [(key, own[key]) for key in own if key not in sidecar]
     ordered += [
@@ -321,8 +326,8 @@ def _own_tags(recording: Recording, episode: str, agent_version: str) -> Mapping
         "episode_id": episode,
         "sync_channel": "keystone_agent",
         "agent_version": agent_version,
-        "relative_path": file_name_text(below.as_posix()),
-        **({"bag": file_name_text(below.parent.name)} if below.parent.name else {}),
+        "relative_path": percent_encoded(below.as_posix()),
+        **({"bag": percent_encoded(below.parent.name)} if below.parent.name else {}),
         **{key: str(number) for key, number in numbers.items() if number is not None},
         **recording.own_tags,
     }

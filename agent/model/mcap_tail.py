@@ -55,6 +55,12 @@ _MAX_INDEX = 64 * 1024
 _MAX_METADATA = 512 * 1024
 _MAX_METADATA_TOTAL = 1024 * 1024
 
+# Which values of the wanted records are kept. A longer value is cut after so many characters, which
+# is still too long for a tag, so it is left out and named. Values are remembered for many files, so
+# their number is bounded, too.
+_MAX_VALUE_CHARACTERS = 2049
+_MAX_KEPT_CHARACTERS = 16 * 1024
+
 # 100 GiB of small chunks and many topics make a summary of some 300 MiB.
 _MAX_SUMMARY = 1024**3
 
@@ -75,7 +81,8 @@ class Tail:
     """What the tail of a complete MCAP says about the file.
 
     Times are nanoseconds of the recording's own clock. They are None without a Statistics record,
-    or without a message. ``metadata`` holds only the wanted names.
+    or without a message. ``metadata`` holds only the wanted names. A value in it that is longer
+    than any tag may be is cut.
     """
 
     start_time: int | None = None
@@ -101,7 +108,8 @@ def read_tail(
         names: The names of the wanted metadata records. Records of one name are joined, and later
             values replace earlier ones. A record that is too large appears without its values.
         prefixes: How the names of other wanted records begin.
-        keys: Which values of these records are kept.
+        keys: Which values of these records are always kept. The others are kept while there is room
+            for them.
 
     Raises:
         NoTailError: The Footer or the trailing magic is missing.
@@ -115,7 +123,7 @@ def read_tail(
     wanted = _Wanted(frozenset(names), tuple(prefixes))
     counts: tuple[int, ...] = ()
     metadata: dict[str, dict[str, str]] = {}
-    room = _MAX_METADATA_TOTAL
+    room, kept_room = _MAX_METADATA_TOTAL, _MAX_KEPT_CHARACTERS
     for opcode, start, length in _summary_records(file, sections):
         if opcode == _STATISTICS:
             if length < _COUNTS.size:
@@ -125,9 +133,8 @@ def read_tail(
             offset, name = _metadata_index(file, start, length)
             if name in wanted:
                 spent, values = _metadata(file, offset, name, (data_start, sections.data_end), room)
-                metadata.setdefault(name, {}).update(
-                    {key: values[key] for key in keys if key in values}
-                )
+                kept, kept_room = _kept(values, keys, kept_room)
+                metadata.setdefault(name, {}).update(kept)
                 room -= spent
     if not counts:
         return Tail(metadata=metadata)
@@ -316,6 +323,20 @@ def _metadata(
     if own_name != name:
         raise DamagedError(f"the metadata {name!r} is not where its index says")
     return length, _mapping(content, position)
+
+
+def _kept(values: Mapping[str, str], keys: Sequence[str], room: int) -> tuple[dict[str, str], int]:
+    """Return the values to keep, cut to their bound, and how many characters of room are left.
+
+    The values of ``keys`` are kept in any case, the others as far as ``room`` allows.
+    """
+    kept = {key: values[key][:_MAX_VALUE_CHARACTERS] for key in keys if key in values}
+    for key, value in values.items():
+        cut = value[:_MAX_VALUE_CHARACTERS]
+        if key not in kept and len(key) + len(cut) <= room:
+            kept[key] = cut
+            room -= len(key) + len(cut)
+    return kept, room
 
 
 def _mapping(content: bytes, position: int) -> dict[str, str]:

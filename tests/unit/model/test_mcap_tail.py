@@ -312,3 +312,13 @@ def test_noise_between_a_head_and_a_footer_raises_nothing_but_the_two_errors(
     except (NoTailError, DamagedError):
         return
     assert isinstance(tail, Tail)
+
+
+def test_the_metadata_that_is_remembered_of_one_file_is_bounded(tmp_path: Path) -> None:
+    values = {f"key-{number}": "v" * 1000 for number in range(400)}
+    path = recorders.write_mcap(
+        tmp_path / "a.mcap", metadata={"axon.device": {**values, "task_id": "t" * 10_000}}
+    )
+    kept = tail_of(path).metadata["axon.device"]
+    assert len(kept["task_id"]) == 2049
+    assert sum(map(len, kept.values())) < 20_000
