@@ -19,6 +19,7 @@ from agent.cloud.no_profiles import NoProfiles
 from agent.model.errors import CloudError, SetupError
 from agent.model.object_key import placeholders
 from agent.model.ports import Clock, Gateway, History, ObjectStore, Profiles
+from agent.model.sync_log import SyncLog
 from agent.model.values import DeviceProfile, Recording
 
 _BYTES_PER_MIB = 1024 * 1024
@@ -26,6 +27,11 @@ _BYTES_PER_MIB = 1024 * 1024
 
 def _keep_paths() -> None:
     """Change nothing: in bucket mode the configuration names each file."""
+
+
+def _never(_log: SyncLog) -> bool:
+    """Return False: the platform takes no tags after an upload."""
+    return False
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +45,8 @@ class CloudBackend:
     these files are. It must be called before ``stamp``, because a file may appear at another path.
 
     ``endpoint`` is the store's address if the configuration names it. ``enrol`` is there if this
-    robot can enrol at a platform.
+    robot can enrol at a platform. ``can_revise`` returns whether the manifest of a completed
+    document can be written anew.
     """
 
     store: ObjectStore
@@ -50,6 +57,7 @@ class CloudBackend:
     find_files: Callable[[], None] = _keep_paths
     endpoint: str = ""
     enrol: Enrol | None = None
+    can_revise: Callable[[SyncLog], bool] = _never
 
     def places(self) -> set[str]:
         """Return the addresses of the cloud, as far as they are known."""
@@ -183,4 +191,5 @@ def _bucket(
         asset_id=asset_id_of,
         stamp=stamp,
         endpoint=bucket.endpoint,
+        can_revise=gateway.can_revise,
     )

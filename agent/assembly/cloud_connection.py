@@ -18,6 +18,7 @@ from agent.cloud.credentials import Credentials
 from agent.cloud.enrol import Enrolling
 from agent.model.errors import AgentError, CloudError, WaitingError, judge
 from agent.model.ports import History
+from agent.model.sync_log import SyncLog
 from agent.model.values import Recording
 from agent.operations.asset_binding import Bindings
 from agent.upload.concurrency import PartConcurrency
@@ -199,6 +200,10 @@ class ConnectionSet:
     def asset_when_found(self, recording: Recording) -> str:
         """Return the asset id of a recording at discovery by the current connection."""
         return self.current.asset_when_found(recording)
+
+    def can_revise(self, log: SyncLog) -> bool:
+        """Return whether the current connection can write a document's manifest anew."""
+        return self.current.backend.can_revise(log)
 
     def replace(self, connection: CloudConnection) -> None:
         """Use ``connection`` for new uploads. The others stay open for those in flight."""

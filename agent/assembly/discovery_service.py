@@ -19,6 +19,7 @@ from agent.dispatch.dispatch import Dispatch
 from agent.dispatch.intake import Intake
 from agent.model.errors import HistoryFullError
 from agent.model.ports import Clock, History
+from agent.model.sync_log import SyncLog
 from agent.model.values import Recording, Sighting
 
 _log = logging.getLogger(__name__)
@@ -45,6 +46,7 @@ class DiscoveryService:
         clock: Clock,
         robot: str,
         snapshot: Callable[[Recording], str],
+        can_revise: Callable[[SyncLog], bool],
         again: Container[int],
     ) -> None:
         """Build the parts. No folder is read.
@@ -55,6 +57,7 @@ class DiscoveryService:
             clock: The robot's clocks.
             robot: The robot's own id.
             snapshot: Returns the asset id that a recording has when it is found.
+            can_revise: Returns whether the manifest of a completed document can be written anew.
             again: Ids of documents that failed for good and are tried once more when their
                 recordings are found.
         """
@@ -86,6 +89,7 @@ class DiscoveryService:
             clock=clock,
             device_id=robot,
             snapshot=snapshot,
+            can_revise=can_revise,
             auto=watch.auto,
             again=again,
         )

@@ -142,6 +142,7 @@ def build_discovery(
         clock=shared.clock,
         robot=shared.ports.robot,
         snapshot=connections.asset_when_found,
+        can_revise=connections.can_revise,
         again=shared.upgrade.again,
     )
 
@@ -164,6 +165,7 @@ def _build_terms(
         clock=shared.clock,
         unfinished_minutes=settings.watch.unfinished_minutes,
         sidecar_required=settings.watch.sidecar == "required",
+        sidecar_needed=settings.cloud.mode == "platform" or settings.watch.sidecar == "required",
         agent_version=__version__,
     )
     return UploadTerms(

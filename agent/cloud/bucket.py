@@ -17,6 +17,7 @@ from collections import OrderedDict
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 from agent.files.bag_metadata import BAG_METADATA, open_bag_metadata
 from agent.files.below_root import opened_folder, root_of
@@ -179,6 +180,13 @@ class BucketGateway:
 
     def close(self) -> None:
         """Do nothing: the connections belong to the store."""
+
+    def can_revise(self, log: SyncLog) -> bool:
+        """Return whether the object of a completed document lies in this bucket."""
+        session = log.session
+        if session is None or session.part_size_bytes == 0:
+            return False
+        return session.logical_upload_id == self._session(session.object_key, 1).logical_upload_id
 
     # -- keys
 
@@ -355,7 +363,7 @@ def _grown(part_size: int, size: int) -> int:
 def _manifest(log: SyncLog, now: float) -> bytes:
     """Return the manifest of a stored recording, as JSON."""
     session = log.require_session()
-    manifest = {
+    manifest: dict[str, Any] = {
         "schema": _MANIFEST_SCHEMA,
         "key": session.object_key,
         "size": log.file_size,
@@ -367,8 +375,12 @@ def _manifest(log: SyncLog, now: float) -> bytes:
         "asset_id": log.asset_id,
         "episode_id": log.episode_id,
         "tags": dict(log.raw_tags),
-        "uploaded_at": utc_text(now),
+        "uploaded_at": log.completed_at or utc_text(now),
     }
+    if log.manifest_revision > 1:
+        manifest["revision"] = log.manifest_revision
+    if log.sidecar_fault:
+        manifest["warnings"] = [log.sidecar_fault]
     return json.dumps(manifest, indent=2).encode()
 
 

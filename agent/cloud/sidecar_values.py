@@ -26,13 +26,21 @@ MEND_SIDECAR = "mend the sidecar; the agent then tries again by itself"
 def content_of(recording: Recording) -> Mapping[str, Any]:
     """Return the content of the sidecar, empty without one.
 
-    Raises RecordingError when the sidecar is no JSON object.
+    Raises RecordingError when the sidecar is no JSON object, or can't be read.
     """
-    if recording.sidecar is None:
+    sidecar = recording.sidecar
+    if sidecar is None:
         return {}
-    if recording.sidecar.content is None:
-        raise invalid_sidecar(recording.sidecar.fault)
-    return recording.sidecar.content
+    if sidecar.content is not None:
+        return sidecar.content
+    if not sidecar.readable:
+        raise RecordingError(
+            f"the sidecar {sidecar.path} can't be read: {sidecar.fault}",
+            code="sidecar_unreadable",
+            hint="give the agent's user the right to read the sidecar; "
+            "the agent then tries again by itself",
+        )
+    raise invalid_sidecar(sidecar.fault)
 
 
 def invalid_sidecar(why: str) -> RecordingError:

@@ -186,7 +186,8 @@ class FileTracker:
             state = os.stat(os.path.join(folder, sidecar_name(name)))
         except OSError:
             return 0
-        return hash((state.st_mtime_ns, state.st_size))
+        # The time of a change of rights is in it, too: then the sidecar may be readable at last.
+        return hash((state.st_mtime_ns, state.st_ctime_ns, state.st_size))
 
     def schedule(
         self, folder: str, name: str, file: FileRow, due: float, mtime_ns: int = 0

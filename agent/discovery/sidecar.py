@@ -6,6 +6,8 @@ bounded here, and a sidecar that breaks a rule becomes a value that says what is
 
 from __future__ import annotations
 
+import codecs
+import errno
 import hashlib
 import json
 import math
@@ -36,11 +38,16 @@ _MEMBER_MARKS = (b":", b"{", b"[")
 _MAX_DIGITS = 4300
 
 
+# The error numbers by which the kernel says that this user has no right to read a file.
+_FORBIDDEN = (errno.EACCES, errno.EPERM)
+
+
 def read_sidecar(path: Path, folder: int, *, follow_symlinks: bool) -> Sidecar | None:
     """Return the sidecar at ``path``, or None where there is none.
 
-    A link counts as none unless ``follow_symlinks`` is set. A sidecar that is no regular file, or
-    holds no JSON object, is returned without content and with its fault.
+    A link counts as none unless ``follow_symlinks`` is set. A sidecar that is no regular file, that
+    holds no JSON object, or that this user may not read, is returned without content and with its
+    fault.
 
     Args:
         path: Where the sidecar lies.
@@ -48,7 +55,7 @@ def read_sidecar(path: Path, folder: int, *, follow_symlinks: bool) -> Sidecar |
         follow_symlinks: Whether a link is followed.
 
     Raises:
-        OSError: The disk does not answer.
+        OSError: The disk does not answer. Its text names the sidecar.
     """
     try:
         raw = _read_raw(path, folder, follow_symlinks=follow_symlinks)
@@ -58,6 +65,12 @@ def read_sidecar(path: Path, folder: int, *, follow_symlinks: bool) -> Sidecar |
         if _is_link(path.name, folder):
             return None
         return Sidecar(path, hashlib.sha256().hexdigest(), None, "it is no regular file")
+    except OSError as error:
+        if error.errno in _FORBIDDEN:
+            return Sidecar(path, "", None, error.strerror or str(error), readable=False)
+        # Without the name the recording itself would seem to be unreadable.
+        why = f"its sidecar {path.name}: {error.strerror or error}"
+        raise OSError(error.errno or errno.EIO, why) from error
     digest = hashlib.sha256(raw).hexdigest()
     try:
         return Sidecar(path, digest, _parse(raw))
@@ -101,12 +114,14 @@ def _parse(raw: bytes) -> dict[str, Any]:
     """
     if len(raw) > _MAX_BYTES:
         raise ValueError(f"it is larger than {_MAX_BYTES >> 20} MiB")
+    if not raw:
+        raise ValueError("it is empty")
     if any(raw.count(mark) > _MAX_MEMBERS for mark in _MEMBER_MARKS):
         raise ValueError(f"it has more than {_MAX_MEMBERS} members, objects or arrays")
     try:
         content = json.loads(
-            # From bytes json.loads would also read UTF-16. From text it refuses a byte order mark.
-            raw.decode(),
+            # From bytes json.loads would also guess at UTF-16 and UTF-32 without a mark.
+            raw.decode(_encoding(raw)),
             parse_constant=_refuse_constant,
             parse_int=_whole_number,
             parse_float=_number,
@@ -121,6 +136,12 @@ def _parse(raw: bytes) -> dict[str, Any]:
     # JSON can hold half a surrogate pair, which is no text. Encoding raises ValueError for it.
     json.dumps(content, ensure_ascii=False).encode()
     return content
+
+
+def _encoding(raw: bytes) -> str:
+    """Return the encoding of a text by its byte order mark, which some editors write."""
+    is_utf16 = raw.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
+    return "utf-16" if is_utf16 else "utf-8-sig"
 
 
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

@@ -60,6 +60,8 @@ class DiscoveryLoop:
             self._pass_on(self._sightings.get(timeout=wait))
             while True:
                 self._pass_on(self._sightings.get_nowait())
+        for path in self._intake.take_late():
+            self._discover.again(path)
         found = self._discover.step()
         self.rounds += 1
         return bool(found) and self._take_in(found)

@@ -6,8 +6,11 @@ No other module adds a document to the history.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Container
+from collections.abc import Callable, Container, Mapping, Sequence
 from contextlib import AbstractContextManager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
 
 from agent.cloud.identity import episode_id
 from agent.model.ports import Clock, History
@@ -17,6 +20,12 @@ from agent.model.values import Answer, Ask, Damaged, Recording, utc_text
 _log = logging.getLogger(__name__)
 
 _REASON_MAX_CHARACTERS = 1000
+
+# How often is checked whether uploads have ended whose sidecars changed meanwhile.
+_LATE_SIDECARS_SECONDS = 10.0
+
+# What a document says whose tags were sent before its sidecar was as it is.
+_TAGS_WITHOUT_SIDECAR = "it came or changed after the upload: the tags were sent without it"
 
 
 class Intake:
@@ -37,6 +46,7 @@ class Intake:
         snapshot: Callable[[Recording], str],
         auto: bool = True,
         again: Container[int] = (),
+        can_revise: Callable[[SyncLog], bool] = lambda _log: False,
     ) -> None:
         """Join the parts.
 
@@ -48,6 +58,7 @@ class Intake:
             auto: Whether recordings that are found are queued; else they wait for an operator.
             again: Ids of finally failed documents whose recordings are tried once more when they
                 are found.
+            can_revise: Returns whether the manifest of a completed document can be written anew.
         """
         self._history = history
         self._clock = clock
@@ -55,6 +66,10 @@ class Intake:
         self._snapshot = snapshot
         self._auto = auto
         self._again = again
+        self._can_revise = can_revise
+        # The recordings whose sidecars have changed during their upload: paths by fingerprint.
+        self._late: dict[str, Path] = {}
+        self._late_due = 0.0
         # Hashes of the fingerprints of recordings that wait for an operator.
         self._unasked: set[int] = set()
         # The highest rank of a document that was put ahead; None until the history was searched.
@@ -82,14 +97,94 @@ class Intake:
                 return self._queue_if_wanted(found)
             if newest.open:
                 if not _waits_for_folder(newest):
+                    self._remember_late_sidecar(found, newest)
                     return None
                 return self._history.move(newest.id, "asked")
-            trigger = self._retry_trigger(found, newest)
-            if trigger is None:
-                return None
-            # A recording that was uploaded before has failed in a resync.
-            is_resync = self._history.synced(str(found.fingerprint))
-            return self._queue(found, trigger, resync=is_resync)
+            if newest.synced or newest.is_revision:
+                return self._take_late_sidecar(found, newest)
+            return self._retry(found, newest)
+
+    def take_late(self) -> Sequence[Path]:
+        """Return recordings whose upload has ended and whose sidecars have changed meanwhile.
+
+        They must be examined again. Called by discovery's thread only.
+        """
+        now = self._clock.monotonic()
+        if not self._late or now < self._late_due:
+            return ()
+        self._late_due = now + _LATE_SIDECARS_SECONDS
+        newest = {fingerprint: self._history.newest(fingerprint) for fingerprint in self._late}
+        ended = [fingerprint for fingerprint, log in newest.items() if log is None or not log.open]
+        return [self._late.pop(fingerprint) for fingerprint in ended]
+
+    def _remember_late_sidecar(self, found: Recording, log: SyncLog) -> None:
+        """Remember a recording whose session has fixed the tags of an earlier sidecar.
+
+        Without a session, the next claim reads the sidecar as it is then.
+        """
+        if log.session and _has_late_sidecar(found, log):
+            self._late[log.fingerprint] = found.path
+
+    def _take_late_sidecar(self, found: Recording, log: SyncLog) -> SyncLog | None:
+        """Have the manifest of an uploaded recording written anew, if its sidecar has changed.
+
+        Returns the document that writes the manifest, or None where there is nothing to write.
+        """
+        is_tried_again = log.status == "failed" and log.id in self._again
+        if not is_tried_again and not _has_late_sidecar(found, log):
+            return None
+        if not self._can_revise(log):
+            self._note_late_sidecar(found, log)
+            return None
+        revision = self._history.add(
+            replace(
+                log.as_revision(),
+                episode_id=episode_id(found),
+                path=str(found.path),
+                sidecar_sha256=found.sidecar_sha256,
+                queued_at=utc_text(self._clock.now()),
+            )
+        )
+        _log.info(
+            "the sidecar of %s came or changed after the upload: its manifest is written anew",
+            found.path,
+            extra=_sidecar_changed(revision),
+        )
+        return revision
+
+    def _note_late_sidecar(self, found: Recording, log: SyncLog) -> None:
+        """Say once that a recording's tags were sent without its sidecar.
+
+        The platform takes no tags after an upload. The completed document that says so also keeps
+        the log from saying it again.
+        """
+        note = self._history.add(
+            replace(
+                log,
+                trigger="sidecar",
+                path=str(found.path),
+                sidecar_sha256=found.sidecar_sha256,
+                sidecar_fault=_TAGS_WITHOUT_SIDECAR,
+                queued_at=utc_text(self._clock.now()),
+                bytes_sent=0,
+                duration_seconds=0.0,
+            )
+        )
+        _log.warning(
+            "the sidecar of %s came or changed after the upload: the tags were sent without it. "
+            "A resync sends the recording with them",
+            found.path,
+            extra=_sidecar_changed(note),
+        )
+
+    def _retry(self, found: Recording, newest: SyncLog) -> SyncLog | None:
+        """Queue a finally failed recording again where something has changed for it."""
+        trigger = self._retry_trigger(found, newest)
+        if trigger is None:
+            return None
+        # A recording that was uploaded before has failed in a resync.
+        is_resync = self._history.synced(str(found.fingerprint))
+        return self._queue(found, trigger, resync=is_resync)
 
     def _retry_trigger(self, found: Recording, newest: SyncLog) -> Trigger | None:
         """Return what makes a finally failed recording worth another try; None for nothing."""
@@ -132,6 +227,9 @@ class Intake:
         A document that waits for its retry date is due now; ``first`` puts it ahead of the queue.
         The caller has begun a transaction of the history. Raises HistoryFullError.
         """
+        if log.is_revision and ask == "resync" and log.status != "in_progress":
+            # Without its session the document uploads the recording, and not only its manifest.
+            log = self._history.amend(log.id, session=None)
         has_waited = log.status == "failed"
         if has_waited:
             log = self._history.move(log.id, "asked")
@@ -230,3 +328,23 @@ class Intake:
 def _waits_for_folder(log: SyncLog) -> bool:
     """Return whether an open document waits until its recording is found again."""
     return log.status == "failed" and log.error is not None and log.error.means("folder_away")
+
+
+def _has_late_sidecar(found: Recording, log: SyncLog) -> bool:
+    """Return whether the recording has another sidecar than the one whose tags were sent.
+
+    A sidecar that was deleted counts for nothing, and so does that of a copy.
+    """
+    if found.sidecar is None or found.sidecar_sha256 == log.sidecar_sha256:
+        return False
+    return str(found.path) == log.path or not Path(log.path).exists()
+
+
+def _sidecar_changed(log: SyncLog) -> Mapping[str, Any]:
+    """Return the fields of the log line about the sidecar for which ``log`` was made."""
+    return {
+        "event": "sidecar_changed",
+        "episode_id": log.episode_id,
+        "path": log.path,
+        "document": log.id,
+    }

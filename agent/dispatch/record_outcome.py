@@ -148,7 +148,12 @@ def _log_outcome(log: SyncLog, outcome: Outcome, error: AgentError | None) -> No
         "document": log.id,
         "path": log.path,
     }
-    if outcome.event == "done":
+    if outcome.event == "done" and log.is_revision:
+        fields["object_key"] = log.object_key
+        _log.info(
+            "wrote revision %d of the manifest of %s", log.manifest_revision, log.path, extra=fields
+        )
+    elif outcome.event == "done":
         speed = log.file_size / max(log.duration_seconds, _SHORTEST_SECONDS) / 1e6
         fields["object_key"] = log.object_key
         _log.info("completed %s (%.1f MB/s)", log.path, speed, extra=fields)

@@ -234,6 +234,7 @@ Trait = Literal[
     "damaged_file",
     "file_replaced",
     "sidecar_faulty",
+    "sidecar_unusable",
     "folder_away",
 ]
 """The names of what single codes mean. ``TRAITS`` explains each of them."""
@@ -308,8 +309,10 @@ TRAITS: Mapping[Trait, frozenset[str]] = {
     "file_replaced": frozenset({"gone", "replaced", "not_regular", "not_in_root"}),
     # Another sidecar or another file name may mend this.
     "sidecar_faulty": frozenset(
-        {"sidecar_invalid", "sidecar_missing", "tag_conflict", "tag_limit"}
+        {"sidecar_invalid", "sidecar_missing", "sidecar_unreadable", "tag_conflict", "tag_limit"}
     ),
+    # The sidecar can't be used as it is. The recording can be sent without it.
+    "sidecar_unusable": frozenset({"sidecar_invalid", "sidecar_unreadable"}),
     # This is over as soon as the recording is found again.
     "folder_away": frozenset({"folder_missing", "compressing"}),
 }

@@ -79,11 +79,8 @@ def move(log: SyncLog, event: Event, at: str, **changes: Unpack[MoveChanges]) ->
         message = f"document {log.id}: {event} is not possible in status {log.status}"
         raise IllegalMoveError(message)
     has_date = changes.get("next_retry_at") is not None
-    if event in _DATED and not has_date:
-        message = f"document {log.id}: {event} needs a retry date"
-        raise IllegalMoveError(message)
-    if event not in _DATED and has_date:
-        message = f"document {log.id}: {event} has no retry date"
+    if has_date != (event in _DATED):
+        message = f"document {log.id}: {event} {'has no' if has_date else 'needs a'} retry date"
         raise IllegalMoveError(message)
     fields: dict[str, Any] = {"next_retry_at": None, **changes, "status": status}
     if event == "claimed":
@@ -94,9 +91,10 @@ def move(log: SyncLog, event: Event, at: str, **changes: Unpack[MoveChanges]) ->
     elif event == "asked":
         fields["attempt_count"] = 0
     elif event == "session_lost":
-        fields["session"] = None
+        fields |= _no_session(log)
     elif event == "done":
-        fields |= {"completed_at": at, "error": None}
+        # A document that only writes a manifest anew has the time of the upload from the beginning.
+        fields |= {"completed_at": log.completed_at or at, "error": None}
     return replace(log, **fields)
 
 
@@ -108,4 +106,16 @@ def amend(log: SyncLog, **changes: Unpack[SyncLogChanges]) -> SyncLog:
     if not log.open:
         message = f"document {log.id} is {log.status} and never changes again"
         raise IllegalMoveError(message)
+    if "session" in changes and changes["session"] is None:
+        return replace(log, **{**changes, **_no_session(log)})
     return replace(log, **changes)
+
+
+def _no_session(log: SyncLog) -> dict[str, Any]:
+    """Return the fields that change when the upload session of ``log`` is given up.
+
+    A document that was to write a manifest anew uploads the recording then.
+    """
+    if log.is_revision:
+        return {"session": None, "trigger": "cause-changed", "completed_at": None}
+    return {"session": None}

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal, TypedDict
 
 from agent.model.error_table import Kind, Trait, has_trait
 
 Status = Literal["pending", "in_progress", "completed", "failed"]
 Phase = Literal["", "opening", "uploading", "stored", "completing"]
-Trigger = Literal["discovered", "marker", "cli", "cause-changed", "upgrade"]
+Trigger = Literal["discovered", "marker", "cli", "cause-changed", "upgrade", "sidecar"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,6 +122,10 @@ class SyncLog:
 
     ``owner`` is the uid of the user whose file was sent. It is None in documents of 0.1.0, and
     where parts may come from files of several users.
+
+    ``sidecar_fault`` says why the recording was sent without its sidecar, and is "" where it was
+    not. ``manifest_revision`` says which manifest of the object this document writes in bucket
+    mode. It is 1 for the first one.
     """
 
     id: int
@@ -153,6 +157,8 @@ class SyncLog:
     source_deleted: bool = False
     ahead: int = 0
     owner: int | None = None
+    sidecar_fault: str = ""
+    manifest_revision: int = 1
 
     @property
     def open(self) -> bool:
@@ -171,6 +177,16 @@ class SyncLog:
         return not code or (self.error is not None and self.error.code == code)
 
     @property
+    def is_asked_for(self) -> bool:
+        """Whether a person has asked for this upload."""
+        return self.trigger in ("marker", "cli")
+
+    @property
+    def is_revision(self) -> bool:
+        """Whether only the manifest of an object that is stored already is written anew."""
+        return self.trigger == "sidecar"
+
+    @property
     def object_key(self) -> str:
         """The key of the object in the bucket, "" where no session has chosen one."""
         return self.session.object_key if self.session else ""
@@ -181,6 +197,31 @@ class SyncLog:
             raise LookupError(f"document {self.id} has no upload session")
         return self.session
 
+    def as_revision(self) -> SyncLog:
+        """Return a new document that writes the manifest of this one's object anew.
+
+        It keeps the time at which the object was uploaded. Raises LookupError where this document
+        has no upload session.
+        """
+        return replace(
+            self,
+            trigger="sidecar",
+            reason="its sidecar came or changed after the upload",
+            resync=True,
+            status="pending",
+            session=replace(self.require_session(), phase="stored"),
+            attempt_count=0,
+            started_at=None,
+            next_retry_at=None,
+            error=None,
+            bytes_sent=0,
+            duration_seconds=0.0,
+            credential_refreshes=0,
+            restarts=0,
+            ahead=0,
+            manifest_revision=self.manifest_revision + 1,
+        )
+
 
 class IdentityChanges(TypedDict, total=False):
     """Fields of a document that are fixed when an upload session is opened."""
@@ -190,6 +231,7 @@ class IdentityChanges(TypedDict, total=False):
     raw_tags: Mapping[str, str]
     left_out_tags: Sequence[str]
     owner: int | None
+    sidecar_fault: str
 
 
 class SyncLogChanges(IdentityChanges, total=False):

@@ -82,13 +82,15 @@ class Fingerprint:
 class Sidecar:
     """The ``.json`` file beside a recording.
 
-    ``content`` is None if the file holds no JSON object. Then ``fault`` says why.
+    ``content`` is None if the file holds no JSON object, or if the agent has no right to read it.
+    Then ``fault`` says why, and ``readable`` which of the two it is.
     """
 
     path: Path
     sha256: str
     content: Mapping[str, Any] | None
     fault: str = ""
+    readable: bool = True
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from agent.cloud.identity import raw_tags
@@ -35,6 +36,9 @@ _log = logging.getLogger(__name__)
 # How long a recording that a program has open for writing is put back each time.
 _WRITER_WAIT_SECONDS = 30.0
 
+# How much of what is wrong with a sidecar goes into the history and the manifest.
+_FAULT_MAX_CHARACTERS = 500
+
 ResolveAsset = Callable[[Recording, str, Mapping[str, DeviceProfile]], str]
 """Returns the asset id of a recording.
 
@@ -61,6 +65,7 @@ class Prepare:
         clock: Clock,
         unfinished_minutes: float,
         sidecar_required: bool,
+        sidecar_needed: bool,
         agent_version: str,
     ) -> None:
         """Prepare uploads.
@@ -77,6 +82,8 @@ class Prepare:
             unfinished_minutes: How long after its last change a recording is kept back for a
                 program that has it open for writing.
             sidecar_required: Whether a recording without a sidecar is refused.
+            sidecar_needed: Whether a recording waits until its sidecar can be used. Otherwise it is
+                sent without a sidecar that is broken.
             agent_version: Written into the tags.
         """
         self._history = history
@@ -89,6 +96,7 @@ class Prepare:
         self._clock = clock
         self._unfinished_seconds = unfinished_minutes * 60
         self._sidecar_required = sidecar_required
+        self._sidecar_needed = sidecar_needed
         self._agent_version = agent_version
 
     def job(self, log: SyncLog, transfer: Transfer, *, probe: bool) -> Job:
@@ -118,18 +126,64 @@ class Prepare:
             # An object that is stored already needs no file.
             return Job(log, profile, missing, transfer, probe)
         try:
-            asset_id = self._asset_now(log, recording, profiles)
-            log = self._leave_other_asset(log, asset_id, profiles)
-            log = self._note_other_owner(log, recording)
-            profile = profiles[asset_id]
-            identity: IdentityChanges = {}
-            if log.session is None:
-                identity = self._identity(log, recording, asset_id, profile)
-        except RecordingError:
+            log, profile, identity = self._identified(log, recording, profiles)
+        except RecordingError as error:
             # This is the sidecar with which the recording failed. A change of it is noticed later.
-            self._history.amend(log.id, sidecar_sha256=recording.sidecar_sha256)
-            raise
+            log = self._history.amend(log.id, sidecar_sha256=recording.sidecar_sha256)
+            if self._sidecar_needed or not error.means("sidecar_unusable"):
+                raise
+            log, profile, identity = self._without_sidecar(log, recording, profiles, error)
+        if log.is_revision:
+            log = self._history.amend(log.id, **identity)
         return Job(log, profile, self._opened(recording), transfer, probe, identity)
+
+    def _identified(
+        self, log: SyncLog, recording: Recording, profiles: Mapping[str, DeviceProfile]
+    ) -> tuple[SyncLog, DeviceProfile, IdentityChanges]:
+        """Return the document, its profile and the fields that a new session fixes, if one is due.
+
+        Raises RecordingError or WaitingError.
+        """
+        asset_id = self._asset_now(log, recording, profiles)
+        if log.is_revision:
+            # Only what is said of the object changes. Its bytes and their owner stay.
+            identity = self._identity(log, recording, asset_id, profiles[asset_id])
+            return log, profiles[asset_id], {**identity, "owner": log.owner}
+        log = self._leave_other_asset(log, asset_id, profiles)
+        log = self._note_other_owner(log, recording)
+        profile = profiles[asset_id]
+        if log.session is not None:
+            return log, profile, {}
+        return log, profile, self._identity(log, recording, asset_id, profile)
+
+    def _without_sidecar(
+        self,
+        log: SyncLog,
+        recording: Recording,
+        profiles: Mapping[str, DeviceProfile],
+        error: RecordingError,
+    ) -> tuple[SyncLog, DeviceProfile, IdentityChanges]:
+        """Return the same for a recording that is sent without its broken sidecar.
+
+        The document keeps the digest of the sidecar, so that a mended one is noticed, and what is
+        wrong with it. Raises RecordingError or WaitingError.
+        """
+        bare = replace(recording, sidecar=None)
+        log, profile, identity = self._identified(log, bare, profiles)
+        if identity:
+            fault = error.message[:_FAULT_MAX_CHARACTERS]
+            identity = {
+                **identity,
+                "sidecar_sha256": recording.sidecar_sha256,
+                "sidecar_fault": fault,
+            }
+            _log.warning(
+                "%s is sent without its sidecar: %s",
+                log.path,
+                fault,
+                extra={"event": "sidecar_left_out", "episode_id": log.episode_id, "path": log.path},
+            )
+        return log, profile, identity
 
     def _opened(self, recording: Recording) -> SourceFile:
         """Open the recording.
@@ -268,6 +322,7 @@ class Prepare:
             "raw_tags": tags.tags,
             "left_out_tags": tags.left_out,
             "sidecar_sha256": recording.sidecar_sha256,
+            "sidecar_fault": "",
             "owner": recording.owner,
         }
 

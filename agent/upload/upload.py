@@ -12,8 +12,9 @@ from dataclasses import replace
 from agent.cloud.credentials import Credentials
 from agent.gate.gate import Gate
 from agent.model.digests import same_etag
-from agent.model.errors import SessionLostError
+from agent.model.errors import RecordingError, SessionLostError
 from agent.model.ports import Clock, History, ObjectStore
+from agent.model.printable import shell_word
 from agent.model.sync_log import DocumentSession, SyncLog
 from agent.model.transfer import StoredObject
 from agent.model.values import DeviceProfile, Grant, Recovery
@@ -125,6 +126,8 @@ class Upload:
                 job.windows = windows_of(job.log)
                 if _is_stored(job.session, known):
                     stored = find_object(job, sender)
+                    if stored is None and job.log.is_revision:
+                        raise _object_missing(job.log)
                     if stored is None:
                         return grant.session.upload_id
                 else:
@@ -138,17 +141,19 @@ class Upload:
     def _report(self, job: Job, stored: StoredObject, known: Recovery | None) -> None:
         """Tell the platform that the object is stored."""
         profile = job.profile
-        job.amend(
-            self._history,
-            session=replace(
-                job.session,
-                phase="stored",
-                etag=stored.etag,
-                checksum=stored.checksum,
-                part_count=len(job.windows),
-            ),
-            source_deleted=not isinstance(job.source, SourceFile) or job.source.deleted,
-        )
+        # What is known of a revision's object stays as its upload has proven it.
+        if not job.log.is_revision:
+            job.amend(
+                self._history,
+                session=replace(
+                    job.session,
+                    phase="stored",
+                    etag=stored.etag,
+                    checksum=stored.checksum,
+                    part_count=len(job.windows),
+                ),
+                source_deleted=not isinstance(job.source, SourceFile) or job.source.deleted,
+            )
         session = replace(job.session, phase="completing")
         if known is not None and known.action == "complete_only":
             # The platform wants its own values back.
@@ -165,6 +170,15 @@ class Upload:
             "CompleteUpload",
             lambda gateway, token: gateway.complete(profile, token, log),
         )
+
+
+def _object_missing(log: SyncLog) -> RecordingError:
+    """Return the error of a manifest whose object was deleted or replaced in the bucket."""
+    return RecordingError(
+        f"{log.object_key} is no longer in the bucket, so its manifest is not written anew",
+        code="object_missing",
+        hint=f"nothing to do, or: keystone-agent resync {shell_word(log.path)}",
+    )
 
 
 def _is_stored(session: DocumentSession, known: Recovery | None) -> bool:

@@ -19,6 +19,7 @@ FIELDS = (
     "bucket", "object_key", "etag", "checksum", "logical_upload_id", "upload_id",
     "multipart_upload_id", "part_size_bytes", "part_count", "bytes_sent", "duration_seconds",
     "credential_refreshes", "restarts", "source_deleted", "ahead", "owner",
+    "sidecar_fault", "manifest_revision",
 )  # fmt: skip
 
 _FIELD_SET = frozenset(FIELDS)

@@ -88,7 +88,13 @@ def test_a_document_has_the_promised_fields_in_the_promised_order(folder: Path) 
     with opened(folder) as history:
         id_ = history.add(document(left_out_tags=("long",))).id
         stored = history.db.table(TABLE).get(doc_id=id_)
-    assert list(stored or ()) == [*CONTRACT_FIELDS, "ahead", "owner"]
+    assert list(stored or ()) == [
+        *CONTRACT_FIELDS,
+        "ahead",
+        "owner",
+        "sidecar_fault",
+        "manifest_revision",
+    ]
     lines = (folder / "journal").read_bytes().rstrip(b"\0").splitlines()
     assert json.loads(lines[1][9:]) == [["sync_logs", 1, stored]]
 

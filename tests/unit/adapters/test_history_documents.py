@@ -41,7 +41,8 @@ NEW_JSON = (
     '"left_out_tags":[],"bucket":"","object_key":"","etag":"","checksum":"",'
     '"logical_upload_id":"","upload_id":"","multipart_upload_id":"","part_size_bytes":0,'
     '"part_count":0,"bytes_sent":0,"duration_seconds":0.0,"credential_refreshes":0,'
-    '"restarts":0,"source_deleted":false,"ahead":0,"owner":null}'
+    '"restarts":0,"source_deleted":false,"ahead":0,"owner":null,"sidecar_fault":"",'
+    '"manifest_revision":1}'
 )
 STORED_JSON = (
     '{"id":7,"episode_id":"episode-a","path":"/data/a.mcap","file_size":1000,'
@@ -53,7 +54,7 @@ STORED_JSON = (
     r'"etag":"\"0b-3\"","checksum":"q83v-3","logical_upload_id":"l","upload_id":"u",'
     '"multipart_upload_id":"m","part_size_bytes":400,"part_count":3,"bytes_sent":0,'
     '"duration_seconds":0.0,"credential_refreshes":0,"restarts":0,"source_deleted":false,'
-    '"ahead":0,"owner":null}'
+    '"ahead":0,"owner":null,"sidecar_fault":"","manifest_revision":1}'
 )
 
 

@@ -57,6 +57,7 @@ def discovery(tmp_path: Path, history: MemoryHistory) -> Iterator[DiscoveryServi
         history=history,
         clock=RealClock(),
         robot="robot",
+        can_revise=lambda _: False,
         snapshot=lambda _: "",
         again=(),
     )

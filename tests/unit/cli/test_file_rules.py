@@ -55,6 +55,7 @@ class CommandScene:
             clock=self.clock,
             robot="robot-1",
             snapshot=lambda _: "",
+            can_revise=lambda _: False,
             again=(),
         ).discover
         self._rules = FileRules(settings, history, self.clock)

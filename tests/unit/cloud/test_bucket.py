@@ -6,6 +6,7 @@ The tests cover keys, collisions, manifests, and uploads that continue after eac
 from __future__ import annotations
 
 import errno
+import logging
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,10 +18,11 @@ from agent.cloud.no_profiles import AnyAsset
 from agent.files import bag_metadata
 from agent.model.errors import CloudError
 from agent.model.sync_log import DocumentSession, SyncLog
-from agent.model.values import DeviceProfile
+from agent.model.values import DeviceProfile, Recording
 from tests.harness.bucket_robot import NAME, BucketRobot
 from tests.harness.fakes.store import FakeStore
 from tests.harness.phase import phase_of
+from tests.harness.recorders import write_sidecar
 
 MIB = 1024 * 1024
 EMPTY_PROFILE = DeviceProfile("", "", {}, "", "")
@@ -94,6 +96,139 @@ def test_an_object_is_never_announced_before_it_is_whole(robot: BucketRobot) -> 
     robot.run()
     assert phase_of(robot.log()) == "uploading"
     assert robot.store.objects == {}
+
+
+@pytest.mark.parametrize("name", ["a\tb\nc.mcap", "x" * 250 + ".mcap", "\x01" * 250 + ".mcap"])
+def test_a_recording_of_any_name_is_uploaded(robot: BucketRobot, name: str) -> None:
+    robot.record(name)
+    log = finish(robot)
+    assert robot.manifest(log)["key"] == log.object_key
+    assert robot.resync().id == 2
+    assert finish(robot, 2).object_key == log.object_key
+
+
+# The tests below cover sidecars that are broken, late or changed.
+
+
+@pytest.mark.parametrize("raw", [b"", b"[]", b'{"a": NaN}', b"no JSON", b'{"asset_id": 5}'])
+def test_a_broken_sidecar_holds_nothing_back_and_is_named_in_history_and_manifest(
+    robot: BucketRobot, raw: bytes, caplog: pytest.LogCaptureFixture
+) -> None:
+    robot.record()
+    Path(robot.log().path).with_suffix(".json").write_bytes(raw)
+    log = finish(robot)
+    assert "sidecar" in log.sidecar_fault
+    assert robot.manifest(log)["warnings"] == [log.sidecar_fault]
+    assert any("without its sidecar" in record.message for record in caplog.records)
+
+
+def test_a_broken_sidecar_that_is_required_holds_its_recording_back(robot: BucketRobot) -> None:
+    robot.restart(watch={"sidecar": "required"})
+    robot.record()
+    Path(robot.log().path).with_suffix(".json").write_text("[]")
+    robot.run()
+    log = robot.log()
+    assert (log.status, log.error and log.error.code) == ("failed", "sidecar_invalid")
+
+
+def changed_sidecar(robot: BucketRobot, log: SyncLog, content: object) -> SyncLog | None:
+    """Write the recording's sidecar, and return the document that this begins."""
+    write_sidecar(Path(log.path), content)
+    found = robot.examiner.look(Path(log.path), sidecar_overdue=True)
+    assert isinstance(found, Recording)
+    return robot.intake.accept(found)
+
+
+def test_a_sidecar_that_comes_after_the_upload_gives_another_manifest_and_no_upload(
+    robot: BucketRobot, caplog: pytest.LogCaptureFixture
+) -> None:
+    robot.record()
+    log = finish(robot)
+    caplog.set_level(logging.INFO)
+    assert "revision" not in robot.manifest(log)
+    robot.clock.advance(3600)
+    calls = len(robot.store.calls)
+    assert changed_sidecar(robot, log, {"scene": "kitchen"}) is not None
+    robot.run()
+    new = robot.log(2)
+    assert (new.status, new.trigger, new.manifest_revision) == ("completed", "sidecar", 2)
+    assert new.session is not None
+    assert log.session is not None
+    assert (new.session.etag, new.session.checksum) == (log.session.etag, log.session.checksum)
+    assert new.owner == log.owner
+    assert robot.store.calls[calls:] == ["HeadObject", "PutObject"]
+    manifest = robot.manifest(log)
+    assert (manifest["revision"], manifest["tags"]["scene"]) == (2, "kitchen")
+    assert manifest["uploaded_at"] == new.completed_at == log.completed_at
+    assert robot.log(1) == log
+    assert any("revision 2 of the manifest" in record.message for record in caplog.records)
+
+
+def test_each_change_of_a_sidecar_counts_once_also_after_a_restart(robot: BucketRobot) -> None:
+    robot.record()
+    log = finish(robot)
+    for revision, content in enumerate(([], {"a": 1}, {"a": 2}), 2):
+        assert changed_sidecar(robot, log, content) is not None
+        robot.restart()
+        assert changed_sidecar(robot, log, content) is None
+        robot.run()
+        assert changed_sidecar(robot, log, content) is None
+        manifest = robot.manifest(log)
+        assert manifest["revision"] == revision
+        assert ("warnings" in manifest) == (content == [])
+    assert manifest["tags"]["a"] == "2"
+
+
+def test_a_copy_with_another_sidecar_changes_no_manifest(robot: BucketRobot) -> None:
+    robot.record()
+    log = finish(robot)
+    copy = robot.folder / "copy.mcap"
+    copy.write_bytes(Path(log.path).read_bytes())
+    assert changed_sidecar(robot, replace(log, path=str(copy)), {"scene": "kitchen"}) is None
+
+
+def test_a_sidecar_that_changes_during_the_upload_is_seen_at_its_end(robot: BucketRobot) -> None:
+    robot.store.fail("UploadPart", error=CloudError("UploadPart", "reset"), times=3)
+    log = robot.record()
+    robot.run()
+    assert changed_sidecar(robot, log, {"scene": "kitchen"}) is None
+    assert not robot.intake.take_late()
+    finish(robot)
+    robot.clock.advance(10)
+    assert robot.intake.take_late() == [Path(log.path)]
+    assert robot.find(Path(log.path)).manifest_revision == 2
+
+
+def test_a_manifest_whose_object_was_deleted_is_not_written_anew(robot: BucketRobot) -> None:
+    robot.record()
+    log = finish(robot)
+    del robot.store.objects[NAME, log.object_key]
+    changed_sidecar(robot, log, {"scene": "kitchen"})
+    robot.run()
+    new = robot.log(2)
+    assert (new.status, new.error and new.error.code) == ("failed", "object_missing")
+    assert "revision" not in robot.manifest(log)
+
+
+def test_a_resync_sends_a_recording_whose_manifest_waits_to_be_written_anew(
+    robot: BucketRobot, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    robot.record()
+    log = finish(robot)
+    changed_sidecar(robot, log, {"scene": "kitchen"})
+    found = robot.examiner.look(Path(log.path))
+    assert isinstance(found, Recording)
+    robot.intake.ask(found, trigger="cli", ask="resync")
+    calls = len(robot.store.calls)
+    new = finish(robot, 2)
+    assert "CompleteMultipartUpload" in robot.store.calls[calls:]
+    manifest = robot.manifest(log)
+    assert (manifest["key"], manifest["revision"]) == (log.object_key, 2)
+    assert manifest["etag"] == new.require_session().etag != ""
+    assert new.completed_at == manifest["uploaded_at"]
+    assert [vars(record)["event"] for record in caplog.records].count("done") == 2
+    assert not any("of the manifest" in record.message for record in caplog.records)
 
 
 # The tests below cover collisions of keys.

@@ -729,6 +729,18 @@ def test_a_mended_sidecar_gives_the_recording_once_more(tmp_path: Path, by_sight
     assert finder.run(120) == []
 
 
+def test_a_sidecar_whose_rights_change_gives_the_recording_once_more(tmp_path: Path) -> None:
+    finder = Finder(tmp_path, sidecar="optional")
+    recorders.write_mcap(tmp_path / "a.mcap")
+    sidecar = recorders.write_sidecar(tmp_path / "a.mcap")
+    finder.step()
+    assert finder.step(6) == ["a.mcap"]
+    sidecar.chmod(0o640)
+    finder.sight(sidecar)
+    assert finder.step() == []
+    assert finder.step(2) == ["a.mcap"]
+
+
 def test_a_sidecar_taken_away_afterwards_gives_the_recording_once_more(tmp_path: Path) -> None:
     """The sidecar may be the reason why the recording failed for good."""
     finder = Finder(tmp_path, sidecar="optional")

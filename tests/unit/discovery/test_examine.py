@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from agent.cloud.sidecar_values import content_of
 from agent.discovery import examine
 from agent.discovery import sidecar as sidecar_module
 from agent.discovery.examine import Examiner, NotYet
@@ -204,13 +205,13 @@ def test_a_sidecar_is_read_with_its_numbers_as_they_are(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("raw", "fault"),
     [
-        (b"", "Expecting value"),
+        (b"", "empty"),
         (b"[]", "no JSON object"),
         (b"null", "no JSON object"),
         (b'{"a": 1', "Expecting"),
         (b'{"a": 1} x', "Extra data"),
-        (b'\xef\xbb\xbf{"a": 1}', "BOM"),
-        ('{"a": 1}'.encode("utf-16"), "codec"),
+        (b'\xef\xbb\xbf\xef\xbb\xbf{"a": 1}', "BOM"),
+        ('{"a": 1}'.encode("utf-16-le"), "Expecting"),
         (b'{"a": "\xff"}', "codec"),
         (b'{"a": "\\ud800"}', "surrogates"),
         (b'{"a": NaN}', "NaN"),
@@ -233,6 +234,32 @@ def test_a_sidecar_that_is_no_json_object_says_why(tmp_path: Path, raw: bytes, f
     assert sidecar is not None
     assert sidecar.content is None
     assert fault in sidecar.fault
+
+
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16"])
+def test_a_sidecar_with_a_byte_order_mark_is_read(tmp_path: Path, encoding: str) -> None:
+    path = recorders.write_mcap(tmp_path / "a.mcap")
+    (tmp_path / "a.json").write_text('{"name": "ä"}', encoding=encoding)
+    sidecar = recording(path).sidecar
+    assert sidecar is not None
+    assert sidecar.content == {"name": "ä"}
+
+
+def test_a_sidecar_that_this_user_may_not_read_is_told_as_such(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = recorders.write_mcap(tmp_path / "a.mcap")
+    recorders.write_sidecar(path)
+
+    def forbidden(*_: object, **__: object) -> bytes:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(sidecar_module, "_read_raw", forbidden)
+    found = recording(path)
+    with pytest.raises(RecordingError, match=r"a\.json can't be read: Permission") as caught:
+        content_of(found)
+    assert caught.value.code == "sidecar_unreadable"
+    assert "right to read the sidecar" in caught.value.hint
 
 
 def test_a_folder_in_the_sidecar_s_place_is_no_json_object(tmp_path: Path) -> None:
@@ -266,7 +293,7 @@ def test_an_unreadable_sidecar_is_an_error_of_the_disk(
         raise OSError(5, "Input/output error")
 
     monkeypatch.setattr(sidecar_module, "_read_up_to", broken)
-    with pytest.raises(OSError, match="Input/output"):
+    with pytest.raises(OSError, match=r"its sidecar a\.json: Input/output"):
         examined(path, "optional")
 
 

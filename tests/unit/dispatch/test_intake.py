@@ -344,3 +344,27 @@ def test_what_is_queued_already_goes_on(
     write_sidecar(path, {"mended": True})
     assert accepted(intake_without_auto, path).trigger == "cause-changed"
     assert intake_without_auto.unasked == 0
+
+
+def test_a_sidecar_that_comes_after_the_upload_is_said_once_where_tags_can_t_be_sent_anew(
+    intake: Intake, history: MemoryHistory, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    recording = write_mcap(tmp_path / "a.mcap")
+    log = accepted(intake, recording)
+    history.move(log.id, "claimed")
+    done = history.move(log.id, "done")
+    write_sidecar(recording, {"scene": "kitchen"})
+    for _ in range(2):
+        assert intake.accept(examined(recording)) is None
+    said = [record for record in caplog.records if "without it" in record.message]
+    assert [(record.levelname, vars(record)["event"]) for record in said] == [
+        ("WARNING", "sidecar_changed")
+    ]
+    note = history.get(2)
+    assert (note.status, note.trigger, note.completed_at) == (
+        "completed",
+        "sidecar",
+        done.completed_at,
+    )
+    assert "without it" in note.sidecar_fault
+    assert history.get(log.id) == done
