@@ -42,7 +42,10 @@ _REMEDIES = {
     ),
     "sidecar": "nothing to do: after watch.sidecar_wait_seconds it is uploaded without a sidecar",
     "done_marker": "nothing to do: it is uploaded once its recorder has written the rest",
-    "compressing": "nothing to do: the compressed file is uploaded in its place",
+    "compressing": (
+        "nothing to do: the compressed file is uploaded in its place, or this file once "
+        "nothing was written to the compressed one for watch.unfinished_minutes"
+    ),
     "no_end": "repair the file with `mcap recover`, or set watch.unfinished",
     "damaged": "repair the file with `mcap recover`, or delete it",
 }
@@ -111,7 +114,7 @@ class FileRules:
             unfinished_seconds=watch.unfinished_minutes * 60,
         )
         self._states = StateRules(
-            examiner_of(watch), waits, boot_time=clock.now() - clock.monotonic()
+            examiner_of(watch), waits, clock, boot_time=clock.now() - clock.monotonic()
         )
 
     def results(self, path: Path) -> Sequence[RuleResult]:

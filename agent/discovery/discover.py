@@ -119,7 +119,7 @@ class Discover:
         )
         self._checker = FileChecker(
             self._tracker,
-            StateRules(examiner, waits, boot_time),
+            StateRules(examiner, waits, clock, boot_time),
             clock,
             self._mistakes,
             follow_symlinks=follow_symlinks,

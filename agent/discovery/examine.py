@@ -16,7 +16,7 @@ from agent.discovery.file_names import COMPRESSED, DONE, sidecar_path
 from agent.discovery.sidecar import SidecarRule, read_sidecar
 from agent.files.below_root import open_regular_file, opened_folder, root_of
 from agent.files.fingerprint import fingerprint
-from agent.files.writers import is_open_for_writing
+from agent.files.writers import has_writer, is_open_for_writing
 from agent.model.errors import FileChangedError, RecordingError
 from agent.model.mcap_tail import DamagedError, NoTailError, Tail, read_tail
 from agent.model.values import Damaged, Fingerprint, Recording, Sidecar
@@ -92,6 +92,7 @@ class Examiner:
         writer_overdue: bool = False,
         done_overdue: bool = False,
         end_overdue: bool = False,
+        compressor_overdue: bool = False,
     ) -> Recording | Damaged | NotYet:
         """Return what lies at ``path``.
 
@@ -102,6 +103,7 @@ class Examiner:
                 longer.
             done_overdue: Axon's last steps are not waited for any longer.
             end_overdue: The end of a file that has no writer is not waited for any longer.
+            compressor_overdue: The compressed form of a plain file is not waited for any longer.
 
         Raises:
             RecordingError: ``not_regular`` or ``not_in_root``, the file can't be a recording.
@@ -115,7 +117,7 @@ class Examiner:
             opened_folder(path.parent, root, follow_symlinks=self.follow_symlinks) as folder,
             self._opened(path, folder) as (descriptor, before),
         ):
-            if reason := compressing(path, folder):
+            if reason := compressing(path, folder, plain_overdue=compressor_overdue):
                 return reason
             content = self._content(path, descriptor, before)
             own_tags = _own_tags(path, has_end=content is not None)
@@ -226,7 +228,7 @@ class Examiner:
         )
 
 
-def compressing(path: Path, folder: int) -> NotYet | None:
+def compressing(path: Path, folder: int, *, plain_overdue: bool = False) -> NotYet | None:
     """Return that the file is being compressed, or None where it is not.
 
     While a plain and a compressed file of one name are both there, rosbag2 compresses the one into
@@ -235,8 +237,12 @@ def compressing(path: Path, folder: int) -> NotYet | None:
     Args:
         path: The plain or the compressed file.
         folder: The folder of ``path``, open.
+        plain_overdue: A plain file does not wait for its compressed form any longer. The compressed
+            one still waits while the plain one is there.
     """
     plain = path.name.removesuffix(COMPRESSED)
+    if plain_overdue and path.name == plain:
+        return None
     other = plain + COMPRESSED if path.name == plain else plain
     try:
         os.stat(other, dir_fd=folder, follow_symlinks=False)
@@ -246,6 +252,21 @@ def compressing(path: Path, folder: int) -> NotYet | None:
             return None
         raise
     return NotYet(path, "compressing", f"{plain} is being compressed into {plain}{COMPRESSED}")
+
+
+def is_compressor_gone(path: Path, now: float, seconds: float) -> bool:
+    """Return whether no program compresses the plain file at ``path`` any more.
+
+    That is so if its compressed form has no writer that can be seen, and was last changed more than
+    ``seconds`` before the wall time ``now``.
+    """
+    compressed = path.with_name(path.name + COMPRESSED)
+    try:
+        age = now - compressed.stat().st_mtime
+        return age >= seconds and has_writer(compressed) is not True
+    except OSError:
+        # There is no compressed form. One that can't be read is not waited for either.
+        return True
 
 
 def _unfinished_by_writer(path: Path, descriptor: int) -> NotYet | None:

@@ -14,11 +14,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, NamedTuple
 
-from agent.discovery.examine import Examiner, NotYet
+from agent.discovery.examine import Examiner, NotYet, is_compressor_gone
 from agent.discovery.examine import Reason as Lack
 from agent.discovery.file_names import COMPRESSED
 from agent.discovery.file_table import State
 from agent.files.writers import has_writer
+from agent.model.ports import Clock
 from agent.model.values import Damaged, Recording
 
 Reason = Literal["", "settling", "damaged", "no_end", "writer_unknown"] | Lack
@@ -98,11 +99,13 @@ _SETTLING = Decision("settling", "settling", "it was changed just now")
 class StateRules:
     """Decides the states of files, by one examiner and one set of settings.
 
-    ``boot_time`` is when this robot started, in seconds since 1970. Any thread may use the rules.
+    The wall time of ``clock`` is used. ``boot_time`` is when this robot started, in seconds since
+    1970. Any thread may use the rules.
     """
 
     examiner: Examiner
     waits: WaitingRules
+    clock: Clock
     boot_time: float = -math.inf
 
     def judge(self, path: Path, state: os.stat_result, unchanged: Unchanged) -> Decision:
@@ -128,6 +131,8 @@ class StateRules:
             writer_overdue=unchanged_for_long,
             done_overdue=unchanged_for_long,
             end_overdue=end_overdue,
+            compressor_overdue=unchanged_for_long
+            and is_compressor_gone(path, self.clock.now(), self.waits.unfinished_seconds),
         )
         return decide(
             found,

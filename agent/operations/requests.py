@@ -11,6 +11,7 @@ from itertools import islice
 from pathlib import Path
 
 from agent.discovery.examine import Examiner, NotYet
+from agent.discovery.file_names import COMPRESSED
 from agent.discovery.file_table import State
 from agent.dispatch.intake import Intake
 from agent.model.errors import AgentError, RecordingError
@@ -122,10 +123,13 @@ class Requests:
         is_over = state in ("complete", "skipped")
         return self._examiner.look(
             path,
-            sidecar_overdue=state != "waiting",
+            # A file that waits for a compressor has had its time for a sidecar.
+            sidecar_overdue=state != "waiting" or path.with_name(path.name + COMPRESSED).exists(),
             writer_overdue=is_over,
             done_overdue=is_over,
             end_overdue=is_over,
+            # A complete plain file can be sent at any time, and a person asks for it.
+            compressor_overdue=True,
         )
 
     def episode(
@@ -202,6 +206,7 @@ class Requests:
                     writer_overdue=True,
                     done_overdue=True,
                     end_overdue=True,
+                    compressor_overdue=True,
                 )
             except (AgentError, OSError):
                 continue

@@ -12,7 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from agent.cloud.identity import raw_tags
-from agent.discovery.examine import Examiner, NotYet
+from agent.discovery.examine import Examiner, NotYet, is_compressor_gone
 from agent.files.reading import reading
 from agent.gate.gate import Gate
 from agent.model.errors import (
@@ -235,13 +235,7 @@ class Prepare:
         problem: AgentError | None = None
         for candidate in self._places(log):
             try:
-                found = self._examiner.look(
-                    candidate,
-                    sidecar_overdue=True,
-                    writer_overdue=True,
-                    done_overdue=True,
-                    end_overdue=True,
-                )
+                found = self._look(candidate, log)
             except FileNotFoundError:
                 continue
             except OSError as error:
@@ -259,6 +253,23 @@ class Prepare:
             raise RecordingError(f"{path} was deleted before it was uploaded", code="gone")
         raise problem or WaitingError(
             f"folder {path.parent} is not there", code="folder_missing", hint="mount the disk again"
+        )
+
+    def _look(self, path: Path, log: SyncLog) -> Recording | Damaged | NotYet:
+        """Return what lies at ``path``. Its document was queued, so nothing is waited for.
+
+        Only a compressor that has begun since then is waited for, unless a person has asked.
+        """
+        is_compressor_overdue = log.is_asked_for or is_compressor_gone(
+            path, self._clock.now(), self._unfinished_seconds
+        )
+        return self._examiner.look(
+            path,
+            sidecar_overdue=True,
+            writer_overdue=True,
+            done_overdue=True,
+            end_overdue=True,
+            compressor_overdue=is_compressor_overdue,
         )
 
     def _places(self, log: SyncLog) -> Iterator[Path]:

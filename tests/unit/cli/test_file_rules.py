@@ -114,6 +114,11 @@ def with_compressed_form(path: Path) -> None:
     path.with_name(path.name + ".zstd").write_bytes(b"\x28\xb5\x2f\xfd")
 
 
+def beside_a_dead_compressor(path: Path) -> None:
+    with_compressed_form(path)
+    os.utime(path.with_name(path.name + ".zstd"), (0, 0))
+
+
 def zstd(path: Path) -> None:
     path.write_bytes(b"\x28\xb5\x2f\xfd and more")
 
@@ -146,6 +151,7 @@ FILES: Sequence[tuple[str, Maker, Sequence[str], dict[float, str]]] = [
     ("a.mcap", with_done_marker, NO_SIDECAR, {3: "complete"}),
     ("a.mcap", with_old_done_marker, NO_SIDECAR, {3: "waiting", 601: "complete"}),
     ("a.mcap", with_compressed_form, COMPRESSED, {3: "waiting", 601: "waiting"}),
+    ("a.mcap", beside_a_dead_compressor, COMPRESSED, {3: "waiting", 601: "complete"}),
     ("a.mcap.zstd", zstd, COMPRESSED, {3: "settling", 59: "settling", 61: "complete"}),
     ("a.mcap.zstd", no_zstd, COMPRESSED, {59: "settling", 61: "damaged"}),
     ("a.mcap.zstd", empty, COMPRESSED, {61: "recording", 601: "unfinished"}),

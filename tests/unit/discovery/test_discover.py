@@ -1468,3 +1468,26 @@ def test_how_a_file_stands_is_never_told_of_another_one(
     with monkeypatch.context() as patch:
         patch.setattr(os, "stat", swap_then_fail)
         assert finder.discover.stands(path) == ("complete", "")
+
+
+@pytest.mark.parametrize(
+    "name", ["lost+found", "$RECYCLE.BIN", "#recycle", ".Trash", ".Trash-1000", "@eaDir"]
+)
+def test_a_folder_of_the_system_is_never_searched(tmp_path: Path, name: str) -> None:
+    finder = Finder(tmp_path, exclude=[])
+    (tmp_path / name / "1000").mkdir(parents=True)
+    path = recorders.write_mcap(tmp_path / name / "1000" / "a.mcap")
+    recorders.write_mcap(tmp_path / "b.mcap", seed=1)
+    finder.sight(path)
+    assert finder.names(120) == ["b.mcap"]
+
+
+def test_a_dead_compressor_is_waited_for_only_for_a_while(tmp_path: Path) -> None:
+    finder = Finder(tmp_path, include=["*.mcap", "*.mcap.zstd"], sidecar="ignore")
+    plain = recorders.write_mcap(tmp_path / "a.mcap")
+    compressed = plain.with_name("a.mcap.zstd")
+    compressed.write_bytes(b"half a frame")
+    os.utime(compressed, (0, 0))
+    assert finder.names(500) == []
+    assert finder.names(200) == ["a.mcap"]
+    assert finder.names(200) == []

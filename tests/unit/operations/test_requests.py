@@ -207,3 +207,13 @@ def test_a_damaged_one_says_that_it_is_damaged(robot: RequestRobot) -> None:
     robot.settle()
     (answer,) = robot.requests.failed("", trigger="cli")
     assert (answer.status, "damaged" in answer.message) == ("rejected", True)
+
+
+def test_a_person_does_not_wait_for_a_compressor(robot: RequestRobot) -> None:
+    plain = write_mcap(robot.folder / "c.mcap", seed=9)
+    plain.with_name("c.mcap.zstd").write_bytes(b"half a frame")
+    robot.settle()
+    assert robot.one(plain)[0] == "accepted"
+    robot.run()
+    log = next(robot.history.newest_first())
+    assert (log.path, log.status) == (str(plain), "completed")
