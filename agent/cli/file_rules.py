@@ -47,7 +47,10 @@ _REMEDIES = {
         "nothing was written to the compressed one for watch.unfinished_minutes"
     ),
     "no_end": "repair the file with `mcap recover`, or set watch.unfinished",
-    "damaged": "repair the file with `mcap recover`, or delete it",
+    "damaged": (
+        "repair the file with `mcap recover`, send it as it is (keystone-agent resync), "
+        "or delete it"
+    ),
 }
 
 _REQUIRED_SIDECAR_REMEDY = (

@@ -93,6 +93,7 @@ class Examiner:
         done_overdue: bool = False,
         end_overdue: bool = False,
         compressor_overdue: bool = False,
+        send_damaged: bool = False,
     ) -> Recording | Damaged | NotYet:
         """Return what lies at ``path``.
 
@@ -104,6 +105,7 @@ class Examiner:
             done_overdue: Axon's last steps are not waited for any longer.
             end_overdue: The end of a file that has no writer is not waited for any longer.
             compressor_overdue: The compressed form of a plain file is not waited for any longer.
+            send_damaged: A damaged file is a recording, too, because a person has asked for it.
 
         Raises:
             RecordingError: ``not_regular`` or ``not_in_root``, the file can't be a recording.
@@ -120,7 +122,7 @@ class Examiner:
             if reason := compressing(path, folder, plain_overdue=compressor_overdue):
                 return reason
             content = self._content(path, descriptor, before)
-            own_tags = _own_tags(path, has_end=content is not None)
+            has_end = content is not None
             if content is None and end_overdue:
                 content = self._content_without_end(descriptor, before.st_size)
             # The name is asked and not the descriptor: the name may belong to another file by now.
@@ -132,11 +134,11 @@ class Examiner:
                 reason = self._unfinished_by_axon(path, folder, content.tail, before)
             if reason is not None:
                 return reason
-            if content.damage:
+            if content.damage and not send_damaged:
                 return Damaged(path, content.fingerprint, before.st_mtime_ns, content.damage)
-            sidecar = self._read_sidecar(path, folder)
-        if sidecar is None and self._sidecar != "ignore" and not sidecar_overdue:
-            return NotYet(path, "sidecar", f"waits for its sidecar {sidecar_path(path).name}")
+            sidecar = self._read_sidecar(path, folder, overdue=sidecar_overdue)
+        if isinstance(sidecar, NotYet):
+            return sidecar
         return Recording(
             path=path,
             root=root,
@@ -146,7 +148,7 @@ class Examiner:
             inode=before.st_ino,
             tail=content.tail,
             sidecar=sidecar,
-            own_tags=own_tags,
+            own_tags=_own_tags(path, is_complete=has_end and not content.damage),
             owner=before.st_uid,
         )
 
@@ -160,11 +162,18 @@ class Examiner:
             )
         return root
 
-    def _read_sidecar(self, path: Path, folder: int) -> Sidecar | None:
-        """Return the recording's sidecar, or None where there is none or it does not matter."""
+    def _read_sidecar(self, path: Path, folder: int, *, overdue: bool) -> Sidecar | NotYet | None:
+        """Return the recording's sidecar, or None where there is none or it does not matter.
+
+        Returns NotYet while the sidecar is missing, unless it is ``overdue``.
+        """
         if self._sidecar == "ignore":
             return None
-        return read_sidecar(sidecar_path(path), folder, follow_symlinks=self.follow_symlinks)
+        place = sidecar_path(path)
+        sidecar = read_sidecar(place, folder, follow_symlinks=self.follow_symlinks)
+        if sidecar is None and not overdue:
+            return NotYet(path, "sidecar", f"waits for its sidecar {place.name}")
+        return sidecar
 
     @contextmanager
     def _opened(self, path: Path, folder: int) -> Iterator[tuple[int, os.stat_result]]:
@@ -279,9 +288,9 @@ def _unfinished_by_writer(path: Path, descriptor: int) -> NotYet | None:
     return NotYet(path, "writer", "it has an end, but a program has it open for writing")
 
 
-def _own_tags(path: Path, *, has_end: bool) -> dict[str, str]:
+def _own_tags(path: Path, *, is_complete: bool) -> dict[str, str]:
     """Return the tags that tell what is special about the file itself."""
-    if not has_end:
+    if not is_complete:
         return {"mcap_complete": "false"}
     return {"compression": "zstd"} if path.name.endswith(COMPRESSED) else {}
 

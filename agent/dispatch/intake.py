@@ -312,7 +312,10 @@ class Intake:
                 status="failed",
                 device_id=self._device_id,
                 error=Fault(
-                    "final", "damaged", found.reason, "mend the file (`mcap recover`) or delete it"
+                    "final",
+                    "damaged",
+                    found.reason,
+                    "mend the file (`mcap recover`), send it as it is (resync), or delete it",
                 ),
             )
         )

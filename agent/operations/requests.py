@@ -79,7 +79,8 @@ class Requests:
     def failed(self, code: str, *, trigger: Trigger, reason: str = "") -> Sequence[Answer]:
         """Ask again for all recordings that failed, with this error ``code`` where it is not "".
 
-        The newest document of a recording decides.
+        The newest document of a recording decides. A damaged file is sent only where ``code`` says
+        which failures are meant.
         """
         failed = (log for log in self._history.newest_first("failed") if log.has_error(code))
         answers: list[Answer] = []
@@ -87,18 +88,36 @@ class Requests:
             with self._history.transaction():
                 newest = [log for log in batch if self._history.newest(log.fingerprint) == log]
                 answers += [
-                    self._ask_for(log, log.path, ask="resync", trigger=trigger, reason=reason)
+                    self._ask_for(
+                        log,
+                        log.path,
+                        ask="resync",
+                        trigger=trigger,
+                        reason=reason,
+                        send_damaged=bool(code),
+                    )
                     for log in newest
                 ]
         return answers
 
-    def at(self, path: Path, *, ask: Ask, trigger: Trigger, reason: str = "") -> Answer | NotYet:
-        """Ask for the file at ``path``; NotYet while the file has to settle or to be examined."""
+    def at(
+        self,
+        path: Path,
+        *,
+        ask: Ask,
+        trigger: Trigger,
+        reason: str = "",
+        send_damaged: bool = True,
+    ) -> Answer | NotYet:
+        """Ask for the file at ``path``; NotYet while the file has to settle or to be examined.
+
+        A damaged file is sent as it is, unless ``send_damaged`` is False.
+        """
         state, why = self._state(path) or ("", "")
         if state in ("settling", "recording"):
             return NotYet(path, "recording", why or "it was changed just now; it is still settling")
         try:
-            found = self._examine(path, state)
+            found = self._examine(path, state, send_damaged=send_damaged)
         except FileNotFoundError:
             return Answer(str(path), "not_found", "there is no such file")
         except (AgentError, OSError) as error:
@@ -108,10 +127,12 @@ class Requests:
         if isinstance(found, Recording):
             return self._intake.ask(found, trigger=trigger, ask=ask, reason=reason)
         if isinstance(found, Damaged):
-            return Answer(str(path), "rejected", f"it is damaged: {found.reason}")
+            return Answer(str(path), "rejected", _damage(found))
         return found
 
-    def _examine(self, path: Path, state: str) -> Recording | Damaged | NotYet:
+    def _examine(
+        self, path: Path, state: str, *, send_damaged: bool
+    ) -> Recording | Damaged | NotYet:
         """Return what the file is. What has waited long enough in this ``state`` waits no more.
 
         Raises RecordingError and OSError.
@@ -120,7 +141,7 @@ class Requests:
             raise RecordingError(
                 "it has no end, and no program writes to it", hint="see watch.unfinished"
             )
-        is_over = state in ("complete", "skipped")
+        is_over = state in ("complete", "skipped", "damaged")
         return self._examiner.look(
             path,
             # A file that waits for a compressor has had its time for a sidecar.
@@ -130,6 +151,7 @@ class Requests:
             end_overdue=is_over,
             # A complete plain file can be sent at any time, and a person asks for it.
             compressor_overdue=True,
+            send_damaged=send_damaged,
         )
 
     def episode(
@@ -167,14 +189,24 @@ class Requests:
     def each(
         self, paths: Sequence[Path], *, ask: Ask, trigger: Trigger, reason: str
     ) -> Iterator[Answer]:
-        """Ask for each of these files that is a recording now; the work is done while iterating."""
+        """Ask for each of these files that is a recording now; the work is done while iterating.
+
+        A damaged file is not sent, because nobody has named it.
+        """
         for path in paths:
-            found = self.at(path, ask=ask, trigger=trigger, reason=reason)
+            found = self.at(path, ask=ask, trigger=trigger, reason=reason, send_damaged=False)
             if isinstance(found, Answer):
                 yield found
 
     def _ask_for(
-        self, log: SyncLog, target: str, *, ask: Ask, trigger: Trigger, reason: str
+        self,
+        log: SyncLog,
+        target: str,
+        *,
+        ask: Ask,
+        trigger: Trigger,
+        reason: str,
+        send_damaged: bool = True,
     ) -> Answer:
         """Ask for the recording of its newest document, wherever the recording is now.
 
@@ -182,21 +214,24 @@ class Requests:
         """
         if log.open:
             return self._intake.expedite(log, target, ask)
-        found = self._find(log)
+        found = self._find(log, send_damaged=send_damaged)
         if not isinstance(found, Recording):
-            why = f"it is damaged: {found.reason}" if found is not None else _GONE
+            why = _damage(found) if found is not None else _GONE
             return Answer(target, "rejected", f"{log.path}: {why}", log.episode_id)
         answer = self._intake.ask(found, trigger=trigger, ask=ask, reason=reason)
         return Answer(target, answer.status, answer.message, answer.episode_id)
 
-    def _find(self, log: SyncLog) -> Recording | Damaged | None:
+    def _find(self, log: SyncLog, *, send_damaged: bool) -> Recording | Damaged | None:
         """Return the recording of a document, at its old path or where discovery knows it."""
-        found = self._first_match([Path(log.path)], log)
+        found = self._first_match([Path(log.path)], log, send_damaged=send_damaged)
         if found is None:
-            found = self._first_match(self._names(log.fingerprint), log)
+            places = self._names(log.fingerprint)
+            found = self._first_match(places, log, send_damaged=send_damaged)
         return found
 
-    def _first_match(self, paths: Sequence[Path], log: SyncLog) -> Recording | Damaged | None:
+    def _first_match(
+        self, paths: Sequence[Path], log: SyncLog, *, send_damaged: bool
+    ) -> Recording | Damaged | None:
         """Return the first file that has the fingerprint of the document; None for none."""
         for path in paths:
             try:
@@ -207,6 +242,7 @@ class Requests:
                     done_overdue=True,
                     end_overdue=True,
                     compressor_overdue=True,
+                    send_damaged=send_damaged,
                 )
             except (AgentError, OSError):
                 continue
@@ -221,6 +257,11 @@ def is_folder(target: str) -> bool:
     Path.is_dir would raise an error where a folder above is closed to this user.
     """
     return os.path.isabs(target) and os.path.isdir(target)  # noqa: PTH112, PTH117 - see above
+
+
+def _damage(found: Damaged) -> str:
+    """Return what an answer says of a damaged file that was not named."""
+    return f"it is damaged: {found.reason}; a resync of its path sends it as it is"
 
 
 def _text_of(error: AgentError | OSError) -> str:

@@ -270,6 +270,7 @@ class Prepare:
             done_overdue=True,
             end_overdue=True,
             compressor_overdue=is_compressor_overdue,
+            send_damaged=log.is_asked_for,
         )
 
     def _places(self, log: SyncLog) -> Iterator[Path]:

@@ -325,12 +325,18 @@ def test_a_marker_for_no_recording_is_rejected_with_the_reason(robot: MarkerRobo
     assert robot.history.markers == {}
 
 
-def test_a_damaged_recording_can_not_be_sent_again(robot: MarkerRobot) -> None:
+def test_a_damaged_file_is_sent_as_it_is(robot: MarkerRobot) -> None:
     damaged(robot.folder / "b.mcap")
     robot.settle()
     marker = robot.touch("b.mcap.resync")
-    robot.turn()
-    assert "damaged" in why(marker)
+    robot.settle()
+    assert not marker.exists()
+    log = next(robot.history.newest_first())
+    assert (log.status, log.trigger, log.raw_tags["mcap_complete"]) == (
+        "completed",
+        "marker",
+        "false",
+    )
 
 
 def test_a_marker_for_an_excluded_recording_is_rejected_after_a_scan(robot: MarkerRobot) -> None:

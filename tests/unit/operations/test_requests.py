@@ -92,7 +92,6 @@ def test_a_path_wins_over_an_episode_of_the_same_text(robot: RequestRobot) -> No
             "rejected",
             "none of the watched folders",
         ),
-        (lambda root: damaged(root / "broken.mcap"), "rejected", "damaged"),
         (lambda root: write_mcap(root / ".hidden.mcap", seed=8), "rejected", "watch.exclude"),
         (
             lambda root: root.parent / "recordings-state",
@@ -207,6 +206,37 @@ def test_a_damaged_one_says_that_it_is_damaged(robot: RequestRobot) -> None:
     robot.settle()
     (answer,) = robot.requests.failed("", trigger="cli")
     assert (answer.status, "damaged" in answer.message) == ("rejected", True)
+
+
+@pytest.mark.parametrize("ask", ["resync", "first"])
+def test_a_damaged_file_is_sent_as_it_is_when_a_person_asks(robot: RequestRobot, ask: Ask) -> None:
+    path = damaged(robot.folder / "c.mcap")
+    robot.settle()
+    assert robot.log(3).status == "failed"
+    assert robot.one(path, ask)[0] == "accepted"
+    robot.restart()
+    robot.settle()
+    log = robot.log(4)
+    assert (log.status, log.raw_tags["mcap_complete"]) == ("completed", "false")
+    assert robot.stored(log) == path.read_bytes()
+    assert robot.history.last_id == 4
+
+
+def test_a_damaged_file_is_sent_by_its_episode_and_by_its_error(robot: RequestRobot) -> None:
+    damaged(robot.folder / "c.mcap")
+    damaged(robot.folder / "d.mcap", seed=5)
+    robot.settle()
+    assert robot.one(robot.log(3).episode_id)[0] == "accepted"
+    assert again(robot.requests, "damaged") == [("d.mcap", "accepted")]
+    robot.settle()
+    assert [robot.log(id_).status for id_ in (5, 6)] == ["completed", "completed"]
+
+
+def test_a_folder_sends_no_damaged_file(robot: RequestRobot) -> None:
+    damaged(robot.folder / "day" / "c.mcap")
+    robot.settle()
+    answers = robot.ask(robot.folder / "day")
+    assert [Path(answer.target).name for answer in answers] == ["b.mcap"]
 
 
 def test_a_person_does_not_wait_for_a_compressor(robot: RequestRobot) -> None:
