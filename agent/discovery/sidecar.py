@@ -12,7 +12,9 @@ import hashlib
 import json
 import math
 import os
+import re
 import stat
+from collections import Counter
 from pathlib import Path
 from typing import Any, Literal
 
@@ -29,10 +31,11 @@ _MAX_BYTES = 1024 * 1024
 _MAX_DEPTH = 100
 
 # How many members, objects and arrays a sidecar may have. Each of them takes up to 350 bytes of
-# memory, here and as a tag. They are counted by these bytes before the sidecar is parsed, and so
-# those inside of strings count, too.
+# memory, here and as a tag. So they are counted before the sidecar is parsed.
 _MAX_MEMBERS = 20_000
-_MEMBER_MARKS = (b":", b"{", b"[")
+
+# A string without escapes, or else what each member, object and array has once, as a group.
+_STRING_OR_MARK = re.compile(r'"[^"]*"|(:)|({)|(\[)')
 
 # The longest whole number that Python reads, from 3.11 on. The same limit holds on each version.
 _MAX_DIGITS = 4300
@@ -116,12 +119,13 @@ def _parse(raw: bytes) -> dict[str, Any]:
         raise ValueError(f"it is larger than {_MAX_BYTES >> 20} MiB")
     if not raw:
         raise ValueError("it is empty")
-    if any(raw.count(mark) > _MAX_MEMBERS for mark in _MEMBER_MARKS):
+    # From bytes json.loads would also guess at UTF-16 and UTF-32 without a mark.
+    text = raw.decode(_encoding(raw))
+    if not _has_few_members(text):
         raise ValueError(f"it has more than {_MAX_MEMBERS} members, objects or arrays")
     try:
         content = json.loads(
-            # From bytes json.loads would also guess at UTF-16 and UTF-32 without a mark.
-            raw.decode(_encoding(raw)),
+            text,
             parse_constant=_refuse_constant,
             parse_int=_whole_number,
             parse_float=_number,
@@ -142,6 +146,13 @@ def _encoding(raw: bytes) -> str:
     """Return the encoding of a text by its byte order mark, which some editors write."""
     is_utf16 = raw.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
     return "utf-16" if is_utf16 else "utf-8-sig"
+
+
+def _has_few_members(text: str) -> bool:
+    """Return whether members, objects and arrays are within the limit. Takes little memory."""
+    without_escapes = text.replace(r"\\", "").replace(r"\"", "")
+    counts = Counter(match.lastindex for match in _STRING_OR_MARK.finditer(without_escapes))
+    return all(counts[mark] <= _MAX_MEMBERS for mark in (1, 2, 3))
 
 
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

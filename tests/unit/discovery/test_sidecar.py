@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import tracemalloc
 from pathlib import Path
@@ -40,6 +41,18 @@ def test_a_full_sidecar_takes_little_memory(tmp_path: Path, item: str) -> None:
         tracemalloc.stop()
     assert peak < 20 * MIB
     assert sidecar.content is not None or "more than 20000" in sidecar.fault
+
+
+@pytest.mark.parametrize("text", ["2026-09-21T14:13:20Z", '{[:\\"{[:', "\\\\"])
+def test_marks_of_members_inside_strings_do_not_count(tmp_path: Path, text: str) -> None:
+    content = {"texts": [text] * 20_001}
+    assert read(tmp_path, json.dumps(content).encode()).content == content
+
+
+@pytest.mark.parametrize("item", ['{":":[]}', "[]", '{"\\\\" :1}'])
+def test_members_beside_escapes_and_strings_count(tmp_path: Path, item: str) -> None:
+    content = f'{{"a":[{",".join([item] * 20_001)}]}}'.encode()
+    assert "more than 20000" in read(tmp_path, content).fault
 
 
 def test_an_array_of_many_numbers_and_many_members_are_read(tmp_path: Path) -> None:
