@@ -12,7 +12,7 @@ import os
 from pathlib import Path
 
 from agent.discovery.error_log import Mistakes
-from agent.discovery.file_table import FileRow, mark_of, stamp_of
+from agent.discovery.file_table import FileRow, State, mark_of, stamp_of
 from agent.discovery.file_tracker import FileTracker
 from agent.discovery.state_rules import StateRules, Unchanged
 from agent.discovery.walk import GONE, MISTAKE
@@ -66,7 +66,7 @@ class FileChecker:
             return self._check(folder, name, file)
         except Exception as error:  # noqa: BLE001 - the other files must be checked
             self._mistakes.log(os.path.join(folder, name), error)
-            file.set_state("unreadable", MISTAKE, "bug")
+            self._set_state(file, "unreadable", MISTAKE, "bug")
             return None
         finally:
             self._tracker.changed()
@@ -99,7 +99,7 @@ class FileChecker:
             _log.warning(
                 "%s has no end and no writer", path, extra={"event": "unfinished", "path": path}
             )
-        file.set_state(decision.state, decision.message, decision.reason)
+        self._set_state(file, decision.state, decision.message, decision.reason)
         if decision.found is not None:
             file.mark = mark_of(str(decision.found.fingerprint))
         elif math.isfinite(decision.check_at):
@@ -116,4 +116,9 @@ class FileChecker:
             _log.warning(
                 "can't read %s: %s", path, why, extra={"event": "unreadable", "path": path}
             )
-        file.set_state("unreadable", why, errno.errorcode.get(error.errno or 0, ""))
+        self._set_state(file, "unreadable", why, errno.errorcode.get(error.errno or 0, ""))
+
+    def _set_state(self, file: FileRow, state: State, why: str, reason: str) -> None:
+        """Set the state of a file. A report of another thread has all of it, or none."""
+        with self._tracker.lock:
+            file.set_state(state, why, reason)

@@ -87,7 +87,7 @@ class FileTracker:
         """Have a known file settle and examined once more."""
         with self.lock:
             if file := self.table.find(*os.path.split(path)):
-                file.state = "settling"
+                file.set_state("settling")
                 due = self._clock.monotonic() + self._rules.settling_seconds(path.name)
                 self.schedule(str(path.parent), path.name, file, due)
                 self.changed()
@@ -249,7 +249,7 @@ class FileTracker:
         before = "skipped" if file is None else file.state
         file = self.table.add(folder, name, stamp, sidecar, now)
         if before == "skipped" and is_too_old(state, self._newer_than()):
-            file.state = "skipped"
+            file.set_state("skipped")
             return None
         if before in ("settling", "recording", "unfinished"):
             file.set_state("recording", "it is being written to", "changing")
@@ -260,5 +260,5 @@ class FileTracker:
         file.sidecar = sidecar
         if file.state in ("skipped", "damaged"):
             return None
-        file.state = "settling"
+        file.set_state("settling")
         return file

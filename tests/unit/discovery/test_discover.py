@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import gc
 import itertools
 import logging
@@ -13,9 +14,11 @@ import time
 import tracemalloc
 from collections import Counter
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 
@@ -685,6 +688,8 @@ def test_a_sidecar_that_comes_ends_the_wait_once_it_has_settled(tmp_path: Path) 
     sidecar = recorders.write_sidecar(path, {"half": "written"})
     finder.sight(sidecar)
     assert finder.run(1) == []
+    [held] = finder.discover.report().waiting
+    assert (held.state, held.reason, held.message) == ("settling", "settling", "settling")
     recorders.write_sidecar(path, {"episode_id": "e1"})
     finder.sight(sidecar)
     [found] = finder.run(2)
@@ -1452,6 +1457,39 @@ def test_a_folder_is_unsettled_while_what_lay_there_waits_to_be_examined(tmp_pat
     assert not finder.discover.unsettled(tmp_path, now), "it came later"
     assert finder.discover.unsettled(tmp_path, finder.clock.monotonic())
     assert not finder.discover.unsettled(tmp_path / "other", finder.clock.monotonic())
+
+
+def test_a_file_that_settles_again_keeps_no_reason_of_its_state_before(finder: Finder) -> None:
+    path = recorders.unfinished(finder.roots[0] / "a.mcap")
+    finder.run(5)
+    assert [held.reason for held in finder.discover.report().recording] == ["recording"]
+    finder.discover.again(path)
+    [held] = finder.discover.report().waiting
+    assert (held.state, held.reason, held.message) == ("settling", "settling", "settling")
+
+
+def test_no_report_has_the_state_of_a_file_without_its_reason(
+    finder: Finder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recorders.unfinished(finder.roots[0] / "a.mcap")
+    set_state = file_table.FileRow.set_state
+    lock = finder.discover._lock
+    states: list[str] = []
+
+    def set_state_unless_a_report_could_be_made(
+        file: file_table.FileRow, state: file_table.State, *reasons: str
+    ) -> None:
+        with ThreadPoolExecutor() as executor:
+            assert not executor.submit(lock.acquire, blocking=False).result()
+        states.append(state)
+        set_state(file, state, *reasons)
+
+    monkeypatch.setattr(file_table.FileRow, "set_state", set_state_unless_a_report_could_be_made)
+    finder.run(5)
+    assert states == ["settling", "recording"]
+    monkeypatch.setattr(finder.examiner, "look", Mock(side_effect=OSError(errno.EIO, "EIO")))
+    finder.run(600)
+    assert states[-1] == "unreadable"
 
 
 def test_how_a_file_stands_is_never_told_of_another_one(
