@@ -60,6 +60,10 @@ _ATTEMPT_GIVEN_BACK: frozenset[Event] = frozenset({"gate_closed", "changed", "bl
 _DATED: frozenset[Event] = frozenset({"counted", "blocked_alone"})
 
 
+# The fields that may change without a move.
+_AMENDABLE = SyncLogChanges.__optional_keys__
+
+
 class IllegalMoveError(Exception):
     """A status was about to change in a way that the table forbids. This is a bug in the agent."""
 
@@ -101,10 +105,13 @@ def move(log: SyncLog, event: Event, at: str, **changes: Unpack[MoveChanges]) ->
 def amend(log: SyncLog, **changes: Unpack[SyncLogChanges]) -> SyncLog:
     """Return ``log`` with other fields than its status changed.
 
-    Raises IllegalMoveError if the document has ended.
+    Raises IllegalMoveError if the document has ended, and for a field that only a move changes.
     """
     if not log.open:
         message = f"document {log.id} is {log.status} and never changes again"
+        raise IllegalMoveError(message)
+    if forbidden := sorted(changes.keys() - _AMENDABLE):
+        message = f"document {log.id}: only a move changes {', '.join(forbidden)}"
         raise IllegalMoveError(message)
     if "session" in changes and changes["session"] is None:
         return replace(log, **{**changes, **_no_session(log)})
