@@ -79,5 +79,11 @@ def _ansi_c_escape(letter: str) -> str:
         return "\\" + letter
     if letter.isprintable():
         return letter
+    try:
+        # Such a letter stands for a byte of a file's name that is no UTF-8.
+        encoded = letter.encode("utf-8", "surrogateescape")
+    except UnicodeEncodeError:
+        # Half of any other surrogate pair is no character, and no file has it in its name.
+        encoded = letter.encode("utf-8", "surrogatepass")
     # Octal escapes have three digits in each shell. A hexadecimal one has no end in some.
-    return "".join(f"\\{byte:03o}" for byte in letter.encode("utf-8", "surrogateescape"))
+    return "".join(f"\\{byte:03o}" for byte in encoded)

@@ -15,11 +15,12 @@ from agent.model.printable import (
     shell_word,
 )
 
-# One of each kind: C0, DEL, C1, marks of direction, separators, a tag, a byte that is no UTF-8.
+# One of each kind: C0, DEL, C1, marks of direction, separators, a tag, a byte that is no UTF-8,
+# half a surrogate pair.
 ACTING = [
     *("\0", "\a", "\t", "\n", "\r", "\x1b", "\x7f", "\x85", "\x9b"),
     *("\u061c", "\u200e", "\u202e", "\u2066", "\u2069", "\ufeff", "\u2028", "\u2029"),
-    *("\U000e0001", "\udcff"),
+    *("\U000e0001", "\udcff", "\ud800"),
 ]
 
 
