@@ -14,9 +14,9 @@ from agent.devcloud.agent_files import AgentFiles
 from agent.devcloud.bucket import DevBucket, StoreAwayError, Stored
 from agent.devcloud.certificates import certificates
 from agent.devcloud.gateway import Details, GatewayServicer
-from agent.devcloud.kept_addresses import KeptAddresses
 from agent.devcloud.ledger import Device, IssuedLease, IssuedToken, Ledger, Session
 from agent.devcloud.platform import Platform, PlatformTerms
+from agent.devcloud.saved_cloud import SavedCloud
 from agent.devcloud.servers import LOOPBACK, RunningStore
 from agent.devcloud.store_proxy import StoreProxy
 
@@ -81,8 +81,9 @@ class DevCloud:
         self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         self.bucket = "recordings"
         self.terms = PlatformTerms(lease_seconds, token_seconds, part_size_bytes)
-        self._agent_files = AgentFiles(self.folder)
-        self._kept = KeptAddresses(
+        # What an agent needs that uses this cloud.
+        self.agent_files = AgentFiles(self.folder)
+        self._saved = SavedCloud(
             self.folder / "cloud.json",
             store=store,
             gateway_port=gateway_port,
@@ -127,21 +128,6 @@ class DevCloud:
         self.stop()
 
     @property
-    def recordings(self) -> Path:
-        """The folder that an agent of this cloud watches."""
-        return self._agent_files.recordings
-
-    @property
-    def profile_path(self) -> Path:
-        """The file of device profiles for an agent of this cloud."""
-        return self._agent_files.profile_path
-
-    @property
-    def config_path(self) -> Path:
-        """The configuration file for an agent of this cloud."""
-        return self._agent_files.config_path
-
-    @property
     def ca_file(self) -> Path | None:
         """The file of the certificate authority that clients must trust, or None without TLS."""
         return self._certificates.ca_file if self._certificates else None
@@ -149,27 +135,27 @@ class DevCloud:
     @property
     def gateway_url(self) -> str:
         """The URL of the platform's services."""
-        return self._url(self._kept.gateway_port)
+        return self._url(self._saved.gateway_port)
 
     @property
     def store_url(self) -> str:
         """The URL of the store for devices."""
-        return self._url(self._kept.store_port)
+        return self._url(self._saved.store_port)
 
     @property
     def gateway_port(self) -> int:
         """The port on which the gateway listens; it stays the same after the first start."""
-        return self._kept.gateway_port
+        return self._saved.gateway_port
 
     @property
     def store_port(self) -> int:
         """The port on which the store listens; it stays the same after the first start."""
-        return self._kept.store_port
+        return self._saved.store_port
 
     @property
     def store_kind(self) -> str:
         """``rclone``, ``minio``, or ``host:port`` of a server that was not started here."""
-        return self._kept.store_kind.rpartition("@")[2]
+        return self._saved.store_kind.rpartition("@")[2]
 
     # Running
 
@@ -186,8 +172,8 @@ class DevCloud:
         except BaseException:
             self.stop()
             raise
-        self._kept.save()
-        self._agent_files.write(self.devices(), self.gateway_url, self.ca_file)
+        self._saved.save()
+        self.agent_files.write(self.devices(), self.gateway_url, self.ca_file)
 
     def stop(self) -> None:
         """Stop gateway and store. Harmless when nothing runs."""
@@ -201,11 +187,11 @@ class DevCloud:
             self._gateway = GatewayServicer(
                 self.rules,
                 address=self._listen,
-                port=self._kept.gateway_port,
+                port=self._saved.gateway_port,
                 tls=tls,
                 details=self._details,
             )
-            self._kept.gateway_port = self._gateway.port
+            self._saved.gateway_port = self._gateway.port
 
     def stop_gateway(self) -> None:
         """Cut the gateway's calls and close its port. Harmless when it does not run."""
@@ -217,7 +203,9 @@ class DevCloud:
         """Start the S3 server, and its proxy on the port of the last start, unless they run."""
         if self._store_proxy is not None:
             return
-        self._store = servers.start(self._kept.store_kind, self.folder, keys=self._kept.store_keys)
+        self._store = servers.start(
+            self._saved.store_kind, self.folder, keys=self._saved.store_keys
+        )
         self._dev_bucket = DevBucket(self._store.endpoint, self.bucket)
         self._dev_bucket.ensure()
         tls = self._certificates.context() if self._certificates else None
@@ -226,11 +214,11 @@ class DevCloud:
             self._store.endpoint,
             now=self._now,
             address=self._listen,
-            port=self._kept.store_port,
+            port=self._saved.store_port,
             tls=tls,
             bandwidth=self._bandwidth,
         )
-        self._kept.store_port = self._store_proxy.port
+        self._saved.store_port = self._store_proxy.port
 
     def stop_store(self) -> None:
         """Cut all connections to the store, close its port and end its process."""

@@ -25,7 +25,7 @@ def crowd(*, tls: bool, mib: int = 384) -> tuple[float, int]:
     with tempfile.TemporaryDirectory(prefix="bench-crowd-") as name:
         folder = Path(name)
         cloud = DevCloud(folder / "cloud", tls=tls, bandwidth=60e6)
-        with cloud, running(cloud, folder, UPLOAD__PART_CONCURRENCY="16") as agent:
+        with cloud, running(cloud.agent_files, folder, UPLOAD__PART_CONCURRENCY="16") as agent:
             for number in range(2):
                 recording = write_mcap(folder / f"{number}.mcap", size=mib * MIB, seed=number)
                 recording.rename(agent.root / recording.name)

@@ -87,7 +87,7 @@ def measure(folder: Path, count: int) -> dict[str, Figure]:
         contents = [
             write_mcap(folder / "made", size=_SIZE, seed=seed).read_bytes() for seed in range(count)
         ]
-        with running(cloud, folder, **defaults) as agent:
+        with running(cloud.agent_files, folder, **defaults) as agent:
             agent.wait(lambda _: (agent.state / "status.json").exists())
             for number, content in enumerate(contents):
                 path = agent.root / f"{number:04}.mcap"

@@ -154,7 +154,7 @@ def measure(
     agents = {}
     for number, scene in enumerate(scenes):
         settings = {**_DEFAULTS, "WATCH__RESCAN_SECONDS": period, **scene.settings}
-        agent = agents[scene.name] = Agent(cloud, folder / str(number), **settings)
+        agent = agents[scene.name] = Agent(cloud.agent_files, folder / str(number), **settings)
         scene.prepare(agent)
     with contextlib.ExitStack() as ending, ThreadPoolExecutor(len(scenes)) as pool:
         for agent in agents.values():

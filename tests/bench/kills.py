@@ -168,7 +168,7 @@ class KillBenchmark:
             self._meter = front.pace = _Meter(BANDWIDTH)
             front.admission.admit = self._far_away(front.admission.admit)  # type: ignore[method-assign] # the bench adds to it
             agent = Agent(
-                self.cloud,
+                self.cloud.agent_files,
                 self._folder,
                 UPLOAD__MAX_CONCURRENT=str(RECORDINGS),
                 UPLOAD__PART_CONCURRENCY=str(PARTS),

@@ -38,7 +38,7 @@ def upload(
             part_size_bytes=part_mib * MIB,
             bandwidth=bandwidth,
         )
-        with cloud, running(cloud, folder) as agent:
+        with cloud, running(cloud.agent_files, folder) as agent:
             recording = write_mcap(folder / "made.mcap", size=mib * MIB)
             file = recording.rename(agent.root / "long.mcap")
             (log,) = agent.wait_completed(1, 900)

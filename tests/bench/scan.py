@@ -36,14 +36,14 @@ def table(*, full: bool) -> Table:
         DevCloud(Path(name) / "cloud") as cloud,
     ):
         folder = Path(name)
-        agent = Agent(cloud, folder, **_SETTINGS)
+        agent = Agent(cloud.agent_files, folder, **_SETTINGS)
         paths = recordings(agent.root, count)
         rows.append(["os.walk and stat, Python alone", *_floor(agent.root, count)])
         (agent.state / "markers").mkdir(parents=True)
         (agent.state / "markers" / "pause").touch()
         rows.append(["all new: examined, queued durably", *_start(agent, count, _queued(count))])
         later = Agent(
-            cloud,
+            cloud.agent_files,
             folder / "later",
             **_SETTINGS,
             WATCH__ROOTS=agent.environ["KEYSTONE_AGENT_WATCH__ROOTS"],

@@ -52,7 +52,7 @@ def main() -> int:
         folder = Path(name)
         with (
             DevCloud(folder / "cloud", store=options.store) as cloud,
-            running(cloud, folder) as agent,
+            running(cloud.agent_files, folder) as agent,
         ):
             growing = agent.root / "growing.mcap"
             recorder = subprocess.Popen([sys.executable, "-c", RECORDER, str(growing)])

@@ -77,7 +77,7 @@ class Scene:
         self.profile_path = folder / "profiles.json"
         # The permissions of the profile file.
         self.mode = 0o600
-        self.profiles: Any = json.loads(world.cloud.profile_path.read_text())
+        self.profiles: Any = json.loads(world.cloud.agent_files.profile_path.read_text())
         self.profiles["endpoints"] = dict.fromkeys(self.profiles["endpoints"], world.gateway.url)
         self.settings: dict[str, Any] = {
             **_QUICK,

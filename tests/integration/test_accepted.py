@@ -401,7 +401,7 @@ def test_a_robot_that_is_rolled_back_uploads_with_the_newer_versions_configurati
     cloud: DevCloud, tmp_path: Path
 ) -> None:
     newer = newer_version(tmp_path / "newer")
-    with running(cloud, tmp_path) as agent:
+    with running(cloud.agent_files, tmp_path) as agent:
         eventually(lambda: "watches" in agent.said())
         agent.stop()
         # The keys come while the newer version runs: each accepted reload is noted, too.
@@ -468,7 +468,7 @@ def test_a_robot_that_is_rolled_back_uploads_with_the_newer_versions_configurati
 def test_a_wrong_value_is_an_error_whoever_accepted_the_rest(
     cloud: DevCloud, tmp_path: Path
 ) -> None:
-    agent = Agent(cloud, tmp_path)
+    agent = Agent(cloud.agent_files, tmp_path)
     configure(agent, "[watch]\ndepth = 3\nrescan_seconds = 0\n")
     del agent.environ["KEYSTONE_AGENT_WATCH__RESCAN_SECONDS"]
     agent.home = newer_version(tmp_path / "newer")

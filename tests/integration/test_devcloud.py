@@ -67,7 +67,7 @@ class PlatformClient:
     """A plain client of the platform, for one device of the profile file."""
 
     def __init__(self, cloud: DevCloud, number: int = 0) -> None:
-        profiles = json.loads(cloud.profile_path.read_text())
+        profiles = json.loads(cloud.agent_files.profile_path.read_text())
         profile = profiles["devices"][number]
         self.id: str = profile["deviceId"]
         self.api_key: str = profile["apiKey"]
@@ -680,10 +680,16 @@ def test_a_restart_of_the_folder_keeps_ports_keys_sessions_leases_and_objects(
         with contextlib.closing(device.channel):
             session = device.create()
             etag = upload(session, b"bytes")
-        files = [path.read_text() for path in (first.profile_path, first.config_path)]
+        files = [
+            path.read_text()
+            for path in (first.agent_files.profile_path, first.agent_files.config_path)
+        ]
     with DevCloud(folder) as second:
         assert (second.gateway_url, second.store_url) == (first.gateway_url, first.store_url)
-        assert [path.read_text() for path in (second.profile_path, second.config_path)] == files
+        assert [
+            path.read_text()
+            for path in (second.agent_files.profile_path, second.agent_files.config_path)
+        ] == files
         assert second.objects() == [session.credentials.object_key]
         assert second.read_object(session.credentials.object_key) == b"bytes"
         assert (
@@ -740,20 +746,20 @@ def test_a_cloud_whose_process_is_killed_takes_its_store_along(tmp_path: Path, k
 
 def test_the_files_for_an_agent_are_private_and_complete(cloud: DevCloud) -> None:
     for path in (
-        cloud.profile_path,
-        cloud.config_path,
+        cloud.agent_files.profile_path,
+        cloud.agent_files.config_path,
         cloud.folder / "platform.json",
         cloud.folder / "cloud.json",
     ):
         assert stat.S_IMODE(path.stat().st_mode) == 0o600
-    profiles = json.loads(cloud.profile_path.read_text())
+    profiles = json.loads(cloud.agent_files.profile_path.read_text())
     assert profiles["version"] == 3
     assert set(profiles["endpoints"].values()) == {cloud.gateway_url}
     assert [entry["deviceId"] for entry in profiles["devices"]] == ["robot-1", "robot-2"]
     assert all(entry["apiKey"] and entry["tags"] for entry in profiles["devices"])
-    text = cloud.config_path.read_text()
-    assert f'dp_config = "{cloud.profile_path}"' in text
-    assert f'roots = ["{cloud.recordings}"]' in text
+    text = cloud.agent_files.config_path.read_text()
+    assert f'dp_config = "{cloud.agent_files.profile_path}"' in text
+    assert f'roots = ["{cloud.agent_files.recordings}"]' in text
     assert 'device_id = "robot-1"' in text
 
 
@@ -762,7 +768,7 @@ def test_over_tls_gateway_and_store_are_trusted_by_the_folders_own_authority(
 ) -> None:
     with DevCloud(tmp_path / "cloud", store="rclone", tls=True) as cloud:
         assert cloud.ca_file is not None
-        assert f'tls_ca_file = "{cloud.ca_file}"' in cloud.config_path.read_text()
+        assert f'tls_ca_file = "{cloud.ca_file}"' in cloud.agent_files.config_path.read_text()
         device = PlatformClient(cloud)
         with contextlib.closing(device.channel):
             session = device.create()

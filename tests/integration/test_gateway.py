@@ -58,7 +58,7 @@ def cloud(
         ca_file = str(running.ca_file or "")
         gateway = GrpcGateway(timeout_seconds=10, ca_file=ca_file)
         store = MinioStore(clock=RealClock(), ca_file=ca_file)
-        profiles = ProfileFile(running.profile_path).load()
+        profiles = ProfileFile(running.agent_files.profile_path).load()
         yield PlatformUnderTest(
             gateway,
             store,

@@ -39,7 +39,7 @@ def app(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[App]:
             PREFIX + "METRICS__LISTEN": f"127.0.0.1:{free_port()}",
         }
         (tmp_path / "state").mkdir()
-        settings = load(cloud.config_path, named).settings
+        settings = load(cloud.agent_files.config_path, named).settings
         app = App(settings, open_ports(settings, named, hide=lambda *_, **__: None))
         app.start()
         try:

@@ -45,7 +45,7 @@ def test_gateway_and_store_are_reached_by_the_proxy_alone(
     monkeypatch.setenv("NO_PROXY", "127.0.0.1,localhost")
     with DevCloud(tmp_path / "cloud", tls=tls) as cloud, HttpProxy("joe", PASSWORD) as proxy:
         url = f"http://joe:{WRITTEN}@{proxy.place}"
-        with running(cloud, tmp_path, CLOUD__PROXY=url, LOG__LEVEL="DEBUG") as agent:
+        with running(cloud.agent_files, tmp_path, CLOUD__PROXY=url, LOG__LEVEL="DEBUG") as agent:
             recording = write_mcap(agent.root / "a.mcap", size=20 * MIB)
             (log,) = agent.wait_completed(1)
             printed = (
@@ -79,7 +79,9 @@ def test_a_proxy_that_refuses_closes_the_gate_and_is_named(tmp_path: Path, *, tl
     with (
         DevCloud(tmp_path / "cloud", tls=tls) as cloud,
         HttpProxy("joe", "other-password") as proxy,
-        running(cloud, tmp_path, CLOUD__PROXY=f"http://joe:{WRITTEN}@{proxy.place}") as agent,
+        running(
+            cloud.agent_files, tmp_path, CLOUD__PROXY=f"http://joe:{WRITTEN}@{proxy.place}"
+        ) as agent,
     ):
         write_mcap(agent.root / "a.mcap")
         agent.wait(lambda logs: logs and logs[0].status == "pending")

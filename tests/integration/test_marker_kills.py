@@ -37,7 +37,7 @@ class Station:
     def __init__(self, folder: Path) -> None:
         self.cloud = DevCloud(folder / "cloud")
         self.cloud.__enter__()
-        self.agent = Agent(self.cloud, folder)
+        self.agent = Agent(self.cloud.agent_files, folder)
         self.a = write_mcap(self.agent.root / "a.mcap", seed=1)
         write_sidecar(self.a, {"episode_id": "ep-a"})
         (self.agent.root / "below").mkdir()

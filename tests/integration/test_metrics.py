@@ -55,7 +55,9 @@ def agent(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Agent]:
     textfile = str(folder / "keystone-agent.prom")
     with (
         DevCloud(folder / "cloud") as cloud,
-        running(cloud, folder, METRICS__LISTEN=listen, METRICS__TEXTFILE=textfile) as agent,
+        running(
+            cloud.agent_files, folder, METRICS__LISTEN=listen, METRICS__TEXTFILE=textfile
+        ) as agent,
     ):
         write_mcap(agent.root / "a.mcap", size=9 * 1024 * 1024)
         agent.wait_completed(1)
@@ -214,7 +216,7 @@ def test_an_agent_uploads_though_its_port_is_taken_and_takes_its_textfile_along_
     with socket.create_server(("127.0.0.1", 0)) as taken, DevCloud(tmp_path / "cloud") as cloud:
         listen = f"127.0.0.1:{taken.getsockname()[1]}"
         with running(
-            cloud, tmp_path, METRICS__LISTEN=listen, METRICS__TEXTFILE=str(textfile)
+            cloud.agent_files, tmp_path, METRICS__LISTEN=listen, METRICS__TEXTFILE=str(textfile)
         ) as agent:
             write_mcap(agent.root / "a.mcap")
             agent.wait_completed(1)

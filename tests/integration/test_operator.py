@@ -46,7 +46,7 @@ def code_of(agent: Agent) -> str:
 
 
 def test_what_waits_for_its_asset_goes_on_when_it_is_set(cloud: DevCloud, tmp_path: Path) -> None:
-    with running(cloud, tmp_path, **PATIENT) as agent:
+    with running(cloud.agent_files, tmp_path, **PATIENT) as agent:
         write_mcap(agent.root / "a.mcap")
         agent.wait(lambda logs: logs and logs[0].status == "failed")
         assert code_of(agent) == "no_asset_id"
@@ -69,7 +69,7 @@ def test_what_waits_for_its_asset_goes_on_when_it_is_set(cloud: DevCloud, tmp_pa
 def test_a_file_edited_by_hand_is_taken_and_a_broken_one_is_told_and_noticed_when_mended(
     cloud: DevCloud, tmp_path: Path
 ) -> None:
-    with running(cloud, tmp_path, **PATIENT) as agent:
+    with running(cloud.agent_files, tmp_path, **PATIENT) as agent:
         write_mcap(agent.root / "a.mcap")
         agent.wait(lambda logs: logs and logs[0].status == "failed")
         path = agent.state / "assets.json"
@@ -91,7 +91,9 @@ def test_a_file_edited_by_hand_is_taken_and_a_broken_one_is_told_and_noticed_whe
 def test_an_open_upload_keeps_its_session_unless_its_robot_became_another_asset(
     bound: str, cloud: DevCloud, tmp_path: Path
 ) -> None:
-    with running(cloud, tmp_path, UPLOAD__BANDWIDTH_MBIT="20", AGENT__DEVICE_ID="arm-7") as agent:
+    with running(
+        cloud.agent_files, tmp_path, UPLOAD__BANDWIDTH_MBIT="20", AGENT__DEVICE_ID="arm-7"
+    ) as agent:
         eventually((agent.state / "control.sock").exists)
         run_successfully(agent, "asset", "set", "arm-7", "robot-1")
         recording = write_mcap(agent.root / "a.mcap", size=40 * MIB)
@@ -100,7 +102,7 @@ def test_an_open_upload_keeps_its_session_unless_its_robot_became_another_asset(
         (before,) = agent.documents()
         assert (phase_of(before), before.asset_id) == ("uploading", "robot-1")
         run_successfully(agent, "asset", "set", "arm-7", bound)
-    with running(cloud, tmp_path, AGENT__DEVICE_ID="arm-7") as agent:
+    with running(cloud.agent_files, tmp_path, AGENT__DEVICE_ID="arm-7") as agent:
         (log,) = agent.wait_completed(1)
     assert log.asset_id == bound
     assert (
@@ -116,7 +118,9 @@ def test_an_open_upload_keeps_its_session_unless_its_robot_became_another_asset(
 
 
 def test_progress_comes_as_a_stream_until_the_agent_stops(cloud: DevCloud, tmp_path: Path) -> None:
-    with running(cloud, tmp_path, UPLOAD__BANDWIDTH_MBIT="40", ASSETS__DEFAULT="robot-1") as agent:
+    with running(
+        cloud.agent_files, tmp_path, UPLOAD__BANDWIDTH_MBIT="40", ASSETS__DEFAULT="robot-1"
+    ) as agent:
         write_mcap(agent.root / "a.mcap", size=20 * MIB)
         eventually((agent.state / "control.sock").exists)
         with closing(Control(agent.state)) as control:
@@ -149,7 +153,7 @@ def test_progress_comes_as_a_stream_until_the_agent_stops(cloud: DevCloud, tmp_p
 def test_a_recording_is_sent_again_by_command_whether_the_agent_runs_or_not(
     cloud: DevCloud, tmp_path: Path
 ) -> None:
-    with running(cloud, tmp_path) as agent:
+    with running(cloud.agent_files, tmp_path) as agent:
         recording = write_mcap(agent.root / "a.mcap")
         (first,) = agent.wait_completed(1)
         result = json.loads(
@@ -177,7 +181,7 @@ def test_a_recording_is_sent_again_by_command_whether_the_agent_runs_or_not(
 
 
 def test_a_pause_holds_at_once_and_across_a_restart(cloud: DevCloud, tmp_path: Path) -> None:
-    with running(cloud, tmp_path) as agent:
+    with running(cloud.agent_files, tmp_path) as agent:
         eventually((agent.state / "control.sock").exists)
         run_successfully(agent, "pause")
         write_mcap(agent.root / "a.mcap")
@@ -205,14 +209,14 @@ def test_a_pause_holds_at_once_and_across_a_restart(cloud: DevCloud, tmp_path: P
 def test_an_asset_that_could_not_be_judged_is_set_when_the_agent_starts(
     cloud: DevCloud, tmp_path: Path
 ) -> None:
-    with running(cloud, tmp_path, **PATIENT) as agent:
+    with running(cloud.agent_files, tmp_path, **PATIENT) as agent:
         write_mcap(agent.root / "a.mcap")
         agent.wait(lambda logs: logs and logs[0].status == "failed")
         assert agent.stop() == 0
-        hidden = cloud.profile_path.rename(tmp_path / "hidden")
+        hidden = cloud.agent_files.profile_path.rename(tmp_path / "hidden")
         run_successfully(agent, "asset", "set", "arm-7", "robot-2")
         assert not (agent.state / "assets.json").exists()
-        hidden.rename(cloud.profile_path)
+        hidden.rename(cloud.agent_files.profile_path)
         agent.start()
         (log,) = agent.wait_completed(1)
         assert log.asset_id == "robot-2"

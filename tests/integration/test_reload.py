@@ -101,7 +101,7 @@ def reload(cloud: DevCloud, environ: dict[str, str]) -> Iterator[Callable[..., A
 
     def by(**changes: str) -> App:
         environ.update({PREFIX + key: value for key, value in changes.items()})
-        settings = load(cloud.config_path, environ).settings
+        settings = load(cloud.agent_files.config_path, environ).settings
         if apps:
             apps[0].reload(lambda: settings)
         else:
@@ -313,7 +313,7 @@ def send_sighup(agent: Agent, until: str) -> None:
 @pytest.fixture
 def agent(cloud: DevCloud, tmp_path: Path) -> Iterator[Agent]:
     """An agent that is not started yet, and gets no folder from its environment."""
-    agent = Agent(cloud, tmp_path)
+    agent = Agent(cloud.agent_files, tmp_path)
     # Variables of the environment would win over the file.
     for key in ("WATCH__ROOTS", "AGENT__STATE_DIR", "LOG__DIR"):
         del agent.environ[PREFIX + key]
@@ -394,7 +394,7 @@ def test_a_wrong_file_changes_nothing_and_some_settings_need_a_restart(
 def test_a_storm_of_signals_is_one_reload_and_a_stop_gets_through(
     cloud: DevCloud, tmp_path: Path
 ) -> None:
-    with running(cloud, tmp_path) as agent:
+    with running(cloud.agent_files, tmp_path) as agent:
         eventually(lambda: "watches" in agent.said())
         send_sighup(agent, "settings reloaded: no changes")
         assert agent.process is not None

@@ -122,7 +122,7 @@ def key_is_another(scene: Scene) -> None:
 
 def certificate_is_unknown(scene: Scene) -> None:
     url = scene.world.secure.gateway_url
-    scene.profiles = json.loads(scene.world.secure.profile_path.read_text())
+    scene.profiles = json.loads(scene.world.secure.agent_files.profile_path.read_text())
     scene.profiles["endpoints"] = dict.fromkeys(scene.profiles["endpoints"], url)
 
 

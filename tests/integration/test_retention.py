@@ -48,7 +48,7 @@ def test_uploaded_recordings_disappear_once_the_platform_confirms_them_again(
     tmp_path: Path,
 ) -> None:
     with DevCloud(tmp_path / "cloud") as cloud:
-        with running_quickly(cloud, tmp_path) as agent:
+        with running_quickly(cloud.agent_files, tmp_path) as agent:
             (agent.root / "bag").mkdir()
             recordings = [
                 write_mcap(agent.root / "bag" / f"bag_{number}.mcap", seed=number)
@@ -59,7 +59,7 @@ def test_uploaded_recordings_disappear_once_the_platform_confirms_them_again(
             contents = {path.read_bytes() for path in recordings}
             logs = agent.wait_completed(3)
         cloud.stop_gateway()
-        agent = Agent(cloud, tmp_path, program=QUICK, **AT_ONCE)
+        agent = Agent(cloud.agent_files, tmp_path, program=QUICK, **AT_ONCE)
         unfinished = agent.root / "unfinished.mcap"
         unfinished.write_bytes(recordings[0].read_bytes()[:1000])
         agent.start()
@@ -84,7 +84,7 @@ def test_uploaded_recordings_disappear_once_the_platform_confirms_them_again(
 def test_without_a_setting_nothing_is_ever_deleted(tmp_path: Path) -> None:
     with (
         DevCloud(tmp_path / "cloud") as cloud,
-        running_quickly(cloud, tmp_path, LOG__LEVEL="DEBUG") as agent,
+        running_quickly(cloud.agent_files, tmp_path, LOG__LEVEL="DEBUG") as agent,
     ):
         recording = write_mcap(agent.root / "a.mcap")
         agent.wait_completed(1)
@@ -127,7 +127,7 @@ def test_a_recording_that_was_changed_in_place_stays_until_it_is_uploaded_again(
     No window of the fingerprint covers them, and no file time shows the change.
     """
     with DevCloud(tmp_path / "cloud") as cloud:
-        with running_quickly(cloud, tmp_path) as agent:
+        with running_quickly(cloud.agent_files, tmp_path) as agent:
             changed, sound = agent.root / "changed.mcap", agent.root / "sound.mcap"
             for seed, path in enumerate((changed, sound)):
                 write_mcap(path, size=6_000_000, messages=60, chunked=False, seed=seed)
@@ -138,7 +138,7 @@ def test_a_recording_that_was_changed_in_place_stays_until_it_is_uploaded_again(
             file.write(bytes(300_000))
         os.utime(changed, ns=(before.st_atime_ns, before.st_mtime_ns))
         content = changed.read_bytes()
-        with running_quickly(cloud, tmp_path, **AT_ONCE) as agent:
+        with running_quickly(cloud.agent_files, tmp_path, **AT_ONCE) as agent:
             wait_for(agent, lambda: logged_events(agent, "not_deleted") and not sound.exists())
             wait_for(
                 agent,
@@ -166,7 +166,9 @@ def test_a_disk_that_fills_up_loses_the_oldest_uploaded_ones_and_recording_goes_
 ) -> None:
     (tmp_path / "recordings").mkdir()
     with DevCloud(tmp_path / "cloud") as cloud, mounted(tmp_path / "recordings", 64):
-        with running_quickly(cloud, tmp_path, RETENTION__MIN_FREE_GIB=str(20 / 1024)) as agent:
+        with running_quickly(
+            cloud.agent_files, tmp_path, RETENTION__MIN_FREE_GIB=str(20 / 1024)
+        ) as agent:
             unsynced = write_mcap(agent.root / "bad.mcap", size=MIB, seed=99)
             unsynced.with_suffix(".json").write_text("[1")
             agent.wait(lambda logs: logs and logs[0].status == "failed")

@@ -159,7 +159,7 @@ def agent(tmp_path: Path, manager: Manager) -> Iterator[App]:
             PREFIX + "AGENT__STATE_DIR": str(tmp_path / "state"),
             PREFIX + "WATCH__ROOTS": json.dumps([str(tmp_path / "recordings")]),
         }
-        settings = load(cloud.config_path, environ).settings
+        settings = load(cloud.agent_files.config_path, environ).settings
         notified = {
             "NOTIFY_SOCKET": manager.address,
             "WATCHDOG_USEC": str(int(_BEAT_SECONDS * 2e6)),
@@ -232,7 +232,7 @@ def test_a_disk_that_hangs_ends_no_sign_of_life(agent: App, manager: Manager) ->
 @contextmanager
 def commanded(cloud: DevCloud, folder: Path) -> Iterator[Agent]:
     """The real command, not started yet; it ends with the block."""
-    agent = Agent(cloud, folder)
+    agent = Agent(cloud.agent_files, folder)
     try:
         yield agent
     finally:

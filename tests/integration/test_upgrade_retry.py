@@ -100,7 +100,7 @@ def test_a_recording_that_failed_for_good_is_uploaded_by_the_next_version(
         raise PlatformError("NOT_FOUND", "UPLOAD_NOT_FOUND", "the test says so")
 
     found, cloud.rules._own = cloud.rules._own, lost  # type: ignore[assignment, method-assign]
-    with running(cloud, tmp_path, RETRY__MAX_ATTEMPTS="1") as agent:
+    with running(cloud.agent_files, tmp_path, RETRY__MAX_ATTEMPTS="1") as agent:
         recording = write_mcap(agent.root / "a.mcap")
         (failed,) = agent.wait(lambda logs: logs and logs[0].status == "failed")
         assert failed.error is not None

@@ -42,7 +42,7 @@ def issued_secrets(cloud: DevCloud) -> list[str]:
 
 
 def test_a_recording_reaches_the_bucket_byte_for_byte(cloud: DevCloud, tmp_path: Path) -> None:
-    with running(cloud, tmp_path) as agent:
+    with running(cloud.agent_files, tmp_path) as agent:
         recording = write_mcap(agent.root / "a.mcap", size=20 * MIB)
         write_sidecar(
             recording, {"episode_id": "ep-1", "task": {"scene": " kitchen "}, "quality": 1.0}
@@ -68,7 +68,7 @@ def test_a_recording_reaches_the_bucket_byte_for_byte(cloud: DevCloud, tmp_path:
 def test_each_file_ends_as_it_should_and_nothing_is_sent_twice(
     cloud: DevCloud, tmp_path: Path
 ) -> None:
-    with running(cloud, tmp_path) as agent:
+    with running(cloud.agent_files, tmp_path) as agent:
         (agent.root / "x").mkdir()
         (agent.root / "y").mkdir()
         good = write_mcap(agent.root / "x" / "run.mcap", size=9 * MIB, seed=1)
@@ -94,7 +94,7 @@ def test_each_file_ends_as_it_should_and_nothing_is_sent_twice(
 def test_a_recording_that_is_rewritten_in_place_is_not_uploaded_before_its_writer_has_closed_it(
     cloud: DevCloud, tmp_path: Path
 ) -> None:
-    with running(cloud, tmp_path) as agent:
+    with running(cloud.agent_files, tmp_path) as agent:
         recording = write_mcap(agent.root / "a.mcap", size=9 * MIB, seed=1)
         agent.wait_completed(1)
         old, new = (
@@ -116,7 +116,7 @@ def test_a_recording_that_is_rewritten_in_place_is_not_uploaded_before_its_write
 def test_a_recording_renamed_while_it_uploads_is_sent_once(tmp_path: Path) -> None:
     with (
         DevCloud(tmp_path / "cloud", bandwidth=8 * MIB) as cloud,
-        running(cloud, tmp_path) as agent,
+        running(cloud.agent_files, tmp_path) as agent,
     ):
         recording = write_mcap(agent.root / "a.mcap", size=24 * MIB)
         content = recording.read_bytes()
@@ -133,7 +133,7 @@ def test_a_recording_renamed_while_it_uploads_is_sent_once(tmp_path: Path) -> No
 def test_an_outage_costs_no_attempt_and_the_half_done_upload_goes_on(tmp_path: Path) -> None:
     with (
         DevCloud(tmp_path / "cloud", bandwidth=8 * MIB) as cloud,
-        running(cloud, tmp_path) as agent,
+        running(cloud.agent_files, tmp_path) as agent,
     ):
         first = write_mcap(agent.root / "a.mcap", size=40 * MIB, seed=1)
         agent.wait(lambda logs: logs and phase_of(logs[0]) == "uploading")
@@ -170,7 +170,7 @@ def test_a_stop_gets_through_a_dead_link_and_the_next_start_goes_on(tmp_path: Pa
         ) as link,
     ):
         cloud.advertise_store(f"http://{link.address}")
-        with running(cloud, tmp_path) as agent:
+        with running(cloud.agent_files, tmp_path) as agent:
             recording = write_mcap(agent.root / "a.mcap", size=20 * MIB)
             assert link.stalled.wait(30)
             assert agent.stop() == 0
@@ -183,7 +183,7 @@ def test_a_stop_gets_through_a_dead_link_and_the_next_start_goes_on(tmp_path: Pa
 
 
 def test_no_secret_is_in_logs_or_state(cloud: DevCloud, tmp_path: Path) -> None:
-    with running(cloud, tmp_path, LOG__LEVEL="DEBUG") as agent:
+    with running(cloud.agent_files, tmp_path, LOG__LEVEL="DEBUG") as agent:
         write_mcap(agent.root / "a.mcap", size=9 * MIB)
         agent.wait_completed(1)
         cloud.stop_store()
@@ -204,7 +204,7 @@ def test_no_secret_is_in_logs_or_state(cloud: DevCloud, tmp_path: Path) -> None:
 def test_a_second_agent_in_the_same_state_folder_is_refused(
     cloud: DevCloud, tmp_path: Path
 ) -> None:
-    with running(cloud, tmp_path) as agent:
+    with running(cloud.agent_files, tmp_path) as agent:
         write_mcap(agent.root / "a.mcap")
         agent.wait_completed(1)
         second = agent.command("run")
@@ -215,7 +215,7 @@ def test_a_second_agent_in_the_same_state_folder_is_refused(
 def test_a_wrong_configuration_names_every_fault_and_exits_2(
     cloud: DevCloud, tmp_path: Path
 ) -> None:
-    agent = Agent(cloud, tmp_path, UPLOAD__MAX_CONCURRENT="none", WATCH__COLOUR="red")
+    agent = Agent(cloud.agent_files, tmp_path, UPLOAD__MAX_CONCURRENT="none", WATCH__COLOUR="red")
     result = agent.command("config", "validate")
     assert result.returncode == 2
     assert "upload.max_concurrent" in result.stderr

@@ -43,7 +43,7 @@ def test_a_closed_window_holds_uploads_and_status_says_until_when(
     opening = (datetime.now().astimezone() + timedelta(hours=2)).replace(second=0, microsecond=0)
     closing = opening + timedelta(hours=1)
     window = f"{opening:%H:%M}-{closing:%H:%M}"
-    with running(cloud, tmp_path, UPLOAD__WINDOWS=json.dumps([window])) as agent:
+    with running(cloud.agent_files, tmp_path, UPLOAD__WINDOWS=json.dumps([window])) as agent:
         write_mcap(agent.root / "a.mcap")
         (log,) = agent.wait(lambda logs: len(logs) == 1)
         held = gate(agent)
@@ -56,7 +56,9 @@ def test_a_closed_window_holds_uploads_and_status_says_until_when(
         (log,) = agent.documents()
     assert (log.status, log.attempt_count) == ("pending", 0)
     assert cloud.sessions() == []
-    with running(cloud, tmp_path, UPLOAD__WINDOWS='["00:00-12:00", "12:00-24:00"]') as agent:
+    with running(
+        cloud.agent_files, tmp_path, UPLOAD__WINDOWS='["00:00-12:00", "12:00-24:00"]'
+    ) as agent:
         agent.wait_completed(1)
         assert gate(agent) == {}
 
@@ -64,7 +66,7 @@ def test_a_closed_window_holds_uploads_and_status_says_until_when(
 def test_nothing_goes_over_an_interface_that_is_not_allowed(
     cloud: DevCloud, tmp_path: Path
 ) -> None:
-    with running(cloud, tmp_path, UPLOAD__INTERFACES='["wl*"]') as agent:
+    with running(cloud.agent_files, tmp_path, UPLOAD__INTERFACES='["wl*"]') as agent:
         write_mcap(agent.root / "a.mcap")
         agent.wait(lambda logs: len(logs) == 1)
         nap = threading.Event()
@@ -77,14 +79,16 @@ def test_nothing_goes_over_an_interface_that_is_not_allowed(
     assert (log.status, log.attempt_count) == ("pending", 0)
     assert cloud.sessions() == []
     with running(
-        cloud, tmp_path, UPLOAD__INTERFACES='["wl*", "lo"]', UPLOAD__METERED="pause"
+        cloud.agent_files, tmp_path, UPLOAD__INTERFACES='["wl*", "lo"]', UPLOAD__METERED="pause"
     ) as agent:
         agent.wait_completed(1)
 
 
 def test_two_uploads_share_the_cap(cloud: DevCloud, tmp_path: Path) -> None:
     """Two times 10 MiB at 40 Mbit/s take 4.2 s on any machine."""
-    with running(cloud, tmp_path, UPLOAD__BANDWIDTH_MBIT="40", UPLOAD__MAX_CONCURRENT="2") as agent:
+    with running(
+        cloud.agent_files, tmp_path, UPLOAD__BANDWIDTH_MBIT="40", UPLOAD__MAX_CONCURRENT="2"
+    ) as agent:
         for number in range(2):
             write_mcap(tmp_path / f"{number}.mcap", size=10 * MIB, seed=number).rename(
                 agent.root / f"{number}.mcap"
@@ -105,7 +109,7 @@ def test_a_stop_in_a_throttled_upload_is_in_time_and_loses_nothing(
     cloud: DevCloud, tmp_path: Path
 ) -> None:
     """A part takes a minute at this rate. The agent drops it when its ten seconds are over."""
-    with running(cloud, tmp_path, UPLOAD__BANDWIDTH_MBIT="1") as agent:
+    with running(cloud.agent_files, tmp_path, UPLOAD__BANDWIDTH_MBIT="1") as agent:
         recording = write_mcap(agent.root / "a.mcap", size=24 * MIB)
         agent.wait(lambda logs: logs and phase_of(logs[0]) == "uploading")
         begun = time.monotonic()
@@ -113,7 +117,7 @@ def test_a_stop_in_a_throttled_upload_is_in_time_and_loses_nothing(
         assert time.monotonic() - begun < 14
         (log,) = agent.documents()
     assert (log.status, log.attempt_count, log.error) == ("pending", 0, None)
-    with running(cloud, tmp_path) as agent:
+    with running(cloud.agent_files, tmp_path) as agent:
         (log,) = agent.wait_completed(1)
         assert cloud.read_object(log.object_key) == recording.read_bytes()
     assert log.attempt_count == 1

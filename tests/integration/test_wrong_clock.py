@@ -36,7 +36,7 @@ class AgentWithClock(Agent):
     """An agent whose wall clock shows the time that a file sets."""
 
     def __init__(self, cloud: DevCloud, folder: Path, offset: float) -> None:
-        super().__init__(cloud, folder)
+        super().__init__(cloud.agent_files, folder)
         self._time = folder / "time"
         self.set_offset(offset)
         self.environ |= {

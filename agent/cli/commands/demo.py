@@ -91,7 +91,7 @@ def _start_agent(cloud: DevCloud, stack: ExitStack) -> App:
     environ = {
         name: text for name, text in os.environ.items() if not name.startswith("KEYSTONE_AGENT_")
     }
-    settings = load(cloud.config_path, environ).settings
+    settings = load(cloud.agent_files.config_path, environ).settings
     log = settings.log
     redactor = logs.start("INFO", log.dir, log.max_mib, log.files, console=False)
     stack.callback(logs.stop)

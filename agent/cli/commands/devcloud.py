@@ -101,6 +101,6 @@ def devcloud(
             f"# everything is in {cloud.folder} and stays there: "
             "start it again with --folder, or remove it"
         )
-        click.echo(f"# keystone-agent run --config {cloud.config_path}")
-        click.echo(cloud.config_path.read_text(encoding="utf-8"))
+        click.echo(f"# keystone-agent run --config {cloud.agent_files.config_path}")
+        click.echo(cloud.agent_files.config_path.read_text(encoding="utf-8"))
         stop.wait()

@@ -100,7 +100,7 @@ class Rig:
         }
         named = {PREFIX + name: text for name, text in environ.items()}
         (folder / "state").mkdir()
-        settings = load(self.cloud.config_path, named).settings
+        settings = load(self.cloud.agent_files.config_path, named).settings
         self.app = App(settings, open_ports(settings, named, hide=lambda *_, **__: None))
 
     def start(self) -> None:
@@ -199,7 +199,7 @@ class Rig:
 
     def _profiles(self, path: Path) -> Path:
         """Write the cloud's profile file with the proxy's address, and return its path."""
-        known = json.loads(self.cloud.profile_path.read_text())
+        known = json.loads(self.cloud.agent_files.profile_path.read_text())
         known["endpoints"] = dict.fromkeys(known["endpoints"], self.gateway.url)
         with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT, 0o600), "w") as file:
             json.dump(known, file)

@@ -46,7 +46,7 @@ def main() -> None:
         tempfile.TemporaryDirectory() as folder,
         DevCloud(Path(folder), bandwidth=4 * MIB) as cloud,
         _folder_with_a_short_name() as data,
-        running(cloud, data, AGENT__DEVICE_ID="robot-7") as agent,
+        running(cloud.agent_files, data, AGENT__DEVICE_ID="robot-7") as agent,
     ):
         for number, (line, size) in enumerate(
             (("line-1", 60), ("line-2", 100), ("line-2", 30), ("line-3", 20))

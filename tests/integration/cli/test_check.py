@@ -308,7 +308,7 @@ def test_a_time_is_a_field_in_json_and_local_for_people(
 @pytest.mark.skipif(LIBRARY is None, reason="libfaketime is not installed")
 def test_a_clock_that_is_off_by_minutes_is_held_against_the_store(scene: Scene) -> None:
     cloud = scene.world.secure
-    scene.profiles = json.loads(cloud.profile_path.read_text())
+    scene.profiles = json.loads(cloud.agent_files.profile_path.read_text())
     scene.settings["cloud.tls_ca_file"] = str(cloud.ca_file)
     scene.write()
     result = run_check_process(

@@ -61,7 +61,7 @@ def test_the_first_start_enrols_and_uploads(
     cloud: DevCloud, tmp_path: Path, profile: Path, settings: dict[str, str]
 ) -> None:
     cloud.stop_gateway()
-    with running(cloud, tmp_path, **settings) as agent:
+    with running(cloud.agent_files, tmp_path, **settings) as agent:
         recording = write_mcap(agent.root / "a.mcap")
         agent.wait(lambda _: "InitDevice: refused" in agent.command("status").stdout)
         status = agent.command("status").stdout
@@ -88,7 +88,7 @@ def test_a_rotation_in_mid_upload_drops_nothing(
     assert front is not None
     # The link is so slow that the upload lasts longer than the command, on any machine.
     front.pace.bytes_per_second = MIB / 4
-    with running(cloud, tmp_path, **settings) as agent:
+    with running(cloud.agent_files, tmp_path, **settings) as agent:
         write_mcap(agent.root / "a.mcap", size=32 * MIB, seed=1)
         agent.wait(lambda logs: logs and phase_of(logs[0]) == "uploading")
         before = keys(cloud)
@@ -108,7 +108,9 @@ def test_a_rotation_in_mid_upload_drops_nothing(
 def test_enroll_says_what_it_did_and_keeps_the_robots_id(
     cloud: DevCloud, tmp_path: Path, profile: Path
 ) -> None:
-    agent = Agent(cloud, tmp_path, CLOUD__DP_CONFIG=str(profile), AGENT__DEVICE_ID=ROBOT)
+    agent = Agent(
+        cloud.agent_files, tmp_path, CLOUD__DP_CONFIG=str(profile), AGENT__DEVICE_ID=ROBOT
+    )
     first, second = agent.command("enroll"), agent.command("enroll")
     assert (first.returncode, first.stdout) == (0, f"device {ROBOT} is enrolled: {profile}\n")
     assert (second.returncode, second.stdout) == (
@@ -130,7 +132,9 @@ def test_what_root_enrols_belongs_to_the_agents_user(
     tmp_path: Path, cloud: DevCloud, profile: Path
 ) -> None:
     os.chown(profile.parent, 4711, 4712)
-    agent = Agent(cloud, tmp_path, CLOUD__DP_CONFIG=str(profile), AGENT__DEVICE_ID=ROBOT)
+    agent = Agent(
+        cloud.agent_files, tmp_path, CLOUD__DP_CONFIG=str(profile), AGENT__DEVICE_ID=ROBOT
+    )
     assert agent.command("enroll").returncode == 0
     owned = {
         path.name: (path.stat().st_uid, path.stat().st_gid) for path in profile.parent.iterdir()
@@ -143,7 +147,7 @@ def test_what_root_enrols_belongs_to_the_agents_user(
 def test_what_waiting_cannot_mend_ends_the_command_with_a_remedy(
     cloud: DevCloud, tmp_path: Path, profile: Path, settings: dict[str, str]
 ) -> None:
-    agent = Agent(cloud, tmp_path, **settings)
+    agent = Agent(cloud.agent_files, tmp_path, **settings)
     result = agent.command("enroll", "--rotate")
     assert (result.returncode, result.stdout) == (1, "")
     assert "→ it was never enrolled" in result.stderr
@@ -161,7 +165,9 @@ def test_enroll_goes_on_until_it_is_stopped_with_a_line_for_each_new_reason(
 ) -> None:
     cloud.stop_gateway()
     agent = Agent(
-        cloud, tmp_path, **{**settings, "RETRY__BASE_SECONDS": "0.1", "RETRY__MAX_SECONDS": "0.1"}
+        cloud.agent_files,
+        tmp_path,
+        **{**settings, "RETRY__BASE_SECONDS": "0.1", "RETRY__MAX_SECONDS": "0.1"},
     )
     command = [sys.executable, "-m", "agent", "enroll", "--config", agent.config]
     with subprocess.Popen(command, env=agent.environ, stderr=subprocess.PIPE, text=True) as process:
@@ -177,7 +183,7 @@ def test_enroll_goes_on_until_it_is_stopped_with_a_line_for_each_new_reason(
 def test_a_platform_that_never_answers_keeps_nobody_who_wants_to_stop(
     cloud: DevCloud, tmp_path: Path, profile: Path, settings: dict[str, str]
 ) -> None:
-    agent = Agent(cloud, tmp_path, **settings)
+    agent = Agent(cloud.agent_files, tmp_path, **settings)
     with socket.create_server(("127.0.0.1", 0)) as silent:
         url = f"http://127.0.0.1:{silent.getsockname()[1]}"
         profile.write_text(
@@ -199,7 +205,7 @@ def test_a_platform_that_never_answers_keeps_nobody_who_wants_to_stop(
 def test_killed_before_any_step_the_file_is_whole_and_the_way_on_is_told(
     cloud: DevCloud, tmp_path: Path, profile: Path, settings: dict[str, str], step: int
 ) -> None:
-    agent = Agent(cloud, tmp_path, **settings)
+    agent = Agent(cloud.agent_files, tmp_path, **settings)
     before = profile.read_text()
     command = [
         sys.executable,

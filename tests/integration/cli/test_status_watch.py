@@ -101,7 +101,7 @@ def watching(agent: Agent, *more: str) -> list[str]:
 def agent(tmp_path: Path) -> Iterator[Agent]:
     with (
         DevCloud(tmp_path / "cloud", bandwidth=3 * MIB) as cloud,
-        running(cloud, tmp_path / "a-rather-long-name-of-a-folder") as agent,
+        running(cloud.agent_files, tmp_path / "a-rather-long-name-of-a-folder") as agent,
     ):
         agent.wait(lambda _: StatusFile(agent.state).read())
         yield agent

@@ -10,8 +10,8 @@ from agent.devcloud import servers
 from agent.devcloud.ledger import write_private
 
 
-class KeptAddresses:
-    """The ports of the cloud, the kind of its store, and the store's keys.
+class SavedCloud:
+    """What is saved of the embedded cloud: its ports, the kind of its store, and the store's keys.
 
     Agents that know the cloud from an earlier start must reach it in the same way. ``save`` writes
     the values to the file, and the next start in the same folder takes them from there.
