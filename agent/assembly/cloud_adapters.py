@@ -13,7 +13,7 @@ from agent.adapters.store.keys import ProviderKeys
 from agent.model.ports import Clock
 
 
-class FoundProfileFile(ProfileFile):
+class RelocatableProfileFile(ProfileFile):
     """The device profile file, which may appear at another path while the agent runs."""
 
     def __init__(self, settings: Settings, environ: Mapping[str, str]) -> None:
@@ -86,9 +86,9 @@ class CloudAdapters:
             timeout_seconds=timeout, ca_file=_ca_file(settings), proxy=_proxy(settings)
         )
 
-    def profiles(self, settings: Settings) -> FoundProfileFile:
+    def profiles(self, settings: Settings) -> RelocatableProfileFile:
         """Return the device profile file."""
-        return FoundProfileFile(settings, self._environ)
+        return RelocatableProfileFile(settings, self._environ)
 
     def keys(self, settings: Settings) -> ProviderKeys:
         """Return the source of the keys to the bucket."""

@@ -1,4 +1,4 @@
-"""The ports on which the agent is built: its clocks, its history, the cloud, and what runs work.
+"""The ports on which the agent is built: clocks, history, cloud, and what runs jobs and uploads.
 
 The running agent and the tests join the same features. They differ only in these ports.
 """
@@ -40,7 +40,7 @@ class PlatformGateway(Gateway, DeviceInit, Protocol):
     """The gateway of a platform, at which devices can also enrol."""
 
 
-class FoundProfiles(ProfileKeeper, Protocol):
+class RelocatableProfiles(ProfileKeeper, Protocol):
     """The device profiles in a file that may appear at another path."""
 
     def find(self) -> None:
@@ -63,7 +63,7 @@ class CloudPorts(Protocol):
         """Return the gateway of the platform."""
         ...
 
-    def profiles(self, settings: Settings) -> FoundProfiles:
+    def profiles(self, settings: Settings) -> RelocatableProfiles:
         """Return the device profiles of the platform."""
         ...
 

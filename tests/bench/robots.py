@@ -45,7 +45,7 @@ from agent.model.sync_log import SyncLog
 from agent.model.values import Recording
 from tests.harness import s3_servers as servers
 from tests.harness.recorders import write_mcap
-from tests.harness.robot import Later, StillScheduler
+from tests.harness.robot import DeferredExecutor, ManualScheduler
 
 KIB = 1024
 
@@ -132,14 +132,14 @@ class FleetRobot:
             context={"home": str(folder)},
         )
         self._clock = UpTime()
-        self._later = Later()
+        self._executor = DeferredExecutor()
         self._ports = AgentPorts(
             robot=self.id,
             clock=self._clock,
             history=TinyHistory(state / "history", self._clock, reserve=16 * KIB),
             cloud=_OpenedCloud(self._settings, self._clock),
-            executor=self._later,
-            scheduler=StillScheduler(),
+            executor=self._executor,
+            scheduler=ManualScheduler(),
             notifier=SystemdNotifier({}),
             hide=_hide,
         )
@@ -164,8 +164,8 @@ class FleetRobot:
             nap.wait(TICK if date is None else max(0.01, min(date - clock.monotonic(), PATIENCE)))
             connection.enrolling.enrol_if_due()
             app.jobs.tick()
-            while self._later.waiting:
-                self._later.waiting.popleft()()
+            while self._executor.waiting:
+                self._executor.waiting.popleft()()
             log = app.history.get(queued.id)
         enrolled = self.id in connection.backend.profiles.load()
         connection.close()

@@ -37,7 +37,7 @@ _BYTES_PER_GIB = 1024**3
 _SECONDS_PER_HOUR = 3600
 
 
-class Later(Executor):
+class DeferredExecutor(Executor):
     """An executor that keeps submitted calls until the test runs them in its own thread."""
 
     def __init__(self) -> None:
@@ -52,7 +52,7 @@ class Later(Executor):
         return Future()
 
 
-class StillScheduler:
+class ManualScheduler:
     """Implements ``ports.JobScheduler``, and runs no job. A test calls the jobs itself."""
 
     def __init__(self) -> None:
@@ -74,7 +74,7 @@ class StillScheduler:
 
 
 class FakeProfiles:
-    """Implements ``FoundProfiles`` with profiles that a test may change."""
+    """Implements ``RelocatableProfiles`` with profiles that a test may change."""
 
     def __init__(self) -> None:
         self.profiles: dict[str, DeviceProfile] = {PROFILE.asset_id: PROFILE}
@@ -192,7 +192,7 @@ class Robot:
             self._sections.setdefault(section, {}).update(values)
         self.history = self.history.reopened()
         self.keys = FakeKeys(self.clock)
-        self.later = Later()
+        self.executor = DeferredExecutor()
         self.app = App(self.settings(), self.ports())
         self.app.prepare()
         self.gate, engine = self.app.gate, self.app.engine
@@ -220,8 +220,8 @@ class Robot:
             clock=self.clock,
             history=self.history,
             cloud=FakeCloud(self.store, self.gateway, self.profiles, self.keys),
-            executor=self.later,
-            scheduler=StillScheduler(),
+            executor=self.executor,
+            scheduler=ManualScheduler(),
             notifier=SystemdNotifier({}),
             hide=lambda *_, **__: None,
             built=BUILT,
@@ -249,16 +249,16 @@ class Robot:
         """Tick once, and then run submitted work until there is none, at most ``most`` calls."""
         self.app.jobs.tick()
         for _ in range(most):
-            if not self.later.waiting:
+            if not self.executor.waiting:
                 return
-            self.later.waiting.popleft()()
+            self.executor.waiting.popleft()()
 
     def advance(self, seconds: float) -> None:
         """Let ``seconds`` pass, and let the agent work."""
         self.clock.advance(seconds)
         self.run()
 
-    def look(self) -> None:
+    def discover_due(self) -> None:
         """Let discovery and markers do all work that is due."""
         while self.discover.next_step() <= self.clock.monotonic():
             self.app.engine.discovery.run_once(self.dispatch)
@@ -269,26 +269,26 @@ class Robot:
         self.discover.rescan()
         # A recording that may get a sidecar is examined twice.
         for _ in range(4):
-            self.look()
+            self.discover_due()
             self.clock.advance(3)
 
-    def turn(self) -> None:
+    def run_due_work(self) -> None:
         """Run once all that works by itself: discovery, leases, dispatch, uploads, orphans."""
-        self.look()
+        self.discover_due()
         self._run_job(self.app.jobs.refresh)
         self.run()
         self._run_job(self.app.engine.connection.abort_orphans)
 
-    def pass_time(self, seconds: float, turns: int = 4) -> None:
-        """Let ``seconds`` pass in ``turns`` steps, and let the agent work after each."""
-        for _ in range(turns):
-            self.clock.advance(seconds / turns)
-            self.turn()
+    def pass_time(self, seconds: float, steps: int = 4) -> None:
+        """Let ``seconds`` pass in ``steps`` steps, and let the agent work after each."""
+        for _ in range(steps):
+            self.clock.advance(seconds / steps)
+            self.run_due_work()
 
     def settle(self) -> None:
         """Let enough time pass that every recording is found and uploaded."""
         self.discover.rescan()
-        self.pass_time(20, turns=10)
+        self.pass_time(20, steps=10)
 
     def retaining(
         self, *, keep_seconds: float | None = None, min_free: float = 0, free: Free = free_space

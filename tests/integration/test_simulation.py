@@ -302,7 +302,7 @@ class Simulation(RuleBasedStateMachine):
     @rule()
     def settle(self) -> None:
         """Wait for the time that a finished file needs until it is sent."""
-        self._alive(lambda: self.robot.pass_time(16, turns=6))
+        self._alive(lambda: self.robot.pass_time(16, steps=6))
 
     @rule(calls=CALLS, what=st.sampled_from([*TO_FILE, *TO_AGENT]))
     def meanwhile(self, calls: int, what: str) -> None:
@@ -468,16 +468,16 @@ class Simulation(RuleBasedStateMachine):
         for _ in range(50):
             for seconds in (3, 3, 6, 60, 1800):
                 self.robot.clock.advance(seconds)
-                self.robot.turn()
+                self.robot.run_due_work()
             if not self.robot.history.open() and not self.robot.history.orphans():
                 break
         # A scan checks a complete file again only every fifth time. A requested scan checks all
-        # files. The files that it finds have their documents only some turns later.
-        # all files, and what it finds has its documents only some turns later.
+        # files. The files that it finds have their documents only some steps later.
+        # all files, and what it finds has its documents only some steps later.
         for _ in range(3):
             self.robot.discover.rescan()
-            self.robot.pass_time(120, turns=20)
-        self.robot.pass_time(4000, turns=20)
+            self.robot.pass_time(120, steps=20)
+        self.robot.pass_time(4000, steps=20)
 
     def _check_the_end(self) -> None:
         assert list(self.robot.history.open()) == []
@@ -617,7 +617,7 @@ class Simulation(RuleBasedStateMachine):
             for claim in robot.dispatch.in_flight()[:1]:
                 self._disturb(what, Path(claim.log.path), noticed=False)
         elif what == "turn":
-            robot.turn()
+            robot.run_due_work()
         elif what in {"wait", "days"}:
             robot.clock.advance(45 if what == "wait" else 200_000)
         elif what == "expire_leases":

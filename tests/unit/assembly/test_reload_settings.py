@@ -35,7 +35,7 @@ from tests.harness.fakes.clock import FakeClock
 from tests.harness.fakes.gateway import PROFILE
 from tests.harness.fakes.history import MemoryHistory
 from tests.harness.recorders import unfinished, write_mcap
-from tests.harness.robot import Later, StillScheduler
+from tests.harness.robot import DeferredExecutor, ManualScheduler
 
 MIB = 1024 * 1024
 GIB = 1024**3
@@ -80,13 +80,13 @@ class ReloadScene:
         # The arguments with which the log was started last.
         self.log_started: Sequence[Any] = (log.level, log.dir, log.max_mib, log.files)
         self.clock = FakeClock()
-        self.scheduler = StillScheduler()
+        self.scheduler = ManualScheduler()
         ports = AgentPorts(
             robot="robot",
             clock=self.clock,
             history=MemoryHistory(self.clock),
             cloud=CloudAdapters({}, self.clock, self._redactor.hide, connections=1),
-            executor=Later(),
+            executor=DeferredExecutor(),
             scheduler=self.scheduler,
             notifier=SystemdNotifier({}),
             hide=self._redactor.hide,

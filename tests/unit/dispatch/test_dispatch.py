@@ -642,7 +642,7 @@ def test_workers_that_can_not_be_started_close_the_gate_and_leave_nothing_claime
 ) -> None:
     for number in range(3):
         robot.record(f"{number}.mcap", seed=number)
-    robot.later.broken = True
+    robot.executor.broken = True
     for _ in range(48):
         robot.advance(1800)
     assert robot.dispatch.in_flight() == ()
@@ -652,7 +652,7 @@ def test_workers_that_can_not_be_started_close_the_gate_and_leave_nothing_claime
     assert closed is not None
     assert (closed.code, closed.reason) == ("out_of_threads", SHORTAGES["out_of_threads"])
     assert len([record for record in caplog.records if record.levelno >= logging.WARNING]) == 1
-    robot.later.broken = False
+    robot.executor.broken = False
     robot.advance(1800)
     assert states(robot) == ["completed"] * 3
     assert {log.attempt_count for log in robot.history.documents.values()} == {1}
@@ -662,12 +662,12 @@ def test_a_probe_that_can_not_begin_is_not_the_last_one(robot: Robot) -> None:
     robot.store.fail("UploadPart", times=3)
     robot.record()
     robot.run()
-    robot.later.broken = True
+    robot.executor.broken = True
     robot.advance(1800)
     closed = robot.gate.closed()
     assert closed is not None
     assert closed.code == "out_of_threads"
-    robot.later.broken = False
+    robot.executor.broken = False
     robot.advance(1800)
     assert states(robot) == ["completed"]
 
@@ -677,10 +677,10 @@ def test_what_a_kill_left_in_progress_waits_where_no_worker_can_be_started(robot
     robot.dispatch.tick()
     assert robot.log().status == "in_progress"
     robot.restart()
-    robot.later.broken = True
+    robot.executor.broken = True
     robot.run()
     assert robot.log().status == "pending"
-    robot.later.broken = False
+    robot.executor.broken = False
     robot.advance(30)
     assert (robot.log().status, robot.log().attempt_count) == ("completed", 1)
 

@@ -210,7 +210,7 @@ def test_the_last_success_is_known_over_restarts_and_never_of_1970(robot: Measur
 
 
 def test_the_rest_is_asked_of_those_who_know(robot: MeasuredRobot) -> None:
-    robot.turn()
+    robot.run_due_work()
     before = robot.take()
     assert (before.watcher_up, before.orphaned_uploads, before.lease_remaining_seconds) == (
         True,

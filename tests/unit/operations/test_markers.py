@@ -76,7 +76,7 @@ def test_a_touch_beside_a_recording_uploads_it_again_and_the_marker_goes(
 ) -> None:
     before = robot.log(1)
     marker = robot.touch("a.mcap.resync", "too dark\nin the shelf\x1b[0m")
-    robot.turn()
+    robot.run_due_work()
     assert not marker.exists()
     assert robot.asked() == [("a.mcap", True, "marker", "too dark in the shelf [0m")]
     assert robot.log(1) == before
@@ -86,7 +86,7 @@ def test_a_touch_beside_a_recording_uploads_it_again_and_the_marker_goes(
 
 def test_a_reason_is_cut_to_a_thousand_characters(robot: MarkerRobot) -> None:
     robot.touch("a.mcap.resync", "é" * 5000)
-    robot.turn()
+    robot.run_due_work()
     assert robot.log(2).reason == "é" * 1000
 
 
@@ -94,7 +94,7 @@ def test_a_second_touch_while_the_resync_waits_adds_nothing(robot: MarkerRobot) 
     robot.gate.hold("test", "the test says so")
     for _ in range(3):
         marker = robot.touch("a.mcap.resync")
-        robot.turn()
+        robot.run_due_work()
         assert not marker.exists()
     assert robot.asked() == [("a.mcap", True, "marker", "")]
 
@@ -113,7 +113,7 @@ def test_first_puts_a_recording_ahead_of_the_queue(tmp_path: Path) -> None:
         write_mcap(robot.folder / f"{seed}.mcap", seed=seed)
     robot.settle()
     marker = robot.touch("2.mcap.first")
-    robot.turn()
+    robot.run_due_work()
     assert not marker.exists()
     robot.gate.release("test")
     robot.dispatch.tick()
@@ -124,7 +124,7 @@ def test_first_puts_a_recording_ahead_of_the_queue(tmp_path: Path) -> None:
 
 def test_first_of_what_is_uploaded_says_so_in_the_place_of_the_marker(robot: MarkerRobot) -> None:
     marker = robot.touch("a.mcap.first")
-    robot.turn()
+    robot.run_due_work()
     assert "uploaded already; a resync sends it again" in why(marker)
     assert robot.asked() == []
 
@@ -149,7 +149,7 @@ def test_a_touch_in_the_watched_folder_itself_uploads_everything_again(robot: Ma
 def test_a_folder_marker_needs_no_wait_for_the_next_scan(robot: MarkerRobot) -> None:
     marker = robot.touch(".resync")
     for _ in range(4):
-        robot.pass_time(1, turns=1)
+        robot.pass_time(1, steps=1)
     assert not marker.exists()
 
 
@@ -164,10 +164,10 @@ def test_a_folder_waits_for_what_was_dropped_there_just_before(robot: MarkerRobo
     robot.gate.hold("test", "the test says so")
     write_mcap(robot.folder / "b.mcap", size=2000, seed=9)
     marker = robot.touch(".resync")
-    robot.turn()
+    robot.run_due_work()
     robot.discover.rescan()
     robot.clock.advance(2)
-    robot.turn()
+    robot.run_due_work()
     assert marker.exists()
     robot.settle()
     assert not marker.exists()
@@ -191,7 +191,7 @@ def test_an_episode_is_uploaded_again_wherever_it_lies_now(tmp_path: Path, moved
 
 def test_an_episode_that_nobody_knows_is_rejected_with_the_reason(robot: MarkerRobot) -> None:
     marker = robot.touch_by_name("ep-8.resync")
-    robot.turn()
+    robot.run_due_work()
     assert "no episode of this name" in why(marker)
 
 
@@ -200,13 +200,13 @@ def test_an_episode_whose_file_is_gone_is_rejected_with_the_reason(robot: Marker
     (robot.folder / "a.mcap").unlink()
     robot.settle()
     marker = robot.touch_by_name(f"{episode}.resync")
-    robot.turn()
+    robot.run_due_work()
     assert "no longer on this robot" in why(marker)
 
 
 def test_pause_holds_the_gate_while_it_exists_also_across_a_restart(robot: MarkerRobot) -> None:
     pause = robot.touch_by_name("pause")
-    robot.turn()
+    robot.run_due_work()
     closed = robot.gate.closed()
     assert closed is not None
     assert (closed.code, "resume" in closed.hint) == ("pause", True)
@@ -217,7 +217,7 @@ def test_pause_holds_the_gate_while_it_exists_also_across_a_restart(robot: Marke
     assert robot.asked() == [("a.mcap", True, "marker", "")]
     assert robot.log(2).status == "pending"
     pause.unlink()
-    robot.turn()
+    robot.run_due_work()
     assert robot.log(2).status == "completed"
 
 
@@ -232,20 +232,20 @@ def test_a_folder_is_asked_for_with_what_has_changed_unnoticed_though_a_scan_beg
     with marker.open("w") as writing:
         robot.clock.advance(robot.discover.next_step() - robot.clock.monotonic() - 3)
         robot.discover.sight(Sighting(marker))
-        robot.look()
+        robot.discover_due()
         robot.clock.advance(4)
-        robot.look()
+        robot.discover_due()
         assert marker.exists()
         writing.write("calibration")
     while marker.exists():
-        robot.pass_time(1, turns=1)
+        robot.pass_time(1, steps=1)
     assert {name for name, *_ in robot.asked(since=6)} == {f"{number}.mcap" for number in range(6)}
 
 
 def test_rescan_looks_at_everything_and_goes_when_that_is_done(robot: MarkerRobot) -> None:
     scans = robot.discover.scans
     marker = robot.touch_by_name("rescan")
-    robot.turn()
+    robot.run_due_work()
     assert marker.exists()
     robot.pass_time(4)
     assert not marker.exists()
@@ -258,7 +258,7 @@ def test_a_rescan_that_can_not_be_removed_is_heeded_once(
     scans = robot.discover.scans
     robot.touch_by_name("rescan")
     monkeypatch.setattr(marker_file, "unlink", read_only)
-    robot.pass_time(40, turns=20)
+    robot.pass_time(40, steps=20)
     assert robot.discover.scans == scans + 1
 
 
@@ -275,7 +275,7 @@ def test_a_marker_for_a_recording_that_still_settles_waits(robot: MarkerRobot) -
     path = write_mcap(robot.folder / "b.mcap", seed=5)
     robot.discover.sight(Sighting(path))
     marker = robot.touch("b.mcap.resync")
-    robot.turn()
+    robot.run_due_work()
     assert marker.exists()
     assert robot.markers.report().waiting == [marker]
     robot.settle()
@@ -290,7 +290,7 @@ def test_a_marker_for_what_is_still_being_recorded_waits_and_costs_nothing_meanw
     (robot.folder / "b.mcap").write_bytes(content[:-100])
     robot.settle()
     marker = robot.touch("b.mcap.first")
-    robot.turn()
+    robot.run_due_work()
     tried = []
 
     def at(path: Path, **_asked: object) -> None:
@@ -298,7 +298,7 @@ def test_a_marker_for_what_is_still_being_recorded_waits_and_costs_nothing_meanw
 
     with monkeypatch.context() as patch:
         patch.setattr(robot.requests, "at", at)
-        robot.pass_time(30, turns=30)
+        robot.pass_time(30, steps=30)
     assert tried == []
     assert marker.exists()
     (robot.folder / "b.mcap").write_bytes(content)
@@ -312,7 +312,7 @@ def test_new_bytes_in_the_place_of_a_known_recording_have_to_settle_first(
     # Discovery has not seen the new bytes yet.
     write_mcap(robot.folder / "a.mcap", size=2000, seed=77)
     marker = robot.touch("a.mcap.resync")
-    robot.turn()
+    robot.run_due_work()
     assert marker.exists()
     robot.settle()
     assert robot.asked() == [("a.mcap", False, "discovered", "")]
@@ -320,7 +320,7 @@ def test_new_bytes_in_the_place_of_a_known_recording_have_to_settle_first(
 
 def test_a_marker_for_no_recording_is_rejected_with_the_reason(robot: MarkerRobot) -> None:
     marker = robot.touch("typo.mcap.resync")
-    robot.turn()
+    robot.run_due_work()
     assert why(marker) == f"{robot.folder / 'typo.mcap'}: there is no such file\n"
     assert robot.history.markers == {}
 
@@ -342,7 +342,7 @@ def test_a_damaged_file_is_sent_as_it_is(robot: MarkerRobot) -> None:
 def test_a_marker_for_an_excluded_recording_is_rejected_after_a_scan(robot: MarkerRobot) -> None:
     write_mcap(robot.folder / ".hidden.mcap", seed=5)
     marker = robot.touch(".hidden.mcap.resync")
-    robot.turn()
+    robot.run_due_work()
     assert marker.exists()
     robot.settle()
     assert "watch.exclude" in why(marker)
@@ -399,7 +399,7 @@ def test_a_marker_that_is_taken_back_while_it_waits_does_nothing(robot: MarkerRo
     path = write_mcap(robot.folder / "b.mcap", seed=5)
     robot.discover.sight(Sighting(path))
     marker = robot.touch("b.mcap.resync")
-    robot.turn()
+    robot.run_due_work()
     marker.unlink()
     robot.settle()
     assert robot.asked() == [("b.mcap", False, "discovered", "")]
@@ -434,7 +434,7 @@ def test_what_a_command_left_while_no_agent_ran_is_done_after_the_start(tmp_path
             json.dumps({"ask": "resync", "target": str(target), "reason": "why not"}),
         )
     robot.restart()
-    robot.turn()
+    robot.run_due_work()
     robot.settle()
     assert not left.exists()
     assert robot.asked(2) == [
@@ -463,20 +463,20 @@ def test_a_folder_in_a_request_goes_in_pieces(
 )
 def test_a_request_that_is_none_is_rejected(robot: MarkerRobot, text: str) -> None:
     left = robot.touch_by_name("1.request", text)
-    robot.turn()
+    robot.run_due_work()
     assert "no request of keystone-agent" in why(left)
 
 
 @pytest.mark.parametrize("target", ["\ud800", "/a\0b", "\0"])
 def test_a_request_for_what_can_not_be_a_name_is_rejected(robot: MarkerRobot, target: str) -> None:
     left = request(robot, ask="resync", target=target, reason="")
-    robot.turn()
+    robot.run_due_work()
     assert "no request of keystone-agent" in why(left)
 
 
 def test_an_asset_id_that_a_command_left_is_bound(robot: MarkerRobot) -> None:
     request(robot, ask="asset", robot="arm-7", asset=PROFILE.asset_id)
-    robot.turn()
+    robot.run_due_work()
     assert json.loads((robot.marked.parent / "assets.json").read_text()) == {
         "arm-7": PROFILE.asset_id
     }
@@ -484,7 +484,7 @@ def test_an_asset_id_that_a_command_left_is_bound(robot: MarkerRobot) -> None:
 
 def test_an_asset_id_that_is_refused_says_why(robot: MarkerRobot) -> None:
     left = request(robot, ask="asset", robot="arm-7", asset="nobody")
-    robot.turn()
+    robot.run_due_work()
     assert "has no asset nobody" in why(left)
 
 
@@ -585,11 +585,11 @@ def test_a_marker_dropped_while_the_one_before_it_is_served_is_not_lost(
 
     marker = robot.touch("a.mcap.resync")
     monkeypatch.setattr(marker_file, "unlink", late)
-    robot.turn()
+    robot.run_due_work()
     monkeypatch.undo()
     assert marker.exists()
     robot.discover.sight(Sighting(marker))
-    robot.turn()
+    robot.run_due_work()
     assert not marker.exists()
 
 
@@ -619,7 +619,7 @@ def test_a_mistake_over_one_marker_is_said_once_and_keeps_no_other_waiting(
 
     monkeypatch.setattr(marker_file, "marker_at", failing)
     for _ in range(3):
-        robot.turn()
+        robot.run_due_work()
     assert not good.exists()
     assert [str(bad) in record.getMessage() for record in caplog.records if record.exc_info] == [
         True
@@ -643,7 +643,7 @@ def test_a_marker_behind_a_folder_that_was_closed_keeps_no_other_waiting(
 
     monkeypatch.setattr(Path, "lstat", closed(Path.lstat))
     monkeypatch.setattr(os, "stat", closed(os.stat))
-    robot.turn()
+    robot.run_due_work()
     monkeypatch.undo()
     assert behind.exists()
     assert not good.exists()
@@ -715,7 +715,7 @@ def test_whenever_the_power_fails_a_marker_is_served_exactly_once(
             steps = CountedWrites(robot, patch, fails_at)
             for _ in range(6):
                 try:
-                    robot.pass_time(4, turns=2)
+                    robot.pass_time(4, steps=2)
                 except PowerFailure:
                     robot.restart()
                     robot.gate.hold("test", "the test says so")
@@ -744,7 +744,7 @@ def test_whenever_the_power_fails_a_rejected_marker_leaves_its_reason(
             steps = CountedWrites(robot, patch, fails_at)
             for _ in range(3):
                 try:
-                    robot.pass_time(4, turns=2)
+                    robot.pass_time(4, steps=2)
                 except PowerFailure:
                     robot.restart()
                 assert marker.exists() or why(marker)

@@ -182,7 +182,7 @@ def test_what_is_no_file_among_the_markers_is_left_alone_and_costs_no_scan(
         path.symlink_to(target if kind == "link" else path)
     robot.settle()
     scans = robot.discover.scans
-    robot.pass_time(40, turns=40)
+    robot.pass_time(40, steps=40)
     assert robot.discover.scans == scans
     assert os.path.lexists(path)
     assert target.read_text() == "mine"
@@ -414,8 +414,8 @@ def test_a_thousand_markers_that_can_not_be_removed_cost_few_transactions(
         (robot.folder / f"{number}.mcap").hardlink_to(path)
         (robot.folder / f"{number}.mcap.resync").touch()
     robot.gate.hold("test", "the test says so")
-    robot.pass_time(10, turns=5)
-    robot.turn()
+    robot.pass_time(10, steps=5)
+    robot.run_due_work()
     assert not list(robot.folder.glob("*.resync"))
     monkeypatch.setattr(marker_file, "unlink", read_only)
     for number in range(1000):
@@ -423,7 +423,7 @@ def test_a_thousand_markers_that_can_not_be_removed_cost_few_transactions(
         (robot.folder / f"{number}.mcap.resync").touch()
     writes: list[str] = []
     robot.history.before = writes.append
-    robot.turn()
+    robot.run_due_work()
     robot.pass_time(120)
     assert len(robot.history.markers) == 1000
     assert len(writes) < 2 * 1000 / BATCH + 40, "two for a batch, and an empty one a look"
@@ -493,7 +493,7 @@ def test_whenever_the_power_fails_the_real_history_knows_what_is_served(
         steps = failing(monkeypatch, fails_at)
         for _ in range(6):
             try:
-                robot.pass_time(4, turns=2)
+                robot.pass_time(4, steps=2)
             except PowerFailure:
                 robot.again()
             if not marker.exists():
@@ -555,7 +555,7 @@ def test_thousands_of_markers_are_served_on_the_real_history_in_seconds(
         while robot.history.counts()["pending"] < count:
             robot.clock.advance(1)
             robot.discover.rescan()
-            robot.look()
+            robot.discover_due()
     for number in range(count):
         robot.touch(robot.folder / f"{number}.mcap.first")
     robot.discover.step()

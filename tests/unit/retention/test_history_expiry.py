@@ -37,9 +37,9 @@ class ExpiringRobot(Robot):
     def days(self, number: int) -> None:
         """Let days pass. The agent scans several times on each of them."""
         for _ in range(number):
-            self.pass_time(DAY, turns=2)
+            self.pass_time(DAY, steps=2)
             for _ in range(3):
-                self.pass_time(5, turns=5)
+                self.pass_time(5, steps=5)
                 self.expiry.expire()
 
     def uploaded(self, name: str = "a.mcap", *, seed: int = 0) -> Path:
@@ -271,7 +271,7 @@ def test_what_may_still_happen_and_what_is_owed_is_never_forgotten(robot: Expiri
     robot.profiles.profiles.clear()
     for _ in range(4 * KEEP):
         robot.clock.advance(DAY)
-        robot.look()
+        robot.discover_due()
         robot.expiry.expire()
     assert robot.history.absences().day == 4 * KEEP
     assert sorted(robot.history.documents) == [old.id, waiting.id]

@@ -43,7 +43,7 @@ class RetainingRobot(Robot):
             (self.folder / name).parent.mkdir(exist_ok=True)
             write_mcap(self.folder / name, size=size, seed=seed)
             self.discover.rescan()
-            self.pass_time(16, turns=6)
+            self.pass_time(16, steps=6)
             logs.append(self.log(self.history.last_id))
             assert (logs[-1].path, logs[-1].status) == (str(self.folder / name), "completed")
         return logs
@@ -153,7 +153,7 @@ def test_only_what_is_uploaded_goes(robot: RetainingRobot) -> None:
     )
     write_mcap(robot.folder / "failed.mcap", seed=1)
     robot.discover.rescan()
-    robot.pass_time(16, turns=6)
+    robot.pass_time(16, steps=6)
     assert robot.log().status == "failed"
     robot.send("a.mcap")
     write_mcap(robot.folder / "new.mcap", seed=2)
@@ -167,7 +167,7 @@ def test_every_name_below_the_folders_goes_with_its_companions(robot: RetainingR
     shutil.copy2(robot.folder / "a.mcap", robot.folder / "day" / "copy.mcap")
     (robot.folder / "link.mcap").hardlink_to(robot.folder / "a.mcap")
     write_sidecar(robot.folder / "day" / "copy.mcap")
-    robot.pass_time(120, turns=20)
+    robot.pass_time(120, steps=20)
     assert len(robot.history.documents) == 1
     robot.retention.delete_due()
     assert list(robot.folder.rglob("*")) == [robot.folder / "day"]
@@ -177,7 +177,7 @@ def test_a_renamed_recording_is_found_under_its_new_name(robot: RetainingRobot) 
     robot.send("a.mcap")
     (robot.folder / "a.mcap").rename(robot.folder / "b.mcap")
     robot.discover.rescan()
-    robot.pass_time(16, turns=6)
+    robot.pass_time(16, steps=6)
     robot.retention.delete_due()
     assert robot.left() == []
 
@@ -225,7 +225,7 @@ def test_a_recording_in_flight_stays(robot: RetainingRobot) -> None:
     robot.retention.delete_due()
     assert robot.left() == ["a.mcap"]
     assert robot.asked() == 0
-    robot.later.waiting.clear()
+    robot.executor.waiting.clear()
 
 
 def test_a_file_that_is_replaced_while_the_cloud_answers_stays(robot: RetainingRobot) -> None:
@@ -319,7 +319,7 @@ def record_frames(robot: RetainingRobot, name: str = "a.mcap") -> SyncLog:
     robot.gateway.part_size = 1024 * 1024
     write_mcap(robot.folder / name, size=6_000_000, messages=60, chunked=False)
     robot.discover.rescan()
-    robot.pass_time(16, turns=6)
+    robot.pass_time(16, steps=6)
     log = robot.log(robot.history.last_id)
     assert log.status == "completed"
     return log
@@ -429,11 +429,11 @@ def test_a_sparse_twin_and_the_recording_never_stand_for_each_other(
     content = other.read_bytes()
     uploaded.rename(robot.folder / "a.mcap")
     robot.discover.rescan()
-    robot.pass_time(16, turns=6)
+    robot.pass_time(16, steps=6)
     assert robot.log().status == "completed"
     other.rename(robot.folder / "b.mcap")
     robot.discover.rescan()
-    robot.pass_time(120, turns=20)
+    robot.pass_time(120, steps=20)
     assert len(robot.history.documents) == 1, "both have one fingerprint"
     robot.retention.delete_due()
     assert robot.left() == ["b.mcap"]
@@ -492,7 +492,7 @@ def test_a_changed_recording_that_is_uploaded_again_goes(robot: RetainingRobot) 
     assert len(robot.retention.kept()) == 1
     Path(f"{log.path}.resync").touch()
     robot.discover.rescan()
-    robot.pass_time(120, turns=20)
+    robot.pass_time(120, steps=20)
     assert robot.stored(robot.log(2)) == content
     robot.clock.advance(700)
     robot.retention.delete_due()
@@ -889,7 +889,7 @@ def test_an_unsynced_recording_never_goes_and_what_holds_it_up_is_said_once(
     robot.gateway.fail("CreateLogicalUpload", times=10_000)
     for seed, name in enumerate(("a.mcap", "b.mcap")):
         write_mcap(robot.folder / name, seed=seed)
-    robot.pass_time(16, turns=6)
+    robot.pass_time(16, steps=6)
     disk = Disk(robot.folder, 0)
     retention = robot.retaining(min_free=1000, free=disk)
     for _ in range(20):
@@ -914,7 +914,7 @@ def test_a_recording_on_another_file_system_does_not_go_for_want_of_space(tmp_pa
         robot.send("disk/a.mcap", "b.mcap", "disk/c.mcap", size=100_000)
         shutil.copy2(robot.folder / "b.mcap", robot.folder / "disk" / "copy-of-b.mcap")
         robot.discover.rescan()
-        robot.pass_time(16, turns=6)
+        robot.pass_time(16, steps=6)
         retention = robot.retaining(min_free=10_000_000, free=Disk(robot.folder, 0))
         for _ in range(5):
             retention.delete_due()
@@ -929,7 +929,7 @@ def test_a_recording_whose_bytes_would_stay_does_not_go_for_want_of_space(
     (tmp_path / "kept.mcap").hardlink_to(robot.folder / "a.mcap")
     (robot.folder / "b2.mcap").hardlink_to(robot.folder / "b.mcap")
     robot.discover.rescan()
-    robot.pass_time(16, turns=6)
+    robot.pass_time(16, steps=6)
     robot.retaining(min_free=10_000_000, free=Disk(robot.folder, 0)).delete_due()
     assert robot.left() == ["a.mcap"]
 
@@ -998,7 +998,7 @@ def test_a_power_cut_between_the_steps_leaves_a_companion_at_most(
         with pytest.raises(KeyboardInterrupt):
             robot.retention.delete_due()
     robot.restart()
-    robot.pass_time(16, turns=6)
+    robot.pass_time(16, steps=6)
     robot.retention.delete_due()
     assert [path.name for path in robot.folder.iterdir()] == ["a.json"]
 
@@ -1008,7 +1008,7 @@ def test_a_recording_that_is_put_back_goes_again(robot: RetainingRobot, tmp_path
     shutil.copy2(log.path, tmp_path / "kept")
     robot.retention.delete_due()
     (tmp_path / "kept").rename(log.path)
-    robot.pass_time(120, turns=20)
+    robot.pass_time(120, steps=20)
     robot.retention.delete_due()
     assert robot.left() == []
     assert len(robot.history.documents) == 1

@@ -275,7 +275,7 @@ def test_a_refused_access_token_is_replaced_once(robot: Robot) -> None:
     robot.gateway.before = lambda call: (
         robot.gateway.expire_tokens() if call == "CompleteUpload" else None
     )
-    robot.later.waiting.popleft()()
+    robot.executor.waiting.popleft()()
     assert robot.gateway.calls.count("ExchangeCredential") >= 2
 
 
