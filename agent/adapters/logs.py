@@ -26,8 +26,8 @@ from urllib.parse import quote
 
 from loguru import logger
 
-from agent.model.printable import field, json_text, printable, printable_lines
 from agent.model.standard_error import is_journal, with_priority
+from agent.model.printable import json_text, log_field, printable, printable_lines
 
 if TYPE_CHECKING:
     from loguru import Message, Record
@@ -334,7 +334,7 @@ def _long(record: Record, redactor: Redactor) -> str:
     """Return a record as the file for people has it."""
     facts = redactor.clean(record["extra"]["log"])
     event = facts.pop("event")
-    rest = "".join(f" {field(key, value)}" for key, value in facts.items())
+    rest = "".join(f" {log_field(key, value)}" for key, value in facts.items())
     message = redactor.redact(record["message"])
     head = f"{record['time']:YYYY-MM-DD HH:mm:ss.SSSZZ} {record['level'].name:<7}"
     return f"{head} {printable(f'{event}: {message}')}{rest}{_trace(record, redactor)}"

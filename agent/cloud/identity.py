@@ -11,11 +11,11 @@ from agent.cloud.axon_metadata import axon_content
 from agent.cloud.sidecar_values import (
     MEND_SIDECAR,
     check_depth,
+    compact_json,
     content_of,
     file_name_text,
     inner_member,
     is_scalar,
-    json_text,
     key_text,
     scalar_text,
     utf8_text,
@@ -249,7 +249,7 @@ def raw_tags(
 def _named(left_out: Sequence[str]) -> Sequence[str]:
     """Return the names of tags that were left out, for the history.
 
-    A hostile sidecar may have 300,000 of them, so the number and the length are limited.
+    A hostile sidecar may have 20,000 of them, so the number and the length are limited.
     """
     named = [_shortened(key) for key in sorted(left_out)[:_NAMED_TAGS]]
     if len(left_out) > _NAMED_TAGS:
@@ -295,7 +295,7 @@ def _flatten(content: Mapping[str, Any], prefix: str, depth: int, tags: dict[str
             _flatten(value, key + ".", depth + 1, tags)
             continue
         if isinstance(value, (list, tuple)):
-            text = json_text(value, depth, MAX_VALUE_BYTES)
+            text = compact_json(value, depth, MAX_VALUE_BYTES)
         else:
             text = scalar_text(value)
         _merge(tags, {key: text if key == whole_key else ""})

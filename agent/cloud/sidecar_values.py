@@ -81,7 +81,7 @@ def scalar_text(value: Any) -> str:
     return utf8_text(str(value))
 
 
-def json_text(value: Any, depth: int, max_characters: int) -> str:
+def compact_json(value: Any, depth: int, max_characters: int) -> str:
     """Return compact JSON with sorted keys; numbers are written as outside of arrays.
 
     A short sidecar can become a very long text, because 1e308 has 309 digits. So a text that is
@@ -91,7 +91,7 @@ def json_text(value: Any, depth: int, max_characters: int) -> str:
     """
     pieces = []
     length = 0
-    # All of it is looked at, because the rest may be invalid.
+    # The rest is read too, because it may be invalid.
     for piece in _json_pieces(value, depth):
         if length <= max_characters:
             pieces.append(piece)
@@ -100,7 +100,7 @@ def json_text(value: Any, depth: int, max_characters: int) -> str:
 
 
 def _json_pieces(value: Any, depth: int) -> Iterator[str]:
-    """Yield the text of :func:`json_text` in pieces."""
+    """Yield the text of :func:`compact_json` in pieces."""
     check_depth(depth)
     if isinstance(value, Mapping):
         names = {key_text(name): item for name, item in value.items()}

@@ -59,7 +59,7 @@ def shell_word(text: str) -> str:
     return "$'" + "".join(map(_ansi_c_escape, text)) + "'"
 
 
-def field(name: str, value: Any) -> str:
+def log_field(name: str, value: Any) -> str:
     """Return a field of a log line, ``NAME=VALUE``. A path can be pasted into a shell."""
     if isinstance(value, str):
         if name == "path":

@@ -20,7 +20,7 @@ from agent.cli.options import (
     with_config,
     with_json,
 )
-from agent.model.printable import escaped_json, field
+from agent.model.printable import escaped_json, log_field
 
 _LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL")
 
@@ -112,7 +112,9 @@ def _print_log_line(line: LogLine, *, as_json: bool) -> None:
         str(fields.pop(name, "")) for name in ("time", "level", "event", "message")
     )
     traceback = str(fields.pop("exception", ""))
-    rest = "".join(f" {field(name, value)}" for name, value in fields.items() if value is not None)
+    rest = "".join(
+        f" {log_field(name, value)}" for name, value in fields.items() if value is not None
+    )
     print_line(f"{_time_text(time)} {level:<7} {event}: {message}{rest}")
     for traceback_line in traceback.splitlines():
         print_line(f"    {traceback_line}")

@@ -8,8 +8,8 @@ import pytest
 
 from agent.model.printable import (
     escaped_json,
-    field,
     json_text,
+    log_field,
     printable,
     printable_lines,
     shell_word,
@@ -27,7 +27,7 @@ ACTING = [
 @pytest.mark.parametrize("letter", ACTING)
 def test_a_character_that_acts_is_shown_as_an_escape(letter: str) -> None:
     text = f"a{letter}b"
-    shown = [printable(text), json_text([text]), field("name", text), shell_word(text)]
+    shown = [printable(text), json_text([text]), log_field("name", text), shell_word(text)]
     assert [one for one in shown if not one.isprintable()] == []
     assert json.loads(json_text([text], indent=2)) == [text]
     assert printable_lines(text).replace("\n", "").isprintable()
@@ -46,7 +46,7 @@ def test_a_json_document_keeps_its_lines_and_its_meaning() -> None:
 
 
 def test_a_path_in_a_log_line_can_be_pasted_and_other_fields_are_json() -> None:
-    assert field("path", "/a b.mcap") == "path='/a b.mcap'"
-    assert field("path", "/a.mcap") == "path=/a.mcap"
-    assert field("what", "a b") == 'what="a b"'
-    assert field("count", 3) == "count=3"
+    assert log_field("path", "/a b.mcap") == "path='/a b.mcap'"
+    assert log_field("path", "/a.mcap") == "path=/a.mcap"
+    assert log_field("what", "a b") == 'what="a b"'
+    assert log_field("count", 3) == "count=3"
