@@ -14,10 +14,10 @@ from contextlib import suppress
 import click
 
 from agent.adapters.config import ConfigError
+from agent.adapters.standard_error import is_journal, with_priority
 from agent.cli import cli
 from agent.model.errors import AgentError, SetupError
 from agent.model.printable import printable, printable_lines, shell_word
-from agent.model.standard_error import is_journal, with_priority
 
 
 def main() -> None:

@@ -26,7 +26,7 @@ from urllib.parse import quote
 
 from loguru import logger
 
-from agent.model.standard_error import is_journal, with_priority
+from agent.adapters.standard_error import is_journal, with_priority
 from agent.model.printable import json_text, log_field, printable, printable_lines
 
 if TYPE_CHECKING:

@@ -9,7 +9,7 @@ import tempfile
 
 import pytest
 
-from agent.model.standard_error import is_journal, with_priority
+from agent.adapters.standard_error import is_journal, with_priority
 
 
 @pytest.mark.parametrize(
