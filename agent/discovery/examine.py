@@ -21,7 +21,8 @@ from agent.model.errors import FileChangedError, RecordingError
 from agent.model.mcap_tail import DamagedError, NoTailError, Tail, read_tail
 from agent.model.values import Damaged, Fingerprint, Recording, Sidecar
 
-Reason = Literal["recording", "writer", "sidecar", "done_marker", "compressing", "unknown"]
+# What a file still lacks. "unknown" is a file that discovery has not found yet.
+Lack = Literal["recording", "writer", "sidecar", "done_marker", "compressing", "unknown"]
 
 # The first bytes of each zstd frame (RFC 8878, section 3.1.1).
 _ZSTD_MAGIC = b"\x28\xb5\x2f\xfd"
@@ -38,7 +39,7 @@ class NotYet:
     """
 
     path: Path
-    why: Reason
+    why: Lack
     message: str
 
 

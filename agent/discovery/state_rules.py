@@ -14,20 +14,20 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, NamedTuple
 
-from agent.discovery.examine import Examiner, NotYet, is_compressor_gone
-from agent.discovery.examine import Reason as Lack
+from agent.discovery.examine import Examiner, Lack, NotYet, is_compressor_gone
 from agent.discovery.file_names import COMPRESSED
 from agent.discovery.file_table import State
 from agent.files.writers import has_writer
 from agent.model.ports import Clock
 from agent.model.values import Damaged, Recording
 
-Reason = Literal["", "settling", "damaged", "no_end", "writer_unknown"] | Lack
-"""Why a file has its state. Beside what the file may lack:
-
-``writer_unknown`` is a file without an end of which this user can't see whether it is written to.
-``no_end`` is a file that its recorder never finished. A complete file has this reason where it is
-uploaded as it is. A complete file with an end has the reason ""."""
+# Why a file has its state. Beside what the file may lack:
+#
+# - changing: the file has changed since it was last seen.
+# - writer_unknown: a file without an end of which this user can't see whether it is written to.
+# - no_end: a file that its recorder never finished. A complete file has this reason where it is
+#   uploaded as it is. A complete file with an end has the reason "".
+Reason = Literal["", "settling", "changing", "damaged", "no_end", "writer_unknown"] | Lack
 
 # How long a compressed file settles at least. A compressor writes no end that could be checked.
 _SETTLE_COMPRESSED_SECONDS = 60.0

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from agent.discovery.examine import NotYet, Reason
+from agent.discovery.examine import Lack, NotYet
 from agent.discovery.state_rules import Decision, Unchanged, WaitingRules, decide
 from agent.model.values import Damaged, Fingerprint
 
@@ -19,7 +19,7 @@ START = 1000.0
 
 
 def decided(
-    why: Reason,
+    why: Lack,
     seconds: float,
     *,
     settled: bool = True,
@@ -49,7 +49,7 @@ def decided(
     ],
 )
 def test_what_a_file_lacks_says_its_state_and_its_next_check(
-    why: Reason, seconds: float, state: str, check_at: float
+    why: Lack, seconds: float, state: str, check_at: float
 ) -> None:
     decision = decided(why, seconds)
     assert (decision.state, decision.reason, decision.check_at) == (state, why, check_at)
