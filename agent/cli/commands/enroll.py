@@ -11,10 +11,12 @@ from pathlib import Path
 import click
 
 from agent.adapters import logs
-from agent.adapters.config import Settings, profile_path
+from agent.adapters.clock import RealClock
+from agent.adapters.config import Settings
 from agent.adapters.device import device_id, own_id
 from agent.adapters.gateway import GrpcGateway
 from agent.adapters.profiles import ProfileFile
+from agent.assembly.cloud_adapters import CloudAdapters
 from agent.cli.options import print_line, settings_of, with_config
 from agent.cloud.enrol import Enrol, remedy
 from agent.gate.gate import Delays
@@ -45,15 +47,11 @@ def enroll(config_path: Path | None, given_id: str, *, rotate: bool) -> None:
             "cloud.mode is bucket: there is no platform to enrol at",
             hint="set cloud.mode to platform",
         )
-    cloud = settings.cloud
     redactor = logs.Redactor()
-    gateway = GrpcGateway(
-        timeout_seconds=cloud.request_timeout_seconds,
-        ca_file=str(cloud.tls_ca_file or ""),
-        proxy=cloud.proxy.get_secret_value(),
-    )
-    redactor.hide(*cloud.proxy.secrets(), lasting=True)
-    profiles = ProfileFile(profile_path(settings, os.environ), settings.agent.state_dir)
+    redactor.hide(*settings.cloud.proxy.secrets(), lasting=True)
+    adapters = CloudAdapters(os.environ, RealClock(), redactor.hide, connections=1)
+    gateway = adapters.gateway(settings)
+    profiles = adapters.profiles(settings)
     device = _device(settings, profiles, given_id)
     stop = threading.Event()
     _stop_at_signals(stop, gateway)
