@@ -154,10 +154,13 @@ def worktree(repository: Path, revision: str, folder: Path) -> Iterator[Path]:
 def environment_of(version: Path, repository: Path) -> Path:
     """Return the Python of an environment with the libraries of a version.
 
-    The environment is kept in ``repository`` for the next comparison. Its name has the digest of
+    Where the version has the libraries of ``repository``, this Python has them already. Otherwise
+    the environment is kept in ``repository`` for the next comparison. Its name has the digest of
     requirements.lock and of the Python version. `make clean` deletes it.
     """
     lock = version / "requirements.lock"
+    if lock.read_bytes() == (repository / lock.name).read_bytes():
+        return Path(sys.executable)
     digest = hashlib.sha256(lock.read_bytes() + sys.version.encode()).hexdigest()[:12]
     folder = repository / f".venv-against-{digest}"
     python = folder / "bin" / "python"

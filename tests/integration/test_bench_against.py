@@ -8,7 +8,6 @@ from pathlib import Path
 
 import pytest
 
-from tests.bench import against
 from tests.bench.against import environment_of, run_against
 
 # A benchmark with one row, whose figure grows a little with each round.
@@ -55,9 +54,8 @@ class Project:
 
 
 @pytest.fixture
-def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Project:
-    """A project of one commit, with an environment that needs no installation."""
-    monkeypatch.setattr(against, "environment_of", lambda *_: Path(sys.executable))
+def project(tmp_path: Path) -> Project:
+    """A project of one commit."""
     project = Project(tmp_path)
     project.write("A", 1.0)
     project.commit()
@@ -90,10 +88,14 @@ def test_a_commit_that_is_not_there_is_named(project: Project) -> None:
 
 @pytest.mark.slow
 def test_an_environment_is_installed_once_for_the_same_lock(tmp_path: Path) -> None:
-    (tmp_path / "requirements.lock").touch()
-    python = environment_of(tmp_path, tmp_path)
+    version = tmp_path / "version"
+    version.mkdir()
+    (version / "requirements.lock").touch()
+    (tmp_path / "requirements.lock").write_text("# Other libraries.")
+    python = environment_of(version, tmp_path)
     assert python.exists()
+    assert python != Path(sys.executable)
     # A second installation would clear the folder.
     (python.parent / "mark").touch()
-    assert environment_of(tmp_path, tmp_path) == python
+    assert environment_of(version, tmp_path) == python
     assert (python.parent / "mark").exists()
