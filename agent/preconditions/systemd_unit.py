@@ -18,7 +18,7 @@ def is_expected_to_run(state_dir: Path, system_units: Path = _SYSTEM_UNITS) -> b
     """Return whether an agent with this state folder should be running now.
 
     This is so where the unit is enabled and the state folder belongs to the unit's user. An agent
-    that somebody tries out on the same robot has another state folder.
+    that is tried out on the same robot has another state folder.
     """
     try:
         owner = user_name(state_dir.stat().st_uid)

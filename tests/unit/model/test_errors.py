@@ -687,7 +687,7 @@ def test_every_code_has_exactly_the_traits_of_the_list() -> None:
     assert found == expected
 
 
-def test_every_trait_is_explained_and_asked_for_somewhere() -> None:
+def test_every_trait_has_its_codes_and_is_asked_for_somewhere() -> None:
     modules = [path for path in (REPOSITORY / "agent").rglob("*.py") if "pb" not in path.parts]
     source = "".join(path.read_text(encoding="utf-8") for path in modules)
     assert set(get_args(Trait)) == set(TRAITS)
