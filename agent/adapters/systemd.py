@@ -32,8 +32,8 @@ class SystemdNotifier:
         """Read from the environment variables ``environ`` what the service manager wants."""
         self._address = _address(environ.get("NOTIFY_SOCKET", ""))
         self._status = ""
+        # Seconds from one sign of life to the next; infinite when none is wanted.
         self.beat = _beat_seconds(environ) if self._address else float("inf")
-        """Seconds from one sign of life to the next; infinite when none is wanted."""
 
     def ready(self) -> None:
         """Say that the start, or a reload, is over."""

@@ -20,8 +20,9 @@ from agent.model.ports import Clock, Gateway
 from agent.model.values import AccessToken, CredentialLease, DeviceProfile, Grant, UploadSession
 
 CallResult = TypeVar("CallResult")
+
+# Is given each secret, so that the log can leave the secrets out.
 Hide = Callable[..., None]
-"""Is given each secret, so that the log can leave the secrets out."""
 
 # A token is renewed so many seconds before its end.
 _TOKEN_MARGIN_SECONDS = 60.0

@@ -24,8 +24,8 @@ State = Literal[
     "settling", "recording", "unfinished", "waiting", "unreadable", "skipped", "damaged", "complete"
 ]
 
+# States in which a scan has nothing to do for a file that has not changed.
 QUIET = frozenset({"unfinished", "skipped", "damaged", "complete"})
-"""States in which a scan has nothing to do for a file that has not changed."""
 
 # Each spared file is asked for its state once in so many scans.
 _SPARED_SCANS = 5

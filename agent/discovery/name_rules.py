@@ -18,11 +18,9 @@ from agent.discovery.file_names import DONE, is_below
 from agent.model.system_folders import SYSTEM_FOLDERS
 from agent.model.touch_files import FIRST, REJECTED, RESYNC, is_rejected, target_of
 
+# What a file may be by its base name. "excluded" would be a recording without the patterns of
+# ``exclude``. "marker" is a marker file, and "rejected" says why a marker file was rejected.
 NameKind = Literal["recording", "excluded", "marker", "rejected", "other"]
-"""What a file may be by its base name.
-
-``excluded`` would be a recording without the patterns of ``exclude``. ``marker`` is a marker file,
-and ``rejected`` says why a marker file was rejected."""
 
 # Suffixes of files that belong to a recording. They are not counted as ignored recordings.
 _OWN_SUFFIXES = (DONE, RESYNC, FIRST, REJECTED)

@@ -11,8 +11,8 @@ import math
 from array import array
 from collections.abc import Iterator
 
+# One check: its monotonic time, the file's time of last change in ns, its folder and its name.
 Check = tuple[float, int, str, str]
-"""One check: its monotonic time, the file's time of last change in ns, its folder and its name."""
 
 # From how many files on a batch is kept as columns. Fewer files cost little as single entries.
 _MANY_FILES = 1000

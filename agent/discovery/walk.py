@@ -39,12 +39,12 @@ class WalkEntry(NamedTuple):
     beside: bool
 
 
+# What a walk need not ask again about the files of one folder.
+#
+# First the names that an earlier walk has given: these need not be judged again. Then a function
+# that tells by name and ``beside`` which of these files are spared: their state is not asked for
+# this time. None instead of the function means that no file is spared.
 Memory = tuple[Container[str], Callable[[str, bool], bool] | None]
-"""What a walk need not ask again about the files of one folder.
-
-First the names that an earlier walk has given: these need not be judged again. Then a function that
-tells by name and ``beside`` which of these files are spared: their state is not asked for this
-time. None instead of the function means that no file is spared."""
 
 
 @dataclass(slots=True)

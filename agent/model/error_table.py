@@ -207,6 +207,7 @@ TABLE: dict[str, Verdict] = {
 UNKNOWN = Verdict("counted", _FAULTY)
 STORE_AWAY = Verdict("offline", _STORE)
 
+# The names of what single codes mean. ``TRAITS`` explains each of them.
 Trait = Literal[
     "cut_connection",
     "stale_connection",
@@ -237,7 +238,6 @@ Trait = Literal[
     "sidecar_unusable",
     "folder_away",
 ]
-"""The names of what single codes mean. ``TRAITS`` explains each of them."""
 
 TRAITS: Mapping[Trait, frozenset[str]] = {
     # The other side cut the connection. That does not say that too many parts are in flight.

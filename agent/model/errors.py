@@ -1,4 +1,4 @@
-"""The errors of the agent, and what follows from each.
+"""The errors of the agent, as classes that the features raise and catch.
 
 AgentError                  message for people, and a hint what to do
 ├── CloudError              a call to the platform or the store failed. ``judge`` says what follows

@@ -10,8 +10,8 @@ from typing import Any
 from agent.model.ports import Clock, History
 from agent.model.sync_log import SyncLog
 
+# The form of the status document. It changes when a key is removed or gets another meaning.
 STATUS_SCHEMA = 1
-"""The form of the status document. It changes when a key is removed or gets another meaning."""
 
 # The largest number of waiting documents that a status names.
 MAX_NAMED = 20

@@ -31,8 +31,8 @@ _GIB = 1024**3
 # the free space is measured again.
 _ROUND_SECONDS = 60.0
 
+# Returns the device that a folder is on, and the bytes free there; raises OSError.
 Free = Callable[[Path], tuple[int, float]]
-"""Returns the device that a folder is on, and the bytes free there; raises OSError."""
 
 
 def free_space(folder: Path) -> tuple[int, float]:

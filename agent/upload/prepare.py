@@ -39,11 +39,9 @@ _WRITER_WAIT_SECONDS = 30.0
 # How much of what is wrong with a sidecar goes into the history and the manifest.
 _FAULT_MAX_CHARACTERS = 500
 
+# Returns the asset id of a recording. It takes the recording, the asset id that its document has,
+# and all profiles by asset id. It raises WaitingError where the asset id is not known.
 ResolveAsset = Callable[[Recording, str, Mapping[str, DeviceProfile]], str]
-"""Returns the asset id of a recording.
-
-It takes the recording, the asset id that its document has, and all profiles by asset id. It raises
-WaitingError where the asset id is not known."""
 
 
 class Prepare:
