@@ -75,7 +75,9 @@ def device_id(configured: str, state_dir: Path, root: Path = Path("/")) -> str:
         logger.warning(message, kept, chosen, extra={"event": "device_id_kept"})
     if found != kept:
         _keep(keeper, found)
-        logger.warning(
+        # The first id of a robot is no reason to worry, another one is.
+        logger.log(
+            logging.WARNING if kept else logging.INFO,
             "the device id is %s%s",
             found,
             f", it was {kept}" if kept else "",

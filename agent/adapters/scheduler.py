@@ -13,7 +13,12 @@ from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime, timedelta, timezone
 from typing import Any
 
-from apscheduler.events import EVENT_JOB_ERROR, JobExecutionEvent
+from apscheduler.events import (
+    EVENT_JOB_ERROR,
+    EVENT_JOB_MAX_INSTANCES,
+    JobExecutionEvent,
+    JobSubmissionEvent,
+)
 from apscheduler.executors.pool import BasePoolExecutor
 from apscheduler.schedulers.background import BackgroundScheduler
 from apscheduler.triggers.base import BaseTrigger
@@ -25,8 +30,8 @@ _SECOND = timedelta(seconds=1)
 # Some jobs may hang for a while, in the network or at a disk. The others must run nevertheless.
 _THREADS = 6
 
-# How long the library's warnings are left out after one of them.
-_WARNING_INTERVAL_SECONDS = 3600.0
+# How often the log tells that a job still runs at its next time.
+_SKIPPED_INTERVAL_SECONDS = 3600.0
 
 
 class Every(BaseTrigger):  # type: ignore[misc] # apscheduler has no types
@@ -49,32 +54,6 @@ class Every(BaseTrigger):  # type: ignore[misc] # apscheduler has no types
             return now
         due = now + self.period
         return due.replace(microsecond=0) if self.period >= _SECOND else due
-
-
-class OncePerHour(logging.Filter):
-    """Lets one warning pass in an hour, and all records that are no warnings.
-
-    The library warns each time that a job is due while it still runs. Some jobs may take long,
-    such as the reading of whole files before retention deletes them.
-
-    Any thread may log through it. Two threads at the same moment may both pass.
-    """
-
-    def __init__(self, monotonic: Callable[[], float]) -> None:
-        """``monotonic`` returns the time in seconds."""
-        super().__init__()
-        self._monotonic = monotonic
-        self._quiet_until = float("-inf")
-
-    def filter(self, record: logging.LogRecord) -> bool:
-        """Return whether this record is logged."""
-        if record.levelno != logging.WARNING:
-            return True
-        now = self._monotonic()
-        if now < self._quiet_until:
-            return False
-        self._quiet_until = now + _WARNING_INTERVAL_SECONDS
-        return True
 
 
 class _ThreadsFromTheStart(BasePoolExecutor):  # type: ignore[misc] # apscheduler has no types
@@ -111,22 +90,27 @@ class Scheduler:
     Any thread may use it.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, monotonic: Callable[[], float] = time.monotonic) -> None:
         """Start the threads of the pool. No job runs before :meth:`start`.
+
+        Args:
+            monotonic: Returns the time in seconds.
 
         Raises:
             RuntimeError: The system refuses a thread.
         """
-        logger = logging.getLogger("apscheduler.scheduler")
-        # The logger outlives a scheduler.
-        if not any(isinstance(each, OncePerHour) for each in logger.filters):
-            logger.addFilter(OncePerHour(time.monotonic))
+        self._monotonic = monotonic
+        self._next_skipped = float("-inf")
+        # The library warns each time that a job is due while it still runs. Some jobs may take
+        # long, such as the reading of whole files before retention deletes them.
+        logging.getLogger("apscheduler.scheduler").setLevel(logging.ERROR)
         self._scheduler = BackgroundScheduler(
             executors={"default": _ThreadsFromTheStart()},
             job_defaults={"misfire_grace_time": None, "coalesce": True, "max_instances": 1},
             timezone=timezone.utc,
         )
         self._scheduler.add_listener(_report_job_error, EVENT_JOB_ERROR)
+        self._scheduler.add_listener(self._report_skipped, EVENT_JOB_MAX_INSTANCES)
 
     @property
     def running(self) -> bool:
@@ -164,6 +148,18 @@ class Scheduler:
         for job in self._scheduler.get_jobs():
             if job.next_run_time is not None and job.next_run_time > now + 2 * job.trigger.period:
                 job.modify(next_run_time=now)
+
+    def _report_skipped(self, event: JobSubmissionEvent) -> None:
+        """Log that a job was skipped. Only the library's thread calls this."""
+        now = self._monotonic()
+        if now < self._next_skipped:
+            return
+        self._next_skipped = now + _SKIPPED_INTERVAL_SECONDS
+        _log.info(
+            "scheduled job %s is skipped once, because it still runs",
+            event.job_id,
+            extra={"event": "job_skipped"},
+        )
 
 
 def _report_job_error(event: JobExecutionEvent) -> None:
