@@ -1474,22 +1474,28 @@ def test_no_report_has_the_state_of_a_file_without_its_reason(
     recorders.unfinished(finder.roots[0] / "a.mcap")
     set_state = file_table.FileRow.set_state
     lock = finder.discover._lock
-    states: list[str] = []
+    states: list[tuple[str, bool]] = []
 
-    def set_state_unless_a_report_could_be_made(
+    def is_free() -> bool:
+        """Return whether another thread could make a report now."""
+        if not lock.acquire(blocking=False):
+            return False
+        lock.release()
+        return True
+
+    def set_and_note_state(
         file: file_table.FileRow, state: file_table.State, *reasons: str
     ) -> None:
         with ThreadPoolExecutor() as executor:
-            assert not executor.submit(lock.acquire, blocking=False).result()
-        states.append(state)
+            states.append((state, executor.submit(is_free).result()))
         set_state(file, state, *reasons)
 
-    monkeypatch.setattr(file_table.FileRow, "set_state", set_state_unless_a_report_could_be_made)
+    monkeypatch.setattr(file_table.FileRow, "set_state", set_and_note_state)
     finder.run(5)
-    assert states == ["settling", "recording"]
+    assert states == [("settling", False), ("recording", False)]
     monkeypatch.setattr(finder.examiner, "look", Mock(side_effect=OSError(errno.EIO, "EIO")))
     finder.run(600)
-    assert states[-1] == "unreadable"
+    assert states[-1] == ("unreadable", False)
 
 
 def test_how_a_file_stands_is_never_told_of_another_one(
