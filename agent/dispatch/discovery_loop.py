@@ -60,7 +60,7 @@ class DiscoveryLoop:
             self._pass_on(self._sightings.get(timeout=wait))
             while True:
                 self._pass_on(self._sightings.get_nowait())
-        for path in self._intake.take_late():
+        for path in self._intake.take_found_again():
             self._discover.again(path)
         found = self._discover.step()
         self.rounds += 1

@@ -21,8 +21,8 @@ _log = logging.getLogger(__name__)
 
 _REASON_MAX_CHARACTERS = 1000
 
-# How often is checked whether uploads have ended whose sidecars changed meanwhile.
-_LATE_SIDECARS_SECONDS = 10.0
+# How often is checked whether uploads have ended whose recordings were found again meanwhile.
+_FOUND_AGAIN_SECONDS = 10.0
 
 # What a document says whose tags were sent before its sidecar was as it is.
 _TAGS_WITHOUT_SIDECAR = "it came or changed after the upload: the tags were sent without it"
@@ -67,9 +67,10 @@ class Intake:
         self._auto = auto
         self._again = again
         self._can_revise = can_revise
-        # The recordings whose sidecars have changed during their upload: paths by fingerprint.
-        self._late: dict[str, Path] = {}
-        self._late_due = 0.0
+        # Recordings that were found again during their upload: paths by fingerprint. Their sidecar
+        # may have changed, or another file took the place of the one that is uploaded.
+        self._found_again: dict[str, Path] = {}
+        self._found_again_due = 0.0
         # Hashes of the fingerprints of recordings that wait for an operator.
         self._unasked: set[int] = set()
         # The highest rank of a document that was put ahead; None until the history was searched.
@@ -96,34 +97,30 @@ class Intake:
             if newest is None:
                 return self._queue_if_wanted(found)
             if newest.open:
-                if not _waits_for_folder(newest):
-                    self._remember_late_sidecar(found, newest)
-                    return None
-                return self._history.move(newest.id, "asked")
+                if _waits_for_folder(newest):
+                    return self._history.move(newest.id, "asked")
+                # A claim to come finds file and sidecar as they are then.
+                if newest.session or newest.status == "in_progress":
+                    self._found_again[newest.fingerprint] = found.path
+                return None
             if newest.synced or newest.is_revision:
                 return self._take_late_sidecar(found, newest)
             return self._retry(found, newest)
 
-    def take_late(self) -> Sequence[Path]:
-        """Return recordings whose upload has ended and whose sidecars have changed meanwhile.
+    def take_found_again(self) -> Sequence[Path]:
+        """Return recordings that were found again during an upload that has ended now.
 
         They must be examined again. Called by discovery's thread only.
         """
         now = self._clock.monotonic()
-        if not self._late or now < self._late_due:
+        if not self._found_again or now < self._found_again_due:
             return ()
-        self._late_due = now + _LATE_SIDECARS_SECONDS
-        newest = {fingerprint: self._history.newest(fingerprint) for fingerprint in self._late}
+        self._found_again_due = now + _FOUND_AGAIN_SECONDS
+        newest = {
+            fingerprint: self._history.newest(fingerprint) for fingerprint in self._found_again
+        }
         ended = [fingerprint for fingerprint, log in newest.items() if log is None or not log.open]
-        return [self._late.pop(fingerprint) for fingerprint in ended]
-
-    def _remember_late_sidecar(self, found: Recording, log: SyncLog) -> None:
-        """Remember a recording whose session has fixed the tags of an earlier sidecar.
-
-        Without a session, the next claim reads the sidecar as it is then.
-        """
-        if log.session and _has_late_sidecar(found, log):
-            self._late[log.fingerprint] = found.path
+        return [self._found_again.pop(fingerprint) for fingerprint in ended]
 
     def _take_late_sidecar(self, found: Recording, log: SyncLog) -> SyncLog | None:
         """Have the manifest of an uploaded recording written anew, if its sidecar has changed.

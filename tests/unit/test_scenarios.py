@@ -12,6 +12,7 @@ from agent.model.sync_log import SyncLog
 from agent.model.values import CredentialLease, UploadSession
 from tests.harness.fakes.gateway import GATEWAY_CALLS
 from tests.harness.fakes.store import STORE_CALLS, FakeStore, FakeTarget
+from tests.harness.recorders import write_mcap
 from tests.harness.robot import Robot
 
 MINUTE, HOUR, DAY = 60, 3600, 86_400
@@ -184,3 +185,28 @@ def test_a_bucket_that_denies_everything_for_a_day_and_then_permits_needs_nobody
     assert [log for log in logs(robot) if log.status != "pending"] == []
     robot.store.mend()
     assert_all_complete_at_the_first_attempt(robot)
+
+
+def test_a_recording_that_its_own_bytes_replace_in_mid_upload_is_uploaded_after_all(
+    robot: Robot,
+) -> None:
+    path = write_mcap(robot.folder / "a.mcap")
+    robot.find_names()
+
+    def replace_once(call: str) -> None:
+        if call == "UploadPart" and not robot.store.sent_parts:
+            robot.store.before = lambda _call: None
+            copy = path.with_suffix(".tmp")
+            copy.write_bytes(path.read_bytes())
+            copy.replace(path)
+            # Discovery sees the other file while the upload still goes on.
+            robot.find_names()
+
+    robot.store.before = replace_once
+    robot.run()
+    robot.settle()
+    assert [(log.status, log.error and log.error.code) for log in logs(robot)] == [
+        ("failed", "replaced"),
+        ("completed", None),
+    ]
+    assert robot.stored(logs(robot)[1]) == path.read_bytes()

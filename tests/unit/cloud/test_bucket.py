@@ -192,10 +192,10 @@ def test_a_sidecar_that_changes_during_the_upload_is_seen_at_its_end(robot: Buck
     log = robot.record()
     robot.run()
     assert changed_sidecar(robot, log, {"scene": "kitchen"}) is None
-    assert not robot.intake.take_late()
+    assert not robot.intake.take_found_again()
     finish(robot)
     robot.clock.advance(10)
-    assert robot.intake.take_late() == [Path(log.path)]
+    assert robot.intake.take_found_again() == [Path(log.path)]
     assert robot.find(Path(log.path)).manifest_revision == 2
 
 
