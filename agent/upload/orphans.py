@@ -79,7 +79,8 @@ class OrphanAborter:
         """Try again to abort the orphans in the history.
 
         An orphan for which no lease can be had any more is forgotten. The lifecycle rule of the
-        bucket removes its parts.
+        bucket removes its parts. An orphan waits while an open document has its session: an agent
+        that was killed right after it gave the session up goes on with it.
 
         Args:
             profiles: The device profiles by asset id.
@@ -87,7 +88,13 @@ class OrphanAborter:
         Raises:
             CloudError: An orphan could not be aborted now. It stays in the history.
         """
-        for orphan in self._history.orphans():
+        orphans = self._history.orphans()
+        if not orphans:
+            return
+        in_use = {log.session.logical_upload_id for log in self._history.open() if log.session}
+        for orphan in orphans:
+            if orphan.logical_upload_id in in_use:
+                continue
             profile = profiles.get(orphan.asset_id)
             try:
                 if profile is not None:

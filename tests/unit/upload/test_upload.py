@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from agent.model.errors import CloudError
+from agent.model.sync_log import Orphan
 from agent.model.values import Recovery
 from tests.harness.fakes.store import FakeStore
 from tests.harness.phase import phase_of
@@ -431,6 +432,38 @@ def test_what_can_not_be_given_up_now_is_owed_and_paid_later(robot: Robot) -> No
     assert robot.history.orphans() == []
     assert robot.store.multiparts == {}
     assert [session.stage for session in robot.gateway.sessions.values()] == ["terminal"]
+
+
+def test_a_session_that_a_killed_agent_goes_on_with_is_not_aborted_under_it(robot: Robot) -> None:
+    half_done(robot)
+    log = robot.log()
+    session = log.require_session()
+    # The agent was killed after it had given the session up, and before the document said so.
+    robot.history.add_orphan(
+        Orphan(
+            0,
+            log.asset_id,
+            session.logical_upload_id,
+            session.upload_id,
+            session.multipart_upload_id,
+            session.object_key,
+            "INVALID_ARGUMENT",
+            log.queued_at,
+        )
+    )
+    robot.restart()
+
+    def abort_in_mid_upload(call: str) -> None:
+        if call == "UploadPart":
+            robot.upload.abort_orphans(robot.profiles.load())
+
+    robot.store.before = abort_in_mid_upload
+    run_until_done(robot)
+    assert robot.log().require_session().logical_upload_id == session.logical_upload_id
+    robot.upload.abort_orphans(robot.profiles.load())
+    assert list(robot.history.orphans()) == []
+    assert robot.store.multiparts == {}
+    assert robot.stored(robot.log()) == (robot.folder / "a.mcap").read_bytes()
 
 
 def test_an_orphan_waits_while_the_cloud_is_away_and_ends_when_no_lease_can_be_had(
