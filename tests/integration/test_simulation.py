@@ -798,6 +798,7 @@ def simulate(runs: int, least: int) -> None:
 
 
 @pytest.mark.usefixtures("_quiet")
+@pytest.mark.timeout(600)
 def test_what_is_promised_holds_in_a_few_runs() -> None:
     simulate(30, least=1)
 
