@@ -1,9 +1,9 @@
 """Reads what Axon writes about a recording into the MCAP itself.
 
 Axon writes the same facts into metadata records of the file and into the sidecar. The records
-serve for recordings without a sidecar. A record holds
-nothing but text, so numbers are read here as the sidecar would have them. The names of the records
-and their members are those of Axon's own source, ``metadata_injector.cpp``.
+serve for recordings without a sidecar. A record holds nothing but text, so numbers are read here as
+the sidecar would have them. The names of the records and their members are those of Axon's own
+source, ``metadata_injector.cpp``.
 """
 
 from __future__ import annotations

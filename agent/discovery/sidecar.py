@@ -40,7 +40,6 @@ _STRING_OR_MARK = re.compile(r'"[^"]*"|(:)|({)|(\[)')
 # The longest whole number that Python reads, from 3.11 on. The same limit holds on each version.
 _MAX_DIGITS = 4300
 
-
 # The error numbers by which the kernel says that this user has no right to read a file.
 _FORBIDDEN = (errno.EACCES, errno.EPERM)
 

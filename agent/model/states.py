@@ -1,7 +1,6 @@
 """The state table, the only place where the status of a document changes.
 
-A move that is not in the table raises an error, so no other code can set a status by accident. The
-README describes what each state means to people.
+A move that is not in the table raises an error, so no other code can set a status by accident.
 """
 
 from __future__ import annotations
@@ -58,7 +57,6 @@ _ATTEMPT_GIVEN_BACK: frozenset[Event] = frozenset({"gate_closed", "changed", "bl
 
 # Events that set a retry date.
 _DATED: frozenset[Event] = frozenset({"counted", "blocked_alone"})
-
 
 # The fields that may change without a move.
 _AMENDABLE = SyncLogChanges.__optional_keys__

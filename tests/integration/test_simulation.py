@@ -483,7 +483,6 @@ class Simulation(RuleBasedStateMachine):
                 break
         # A scan checks a complete file again only every fifth time. A requested scan checks all
         # files. The files that it finds have their documents only some steps later.
-        # all files, and what it finds has its documents only some steps later.
         for _ in range(3):
             self.robot.discover.rescan()
             self.robot.pass_time(120, steps=20)
