@@ -12,7 +12,7 @@ from collections.abc import Callable, Container
 
 from agent.adapters.config import Settings
 from agent.adapters.watch import FolderWatcher
-from agent.assembly.feature_settings import examiner_of, oldest_wanted
+from agent.assembly.feature_settings import examiner_of, oldest_wanted, waiting_rules
 from agent.discovery.discover import Discover
 from agent.dispatch.discovery_loop import DiscoveryLoop
 from agent.dispatch.dispatch import Dispatch
@@ -75,11 +75,8 @@ class DiscoveryService:
             roots=watch.roots,
             include=watch.include,
             exclude=watch.exclude,
-            settle_seconds=watch.settle_seconds,
-            rescan_seconds=watch.rescan_seconds,
             sidecar=watch.sidecar,
-            sidecar_wait_seconds=watch.sidecar_wait_seconds,
-            unfinished_minutes=watch.unfinished_minutes,
+            waits=waiting_rules(watch),
             newer_than=oldest_wanted(settings, clock),
             follow_symlinks=watch.follow_symlinks,
             boot_time=clock.now() - clock.monotonic(),

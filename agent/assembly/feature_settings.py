@@ -8,12 +8,14 @@ from datetime import datetime
 from agent.adapters.config import Settings, WatchSettings
 from agent.adapters.config.kinds import newer_than
 from agent.discovery.examine import Examiner
+from agent.discovery.state_rules import WaitingRules
 from agent.gate.gate import Delays, Gate
 from agent.gate.upload_policy import UploadPolicy
 from agent.model.hours import Hours
 from agent.model.ports import Clock
 
 _BYTES_PER_MBIT = 125_000
+_SECONDS_PER_MINUTE = 60
 
 
 def oldest_wanted(settings: Settings, clock: Clock) -> Callable[[], float] | None:
@@ -38,6 +40,16 @@ def examiner_of(watch: WatchSettings) -> Examiner:
         watch.sidecar,
         follow_symlinks=watch.follow_symlinks,
         send_unfinished=watch.unfinished == "upload",
+    )
+
+
+def waiting_rules(watch: WatchSettings) -> WaitingRules:
+    """Return how long is waited for what by the settings' section ``watch``."""
+    return WaitingRules(
+        settle_seconds=watch.settle_seconds,
+        rescan_seconds=watch.rescan_seconds,
+        sidecar_wait_seconds=watch.sidecar_wait_seconds,
+        unfinished_seconds=watch.unfinished_minutes * _SECONDS_PER_MINUTE,
     )
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from agent.adapters.config import Settings
-from agent.assembly.feature_settings import examiner_of, oldest_wanted
+from agent.assembly.feature_settings import examiner_of, oldest_wanted, waiting_rules
 from agent.cli.opening import Opener
 from agent.cli.options import fingerprint_at
 from agent.discovery.file_names import sidecar_path
@@ -21,7 +21,6 @@ from agent.discovery.state_rules import (
     Decision,
     StateRules,
     Unchanged,
-    WaitingRules,
     is_too_old,
     may_be_recording,
 )
@@ -110,14 +109,11 @@ class FileRules:
         self._opener = Opener(watch)
         self.names = NameFilter(watch.include, watch.exclude, follow_symlinks=watch.follow_symlinks)
         self._oldest = oldest_wanted(settings, clock)
-        waits = WaitingRules(
-            settle_seconds=watch.settle_seconds,
-            rescan_seconds=watch.rescan_seconds,
-            sidecar_wait_seconds=watch.sidecar_wait_seconds,
-            unfinished_seconds=watch.unfinished_minutes * 60,
-        )
         self._states = StateRules(
-            examiner_of(watch), waits, clock, boot_time=clock.now() - clock.monotonic()
+            examiner_of(watch),
+            waiting_rules(watch),
+            clock,
+            boot_time=clock.now() - clock.monotonic(),
         )
 
     def results(self, path: Path) -> Sequence[RuleResult]:
@@ -280,8 +276,7 @@ class FileRules:
             place = f"{log.session.bucket}/{log.object_key}" if log.session else ""
             yield RuleResult("uploaded", True, place, log.completed_at or "")
             return
-        last_error = f": {log.error.message}" if log.error else ""
-        hint = log.error.hint if log.error else ""
+        last_error, hint = _last_error(log)
         if log.status == "failed":
             then = "; next try" if log.next_retry_at else "; it is not tried again"
             says = f"it failed{last_error}{then}"
@@ -302,8 +297,7 @@ class FileRules:
         ahead = sum(
             other.id < log.id and other.status != "failed" for other in self._history.open()
         )
-        last_error = f": {log.error.message}" if log.error else ""
-        hint = log.error.hint if log.error else ""
+        last_error, hint = _last_error(log)
         says = f"it is queued behind {ahead}{last_error}"
         remedy = hint or "nothing to do: it is uploaded after those before it"
         yield _result("uploaded", False, says, remedy)
@@ -314,6 +308,11 @@ def _result(
 ) -> RuleResult:
     """Return a result. ``remedy`` and ``state`` count only where the rule is not passed."""
     return RuleResult(rule, ok, says, at) if ok else RuleResult(rule, ok, says, at, remedy, state)
+
+
+def _last_error(log: SyncLog) -> tuple[str, str]:
+    """Return the end of a sentence about the last error, and the error's hint; "" for no error."""
+    return (f": {log.error.message}", log.error.hint) if log.error else ("", "")
 
 
 def _gate_result(gate: Mapping[str, Any]) -> RuleResult:

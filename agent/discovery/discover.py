@@ -53,11 +53,8 @@ class Discover:
         roots: Sequence[Path],
         include: Sequence[str],
         exclude: Sequence[str],
-        settle_seconds: float,
-        rescan_seconds: float,
         sidecar: SidecarRule,
-        sidecar_wait_seconds: float,
-        unfinished_minutes: float,
+        waits: WaitingRules,
         newer_than: float | Callable[[], float | None] | None = None,
         follow_symlinks: bool = False,
         boot_time: float = -math.inf,
@@ -70,12 +67,8 @@ class Discover:
             roots: The watched folders.
             include: Shell patterns for the names of recordings.
             exclude: Shell patterns for names of files and folders that are passed over.
-            settle_seconds: How long a file must stay unchanged before it is examined.
-            rescan_seconds: The shortest time from one scan to the next regular one.
             sidecar: The rule for sidecars.
-            sidecar_wait_seconds: How long a complete recording waits for its sidecar.
-            unfinished_minutes: How long an unchanged file is waited for: for its end, its writer
-                or its done marker.
+            waits: How long is waited for what.
             newer_than: A file that was last changed before this time, in seconds since 1970, is
                 skipped when it is first seen. A function is called for each such file. None, here
                 or from the function, skips no file.
@@ -91,14 +84,11 @@ class Discover:
         names = NameFilter(
             include, exclude, follow_symlinks=follow_symlinks, sidecars=sidecar != "ignore"
         )
-        waits = WaitingRules(
-            settle_seconds=settle_seconds,
-            rescan_seconds=rescan_seconds,
-            sidecar_wait_seconds=sidecar_wait_seconds,
-            unfinished_seconds=unfinished_minutes * 60,
-        )
         self._schedule = ScanSchedule(
-            clock, self._lock, settle_seconds=settle_seconds, rescan_seconds=rescan_seconds
+            clock,
+            self._lock,
+            settle_seconds=waits.settle_seconds,
+            rescan_seconds=waits.rescan_seconds,
         )
         self._tracker = FileTracker(
             clock,

@@ -153,6 +153,23 @@ class Examiner:
             owner=before.st_uid,
         )
 
+    def look_now(
+        self, path: Path, *, compressor_overdue: bool = True, send_damaged: bool = False
+    ) -> Recording | Damaged | NotYet:
+        """Return what lies at ``path``, and wait for nothing but perhaps a compressor.
+
+        Arguments and errors are those of :meth:`look`.
+        """
+        return self.look(
+            path,
+            sidecar_overdue=True,
+            writer_overdue=True,
+            done_overdue=True,
+            end_overdue=True,
+            compressor_overdue=compressor_overdue,
+            send_damaged=send_damaged,
+        )
+
     def _root_of(self, path: Path) -> Path:
         root = root_of(path, self._roots)
         if root is None:

@@ -235,15 +235,7 @@ class Requests:
         """Return the first file that has the fingerprint of the document; None for none."""
         for path in paths:
             try:
-                found = self._examiner.look(
-                    path,
-                    sidecar_overdue=True,
-                    writer_overdue=True,
-                    done_overdue=True,
-                    end_overdue=True,
-                    compressor_overdue=True,
-                    send_damaged=send_damaged,
-                )
+                found = self._examiner.look_now(path, send_damaged=send_damaged)
             except (AgentError, OSError):
                 continue
             if not isinstance(found, NotYet) and str(found.fingerprint) == log.fingerprint:

@@ -261,14 +261,8 @@ class Prepare:
         is_compressor_overdue = log.is_asked_for or is_compressor_gone(
             path, self._clock.now(), self._unfinished_seconds
         )
-        return self._examiner.look(
-            path,
-            sidecar_overdue=True,
-            writer_overdue=True,
-            done_overdue=True,
-            end_overdue=True,
-            compressor_overdue=is_compressor_overdue,
-            send_damaged=log.is_asked_for,
+        return self._examiner.look_now(
+            path, compressor_overdue=is_compressor_overdue, send_damaged=log.is_asked_for
         )
 
     def _places(self, log: SyncLog) -> Iterator[Path]:

@@ -200,6 +200,22 @@ with opened(Path(sys.argv[1])) as history:
 """
 
 
+def lines_until_killed(script: str, folder: Path, first: str, count: int) -> list[str]:
+    """Run ``script`` on the history in ``folder``, and kill it after ``count`` lines.
+
+    Return its whole lines behind ``first``, with which it begins. There may be more than ``count``.
+    """
+    with subprocess.Popen(
+        [sys.executable, "-c", script, folder], stdout=subprocess.PIPE, text=True, cwd=REPOSITORY
+    ) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == f"{first}\n"
+        lines = [process.stdout.readline() for _ in range(count)]
+        process.send_signal(signal.SIGKILL)
+        lines += process.stdout
+    return [line.rstrip("\n") for line in lines if line.endswith("\n")]
+
+
 @pytest.mark.parametrize("kills", [5, pytest.param(15, marks=pytest.mark.slow)])
 def test_kill_9_at_any_moment_leaves_a_recording_or_what_is_known_of_it_and_no_id_is_given_twice(
     folder: Path, kills: int
@@ -207,17 +223,8 @@ def test_kill_9_at_any_moment_leaves_a_recording_or_what_is_known_of_it_and_no_i
     seed = random.Random(10)
     given: list[int] = []
     for _ in range(kills):
-        with subprocess.Popen(
-            [sys.executable, "-c", FORGETFUL_WRITER, folder],
-            stdout=subprocess.PIPE,
-            text=True,
-            cwd=REPOSITORY,
-        ) as writer:
-            assert writer.stdout is not None
-            assert writer.stdout.readline() == "open 0\n"
-            given += [int(writer.stdout.readline()) for _ in range(seed.randrange(1, 60))]
-            writer.send_signal(signal.SIGKILL)
-            given += [int(line) for line in writer.stdout if line.endswith("\n")]
+        count = seed.randrange(1, 60)
+        given += map(int, lines_until_killed(FORGETFUL_WRITER, folder, "open 0", count))
         assert given == sorted(set(given))
         with opened(folder, read_only=True) as history:
             assert history.damage() == 0
@@ -233,19 +240,11 @@ def test_kill_9_at_any_moment_loses_nothing_that_was_acknowledged(folder: Path, 
     promised: dict[int, str] = {}
     rank = ["pending", "in_progress", "completed"]
     for _ in range(kills):
-        with subprocess.Popen(
-            [sys.executable, "-c", WRITER, folder],
-            stdout=subprocess.PIPE,
-            text=True,
-            cwd=REPOSITORY,
-        ) as writer:
-            assert writer.stdout is not None
-            assert writer.stdout.readline() == "open 0\n"
-            for _ in range(seed.randrange(1, 60)):
-                _note(promised, writer.stdout.readline())
-            writer.send_signal(signal.SIGKILL)
-            for line in writer.stdout:
-                _note(promised, line)
+        for line in lines_until_killed(WRITER, folder, "open 0", seed.randrange(1, 60)):
+            words = line.split()
+            promised |= {
+                int(id_): status for id_, status in zip(words[::2], words[1::2], strict=True)
+            }
         with opened(folder) as history:
             assert history.damage() == 0
             for id_, status in promised.items():
@@ -284,24 +283,6 @@ def add_ended_documents(history: TinyHistory, count: int) -> None:
         history.move(number, "done" if number % 2 else "gave_up")
 
 
-def forget_until_killed(folder: Path, count: int) -> set[str]:
-    """Kill a process that forgets recordings, after ``count`` of them.
-
-    Return the fingerprints that the process said it had forgotten.
-    """
-    with subprocess.Popen(
-        [sys.executable, "-c", FORGETTER, folder],
-        stdout=subprocess.PIPE,
-        text=True,
-        cwd=REPOSITORY,
-    ) as forgetter:
-        assert forgetter.stdout is not None
-        assert forgetter.stdout.readline() == "open\n"
-        forgotten = {forgetter.stdout.readline().strip() for _ in range(count)}
-        forgetter.send_signal(signal.SIGKILL)
-        return forgotten | {line.strip() for line in forgetter.stdout if line.endswith("\n")}
-
-
 @pytest.mark.parametrize("kills", [4, pytest.param(12, marks=pytest.mark.slow)])
 def test_kill_9_while_it_forgets_loses_no_fingerprint_and_brings_nothing_back(
     folder: Path, kills: int
@@ -311,7 +292,7 @@ def test_kill_9_while_it_forgets_loses_no_fingerprint_and_brings_nothing_back(
         add_ended_documents(history, 100)
     gone: set[str] = set()
     for _ in range(kills):
-        gone |= forget_until_killed(folder, seed.randrange(8))
+        gone |= set(lines_until_killed(FORGETTER, folder, "open", seed.randrange(8)))
         with opened(folder) as history:
             assert history.damage() == 0
             there = [log.id for log in history.newest_first()]
@@ -321,9 +302,3 @@ def test_kill_9_while_it_forgets_loses_no_fingerprint_and_brings_nothing_back(
             synced = [number for number in range(1, 101) if history.synced(f"1000-{number}")]
             assert synced == list(range(1, 101, 2))
     assert len(gone) > kills
-
-
-def _note(promised: dict[int, str], line: str) -> None:
-    words = line.split()
-    if line.endswith("\n"):
-        promised |= {int(id_): status for id_, status in zip(words[::2], words[1::2], strict=True)}

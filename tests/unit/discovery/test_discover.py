@@ -26,6 +26,7 @@ from agent.discovery import file_table, file_tracker, scanner, state_rules
 from agent.discovery import walk as walk_module
 from agent.discovery.discover import Discover
 from agent.discovery.examine import Examiner
+from agent.discovery.state_rules import WaitingRules
 from agent.model.values import Damaged, Recording, Sighting
 from tests.harness import recorders
 from tests.harness.fakes.clock import FakeClock
@@ -50,6 +51,12 @@ class Finder:
             "unfinished_minutes": 10.0,
             **options,
         }
+        values["waits"] = WaitingRules(
+            settle_seconds=values.pop("settle_seconds"),
+            rescan_seconds=values.pop("rescan_seconds"),
+            sidecar_wait_seconds=values.pop("sidecar_wait_seconds"),
+            unfinished_seconds=values.pop("unfinished_minutes") * 60,
+        )
         follow = values.get("follow_symlinks", False)
         unfinished = values.pop("send_unfinished", False)
         self.examiner = Examiner(

@@ -10,6 +10,7 @@ import pytest
 
 from agent.discovery.discover import Discover
 from agent.discovery.examine import Examiner
+from agent.discovery.state_rules import WaitingRules
 from agent.dispatch.discovery_loop import DiscoveryLoop
 from agent.dispatch.intake import Intake
 from agent.model.errors import HistoryFullError
@@ -48,11 +49,13 @@ class LoopOnRealFiles:
             roots=[root],
             include=["*.mcap"],
             exclude=[],
-            settle_seconds=2,
-            rescan_seconds=60,
             sidecar="ignore",
-            sidecar_wait_seconds=5,
-            unfinished_minutes=10,
+            waits=WaitingRules(
+                settle_seconds=2,
+                rescan_seconds=60,
+                sidecar_wait_seconds=5,
+                unfinished_seconds=600,
+            ),
         )
         self.sightings: queue.Queue[Sighting | None] = queue.Queue()
         self.loop = DiscoveryLoop(self.discover, self.intake, self.sightings, self.clock)
